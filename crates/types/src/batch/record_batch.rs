@@ -1,0 +1,233 @@
+//! A batch that was received or read back.
+
+use bytes::Bytes;
+
+use super::builder::check_headers;
+use super::content::Content;
+use super::error::BatchError;
+use super::{
+    CHECKED_HEADER_BYTES, CODEC_NONE, ENTRY_BYTES, HAS_ID, HEADER_BYTES, MAGIC, PAYLOAD_HASH_BYTES,
+};
+use crate::cursor::WireCursor;
+use crate::limits::{Limits, MESSAGE_ID_BYTES};
+use crate::{crc32c, crc32c_append};
+
+/// A batch in its wire form. Cheap to clone: records are slices of one buffer.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RecordBatch {
+    bytes: Bytes,
+    count: u32,
+    table_bytes: u32,
+}
+
+impl RecordBatch {
+    /// Accepts a batch from a client: walks it once and checks everything: lengths, counts, all
+    /// checksums, canonical encoding, header rules, and that no record has more than
+    /// `message_bytes_max` bytes.
+    ///
+    /// # Errors
+    /// [`BatchError`] with the index of the first record that breaks a rule.
+    pub fn validate(
+        bytes: Bytes,
+        limits: &Limits,
+        message_bytes_max: usize,
+    ) -> Result<Self, BatchError> {
+        if bytes.len() > limits.batch_bytes {
+            return Err(BatchError::TooLarge { records: 0, bytes: bytes.len() });
+        }
+        let batch = Self::open(bytes)?;
+        if batch.count() > limits.batch_records {
+            return Err(BatchError::TooLarge { records: batch.count(), bytes: batch.len() });
+        }
+        batch.walk(|index, record| {
+            if record.bytes.len() > message_bytes_max {
+                let (bytes, limit) = (record.bytes.len(), message_bytes_max);
+                return Err(BatchError::MessageTooLarge { index, bytes, limit });
+            }
+            let content =
+                Content::decode(record.bytes).map_err(|_| BatchError::NonCanonical { index })?;
+            check_headers(content.headers)
+                .map_err(|reason| BatchError::InvalidHeader { index, reason })
+        })?;
+        Ok(batch)
+    }
+
+    /// Takes back a batch that was validated when it came in: checks lengths and all checksums, so
+    /// that no wrong byte is served.
+    ///
+    /// # Errors
+    /// [`BatchError`] where a length or a checksum does not hold.
+    pub fn verify(bytes: Bytes) -> Result<Self, BatchError> {
+        let batch = Self::open(bytes)?;
+        batch.walk(|_, _| Ok(()))?;
+        Ok(batch)
+    }
+
+    /// Reads header and table of a batch whose bytes are known to be whole, because they were
+    /// validated in this process or lie under a checksum that was just verified.
+    ///
+    /// # Errors
+    /// [`BatchError`] where header or table do not hold. Records are not looked at.
+    pub fn open(bytes: Bytes) -> Result<Self, BatchError> {
+        let len = bytes.len();
+        let mut header = WireCursor::new(&bytes);
+        let short = |_| BatchError::Length { len };
+        if header.array().map_err(short)? != MAGIC {
+            return Err(BatchError::Unknown { field: "magic number or version" });
+        }
+        if header.u8().map_err(short)? != CODEC_NONE {
+            return Err(BatchError::Unknown { field: "codec" });
+        }
+        if header.array().map_err(short)? != [0u8; 3] {
+            return Err(BatchError::Unknown { field: "flag" });
+        }
+        let count = header.u32().map_err(short)?;
+        let table_bytes = header.u32().map_err(short)?;
+        let body_bytes = header.u32().map_err(short)?;
+        let crc = header.u32().map_err(short)?;
+        let total = HEADER_BYTES as u64 + u64::from(table_bytes) + u64::from(body_bytes);
+        if total != len as u64 {
+            return Err(BatchError::Length { len });
+        }
+        if count == 0 {
+            return Err(BatchError::Empty);
+        }
+        if u64::from(count) * ENTRY_BYTES as u64 > u64::from(table_bytes) {
+            return Err(BatchError::Table { index: 0 });
+        }
+        let table = &bytes[HEADER_BYTES..HEADER_BYTES + table_bytes as usize];
+        if crc32c_append(crc32c(&bytes[..CHECKED_HEADER_BYTES]), table) != crc {
+            return Err(BatchError::HeaderChecksum);
+        }
+        Ok(Self { bytes, count, table_bytes })
+    }
+
+    /// Bytes of the batch whose first bytes are `head`, for readers that have only a beginning.
+    /// `None` if `head` is shorter than a batch header. Not verified: check it against a limit.
+    #[must_use]
+    pub fn len_from_header(head: &[u8]) -> Option<u64> {
+        let mut cursor = WireCursor::new(head.get(12..HEADER_BYTES)?);
+        let (table, body) = (cursor.u32().ok()?, cursor.u32().ok()?);
+        Some(HEADER_BYTES as u64 + u64::from(table) + u64::from(body))
+    }
+
+    /// Walks table and body together; calls `check` with each record whose checksum holds.
+    fn walk(
+        &self,
+        mut check: impl FnMut(usize, RecordEntry<'_>) -> Result<(), BatchError>,
+    ) -> Result<(), BatchError> {
+        let mut records = self.records();
+        for index in 0..self.count() {
+            let record = records.next().ok_or(BatchError::Table { index })?;
+            if crc32c(record.bytes) != record.crc {
+                return Err(BatchError::RecordChecksum { index });
+            }
+            check(index, record)?;
+        }
+        if records.table.remaining() > 0 || records.body.remaining() > 0 {
+            return Err(BatchError::Table { index: self.count() });
+        }
+        Ok(())
+    }
+
+    /// Records in the batch; at least one.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.count as usize
+    }
+
+    /// Bytes of the whole batch.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a batch is never empty")]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Bytes of the records alone.
+    #[must_use]
+    pub fn body_bytes(&self) -> usize {
+        self.bytes.len() - HEADER_BYTES - self.table_bytes as usize
+    }
+
+    /// The batch in its wire form.
+    #[must_use]
+    pub fn as_bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// The records in order.
+    #[must_use]
+    pub fn records(&self) -> Records<'_> {
+        let (table, body) = self.bytes[HEADER_BYTES..].split_at(self.table_bytes as usize);
+        Records { table: WireCursor::new(table), body: WireCursor::new(body), left: self.count }
+    }
+}
+
+impl std::fmt::Debug for RecordBatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RecordBatch")
+            .field("count", &self.count)
+            .field("bytes", &self.bytes.len())
+            .finish()
+    }
+}
+
+/// One record of a batch: its table entry and its bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordEntry<'a> {
+    /// The canonical content.
+    pub bytes: &'a [u8],
+    /// CRC-32C of `bytes`.
+    pub crc: u32,
+    /// Table flags.
+    pub flags: u8,
+    /// The message id, if it has one.
+    pub id: Option<&'a [u8]>,
+    /// The publisher's payload hash, where there is an id.
+    pub payload_hash: Option<&'a [u8; PAYLOAD_HASH_BYTES]>,
+}
+
+impl<'a> RecordEntry<'a> {
+    /// Decodes the content; `None` only for bytes that were never validated.
+    #[must_use]
+    pub fn content(&self) -> Option<Content<'a>> {
+        Content::decode(self.bytes).ok()
+    }
+}
+
+/// Iterator over the records of a batch. Ends early only where table and body disagree, which
+/// [`RecordBatch::validate`] and [`RecordBatch::verify`] exclude.
+#[derive(Clone, Debug)]
+pub struct Records<'a> {
+    table: WireCursor<'a>,
+    body: WireCursor<'a>,
+    left: u32,
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = RecordEntry<'a>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.left = self.left.checked_sub(1)?;
+        let len = self.table.u32().ok()? as usize;
+        let crc = self.table.u32().ok()?;
+        let flags = self.table.u8().ok()?;
+        let (mut id, mut payload_hash) = (None, None);
+        match flags {
+            0 => {}
+            HAS_ID => {
+                let id_len = usize::from(self.table.u8().ok()?);
+                if !(1..=MESSAGE_ID_BYTES).contains(&id_len) {
+                    return None;
+                }
+                id = Some(self.table.take(id_len).ok()?);
+                payload_hash = self.table.take(PAYLOAD_HASH_BYTES).ok()?.first_chunk();
+            }
+            _ => return None,
+        }
+        Some(RecordEntry { bytes: self.body.take(len).ok()?, crc, flags, id, payload_hash })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,38 @@
+//! The vocabulary of railgun: identifiers, names, limits, the record batch codec, checksums and
+//! error codes. Everything that travels between client, wire, log and object storage is spelt here.
+//!
+//! This crate knows no runtime, no network and no generated code.
+#![warn(missing_docs)]
+
+pub mod batch;
+mod cursor;
+mod error_code;
+mod ids;
+pub mod limits;
+mod names;
+mod start;
+mod stream_spec;
+
+pub use cursor::{Truncated, WireCursor, put_varint, unzigzag, varint_len, zigzag};
+pub use error_code::{ErrorCode, Retry};
+pub use ids::{
+    ClusterUid, NodeId, Offset, ParseUidError, ProducerId, ReplicaId, ShardId, StreamUid, Timestamp,
+};
+pub use limits::Limits;
+pub use names::{InvalidName, StreamName};
+pub use start::StartPosition;
+pub use stream_spec::{
+    ChangeClass, EnsureMode, FieldDiff, InvalidSpec, SpecPatch, StreamKind, StreamSpec,
+};
+
+/// CRC-32C (Castagnoli) of `bytes`, the checksum used in every format of railgun.
+#[must_use]
+pub fn crc32c(bytes: &[u8]) -> u32 {
+    crc32c::crc32c(bytes)
+}
+
+/// Continues a CRC-32C over more bytes: `crc32c_append(crc32c(a), b) == crc32c(a ‖ b)`.
+#[must_use]
+pub fn crc32c_append(crc: u32, bytes: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc, bytes)
+}

@@ -1,0 +1,60 @@
+//! Every limit of the product, in one table (SEMANTICS §0). Told to clients in the handshake and
+//! enforced on both sides.
+
+/// Longest name of a stream, in bytes.
+pub const STREAM_NAME_BYTES: usize = 128;
+/// Longest name of a companion stream (a dead-letter queue), in bytes.
+pub const COMPANION_NAME_BYTES: usize = 200;
+/// Longest message id, in bytes.
+pub const MESSAGE_ID_BYTES: usize = 128;
+/// Most headers of one message.
+pub const HEADERS: usize = 64;
+/// Most bytes of all header keys and values of one message together.
+pub const HEADER_BYTES: usize = 16 << 10;
+/// Longest header key, in bytes (ASCII).
+pub const HEADER_KEY_BYTES: usize = 128;
+/// Largest message (key + headers + value, as encoded), in bytes, that any setting allows.
+pub const MESSAGE_BYTES_HARD: usize = 8 << 20;
+/// Largest message unless the stream says otherwise, in bytes.
+pub const MESSAGE_BYTES_DEFAULT: usize = 1 << 20;
+/// Size at which the SDK closes a batch, in bytes.
+pub const BATCH_BYTES_DEFAULT: usize = 1 << 20;
+/// Largest record batch, header and table included, in bytes: one message of the largest size,
+/// its dead-letter headers, and room for header and table.
+pub const BATCH_BYTES_HARD: usize = MESSAGE_BYTES_HARD + (64 << 10);
+/// Largest atomic batch, in bytes.
+pub const ATOMIC_BATCH_BYTES: usize = 4 << 20;
+/// Most messages of one atomic batch.
+pub const ATOMIC_BATCH_RECORDS: usize = 1_000;
+/// Most records of any batch: bounds the work of one validation.
+pub const BATCH_RECORDS: usize = 65_536;
+/// Size at which an appender closes a log entry, in bytes; one batch may be larger.
+pub const ENTRY_BYTES: usize = 1 << 20;
+/// Un-answered batches per publisher handle; the number of results a producer's state keeps (PQ-1).
+pub const PRODUCER_WINDOW: usize = 8;
+/// Producers kept per shard; beyond it the one unused for longest, in log time, is forgotten.
+pub const PRODUCERS_PER_SHARD: usize = 100_000;
+
+/// The limits a server tells its clients in the handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest message in bytes that any stream of this server may allow.
+    pub message_bytes: usize,
+    /// Largest record batch in bytes.
+    pub batch_bytes: usize,
+    /// Most records of a batch.
+    pub batch_records: usize,
+    /// Most un-answered batches of a publisher handle.
+    pub unanswered_batches: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            message_bytes: MESSAGE_BYTES_HARD,
+            batch_bytes: BATCH_BYTES_HARD,
+            batch_records: BATCH_RECORDS,
+            unanswered_batches: PRODUCER_WINDOW,
+        }
+    }
+}
