@@ -1,0 +1,204 @@
+//! One connection to a peer.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use railgun_proto::WireCode;
+use railgun_types::ErrorCode;
+
+use crate::close_code;
+use crate::memory::MemoryConnection;
+use crate::reader::{FrameReader, RawReader};
+use crate::writer::{FrameWriter, RawWriter};
+
+/// Why a connection is no more. Everything on it ends with this.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectionLost {
+    /// The peer closed it.
+    #[error("the connection was closed by the peer{}{}{reason}", close_code::suffix(code), if reason.is_empty() { "" } else { ": " })]
+    ClosedByPeer {
+        /// Why, unless all is well.
+        code: Option<WireCode>,
+        /// The peer's words.
+        reason: String,
+    },
+    /// This side closed it.
+    #[error("the connection was closed by this side")]
+    ClosedLocally,
+    /// Nothing was heard from the peer for the idle time.
+    #[error("the connection was lost: nothing was heard from the peer for too long")]
+    TimedOut,
+    /// The peer has forgotten the connection: it was probably restarted.
+    #[error("the connection was reset by the peer, which has probably restarted")]
+    Reset,
+    /// QUIC or TLS failed.
+    #[error("the connection failed: {reason}")]
+    Failed {
+        /// What the transport says.
+        reason: String,
+    },
+}
+
+impl From<quinn::ConnectionError> for ConnectionLost {
+    fn from(error: quinn::ConnectionError) -> Self {
+        use quinn::ConnectionError as E;
+        match error {
+            E::ApplicationClosed(close) => Self::ClosedByPeer {
+                code: close_code::from_wire(close.error_code),
+                reason: String::from_utf8_lossy(&close.reason).into_owned(),
+            },
+            E::LocallyClosed => Self::ClosedLocally,
+            E::TimedOut => Self::TimedOut,
+            E::Reset => Self::Reset,
+            E::VersionMismatch
+            | E::TransportError(_)
+            | E::ConnectionClosed(_)
+            | E::CidsExhausted => Self::Failed { reason: error.to_string() },
+        }
+    }
+}
+
+/// What the transport knows about a connection, for people who look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConnectionStats {
+    /// Round trip time, smoothed. Zero in memory.
+    pub rtt: Duration,
+    /// Bytes of UDP payload sent. Zero in memory.
+    pub sent_bytes: u64,
+    /// Bytes of UDP payload received. Zero in memory.
+    pub received_bytes: u64,
+    /// Packets sent and lost. Zero in memory.
+    pub lost_packets: u64,
+}
+
+/// A connection to a peer. Cheap to clone; when the last clone and the last stream are dropped it
+/// is closed without error.
+#[derive(Clone)]
+pub struct Connection(Transport);
+
+#[derive(Clone)]
+enum Transport {
+    Quic {
+        connection: quinn::Connection,
+        /// The socket of a dialled connection, which it has for itself.
+        socket: Option<quinn::Endpoint>,
+    },
+    Memory(MemoryConnection),
+}
+
+impl Connection {
+    pub(crate) fn accepted(connection: quinn::Connection) -> Self {
+        Self(Transport::Quic { connection, socket: None })
+    }
+
+    pub(crate) fn dialled(connection: quinn::Connection, socket: quinn::Endpoint) -> Self {
+        Self(Transport::Quic { connection, socket: Some(socket) })
+    }
+
+    pub(crate) fn memory(connection: MemoryConnection) -> Self {
+        Self(Transport::Memory(connection))
+    }
+
+    /// Opens a stream; for the dialling side. Waits while the peer allows no further one. The peer
+    /// may notice the stream only with its first frame. On an accepted connection nothing can be
+    /// opened: the call ends with the connection.
+    ///
+    /// Cancel-safe.
+    ///
+    /// # Errors
+    /// [`ConnectionLost`].
+    pub async fn open(&self) -> Result<(FrameWriter, FrameReader), ConnectionLost> {
+        let (writer, reader) = match &self.0 {
+            Transport::Quic { connection, .. } => {
+                let (send, receive) = connection.open_bi().await?;
+                (RawWriter::Quic(send), RawReader::Quic(receive))
+            }
+            Transport::Memory(connection) => {
+                let (writer, reader) = connection.open().await?;
+                (RawWriter::Memory(writer), RawReader::Memory(reader))
+            }
+        };
+        Ok((FrameWriter::new(writer), FrameReader::new(reader)))
+    }
+
+    /// The next stream that the peer opened, in the order of opening. Several tasks may wait.
+    ///
+    /// Cancel-safe.
+    ///
+    /// # Errors
+    /// [`ConnectionLost`].
+    pub async fn accept(&self) -> Result<(FrameWriter, FrameReader), ConnectionLost> {
+        let (writer, reader) = match &self.0 {
+            Transport::Quic { connection, .. } => {
+                let (send, receive) = connection.accept_bi().await?;
+                (RawWriter::Quic(send), RawReader::Quic(receive))
+            }
+            Transport::Memory(connection) => {
+                let (writer, reader) = connection.accept().await?;
+                (RawWriter::Memory(writer), RawReader::Memory(reader))
+            }
+        };
+        Ok((FrameWriter::new(writer), FrameReader::new(reader)))
+    }
+
+    /// Closes the connection at once, on both sides. Bytes on their way are dropped: finish the
+    /// streams that matter and wait for answers first. `reason` is for people.
+    pub fn close(&self, code: Option<ErrorCode>, reason: &str) {
+        let code = close_code::to_wire(code);
+        match &self.0 {
+            Transport::Quic { connection, .. } => connection.close(code, reason.as_bytes()),
+            Transport::Memory(connection) => connection.close(code, reason),
+        }
+    }
+
+    /// Waits until the connection is no more. Cancel-safe.
+    pub async fn closed(&self) -> ConnectionLost {
+        match &self.0 {
+            Transport::Quic { connection, .. } => connection.closed().await.into(),
+            Transport::Memory(connection) => connection.closed().await,
+        }
+    }
+
+    /// For the dialling side, after [`close`](Self::close) and before the process ends: waits until
+    /// the peer was told, so that it need not find out by silence. Takes a few round trips; returns
+    /// at once on an accepted connection, where [`Endpoint::wait_idle`](crate::Endpoint::wait_idle)
+    /// does this for all. Cancel-safe.
+    pub async fn wait_drained(&self) {
+        if let Transport::Quic { socket: Some(socket), .. } = &self.0 {
+            socket.wait_idle().await;
+        }
+    }
+
+    /// Where the peer is now. It may move.
+    #[must_use]
+    pub fn remote_addr(&self) -> SocketAddr {
+        match &self.0 {
+            Transport::Quic { connection, .. } => connection.remote_address(),
+            Transport::Memory(connection) => connection.remote_addr(),
+        }
+    }
+
+    /// Figures for people who look.
+    #[must_use]
+    pub fn stats(&self) -> ConnectionStats {
+        match &self.0 {
+            Transport::Quic { connection, .. } => {
+                let stats = connection.stats();
+                ConnectionStats {
+                    rtt: stats.path.rtt,
+                    sent_bytes: stats.udp_tx.bytes,
+                    received_bytes: stats.udp_rx.bytes,
+                    lost_packets: stats.path.lost_packets,
+                }
+            }
+            Transport::Memory(_) => ConnectionStats::default(),
+        }
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("remote_addr", &self.remote_addr()).finish()
+    }
+}

@@ -1,0 +1,225 @@
+//! The accepting side.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use quinn::{EndpointConfig, Incoming, ServerConfig, TokioRuntime};
+use railgun_types::ErrorCode;
+use tokio::task::JoinSet;
+
+use crate::connection::Connection;
+use crate::memory::MemoryListener;
+use crate::tls::ServerTls;
+use crate::{close_code, quic};
+
+/// Clients that are known by a first packet only, and wait to be looked at.
+const INCOMING_MAX: usize = 1_024;
+/// Bytes of early packets kept for one such client, and for all.
+const INCOMING_BYTES: u64 = 64 << 10;
+const INCOMING_BYTES_TOTAL: u64 = 8 << 20;
+/// Connections that are ready and wait to be accepted.
+const READY_MAX: usize = 64;
+
+/// What an endpoint listens on.
+#[derive(Clone, Debug)]
+pub struct ListenSpec {
+    /// UDP address; port 0 takes a free one.
+    pub addr: SocketAddr,
+    /// Certificate and key.
+    pub tls: ServerTls,
+    /// Time for TLS, from a client's first packet to its last.
+    pub handshake_timeout: Duration,
+    /// Handshakes at a time. From half of it on, clients must first prove their address, which
+    /// costs them a round trip; beyond it they are refused.
+    pub handshakes_max: usize,
+    /// Connections at a time, handshakes included; beyond it clients are refused.
+    pub connections_max: usize,
+}
+
+impl ListenSpec {
+    /// With the usual limits.
+    #[must_use]
+    pub fn new(addr: SocketAddr, tls: ServerTls) -> Self {
+        Self {
+            addr,
+            tls,
+            handshake_timeout: Duration::from_secs(3),
+            handshakes_max: 256,
+            connections_max: 10_000,
+        }
+    }
+}
+
+/// The endpoint cannot listen.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on UDP {addr}: {source}")]
+pub struct BindError {
+    /// The address asked for.
+    pub addr: SocketAddr,
+    /// What the system says.
+    pub source: io::Error,
+}
+
+/// Accepts connections. Dropping it stops accepting; connections that were handed out live on.
+pub struct Endpoint(Listener);
+
+enum Listener {
+    Quic {
+        endpoint: quinn::Endpoint,
+        local_addr: SocketAddr,
+        ready: async_channel::Receiver<Connection>,
+        /// Tells the greeter to refuse whoever comes. Without its server configuration QUIC would
+        /// stay silent, and clients would wait for their time-out.
+        refuses: Arc<AtomicBool>,
+        /// The task that shakes hands; it ends with this set.
+        _greeter: JoinSet<()>,
+    },
+    Memory(MemoryListener),
+}
+
+impl Endpoint {
+    /// Listens. Must be called inside a tokio runtime; the handshakes run there.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn bind(spec: ListenSpec) -> Result<Self, BindError> {
+        let failed = |source| BindError { addr: spec.addr, source };
+        let socket = quic::bind(spec.addr).map_err(failed)?;
+        let mut server = ServerConfig::with_crypto(spec.tls.quic());
+        server
+            .transport_config(Arc::new(quic::accepting()))
+            .max_incoming(INCOMING_MAX)
+            .incoming_buffer_size(INCOMING_BYTES)
+            .incoming_buffer_size_total(INCOMING_BYTES_TOTAL);
+        let endpoint = quinn::Endpoint::new(
+            EndpointConfig::default(),
+            Some(server),
+            socket,
+            Arc::new(TokioRuntime),
+        )
+        .map_err(failed)?;
+        let local_addr = endpoint.local_addr().map_err(failed)?;
+        let (queue, ready) = async_channel::bounded(READY_MAX);
+        let refuses = Arc::new(AtomicBool::new(false));
+        let greeter =
+            Greeter { endpoint: endpoint.clone(), spec, queue, refuses: Arc::clone(&refuses) };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(greeter.run());
+        Ok(Self(Listener::Quic { endpoint, local_addr, ready, refuses, _greeter: tasks }))
+    }
+
+    pub(crate) fn memory(listener: MemoryListener) -> Self {
+        Self(Listener::Memory(listener))
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        match &self.0 {
+            Listener::Quic { local_addr, .. } => *local_addr,
+            Listener::Memory(listener) => listener.addr(),
+        }
+    }
+
+    /// The next connection, with TLS done and the protocol agreed. Clients that fail in this, or
+    /// take too long, never show. `None` after [`close`](Self::close). Cancel-safe.
+    pub async fn accept(&self) -> Option<Connection> {
+        match &self.0 {
+            Listener::Quic { ready, .. } => ready.recv().await.ok(),
+            Listener::Memory(listener) => listener.accept().await,
+        }
+    }
+
+    /// Refuses clients from now on; connections live on. For a server that is about to stop.
+    pub fn refuse_new(&self) {
+        match &self.0 {
+            Listener::Quic { refuses, .. } => refuses.store(true, Ordering::Relaxed),
+            Listener::Memory(listener) => listener.refuse_new(),
+        }
+    }
+
+    /// Closes all connections at once and accepts no more. `reason` is for people.
+    pub fn close(&self, code: Option<ErrorCode>, reason: &str) {
+        let code = close_code::to_wire(code);
+        match &self.0 {
+            Listener::Quic { endpoint, .. } => endpoint.close(code, reason.as_bytes()),
+            Listener::Memory(listener) => listener.close(code, reason),
+        }
+    }
+
+    /// Waits until no connection is left and the peers were told, which takes up to a few round
+    /// trips after [`close`](Self::close). Give it a deadline: a peer that went away is waited for.
+    /// Cancel-safe.
+    pub async fn wait_idle(&self) {
+        match &self.0 {
+            Listener::Quic { endpoint, .. } => endpoint.wait_idle().await,
+            Listener::Memory(listener) => listener.wait_idle().await,
+        }
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint").field("local_addr", &self.local_addr()).finish()
+    }
+}
+
+/// Owns the handshakes under way. Input: clients from the QUIC endpoint. Output: connections that
+/// are ready. A handshake that is done waits in its own task for room in the queue, so the number
+/// of both together is bounded.
+struct Greeter {
+    endpoint: quinn::Endpoint,
+    spec: ListenSpec,
+    queue: async_channel::Sender<Connection>,
+    refuses: Arc<AtomicBool>,
+}
+
+impl Greeter {
+    async fn run(self) {
+        let mut handshakes = JoinSet::new();
+        loop {
+            tokio::select! {
+                biased;
+                Some(_) = handshakes.join_next() => {}
+                incoming = self.endpoint.accept() => match incoming {
+                    Some(incoming) => self.on_incoming(incoming, &mut handshakes),
+                    None => return,
+                },
+            }
+        }
+    }
+
+    fn on_incoming(&self, incoming: Incoming, handshakes: &mut JoinSet<()>) {
+        let busy = handshakes.len();
+        let full = self.refuses.load(Ordering::Relaxed)
+            || self.endpoint.open_connections() >= self.spec.connections_max;
+        if full || busy >= self.spec.handshakes_max {
+            tracing::debug!(peer = %incoming.remote_address(), busy, full, "client refused");
+            return incoming.refuse();
+        }
+        if busy >= self.spec.handshakes_max / 2 && incoming.may_retry() {
+            // Fails only where `may_retry` says no.
+            return drop(incoming.retry());
+        }
+        let peer = incoming.remote_address();
+        let connecting = match incoming.accept() {
+            Ok(connecting) => connecting,
+            Err(error) => return tracing::debug!(%peer, %error, "client not accepted"),
+        };
+        let timeout = self.spec.handshake_timeout;
+        let queue = self.queue.clone();
+        handshakes.spawn(async move {
+            // TLS refuses a client without our protocol name, so what comes of this speaks it.
+            match tokio::time::timeout(timeout, connecting).await {
+                // Fails only if the endpoint was dropped: then so is the connection.
+                Ok(Ok(connection)) => drop(queue.send(Connection::accepted(connection)).await),
+                Ok(Err(error)) => tracing::debug!(%peer, %error, "handshake failed"),
+                Err(_) => tracing::debug!(%peer, ?timeout, "handshake took too long"),
+            }
+        });
+    }
+}

@@ -1,0 +1,29 @@
+//! Connections that carry frames: QUIC between processes, and an in-process transport for tests and
+//! simulations behind the same types.
+//!
+//! A [`Connection`] is dialled by one side and accepted by the other; the dialling side opens
+//! streams, the accepting side accepts them. Each stream is a [`FrameWriter`] and a [`FrameReader`].
+//! A stream that is not read stops its sender: flow control is the back-pressure, and nothing here
+//! queues without bound.
+//!
+//! This crate knows frames and their limits, and no meaning of any of them.
+#![warn(missing_docs)]
+
+mod close_code;
+mod connect;
+mod connection;
+mod endpoint;
+pub mod memory;
+mod quic;
+mod reader;
+#[cfg(test)]
+mod tests;
+pub mod tls;
+mod writer;
+
+pub use connect::{CONNECT_TIMEOUT, ConnectError, ConnectSpec, Roots, connect};
+pub use connection::{Connection, ConnectionLost, ConnectionStats};
+pub use endpoint::{BindError, Endpoint, ListenSpec};
+pub use quic::{IDLE_TIMEOUT, KEEP_ALIVE, STREAMS_MAX};
+pub use reader::{FrameReader, ReadError};
+pub use writer::{FrameWriter, WriteError};

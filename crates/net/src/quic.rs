@@ -1,0 +1,87 @@
+//! How we use QUIC: windows, timers, sockets (CRATES §3).
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use quinn::{IdleTimeout, TransportConfig, VarInt};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Streams that a dialling side may have open at a time on one connection.
+pub const STREAMS_MAX: u32 = 1_024;
+/// Silence after which a connection is lost.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Silence after which the dialling side sends a sign of life.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// Bytes of one stream that are received before they are read.
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+/// The same for all streams of a connection together. Bounds the memory of a connection.
+const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
+/// Bytes of a connection that are kept until the peer has acknowledged them.
+const SEND_WINDOW_BYTES: u64 = 32 << 20;
+/// What we ask the kernel for, in each direction.
+const SOCKET_BUFFER_BYTES: usize = 4 << 20;
+
+/// The transport of an accepting side.
+pub(crate) fn accepting() -> TransportConfig {
+    let mut transport = common();
+    transport.max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX));
+    transport
+}
+
+/// The transport of a dialling side, which opens all streams.
+pub(crate) fn dialling(keep_alive: Duration) -> TransportConfig {
+    let mut transport = common();
+    transport.max_concurrent_bidi_streams(VarInt::from_u32(0));
+    transport.keep_alive_interval(Some(keep_alive));
+    transport
+}
+
+fn common() -> TransportConfig {
+    let idle_ms = VarInt::from_u32(IDLE_TIMEOUT.as_millis() as u32);
+    let mut transport = TransportConfig::default();
+    transport
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
+        .receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES))
+        .send_window(SEND_WINDOW_BYTES)
+        .max_idle_timeout(Some(IdleTimeout::from(idle_ms)))
+        .datagram_receive_buffer_size(None);
+    transport
+}
+
+/// A UDP socket with large buffers.
+pub(crate) fn bind(addr: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+    enlarge(&socket);
+    socket.bind(&addr.into())?;
+    Ok(socket.into())
+}
+
+/// A socket of any port, in the family of `peer`.
+pub(crate) fn bind_any(peer: SocketAddr) -> io::Result<UdpSocket> {
+    match peer {
+        SocketAddr::V4(_) => bind((Ipv4Addr::UNSPECIFIED, 0).into()),
+        SocketAddr::V6(_) => bind((Ipv6Addr::UNSPECIFIED, 0).into()),
+    }
+}
+
+/// Small buffers cost throughput, not correctness: the kernel's cap is only told.
+fn enlarge(socket: &Socket) {
+    let asked = socket
+        .set_recv_buffer_size(SOCKET_BUFFER_BYTES)
+        .and_then(|()| socket.set_send_buffer_size(SOCKET_BUFFER_BYTES));
+    let got =
+        socket.recv_buffer_size().and_then(|receive| Ok((receive, socket.send_buffer_size()?)));
+    match (asked, got) {
+        (Ok(()), Ok((receive, send))) if receive.min(send) >= SOCKET_BUFFER_BYTES => {}
+        (_, Ok((receive, send))) => tracing::debug!(
+            receive,
+            send,
+            asked = SOCKET_BUFFER_BYTES,
+            "the kernel gives the UDP socket small buffers; raise net.core.rmem_max and wmem_max"
+        ),
+        (_, Err(error)) => tracing::debug!(%error, "the UDP socket's buffers cannot be sized"),
+    }
+}

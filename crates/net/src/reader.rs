@@ -1,0 +1,159 @@
+//! Frames coming in on one stream.
+
+use std::fmt;
+
+use bytes::Bytes;
+use railgun_proto::{Frame, FrameDecoder, FrameError, WireCode};
+use railgun_types::ErrorCode;
+
+use crate::close_code;
+use crate::connection::ConnectionLost;
+use crate::memory::PipeReader;
+
+/// Pieces taken from the transport at a time. One is what a datagram brought, about 1.4 KB.
+const PIECES: usize = 32;
+
+/// Why no further frame can be read from a stream.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// The bytes are not a frame.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// The stream ended in the middle of a frame.
+    #[error("the stream ended inside a frame")]
+    CutShort,
+    /// The peer gave the stream up.
+    #[error("the stream was reset by the peer{}", close_code::suffix(code))]
+    Reset {
+        /// Why, if it said so.
+        code: Option<WireCode>,
+    },
+    /// The connection is no more.
+    #[error(transparent)]
+    ConnectionLost(#[from] ConnectionLost),
+}
+
+impl ReadError {
+    /// What to tell the peer, if it is at fault and can still be told.
+    #[must_use]
+    pub fn code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::Frame(error) => Some(error.code()),
+            Self::CutShort => Some(ErrorCode::ProtocolViolation),
+            Self::Reset { .. } | Self::ConnectionLost(_) => None,
+        }
+    }
+}
+
+/// The receiving side of a stream. Dropping it tells the peer to stop sending, without error.
+pub struct FrameReader {
+    raw: RawReader,
+    decoder: FrameDecoder,
+    /// What was taken from the transport; those from `next` to `filled` are still to be decoded.
+    pieces: Vec<Bytes>,
+    next: usize,
+    filled: usize,
+    failed: Option<ReadError>,
+}
+
+impl FrameReader {
+    pub(crate) fn new(raw: RawReader) -> Self {
+        Self {
+            raw,
+            decoder: FrameDecoder::new(),
+            pieces: vec![Bytes::new(); PIECES],
+            next: 0,
+            filled: 0,
+            failed: None,
+        }
+    }
+
+    /// The next frame; `None` when the peer finished the stream behind a whole frame. At most one
+    /// frame and some 50 KB behind it are held; while this is not called, flow control stops the
+    /// peer.
+    ///
+    /// Cancel-safe: what has come of a frame is kept for the next call.
+    ///
+    /// # Errors
+    /// [`ReadError`]; each later call gives the same one.
+    pub async fn next(&mut self) -> Result<Option<Frame>, ReadError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let result = self.read().await;
+        if let Err(error) = &result {
+            self.failed = Some(error.clone());
+        }
+        result
+    }
+
+    async fn read(&mut self) -> Result<Option<Frame>, ReadError> {
+        loop {
+            while self.next < self.filled {
+                let piece = &mut self.pieces[self.next];
+                let frame = self.decoder.feed(piece)?;
+                if piece.is_empty() {
+                    // An empty slice would still pin the datagram it is of.
+                    *piece = Bytes::new();
+                    self.next += 1;
+                }
+                if frame.is_some() {
+                    return Ok(frame);
+                }
+            }
+            match self.raw.read(&mut self.pieces).await? {
+                Some(filled) => (self.next, self.filled) = (0, filled),
+                None if self.decoder.at_border() => return Ok(None),
+                None => return Err(ReadError::CutShort),
+            }
+        }
+    }
+
+    /// Tells the peer to stop sending, and why. What it sent is discarded.
+    pub fn stop(mut self, code: ErrorCode) {
+        let code = close_code::to_wire(Some(code));
+        match &mut self.raw {
+            // Fails only for a stream that has ended already.
+            RawReader::Quic(stream) => drop(stream.stop(code)),
+            RawReader::Memory(pipe) => pipe.stop(code),
+        }
+    }
+}
+
+impl fmt::Debug for FrameReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FrameReader").field("failed", &self.failed).finish_non_exhaustive()
+    }
+}
+
+/// The bytes of a stream, as the transport hands them out.
+pub(crate) enum RawReader {
+    Quic(quinn::RecvStream),
+    Memory(PipeReader),
+}
+
+impl RawReader {
+    /// Fills the first of `pieces`, at least one, and tells how many; `None` at the end of the
+    /// stream. Cancel-safe.
+    async fn read(&mut self, pieces: &mut [Bytes]) -> Result<Option<usize>, ReadError> {
+        match self {
+            Self::Quic(stream) => Ok(stream.read_chunks(pieces).await?),
+            Self::Memory(pipe) => pipe.read(pieces).await,
+        }
+    }
+}
+
+impl From<quinn::ReadError> for ReadError {
+    fn from(error: quinn::ReadError) -> Self {
+        use quinn::ReadError as E;
+        match error {
+            E::Reset(code) => Self::Reset { code: close_code::from_wire(code) },
+            E::ConnectionLost(error) => Self::ConnectionLost(error.into()),
+            // None of these can come: the reader is consumed by `stop`, reads are ordered, and
+            // 0-RTT is off.
+            E::ClosedStream | E::IllegalOrderedRead | E::ZeroRttRejected => {
+                Self::ConnectionLost(ConnectionLost::Failed { reason: error.to_string() })
+            }
+        }
+    }
+}

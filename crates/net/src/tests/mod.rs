@@ -1,0 +1,74 @@
+//! What every transport must do (`suite`), run over both; and what only QUIC has (`quic`).
+
+mod quic;
+mod suite;
+
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use bytes::Bytes;
+use railgun_proto::{Frame, v1};
+
+use crate::memory::MemoryNetwork;
+use crate::tls::DevCa;
+use crate::{ConnectSpec, Connection, Endpoint, ListenSpec, Roots};
+
+const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// Two ends of one connection.
+struct Pair {
+    client: Connection,
+    server: Connection,
+    _endpoint: Endpoint,
+}
+
+async fn memory_pair() -> Pair {
+    let network = MemoryNetwork::new();
+    let endpoint = network.listen(ANY_PORT).unwrap();
+    let client = network.connect(endpoint.local_addr()).await.unwrap();
+    let server = endpoint.accept().await.unwrap();
+    Pair { client, server, _endpoint: endpoint }
+}
+
+async fn quic_pair() -> Pair {
+    let (endpoint, spec) = listening();
+    let client = crate::connect(spec).await.unwrap();
+    let server = endpoint.accept().await.unwrap();
+    Pair { client, server, _endpoint: endpoint }
+}
+
+/// A QUIC endpoint, and how to reach it.
+fn listening() -> (Endpoint, ConnectSpec) {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = DevCa::load_or_create(dir.path()).unwrap();
+    let tls = ca.issue(&["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+    let endpoint = Endpoint::bind(ListenSpec::new(ANY_PORT, tls)).unwrap();
+    let roots = Roots::Pem(ca.pem().into());
+    let spec = ConnectSpec::new(endpoint.local_addr(), "localhost", roots);
+    (endpoint, spec)
+}
+
+/// A deadline, so that a test that hangs fails.
+async fn within_deadline<T>(test: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), test).await.expect("the test hangs")
+}
+
+fn credit(bytes: u64) -> Frame {
+    Frame::new(&v1::Credit { bytes })
+}
+
+/// A `Publish` frame that can be told from others.
+fn publish(sequence: u64, parts: Vec<Bytes>) -> Frame {
+    let item = v1::PublishItem { sequence, ..v1::PublishItem::default() };
+    Frame::with_blob(&v1::Publish { items: vec![item] }, parts)
+}
+
+fn sequence(frame: &Frame) -> u64 {
+    frame.decode::<v1::Publish>().unwrap().items[0].sequence
+}
+
+/// Bytes that differ from place to place.
+fn pattern(len: usize, seed: usize) -> Bytes {
+    (0..len).map(|i| (i.wrapping_mul(31) ^ i >> 8 ^ seed) as u8).collect()
+}

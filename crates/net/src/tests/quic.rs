@@ -1,0 +1,321 @@
+//! TLS, handshakes and endpoints; and the in-memory network where it has the same.
+
+use std::net::UdpSocket;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use railgun_proto::WireCode;
+use railgun_types::ErrorCode;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::{ANY_PORT, credit, listening, pattern, publish, within_deadline};
+use crate::memory::{AddrInUse, MemoryNetwork};
+use crate::tls::{DevCa, DevCaError, ServerTls};
+use crate::{CONNECT_TIMEOUT, ConnectError, ConnectionLost, Endpoint, ListenSpec, Roots, connect};
+
+fn other_ca() -> Roots {
+    let dir = tempfile::tempdir().unwrap();
+    Roots::Pem(DevCa::load_or_create(dir.path()).unwrap().pem().into())
+}
+
+#[tokio::test]
+async fn an_unknown_ca_is_told_from_other_failures() {
+    within_deadline(async {
+        let (endpoint, spec) = listening();
+        let mut wrong = spec.clone();
+        wrong.roots = other_ca();
+        let error = connect(wrong).await.unwrap_err();
+        assert!(matches!(error, ConnectError::UntrustedCertificate { .. }), "{error}");
+
+        let mut wrong = spec.clone();
+        wrong.server_name = "example.com".to_owned();
+        let error = connect(wrong).await.unwrap_err();
+        assert!(matches!(error, ConnectError::UntrustedCertificate { .. }), "{error}");
+        assert!(error.to_string().contains("example.com"), "{error}");
+
+        // Clients that failed never show: the first to be accepted is the good one.
+        let client = connect(spec).await.unwrap();
+        let server = endpoint.accept().await.unwrap();
+        client.close(Some(ErrorCode::Timeout), "the good one");
+        let code = Some(WireCode::Known(ErrorCode::Timeout));
+        let reason = "the good one".to_owned();
+        assert_eq!(server.closed().await, ConnectionLost::ClosedByPeer { code, reason });
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_certificate_is_good_for_an_address_too() {
+    within_deadline(async {
+        let (endpoint, mut spec) = listening();
+        spec.server_name = "127.0.0.1".to_owned();
+        let client = connect(spec).await.unwrap();
+        assert_eq!(client.remote_addr(), endpoint.local_addr());
+        assert!(client.stats().rtt > Duration::ZERO);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_of_another_protocol_is_told() {
+    within_deadline(async {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(vec!["localhost".to_owned()])
+            .unwrap()
+            .self_signed(&ca)
+            .unwrap();
+        let key = PrivateKeyDer::try_from(ca.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key)
+            .unwrap();
+        tls.alpn_protocols = vec![b"h3".to_vec()];
+        let tls = Arc::new(QuicServerConfig::try_from(tls).unwrap());
+        let server =
+            quinn::Endpoint::server(quinn::ServerConfig::with_crypto(tls), ANY_PORT).unwrap();
+        let addr = server.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Some(incoming) = server.accept().await {
+                drop(incoming.await);
+            }
+        });
+        let roots = Roots::Pem(DevCa::load_or_create(dir.path()).unwrap().pem().into());
+        let error = connect(crate::ConnectSpec::new(addr, "localhost", roots)).await.unwrap_err();
+        assert!(matches!(error, ConnectError::WrongProtocol { .. }), "{error}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn clients_of_another_protocol_never_show() {
+    within_deadline(async {
+        let (endpoint, spec) = listening();
+        let Roots::Pem(pem) = &spec.roots else { unreachable!() };
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(pem).unwrap()).unwrap();
+        for alpn in [vec![], vec![b"railgun/2".to_vec()], vec![b"h3".to_vec()]] {
+            let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+            let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+                .with_protocol_versions(&[&rustls::version::TLS13])
+                .unwrap()
+                .with_root_certificates(roots.clone())
+                .with_no_client_auth();
+            tls.alpn_protocols = alpn;
+            let tls = Arc::new(QuicClientConfig::try_from(tls).unwrap());
+            let client = quinn::Endpoint::client(ANY_PORT).unwrap();
+            let connecting =
+                client.connect_with(quinn::ClientConfig::new(tls), spec.addr, "localhost").unwrap();
+            let error = connecting.await.unwrap_err();
+            let alert = quinn::TransportErrorCode::crypto(120);
+            assert!(
+                matches!(&error, quinn::ConnectionError::ConnectionClosed(close)
+                    if close.error_code == alert),
+                "{error}"
+            );
+        }
+        let client = connect(spec).await.unwrap();
+        let (mut writer, _reader) = client.open().await.unwrap();
+        writer.send(credit(9)).await.unwrap();
+        let (_writer, mut reader) = endpoint.accept().await.unwrap().accept().await.unwrap();
+        assert_eq!(reader.next().await, Ok(Some(credit(9))));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn packets_that_are_no_quic_disturb_nobody() {
+    within_deadline(async {
+        let (endpoint, spec) = listening();
+        let socket = UdpSocket::bind(ANY_PORT).unwrap();
+        for i in 0..200 {
+            socket.send_to(&pattern(1_200, i), spec.addr).unwrap();
+        }
+        let client = connect(spec).await.unwrap();
+        let server = endpoint.accept().await.unwrap();
+        assert_eq!(server.remote_addr().ip(), client.remote_addr().ip());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nobody_listening_is_a_timeout() {
+    assert!(CONNECT_TIMEOUT <= Duration::from_secs(3));
+    within_deadline(async {
+        let free = UdpSocket::bind(ANY_PORT).unwrap().local_addr().unwrap();
+        let mut spec = crate::ConnectSpec::new(free, "localhost", other_ca());
+        spec.timeout = Duration::from_millis(300);
+        let error = connect(spec).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Timeout { .. }), "{error}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_stops_in_the_handshake_holds_up_nobody() {
+    within_deadline(async {
+        let (endpoint, spec) = listening();
+        // Its first packet, and then silence: the answers go to a socket that is never read.
+        let relay = UdpSocket::bind(ANY_PORT).unwrap();
+        let mut silent = spec.clone();
+        silent.addr = relay.local_addr().unwrap();
+        let dialling = tokio::spawn(connect(silent));
+        let (packet, relay) = tokio::task::spawn_blocking(move || {
+            let mut packet = vec![0; 2_000];
+            let len = relay.recv(&mut packet).unwrap();
+            packet.truncate(len);
+            (packet, relay)
+        })
+        .await
+        .unwrap();
+        dialling.abort();
+        relay.send_to(&packet, spec.addr).unwrap();
+
+        let client = connect(spec).await.unwrap();
+        let server = endpoint.accept().await.unwrap();
+        drop(client);
+        server.closed().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_full_or_stopping_server_refuses() {
+    within_deadline(async {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = DevCa::load_or_create(dir.path()).unwrap();
+        let tls = ca.issue(&["localhost".to_owned()]).unwrap();
+        let listen = ListenSpec { connections_max: 1, ..ListenSpec::new(ANY_PORT, tls) };
+        let endpoint = Endpoint::bind(listen).unwrap();
+        let roots = Roots::Pem(ca.pem().into());
+        let spec = crate::ConnectSpec::new(endpoint.local_addr(), "localhost", roots);
+        let first = connect(spec.clone()).await.unwrap();
+        let server = endpoint.accept().await.unwrap();
+        let error = connect(spec.clone()).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Refused { .. }), "{error}");
+
+        // Those who were there before it stops stay.
+        endpoint.refuse_new();
+        let error = connect(spec).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Refused { .. }), "{error}");
+        let (mut writer, _reader) = first.open().await.unwrap();
+        writer.send(credit(1)).await.unwrap();
+        let (_writer, mut reader) = server.accept().await.unwrap();
+        assert_eq!(reader.next().await, Ok(Some(credit(1))));
+
+        endpoint.close(Some(ErrorCode::GoingAway), "bye");
+        assert!(endpoint.accept().await.is_none());
+        let code = Some(WireCode::Known(ErrorCode::GoingAway));
+        let reason = "bye".to_owned();
+        assert_eq!(first.closed().await, ConnectionLost::ClosedByPeer { code, reason });
+        drop((first, server));
+        endpoint.wait_idle().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_told() {
+    let (endpoint, _spec) = listening();
+    let dir = tempfile::tempdir().unwrap();
+    let tls = DevCa::load_or_create(dir.path()).unwrap().issue(&["x".to_owned()]).unwrap();
+    let error = Endpoint::bind(ListenSpec::new(endpoint.local_addr(), tls)).unwrap_err();
+    assert_eq!(error.source.kind(), std::io::ErrorKind::AddrInUse);
+    assert!(error.to_string().contains(&endpoint.local_addr().to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn the_memory_network_has_the_same_ends() {
+    within_deadline(async {
+        let network = MemoryNetwork::new();
+        let nobody = network.connect(ANY_PORT).await.unwrap_err();
+        assert!(matches!(nobody, ConnectError::Timeout { .. }), "{nobody}");
+
+        let endpoint = network.listen(ANY_PORT).unwrap();
+        let addr = endpoint.local_addr();
+        assert_eq!(network.listen(addr).err(), Some(AddrInUse { addr }));
+        let client = network.connect(addr).await.unwrap();
+        let server = endpoint.accept().await.unwrap();
+        let (mut writer, _reader) = client.open().await.unwrap();
+        writer.send(publish(1, vec![pattern(100, 0)])).await.unwrap();
+        network.cut(addr);
+        assert_eq!(client.closed().await, ConnectionLost::TimedOut);
+        assert_eq!(server.closed().await, ConnectionLost::TimedOut);
+
+        endpoint.refuse_new();
+        let refused = network.connect(addr).await.unwrap_err();
+        assert!(matches!(refused, ConnectError::Refused { .. }), "{refused}");
+        endpoint.close(None, "");
+        assert!(endpoint.accept().await.is_none());
+        endpoint.wait_idle().await;
+        drop(endpoint);
+        network.listen(addr).unwrap();
+    })
+    .await;
+}
+
+#[test]
+fn the_development_ca_survives_a_restart() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("ca");
+    let first = DevCa::load_or_create(&dir).unwrap();
+    let key = dir.join("ca-key.pem");
+    assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+    let again = DevCa::load_or_create(&dir).unwrap();
+    assert_eq!((again.pem(), again.fingerprint()), (first.pem(), first.fingerprint()));
+    assert_eq!(first.fingerprint().len(), 64);
+
+    assert!(matches!(again.issue(&["ä".to_owned()]), Err(DevCaError::Issue { .. })));
+    let leaves = [(); 2].map(|()| again.issue(&["h".to_owned()]).unwrap());
+    assert_ne!(leaves[0].fingerprint(), leaves[1].fingerprint());
+
+    std::fs::write(&key, "-----BEGIN PRIVATE KEY-----").unwrap();
+    let error = DevCa::load_or_create(&dir).unwrap_err();
+    assert!(matches!(error, DevCaError::Damaged { .. }), "{error}");
+}
+
+/// A crash between key and certificate, and a server that is issued by the restarted authority.
+#[tokio::test]
+async fn clients_of_the_first_life_trust_the_second() {
+    within_deadline(async {
+        let dir = tempfile::tempdir().unwrap();
+        DevCa::load_or_create(dir.path()).unwrap();
+        std::fs::remove_file(dir.path().join("ca.pem")).unwrap();
+        let roots = Roots::Pem(DevCa::load_or_create(dir.path()).unwrap().pem().into());
+        let tls = DevCa::load_or_create(dir.path()).unwrap().issue(&["h".to_owned()]).unwrap();
+        let endpoint = Endpoint::bind(ListenSpec::new(ANY_PORT, tls)).unwrap();
+        connect(crate::ConnectSpec::new(endpoint.local_addr(), "h", roots)).await.unwrap();
+    })
+    .await;
+}
+
+#[test]
+fn pem_files_that_do_not_fit_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (chain, key) = (dir.path().join("chain.pem"), dir.path().join("key.pem"));
+    let pair = || {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["h".to_owned()]).unwrap();
+        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    };
+    let (good, other) = (pair(), pair());
+    let load = |chain_pem: &str, key_pem: &str| {
+        std::fs::write(&chain, chain_pem).unwrap();
+        std::fs::write(&key, key_pem).unwrap();
+        ServerTls::from_pem_files(&chain, &key).map_err(|error| error.to_string())
+    };
+    assert!(load(&good.0, &good.1).is_ok());
+    for (chain_pem, key_pem) in [(&good.0, &other.1), (&good.1, &good.1), (&good.0, &good.0)] {
+        assert!(load(chain_pem, key_pem).is_err());
+    }
+    let missing = ServerTls::from_pem_files(&dir.path().join("none"), &key).unwrap_err();
+    assert!(missing.to_string().contains("none"), "{missing}");
+    let debug = format!("{:?}", load(&good.0, &good.1).unwrap());
+    assert!(!debug.contains("PRIVATE"), "{debug}");
+}

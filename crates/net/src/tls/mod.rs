@@ -1,0 +1,176 @@
+//! Certificates. TLS 1.3 only, with one crypto provider: aws-lc-rs.
+
+mod dev_ca;
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::version::TLS13;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use sha2::{Digest, Sha256};
+
+use crate::connect::Roots;
+
+pub use dev_ca::{DevCa, DevCaError};
+
+/// Certificates or keys that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file that cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Not PEM.
+    #[error("the {what} is not valid PEM: {source}")]
+    Pem {
+        /// What was read.
+        what: &'static str,
+        /// What the parser says.
+        source: pem::Error,
+    },
+    /// PEM without a certificate.
+    #[error("there is no certificate in the {what}")]
+    Empty {
+        /// What was read.
+        what: &'static str,
+    },
+    /// A certificate or key that TLS refuses, or a key that does not belong to the certificate.
+    #[error("the {what} cannot be used: {source}")]
+    Refused {
+        /// What was given.
+        what: &'static str,
+        /// What TLS says.
+        source: rustls::Error,
+    },
+}
+
+/// A server's certificate chain and key, checked to belong together. Cheap to clone.
+#[derive(Clone)]
+pub struct ServerTls {
+    config: Arc<QuicServerConfig>,
+    fingerprint: String,
+}
+
+impl ServerTls {
+    /// Reads chain (leaf first) and key from PEM files.
+    ///
+    /// # Errors
+    /// [`TlsError`].
+    pub fn from_pem_files(chain: &Path, key: &Path) -> Result<Self, TlsError> {
+        let read = |path: &Path| {
+            std::fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })
+        };
+        Self::from_pem(&read(chain)?, &read(key)?)
+    }
+
+    /// Reads chain (leaf first) and key from PEM.
+    ///
+    /// # Errors
+    /// [`TlsError`].
+    pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, TlsError> {
+        let chain = certificates("certificate chain", chain)?;
+        let key = PrivateKeyDer::from_pem_slice(key)
+            .map_err(|source| TlsError::Pem { what: "private key", source })?;
+        Self::new(chain, key)
+    }
+
+    fn new(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+    ) -> Result<Self, TlsError> {
+        let refused = |source| TlsError::Refused { what: "certificate and key", source };
+        let fingerprint = chain.first().map_or_else(String::new, |leaf| fingerprint(leaf));
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])
+            .map_err(refused)?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .map_err(refused)?;
+        config.alpn_protocols = vec![railgun_proto::ALPN.to_vec()];
+        Ok(Self { config: quic(config, QuicServerConfig::try_from)?, fingerprint })
+    }
+
+    /// SHA-256 of the leaf certificate, 64 hexadecimal digits.
+    #[must_use]
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    pub(crate) fn quic(&self) -> Arc<QuicServerConfig> {
+        Arc::clone(&self.config)
+    }
+}
+
+impl fmt::Debug for ServerTls {
+    /// Without the key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerTls").field("fingerprint", &self.fingerprint).finish()
+    }
+}
+
+/// What a client needs to verify servers.
+pub(crate) fn client(roots: &Roots) -> Result<Arc<QuicClientConfig>, TlsError> {
+    let refused = |source| TlsError::Refused { what: "certificate authority", source };
+    let mut store = RootCertStore::empty();
+    match roots {
+        Roots::Pem(pem) => {
+            for certificate in certificates("certificate authority", pem)? {
+                store.add(certificate).map_err(refused)?;
+            }
+        }
+        Roots::System => {
+            // A machine's store often has a few certificates that are not usable: the rest counts.
+            store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            if store.is_empty() {
+                return Err(TlsError::Empty { what: "trust store of this machine" });
+            }
+        }
+    }
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])
+        .map_err(refused)?
+        .with_root_certificates(store)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![railgun_proto::ALPN.to_vec()];
+    quic(config, QuicClientConfig::try_from)
+}
+
+/// `config` for use by QUIC, which wants a cipher suite for its first packets.
+fn quic<C, Q, E: fmt::Display>(
+    config: C,
+    convert: impl FnOnce(C) -> Result<Q, E>,
+) -> Result<Arc<Q>, TlsError> {
+    convert(config).map(Arc::new).map_err(|error| TlsError::Refused {
+        what: "crypto provider",
+        source: rustls::Error::General(error.to_string()),
+    })
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// All certificates in `pem`; at least one.
+fn certificates(what: &'static str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let certificates = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|source| TlsError::Pem { what, source })?;
+    if certificates.is_empty() {
+        return Err(TlsError::Empty { what });
+    }
+    Ok(certificates)
+}
+
+fn fingerprint(certificate: &CertificateDer<'_>) -> String {
+    Sha256::digest(certificate).iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,78 @@
+//! What a subscriber asks for.
+
+use railgun_types::{Offset, StartPosition, StreamName, Timestamp};
+
+use super::{InvalidMessage, invalid};
+use crate::v1;
+
+/// A parsed [`v1::Subscribe`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubscribeRequest {
+    /// The stream to read.
+    pub name: StreamName,
+    /// Where to begin.
+    pub start: StartPosition,
+    /// Stop before this offset.
+    pub until_offset: Option<Offset>,
+    /// Stop before the first record at or after this log time.
+    pub until_time: Option<Timestamp>,
+    /// Stop at the last record there is when the subscription begins.
+    pub until_end: bool,
+    /// Batch bytes that may be sent before more credit comes.
+    pub credit_bytes: u64,
+}
+
+impl TryFrom<v1::Subscribe> for SubscribeRequest {
+    type Error = InvalidMessage;
+
+    fn try_from(message: v1::Subscribe) -> Result<Self, Self::Error> {
+        let start = message.start.ok_or_else(|| invalid("start", "is missing"))?;
+        Ok(Self {
+            name: StreamName::new(&message.stream)?,
+            start: start.into(),
+            until_offset: message.until_offset.map(Offset),
+            until_time: message.until_time_us.map(Timestamp),
+            until_end: message.until_end,
+            credit_bytes: message.credit_bytes,
+        })
+    }
+}
+
+impl From<&SubscribeRequest> for v1::Subscribe {
+    fn from(request: &SubscribeRequest) -> Self {
+        Self {
+            stream: request.name.to_string(),
+            start: Some(request.start.into()),
+            until_offset: request.until_offset.map(|offset| offset.0),
+            until_time_us: request.until_time.map(|time| time.0),
+            until_end: request.until_end,
+            credit_bytes: request.credit_bytes,
+        }
+    }
+}
+
+impl From<v1::subscribe::Start> for StartPosition {
+    /// The booleans count by being there, whatever their value.
+    fn from(start: v1::subscribe::Start) -> Self {
+        use v1::subscribe::Start;
+        match start {
+            Start::Earliest(_) => Self::Earliest,
+            Start::Latest(_) => Self::Latest,
+            Start::Offset(offset) => Self::Offset(Offset(offset)),
+            Start::TimeUs(time) => Self::Time(Timestamp(time)),
+            Start::Last(count) => Self::Last(count),
+        }
+    }
+}
+
+impl From<StartPosition> for v1::subscribe::Start {
+    fn from(start: StartPosition) -> Self {
+        match start {
+            StartPosition::Earliest => Self::Earliest(true),
+            StartPosition::Latest => Self::Latest(true),
+            StartPosition::Offset(offset) => Self::Offset(offset.0),
+            StartPosition::Time(time) => Self::TimeUs(time.0),
+            StartPosition::Last(count) => Self::Last(count),
+        }
+    }
+}

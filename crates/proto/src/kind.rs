@@ -1,0 +1,117 @@
+//! The kinds of frame and the message each carries.
+
+use railgun_types::limits::BATCH_BYTES_HARD;
+
+use crate::v1;
+
+/// Most bytes of a head.
+const HEAD_BYTES: usize = 1 << 20;
+/// Most bytes of the head of a `Hello`: it is read from clients that have not shown a token yet.
+const HELLO_BYTES: usize = 16 << 10;
+
+/// A message that is the head of a frame.
+pub trait Message: prost::Message + Default {
+    /// The kind of frame that carries it.
+    const KIND: FrameKind;
+}
+
+macro_rules! frame_kinds {
+    ($($(#[$doc:meta])* $name:ident = $number:literal;)*) => {
+        /// What a frame carries. The numbers are fixed for ever.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum FrameKind {
+            $($(#[$doc])* $name = $number,)*
+        }
+
+        impl FrameKind {
+            /// Every kind, in order of its number.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// The kind of this number, if this version knows it.
+            #[must_use]
+            pub fn from_u8(number: u8) -> Option<Self> {
+                match number {
+                    $($number => Some(Self::$name),)*
+                    _ => None,
+                }
+            }
+
+            /// The name of its message.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name),)*
+                }
+            }
+        }
+
+        $(impl Message for v1::$name {
+            const KIND: FrameKind = FrameKind::$name;
+        })*
+    };
+}
+
+frame_kinds! {
+    /// First frame of a connection.
+    Hello = 1;
+    /// Answer to `Hello`.
+    Welcome = 2;
+    /// The server stops.
+    GoAway = 3;
+    /// Ends the QUIC stream it comes on.
+    Error = 4;
+    /// First frame of a publisher.
+    OpenPublisher = 10;
+    /// Answer to `OpenPublisher`.
+    PublisherOpened = 11;
+    /// Gives a stream a short number.
+    BindStream = 12;
+    /// Answer to `BindStream`.
+    StreamBound = 13;
+    /// Record batches to append; they are the blob.
+    Publish = 14;
+    /// Answer to `Publish`.
+    PublishResult = 15;
+    /// The publisher is done.
+    ClosePublisher = 16;
+    /// First frame of a subscription.
+    Subscribe = 20;
+    /// Answer to `Subscribe`.
+    Subscribed = 21;
+    /// A record batch to consume; it is the blob.
+    Deliver = 22;
+    /// More batches may be delivered.
+    Credit = 23;
+    /// Offsets that will not come.
+    Removed = 24;
+    /// All that was asked for has been delivered.
+    End = 25;
+    /// A call of a requester.
+    AdminRequest = 30;
+    /// Answer to a call.
+    AdminResponse = 31;
+}
+
+impl FrameKind {
+    /// Most bytes its head may have.
+    #[must_use]
+    pub fn head_bytes_max(self) -> usize {
+        if self == Self::Hello { HELLO_BYTES } else { HEAD_BYTES }
+    }
+
+    /// Most bytes its blob may have: none for most kinds.
+    #[must_use]
+    pub fn blob_bytes_max(self) -> usize {
+        match self {
+            Self::Publish | Self::Deliver => BATCH_BYTES_HARD,
+            _ => 0,
+        }
+    }
+}
+
+impl std::fmt::Display for FrameKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
