@@ -1,0 +1,79 @@
+//! One simulated file: durable bytes, current bytes, and the pages in which they may differ.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use super::crash::Choice;
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Inode {
+    durable: Vec<u8>,
+    pub(super) current: Vec<u8>,
+    /// Numbers of pages written since the last sync.
+    pub(super) dirty: BTreeSet<usize>,
+}
+
+impl Inode {
+    pub(super) fn read(&self, buffer: &mut [u8], position: u64) -> usize {
+        let start = usize::try_from(position).unwrap_or(usize::MAX).min(self.current.len());
+        let some = buffer.len().min(self.current.len() - start);
+        buffer[..some].copy_from_slice(&self.current[start..start + some]);
+        some
+    }
+
+    pub(super) fn write(&mut self, bytes: &[u8], at: u64, page_bytes: usize) -> io::Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let at = usize::try_from(at).map_err(io::Error::other)?;
+        let end = at + bytes.len();
+        if end > self.current.len() {
+            self.current.resize(end, 0);
+        }
+        self.current[at..end].copy_from_slice(bytes);
+        self.dirty.extend(at / page_bytes..=(end - 1) / page_bytes);
+        Ok(())
+    }
+
+    /// A changed length is durable with the next sync, or with a page beyond the old one.
+    pub(super) fn resize(&mut self, bytes: u64, page_bytes: usize) -> io::Result<()> {
+        let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
+        self.current.resize(bytes, 0);
+        self.dirty.retain(|page| page * page_bytes < bytes);
+        Ok(())
+    }
+
+    pub(super) fn sync(&mut self, page_bytes: usize) {
+        self.durable.resize(self.current.len(), 0);
+        for page in std::mem::take(&mut self.dirty) {
+            self.keep(page, page_bytes);
+        }
+    }
+
+    /// Makes one page durable.
+    fn keep(&mut self, page: usize, page_bytes: usize) {
+        let start = page * page_bytes;
+        let end = (start + page_bytes).min(self.current.len());
+        if self.durable.len() < end {
+            self.durable.resize(end, 0);
+        }
+        self.durable[start..end].copy_from_slice(&self.current[start..end]);
+    }
+
+    pub(super) fn crash(&mut self, page_bytes: usize, choice: &mut Choice) {
+        for page in std::mem::take(&mut self.dirty) {
+            if choice.page() {
+                self.keep(page, page_bytes);
+            }
+        }
+        self.current.clone_from(&self.durable);
+    }
+
+    pub(super) fn flip(&mut self, position: usize, mask: u8) -> bool {
+        for bytes in [&mut self.durable, &mut self.current] {
+            let Some(byte) = bytes.get_mut(position) else { return false };
+            *byte ^= mask;
+        }
+        true
+    }
+}

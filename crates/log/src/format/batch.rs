@@ -1,0 +1,81 @@
+//! Headers of write batches. Layout in [`super`].
+
+use super::fields::{Fields, Parse};
+use super::{Damage, FileUuid};
+
+/// Bytes of a batch header.
+pub(crate) const BATCH_HEADER_BYTES: usize = 64;
+
+/// First bytes of each batch. Differs in the first byte from every frame tag and from padding.
+pub(crate) const BATCH_MAGIC: [u8; 4] = *b"RGB1";
+
+/// Bytes of the header before its CRC.
+const SUMMED_BYTES: usize = 60;
+
+/// What a batch says about itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BatchHeader {
+    pub(crate) uuid: FileUuid,
+    pub(crate) number: u64,
+    /// Every batch up to this number was fsynced before this one was written.
+    pub(crate) synced_through: u64,
+    /// Bytes of the frames, without padding.
+    pub(crate) length: u64,
+    pub(crate) frames: u32,
+    /// Header CRC of the batch before.
+    pub(crate) previous_crc: u32,
+    /// CRC of the frame headers.
+    pub(crate) heads_crc: u32,
+}
+
+impl BatchHeader {
+    /// The header's bytes and its CRC, which the next batch names.
+    pub(crate) fn encode(&self) -> ([u8; BATCH_HEADER_BYTES], u32) {
+        let mut bytes = Vec::with_capacity(BATCH_HEADER_BYTES);
+        Fields(&mut bytes)
+            .bytes(&BATCH_MAGIC)
+            .u32(self.frames)
+            .bytes(&self.uuid)
+            .u64(self.number)
+            .u64(self.synced_through)
+            .u64(self.length)
+            .u32(self.previous_crc)
+            .u32(self.heads_crc)
+            .u32(0);
+        let crc = crc32c::crc32c(&bytes);
+        let mut header = [0; BATCH_HEADER_BYTES];
+        header[..SUMMED_BYTES].copy_from_slice(&bytes);
+        header[SUMMED_BYTES..].copy_from_slice(&crc.to_le_bytes());
+        (header, crc)
+    }
+
+    /// Reads a header, whole and of the file `uuid`, and its CRC.
+    pub(crate) fn decode(
+        header: &[u8; BATCH_HEADER_BYTES],
+        uuid: &FileUuid,
+    ) -> Result<(Self, u32), Damage> {
+        let (decoded, zero, crc) = Self::parse(header).ok_or("batch header is cut short")?;
+        if header[..4] != BATCH_MAGIC {
+            return Err("no batch header");
+        }
+        if decoded.uuid != *uuid {
+            return Err("batch of another file");
+        }
+        if zero != 0 || crc != crc32c::crc32c(&header[..SUMMED_BYTES]) {
+            return Err("batch header checksum does not match");
+        }
+        Ok((decoded, crc))
+    }
+
+    fn parse(header: &[u8; BATCH_HEADER_BYTES]) -> Option<(Self, u32, u32)> {
+        let mut parse = Parse(header);
+        parse.u32()?;
+        let frames = parse.u32()?;
+        let uuid = parse.array()?;
+        let (number, synced_through, length) = (parse.u64()?, parse.u64()?, parse.u64()?);
+        let (previous_crc, heads_crc) = (parse.u32()?, parse.u32()?);
+        let decoded =
+            Self { uuid, number, synced_through, length, frames, previous_crc, heads_crc };
+        Some((decoded, parse.u32()?, parse.u32()?))
+    }
+}

@@ -1,0 +1,10 @@
+//! The log as a whole, on the simulated disk.
+
+mod basics;
+mod exhaustive;
+mod faults;
+mod model;
+mod naive;
+mod real_disk;
+mod rig;
+mod space;

@@ -1,0 +1,121 @@
+//! A disk that is full.
+
+use std::time::Duration;
+
+use super::rig::{Rig, entry, small, small_pages};
+use crate::{EntryId, LogError, LogOptions, ReadError, Step};
+
+/// A log whose first file is more than half full, on a disk without space for another.
+fn full() -> Rig {
+    let disk = small_pages();
+    let mut rig = Rig::new(&disk, small());
+    disk.set_capacity(disk.used());
+    rig.append(1, 0..4, 500);
+    assert_eq!(rig.callbacks.take_ok(), [0, 1, 2, 3]);
+    rig
+}
+
+#[test]
+fn the_log_says_so_before_it_is_out_of_room() {
+    let mut rig = full();
+    assert!(rig.log.state().disk_full);
+    // What is preallocated is still taken: votes, control entries, what was on its way.
+    rig.append(1, 4..5, 500);
+    assert_eq!(rig.callbacks.take_ok(), [4]);
+    let bytes = rig.log.files()[0].bytes;
+    let refused = rig.log.append(vec![entry(1, 5, 3000)], rig.callbacks.tagged(5));
+    assert!(matches!(refused, Err(LogError::DiskFull { .. })), "{refused:?}");
+    rig.drive();
+    assert_eq!(rig.log.files()[0].bytes, bytes, "nothing was written");
+    assert_eq!(rig.log.state().last, Some(EntryId::new(1, 4)));
+}
+
+#[test]
+fn it_goes_on_when_space_returns() {
+    let mut rig = full();
+    rig.callbacks.take();
+    rig.disk.set_capacity(u64::MAX);
+    let Step::Idle { wake_at: Some(wake_at) } = rig.writer.step(rig.now) else {
+        panic!("the writer must look again by itself")
+    };
+    assert!(wake_at <= rig.now + Duration::from_secs(1));
+    rig.pass(Duration::from_secs(1));
+    assert!(!rig.log.state().disk_full);
+    rig.append(1, 4..20, 500);
+    assert_eq!(rig.callbacks.take_ok().len(), 16);
+}
+
+#[test]
+fn what_was_accepted_waits_for_space_and_is_not_failed() {
+    let disk = small_pages();
+    let mut rig = Rig::new(&disk, small());
+    disk.set_capacity(disk.used());
+    // Accepted before the writer knew that the disk is full.
+    for index in 0..12 {
+        rig.log.append(vec![entry(1, index, 500)], rig.callbacks.tagged(index)).expect("queues");
+    }
+    rig.drive();
+    let done = rig.callbacks.take_ok().len();
+    assert!((1..12).contains(&done), "{done}");
+    rig.pass(Duration::from_secs(5));
+    assert!(rig.callbacks.take().is_empty());
+    disk.set_capacity(u64::MAX);
+    rig.pass(Duration::from_secs(1));
+    assert_eq!(rig.callbacks.take_ok().len(), 12 - done);
+    assert_eq!(rig.reopen(small()).log.state().last, Some(EntryId::new(1, 11)));
+}
+
+#[test]
+fn space_is_freed_past_work_that_waits_for_space() {
+    let disk = small_pages();
+    let mut rig = Rig::new(&disk, small());
+    rig.append(1, 0..20, 500);
+    rig.log.set_applied(19);
+    let files = rig.log.files().len();
+    assert!(files >= 3);
+    disk.set_capacity(disk.used());
+    rig.callbacks.take();
+    for index in 20..50 {
+        rig.log.append(vec![entry(1, index, 500)], rig.callbacks.tagged(index)).expect("queues");
+    }
+    rig.drive();
+    assert!(rig.log.state().durable < Some(49), "it is stuck");
+    let stuck_at = rig.log.state().durable;
+    // Both queue behind the appends that wait.
+    rig.log.purge(EntryId::new(1, 19)).expect("purges");
+    rig.log.retire(19, rig.callbacks.tagged(100)).expect("retires");
+    rig.drive();
+    assert!(rig.callbacks.take_ok().contains(&100));
+    assert!(matches!(rig.log.read(0, 1, 1), Err(ReadError::Retired { .. })));
+    let durable = rig.log.state().durable;
+    assert!(durable > stuck_at, "the freed file is written to: {durable:?}");
+}
+
+#[test]
+fn a_failed_creation_leaves_no_log_behind() {
+    let disk = small_pages();
+    disk.set_capacity(1000);
+    assert!(Rig::open(&disk, small()).is_err());
+    disk.set_capacity(u64::MAX);
+    let rig = Rig::open(&disk, LogOptions::default()).expect("opens");
+    assert!(rig.report.created);
+}
+
+#[test]
+fn an_entry_that_lengthens_a_file_waits_for_space_too() {
+    let disk = small_pages();
+    let mut rig = Rig::new(&disk, small());
+    rig.append(1, 0..5, 500);
+    disk.set_capacity(disk.used());
+    rig.log.append(vec![entry(1, 5, 9000)], rig.callbacks.tagged(5)).expect("queues");
+    rig.drive();
+    assert_eq!(rig.callbacks.take_ok(), [0, 1, 2, 3, 4]);
+    assert!(rig.log.state().disk_full);
+    rig.pass(Duration::from_secs(3));
+    assert!(rig.callbacks.take().is_empty());
+    disk.set_capacity(u64::MAX);
+    rig.pass(Duration::from_secs(1));
+    assert_eq!(rig.callbacks.take_ok(), [5]);
+    assert!(!rig.log.state().disk_full);
+    assert_eq!(rig.log.read(5, 6, 1).expect("reads"), [entry(1, 5, 9000)]);
+}
