@@ -1,0 +1,209 @@
+//! The catalog as bytes. The frame is in [`crate::checkpoint`].
+//!
+//! ```text
+//! names = settings? u8 [cluster 16 │ shards u32 │ hot bytes u64] │ map of name
+//! name  = name (length v, bytes) │ stream 16 │ shard v │ since i64
+//!         │ phase u8 [1 creating: patch │ 2 active │ 3 deleting]
+//! ```
+
+use bytes::{BufMut, Bytes, BytesMut};
+use railgun_types::{ClusterUid, ShardId, StreamName, StreamUid, Timestamp, Truncated, WireCursor};
+
+use super::{Catalog, CatalogEntry, Phase};
+use crate::checkpoint::{
+    CheckpointError, CheckpointReader, CheckpointWriter, Header, Section, map, narrow, put_list,
+};
+use crate::codec;
+use crate::command::ClusterSettings;
+use crate::shard::EntryPosition;
+
+/// Fewest bytes of a name in a checkpoint.
+const NAME_BYTES_MIN: usize = 28;
+
+const CREATING: u8 = 1;
+const ACTIVE: u8 = 2;
+const DELETING: u8 = 3;
+
+/// What a checkpoint of the catalog holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestoredCatalog {
+    /// The catalog.
+    pub catalog: Catalog,
+    /// The last entry applied to it.
+    pub applied: Option<EntryPosition>,
+    /// What `encode_checkpoint` was given.
+    pub membership: Bytes,
+}
+
+impl Catalog {
+    /// The catalog in pieces of at most 1 MiB, to be written one behind the other. `applied` is the
+    /// last entry applied; `membership` is opaque.
+    #[must_use]
+    pub fn encode_checkpoint(
+        &self,
+        applied: Option<EntryPosition>,
+        membership: &[u8],
+    ) -> Vec<Bytes> {
+        // Named one by one, so that a new field cannot be forgotten.
+        let Self { settings, names, log_time } = self;
+        let mut writer = CheckpointWriter::new(&Header {
+            shard: ShardId::CATALOG,
+            cluster: settings.map(|settings| settings.cluster),
+            applied,
+            log_time: *log_time,
+            has_index: false,
+            membership,
+        });
+        writer.section(Section::Names, |out| {
+            codec::put_option(out, *settings, |out, settings| settings.encode(out));
+            put_list(out, names.iter(), put_name);
+        });
+        writer.finish()
+    }
+
+    /// Reads a checkpoint; `cluster` is `None` where this node belongs to none yet.
+    ///
+    /// # Errors
+    /// [`CheckpointError`]; never panics, never allocates more than a small multiple of `bytes`.
+    pub fn decode_checkpoint(
+        cluster: Option<ClusterUid>,
+        bytes: &[u8],
+    ) -> Result<RestoredCatalog, CheckpointError> {
+        let (header, mut reader) = CheckpointReader::new(bytes)?;
+        header.check_owner(cluster, ShardId::CATALOG)?;
+        let (settings, names) = reader.section(Section::Names, |cursor| {
+            let settings = codec::option(cursor, ClusterSettings::decode)?;
+            Ok((settings, map(cursor, NAME_BYTES_MIN, name)?))
+        })?;
+        reader.finish()?;
+        if header.has_index || header.cluster != settings.map(|settings| settings.cluster) {
+            return Err(CheckpointError::Malformed { section: Section::Header });
+        }
+        Ok(RestoredCatalog {
+            catalog: Self { settings, names, log_time: header.log_time },
+            applied: header.applied,
+            membership: Bytes::copy_from_slice(header.membership),
+        })
+    }
+}
+
+fn put_name(out: &mut BytesMut, (name, entry): (&StreamName, &CatalogEntry)) {
+    let CatalogEntry { stream, shard, phase, since } = entry;
+    codec::put_text(out, name.as_str());
+    out.put_slice(&stream.0);
+    railgun_types::put_varint(out, u64::from(shard.0));
+    out.put_i64_le(since.0);
+    match phase {
+        Phase::Creating { patch } => {
+            out.put_u8(CREATING);
+            codec::put_patch(out, patch);
+        }
+        Phase::Active => out.put_u8(ACTIVE),
+        Phase::Deleting => out.put_u8(DELETING),
+    }
+}
+
+fn name(cursor: &mut WireCursor<'_>) -> Result<(StreamName, CatalogEntry), Truncated> {
+    let name = codec::name(cursor)?;
+    let stream = StreamUid(cursor.array()?);
+    let shard = ShardId(narrow(cursor)?);
+    let since = Timestamp(cursor.i64()?);
+    let phase = match cursor.u8()? {
+        CREATING => Phase::Creating { patch: codec::patch(cursor)? },
+        ACTIVE => Phase::Active,
+        DELETING => Phase::Deleting,
+        _ => return Err(Truncated),
+    };
+    Ok((name, CatalogEntry { stream, shard, phase, since }))
+}
+
+#[cfg(test)]
+mod tests {
+    use railgun_types::{SpecPatch, StreamKind};
+
+    use super::*;
+    use crate::checkpoint::damage;
+    use crate::command::{CatalogCommand, Command, CommandBody};
+
+    const CLUSTER: ClusterUid = ClusterUid([7; 16]);
+    const AT: EntryPosition = EntryPosition { index: 300, term: 4 };
+
+    fn apply(catalog: &mut Catalog, ts: i64, command: CatalogCommand) {
+        catalog.apply(&Command { ts: Timestamp(ts), body: CommandBody::Catalog(command) });
+    }
+
+    /// A name in each phase.
+    fn catalog() -> Catalog {
+        let mut catalog = Catalog::default();
+        let settings = ClusterSettings { cluster: CLUSTER, shards: 300, hot_bytes_max: 1 << 40 };
+        apply(&mut catalog, 1, CatalogCommand::Found(settings));
+        let patch = SpecPatch {
+            kind: Some(StreamKind::Persistent),
+            max_message_bytes: Some(9),
+            owner: Some("ops".to_owned()),
+        };
+        for (n, text) in [(1, "z"), (2, "orders.eu"), (3, "a")] {
+            let name = StreamName::new(text).expect("valid");
+            let stream = StreamUid([n; 16]);
+            let reserve =
+                CatalogCommand::Reserve { name: name.clone(), stream, patch: patch.clone() };
+            apply(&mut catalog, 1_700_000_000_000_000 + i64::from(n), reserve);
+            if n > 1 {
+                apply(&mut catalog, 0, CatalogCommand::Activate { name: name.clone(), stream });
+            }
+            if n > 2 {
+                apply(&mut catalog, 0, CatalogCommand::Delete { name, stream });
+            }
+        }
+        catalog
+    }
+
+    fn bytes(catalog: &Catalog, applied: Option<EntryPosition>) -> Vec<u8> {
+        catalog.encode_checkpoint(applied, b"voters").concat()
+    }
+
+    #[test]
+    fn a_catalog_comes_back_as_it_was() {
+        for (catalog, applied) in [(Catalog::default(), None), (catalog(), Some(AT))] {
+            let bytes = bytes(&catalog, applied);
+            let restored = Catalog::decode_checkpoint(None, &bytes).expect("our own");
+            let membership = Bytes::from_static(b"voters");
+            assert_eq!(restored, RestoredCatalog { catalog, applied, membership });
+        }
+    }
+
+    #[test]
+    fn another_owner_is_named() {
+        let read = |cluster, bytes: &[u8]| Catalog::decode_checkpoint(cluster, bytes).map(|_| ());
+        let bytes = bytes(&catalog(), Some(AT));
+        assert_eq!(read(Some(CLUSTER), &bytes), Ok(()));
+        let wanted = ClusterUid([8; 16]);
+        let error = CheckpointError::WrongCluster { wanted, found: Some(CLUSTER) };
+        assert_eq!(read(Some(wanted), &bytes), Err(error));
+        let shard = crate::shard::ShardState::new(CLUSTER, ShardId(3));
+        let error = CheckpointError::WrongShard { wanted: ShardId::CATALOG, found: ShardId(3) };
+        assert_eq!(read(None, &shard.encode_checkpoint(b"", false).concat()), Err(error));
+    }
+
+    #[test]
+    fn damage_is_refused() {
+        for (catalog, applied) in [(Catalog::default(), None), (catalog(), Some(AT))] {
+            damage::check(&bytes(&catalog, applied), |damaged| {
+                let restored = Catalog::decode_checkpoint(None, damaged)?;
+                let RestoredCatalog { catalog, applied, membership } = restored;
+                Ok(catalog.encode_checkpoint(applied, &membership).concat())
+            });
+        }
+        let huge = [0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1];
+        let bytes = damage::with_content(&bytes(&Catalog::default(), None), Section::Names, &huge);
+        let error = CheckpointError::Malformed { section: Section::Names };
+        assert_eq!(Catalog::decode_checkpoint(None, &bytes), Err(error));
+    }
+
+    #[test]
+    fn the_format_is_fixed() {
+        let bytes = bytes(&catalog(), Some(AT));
+        let golden = include_bytes!("../../tests/golden/checkpoint-catalog-v1.bin");
+        assert!(bytes == golden, "the format changed; now {} bytes", bytes.len());
+    }
+}

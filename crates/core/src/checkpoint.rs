@@ -1,0 +1,364 @@
+//! The frame of a checkpoint: replicated state at one log index, as bytes. What the sections hold is
+//! in [`shard`](crate::shard) and [`catalog`](crate::catalog).
+//!
+//! ```text
+//! checkpoint = header │ its sections, each once, in the order of [`Section`]
+//! header     = magic "rgunckp\n" │ version u16 = 1 │ flags u16: 1 INDEX │ shard u32
+//!              │ cluster? u8 [16 bytes] │ applied? u8 [index u64 │ term u64] │ log time i64
+//!              │ membership: length v, bytes │ crc32c u32 over all before
+//! section    = tag u8 │ content bytes u64 │ content │ crc32c u32 over all of the section before
+//! ```
+//!
+//! Integers are little-endian; v is a minimal varint, z one of the zigzag of a signed number. Lists
+//! begin with their length v, maps are lists in ascending order of their keys. There is one encoding
+//! of each value, so equal states are equal bytes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use railgun_types::{
+    ClusterUid, ShardId, Timestamp, Truncated, WireCursor, crc32c, crc32c_append, put_varint,
+};
+
+use crate::codec;
+use crate::shard::EntryPosition;
+
+const MAGIC: [u8; 8] = *b"rgunckp\n";
+const VERSION: u16 = 1;
+const FLAG_INDEX: u16 = 1;
+const VARINT_BYTES_MAX: usize = 10;
+/// Most bytes of one piece of an encoded checkpoint, so that its writing can be spread.
+const PIECE_BYTES_MAX: usize = 1 << 20;
+
+/// The parts of a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Section {
+    /// Where the state stands, and the Raft membership.
+    Header = 0,
+    /// A shard's streams.
+    Streams = 1,
+    /// A shard's producers.
+    Producers = 2,
+    /// What lies in object storage.
+    Manifest = 3,
+    /// What object storage has not been told yet.
+    ManifestLog = 4,
+    /// What is on its way to object storage.
+    Offload = 5,
+    /// Where in the log the batches of a shard's streams are.
+    Index = 6,
+    /// The catalog.
+    Names = 7,
+}
+
+impl fmt::Display for Section {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Header => "header",
+            Self::Streams => "streams",
+            Self::Producers => "producers",
+            Self::Manifest => "manifest",
+            Self::ManifestLog => "manifest log",
+            Self::Offload => "offload",
+            Self::Index => "index",
+            Self::Names => "names",
+        })
+    }
+}
+
+/// Why bytes are not the checkpoint that was wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CheckpointError {
+    /// Another format.
+    #[error("it is no checkpoint")]
+    NotACheckpoint,
+    /// A version this build does not know.
+    #[error("the checkpoint has the unknown version {version}: a newer release wrote it")]
+    UnknownVersion {
+        /// Its version.
+        version: u16,
+    },
+    /// The bytes end too early.
+    #[error("the checkpoint ends within its {section} section")]
+    Truncated {
+        /// Where.
+        section: Section,
+    },
+    /// A checksum does not hold.
+    #[error("the checksum of the checkpoint's {section} section does not hold")]
+    Checksum {
+        /// Where.
+        section: Section,
+    },
+    /// The checksum holds, but the content cannot be: a fault of whoever wrote it.
+    #[error("the checkpoint's {section} section is malformed")]
+    Malformed {
+        /// Where.
+        section: Section,
+    },
+    /// Bytes follow the last section.
+    #[error("{bytes} bytes follow the end of the checkpoint")]
+    TrailingBytes {
+        /// How many.
+        bytes: usize,
+    },
+    /// It is of another cluster, or of none yet.
+    #[error("the checkpoint is not of cluster {wanted}")]
+    WrongCluster {
+        /// The cluster it was to be of.
+        wanted: ClusterUid,
+        /// The one it is of.
+        found: Option<ClusterUid>,
+    },
+    /// It is of another shard.
+    #[error("the checkpoint is of shard {found}, not {wanted}")]
+    WrongShard {
+        /// The shard it was to be of.
+        wanted: ShardId,
+        /// The one it is of.
+        found: ShardId,
+    },
+}
+
+/// What every checkpoint begins with.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Header<'a> {
+    pub(crate) shard: ShardId,
+    pub(crate) cluster: Option<ClusterUid>,
+    pub(crate) applied: Option<EntryPosition>,
+    pub(crate) log_time: Timestamp,
+    pub(crate) has_index: bool,
+    /// Opaque: Raft's own, as of `applied`.
+    pub(crate) membership: &'a [u8],
+}
+
+impl<'a> Header<'a> {
+    fn encode(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(80 + self.membership.len());
+        out.put_slice(&MAGIC);
+        out.put_u16_le(VERSION);
+        out.put_u16_le(if self.has_index { FLAG_INDEX } else { 0 });
+        out.put_u32_le(self.shard.0);
+        codec::put_option(&mut out, self.cluster, |out, cluster| out.put_slice(&cluster.0));
+        codec::put_option(&mut out, self.applied, |out, applied| {
+            out.put_u64_le(applied.index);
+            out.put_u64_le(applied.term);
+        });
+        out.put_i64_le(self.log_time.0);
+        put_varint(&mut out, self.membership.len() as u64);
+        out.put_slice(self.membership);
+        out.put_u32_le(crc32c(&out));
+        out.freeze()
+    }
+
+    fn decode(cursor: &mut WireCursor<'a>) -> Result<Self, CheckpointError> {
+        const SECTION: Section = Section::Header;
+        let truncated = |_: Truncated| CheckpointError::Truncated { section: SECTION };
+        let whole = cursor.rest();
+        if !whole.starts_with(&MAGIC[..whole.len().min(MAGIC.len())]) {
+            return Err(CheckpointError::NotACheckpoint);
+        }
+        cursor.take(MAGIC.len()).map_err(truncated)?;
+        let version = cursor.u16().map_err(truncated)?;
+        if version != VERSION {
+            return Err(CheckpointError::UnknownVersion { version });
+        }
+        // Read before it is known to be sound: only to find the checksum.
+        let fields = |cursor: &mut WireCursor<'a>| {
+            let flags = cursor.u16()?;
+            let header = Self {
+                shard: ShardId(cursor.u32()?),
+                cluster: codec::option(cursor, WireCursor::array)?.map(ClusterUid),
+                applied: codec::option(cursor, |cursor| {
+                    Ok(EntryPosition { index: cursor.u64()?, term: cursor.u64()? })
+                })?,
+                log_time: Timestamp(cursor.i64()?),
+                has_index: flags & FLAG_INDEX != 0,
+                membership: cursor.sized()?,
+            };
+            Ok((header, flags))
+        };
+        let (header, flags) = fields(cursor).map_err(truncated)?;
+        let summed = whole.len() - cursor.remaining();
+        if cursor.u32().map_err(truncated)? != crc32c(&whole[..summed]) {
+            return Err(CheckpointError::Checksum { section: SECTION });
+        }
+        if flags & !FLAG_INDEX != 0 {
+            return Err(CheckpointError::Malformed { section: SECTION });
+        }
+        Ok(header)
+    }
+
+    /// Checks that the checkpoint is of this shard, and of this cluster if one is named.
+    pub(crate) fn check_owner(
+        &self,
+        cluster: Option<ClusterUid>,
+        shard: ShardId,
+    ) -> Result<(), CheckpointError> {
+        if let Some(wanted) = cluster
+            && self.cluster != cluster
+        {
+            return Err(CheckpointError::WrongCluster { wanted, found: self.cluster });
+        }
+        if self.shard != shard {
+            return Err(CheckpointError::WrongShard { wanted: shard, found: self.shard });
+        }
+        Ok(())
+    }
+}
+
+/// Builds a checkpoint, section by section.
+#[derive(Debug)]
+pub(crate) struct CheckpointWriter {
+    pieces: Vec<Bytes>,
+}
+
+impl CheckpointWriter {
+    pub(crate) fn new(header: &Header<'_>) -> Self {
+        let mut writer = Self { pieces: Vec::new() };
+        writer.push(header.encode());
+        writer
+    }
+
+    pub(crate) fn section(&mut self, section: Section, put: impl FnOnce(&mut BytesMut)) {
+        let mut out = BytesMut::new();
+        out.put_u8(section as u8);
+        let length_at = out.len();
+        out.put_u64_le(0);
+        let content_at = out.len();
+        put(&mut out);
+        let content_bytes = (out.len() - content_at) as u64;
+        out[length_at..content_at].copy_from_slice(&content_bytes.to_le_bytes());
+        out.put_u32_le(crc32c(&out));
+        self.push(out.freeze());
+    }
+
+    fn push(&mut self, mut bytes: Bytes) {
+        while bytes.len() > PIECE_BYTES_MAX {
+            self.pieces.push(bytes.split_to(PIECE_BYTES_MAX));
+        }
+        self.pieces.push(bytes);
+    }
+
+    /// The checkpoint in pieces of at most 1 MiB.
+    pub(crate) fn finish(self) -> Vec<Bytes> {
+        self.pieces
+    }
+}
+
+/// Reads a checkpoint, section by section.
+#[derive(Debug)]
+pub(crate) struct CheckpointReader<'a> {
+    cursor: WireCursor<'a>,
+}
+
+impl<'a> CheckpointReader<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Result<(Header<'a>, Self), CheckpointError> {
+        let mut cursor = WireCursor::new(bytes);
+        let header = Header::decode(&mut cursor)?;
+        Ok((header, Self { cursor }))
+    }
+
+    /// Hands the content of the next section, whose checksum holds, to `read`, which must take all.
+    pub(crate) fn section<T>(
+        &mut self,
+        section: Section,
+        read: impl FnOnce(&mut WireCursor<'a>) -> Result<T, Truncated>,
+    ) -> Result<T, CheckpointError> {
+        let truncated = |_| CheckpointError::Truncated { section };
+        let head = self.cursor.take(9).map_err(truncated)?;
+        let mut fields = WireCursor::new(head);
+        let tag = fields.u8().map_err(truncated)?;
+        let content_bytes = fields.u64().map_err(truncated)?;
+        let content_bytes = usize::try_from(content_bytes).map_err(|_| truncated(Truncated))?;
+        let content = self.cursor.take(content_bytes).map_err(truncated)?;
+        let crc = self.cursor.u32().map_err(truncated)?;
+        if crc32c_append(crc32c(head), content) != crc {
+            return Err(CheckpointError::Checksum { section });
+        }
+        let malformed = CheckpointError::Malformed { section };
+        if tag != section as u8 {
+            return Err(malformed);
+        }
+        let mut content = WireCursor::new(content);
+        let value = read(&mut content).map_err(|_| malformed)?;
+        if content.remaining() > 0 { Err(malformed) } else { Ok(value) }
+    }
+
+    /// Nothing may be left.
+    pub(crate) fn finish(self) -> Result<(), CheckpointError> {
+        match self.cursor.remaining() {
+            0 => Ok(()),
+            bytes => Err(CheckpointError::TrailingBytes { bytes }),
+        }
+    }
+}
+
+/// A list: its length, its items.
+pub(crate) fn put_list<T>(
+    out: &mut BytesMut,
+    items: impl ExactSizeIterator<Item = T>,
+    mut put: impl FnMut(&mut BytesMut, T),
+) {
+    put_varint(out, items.len() as u64);
+    items.for_each(|item| put(out, item));
+}
+
+/// Varints one behind the other. One write for all: a write costs more than the encoding.
+pub(crate) fn put_varints<const N: usize>(out: &mut BytesMut, values: [u64; N]) {
+    let mut bytes = [[0; VARINT_BYTES_MAX]; N];
+    let bytes = bytes.as_flattened_mut();
+    let mut len = 0;
+    for mut value in values {
+        while value >= 0x80 {
+            bytes[len] = value as u8 | 0x80;
+            value >>= 7;
+            len += 1;
+        }
+        bytes[len] = value as u8;
+        len += 1;
+    }
+    out.put_slice(&bytes[..len]);
+}
+
+/// Reads a list whose items take at least `item_bytes_min` each, which bounds what a length can make
+/// us allocate.
+pub(crate) fn list<'a, T>(
+    cursor: &mut WireCursor<'a>,
+    item_bytes_min: usize,
+    mut read: impl FnMut(&mut WireCursor<'a>) -> Result<T, Truncated>,
+) -> Result<Vec<T>, Truncated> {
+    let count = usize::try_from(cursor.varint()?).map_err(|_| Truncated)?;
+    if count > cursor.remaining() / item_bytes_min {
+        return Err(Truncated);
+    }
+    let mut items = Vec::with_capacity(count);
+    for _ in 0..count {
+        items.push(read(cursor)?);
+    }
+    Ok(items)
+}
+
+/// Reads a map: a list in strictly ascending order of its keys.
+pub(crate) fn map<'a, K: Ord, V>(
+    cursor: &mut WireCursor<'a>,
+    item_bytes_min: usize,
+    read: impl FnMut(&mut WireCursor<'a>) -> Result<(K, V), Truncated>,
+) -> Result<BTreeMap<K, V>, Truncated> {
+    let items = list(cursor, item_bytes_min, read)?;
+    if items.is_sorted_by(|a, b| a.0 < b.0) {
+        Ok(items.into_iter().collect())
+    } else {
+        Err(Truncated)
+    }
+}
+
+/// A varint that fits a `u32`.
+pub(crate) fn narrow(cursor: &mut WireCursor<'_>) -> Result<u32, Truncated> {
+    u32::try_from(cursor.varint()?).map_err(|_| Truncated)
+}
+
+#[cfg(test)]
+pub(crate) mod damage;

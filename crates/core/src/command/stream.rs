@@ -1,0 +1,92 @@
+//! Commands about one stream of a data shard.
+
+use bytes::{BufMut, BytesMut};
+use railgun_types::{
+    EnsureMode, ProducerId, SpecPatch, StreamName, StreamUid, Truncated, WireCursor,
+};
+
+use crate::codec;
+
+/// Creates, changes or deletes a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StreamCommand {
+    /// Make the stream what the patch says, as the mode allows (SEMANTICS §8).
+    Ensure(EnsureStream),
+    /// Leave a tombstone; records are gone for readers at once.
+    Delete {
+        /// The stream.
+        stream: StreamUid,
+    },
+    /// Forget a producer whose handle was closed cleanly (PQ-1).
+    ReleaseProducer {
+        /// The stream.
+        stream: StreamUid,
+        /// The producer.
+        producer: ProducerId,
+    },
+}
+
+/// See [`StreamCommand::Ensure`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EnsureStream {
+    /// The uid that the catalog holds for the name.
+    pub stream: StreamUid,
+    /// The name, for object keys.
+    pub name: StreamName,
+    /// The fields the user named.
+    pub patch: SpecPatch,
+    /// What to do about a difference.
+    pub mode: EnsureMode,
+    /// Change only this revision.
+    pub if_revision: Option<u64>,
+    /// Changes that lose data are wanted.
+    pub allow_destructive: bool,
+}
+
+const ENSURE: u8 = 1;
+const DELETE: u8 = 2;
+const RELEASE_PRODUCER: u8 = 3;
+
+impl StreamCommand {
+    pub(super) fn encode(&self, out: &mut BytesMut) {
+        match self {
+            Self::Ensure(ensure) => {
+                out.put_u8(ENSURE);
+                out.put_slice(&ensure.stream.0);
+                codec::put_text(out, ensure.name.as_str());
+                codec::put_patch(out, &ensure.patch);
+                out.put_u8(ensure.mode as u8);
+                codec::put_option(out, ensure.if_revision, |out, r| out.put_u64_le(r));
+                codec::put_bool(out, ensure.allow_destructive);
+            }
+            Self::Delete { stream } => {
+                out.put_u8(DELETE);
+                out.put_slice(&stream.0);
+            }
+            Self::ReleaseProducer { stream, producer } => {
+                out.put_u8(RELEASE_PRODUCER);
+                out.put_slice(&stream.0);
+                out.put_slice(&producer.0);
+            }
+        }
+    }
+
+    pub(super) fn decode(cursor: &mut WireCursor<'_>) -> Result<Self, Truncated> {
+        match cursor.u8()? {
+            ENSURE => Ok(Self::Ensure(EnsureStream {
+                stream: StreamUid(cursor.array()?),
+                name: codec::name(cursor)?,
+                patch: codec::patch(cursor)?,
+                mode: codec::ensure_mode(cursor)?,
+                if_revision: codec::option(cursor, WireCursor::u64)?,
+                allow_destructive: codec::bool(cursor)?,
+            })),
+            DELETE => Ok(Self::Delete { stream: StreamUid(cursor.array()?) }),
+            RELEASE_PRODUCER => Ok(Self::ReleaseProducer {
+                stream: StreamUid(cursor.array()?),
+                producer: ProducerId(cursor.array()?),
+            }),
+            _ => Err(Truncated),
+        }
+    }
+}

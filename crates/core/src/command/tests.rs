@@ -1,0 +1,162 @@
+use railgun_types::batch::{BatchBuilder, RecordBatch, RecordDraft};
+use railgun_types::{ClusterUid, EnsureMode, Offset, ProducerId, SpecPatch, StreamName, StreamUid};
+
+use super::*;
+use crate::manifest::{ManifestVersion, ObjectId};
+
+fn batch(values: &[&[u8]]) -> RecordBatch {
+    let mut builder = BatchBuilder::new(1 << 20);
+    for value in values {
+        builder.push(&RecordDraft { value, ..RecordDraft::default() }).expect("small");
+    }
+    RecordBatch::verify(builder.finish().concat()).expect("our own")
+}
+
+fn appends() -> Vec<Append> {
+    let plain = Append {
+        stream: StreamUid([1; 16]),
+        producer: None,
+        mode: AppendMode::Each,
+        expected_end: None,
+        batch: batch(&[b"a", b"bc"]),
+    };
+    let full = Append {
+        stream: StreamUid([2; 16]),
+        producer: Some(ProducerSequence { id: ProducerId([3; 16]), epoch: 4, sequence: 5 }),
+        mode: AppendMode::Atomic,
+        expected_end: Some(ExpectedEnd(6)),
+        batch: batch(&[b"d"]),
+    };
+    vec![plain, full]
+}
+
+fn others() -> Vec<CommandBody> {
+    let stream = StreamUid([9; 16]);
+    let name = || StreamName::new("orders.eu").expect("valid");
+    let patch = SpecPatch { max_message_bytes: Some(7), ..SpecPatch::default() };
+    vec![
+        CommandBody::Stream(StreamCommand::Ensure(EnsureStream {
+            stream,
+            name: name(),
+            patch: patch.clone(),
+            mode: EnsureMode::Overwrite,
+            if_revision: Some(3),
+            allow_destructive: true,
+        })),
+        CommandBody::Stream(StreamCommand::Delete { stream }),
+        CommandBody::Stream(StreamCommand::ReleaseProducer {
+            stream,
+            producer: ProducerId([8; 16]),
+        }),
+        CommandBody::Segment(SegmentCommand::Seal(SealScope::OlderThan(Timestamp(-1)))),
+        CommandBody::Segment(SegmentCommand::Seal(SealScope::Stream(stream))),
+        CommandBody::Segment(SegmentCommand::Commit(ObjectCommit {
+            object: ObjectId { seal_index: 11, part: 2 },
+            hash: [1; 8],
+            bytes: 100,
+            footer_bytes: 10,
+            parts: vec![CommittedPart {
+                stream,
+                base: Offset(1),
+                count: 2,
+                min_ts: Timestamp(3),
+                max_ts: Timestamp(4),
+                record_bytes: 5,
+                first_row_group: 6,
+                first_row: 7,
+                digest: [8; 32],
+            }],
+        })),
+        CommandBody::Segment(SegmentCommand::Mirrored(ManifestVersion { log_index: 1, term: 2 })),
+        CommandBody::Catalog(CatalogCommand::Found(ClusterSettings {
+            cluster: ClusterUid([5; 16]),
+            shards: 2,
+            hot_bytes_max: 1 << 30,
+        })),
+        CommandBody::Catalog(CatalogCommand::Reserve { name: name(), stream, patch }),
+        CommandBody::Catalog(CatalogCommand::Free { name: name(), stream }),
+        CommandBody::Tick,
+    ]
+}
+
+fn concat(parts: &[Bytes]) -> Bytes {
+    parts.concat().into()
+}
+
+#[test]
+fn commands_round_trip_whole_and_in_parts() {
+    let mut bodies = others();
+    bodies.push(CommandBody::Append(appends()));
+    for body in bodies {
+        let command = Command { ts: Timestamp(1_700_000_000_000_000), body };
+        let parts = command.encode();
+        for parts in [parts.clone(), vec![concat(&parts)]] {
+            let again = Command::decode(&parts).expect("our own");
+            assert_eq!(format!("{again:?}"), format!("{command:?}"));
+        }
+    }
+}
+
+#[test]
+fn an_item_is_found_at_its_position() {
+    let items = appends();
+    let command = Command { ts: Timestamp(1), body: CommandBody::Append(items.clone()) };
+    let parts = command.encode();
+    let second = u64::from(Command::ITEMS_AT) + items[0].encoded_len() as u64;
+    for parts in [parts.clone(), vec![concat(&parts)]] {
+        let mut cursor = PartsCursor::new(&parts);
+        cursor.seek(&parts, second).expect("inside");
+        let item = Append::decode(&mut cursor).expect("an item");
+        assert_eq!((item.stream, item.batch), (items[1].stream, items[1].batch.clone()));
+        assert_eq!(cursor.remaining(), 0);
+        assert_eq!(cursor.position(), second + items[1].encoded_len() as u64);
+        assert!(cursor.seek(&parts, cursor.position() + 1).is_err());
+    }
+}
+
+#[test]
+fn damaged_or_cut_commands_are_refused() {
+    for body in others() {
+        let whole = concat(&Command { ts: Timestamp(1), body }.encode());
+        for cut in 0..whole.len() {
+            assert!(Command::decode(&[whole.slice(..cut)]).is_err(), "cut at {cut}");
+        }
+        for at in 0..whole.len() {
+            let mut flipped = whole.to_vec();
+            flipped[at] ^= 0x10;
+            assert!(Command::decode(&[flipped.into()]).is_err(), "flipped at {at}");
+        }
+    }
+    // Items: their headers are checked here, batches by their own checksums and the log's.
+    let body = CommandBody::Append(appends());
+    let whole = concat(&Command { ts: Timestamp(1), body }.encode());
+    let header = Command::ITEMS_AT as usize;
+    for at in header..header + 25 {
+        let mut flipped = whole.to_vec();
+        flipped[at] ^= 0x10;
+        assert!(Command::decode(&[flipped.into()]).is_err(), "flipped at {at}");
+    }
+}
+
+#[test]
+fn what_a_newer_release_wrote_is_named() {
+    let mut newer =
+        concat(&Command { ts: Timestamp(1), body: CommandBody::Tick }.encode()).to_vec();
+    newer[0] = 2;
+    assert_eq!(
+        Command::decode(&[newer.into()]).map(|_| ()),
+        Err(CommandError::Unknown { what: "version", value: 2 })
+    );
+}
+
+#[test]
+fn the_format_is_fixed() {
+    let mut bytes = Vec::new();
+    let mut bodies = others();
+    bodies.push(CommandBody::Append(appends()));
+    for body in bodies {
+        bytes.extend(concat(&Command { ts: Timestamp(2), body }.encode()));
+    }
+    let golden = include_bytes!("../../tests/golden/commands-v1.bin");
+    assert!(bytes == golden, "the command format changed; now {} bytes", bytes.len());
+}

@@ -1,0 +1,11 @@
+//! The decisions of railgun, as machines without input and output: no clock, no randomness, no
+//! runtime, no files. Time and input come in as arguments, effects go out as data (DESIGN §1.6).
+#![warn(missing_docs)]
+
+pub mod catalog;
+pub mod checkpoint;
+mod codec;
+pub mod command;
+pub mod manifest;
+pub mod placement;
+pub mod shard;

@@ -1,0 +1,490 @@
+//! A shard's replicated state as bytes. The frame is in [`crate::checkpoint`].
+//!
+//! ```text
+//! streams      = map of: uid 16 │ name │ kind u8 │ most message bytes v │ owner │ revision v
+//!                │ created i64 │ deleted u8 │ next offset v │ last ts i64 │ record bytes v
+//!                │ open? u8 [range] │ closed: list of range
+//! range        = base v │ count v │ record bytes v │ day z │ since i64 │ first log index v
+//! producers    = map of: stream 16 │ id 16 │ epoch v │ next v │ used i64 │ list of result
+//! result       = sequence z │ count v │ base z │ ts z
+//! manifest     = map of: uid 16 │ name │ created i64 │ deleted u8 │ digest 32 │ list of cold range
+//!                │ map of: object │ kind u8 [0 segment: stream 16, base v, last v │ 1 bundle] │ day z
+//!                  │ term v │ hash 8 │ bytes v │ footer bytes v │ live parts v
+//! cold range   = base z │ count v │ min ts z │ max ts z │ record bytes v │ object
+//!                │ first row group v │ first row v
+//! object       = seal index v │ part v
+//! manifest log = newest? u8 [log index v │ term v] │ deltas v
+//!                │ map of: uid 16 │ kept v │ changed at v │ map of: object │ changed at v
+//! offload      = map of: object │ term v │ day z │ segment u8 │ list of: stream 16 │ range
+//!                │ unmirrored, list of: commit v │ first log index v
+//! ```
+//!
+//! Texts are a length v and bytes. Sequences, bases and times in a list are differences: a result's
+//! to what follows the one before (`sequence + count`, `base + count`, `ts`; the first: 0, 0, `used`),
+//! a cold range's to the end of the one before (the first: 0, 0), its max ts to its min ts.
+//!
+//! What follows from other parts is not stored but made anew: the floor's holds and the waiting bytes
+//! from the ranges, the order of eviction from the producers' uses. So it cannot disagree with them.
+
+mod index;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use railgun_types::limits::PRODUCER_WINDOW;
+use railgun_types::{
+    ClusterUid, Offset, ProducerId, ShardId, StreamSpec, StreamUid, Timestamp, Truncated,
+    WireCursor, put_varint, unzigzag, zigzag,
+};
+
+use super::manifest_log::{ManifestLog, StreamDirt};
+use super::offload::{Floor, HotRange, PlannedObject, PlannedRange};
+use super::producers::{Producer, ProducerKey, Producers, StoredResult};
+use super::{HotIndex, ShardState, Stream, Waiting};
+use crate::checkpoint::{
+    CheckpointError, CheckpointReader, CheckpointWriter, Header, Section, list, map, narrow,
+    put_list, put_varints,
+};
+use crate::codec;
+use crate::manifest::{
+    ColdRange, ManifestVersion, ObjectId, ObjectInfo, ObjectKind, ShardManifest, StreamManifest,
+};
+
+/// Fewest bytes of each item of a list.
+mod bytes_min {
+    pub(super) const STREAM: usize = 43;
+    pub(super) const RANGE: usize = 13;
+    pub(super) const PRODUCER: usize = 43;
+    pub(super) const RESULT: usize = 4;
+    pub(super) const STREAM_MANIFEST: usize = 60;
+    pub(super) const COLD_RANGE: usize = 9;
+    pub(super) const OBJECT: usize = 16;
+    pub(super) const STREAM_DIRT: usize = 18;
+    pub(super) const OBJECT_DIRT: usize = 3;
+    pub(super) const PLAN: usize = 6;
+    pub(super) const PLANNED_RANGE: usize = 16 + RANGE;
+    pub(super) const UNMIRRORED: usize = 2;
+}
+
+const SEGMENT: u8 = 0;
+const BUNDLE: u8 = 1;
+
+/// What a checkpoint of a shard holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restored {
+    /// The state. Where the checkpoint has no index, no batch up to the last entry applied is found
+    /// in [`Stream::index`].
+    pub state: ShardState,
+    /// What `encode_checkpoint` was given.
+    pub membership: Bytes,
+}
+
+impl ShardState {
+    /// The state in pieces of at most 1 MiB, to be written one behind the other; `membership` is
+    /// opaque. Equal states give equal bytes.
+    ///
+    /// The index tells where in *this* replica's log the batches are: a checkpoint for this replica's
+    /// own restart has it, a snapshot for another replica must not.
+    #[must_use]
+    pub fn encode_checkpoint(&self, membership: &[u8], with_index: bool) -> Vec<Bytes> {
+        // Named one by one here and below, so that a new field cannot be forgotten.
+        let Self { log_time, applied, streams, producers, manifest, manifest_log, plans, .. } =
+            self;
+        let Self { floor: Floor { holds: _, unmirrored }, waiting: _, .. } = self;
+        let ShardManifest { cluster, shard, streams: cold, objects } = manifest;
+        let mut writer = CheckpointWriter::new(&Header {
+            shard: *shard,
+            cluster: Some(*cluster),
+            applied: *applied,
+            log_time: *log_time,
+            has_index: with_index,
+            membership,
+        });
+        writer.section(Section::Streams, |out| put_list(out, streams.iter(), put_stream));
+        writer.section(Section::Producers, |out| {
+            let Producers { states, by_use: _ } = producers;
+            put_list(out, states.iter(), put_producer);
+        });
+        writer.section(Section::Manifest, |out| {
+            put_list(out, cold.iter(), put_stream_manifest);
+            put_list(out, objects.iter(), put_object);
+        });
+        writer.section(Section::ManifestLog, |out| put_manifest_log(out, manifest_log));
+        writer.section(Section::Offload, |out| {
+            put_list(out, plans.iter(), put_plan);
+            put_list(out, unmirrored.iter(), |out, (commit, first)| {
+                put_varint(out, *commit);
+                put_varint(out, *first);
+            });
+        });
+        if with_index {
+            writer.section(Section::Index, |out| index::encode_index(out, streams));
+        }
+        writer.finish()
+    }
+
+    /// Reads a checkpoint of this shard of this cluster.
+    ///
+    /// # Errors
+    /// [`CheckpointError`]; never panics, never allocates more than a small multiple of `bytes`.
+    pub fn decode_checkpoint(
+        cluster: ClusterUid,
+        shard: ShardId,
+        bytes: &[u8],
+    ) -> Result<Restored, CheckpointError> {
+        let (header, mut reader) = CheckpointReader::new(bytes)?;
+        header.check_owner(Some(cluster), shard)?;
+        let Header { applied, log_time, .. } = header;
+        let mut streams =
+            reader.section(Section::Streams, |cursor| map(cursor, bytes_min::STREAM, stream))?;
+        let states = reader
+            .section(Section::Producers, |cursor| map(cursor, bytes_min::PRODUCER, producer))?;
+        let by_use = states.iter().map(|(key, producer)| ((producer.used, *key), ())).collect();
+        let manifest = reader.section(Section::Manifest, |cursor| {
+            let streams = map(cursor, bytes_min::STREAM_MANIFEST, stream_manifest)?;
+            let objects = map(cursor, bytes_min::OBJECT, object)?;
+            Ok(ShardManifest { cluster, shard, streams, objects })
+        })?;
+        let manifest_log = reader.section(Section::ManifestLog, manifest_log)?;
+        let (plans, floor, waiting) = reader.section(Section::Offload, |cursor| {
+            let plans = map(cursor, bytes_min::PLAN, plan)?;
+            let unmirrored = unmirrored(cursor)?;
+            let (floor, waiting) = account(&streams, &plans, unmirrored).ok_or(Truncated)?;
+            Ok((plans, floor, waiting))
+        })?;
+        if header.has_index {
+            let applied = applied.map(|applied| applied.index);
+            reader.section(Section::Index, |cursor| {
+                index::decode_index(cursor, applied, &mut streams)
+            })?;
+        }
+        reader.finish()?;
+        let producers = Producers { states, by_use };
+        Ok(Restored {
+            state: Self {
+                log_time,
+                applied,
+                streams,
+                producers,
+                manifest,
+                manifest_log,
+                plans,
+                floor,
+                waiting,
+            },
+            membership: Bytes::copy_from_slice(header.membership),
+        })
+    }
+}
+
+/// The floor and the waiting bytes that follow from the ranges; `None` if the sums overflow.
+fn account(
+    streams: &BTreeMap<StreamUid, Stream>,
+    plans: &BTreeMap<ObjectId, PlannedObject>,
+    unmirrored: VecDeque<(u64, u64)>,
+) -> Option<(Floor, Waiting)> {
+    let (mut floor, mut waiting) = (Floor::default(), Waiting::default());
+    let mut hold = |range: &HotRange, bytes: &mut u64| {
+        floor.hold(range.first_log_index);
+        *bytes = bytes.checked_add(range.record_bytes)?;
+        Some(())
+    };
+    for stream in streams.values() {
+        if let Some(open) = stream.open() {
+            hold(open, &mut waiting.open)?;
+        }
+        stream.closed().iter().try_for_each(|range| hold(range, &mut waiting.closed))?;
+    }
+    for planned in plans.values().flat_map(|plan| &plan.ranges) {
+        hold(&planned.range, &mut waiting.planned)?;
+    }
+    unmirrored.iter().for_each(|(_, first_log_index)| floor.hold(*first_log_index));
+    floor.unmirrored = unmirrored;
+    Some((floor, waiting))
+}
+
+fn put_stream(out: &mut BytesMut, (uid, stream): (&StreamUid, &Stream)) {
+    let Stream { name, spec, revision, created, deleted, next, .. } = stream;
+    let Stream { last_ts, record_bytes, index: _, open, closed, .. } = stream;
+    let StreamSpec { kind, max_message_bytes, owner } = spec;
+    out.put_slice(&uid.0);
+    codec::put_text(out, name.as_str());
+    out.put_u8(*kind as u8);
+    put_varint(out, u64::from(*max_message_bytes));
+    codec::put_text(out, owner);
+    put_varint(out, *revision);
+    out.put_i64_le(created.0);
+    codec::put_bool(out, *deleted);
+    put_varint(out, next.0);
+    out.put_i64_le(last_ts.0);
+    put_varint(out, *record_bytes);
+    codec::put_option(out, open.as_ref(), put_range);
+    put_list(out, closed.iter(), put_range);
+}
+
+fn stream(cursor: &mut WireCursor<'_>) -> Result<(StreamUid, Stream), Truncated> {
+    let uid = StreamUid(cursor.array()?);
+    let stream = Stream {
+        name: codec::name(cursor)?,
+        spec: StreamSpec {
+            kind: codec::kind(cursor)?,
+            max_message_bytes: narrow(cursor)?,
+            owner: codec::text(cursor)?,
+        },
+        revision: cursor.varint()?,
+        created: Timestamp(cursor.i64()?),
+        deleted: codec::bool(cursor)?,
+        next: Offset(cursor.varint()?),
+        last_ts: Timestamp(cursor.i64()?),
+        record_bytes: cursor.varint()?,
+        index: HotIndex::default(),
+        open: codec::option(cursor, range)?,
+        closed: list(cursor, bytes_min::RANGE, range)?,
+    };
+    Ok((uid, stream))
+}
+
+fn put_range(out: &mut BytesMut, range: &HotRange) {
+    let HotRange { base, end, record_bytes, day, since, first_log_index } = range;
+    put_varint(out, base.0);
+    put_varint(out, end.0.wrapping_sub(base.0));
+    put_varint(out, *record_bytes);
+    put_varint(out, zigzag(*day));
+    out.put_i64_le(since.0);
+    put_varint(out, *first_log_index);
+}
+
+fn range(cursor: &mut WireCursor<'_>) -> Result<HotRange, Truncated> {
+    let base = cursor.varint()?;
+    Ok(HotRange {
+        base: Offset(base),
+        end: Offset(base.checked_add(cursor.varint()?).ok_or(Truncated)?),
+        record_bytes: cursor.varint()?,
+        day: unzigzag(cursor.varint()?),
+        since: Timestamp(cursor.i64()?),
+        first_log_index: cursor.varint()?,
+    })
+}
+
+/// What a value is above the one expected by rule: small, so short. Total, because it wraps.
+fn above(value: u64, expected: u64) -> u64 {
+    zigzag(value.wrapping_sub(expected) as i64)
+}
+
+fn after(ts: Timestamp, earlier: Timestamp) -> u64 {
+    above(ts.0 as u64, earlier.0 as u64)
+}
+
+fn difference(cursor: &mut WireCursor<'_>, expected: u64) -> Result<u64, Truncated> {
+    Ok(expected.wrapping_add(unzigzag(cursor.varint()?) as u64))
+}
+
+fn later(cursor: &mut WireCursor<'_>, earlier: Timestamp) -> Result<Timestamp, Truncated> {
+    Ok(Timestamp(difference(cursor, earlier.0 as u64)? as i64))
+}
+
+fn put_producer(out: &mut BytesMut, (key, producer): (&ProducerKey, &Producer)) {
+    let Producer { epoch, next, used, results } = producer;
+    out.put_slice(&key.0.0);
+    out.put_slice(&key.1.0);
+    put_varint(out, u64::from(*epoch));
+    put_varint(out, *next);
+    out.put_i64_le(used.0);
+    let mut before = StoredResult { sequence: 0, count: 0, base: Offset(0), ts: *used };
+    put_list(out, results.iter(), |out, result| {
+        let StoredResult { sequence, count, base, ts } = *result;
+        let count_before = u64::from(before.count);
+        let sequence = above(sequence, before.sequence.wrapping_add(count_before));
+        let base = above(base.0, before.base.0.wrapping_add(count_before));
+        put_varints(out, [sequence, u64::from(count), base, after(ts, before.ts)]);
+        before = *result;
+    });
+}
+
+fn producer(cursor: &mut WireCursor<'_>) -> Result<(ProducerKey, Producer), Truncated> {
+    let key = (StreamUid(cursor.array()?), ProducerId(cursor.array()?));
+    let epoch = narrow(cursor)?;
+    let next = cursor.varint()?;
+    let used = Timestamp(cursor.i64()?);
+    let mut before = StoredResult { sequence: 0, count: 0, base: Offset(0), ts: used };
+    let results = list(cursor, bytes_min::RESULT, |cursor| {
+        let count_before = u64::from(before.count);
+        let sequence = difference(cursor, before.sequence.wrapping_add(count_before))?;
+        let count = narrow(cursor)?;
+        let base = Offset(difference(cursor, before.base.0.wrapping_add(count_before))?);
+        before = StoredResult { sequence, count, base, ts: later(cursor, before.ts)? };
+        Ok(before)
+    })?;
+    if results.len() > PRODUCER_WINDOW {
+        return Err(Truncated);
+    }
+    Ok((key, Producer { epoch, next, used, results: results.into() }))
+}
+
+fn put_stream_manifest(out: &mut BytesMut, (uid, stream): (&StreamUid, &StreamManifest)) {
+    let StreamManifest { name, created, deleted, ranges, digest } = stream;
+    out.put_slice(&uid.0);
+    codec::put_text(out, name.as_str());
+    out.put_i64_le(created.0);
+    codec::put_bool(out, *deleted);
+    out.put_slice(digest);
+    let (mut end, mut last_ts) = (0, Timestamp(0));
+    put_list(out, ranges.iter(), |out, range| {
+        let ColdRange { base, count, min_ts, max_ts, record_bytes, .. } = range;
+        let ColdRange { object, first_row_group, first_row, .. } = range;
+        let (min_after, max_after) = (after(*min_ts, last_ts), after(*max_ts, *min_ts));
+        put_varints(out, [above(base.0, end), *count, min_after, max_after, *record_bytes]);
+        put_object_id(out, *object);
+        put_varints(out, [u64::from(*first_row_group), *first_row]);
+        (end, last_ts) = (range.end().0, *max_ts);
+    });
+}
+
+fn stream_manifest(cursor: &mut WireCursor<'_>) -> Result<(StreamUid, StreamManifest), Truncated> {
+    let uid = StreamUid(cursor.array()?);
+    let name = codec::name(cursor)?;
+    let created = Timestamp(cursor.i64()?);
+    let deleted = codec::bool(cursor)?;
+    let digest = cursor.array()?;
+    let (mut end, mut last_ts) = (0, Timestamp(0));
+    let ranges = list(cursor, bytes_min::COLD_RANGE, |cursor| {
+        let base = Offset(difference(cursor, end)?);
+        let count = cursor.varint()?;
+        let min_ts = later(cursor, last_ts)?;
+        let range = ColdRange {
+            base,
+            count,
+            min_ts,
+            max_ts: later(cursor, min_ts)?,
+            record_bytes: cursor.varint()?,
+            object: object_id(cursor)?,
+            first_row_group: narrow(cursor)?,
+            first_row: cursor.varint()?,
+        };
+        (end, last_ts) = (range.end().0, range.max_ts);
+        Ok(range)
+    })?;
+    Ok((uid, StreamManifest { name, created, deleted, ranges, digest }))
+}
+
+fn put_object_id(out: &mut BytesMut, id: ObjectId) {
+    put_varint(out, id.seal_index);
+    put_varint(out, u64::from(id.part));
+}
+
+fn object_id(cursor: &mut WireCursor<'_>) -> Result<ObjectId, Truncated> {
+    Ok(ObjectId { seal_index: cursor.varint()?, part: narrow(cursor)? })
+}
+
+fn put_object(out: &mut BytesMut, (id, object): (&ObjectId, &ObjectInfo)) {
+    let ObjectInfo { kind, day, term, hash, bytes, footer_bytes, live_parts } = object;
+    put_object_id(out, *id);
+    match kind {
+        ObjectKind::Segment { stream, base, last } => {
+            out.put_u8(SEGMENT);
+            out.put_slice(&stream.0);
+            put_varint(out, base.0);
+            put_varint(out, last.0);
+        }
+        ObjectKind::Bundle => out.put_u8(BUNDLE),
+    }
+    put_varint(out, zigzag(*day));
+    put_varint(out, *term);
+    out.put_slice(hash);
+    put_varint(out, *bytes);
+    put_varint(out, u64::from(*footer_bytes));
+    put_varint(out, u64::from(*live_parts));
+}
+
+fn object(cursor: &mut WireCursor<'_>) -> Result<(ObjectId, ObjectInfo), Truncated> {
+    let id = object_id(cursor)?;
+    let kind = match cursor.u8()? {
+        SEGMENT => ObjectKind::Segment {
+            stream: StreamUid(cursor.array()?),
+            base: Offset(cursor.varint()?),
+            last: Offset(cursor.varint()?),
+        },
+        BUNDLE => ObjectKind::Bundle,
+        _ => return Err(Truncated),
+    };
+    let info = ObjectInfo {
+        kind,
+        day: unzigzag(cursor.varint()?),
+        term: cursor.varint()?,
+        hash: cursor.array()?,
+        bytes: cursor.varint()?,
+        footer_bytes: narrow(cursor)?,
+        live_parts: narrow(cursor)?,
+    };
+    Ok((id, info))
+}
+
+fn put_manifest_log(out: &mut BytesMut, log: &ManifestLog) {
+    let ManifestLog { newest, deltas, streams, objects } = log;
+    codec::put_option(out, *newest, |out, newest| {
+        put_varint(out, newest.log_index);
+        put_varint(out, newest.term);
+    });
+    put_varint(out, u64::from(*deltas));
+    put_list(out, streams.iter(), |out, (uid, dirt)| {
+        let StreamDirt { kept, changed_at } = dirt;
+        out.put_slice(&uid.0);
+        put_varint(out, *kept);
+        put_varint(out, *changed_at);
+    });
+    put_list(out, objects.iter(), |out, (id, changed_at)| {
+        put_object_id(out, *id);
+        put_varint(out, *changed_at);
+    });
+}
+
+fn manifest_log(cursor: &mut WireCursor<'_>) -> Result<ManifestLog, Truncated> {
+    Ok(ManifestLog {
+        newest: codec::option(cursor, |cursor| {
+            Ok(ManifestVersion { log_index: cursor.varint()?, term: cursor.varint()? })
+        })?,
+        deltas: narrow(cursor)?,
+        streams: map(cursor, bytes_min::STREAM_DIRT, |cursor| {
+            let uid = StreamUid(cursor.array()?);
+            Ok((uid, StreamDirt { kept: cursor.varint()?, changed_at: cursor.varint()? }))
+        })?,
+        objects: map(cursor, bytes_min::OBJECT_DIRT, |cursor| {
+            Ok((object_id(cursor)?, cursor.varint()?))
+        })?,
+    })
+}
+
+fn put_plan(out: &mut BytesMut, (id, plan): (&ObjectId, &PlannedObject)) {
+    let PlannedObject { term, day, segment, ranges } = plan;
+    put_object_id(out, *id);
+    put_varint(out, *term);
+    put_varint(out, zigzag(*day));
+    codec::put_bool(out, *segment);
+    put_list(out, ranges.iter(), |out, PlannedRange { stream, range }| {
+        out.put_slice(&stream.0);
+        put_range(out, range);
+    });
+}
+
+fn plan(cursor: &mut WireCursor<'_>) -> Result<(ObjectId, PlannedObject), Truncated> {
+    let id = object_id(cursor)?;
+    let plan = PlannedObject {
+        term: cursor.varint()?,
+        day: unzigzag(cursor.varint()?),
+        segment: codec::bool(cursor)?,
+        ranges: list(cursor, bytes_min::PLANNED_RANGE, |cursor| {
+            Ok(PlannedRange { stream: StreamUid(cursor.array()?), range: range(cursor)? })
+        })?,
+    };
+    Ok((id, plan))
+}
+
+/// In the order of their commits, which is the order in which mirrors release them.
+fn unmirrored(cursor: &mut WireCursor<'_>) -> Result<VecDeque<(u64, u64)>, Truncated> {
+    let pair = |cursor: &mut WireCursor<'_>| Ok((cursor.varint()?, cursor.varint()?));
+    let pairs = list(cursor, bytes_min::UNMIRRORED, pair)?;
+    if pairs.is_sorted_by_key(|(commit, _)| *commit) { Ok(pairs.into()) } else { Err(Truncated) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,69 @@
+//! The hot index as bytes: about 8 a batch.
+//!
+//! ```text
+//! index = map of: stream 16 │ first base v │ list of point
+//! point = count v │ position v │ log index v │ ts v
+//! ```
+//!
+//! A batch begins where the one before ends. Log index and ts are what they are above those of the
+//! batch before, of which neither ever falls. Streams without a batch in the log are left out.
+
+use std::collections::BTreeMap;
+
+use bytes::{BufMut, BytesMut};
+use railgun_types::{Offset, StreamUid, Timestamp, Truncated, WireCursor, put_varint};
+
+use super::{Stream, list, map, narrow, put_list, put_varints};
+use crate::shard::IndexPoint;
+
+/// Fewest bytes of a point.
+const POINT_BYTES_MIN: usize = 4;
+/// Fewest bytes of a stream with one point.
+const STREAM_BYTES_MIN: usize = 18 + POINT_BYTES_MIN;
+
+pub(super) fn encode_index(out: &mut BytesMut, streams: &BTreeMap<StreamUid, Stream>) {
+    let held: Vec<_> = streams.iter().filter(|(_, stream)| !stream.index.is_empty()).collect();
+    put_list(out, held.into_iter(), |out, (uid, stream)| {
+        out.put_slice(&uid.0);
+        put_varint(out, stream.index.first().unwrap_or_default().0);
+        let (mut last_index, mut last_ts) = (0, 0);
+        put_list(out, stream.index.points.iter(), |out, point| {
+            let IndexPoint { base: _, count, position, log_index, ts } = *point;
+            let (entries, us) = (log_index.wrapping_sub(last_index), ts.0.wrapping_sub(last_ts));
+            put_varints(out, [u64::from(count), u64::from(position), entries, us as u64]);
+            (last_index, last_ts) = (log_index, ts.0);
+        });
+    });
+}
+
+/// Reads the index into `streams`. Each must end where its stream does, at or before `applied`.
+pub(super) fn decode_index(
+    cursor: &mut WireCursor<'_>,
+    applied: Option<u64>,
+    streams: &mut BTreeMap<StreamUid, Stream>,
+) -> Result<(), Truncated> {
+    let held = map(cursor, STREAM_BYTES_MIN, |cursor| {
+        let uid = StreamUid(cursor.array()?);
+        let mut end = cursor.varint()?;
+        let (mut last_index, mut last_ts) = (0u64, 0i64);
+        let points = list(cursor, POINT_BYTES_MIN, |cursor| {
+            let (count, position) = (narrow(cursor)?, narrow(cursor)?);
+            let base = Offset(end);
+            end = end.checked_add(u64::from(count)).ok_or(Truncated)?;
+            last_index = last_index.checked_add(cursor.varint()?).ok_or(Truncated)?;
+            last_ts = last_ts.checked_add_unsigned(cursor.varint()?).ok_or(Truncated)?;
+            let ts = Timestamp(last_ts);
+            Ok(IndexPoint { base, count, position, log_index: last_index, ts })
+        })?;
+        Ok((uid, points))
+    })?;
+    for (uid, points) in held {
+        let last = *points.last().ok_or(Truncated)?;
+        let stream = streams.get_mut(&uid).ok_or(Truncated)?;
+        if last.end() != stream.next || Some(last.log_index) > applied {
+            return Err(Truncated);
+        }
+        stream.index.points = points.into();
+    }
+    Ok(())
+}

@@ -1,0 +1,519 @@
+use std::sync::LazyLock;
+
+use proptest::prelude::*;
+use railgun_types::batch::{BatchBuilder, RecordBatch, RecordDraft};
+use railgun_types::{EnsureMode, SpecPatch, StreamName};
+
+use super::*;
+use crate::checkpoint::damage;
+use crate::command::{
+    Append, AppendMode, Command, CommandBody, CommittedPart, EnsureStream, ExpectedEnd,
+    ObjectCommit, ProducerSequence, SealScope, SegmentCommand, StreamCommand,
+};
+use crate::shard::{EntryPosition, Outcome};
+
+const CLUSTER: ClusterUid = ClusterUid([7; 16]);
+const SHARD: ShardId = ShardId(2);
+const DAY_US: i64 = 86_400_000_000;
+const START: i64 = 1_700_000_000_000_000;
+
+/// Small, several records, enough for a segment, an eighth of a full range.
+static BATCHES: LazyLock<[RecordBatch; 4]> =
+    LazyLock::new(|| [batch(1, 10), batch(3, 10), batch(1, 5 << 20), batch(1, 8 << 20)]);
+
+fn batch(records: usize, bytes: usize) -> RecordBatch {
+    let mut builder = BatchBuilder::new(8 << 20);
+    let value = vec![0; bytes - 1];
+    for _ in 0..records {
+        builder.push(&RecordDraft { value: &value, ..RecordDraft::default() }).expect("small");
+    }
+    RecordBatch::verify(builder.finish().concat()).expect("our own")
+}
+
+fn encode(state: &ShardState, with_index: bool) -> Vec<u8> {
+    state.encode_checkpoint(b"voters", with_index).concat()
+}
+
+fn decode(bytes: &[u8]) -> Result<Restored, CheckpointError> {
+    ShardState::decode_checkpoint(CLUSTER, SHARD, bytes)
+}
+
+fn restored(state: &ShardState, with_index: bool) -> ShardState {
+    let Restored { state, membership } = decode(&encode(state, with_index)).expect("our own");
+    assert_eq!(membership, &b"voters"[..]);
+    state
+}
+
+fn without_index(state: &ShardState) -> ShardState {
+    let mut state = state.clone();
+    state.streams.values_mut().for_each(|stream| stream.index = HotIndex::default());
+    state
+}
+
+/// Holds and waiting bytes are counted as ranges come and go; here they are counted from the ranges.
+fn check_accounts(state: &ShardState) {
+    let open: Vec<_> = state.streams.values().filter_map(|stream| stream.open.clone()).collect();
+    let closed: Vec<_> = state.streams.values().flat_map(|s| s.closed.clone()).collect();
+    let planned: Vec<_> =
+        state.plans.values().flat_map(|p| p.ranges.iter().map(|r| r.range.clone())).collect();
+    let bytes = |ranges: &[HotRange]| ranges.iter().map(|range| range.record_bytes).sum::<u64>();
+    let waiting = Waiting { open: bytes(&open), closed: bytes(&closed), planned: bytes(&planned) };
+    assert_eq!(state.waiting, waiting);
+
+    let mut holds = BTreeMap::<u64, u32>::new();
+    let ranges = [open, closed, planned].concat();
+    let unmirrored = state.floor.unmirrored.iter().map(|(_, first)| *first);
+    for first in ranges.iter().map(|range| range.first_log_index).chain(unmirrored) {
+        *holds.entry(first).or_default() += 1;
+    }
+    assert_eq!(state.floor.holds, holds);
+
+    // Every record is cold, planned, closed or open, in this order and without a gap.
+    for (uid, stream) in state.streams() {
+        let mut end = state.manifest.streams[&uid].end();
+        let planned = state.plans.values().flat_map(|plan| &plan.ranges);
+        let planned = planned.filter(|p| p.stream == uid).map(|p| &p.range);
+        for range in planned.chain(&stream.closed).chain(&stream.open) {
+            assert_eq!(range.base, end, "stream {uid}");
+            end = range.end;
+        }
+        assert_eq!(stream.next, end, "stream {uid}");
+    }
+    let uses = &state.producers.by_use;
+    assert_eq!(uses.len(), state.producers.states.len());
+    assert!(state.producers.states.iter().all(|(key, p)| uses.contains_key(&(p.used, *key))));
+}
+
+fn uid(stream: u8) -> StreamUid {
+    StreamUid([stream; 16])
+}
+
+fn ensure(stream: u8, patch: SpecPatch, mode: EnsureMode) -> CommandBody {
+    CommandBody::Stream(StreamCommand::Ensure(EnsureStream {
+        stream: uid(stream),
+        name: StreamName::new(["a", "b.c", "orders", "x-1"][usize::from(stream) % 4])
+            .expect("valid"),
+        patch,
+        mode,
+        if_revision: None,
+        allow_destructive: false,
+    }))
+}
+
+fn append(stream: u8, batch: usize) -> Append {
+    Append {
+        stream: uid(stream),
+        producer: None,
+        mode: AppendMode::Each,
+        expected_end: None,
+        batch: BATCHES[batch].clone(),
+    }
+}
+
+fn by(id: u8, epoch: u32, sequence: u64, append: Append) -> Append {
+    let producer = ProducerSequence { id: ProducerId([id; 16]), epoch, sequence };
+    Append { producer: Some(producer), ..append }
+}
+
+/// The commit that a faithful upload of the first plan would propose.
+fn first_plan(state: &ShardState) -> Option<ObjectCommit> {
+    let (&object, plan) = state.plans.first_key_value()?;
+    let part = |planned: &PlannedRange| CommittedPart {
+        stream: planned.stream,
+        base: planned.range.base,
+        count: planned.range.end.0 - planned.range.base.0,
+        min_ts: planned.range.since,
+        max_ts: planned.range.since.plus_us(5),
+        record_bytes: planned.range.record_bytes,
+        first_row_group: 1,
+        first_row: 200,
+        digest: [planned.range.end.0 as u8; 32],
+    };
+    let parts = plan.ranges.iter().map(part).collect();
+    Some(ObjectCommit { object, hash: [9; 8], bytes: 1 << 20, footer_bytes: 300, parts })
+}
+
+/// One of many replicas' states, and where the next entry goes.
+struct Replica {
+    state: ShardState,
+    next: EntryPosition,
+    now: i64,
+}
+
+impl Replica {
+    fn new() -> Self {
+        let state = ShardState::new(CLUSTER, SHARD);
+        Self { state, next: EntryPosition { index: 0, term: 1 }, now: START }
+    }
+
+    fn apply(&mut self, body: CommandBody) -> Outcome {
+        let outcome = self.state.apply(self.next, &Command { ts: Timestamp(self.now), body });
+        self.next.index += 1;
+        check_accounts(&self.state);
+        outcome
+    }
+
+    fn commit(&mut self) {
+        let commit = first_plan(&self.state).expect("a plan");
+        let outcome = self.apply(CommandBody::Segment(SegmentCommand::Commit(commit)));
+        assert_eq!(outcome, Outcome::Committed(Ok(())));
+    }
+
+    fn mirror(&mut self) {
+        let version = self.state.manifest_file().expect("something to mirror").version;
+        self.apply(CommandBody::Segment(SegmentCommand::Mirrored(version)));
+    }
+}
+
+/// A shard with something in every field.
+fn rich() -> ShardState {
+    let mut shard = Replica::new();
+    let seal = |scope| CommandBody::Segment(SegmentCommand::Seal(scope));
+    for stream in 0..4 {
+        shard.apply(ensure(stream, SpecPatch::default(), EnsureMode::Warn));
+    }
+    let owned = SpecPatch { owner: Some("ops".to_owned()), ..SpecPatch::default() };
+    shard.apply(ensure(1, owned, EnsureMode::Overwrite));
+    // A segment of 0, a bundle of 1 and 3: mirrored.
+    shard.apply(CommandBody::Append(vec![append(0, 2), append(1, 1), append(3, 0)]));
+    shard.apply(seal(SealScope::All));
+    shard.commit();
+    shard.commit();
+    shard.mirror();
+    // Committed, not mirrored; the rest planned. Then 3 is deleted.
+    shard.now += 2_000_000;
+    shard.apply(CommandBody::Append(vec![append(0, 2), append(1, 1)]));
+    shard.apply(seal(SealScope::All));
+    shard.commit();
+    shard.apply(CommandBody::Stream(StreamCommand::Delete { stream: uid(3) }));
+    // Closed at midnight and open, by two producers, one of them with a full window.
+    shard.next = EntryPosition { index: 200, term: 3 };
+    for sequence in 0..10 {
+        shard.now += if sequence == 5 { DAY_US } else { 400_000 };
+        let first = by(1, 0, sequence * 3, append(1, 1));
+        let second = by(2, 300, sequence, append(2, 0));
+        shard.apply(CommandBody::Append(vec![first, second]));
+    }
+    let state = shard.state;
+    assert!(state.streams[&uid(1)].open.is_some() && !state.streams[&uid(1)].closed.is_empty());
+    assert!(state.streams[&uid(3)].deleted && !state.plans.is_empty());
+    assert!(!state.floor.unmirrored.is_empty() && state.manifest.objects.len() == 3);
+    assert!(!state.manifest_log.streams.is_empty() && !state.manifest_log.objects.is_empty());
+    assert!(state.manifest_log.newest.is_some() && state.producers.len() == 2);
+    state
+}
+
+#[test]
+fn a_state_comes_back_as_it_was() {
+    for state in [ShardState::new(CLUSTER, SHARD), rich()] {
+        assert_eq!(restored(&state, true), state);
+        assert_eq!(restored(&state, false), without_index(&state));
+    }
+}
+
+#[test]
+fn another_owner_is_named() {
+    let bytes = encode(&rich(), false);
+    let read = |cluster, shard| ShardState::decode_checkpoint(cluster, shard, &bytes).map(|_| ());
+    let wanted = ClusterUid([8; 16]);
+    let error = CheckpointError::WrongCluster { wanted, found: Some(CLUSTER) };
+    assert_eq!(read(wanted, SHARD), Err(error));
+    let error = CheckpointError::WrongShard { wanted: ShardId(3), found: SHARD };
+    assert_eq!(read(CLUSTER, ShardId(3)), Err(error));
+}
+
+#[test]
+fn what_is_not_understood_is_named() {
+    assert_eq!(decode(b"PAR1 and so on"), Err(CheckpointError::NotACheckpoint));
+    let mut newer = encode(&rich(), false);
+    newer[8] = 2;
+    assert_eq!(decode(&newer), Err(CheckpointError::UnknownVersion { version: 2 }));
+    let mut rotten = encode(&rich(), false);
+    let at = rotten.len() / 2;
+    rotten[at] ^= 1;
+    assert!(matches!(decode(&rotten), Err(CheckpointError::Checksum { .. })));
+}
+
+#[test]
+fn damage_is_refused() {
+    for with_index in [false, true] {
+        damage::check(&encode(&rich(), with_index), |damaged| {
+            let Restored { state, membership } = decode(damaged)?;
+            let has_index = CheckpointReader::new(damaged)?.0.has_index;
+            Ok(state.encode_checkpoint(&membership, has_index).concat())
+        });
+    }
+}
+
+#[test]
+fn a_length_alone_allocates_nothing() {
+    let bytes = encode(&rich(), true);
+    let huge = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1];
+    for section in [Section::Streams, Section::Producers, Section::Manifest, Section::Index] {
+        let error = CheckpointError::Malformed { section };
+        assert_eq!(decode(&damage::with_content(&bytes, section, &huge)), Err(error));
+    }
+}
+
+#[test]
+fn a_state_that_cannot_be_is_refused() {
+    // Apply would go on from these as no other replica does, or overflow.
+    let refused = |section, change: fn(&mut ShardState)| {
+        let mut state = rich();
+        change(&mut state);
+        assert_eq!(decode(&encode(&state, true)), Err(CheckpointError::Malformed { section }));
+    };
+    fn stream(state: &mut ShardState) -> &mut Stream {
+        state.streams.get_mut(&uid(1)).expect("there")
+    }
+    refused(Section::Streams, |state| stream(state).closed[0].end = Offset(0));
+    refused(Section::Producers, |state| {
+        let results = &mut state.producers.states.values_mut().next().expect("two").results;
+        results.push_back(results[0]);
+    });
+    refused(Section::Offload, |state| state.floor.unmirrored.push_back((1, 1)));
+    refused(Section::Offload, |state| {
+        let range = stream(state).closed[0].clone();
+        stream(state).closed = vec![HotRange { record_bytes: u64::MAX, ..range }; 2];
+    });
+    refused(Section::Index, |state| stream(state).index.points[1].log_index = 0);
+}
+
+#[test]
+fn an_index_that_does_not_fit_its_stream_is_refused() {
+    // The index ends where the stream does, at or before the last entry applied: else a read would
+    // be told of records that are not there.
+    let whole = rich();
+    let mut index = BytesMut::new();
+    index::encode_index(&mut index, &whole.streams);
+    let refused = |change: fn(&mut ShardState)| {
+        let mut state = whole.clone();
+        change(&mut state);
+        let bytes = damage::with_content(&encode(&state, true), Section::Index, &index);
+        assert_eq!(decode(&bytes), Err(CheckpointError::Malformed { section: Section::Index }));
+    };
+    refused(|state| state.streams.get_mut(&uid(2)).expect("there").next.0 += 1);
+    refused(|state| state.applied = Some(EntryPosition { index: 208, term: 3 }));
+    refused(|state| drop(state.streams.remove(&uid(2))));
+}
+
+#[test]
+fn the_format_is_fixed() {
+    let bytes = encode(&rich(), true);
+    let golden = include_bytes!("../../../tests/golden/checkpoint-shard-v1.bin");
+    assert!(bytes == golden, "the format changed; now {} bytes", bytes.len());
+}
+
+#[test]
+fn a_large_state_comes_in_small_pieces_and_an_index_point_in_few_bytes() {
+    let mut shard = Replica::new();
+    shard.apply(ensure(0, SpecPatch::default(), EnsureMode::Warn));
+    let small = encode(&shard.state, true).len();
+    let points = 300_000;
+    for entry in 0..points / 10 {
+        shard.now += 3_000;
+        let items = (0..10).map(|_| append(0, 1)).collect();
+        let at = EntryPosition { index: 10 + entry, term: 1 };
+        shard
+            .state
+            .apply(at, &Command { ts: Timestamp(shard.now), body: CommandBody::Append(items) });
+    }
+    let pieces = shard.state.encode_checkpoint(b"voters", true);
+    assert!(pieces.iter().all(|piece| piece.len() <= 1 << 20));
+    let bytes = pieces.concat();
+    assert!(bytes.len() > 1 << 20, "several pieces of one section");
+    assert!((bytes.len() - small) as u64 <= 8 * points, "{} bytes", bytes.len());
+    assert!(decode(&bytes).expect("our own").state == shard.state);
+}
+
+/// What one entry does, in terms of the state it meets.
+#[derive(Clone, Debug)]
+enum Step {
+    Ensure {
+        stream: u8,
+        patch: SpecPatch,
+        mode: EnsureMode,
+    },
+    Append(Vec<Item>),
+    Seal(SealScope),
+    /// The first plan, or not quite.
+    Commit {
+        faithful: bool,
+    },
+    Mirror,
+    Delete(u8),
+    Release {
+        stream: u8,
+        producer: u8,
+    },
+    Tick,
+    /// An entry without a command, in a new term.
+    Skip,
+}
+
+#[derive(Clone, Debug)]
+struct Item {
+    stream: u8,
+    batch: usize,
+    claim: Option<(u8, u32, Claim)>,
+    expects: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Claim {
+    Next,
+    Again(usize),
+    Gap,
+}
+
+impl Item {
+    fn append(&self, state: &ShardState) -> Append {
+        let next = state.stream(uid(self.stream)).map_or(0, |stream| stream.next.0);
+        let expected_end = self.expects.map(|above| ExpectedEnd(next + above));
+        let append = Append { expected_end, ..append(self.stream, self.batch) };
+        let Some((id, epoch, claim)) = self.claim else { return append };
+        let known = state.producers.states.get(&(uid(self.stream), ProducerId([id; 16])));
+        let next = known.filter(|known| known.epoch >= epoch).map_or(0, |known| known.next);
+        let sequence = match claim {
+            Claim::Next => next,
+            Claim::Again(nth) => {
+                known.and_then(|known| known.results.get(nth)).map_or(0, |result| result.sequence)
+            }
+            Claim::Gap => next + 1,
+        };
+        by(id, epoch, sequence, append)
+    }
+}
+
+impl Step {
+    fn body(&self, state: &ShardState) -> Option<CommandBody> {
+        Some(match self {
+            Self::Ensure { stream, patch, mode } => ensure(*stream, patch.clone(), *mode),
+            Self::Append(items) => {
+                CommandBody::Append(items.iter().map(|item| item.append(state)).collect())
+            }
+            Self::Seal(scope) => CommandBody::Segment(SegmentCommand::Seal(*scope)),
+            Self::Commit { faithful } => {
+                let mut commit = first_plan(state)?;
+                if !faithful && let Some(part) = commit.parts.first_mut() {
+                    part.count += 1;
+                }
+                CommandBody::Segment(SegmentCommand::Commit(commit))
+            }
+            Self::Mirror => {
+                CommandBody::Segment(SegmentCommand::Mirrored(state.manifest_file()?.version))
+            }
+            Self::Delete(stream) => {
+                CommandBody::Stream(StreamCommand::Delete { stream: uid(*stream) })
+            }
+            Self::Release { stream, producer } => {
+                CommandBody::Stream(StreamCommand::ReleaseProducer {
+                    stream: uid(*stream),
+                    producer: ProducerId([*producer; 16]),
+                })
+            }
+            Self::Tick => CommandBody::Tick,
+            Self::Skip => return None,
+        })
+    }
+}
+
+fn item() -> impl Strategy<Value = Item> {
+    let batch = prop_oneof![6 => 0usize..2, 1 => 2usize..4];
+    let claim = prop_oneof![
+        8 => Just(Claim::Next),
+        2 => (0usize..8).prop_map(Claim::Again),
+        1 => Just(Claim::Gap),
+    ];
+    let epoch = prop_oneof![8 => Just(0u32), 1 => 1u32..3];
+    let claim = proptest::option::weighted(0.7, (0u8..3, epoch, claim));
+    let expects = proptest::option::weighted(0.1, 0u64..2);
+    (0u8..4, batch, claim, expects).prop_map(|(stream, batch, claim, expects)| Item {
+        stream,
+        batch,
+        claim,
+        expects,
+    })
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let patch = (proptest::option::of(1u32..4), proptest::option::of("[a-z]{0,3}"))
+        .prop_map(|(max_message_bytes, owner)| SpecPatch { kind: None, max_message_bytes, owner });
+    let mode = prop_oneof![Just(EnsureMode::Warn), Just(EnsureMode::Overwrite)];
+    let scope = prop_oneof![
+        Just(SealScope::Closed),
+        (0i64..1 << 38).prop_map(|us| SealScope::OlderThan(Timestamp(START + us))),
+        (0u8..4).prop_map(|stream| SealScope::Stream(uid(stream))),
+        Just(SealScope::All),
+    ];
+    let full = (0u8..3).prop_map(|stream| {
+        let item = Item { stream, batch: 3, claim: None, expects: None };
+        Step::Append(vec![item; 9])
+    });
+    prop_oneof![
+        2 => (0u8..4, patch, mode)
+            .prop_map(|(stream, patch, mode)| Step::Ensure { stream, patch, mode }),
+        10 => proptest::collection::vec(item(), 1..6).prop_map(Step::Append),
+        1 => full,
+        4 => scope.prop_map(Step::Seal),
+        8 => proptest::bool::weighted(0.9).prop_map(|faithful| Step::Commit { faithful }),
+        3 => Just(Step::Mirror),
+        1 => (0u8..4).prop_map(Step::Delete),
+        1 => (0u8..4, 0u8..3).prop_map(|(stream, producer)| Step::Release { stream, producer }),
+        1 => Just(Step::Tick),
+        1 => Just(Step::Skip),
+    ]
+}
+
+/// µs from one entry to the next: the same instant, a backward clock, within and beyond the grain of
+/// a producer's use, over midnight, over a producer's life.
+fn pause() -> impl Strategy<Value = i64> {
+    prop_oneof![
+        3 => Just(0),
+        1 => Just(-1_500_000),
+        8 => 1i64..3_000_000,
+        2 => Just(DAY_US / 2),
+        1 => Just(8 * DAY_US),
+    ]
+}
+
+proptest! {
+    /// The property that matters: a replica that was restored, even at every entry, answers as one
+    /// that never was, and its state is equal, in memory and as bytes.
+    #[test]
+    fn a_restored_replica_never_diverges(
+        steps in proptest::collection::vec((step(), pause(), any::<bool>()), 1..80)
+    ) {
+        let mut origin = Replica::new();
+        for stream in 0..3 {
+            origin.apply(ensure(stream, SpecPatch::default(), EnsureMode::Warn));
+        }
+        let mut restarted = origin.state.clone();
+        let mut installed = origin.state.clone();
+        for (step, pause, checkpoint) in steps {
+            if checkpoint {
+                restarted = restored(&restarted, true);
+                installed = restored(&installed, false);
+            }
+            origin.now += pause;
+            let at = origin.next;
+            if let Some(body) = step.body(&origin.state) {
+                let command = Command { ts: Timestamp(origin.now), body: body.clone() };
+                let outcome = origin.apply(body);
+                prop_assert_eq!(restarted.apply(at, &command), outcome.clone());
+                prop_assert_eq!(installed.apply(at, &command), outcome);
+            } else {
+                origin.next = EntryPosition { index: at.index + 1, term: at.term + 1 };
+                [&mut origin.state, &mut restarted, &mut installed]
+                    .into_iter()
+                    .for_each(|state| state.skip(at));
+            }
+            prop_assert_eq!(&restarted, &origin.state);
+            prop_assert_eq!(without_index(&installed), without_index(&origin.state));
+            prop_assert_eq!(installed.manifest_file(), origin.state.manifest_file());
+            prop_assert_eq!(installed.floor(), origin.state.floor());
+            prop_assert!(encode(&restarted, true) == encode(&origin.state, true));
+            prop_assert!(encode(&installed, false) == encode(&origin.state, false));
+        }
+    }
+}

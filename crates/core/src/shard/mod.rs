@@ -1,0 +1,330 @@
+//! The replicated state of one data shard and the only place that changes it: `apply`.
+//!
+//! Inputs: committed entries in log order. Output: one [`Outcome`] each, for whoever proposed it.
+//! Everything here is a pure function of the entries: equal on all replicas.
+
+mod checkpoint;
+mod hot_index;
+mod manifest_log;
+mod offload;
+mod producers;
+mod seal;
+mod stream;
+
+use std::collections::BTreeMap;
+
+use railgun_types::{ClusterUid, Offset, ShardId, StreamUid, Timestamp};
+
+pub use checkpoint::Restored;
+pub use hot_index::{HotIndex, IndexPoint};
+pub use offload::{HotRange, PlannedObject, PlannedRange, RANGE_BYTES_MAX, SEGMENT_BYTES_MIN};
+pub use seal::CommitRefused;
+pub use stream::{EnsureRefused, Ensured, Stream};
+
+use crate::command::{Append, Command, CommandBody, SegmentCommand, StreamCommand};
+use crate::manifest::{ObjectId, ShardManifest};
+use manifest_log::ManifestLog;
+use offload::Floor;
+use producers::{Producers, Verdict};
+
+/// Where a committed entry stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntryPosition {
+    /// Log index.
+    pub index: u64,
+    /// Raft term.
+    pub term: u64,
+}
+
+/// What a batch became.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// Offset of its first record.
+    pub base: Offset,
+    /// Its records.
+    pub count: u32,
+    /// Their log time.
+    pub ts: Timestamp,
+    /// Whether it was appended by an earlier attempt already (PQ-1).
+    pub repeated: bool,
+}
+
+/// Why a batch was not appended. All but the last are definite: it never will be by this attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendRefusal {
+    /// The shard has no such stream.
+    #[error("the stream does not exist")]
+    StreamNotFound,
+    /// The stream was deleted.
+    #[error("the stream was deleted")]
+    StreamDeleted,
+    /// A newer epoch of the producer was seen.
+    #[error("the producer was fenced by epoch {epoch}")]
+    ProducerFenced {
+        /// The newest epoch.
+        epoch: u32,
+    },
+    /// No state for a producer that says it has sent before.
+    #[error("the server has forgotten this producer, or never knew it")]
+    ProducerUnknown,
+    /// Earlier records of the producer are missing.
+    #[error("records of this producer before the batch are missing; expected sequence {expected}")]
+    SequenceGap {
+        /// The sequence that must come next.
+        expected: u64,
+    },
+    /// The stream does not end where the publisher expected.
+    #[error("the stream's next offset is {actual}")]
+    ExpectedEnd {
+        /// The offset the next record gets.
+        actual: Offset,
+    },
+    /// A repeated batch whose result is no longer kept: it was appended, nobody can say where.
+    #[error("the batch at sequence {sequence} was appended too long ago to tell its offset")]
+    ForgottenSequence {
+        /// The batch's sequence.
+        sequence: u64,
+    },
+}
+
+/// What an entry led to, for its proposer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// One result per batch, in order.
+    Appended(Vec<Result<Appended, AppendRefusal>>),
+    /// See [`Ensured`].
+    Ensured(Result<Ensured, EnsureRefused>),
+    /// The stream is deleted; `false`: it never was, or was deleted before.
+    Deleted(bool),
+    /// The producer is forgotten.
+    Released,
+    /// Planned objects of this seal; none if nothing waited.
+    Sealed {
+        /// How many.
+        objects: usize,
+    },
+    /// The object counts as part of the cold tier from here on, or why not.
+    Committed(Result<(), CommitRefused>),
+    /// The manifest version is noted.
+    Mirrored,
+    /// Log time has passed.
+    Ticked,
+    /// An entry for another kind of shard: nothing changed.
+    Foreign,
+}
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardState {
+    log_time: Timestamp,
+    applied: Option<EntryPosition>,
+    streams: BTreeMap<StreamUid, Stream>,
+    producers: Producers,
+    manifest: ShardManifest,
+    manifest_log: ManifestLog,
+    plans: BTreeMap<ObjectId, PlannedObject>,
+    floor: Floor,
+    waiting: Waiting,
+}
+
+/// Record bytes that are not in the bucket yet, by how far they got.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// In open ranges.
+    pub open: u64,
+    /// In closed ranges that no seal has planned yet.
+    pub closed: u64,
+    /// In planned objects.
+    pub planned: u64,
+}
+
+impl ShardState {
+    /// A shard before its first entry.
+    #[must_use]
+    pub fn new(cluster: ClusterUid, shard: ShardId) -> Self {
+        Self {
+            log_time: Timestamp::default(),
+            applied: None,
+            streams: BTreeMap::new(),
+            producers: Producers::default(),
+            manifest: ShardManifest {
+                cluster,
+                shard,
+                streams: BTreeMap::new(),
+                objects: BTreeMap::new(),
+            },
+            manifest_log: ManifestLog::default(),
+            plans: BTreeMap::new(),
+            floor: Floor::default(),
+            waiting: Waiting::default(),
+        }
+    }
+
+    /// Applies a committed command. Entries without a command (a new leader's first, membership) are
+    /// told by [`Self::skip`].
+    pub fn apply(&mut self, at: EntryPosition, command: &Command) -> Outcome {
+        self.skip(at);
+        self.log_time = self.log_time.max(command.ts);
+        match &command.body {
+            CommandBody::Append(items) => self.append(at, items),
+            CommandBody::Stream(StreamCommand::Ensure(ensure)) => {
+                Outcome::Ensured(self.ensure(at, ensure))
+            }
+            CommandBody::Stream(StreamCommand::Delete { stream }) => {
+                Outcome::Deleted(self.delete(at, *stream))
+            }
+            CommandBody::Stream(StreamCommand::ReleaseProducer { stream, producer }) => {
+                self.producers.release(*stream, *producer);
+                Outcome::Released
+            }
+            CommandBody::Segment(SegmentCommand::Seal(scope)) => {
+                Outcome::Sealed { objects: self.seal(at, *scope) }
+            }
+            CommandBody::Segment(SegmentCommand::Commit(commit)) => {
+                Outcome::Committed(self.commit(at, commit))
+            }
+            CommandBody::Segment(SegmentCommand::Mirrored(version)) => {
+                self.manifest_log.mirrored(*version);
+                self.floor.mirrored(*version);
+                Outcome::Mirrored
+            }
+            CommandBody::Tick => Outcome::Ticked,
+            CommandBody::Catalog(_) => Outcome::Foreign,
+        }
+    }
+
+    /// Notes an entry that carries no command.
+    pub fn skip(&mut self, at: EntryPosition) {
+        debug_assert!(self.applied.is_none_or(|applied| applied.index < at.index));
+        self.applied = Some(at);
+    }
+
+    fn append(&mut self, at: EntryPosition, items: &[Append]) -> Outcome {
+        let mut position = Command::ITEMS_AT;
+        let mut results = Vec::with_capacity(items.len());
+        for item in items {
+            results.push(self.append_item(at, position, item));
+            position += item.encoded_len() as u32;
+        }
+        Outcome::Appended(results)
+    }
+
+    fn append_item(
+        &mut self,
+        at: EntryPosition,
+        position: u32,
+        item: &Append,
+    ) -> Result<Appended, AppendRefusal> {
+        let ts = self.log_time;
+        let stream = self.streams.get_mut(&item.stream).ok_or(AppendRefusal::StreamNotFound)?;
+        if stream.is_deleted() {
+            return Err(AppendRefusal::StreamDeleted);
+        }
+        let count = item.batch.count() as u32;
+        if let Some(claim) = item.producer
+            && let Verdict::Repeated(first) = self.producers.check(item.stream, claim, count)?
+        {
+            return Ok(first);
+        }
+        let next = stream.next_offset();
+        if let Some(expected) = item.expected_end
+            && expected.0 != next.0
+        {
+            return Err(AppendRefusal::ExpectedEnd { actual: next });
+        }
+        let point = IndexPoint { base: next, count, position, log_index: at.index, ts };
+        let bytes = item.batch.body_bytes() as u64;
+        stream.append(point, bytes, &mut self.floor, &mut self.waiting);
+        let appended = Appended { base: next, count, ts, repeated: false };
+        if let Some(claim) = item.producer {
+            self.producers.record(item.stream, claim, appended);
+        }
+        Ok(appended)
+    }
+
+    /// The log file holding entries below `log_index` is gone.
+    pub fn trim_index_below(&mut self, log_index: u64) {
+        self.streams.values_mut().for_each(|stream| stream.trim_index_below(log_index));
+    }
+
+    /// The stream, unless it never was or is deleted.
+    #[must_use]
+    pub fn stream(&self, uid: StreamUid) -> Option<&Stream> {
+        self.streams.get(&uid).filter(|stream| !stream.is_deleted())
+    }
+
+    /// Whether the shard holds the tombstone of this stream.
+    #[must_use]
+    pub fn is_deleted(&self, uid: StreamUid) -> bool {
+        self.streams.get(&uid).is_some_and(Stream::is_deleted)
+    }
+
+    /// Streams that are not deleted, by uid.
+    pub fn streams(&self) -> impl Iterator<Item = (StreamUid, &Stream)> {
+        self.streams.iter().filter(|(_, s)| !s.is_deleted()).map(|(uid, s)| (*uid, s))
+    }
+
+    /// Log time of the last entry.
+    #[must_use]
+    pub fn log_time(&self) -> Timestamp {
+        self.log_time
+    }
+
+    /// The last entry applied.
+    #[must_use]
+    pub fn applied(&self) -> Option<EntryPosition> {
+        self.applied
+    }
+
+    /// The greatest log index at and below which every record is committed, verified and mirrored
+    /// (DESIGN §1.3). `None` while even the first entry is needed.
+    #[must_use]
+    pub fn floor(&self) -> Option<u64> {
+        self.floor.index(self.applied?.index)
+    }
+
+    /// What lies in object storage.
+    #[must_use]
+    pub fn manifest(&self) -> &ShardManifest {
+        &self.manifest
+    }
+
+    /// Objects to be uploaded, in the order in which they must be committed.
+    #[must_use]
+    pub fn plans(&self) -> &BTreeMap<ObjectId, PlannedObject> {
+        &self.plans
+    }
+
+    /// Whether every record is in the bucket, and a manifest there says so.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.waiting == Waiting::default() && !self.floor.awaits_mirror()
+    }
+
+    /// Whether committed objects wait for a manifest that names them.
+    #[must_use]
+    pub fn awaits_mirror(&self) -> bool {
+        self.floor.awaits_mirror()
+    }
+
+    /// Record bytes that are not in the bucket yet.
+    #[must_use]
+    pub fn waiting(&self) -> Waiting {
+        self.waiting
+    }
+
+    /// Log time of the oldest record of an open range.
+    #[must_use]
+    pub fn oldest_open(&self) -> Option<Timestamp> {
+        self.streams.values().filter_map(|stream| stream.open().map(|range| range.since)).min()
+    }
+
+    /// Producers known.
+    #[must_use]
+    pub fn producers(&self) -> usize {
+        self.producers.len()
+    }
+}
+
+#[cfg(test)]
+mod tests;

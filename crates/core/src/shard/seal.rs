@@ -1,0 +1,123 @@
+//! Seal and commit: planning objects and taking them into the manifest (DESIGN §4.8).
+
+use railgun_types::{Offset, StreamUid};
+
+use super::offload::{PlannedRange, Planner};
+use super::{EntryPosition, ShardState};
+use crate::command::{CommittedPart, ObjectCommit, SealScope};
+use crate::manifest::{ColdRange, ObjectId};
+
+/// Why an uploaded object was not taken into the manifest. Its plan stays, if there is one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommitRefused {
+    /// No plan asks for this object, or it is committed already (I5).
+    #[error("no plan asks for object {}.{}", .object.seal_index, .object.part)]
+    NotPlanned {
+        /// The object.
+        object: ObjectId,
+    },
+    /// A planned range is missing or has other records.
+    #[error("the object's part of stream {stream} is not the planned range")]
+    OtherRange {
+        /// The stream.
+        stream: StreamUid,
+    },
+    /// The range does not continue what is committed: it would leave a hole or an overlap (I1).
+    #[error("stream {stream} is committed up to {committed}, and the object begins at {base}")]
+    NotContiguous {
+        /// The stream.
+        stream: StreamUid,
+        /// The offset the next range must begin at.
+        committed: Offset,
+        /// The offset this one begins at.
+        base: Offset,
+    },
+}
+
+impl ShardState {
+    /// Closes the ranges in scope and plans objects for all that is closed. Returns how many.
+    pub(super) fn seal(&mut self, at: EntryPosition, scope: SealScope) -> usize {
+        let mut planner = Planner::new(at.index, at.term);
+        for (&uid, stream) in &mut self.streams {
+            let in_scope = match scope {
+                SealScope::Closed => false,
+                SealScope::OlderThan(ts) => stream.open().is_some_and(|open| open.since <= ts),
+                SealScope::Stream(only) => only == uid,
+                SealScope::All => true,
+            };
+            if in_scope {
+                stream.close(&mut self.waiting);
+            }
+            let ranges = stream.take_closed(&mut self.waiting);
+            if !ranges.is_empty() {
+                planner.place(uid, ranges);
+            }
+        }
+        let objects = planner.finish();
+        let count = objects.len();
+        self.plans.extend(objects);
+        count
+    }
+
+    /// Takes an uploaded object into the manifest, or refuses it whole.
+    pub(super) fn commit(
+        &mut self,
+        at: EntryPosition,
+        commit: &ObjectCommit,
+    ) -> Result<(), CommitRefused> {
+        let object = commit.object;
+        let plan = self.plans.get(&object).ok_or(CommitRefused::NotPlanned { object })?;
+        // A stream deleted since the seal is no longer in the plan; its part is not looked at.
+        let parts = plan
+            .ranges
+            .iter()
+            .map(|planned| self.check_part(planned, &commit.parts))
+            .collect::<Result<Vec<_>, _>>()?;
+        let info = plan.info(commit.hash, commit.bytes, commit.footer_bytes);
+        for (planned, part) in plan.ranges.iter().zip(parts) {
+            self.floor.committed(at.index, planned.range.first_log_index);
+            self.waiting.planned -= planned.range.record_bytes;
+            if let Some(stream) = self.manifest.streams.get_mut(&planned.stream) {
+                let kept = stream.ranges.len() as u64;
+                self.manifest_log.stream_changed(planned.stream, kept, at.index);
+                stream.digest = part.digest;
+                stream.ranges.push(ColdRange {
+                    base: part.base,
+                    count: part.count,
+                    min_ts: part.min_ts,
+                    max_ts: part.max_ts,
+                    record_bytes: part.record_bytes,
+                    object,
+                    first_row_group: part.first_row_group,
+                    first_row: part.first_row,
+                });
+            }
+        }
+        self.manifest.objects.insert(object, info);
+        self.manifest_log.object_changed(object, at.index);
+        self.plans.remove(&object);
+        Ok(())
+    }
+
+    /// Finds the part for a planned range and checks that it is that range, next in its stream.
+    fn check_part<'c>(
+        &self,
+        planned: &PlannedRange,
+        parts: &'c [CommittedPart],
+    ) -> Result<&'c CommittedPart, CommitRefused> {
+        let (stream, range) = (planned.stream, &planned.range);
+        let part = parts
+            .iter()
+            .find(|part| part.stream == stream && part.base == range.base)
+            .filter(|part| part.base.plus(part.count) == range.end)
+            .ok_or(CommitRefused::OtherRange { stream })?;
+        // A bundle holds at most one range of a stream per day, and a day's bundle is one object, so
+        // parts of one stream never depend on each other within one commit.
+        let committed = self.manifest.streams.get(&stream).map(|manifest| manifest.end());
+        if committed != Some(part.base) {
+            let committed = committed.unwrap_or_default();
+            return Err(CommitRefused::NotContiguous { stream, committed, base: part.base });
+        }
+        Ok(part)
+    }
+}

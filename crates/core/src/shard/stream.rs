@@ -1,0 +1,316 @@
+//! One persistent stream as its shard knows it.
+
+use railgun_types::{
+    ChangeClass, EnsureMode, FieldDiff, Offset, StreamKind, StreamName, StreamSpec, StreamUid,
+    Timestamp,
+};
+
+use super::offload::{Floor, HotRange, RANGE_BYTES_MAX};
+use super::{EntryPosition, HotIndex, IndexPoint, ShardState, Waiting};
+use crate::command::EnsureStream;
+use crate::manifest::StreamManifest;
+
+/// See the module. A deleted stream stays as a tombstone, because its objects do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stream {
+    pub(super) name: StreamName,
+    pub(super) spec: StreamSpec,
+    pub(super) revision: u64,
+    pub(super) created: Timestamp,
+    pub(super) deleted: bool,
+    pub(super) next: Offset,
+    pub(super) last_ts: Timestamp,
+    pub(super) record_bytes: u64,
+    pub(super) index: HotIndex,
+    pub(super) open: Option<HotRange>,
+    pub(super) closed: Vec<HotRange>,
+}
+
+/// What `ensure` found or did (EN-1 … EN-3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ensured {
+    /// The stream is new.
+    Created,
+    /// It is as wanted.
+    Unchanged {
+        /// Its revision.
+        revision: u64,
+    },
+    /// It differs and was left alone.
+    Drift {
+        /// Its revision.
+        revision: u64,
+        /// How.
+        diff: Vec<FieldDiff>,
+    },
+    /// It differed and was changed.
+    Updated {
+        /// Its new revision.
+        revision: u64,
+        /// What was changed.
+        diff: Vec<FieldDiff>,
+    },
+}
+
+/// Why `ensure` could not be done; nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EnsureRefused {
+    /// The uid belongs to a deleted stream.
+    #[error("the stream was deleted")]
+    Deleted,
+    /// The patch is for another kind of stream than this shard holds.
+    #[error("a shard holds persistent streams only")]
+    Kind,
+    /// EN-4.
+    #[error("field {path} is '{actual}' and can never change")]
+    Immutable {
+        /// The field.
+        path: String,
+        /// Its value.
+        actual: String,
+    },
+    /// EN-4.
+    #[error("changing field {path} would lose data and was not allowed")]
+    Destructive {
+        /// The field.
+        path: String,
+    },
+    /// EN-6.
+    #[error("the stream is at revision {actual}")]
+    Revision {
+        /// The actual one.
+        actual: u64,
+    },
+}
+
+impl Stream {
+    /// The name it was created under.
+    #[must_use]
+    pub fn name(&self) -> &StreamName {
+        &self.name
+    }
+
+    /// Its effective settings.
+    #[must_use]
+    pub fn spec(&self) -> &StreamSpec {
+        &self.spec
+    }
+
+    /// Raised by each change of the settings; from 1.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Log time of its creation.
+    #[must_use]
+    pub fn created(&self) -> Timestamp {
+        self.created
+    }
+
+    /// The offset its next record gets.
+    #[must_use]
+    pub fn next_offset(&self) -> Offset {
+        self.next
+    }
+
+    /// Log time of its last record; 0 before the first.
+    #[must_use]
+    pub fn last_ts(&self) -> Timestamp {
+        self.last_ts
+    }
+
+    /// Encoded bytes of all its records, both tiers.
+    #[must_use]
+    pub fn record_bytes(&self) -> u64 {
+        self.record_bytes
+    }
+
+    /// Its batches in the log.
+    #[must_use]
+    pub fn index(&self) -> &HotIndex {
+        &self.index
+    }
+
+    /// The range that takes the next record.
+    #[must_use]
+    pub fn open(&self) -> Option<&HotRange> {
+        self.open.as_ref()
+    }
+
+    /// Closed ranges that no seal has planned yet.
+    #[must_use]
+    pub fn closed(&self) -> &[HotRange] {
+        &self.closed
+    }
+
+    pub(super) fn is_deleted(&self) -> bool {
+        self.deleted
+    }
+
+    pub(super) fn trim_index_below(&mut self, log_index: u64) {
+        self.index.trim_below(log_index);
+    }
+
+    /// Appends one batch. A range never crosses a UTC day and is closed when it is full, by apply
+    /// itself, so that all replicas cut alike (DESIGN §3 "Ranges").
+    pub(super) fn append(
+        &mut self,
+        point: IndexPoint,
+        bytes: u64,
+        floor: &mut Floor,
+        waiting: &mut Waiting,
+    ) {
+        let day = point.ts.utc_day();
+        if self.open.as_ref().is_some_and(|open| open.day != day) {
+            self.close(waiting);
+        }
+        let open = self.open.get_or_insert_with(|| {
+            floor.hold(point.log_index);
+            HotRange {
+                base: point.base,
+                end: point.base,
+                record_bytes: 0,
+                day,
+                since: point.ts,
+                first_log_index: point.log_index,
+            }
+        });
+        open.end = point.end();
+        open.record_bytes += bytes;
+        waiting.open += bytes;
+        self.next = point.end();
+        self.last_ts = point.ts;
+        self.record_bytes += bytes;
+        self.index.push(point);
+        if self.open.as_ref().is_some_and(|open| open.record_bytes >= RANGE_BYTES_MAX) {
+            self.close(waiting);
+        }
+    }
+
+    /// Closes the open range, if there is one.
+    pub(super) fn close(&mut self, waiting: &mut Waiting) {
+        if let Some(range) = self.open.take() {
+            waiting.open -= range.record_bytes;
+            waiting.closed += range.record_bytes;
+            self.closed.push(range);
+        }
+    }
+
+    pub(super) fn take_closed(&mut self, waiting: &mut Waiting) -> Vec<HotRange> {
+        let ranges = std::mem::take(&mut self.closed);
+        let bytes: u64 = ranges.iter().map(|range| range.record_bytes).sum();
+        waiting.closed -= bytes;
+        waiting.planned += bytes;
+        ranges
+    }
+}
+
+impl ShardState {
+    pub(super) fn ensure(
+        &mut self,
+        at: EntryPosition,
+        ensure: &EnsureStream,
+    ) -> Result<Ensured, EnsureRefused> {
+        let Some(stream) = self.streams.get_mut(&ensure.stream) else {
+            return self.create(at, ensure);
+        };
+        if stream.deleted {
+            return Err(EnsureRefused::Deleted);
+        }
+        let actual = stream.revision;
+        if ensure.if_revision.is_some_and(|wanted| wanted != actual) {
+            return Err(EnsureRefused::Revision { actual });
+        }
+        let diff = ensure.patch.diff(&stream.spec);
+        if diff.is_empty() {
+            return Ok(Ensured::Unchanged { revision: actual });
+        }
+        if ensure.mode != EnsureMode::Overwrite {
+            return Ok(Ensured::Drift { revision: actual, diff });
+        }
+        for field in &diff {
+            let path = field.path.clone();
+            match field.class {
+                ChangeClass::Live => {}
+                ChangeClass::Immutable => {
+                    return Err(EnsureRefused::Immutable { path, actual: field.actual.clone() });
+                }
+                ChangeClass::Destructive if ensure.allow_destructive => {}
+                ChangeClass::Destructive => return Err(EnsureRefused::Destructive { path }),
+            }
+        }
+        ensure.patch.apply_to(&mut stream.spec);
+        stream.revision += 1;
+        Ok(Ensured::Updated { revision: stream.revision, diff })
+    }
+
+    fn create(
+        &mut self,
+        at: EntryPosition,
+        ensure: &EnsureStream,
+    ) -> Result<Ensured, EnsureRefused> {
+        let spec = ensure.patch.over_defaults();
+        if spec.kind != StreamKind::Persistent {
+            return Err(EnsureRefused::Kind);
+        }
+        let stream = Stream {
+            name: ensure.name.clone(),
+            spec,
+            revision: 1,
+            created: self.log_time,
+            deleted: false,
+            next: Offset(0),
+            last_ts: Timestamp(0),
+            record_bytes: 0,
+            index: HotIndex::default(),
+            open: None,
+            closed: Vec::new(),
+        };
+        let manifest = StreamManifest {
+            name: ensure.name.clone(),
+            created: self.log_time,
+            deleted: false,
+            ranges: Vec::new(),
+            digest: [0; 32],
+        };
+        self.streams.insert(ensure.stream, stream);
+        self.manifest.streams.insert(ensure.stream, manifest);
+        self.manifest_log.stream_changed(ensure.stream, 0, at.index);
+        Ok(Ensured::Created)
+    }
+
+    /// Leaves a tombstone. What was not offloaded is gone and no longer holds the floor.
+    pub(super) fn delete(&mut self, at: EntryPosition, uid: StreamUid) -> bool {
+        let Some(stream) = self.streams.get_mut(&uid).filter(|stream| !stream.deleted) else {
+            return false;
+        };
+        stream.deleted = true;
+        stream.index = HotIndex::default();
+        if let Some(open) = stream.open.take() {
+            self.waiting.open -= open.record_bytes;
+            self.floor.release(open.first_log_index);
+        }
+        for range in std::mem::take(&mut stream.closed) {
+            self.waiting.closed -= range.record_bytes;
+            self.floor.release(range.first_log_index);
+        }
+        self.plans.retain(|_, plan| {
+            plan.ranges.retain(|planned| {
+                let dropped = planned.stream == uid;
+                if dropped {
+                    self.waiting.planned -= planned.range.record_bytes;
+                    self.floor.release(planned.range.first_log_index);
+                }
+                !dropped
+            });
+            !plan.ranges.is_empty()
+        });
+        self.producers.release_stream(uid);
+        if let Some(manifest) = self.manifest.streams.get_mut(&uid) {
+            manifest.deleted = true;
+            self.manifest_log.stream_changed(uid, manifest.ranges.len() as u64, at.index);
+        }
+        true
+    }
+}

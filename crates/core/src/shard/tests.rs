@@ -1,0 +1,335 @@
+//! One phase after another, each introduced by why.
+
+use railgun_types::batch::{BatchBuilder, RecordBatch, RecordDraft};
+use railgun_types::{EnsureMode, SpecPatch, StreamName};
+
+use super::*;
+use crate::command::{
+    AppendMode, CommittedPart, EnsureStream, ExpectedEnd, ObjectCommit, ProducerSequence, SealScope,
+};
+use crate::manifest::ManifestVersion;
+
+const A: StreamUid = StreamUid([1; 16]);
+const B: StreamUid = StreamUid([2; 16]);
+const DAY_US: i64 = 86_400_000_000;
+
+/// A shard and the index of its next entry.
+struct Shard {
+    state: ShardState,
+    next: u64,
+}
+
+impl Shard {
+    fn new() -> Self {
+        let mut shard = Self { state: ShardState::new(ClusterUid([7; 16]), ShardId(1)), next: 0 };
+        for uid in [A, B] {
+            assert!(matches!(
+                shard.ensure(uid, SpecPatch::default(), EnsureMode::Warn),
+                Ok(Ensured::Created)
+            ));
+        }
+        shard
+    }
+
+    fn apply(&mut self, ts: i64, body: CommandBody) -> Outcome {
+        let at = EntryPosition { index: self.next, term: 1 };
+        self.next += 1;
+        self.state.apply(at, &Command { ts: Timestamp(ts), body })
+    }
+
+    fn ensure(
+        &mut self,
+        stream: StreamUid,
+        patch: SpecPatch,
+        mode: EnsureMode,
+    ) -> Result<Ensured, EnsureRefused> {
+        let ensure = EnsureStream {
+            stream,
+            name: StreamName::new("s").expect("valid"),
+            patch,
+            mode,
+            if_revision: None,
+            allow_destructive: false,
+        };
+        match self.apply(0, CommandBody::Stream(StreamCommand::Ensure(ensure))) {
+            Outcome::Ensured(result) => result,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn append(&mut self, ts: i64, items: Vec<Append>) -> Vec<Result<Appended, AppendRefusal>> {
+        match self.apply(ts, CommandBody::Append(items)) {
+            Outcome::Appended(results) => results,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn one(&mut self, ts: i64, item: Append) -> Result<u64, AppendRefusal> {
+        self.append(ts, vec![item])[0].map(|appended| appended.base.0)
+    }
+
+    fn seal(&mut self, scope: SealScope) -> usize {
+        match self.apply(0, CommandBody::Segment(SegmentCommand::Seal(scope))) {
+            Outcome::Sealed { objects } => objects,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn commit(&mut self, commit: ObjectCommit) -> Result<(), CommitRefused> {
+        match self.apply(0, CommandBody::Segment(SegmentCommand::Commit(commit))) {
+            Outcome::Committed(result) => result,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The commit that a faithful upload of the first plan would propose.
+    fn first_plan(&self) -> ObjectCommit {
+        let (&object, plan) = self.state.plans().first_key_value().expect("a plan");
+        let part = |planned: &PlannedRange| CommittedPart {
+            stream: planned.stream,
+            base: planned.range.base,
+            count: planned.range.end.0 - planned.range.base.0,
+            min_ts: planned.range.since,
+            max_ts: planned.range.since,
+            record_bytes: planned.range.record_bytes,
+            first_row_group: 0,
+            first_row: 0,
+            digest: [planned.range.end.0 as u8; 32],
+        };
+        let parts = plan.ranges.iter().map(part).collect();
+        ObjectCommit { object, hash: [0; 8], bytes: 1, footer_bytes: 1, parts }
+    }
+
+    fn mirror(&mut self) -> ManifestVersion {
+        let version = self.state.manifest_file().expect("something to mirror").version;
+        self.apply(0, CommandBody::Segment(SegmentCommand::Mirrored(version)));
+        version
+    }
+}
+
+fn batch(records: usize, bytes: usize) -> RecordBatch {
+    let mut builder = BatchBuilder::new(8 << 20);
+    let value = vec![0; bytes - 1];
+    for _ in 0..records {
+        builder.push(&RecordDraft { value: &value, ..RecordDraft::default() }).expect("small");
+    }
+    RecordBatch::verify(builder.finish().concat()).expect("our own")
+}
+
+fn item(stream: StreamUid, records: usize) -> Append {
+    Append {
+        stream,
+        producer: None,
+        mode: AppendMode::Each,
+        expected_end: None,
+        batch: batch(records, 10),
+    }
+}
+
+fn by(producer: u8, sequence: u64, item: Append) -> Append {
+    let id = railgun_types::ProducerId([producer; 16]);
+    Append { producer: Some(ProducerSequence { id, epoch: 0, sequence }), ..item }
+}
+
+#[test]
+fn offsets_are_dense_over_entries_and_items() {
+    // PS-2
+    let mut shard = Shard::new();
+    let bases = |results: Vec<Result<Appended, AppendRefusal>>| {
+        results.iter().map(|r| r.map(|a| a.base.0)).collect::<Vec<_>>()
+    };
+    let first = shard.append(1, vec![item(A, 3), item(B, 1), item(A, 2)]);
+    assert_eq!(bases(first), [Ok(0), Ok(0), Ok(3)]);
+    assert_eq!(bases(shard.append(2, vec![item(A, 1)])), [Ok(5)]);
+    let unknown = item(StreamUid([9; 16]), 1);
+    assert_eq!(shard.one(3, unknown), Err(AppendRefusal::StreamNotFound));
+    let stream = shard.state.stream(A).expect("there");
+    assert_eq!((stream.next_offset(), stream.index().len()), (Offset(6), 3));
+}
+
+#[test]
+fn log_time_never_falls() {
+    let mut shard = Shard::new();
+    assert_eq!(shard.append(100, vec![item(A, 1)])[0].map(|a| a.ts.0), Ok(100));
+    assert_eq!(shard.append(50, vec![item(A, 1)])[0].map(|a| a.ts.0), Ok(100));
+}
+
+#[test]
+fn an_expected_end_that_is_not_refuses_the_batch() {
+    let mut shard = Shard::new();
+    let at = |end| Append { expected_end: Some(ExpectedEnd(end)), ..item(A, 1) };
+    assert_eq!(shard.one(1, at(1)), Err(AppendRefusal::ExpectedEnd { actual: Offset(0) }));
+    assert_eq!(shard.one(1, at(0)), Ok(0));
+    // PQ-1: a repeated batch is answered before the expectation is looked at.
+    let claimed = |end| Append { expected_end: Some(ExpectedEnd(end)), ..by(1, 0, item(A, 1)) };
+    assert_eq!(shard.one(1, claimed(1)), Ok(1));
+    assert_eq!(shard.one(1, claimed(1)), Ok(1));
+}
+
+#[test]
+fn a_retried_batch_is_appended_once() {
+    // PQ-1
+    let mut shard = Shard::new();
+    assert_eq!(shard.one(1, by(1, 0, item(A, 2))), Ok(0));
+    assert_eq!(shard.one(2, by(1, 2, item(A, 1))), Ok(2));
+    let again = shard.append(3, vec![by(1, 0, item(A, 2))])[0].expect("repeated");
+    assert_eq!((again.base.0, again.ts.0, again.repeated), (0, 1, true));
+    assert_eq!(shard.state.stream(A).map(Stream::next_offset), Some(Offset(3)));
+    // A refused batch does not advance the sequence, so what is behind it meets a gap.
+    let refused = Append { expected_end: Some(ExpectedEnd(9)), ..by(1, 3, item(A, 1)) };
+    assert!(shard.one(4, refused).is_err());
+    assert_eq!(shard.one(4, by(1, 4, item(A, 1))), Err(AppendRefusal::SequenceGap { expected: 3 }));
+    // The sequence is per stream.
+    assert_eq!(shard.one(5, by(1, 0, item(B, 1))), Ok(0));
+    // After a clean close the producer is unknown.
+    let producer = railgun_types::ProducerId([1; 16]);
+    shard.apply(6, CommandBody::Stream(StreamCommand::ReleaseProducer { stream: A, producer }));
+    assert_eq!(shard.one(7, by(1, 3, item(A, 1))), Err(AppendRefusal::ProducerUnknown));
+}
+
+#[test]
+fn ensure_compares_reports_and_changes() {
+    // EN-1 … EN-4, EN-6
+    let mut shard = Shard::new();
+    let wish = |bytes| SpecPatch { max_message_bytes: Some(bytes), ..SpecPatch::default() };
+    assert_eq!(
+        shard.ensure(A, SpecPatch::default(), EnsureMode::Warn),
+        Ok(Ensured::Unchanged { revision: 1 })
+    );
+    let drift = shard.ensure(A, wish(5), EnsureMode::Warn).expect("a drift");
+    assert!(matches!(&drift, Ensured::Drift { revision: 1, diff } if diff.len() == 1), "{drift:?}");
+    let updated = shard.ensure(A, wish(5), EnsureMode::Overwrite).expect("an update");
+    assert!(matches!(updated, Ensured::Updated { revision: 2, .. }));
+    assert_eq!(shard.ensure(A, wish(5), EnsureMode::Check), Ok(Ensured::Unchanged { revision: 2 }));
+    let ephemeral =
+        SpecPatch { kind: Some(railgun_types::StreamKind::Ephemeral), ..SpecPatch::default() };
+    assert!(matches!(
+        shard.ensure(A, ephemeral.clone(), EnsureMode::Overwrite),
+        Err(EnsureRefused::Immutable { .. })
+    ));
+    assert_eq!(
+        shard.ensure(StreamUid([5; 16]), ephemeral, EnsureMode::Warn),
+        Err(EnsureRefused::Kind)
+    );
+}
+
+#[test]
+fn the_floor_rises_when_the_mirror_is_there_and_not_before() {
+    let mut shard = Shard::new();
+    assert_eq!(shard.state.floor(), Some(1), "no records: all that is applied");
+    let first = shard.next;
+    shard.one(1, item(A, 2)).expect("appended");
+    shard.one(2, item(B, 1)).expect("appended");
+    assert_eq!(shard.state.floor(), Some(first - 1));
+    // Both streams are small: one bundle.
+    assert_eq!(shard.seal(SealScope::All), 1);
+    assert_eq!(shard.seal(SealScope::All), 0, "nothing waits any more");
+    assert_eq!(shard.state.floor(), Some(first - 1), "planned");
+    shard.commit(shard.first_plan()).expect("as planned");
+    assert_eq!(shard.state.waiting(), Waiting::default());
+    assert_eq!(shard.state.floor(), Some(first - 1), "committed");
+    shard.mirror();
+    assert_eq!(shard.state.floor(), Some(shard.next - 1));
+    assert_eq!(shard.state.manifest_file(), None, "the bucket has everything");
+    let manifest = &shard.state.manifest().streams[&A];
+    assert_eq!((manifest.end(), manifest.digest), (Offset(2), [2; 32]));
+}
+
+#[test]
+fn a_commit_must_be_the_plan_and_continue_the_stream() {
+    // I1, I5
+    let mut shard = Shard::new();
+    shard.one(1, item(A, 2)).expect("appended");
+    shard.seal(SealScope::Stream(A));
+    let first = shard.first_plan();
+    shard.one(1, item(A, 3)).expect("appended");
+    shard.seal(SealScope::Stream(A));
+    let second = {
+        let object = *shard.state.plans().last_key_value().expect("two plans").0;
+        let part = CommittedPart { base: Offset(2), count: 3, ..first.parts[0].clone() };
+        ObjectCommit { object, parts: vec![part], ..first.clone() }
+    };
+    let hole = shard.commit(second.clone());
+    assert!(matches!(hole, Err(CommitRefused::NotContiguous { .. })), "{hole:?}");
+    let mut short = first.clone();
+    short.parts[0].count = 1;
+    assert_eq!(shard.commit(short), Err(CommitRefused::OtherRange { stream: A }));
+    shard.commit(first.clone()).expect("as planned");
+    let object = first.object;
+    assert_eq!(shard.commit(first), Err(CommitRefused::NotPlanned { object }), "only once");
+    shard.commit(second).expect("now it continues");
+    assert_eq!(shard.state.manifest().streams[&A].end(), Offset(5));
+}
+
+#[test]
+fn a_deleted_stream_holds_nothing_back() {
+    let mut shard = Shard::new();
+    shard.one(1, item(A, 1)).expect("appended");
+    shard.one(1, item(B, 1)).expect("appended");
+    shard.seal(SealScope::All);
+    let upload = shard.first_plan();
+    shard.one(1, item(A, 1)).expect("appended");
+    let delete = || CommandBody::Stream(StreamCommand::Delete { stream: A });
+    assert!(matches!(shard.apply(2, delete()), Outcome::Deleted(true)));
+    assert!(matches!(shard.apply(2, delete()), Outcome::Deleted(false)));
+    assert_eq!(shard.one(3, item(A, 1)), Err(AppendRefusal::StreamDeleted));
+    assert_eq!(
+        shard.ensure(A, SpecPatch::default(), EnsureMode::Overwrite),
+        Err(EnsureRefused::Deleted)
+    );
+    // The upload that was under way still counts, for the stream that is left.
+    shard.commit(upload).expect("the rest of the plan");
+    assert_eq!(shard.state.manifest().streams[&A].ranges, []);
+    assert_eq!(shard.state.manifest().streams[&B].ranges.len(), 1);
+    let object = *shard.state.manifest().objects.first_key_value().expect("one").0;
+    assert_eq!(shard.state.manifest().objects[&object].live_parts, 1);
+    shard.mirror();
+    assert_eq!(shard.state.floor(), Some(shard.next - 1));
+    assert_eq!(shard.state.waiting(), Waiting::default());
+}
+
+#[test]
+fn ranges_end_at_midnight_and_when_full() {
+    let mut shard = Shard::new();
+    shard.one(DAY_US - 1, item(A, 1)).expect("appended");
+    shard.one(DAY_US, item(A, 1)).expect("appended");
+    let stream = shard.state.stream(A).expect("there");
+    assert_eq!((stream.closed().len(), stream.closed()[0].day), (1, 0));
+    assert_eq!(stream.open().map(|open| open.day), Some(1));
+    let large = || Append { batch: batch(1, 8 << 20), ..item(B, 1) };
+    for _ in 0..8 {
+        shard.one(DAY_US, large()).expect("appended");
+    }
+    let stream = shard.state.stream(B).expect("there");
+    assert_eq!((stream.closed().len(), stream.open()), (1, None));
+    assert_eq!(stream.closed()[0].record_bytes, RANGE_BYTES_MAX);
+    // Only what is closed; the open range of A stays.
+    assert_eq!(shard.seal(SealScope::Closed), 2);
+    assert!(shard.state.stream(A).expect("there").open().is_some());
+    assert_eq!(shard.seal(SealScope::OlderThan(Timestamp(DAY_US - 1))), 0);
+    assert_eq!(shard.seal(SealScope::OlderThan(Timestamp(DAY_US))), 1);
+}
+
+#[test]
+fn manifest_files_extend_each_other_and_then_begin_anew() {
+    let mut shard = Shard::new();
+    let mut before = None;
+    let mut fulls = 0;
+    for round in 0..130 {
+        shard.one(1, item(A, 1)).expect("appended");
+        shard.seal(SealScope::All);
+        shard.commit(shard.first_plan()).expect("as planned");
+        let file = shard.state.manifest_file().expect("dirty");
+        match file.extends {
+            None => fulls += 1,
+            extends => {
+                assert_eq!(extends, before);
+                assert_eq!(file.streams[&A].kept, round);
+                assert_eq!(file.streams[&A].stream.ranges.len(), 1);
+                assert_eq!(file.objects.len(), 1);
+            }
+        }
+        before = Some(shard.mirror());
+    }
+    assert_eq!(fulls, 3, "one in 64");
+}
