@@ -1,0 +1,271 @@
+//! openraft's state machine: gathers committed entries into batches for the owner's
+//! [`StateMachine`], brings tickets back to it, and serves promoted checkpoints as snapshots.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures::{FutureExt, Stream, StreamExt};
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::{OptionalSend, RaftSnapshotBuilder};
+use railgun_log::{EntryId, ShardLog};
+
+use crate::leadership::Leadership;
+use crate::machine::{
+    Applied, ApplyItem, Proposed, Snapshot, SnapshotError, SnapshotSource, StateMachine,
+};
+use crate::membership::{self, InvalidMembership};
+use crate::proposal::{Claim, Deposit};
+use crate::raft_types::{
+    Command, LogId, RaftPayload, SnapshotMeta, StoredMembership, Types, to_entry_id, to_log_id,
+};
+use crate::read_pool::{self, ReadPool};
+
+/// A batch for apply ends here even if more is ready, so that results leave in good time and the
+/// memory that the batch holds is bounded.
+const BATCH_ENTRIES_MAX: usize = 1024;
+const BATCH_BYTES_MAX: usize = 8 << 20;
+
+type RaftSnapshot = openraft::type_config::alias::SnapshotOf<Types, PathBuf>;
+
+/// Owned by openraft's state machine task.
+pub(crate) struct Applier {
+    machine: Box<dyn StateMachine>,
+    snapshots: Snapshots,
+    log: ShardLog,
+    leadership: Leadership,
+    applied: Option<EntryId>,
+    membership: StoredMembership,
+    deposit: Deposit,
+    batch: Batch,
+    /// Closes when openraft is done with the state machine.
+    _alive: crate::watch::Sender<()>,
+}
+
+/// Entries gathered for one call of the machine. The buffers are used again and again.
+#[derive(Default)]
+struct Batch {
+    items: Vec<ApplyItem>,
+    /// Tickets of `items`, settled when the machine has applied them.
+    claims: Vec<Claim>,
+    bytes: usize,
+    /// Term of the last blank entry among `items`.
+    blank_term: Option<u64>,
+    /// The last entry gathered.
+    last: Option<EntryId>,
+}
+
+impl Applier {
+    /// # Errors
+    /// The machine was restored with a membership that cannot be read.
+    pub(crate) fn new(
+        mut machine: Box<dyn StateMachine>,
+        snapshots: Snapshots,
+        log: ShardLog,
+        leadership: Leadership,
+        alive: crate::watch::Sender<()>,
+    ) -> Result<Self, InvalidMembership> {
+        let restored = machine.restored();
+        let membership = restored.as_ref().map(stored_membership).transpose()?;
+        Ok(Self {
+            machine,
+            snapshots,
+            log,
+            leadership,
+            applied: restored.map(|applied| applied.id),
+            membership: membership.unwrap_or_default(),
+            deposit: Deposit::default(),
+            batch: Batch::default(),
+            _alive: alive,
+        })
+    }
+
+    /// The last entry in the machine's state.
+    pub(crate) fn applied(&self) -> Option<EntryId> {
+        self.applied
+    }
+
+    fn gather(&mut self, (entry, responder): EntryResponder<Types>) {
+        let id = to_entry_id(&entry.log_id);
+        let mut claim = responder.and_then(|responder| {
+            responder.send(self.deposit.clone());
+            self.deposit.take()
+        });
+        let item = match entry.payload {
+            RaftPayload::Blank => {
+                self.batch.blank_term = Some(id.term);
+                ApplyItem::Blank { id }
+            }
+            RaftPayload::Membership(membership) => {
+                self.membership = StoredMembership::new(Some(entry.log_id), membership);
+                let membership = membership::encode_stored(&self.membership);
+                ApplyItem::Membership { id, membership }
+            }
+            RaftPayload::Normal(Command(payload)) => {
+                self.batch.bytes += payload.len();
+                let proposed = claim.as_mut().map(|claim| Proposed {
+                    ticket: claim.ticket(),
+                    companion: claim.take_companion(),
+                });
+                ApplyItem::Command { id, payload, proposed }
+            }
+        };
+        self.batch.items.push(item);
+        self.batch.claims.extend(claim);
+        self.batch.last = Some(id);
+    }
+
+    /// Lets the machine apply what was gathered. On an error the claims are dropped unsettled.
+    fn apply_batch(&mut self) -> io::Result<()> {
+        let Some(last) = self.batch.last.take() else {
+            return Ok(());
+        };
+        let mut claims = std::mem::take(&mut self.batch.claims);
+        // openraft would not notice a panic of this task until its next command. The machine is
+        // never used again after one, so no broken invariant of it can be seen.
+        let machine = &mut self.machine;
+        let items = &mut self.batch.items;
+        match catch_unwind(AssertUnwindSafe(|| machine.apply(items))) {
+            Ok(result) => result.map_err(io::Error::other)?,
+            Err(_) => {
+                let message = format!("the state machine panicked in a batch that ends at {last}");
+                return Err(io::Error::other(message));
+            }
+        }
+        claims.drain(..).for_each(Claim::settle);
+        self.batch.claims = claims;
+        self.batch.items.clear();
+        self.batch.bytes = 0;
+        self.applied = Some(last);
+        self.log.set_applied(last.index);
+        if let Some(term) = self.batch.blank_term.take() {
+            self.leadership.set_blank_applied(term);
+        }
+        Ok(())
+    }
+}
+
+impl Batch {
+    fn is_full(&self) -> bool {
+        self.items.len() >= BATCH_ENTRIES_MAX || self.bytes >= BATCH_BYTES_MAX
+    }
+}
+
+impl RaftStateMachine<Types> for Applier {
+    type SnapshotData = PathBuf;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        Ok((self.applied.map(to_log_id), self.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<Types>>> + Unpin + OptionalSend,
+    {
+        while let Some(entry) = entries.next().await {
+            self.gather(entry?);
+            // Whatever else is there without waiting joins the batch.
+            while !self.batch.is_full() {
+                match entries.next().now_or_never() {
+                    Some(Some(entry)) => self.gather(entry?),
+                    Some(None) => {
+                        self.machine.room().await;
+                        return self.apply_batch();
+                    }
+                    None => break,
+                }
+            }
+            self.machine.room().await;
+            self.apply_batch()?;
+        }
+        Ok(())
+    }
+
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder> {
+        // Forced: entries are purged, so there must be a snapshot, for a follower may need it.
+        let promote = force.then(|| self.applied.map_or(0, |id| id.index));
+        Some(SnapshotBuilder { snapshots: self.snapshots.clone(), promote })
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        SnapshotBuilder { snapshots: self.snapshots.clone(), promote: None }
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, path: PathBuf) -> io::Result<()> {
+        let id = meta.last_log_id.as_ref().map(to_entry_id);
+        let id =
+            id.ok_or_else(|| io::Error::other("the snapshot to install is of an empty log"))?;
+        let membership = membership::encode_stored(&meta.last_membership);
+        let snapshot = Snapshot { applied: Applied { id, membership }, path };
+        self.machine.install(&snapshot).map_err(io::Error::other)?;
+        self.applied = Some(id);
+        self.membership = meta.last_membership.clone();
+        self.log.set_applied(id.index);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<RaftSnapshot>> {
+        self.snapshots.current().await?.map(to_raft).transpose()
+    }
+}
+
+/// The shard's snapshots, asked where blocking is allowed.
+#[derive(Clone)]
+pub(crate) struct Snapshots {
+    source: Arc<dyn SnapshotSource>,
+    reads: Arc<dyn ReadPool>,
+}
+
+impl Snapshots {
+    pub(crate) fn new(source: Arc<dyn SnapshotSource>, reads: Arc<dyn ReadPool>) -> Self {
+        Self { source, reads }
+    }
+
+    pub(crate) async fn current(&self) -> io::Result<Option<Snapshot>> {
+        let source = Arc::clone(&self.source);
+        let read = move || source.current();
+        read_pool::run(&*self.reads, read).await?.map_err(io::Error::other)
+    }
+
+    pub(crate) async fn promote(&self, upto: u64) -> io::Result<Result<Snapshot, SnapshotError>> {
+        let source = Arc::clone(&self.source);
+        read_pool::run(&*self.reads, move || source.promote(upto)).await
+    }
+}
+
+/// Does not build anything: what is current was promoted before openraft was asked to "build".
+pub(crate) struct SnapshotBuilder {
+    snapshots: Snapshots,
+    promote: Option<u64>,
+}
+
+impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
+    type SnapshotData = PathBuf;
+
+    async fn build_snapshot(&mut self) -> io::Result<RaftSnapshot> {
+        let snapshot = match self.promote {
+            Some(upto) => self.snapshots.promote(upto).await?.map_err(io::Error::other)?,
+            None => {
+                let none = || io::Error::other("no snapshot was promoted");
+                self.snapshots.current().await?.ok_or_else(none)?
+            }
+        };
+        to_raft(snapshot)
+    }
+}
+
+fn to_raft(snapshot: Snapshot) -> io::Result<RaftSnapshot> {
+    let last_membership = stored_membership(&snapshot.applied)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    let meta = SnapshotMeta { last_log_id: Some(to_log_id(snapshot.applied.id)), last_membership };
+    Ok(RaftSnapshot { meta, snapshot: snapshot.path })
+}
+
+fn stored_membership(applied: &Applied) -> Result<StoredMembership, InvalidMembership> {
+    if applied.membership.is_empty() {
+        return Ok(StoredMembership::default());
+    }
+    membership::decode_stored(&applied.membership)
+}

@@ -1,0 +1,141 @@
+//! Who leads a shard, and whether this replica may serve as its leader.
+
+use railgun_types::ReplicaId;
+
+use crate::watch::{self, Receiver, Sender};
+
+/// What this replica knows about the leadership of its shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeaderState {
+    /// The elected leader, if one is known.
+    pub leader: Option<ReplicaId>,
+    /// The leader's term, or the last one known if there is no leader.
+    pub term: u64,
+    /// This replica leads, and has applied its own first entry of this term and so everything that
+    /// was committed before. Says nothing about the next moment: a proposal names its term.
+    pub serving: bool,
+}
+
+/// The watched value: the state and what it is derived from.
+#[derive(Debug, Default)]
+struct View {
+    state: LeaderState,
+    /// Greatest term whose blank entry was applied here.
+    blank_term: Option<u64>,
+}
+
+/// The writing side, shared by the supervisor (who leads) and the applier (what is applied).
+#[derive(Clone)]
+pub(crate) struct Leadership {
+    own: ReplicaId,
+    view: Sender<View>,
+}
+
+/// Follows the leadership of a shard. Clones are independent.
+#[derive(Clone)]
+pub struct LeaderWatch {
+    view: Receiver<View>,
+}
+
+/// The shard was shut down or has failed; its leadership will not change any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the shard has stopped")]
+pub struct ShardStopped;
+
+impl Leadership {
+    pub(crate) fn new(own: ReplicaId) -> (Self, LeaderWatch) {
+        let (sender, receiver) = watch::channel(View::default());
+        (Self { own, view: sender }, LeaderWatch { view: receiver })
+    }
+
+    pub(crate) fn set_leader(&self, leader: Option<ReplicaId>, term: u64) {
+        self.update(|view| {
+            view.state.leader = leader;
+            view.state.term = term;
+        });
+    }
+
+    pub(crate) fn set_blank_applied(&self, term: u64) {
+        self.update(|view| view.blank_term = view.blank_term.max(Some(term)));
+    }
+
+    fn update(&self, change: impl FnOnce(&mut View)) {
+        self.view.send_if_modified(|view| {
+            let before = view.state;
+            change(view);
+            view.state.serving =
+                view.state.leader == Some(self.own) && view.blank_term == Some(view.state.term);
+            view.state != before
+        });
+    }
+}
+
+impl LeaderWatch {
+    /// The state as it is now.
+    #[must_use]
+    pub fn state(&self) -> LeaderState {
+        self.view.borrow().state
+    }
+
+    /// Waits for a state that this watch has not returned yet. Cancel safe.
+    ///
+    /// # Errors
+    /// [`ShardStopped`] after the last state.
+    pub async fn changed(&mut self) -> Result<LeaderState, ShardStopped> {
+        self.view.changed().await.map_err(|_| ShardStopped)?;
+        Ok(self.view.borrow_and_update().state)
+    }
+
+    /// Waits until this replica may serve as leader. Cancel safe.
+    ///
+    /// # Errors
+    /// [`ShardStopped`] if that will never be.
+    pub async fn serving(&mut self) -> Result<LeaderState, ShardStopped> {
+        loop {
+            let state = self.view.borrow_and_update().state;
+            if state.serving {
+                return Ok(state);
+            }
+            self.changed().await?;
+        }
+    }
+}
+
+impl std::fmt::Debug for LeaderWatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("LeaderWatch").field(&self.state()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn serving_needs_the_lead_and_the_blank_entry_of_the_same_term() {
+        let (own, other) = (ReplicaId(1), ReplicaId(2));
+        let (leadership, mut watch) = Leadership::new(own);
+        leadership.set_blank_applied(4); // replayed: an older term
+        leadership.set_leader(Some(own), 5);
+        assert_eq!(watch.state(), LeaderState { leader: Some(own), term: 5, serving: false });
+        assert!(watch.serving().now_or_never().is_none());
+        leadership.set_blank_applied(5);
+        assert_eq!(watch.state(), LeaderState { leader: Some(own), term: 5, serving: true });
+        leadership.set_leader(Some(other), 6);
+        assert!(!watch.state().serving);
+        leadership.set_blank_applied(6); // the other's
+        assert!(!watch.state().serving);
+
+        // The applier may be faster than the supervisor.
+        leadership.set_blank_applied(7);
+        assert!(!watch.state().serving);
+        leadership.set_leader(Some(own), 7);
+        assert_eq!(watch.serving().now_or_never(), Some(Ok(watch.state())));
+        leadership.set_leader(None, 7);
+        drop(leadership);
+        assert_eq!(watch.changed().now_or_never(), Some(Ok(watch.state())));
+        assert_eq!(watch.serving().now_or_never(), Some(Err(ShardStopped)));
+    }
+}

@@ -1,0 +1,184 @@
+//! What the owner of a shard's state implements.
+
+use std::error::Error;
+use std::fmt;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use railgun_log::{EntryId, Payload};
+
+use crate::proposal::Companion;
+
+/// The replicated state of a shard. All methods run on one task, in log order.
+pub trait StateMachine: Send + Sync + 'static {
+    /// Up to where the state was restored from a checkpoint; `None` means that it is empty and the
+    /// log is replayed from its first entry. Asked once, before anything else.
+    ///
+    /// The checkpoint must have been made when the log was durable up to it: a checkpoint ahead of
+    /// its log is refused as lost data.
+    fn restored(&mut self) -> Option<Applied>;
+
+    /// Waits until the machine can take a batch. Called before each [`Self::apply`]; a machine that
+    /// hands its entries on waits for room here. May be dropped and called again.
+    fn room(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    /// Applies committed entries in order. Every index comes exactly once after [`Self::restored`],
+    /// except those a snapshot jumped over. What is left in `items` is dropped afterwards; taking
+    /// all or nothing out of it are both fine.
+    ///
+    /// Results leave by the machine's own means, for instance through the companions. Runs on an
+    /// async worker: it must not block.
+    ///
+    /// # Errors
+    /// An error, or a panic, ends the shard on this node ([`Failure`](crate::Failure)). The tickets
+    /// of the batch then come back as [`Outcome::Unknown`](crate::Outcome), also those the machine
+    /// has already answered.
+    fn apply(&mut self, items: &mut Vec<ApplyItem>) -> Result<(), ApplyError>;
+
+    /// Replaces the state by that of `snapshot` and makes the snapshot the current one of the
+    /// shard's [`SnapshotSource`], both durably. May block: nothing is applied meanwhile.
+    ///
+    /// # Errors
+    /// Ends the shard on this node, as in [`Self::apply`].
+    fn install(&mut self, snapshot: &Snapshot) -> Result<(), SnapshotError>;
+}
+
+/// Gives out a shard's snapshots, which are promoted checkpoints (DESIGN §1.3). Methods may block;
+/// they run on the [`ReadPool`](crate::ReadPool).
+pub trait SnapshotSource: Send + Sync + 'static {
+    /// The snapshot promoted or installed last, if any. Its index never falls.
+    ///
+    /// # Errors
+    /// Ends the shard on this node.
+    fn current(&self) -> Result<Option<Snapshot>, SnapshotError>;
+
+    /// Makes the newest checkpoint at or below log index `upto` the current snapshot, durably, if
+    /// it is newer than the current one, and returns the current one.
+    ///
+    /// # Errors
+    /// [`SnapshotError::NoCheckpoint`] if there is none and no current snapshot either.
+    fn promote(&self, upto: u64) -> Result<Snapshot, SnapshotError>;
+}
+
+/// How far a state has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// The last entry in it.
+    pub id: EntryId,
+    /// The last membership in it, as handed to the machine by [`ApplyItem::Membership`]. Empty if
+    /// there was none.
+    pub membership: Bytes,
+}
+
+/// A file that holds the state of a shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// What the state contains.
+    pub applied: Applied,
+    /// The file. Must stay as it is while it is the current snapshot.
+    pub path: PathBuf,
+}
+
+/// One committed entry.
+pub enum ApplyItem {
+    /// Bytes of the shard's owner.
+    Command {
+        /// The entry.
+        id: EntryId,
+        /// Its bytes, in the parts they were proposed in or in one.
+        payload: Payload,
+        /// Present on the node that proposed the entry and has not restarted since.
+        proposed: Option<Proposed>,
+    },
+    /// The first entry of a new leader. Entries after it are of its term.
+    Blank {
+        /// The entry.
+        id: EntryId,
+    },
+    /// The replicas of the shard changed. A checkpoint carries the newest of these.
+    Membership {
+        /// The entry.
+        id: EntryId,
+        /// Opaque; versioned by this crate.
+        membership: Bytes,
+    },
+}
+
+/// What a proposal left in memory for its own apply.
+pub struct Proposed {
+    /// [`Proposal::ticket`](crate::Proposal::ticket).
+    pub ticket: u64,
+    /// [`Proposal::companion`](crate::Proposal::companion).
+    pub companion: Option<Companion>,
+}
+
+impl ApplyItem {
+    /// Term and index of the entry.
+    #[must_use]
+    pub fn id(&self) -> EntryId {
+        match self {
+            Self::Command { id, .. } | Self::Blank { id } | Self::Membership { id, .. } => *id,
+        }
+    }
+}
+
+impl fmt::Debug for ApplyItem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Command { id, payload, proposed } => f
+                .debug_struct("Command")
+                .field("id", id)
+                .field("bytes", &payload.len())
+                .field("ticket", &proposed.as_ref().map(|proposed| proposed.ticket))
+                .finish(),
+            Self::Blank { id } => f.debug_struct("Blank").field("id", id).finish(),
+            Self::Membership { id, .. } => f.debug_struct("Membership").field("id", id).finish(),
+        }
+    }
+}
+
+impl fmt::Debug for Proposed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proposed").field("ticket", &self.ticket).finish_non_exhaustive()
+    }
+}
+
+/// An entry that the state machine could not apply.
+#[derive(Debug, thiserror::Error)]
+#[error("could not apply entry {id}: {source}")]
+pub struct ApplyError {
+    /// The entry.
+    pub id: EntryId,
+    /// What was wrong with it.
+    pub source: Box<dyn Error + Send + Sync>,
+}
+
+/// A snapshot that could not be made, found or installed.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// There is nothing to promote.
+    #[error("no checkpoint at or below log index {upto}")]
+    NoCheckpoint {
+        /// The index asked for.
+        upto: u64,
+    },
+    /// The file cannot be read or written.
+    #[error("snapshot file {path} failed: {source}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file's content is not a state.
+    #[error("snapshot file {path} is damaged: {source}", path = path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<dyn Error + Send + Sync>,
+    },
+}

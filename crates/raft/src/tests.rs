@@ -1,0 +1,9 @@
+//! Tests of the whole: a real log on a real disk under openraft, with a state machine that records.
+
+mod batching;
+mod disk_log;
+mod recorder;
+mod shard;
+mod simulation;
+mod snapshots;
+mod storage_suite;
