@@ -1,0 +1,137 @@
+//! Writing an object that will never change.
+
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use object_store::{ObjectStore, PutMode, PutOptions, PutPayload};
+
+use super::error::{BucketError, Failure, FailureKind, RetryClass};
+use super::retry::attempt;
+use super::{Bucket, Inner};
+
+/// Contents up to this size are read back after the write: two writers may race for one key where
+/// the store has no conditional PUT, and equal sizes are likely only for small objects.
+const READ_BACK_BYTES: u64 = 64 << 10;
+
+/// Piece in which an existing object is compared with ours.
+const COMPARE_BYTES: u64 = 8 << 20;
+
+/// How an immutable object came to be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// This call wrote it.
+    Stored,
+    /// It was there with exactly this content: written before, or the answer to an earlier attempt
+    /// of this call was lost.
+    Existed,
+}
+
+impl Bucket {
+    /// Writes `content` under `key`, which nothing else may ever have been written to, and checks
+    /// that it is there. Idempotent: an equal content that is there already is a success.
+    ///
+    /// Uses a conditional PUT. Where the store ignores or refuses the condition, the look before
+    /// the write is all there is: two writers with different contents for one key may then race,
+    /// and the one that finds the other's content fails. Keys that carry a content hash cannot race.
+    ///
+    /// Cancel safe: the object is then there as a whole, or not at all.
+    ///
+    /// # Errors
+    /// [`BucketError::Conflict`] if another content lies under the key; otherwise as for
+    /// [`Bucket::get`], and then the object may or may not be there.
+    pub async fn put_immutable(&self, key: &str, content: Bytes) -> Result<Put, BucketError> {
+        let Inner { retry, pacer, .. } = &*self.inner;
+        let mut attempts = 1;
+        loop {
+            // The first look also finds what an attempt with a lost answer has written.
+            if let Some(bytes) = self.size(key).await? {
+                self.compare(key, bytes, &content).await?;
+                return Ok(Put::Existed);
+            }
+            let mode = if self.inner.creates_only.load(Ordering::Relaxed) {
+                PutMode::Create
+            } else {
+                PutMode::Overwrite
+            };
+            let failure = match self.put_once(key, &content, mode.clone()).await {
+                Ok(()) => match self.check_stored(key, &content).await? {
+                    Ok(()) => return Ok(Put::Stored),
+                    Err(vanished) => vanished,
+                },
+                // Somebody was faster, maybe ourselves: the next look tells.
+                Err(failure) if failure.kind == FailureKind::AlreadyExists => {
+                    Failure { kind: FailureKind::Transient, ..failure }
+                }
+                Err(failure)
+                    if failure.kind == FailureKind::Unsupported && mode == PutMode::Create =>
+                {
+                    tracing::warn!(bucket = %self, "the store has no conditional PUT");
+                    self.inner.creates_only.store(false, Ordering::Relaxed);
+                    continue;
+                }
+                Err(failure) => failure,
+            };
+            let class = failure.retry_class();
+            if class == RetryClass::Permanent || attempts >= retry.attempts {
+                // The last attempt may have stored it all the same.
+                if class != RetryClass::Permanent
+                    && let Some(bytes) = self.size(key).await?
+                {
+                    self.compare(key, bytes, &content).await?;
+                    return Ok(Put::Existed);
+                }
+                return Err(failure.into_error(key, attempts));
+            }
+            pacer.sleep(retry.pause(attempts, class, &**pacer)).await;
+            attempts += 1;
+        }
+    }
+
+    async fn put_once(&self, key: &str, content: &Bytes, mode: PutMode) -> Result<(), Failure> {
+        let Inner { store, retry, pacer, .. } = &*self.inner;
+        let path = self.path(key).map_err(|error| Failure {
+            kind: FailureKind::Refused,
+            reason: error.to_string().into(),
+        })?;
+        let options = PutOptions { mode, ..PutOptions::default() };
+        let put = store.put_opts(&path, PutPayload::from_bytes(content.clone()), options);
+        attempt(&**pacer, retry.attempt_deadline(content.len() as u64), put).await?;
+        Ok(())
+    }
+
+    /// Looks at what was just written. The inner error: it is not there, try again.
+    async fn check_stored(
+        &self,
+        key: &str,
+        content: &Bytes,
+    ) -> Result<Result<(), Failure>, BucketError> {
+        let Some(bytes) = self.size(key).await? else {
+            let reason = "an acknowledged object is not there".into();
+            return Ok(Err(Failure { kind: FailureKind::Transient, reason }));
+        };
+        if bytes <= READ_BACK_BYTES {
+            self.compare(key, bytes, content).await?;
+        } else if bytes != content.len() as u64 {
+            return Err(BucketError::Conflict { key: key.into() });
+        }
+        Ok(Ok(()))
+    }
+
+    /// Whether the object of `bytes` bytes under `key` is `content`.
+    async fn compare(&self, key: &str, bytes: u64, content: &Bytes) -> Result<(), BucketError> {
+        let conflict = || BucketError::Conflict { key: key.into() };
+        if bytes != content.len() as u64 {
+            return Err(conflict());
+        }
+        for (piece, start) in
+            content.chunks(COMPARE_BYTES as usize).zip((0..).step_by(COMPARE_BYTES as usize))
+        {
+            let start: u64 = start;
+            let there = self.get_range(key, start..start + piece.len() as u64).await?;
+            if there != piece {
+                return Err(conflict());
+            }
+        }
+        Ok(())
+    }
+}

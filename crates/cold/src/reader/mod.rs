@@ -1,0 +1,225 @@
+//! Reading records back: footers and row groups by ranged GET, cached, each asked for once however
+//! many wait for it, and checked against their checksums on every use (I9).
+//!
+//! Fetching is asynchronous ([`ColdReader::fetch`]); decoding is not ([`RowGroup::batches`]), so
+//! that it can run on a pool and never delays other work.
+
+mod decode;
+mod error;
+mod footers;
+mod part;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use foyer::{Cache, CacheBuilder};
+use railgun_types::{Offset, Timestamp, crc32c};
+
+pub use decode::{ColdBatch, ColdBatches, RowGroup};
+pub use error::ColdReadError;
+pub use part::{ColdPart, ObjectRef};
+
+use crate::bucket::Bucket;
+use crate::segment::RowGroupPlace;
+use footers::{CachedFooter, Footers};
+
+/// How much memory reading may keep.
+#[derive(Clone, Debug)]
+pub struct ReaderOptions {
+    /// Bytes of row groups, as they are in the bucket.
+    pub cache_bytes: usize,
+    /// Bytes of parsed footers.
+    pub footer_bytes: usize,
+}
+
+impl Default for ReaderOptions {
+    fn default() -> Self {
+        Self { cache_bytes: 128 << 20, footer_bytes: 16 << 20 }
+    }
+}
+
+/// Reads objects of a bucket. Cheap to clone; clones share their caches.
+#[derive(Clone, Debug)]
+pub struct ColdReader {
+    bucket: Bucket,
+    footers: Footers,
+    row_groups: Cache<RowGroupKey, Bytes>,
+}
+
+/// Object keys name their content, so a cached row group never grows stale.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct RowGroupKey {
+    object: Arc<str>,
+    number: usize,
+}
+
+impl ColdReader {
+    /// A reader with empty caches.
+    #[must_use]
+    pub fn new(bucket: Bucket, options: &ReaderOptions) -> Self {
+        /// A shard of the cache must hold several row groups.
+        const SHARD_BYTES: usize = 64 << 20;
+        let row_groups = CacheBuilder::new(options.cache_bytes)
+            .with_name("cold row groups")
+            .with_shards((options.cache_bytes / SHARD_BYTES).clamp(1, 8))
+            .with_weighter(|_: &RowGroupKey, bytes: &Bytes| bytes.len())
+            .build();
+        let footers = Footers::new(bucket.clone(), options.footer_bytes);
+        Self { bucket, footers, row_groups }
+    }
+
+    /// Fetches the row group that holds offset `from` of `part`. Cancel safe: a fetch that was
+    /// begun goes on into the cache.
+    ///
+    /// Must run inside a tokio runtime, which the fetches are spawned on.
+    ///
+    /// # Errors
+    /// [`ColdReadError`].
+    pub async fn fetch(&self, part: &ColdPart, from: Offset) -> Result<RowGroup, ColdReadError> {
+        let ColdPart { stream, range, object } = part;
+        if from < range.base || from >= range.end() {
+            let (base, end) = (range.base, range.end());
+            return Err(ColdReadError::OutOfRange { object: object.key.clone(), from, base, end });
+        }
+        let footer = self.footers.get(object).await?;
+        let Placed { number, rows, base } = placed(part, &footer, from)?;
+        let bytes = self.row_group(object, &footer, number).await?;
+        let (object, stream) = (object.key.clone(), *stream);
+        Ok(RowGroup { object, footer, number, bytes, stream, rows, base })
+    }
+
+    /// Records from `from` on: at least one batch, at most the rest of the row group, ending with
+    /// the batch that reaches `max_bytes`. Decodes where it is called, each time from the beginning
+    /// of a page: who reads on keeps the iterator of [`RowGroup::batches`] instead.
+    ///
+    /// # Errors
+    /// [`ColdReadError`]; nothing is returned then.
+    pub async fn read(
+        &self,
+        part: &ColdPart,
+        from: Offset,
+        max_bytes: usize,
+    ) -> Result<Vec<ColdBatch>, ColdReadError> {
+        let (mut batches, mut bytes) = (Vec::new(), 0);
+        for batch in self.fetch(part, from).await?.batches(from, part.range.end()) {
+            let batch = batch?;
+            bytes += batch.batch.len();
+            batches.push(batch);
+            if bytes >= max_bytes {
+                break;
+            }
+        }
+        Ok(batches)
+    }
+
+    /// The offset of the first record of `part` with a log time at or after `ts`; the end of the
+    /// part if it has none. Lists nothing (T-2).
+    ///
+    /// # Errors
+    /// [`ColdReadError`].
+    pub async fn seek_time(&self, part: &ColdPart, ts: Timestamp) -> Result<Offset, ColdReadError> {
+        let range = &part.range;
+        if ts <= range.min_ts {
+            return Ok(range.base);
+        }
+        if ts > range.max_ts {
+            return Ok(range.end());
+        }
+        // Log time never falls within a stream: the first row group whose last record of the part
+        // is late enough holds the answer. Statistics rule out those before it without a GET.
+        let footer = self.footers.get(&part.object).await?;
+        let mut from = range.base;
+        while from < range.end() {
+            let Placed { number, rows, base } = placed(part, &footer, from)?;
+            let end = base.plus(rows.len() as u64);
+            if footer.latest(number).is_none_or(|latest| latest >= ts)
+                && let Some(offset) = self.fetch(part, from).await?.seek_time(ts)?
+            {
+                return Ok(offset);
+            }
+            from = end;
+        }
+        Ok(range.end())
+    }
+
+    /// The bytes of a row group, checked. Bytes that fail are fetched once more: they may have been
+    /// damaged on the way or in memory.
+    async fn row_group(
+        &self,
+        object: &ObjectRef,
+        footer: &CachedFooter,
+        number: usize,
+    ) -> Result<Bytes, ColdReadError> {
+        let place = &footer.footer.row_groups[number];
+        let key = RowGroupKey { object: object.key.clone(), number };
+        for _ in 0..2 {
+            let bytes = self.cached(&key, place).await?;
+            if bytes.len() as u64 == place.bytes && crc32c(&bytes) == place.crc32c {
+                return Ok(bytes);
+            }
+            tracing::warn!(object = %object.key, number, "row group does not match its checksum");
+            self.row_groups.remove(&key);
+        }
+        let what = format!("row group {number} does not match its checksum");
+        Err(ColdReadError::corrupt(&object.key, what))
+    }
+
+    async fn cached(
+        &self,
+        key: &RowGroupKey,
+        place: &RowGroupPlace,
+    ) -> Result<Bytes, ColdReadError> {
+        let fetch = {
+            let (bucket, object) = (self.bucket.clone(), key.object.clone());
+            let range = place.start..place.start + place.bytes;
+            move || async move {
+                let read = bucket.get_range(&object, range).await;
+                read.map_err(|error| ColdReadError::from_bucket(&object, &error))
+            }
+        };
+        match self.row_groups.get_or_fetch(key, fetch).await {
+            Ok(entry) => Ok(entry.value().clone()),
+            Err(error) => Err(typed(&key.object, &error)),
+        }
+    }
+}
+
+/// The rows of a part in the row group that holds one of its offsets.
+struct Placed {
+    number: usize,
+    /// Counted in the row group.
+    rows: Range<usize>,
+    /// Offset of the first of them.
+    base: Offset,
+}
+
+/// Finds the row group of `from`, which lies in the part's range.
+fn placed(part: &ColdPart, footer: &CachedFooter, from: Offset) -> Result<Placed, ColdReadError> {
+    let range = &part.range;
+    let find = || {
+        let row = range.first_row.checked_add(from.0.checked_sub(range.base.0)?)?;
+        let (number, row) = footer.find_row(row)?;
+        let (before, after) = (footer.rows_before[number], footer.rows_before[number + 1]);
+        let first = usize::try_from(range.first_row.saturating_sub(before)).ok()?;
+        let last = range.first_row.checked_add(range.count)?.min(after) - before;
+        let rows = first..usize::try_from(last).ok()?;
+        let base = Offset(from.0 - row.checked_sub(rows.start)? as u64);
+        Some(Placed { number, rows, base })
+    };
+    find()
+        .ok_or_else(|| ColdReadError::corrupt(&part.object.key, "it has not the rows of the range"))
+}
+
+/// The error of a fetch, out of the cache's own.
+fn typed(object: &Arc<str>, error: &foyer::Error) -> ColdReadError {
+    error.downcast_ref::<ColdReadError>().cloned().unwrap_or_else(|| ColdReadError::Unavailable {
+        object: object.clone(),
+        // The task was cancelled because the runtime shuts down.
+        reason: error.to_string().into(),
+        retry_after: std::time::Duration::from_secs(1),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,380 @@
+//! Encoding a segment or a bundle. Pure computation: the caller chooses the thread.
+
+use std::ops::Range;
+
+use arrow_schema::ArrowError;
+use bytes::Bytes;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
+use railgun_core::manifest::{ContentHash, Digest};
+use railgun_types::batch::RecordBatch;
+use railgun_types::{ClusterUid, Offset, ShardId, StreamUid, Timestamp, crc32c};
+use sha2::{Digest as _, Sha256};
+
+use super::columns::{Columns, Place};
+use super::footer::{self, EncodedPart, Footer, RowGroupPlace};
+use super::schema;
+
+/// What an object is to hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SegmentKind {
+    /// Records of one stream.
+    Segment,
+    /// Records of many streams, in ascending order of their uids.
+    Bundle,
+}
+
+/// What to encode, and how.
+#[derive(Clone, Debug)]
+pub struct EncodeSpec {
+    /// The cluster life.
+    pub cluster: ClusterUid,
+    /// The shard.
+    pub shard: ShardId,
+    /// Raft term of the seal.
+    pub term: u64,
+    /// One stream or many.
+    pub kind: SegmentKind,
+    /// Level of compression, 1 to 22.
+    pub zstd_level: i32,
+    /// Record bytes after which a row group closes: the unit of GET, cache and checksum.
+    pub row_group_bytes: usize,
+}
+
+impl EncodeSpec {
+    /// The settings of DESIGN §3: ZSTD-1; row groups a little under 8 MiB, so that one with its
+    /// framing fits an 8 MiB block of a disk cache.
+    #[must_use]
+    pub fn new(cluster: ClusterUid, shard: ShardId, term: u64, kind: SegmentKind) -> Self {
+        Self { cluster, shard, term, kind, zstd_level: 1, row_group_bytes: 15 << 19 }
+    }
+}
+
+/// Consecutive records of one stream under one log time and term.
+#[derive(Clone, Debug)]
+pub struct StreamSlice<'a> {
+    /// Offset of the first of them.
+    pub base: Offset,
+    /// Log time of their entry.
+    pub ts: Timestamp,
+    /// Raft term of their entry.
+    pub term: u64,
+    /// The batch they are in.
+    pub batch: &'a RecordBatch,
+    /// Which of its records. A batch with refused duplicates is pushed in pieces.
+    pub records: Range<usize>,
+}
+
+/// A finished object.
+#[derive(Clone, Debug)]
+pub struct Encoded {
+    /// Its content.
+    pub bytes: Bytes,
+    /// First bytes of the content's SHA-256, for its key.
+    pub hash: ContentHash,
+    /// Bytes from the check before the footer to the end: what a reader fetches first.
+    pub footer_bytes: u32,
+    /// The range of each stream, in the order of the rows.
+    pub parts: Vec<EncodedPart>,
+}
+
+/// Why records cannot be encoded. The encoder is of no use afterwards.
+#[derive(Debug, thiserror::Error)]
+pub enum EncodeError {
+    /// Streams out of order, one twice, or a second one in a segment.
+    #[error("stream {stream} may not follow in this object")]
+    StreamOrder {
+        /// The stream.
+        stream: StreamUid,
+    },
+    /// Records before any stream was begun, or a stream without records.
+    #[error("the object has no stream, or a stream without records")]
+    Empty,
+    /// Records that do not follow the ones before.
+    #[error("offset {found} of stream {stream} follows where {expected} should")]
+    NotContiguous {
+        /// The stream.
+        stream: StreamUid,
+        /// The offset that should follow.
+        expected: Offset,
+        /// The one that came.
+        found: Offset,
+    },
+    /// An offset or term above 2⁶³ − 1.
+    #[error("offset or term of a record of stream {stream} has no place in a 64-bit column")]
+    OutOfColumn {
+        /// The stream.
+        stream: StreamUid,
+    },
+    /// The batch has fewer records than asked for, or one that cannot be decoded.
+    #[error("record {index} of the batch at offset {base} of stream {stream} cannot be decoded")]
+    Record {
+        /// The stream.
+        stream: StreamUid,
+        /// Offset of the slice.
+        base: Offset,
+        /// Index in the batch.
+        index: usize,
+    },
+    /// More than 4 GiB of footer or 2³² row groups.
+    #[error("the object is too large")]
+    TooLarge,
+    /// The columns do not fit the schema.
+    #[error("the columns do not fit the schema: {0}")]
+    Arrow(#[from] ArrowError),
+    /// The Parquet writer failed.
+    #[error("the Parquet writer failed: {0}")]
+    Parquet(#[from] ParquetError),
+    /// The footer cannot be spelt.
+    #[error("the footer cannot be spelt: {0}")]
+    Footer(#[from] serde_json::Error),
+}
+
+/// Turns records into one Parquet object. For each stream [`Self::begin_stream`], then
+/// [`Self::push`] for each of its slices; at last [`Self::finish`]. Equal input gives equal bytes.
+#[derive(Debug)]
+pub struct SegmentEncoder {
+    spec: EncodeSpec,
+    columns: Columns,
+    /// Made with the first row group, which decides whether values are compressed.
+    writer: Option<ArrowWriter<Vec<u8>>>,
+    row_groups: Vec<RowGroupPlace>,
+    rows_written: u64,
+    parts: Vec<EncodedPart>,
+    /// The stream in the making.
+    open: Option<OpenPart>,
+}
+
+#[derive(Debug)]
+struct OpenPart {
+    part: EncodedPart,
+    uid: String,
+    digest: Sha256,
+}
+
+impl SegmentEncoder {
+    /// An empty object.
+    #[must_use]
+    pub fn new(spec: EncodeSpec) -> Self {
+        Self {
+            spec,
+            columns: Columns::default(),
+            writer: None,
+            row_groups: Vec::new(),
+            rows_written: 0,
+            parts: Vec::new(),
+            open: None,
+        }
+    }
+
+    /// Begins the range of `stream` at `base`. `previous` is the stream's digest before it.
+    ///
+    /// # Errors
+    /// [`EncodeError`] if the stream may not follow, or the one before has no records.
+    pub fn begin_stream(
+        &mut self,
+        stream: StreamUid,
+        base: Offset,
+        previous: Digest,
+    ) -> Result<(), EncodeError> {
+        self.close_stream()?;
+        let follows = match (self.parts.last(), self.spec.kind) {
+            (None, _) => true,
+            (Some(last), SegmentKind::Bundle) => last.stream < stream,
+            (Some(_), SegmentKind::Segment) => false,
+        };
+        if !follows {
+            return Err(EncodeError::StreamOrder { stream });
+        }
+        let part = EncodedPart {
+            stream,
+            base,
+            count: 0,
+            min_ts: Timestamp(i64::MAX),
+            max_ts: Timestamp(i64::MIN),
+            record_bytes: 0,
+            first_row_group: self.row_group()?,
+            first_row: self.rows_written + self.columns.rows() as u64,
+            previous_digest: previous,
+            digest: previous,
+        };
+        let digest = Sha256::new_with_prefix(previous);
+        self.open = Some(OpenPart { part, uid: stream.to_string(), digest });
+        Ok(())
+    }
+
+    /// Appends records to the stream begun last.
+    ///
+    /// # Errors
+    /// [`EncodeError`]; the encoder is of no use then.
+    pub fn push(&mut self, slice: &StreamSlice<'_>) -> Result<(), EncodeError> {
+        let open = self.open.as_mut().ok_or(EncodeError::Empty)?;
+        let stream = open.part.stream;
+        let expected = open.part.base.plus(open.part.count);
+        if slice.base != expected {
+            let found = slice.base;
+            return Err(EncodeError::NotContiguous { stream, expected, found });
+        }
+        let out_of_column = |_| EncodeError::OutOfColumn { stream };
+        let count = slice.records.len() as u64;
+        i64::try_from(slice.base.0.saturating_add(count)).map_err(out_of_column)?;
+        let term = i64::try_from(slice.term).map_err(out_of_column)?;
+        let first = i64::try_from(slice.base.0).map_err(out_of_column)?;
+        let mut records = slice.batch.records().skip(slice.records.start);
+        for (index, offset) in slice.records.clone().zip(first..) {
+            let bad = || EncodeError::Record { stream, base: slice.base, index };
+            let record = records.next().ok_or_else(bad)?;
+            let content = record.content().ok_or_else(bad)?;
+            // Row groups close before a record, so that a stream never begins behind an empty one.
+            if self.columns.bytes() >= self.spec.row_group_bytes {
+                self.flush_row_group()?;
+            }
+            let open = self.open.as_mut().ok_or(EncodeError::Empty)?;
+            if open.part.count == 0 {
+                open.part.first_row_group =
+                    u32::try_from(self.row_groups.len()).map_err(|_| EncodeError::TooLarge)?;
+            }
+            let place = Place { stream_uid: &open.uid, offset, ts: slice.ts.0, term };
+            self.columns.push(place, &record, &content);
+            let mut row = [0; 20];
+            row[..8].copy_from_slice(&offset.to_le_bytes());
+            row[8..16].copy_from_slice(&slice.ts.0.to_le_bytes());
+            row[16..].copy_from_slice(&record.crc.to_le_bytes());
+            open.digest.update(row);
+            open.part.count += 1;
+            open.part.record_bytes += record.bytes.len() as u64;
+        }
+        if count > 0
+            && let Some(open) = &mut self.open
+        {
+            open.part.min_ts = open.part.min_ts.min(slice.ts);
+            open.part.max_ts = open.part.max_ts.max(slice.ts);
+        }
+        Ok(())
+    }
+
+    /// Encoded bytes of the records so far, before compression.
+    #[must_use]
+    pub fn record_bytes(&self) -> u64 {
+        let open = self.open.as_ref().map_or(0, |open| open.part.record_bytes);
+        open + self.parts.iter().map(|part| part.record_bytes).sum::<u64>()
+    }
+
+    /// Closes the object.
+    ///
+    /// # Errors
+    /// [`EncodeError`]; an object without records is none.
+    pub fn finish(mut self) -> Result<Encoded, EncodeError> {
+        self.close_stream()?;
+        self.flush_row_group()?;
+        let footer = Footer {
+            cluster: self.spec.cluster,
+            shard: self.spec.shard,
+            term: self.spec.term,
+            parts: self.parts,
+            row_groups: self.row_groups,
+        };
+        let mut writer = self.writer.ok_or(EncodeError::Empty)?;
+        for pair in footer.key_values()? {
+            writer.append_key_value_metadata(pair);
+        }
+        writer.finish()?;
+        let mut file = std::mem::take(writer.inner_mut());
+        let footer_bytes = footer::insert_check(&mut file).ok_or(EncodeError::TooLarge)?;
+        let sha: [u8; 32] = Sha256::digest(&file).into();
+        let mut hash = ContentHash::default();
+        hash.copy_from_slice(&sha[..8]);
+        Ok(Encoded { bytes: file.into(), hash, footer_bytes, parts: footer.parts })
+    }
+
+    fn row_group(&self) -> Result<u32, EncodeError> {
+        u32::try_from(self.row_groups.len()).map_err(|_| EncodeError::TooLarge)
+    }
+
+    fn close_stream(&mut self) -> Result<(), EncodeError> {
+        let Some(OpenPart { mut part, digest, .. }) = self.open.take() else { return Ok(()) };
+        if part.count == 0 {
+            return Err(EncodeError::Empty);
+        }
+        part.digest = digest.finalize().into();
+        self.parts.push(part);
+        Ok(())
+    }
+
+    fn flush_row_group(&mut self) -> Result<(), EncodeError> {
+        let rows = self.columns.rows() as u64;
+        if rows == 0 {
+            return Ok(());
+        }
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            None => {
+                let compress = shrinks(self.columns.values(), self.spec.zstd_level);
+                let options = ArrowWriterOptions::new()
+                    .with_properties(properties(self.spec.zstd_level, compress)?)
+                    .with_skip_arrow_metadata(true);
+                let schema = schema::WRITE.clone();
+                let writer = ArrowWriter::try_new_with_options(Vec::new(), schema, options)?;
+                self.writer.insert(writer)
+            }
+        };
+        writer.write(&self.columns.take()?)?;
+        writer.flush()?;
+        // Through the writer's own buffer, into ours.
+        writer.sync().map_err(ParquetError::from)?;
+        let group = writer.flushed_row_groups().last().ok_or(EncodeError::Empty)?;
+        let (start, bytes) = footer::place_of(group).ok_or(EncodeError::Empty)?;
+        let span = start as usize..(start + bytes) as usize;
+        let written = writer.inner().get(span).ok_or(EncodeError::TooLarge)?;
+        self.row_groups.push(RowGroupPlace { start, bytes, crc32c: crc32c(written), rows });
+        self.rows_written += rows;
+        Ok(())
+    }
+}
+
+/// Whether a sample of `values` shrinks by a tenth at least. Compressing what does not is work for
+/// nothing, now and at every read.
+fn shrinks(values: &[u8], level: i32) -> bool {
+    const PIECE: usize = 16 << 10;
+    const PIECES: usize = 16;
+    let step = (values.len() / PIECES).max(PIECE);
+    let (mut plain, mut packed) = (0, 0);
+    for start in (0..values.len()).step_by(step).take(PIECES) {
+        let piece = &values[start..values.len().min(start + PIECE)];
+        plain += piece.len();
+        packed += zstd::bulk::compress(piece, level).map_or(piece.len(), |packed| packed.len());
+    }
+    packed * 10 < plain * 9
+}
+
+fn properties(zstd_level: i32, compress_values: bool) -> Result<WriterProperties, ParquetError> {
+    let path = |column: &str| ColumnPath::from(column);
+    let mut properties = WriterProperties::builder()
+        .set_created_by("railgun".to_owned())
+        .set_dictionary_enabled(false)
+        .set_statistics_enabled(EnabledStatistics::None)
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(zstd_level)?))
+        .set_max_row_group_row_count(None)
+        .set_max_row_group_bytes(None)
+        .set_column_dictionary_enabled(path("stream_uid"), true)
+        // Noise by nature.
+        .set_column_compression(path("crc32c"), Compression::UNCOMPRESSED);
+    for column in ["offset", "ts", "producer_ts", "term", "flags"] {
+        properties = properties.set_column_encoding(path(column), Encoding::DELTA_BINARY_PACKED);
+    }
+    for column in ["stream_uid", "offset", "ts"] {
+        properties =
+            properties.set_column_statistics_enabled(path(column), EnabledStatistics::Page);
+    }
+    if !compress_values {
+        properties = properties.set_column_compression(path("value"), Compression::UNCOMPRESSED);
+    }
+    Ok(properties.build())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,125 @@
+use railgun_types::batch::RecordBatch;
+
+use super::*;
+use crate::fixture::{self, Record, batch, encode, entry, golden_runs, noise, run, sampler, spec};
+
+fn golden_bundle() -> Encoded {
+    encode(spec(SegmentKind::Bundle), &golden_runs())
+}
+
+/// The bytes of version 1, forever. `REGENERATE_GOLDEN=1` writes them anew.
+#[test]
+fn the_bytes_of_version_1_do_not_change() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/bundle-v1.parquet");
+    let encoded = golden_bundle();
+    assert_eq!(encoded.bytes, golden_bundle().bytes, "equal input, other bytes");
+    if std::env::var_os("REGENERATE_GOLDEN").is_some() {
+        std::fs::write(path, &encoded.bytes).unwrap();
+    }
+    assert!(std::fs::read(path).unwrap() == encoded.bytes, "the format changed");
+}
+
+#[test]
+fn parts_tell_where_their_records_are() {
+    let encoded = golden_bundle();
+    let [first, second] = &encoded.parts[..] else { panic!("{:?}", encoded.parts) };
+    assert_eq!((first.base, first.count), (Offset(5), 8));
+    assert_eq!((second.first_row, second.first_row_group), (8, 0));
+    assert_eq!(first.max_ts.since_us(first.min_ts), 1);
+    assert_eq!(first.record_bytes, 2 * batch(&sampler()).body_bytes() as u64);
+
+    // The digest is the documented function of offset, log time and checksum.
+    let mut digest = Sha256::new_with_prefix([9; 32]);
+    for (offset, ts, .., crc, _, _, _) in fixture::told_by_run(&run(
+        1,
+        5,
+        vec![entry(first.min_ts.0, 3, sampler()), entry(first.max_ts.0, 4, sampler())],
+    )) {
+        digest.update(offset.to_le_bytes());
+        digest.update(ts.to_le_bytes());
+        digest.update(crc.to_le_bytes());
+    }
+    assert_eq!(first.digest, <[u8; 32]>::from(digest.finalize()));
+}
+
+/// A row group that is full is closed before the record that follows, not after the last.
+#[test]
+fn a_stream_begins_in_the_row_group_of_its_first_record() {
+    let single = EncodeSpec { row_group_bytes: 1, ..spec(SegmentKind::Bundle) };
+    let two = || vec![entry(1, 1, vec![Record::of("x"); 2])];
+    let encoded = encode(single, &[run(1, 0, two()), run(2, 0, two())]);
+    let places: Vec<_> = encoded.parts.iter().map(|p| (p.first_row_group, p.first_row)).collect();
+    assert_eq!(places, [(0, 0), (2, 2)]);
+}
+
+#[test]
+fn slices_of_a_batch_are_the_batch() {
+    let records = batch(&sampler());
+    let push = |ranges: &[Range<usize>]| {
+        let mut encoder = SegmentEncoder::new(spec(SegmentKind::Segment));
+        encoder.begin_stream(StreamUid([1; 16]), Offset(0), [0; 32]).unwrap();
+        for records_range in ranges {
+            let base = Offset(records_range.start as u64);
+            let (ts, term, records_range) = (Timestamp(1), 1, records_range.clone());
+            let slice = StreamSlice { base, ts, term, batch: &records, records: records_range };
+            encoder.push(&slice).unwrap();
+        }
+        encoder.finish().unwrap().bytes
+    };
+    assert_eq!(push(&[0..2, 2..4]), push(&[0..1, 1..3, 3..4]));
+}
+
+#[test]
+fn values_that_do_not_shrink_are_stored_as_they_are() {
+    let object = |value: Vec<u8>| {
+        let records = vec![Record::of(value); 4];
+        encode(spec(SegmentKind::Segment), &[run(1, 0, vec![entry(1, 1, records)])]).bytes
+    };
+    let holds = |object: &[u8], piece: &[u8]| object.windows(piece.len()).any(|w| w == piece);
+    let noise = noise(7, 40_000);
+    // Repeats of 40 kB are outside the sample's pieces.
+    assert!(holds(&object(noise.clone()), &noise[..1000]));
+    assert!(object(b"abcdefgh".repeat(5_000)).len() < 10_000);
+}
+
+#[test]
+fn what_does_not_belong_is_refused() {
+    let records = batch(&sampler());
+    let uid = |n: u8| StreamUid([n; 16]);
+    let slice = |base: u64, batch: &'static RecordBatch, records: Range<usize>| StreamSlice {
+        base: Offset(base),
+        ts: Timestamp(1),
+        term: 1,
+        batch,
+        records,
+    };
+    let records: &'static RecordBatch = Box::leak(Box::new(records));
+    let begun = |kind| {
+        let mut encoder = SegmentEncoder::new(spec(kind));
+        encoder.begin_stream(uid(2), Offset(5), [0; 32]).unwrap();
+        encoder
+    };
+    let filled = |kind| {
+        let mut encoder = begun(kind);
+        encoder.push(&slice(5, records, 0..4)).unwrap();
+        encoder
+    };
+
+    let empty = SegmentEncoder::new(spec(SegmentKind::Bundle)).finish();
+    assert!(matches!(empty, Err(EncodeError::Empty)));
+    assert!(matches!(begun(SegmentKind::Bundle).finish(), Err(EncodeError::Empty)));
+    let gap = begun(SegmentKind::Bundle).push(&slice(6, records, 0..1));
+    assert!(matches!(gap, Err(EncodeError::NotContiguous { .. })), "{gap:?}");
+    let short = begun(SegmentKind::Bundle).push(&slice(5, records, 0..5));
+    assert!(matches!(short, Err(EncodeError::Record { index: 4, .. })), "{short:?}");
+    for (kind, next) in
+        [(SegmentKind::Bundle, 1), (SegmentKind::Bundle, 2), (SegmentKind::Segment, 3)]
+    {
+        let second = filled(kind).begin_stream(uid(next), Offset(0), [0; 32]);
+        assert!(matches!(second, Err(EncodeError::StreamOrder { .. })), "{kind:?} {next}");
+    }
+    let mut far = SegmentEncoder::new(spec(SegmentKind::Segment));
+    far.begin_stream(uid(1), Offset(u64::MAX), [0; 32]).unwrap();
+    let beyond = far.push(&slice(u64::MAX, records, 0..1));
+    assert!(matches!(beyond, Err(EncodeError::OutOfColumn { .. })), "{beyond:?}");
+}

@@ -1,0 +1,9 @@
+//! Segments and bundles: ranges of streams as one Parquet object (DESIGN §3 "Parquet").
+
+mod columns;
+mod encode;
+mod footer;
+pub(crate) mod schema;
+
+pub use encode::{EncodeError, EncodeSpec, Encoded, SegmentEncoder, SegmentKind, StreamSlice};
+pub use footer::{BadFooter, EncodedPart, Footer, RowGroupPlace};
