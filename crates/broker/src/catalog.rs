@@ -1,0 +1,198 @@
+//! Owns the catalog on this node: names, and on which shard each stream is. Inputs: committed
+//! entries of shard 0, requests to change it, questions. Never: waits for disk or another actor.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use railgun_core::catalog::{Catalog, CatalogEntry, CatalogOutcome, RestoredCatalog};
+use railgun_core::command::{CatalogCommand, ClusterSettings, CommandBody};
+use railgun_core::shard::EntryPosition;
+use railgun_log::EntryId;
+use railgun_raft::{Outcome as RaftOutcome, RaftShard};
+use railgun_types::StreamName;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::checkpoint::{Schedule, Written};
+use crate::clock::Clock;
+use crate::shard::{CommittedEntry, Ends, EntryContent, Pipeline, ProposeFailure, ShardGone};
+
+/// Messages that may wait.
+const QUEUE: usize = 256;
+
+/// A message to the catalog's owner.
+#[derive(Debug)]
+pub(crate) enum Message {
+    Started(RaftShard),
+    Applied(Vec<CommittedEntry>),
+    Checkpointed(Written),
+    Change {
+        command: CatalogCommand,
+        reply: oneshot::Sender<Result<CatalogOutcome, ProposeFailure>>,
+    },
+    Get {
+        name: StreamName,
+        reply: oneshot::Sender<Option<CatalogEntry>>,
+    },
+    List {
+        prefix: String,
+        after: Option<StreamName>,
+        limit: usize,
+        reply: oneshot::Sender<Vec<(StreamName, CatalogEntry)>>,
+    },
+    Settings {
+        reply: oneshot::Sender<Option<ClusterSettings>>,
+    },
+}
+
+/// The handle of the catalog. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct CatalogHandle {
+    to: mpsc::Sender<Message>,
+}
+
+impl CatalogHandle {
+    /// Starts the owner; returns the sender for its Raft machine besides.
+    pub(crate) fn spawn(
+        restored: RestoredCatalog,
+        checkpoints: Schedule,
+        clock: Arc<dyn Clock>,
+        ends: Ends,
+        tasks: &TaskTracker,
+        cancel: CancellationToken,
+    ) -> (Self, mpsc::Sender<Message>) {
+        let (to, from) = mpsc::channel(QUEUE);
+        let RestoredCatalog { catalog, applied, membership } = restored;
+        let pipeline = Pipeline::new(clock);
+        let to_self = to.downgrade();
+        let owner = Owner { catalog, applied, membership, pipeline, ends, checkpoints, to_self };
+        tasks.spawn(owner.run(from, cancel));
+        (Self { to: to.clone() }, to)
+    }
+
+    /// Proposes a change and waits until it is applied here.
+    pub(crate) async fn change(
+        &self,
+        command: CatalogCommand,
+    ) -> Result<CatalogOutcome, ProposeFailure> {
+        let (reply, result) = oneshot::channel();
+        let sent = self.to.send(Message::Change { command, reply }).await;
+        sent.map_err(|_| ProposeFailure::NotLeading)?;
+        result.await.unwrap_or(Err(ProposeFailure::Unknown))
+    }
+
+    pub(crate) async fn get(&self, name: StreamName) -> Result<Option<CatalogEntry>, ShardGone> {
+        self.ask(|reply| Message::Get { name, reply }).await
+    }
+
+    /// Names that begin with `prefix` and come after `after`, in order.
+    pub(crate) async fn list(
+        &self,
+        prefix: String,
+        after: Option<StreamName>,
+        limit: usize,
+    ) -> Result<Vec<(StreamName, CatalogEntry)>, ShardGone> {
+        self.ask(|reply| Message::List { prefix, after, limit, reply }).await
+    }
+
+    pub(crate) async fn settings(&self) -> Result<Option<ClusterSettings>, ShardGone> {
+        self.ask(|reply| Message::Settings { reply }).await
+    }
+
+    async fn ask<T>(
+        &self,
+        message: impl FnOnce(oneshot::Sender<T>) -> Message,
+    ) -> Result<T, ShardGone> {
+        let (reply, answer) = oneshot::channel();
+        self.to.send(message(reply)).await.map_err(|_| ShardGone)?;
+        answer.await.map_err(|_| ShardGone)
+    }
+}
+
+struct Owner {
+    catalog: Catalog,
+    applied: Option<EntryPosition>,
+    /// The newest membership, for checkpoints.
+    membership: Bytes,
+    checkpoints: Schedule,
+    /// To itself, for what spawned work reports.
+    to_self: mpsc::WeakSender<Message>,
+    pipeline: Pipeline<oneshot::Sender<Result<CatalogOutcome, ProposeFailure>>>,
+    ends: Ends,
+}
+
+impl Owner {
+    async fn run(mut self, mut from: mpsc::Receiver<Message>, cancel: CancellationToken) {
+        loop {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return,
+                Some(end) = self.ends.recv() => self.on_end(end),
+                message = from.recv() => match message {
+                    Some(message) => self.on_message(message).await,
+                    None => return,
+                },
+            }
+            self.write_checkpoint();
+        }
+    }
+
+    /// Encodes a checkpoint if one is due; it is written elsewhere.
+    fn write_checkpoint(&mut self) {
+        let Some(at) = self.applied.filter(|at| self.checkpoints.is_due(at.index)) else { return };
+        let pieces = self.catalog.encode_checkpoint(self.applied, &self.membership);
+        let to_self = self.to_self.clone();
+        let id = EntryId { term: at.term, index: at.index };
+        self.checkpoints.write(id, pieces, |written| async move {
+            if let Some(to) = to_self.upgrade() {
+                to.send(Message::Checkpointed(written)).await.ok();
+            }
+        });
+    }
+
+    async fn on_message(&mut self, message: Message) {
+        match message {
+            Message::Started(raft) => self.pipeline.connect(raft),
+            Message::Applied(entries) => entries.into_iter().for_each(|e| self.on_applied(e)),
+            Message::Checkpointed(written) => self.checkpoints.on_written(&written),
+            Message::Change { command, reply } => {
+                let proposed = self.pipeline.propose(CommandBody::Catalog(command), reply).await;
+                if let Err((reply, failure)) = proposed {
+                    drop(reply.send(Err(failure)));
+                }
+            }
+            Message::Get { name, reply } => drop(reply.send(self.catalog.get(&name).cloned())),
+            Message::List { prefix, after, limit, reply } => {
+                let names = self.catalog.names_after(after.as_ref());
+                let names = names.filter(|(name, _)| name.as_str().starts_with(&prefix));
+                let names = names.take(limit).map(|(name, entry)| (name.clone(), entry.clone()));
+                drop(reply.send(names.collect()));
+            }
+            Message::Settings { reply } => drop(reply.send(self.catalog.settings())),
+        }
+    }
+
+    fn on_applied(&mut self, entry: CommittedEntry) {
+        self.applied = Some(entry.at);
+        let command = match entry.content {
+            EntryContent::Command(command) => command,
+            EntryContent::Blank => return,
+            EntryContent::Membership(membership) => {
+                self.membership = membership;
+                return;
+            }
+        };
+        let outcome = self.catalog.apply(&command);
+        self.pipeline.observe(self.catalog.log_time());
+        if let Some(reply) = entry.ticket.and_then(|ticket| self.pipeline.applied(ticket)) {
+            drop(reply.send(Ok(outcome)));
+        }
+    }
+
+    fn on_end(&mut self, end: RaftOutcome) {
+        if let Some((reply, failure)) = self.pipeline.ended(end) {
+            drop(reply.send(Err(failure)));
+        }
+    }
+}

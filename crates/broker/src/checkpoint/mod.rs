@@ -1,0 +1,8 @@
+//! Checkpoints of a shard's state: files that make restarts fast, and of which Raft snapshots are
+//! promoted (DESIGN §1.3).
+
+mod schedule;
+mod store;
+
+pub(crate) use schedule::{Schedule, Written};
+pub(crate) use store::{Check, CheckpointStore};

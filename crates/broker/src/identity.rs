@@ -1,0 +1,143 @@
+//! What a data directory belongs to: written once, checked at every start.
+
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+
+use railgun_log::{Disk, read_full_at, write_all_vectored_at};
+use railgun_types::{ClusterUid, NodeId};
+
+/// Name of the file in the data directory.
+const FILE: &str = "node.toml";
+/// Longest file that is read.
+const FILE_BYTES_MAX: usize = 4 << 10;
+
+/// The identity of a node's data directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The node.
+    pub node: NodeId,
+    /// The cluster life its logs belong to.
+    pub cluster: ClusterUid,
+    /// The bucket its cold tier lies in, without credentials.
+    pub bucket: String,
+}
+
+/// A data directory that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The file cannot be read or written.
+    #[error("cannot read or write {path}: {source}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The file is not what this program writes.
+    #[error("{path} is damaged: {reason}", path = path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where.
+        reason: String,
+    },
+    /// The data belongs to another bucket.
+    #[error(
+        "the data directory belongs to bucket {known}, not to {given}: start with the former, or \
+         with an empty data directory"
+    )]
+    BucketMismatch {
+        /// The bucket it was made with.
+        known: String,
+        /// The bucket it is started with.
+        given: String,
+    },
+}
+
+impl Identity {
+    /// Reads the identity kept on `disk`, or makes it `fresh` and durable if there is none.
+    ///
+    /// # Errors
+    /// [`IdentityError`].
+    pub fn load_or_create(disk: &dyn Disk, fresh: Self) -> Result<Self, IdentityError> {
+        let path = Path::new(FILE);
+        let io = |source| IdentityError::Io { path: path.to_owned(), source };
+        let damaged = |reason: &str| IdentityError::Damaged {
+            path: path.to_owned(),
+            reason: reason.to_owned(),
+        };
+        let file = match disk.open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fresh.write(disk).map_err(io)?;
+                return Ok(fresh);
+            }
+            Err(source) => return Err(io(source)),
+        };
+        let mut bytes = [0; FILE_BYTES_MAX];
+        let read = read_full_at(&*file, &mut bytes, 0).map_err(io)?;
+        let text = std::str::from_utf8(&bytes[..read]).map_err(|_| damaged("not UTF-8"))?;
+        let known = Self::parse(text).map_err(damaged)?;
+        if known.bucket != fresh.bucket {
+            return Err(IdentityError::BucketMismatch { known: known.bucket, given: fresh.bucket });
+        }
+        Ok(known)
+    }
+
+    /// Behind a rename, so that a crash leaves the whole file or none.
+    fn write(&self, disk: &dyn Disk) -> io::Result<()> {
+        let text = format!(
+            "node = {}\ncluster = \"{}\"\nbucket = {:?}\n",
+            self.node, self.cluster, self.bucket
+        );
+        let temporary = Path::new("node.new");
+        if let Err(error) = disk.remove(temporary)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(error);
+        }
+        let file = disk.create(temporary, text.len() as u64)?;
+        write_all_vectored_at(&*file, &mut [IoSlice::new(text.as_bytes())], 0)?;
+        file.sync_data()?;
+        disk.rename(temporary, Path::new(FILE))?;
+        disk.sync_dir(Path::new(""))
+    }
+
+    fn parse(text: &str) -> Result<Self, &'static str> {
+        let field = |name: &str| {
+            text.lines().find_map(|line| {
+                let (key, value) = line.split_once(" = ")?;
+                (key == name).then_some(value.trim_matches('"'))
+            })
+        };
+        let node = field("node").and_then(|node| node.parse().ok()).ok_or("no node number")?;
+        let cluster = field("cluster").and_then(|uid| uid.parse().ok()).ok_or("no cluster uid")?;
+        let bucket = field("bucket").ok_or("no bucket")?.to_owned();
+        Ok(Self { node: NodeId(node), cluster, bucket })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_directory_keeps_its_identity() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let disk = railgun_log::RealDisk::open(dir.path()).expect("a disk");
+        let fresh = |cluster, bucket: &str| Identity {
+            node: NodeId(1),
+            cluster: ClusterUid([cluster; 16]),
+            bucket: bucket.to_owned(),
+        };
+        let first = fresh(1, "file:///a");
+        assert_eq!(Identity::load_or_create(&disk, first.clone()).expect("made"), first);
+        let again = Identity::load_or_create(&disk, fresh(2, "file:///a"));
+        assert_eq!(again.expect("read"), first);
+        let other = Identity::load_or_create(&disk, fresh(2, "file:///b"));
+        assert!(matches!(other, Err(IdentityError::BucketMismatch { .. })), "{other:?}");
+        std::fs::write(dir.path().join(FILE), "node = x").expect("written");
+        let damaged = Identity::load_or_create(&disk, first);
+        assert!(matches!(damaged, Err(IdentityError::Damaged { .. })), "{damaged:?}");
+    }
+}

@@ -1,0 +1,24 @@
+//! The broker: actors that bring clients, shards, log and bucket together on one node. Everything is
+//! reached through one [`Broker`] handle.
+#![warn(missing_docs)]
+
+mod auth;
+mod catalog;
+mod checkpoint;
+mod clock;
+mod entropy;
+mod identity;
+mod node;
+mod offload;
+mod reader;
+mod seams;
+mod session;
+mod shard;
+mod streams;
+
+pub use auth::TokenHash;
+pub use clock::{Clock, SystemClock};
+pub use entropy::{Entropy, SystemEntropy};
+pub use identity::{Identity, IdentityError};
+pub use node::{Broker, BrokerSpec, Listen, StartError};
+pub use seams::{LogDriver, Seams};

@@ -1,0 +1,329 @@
+//! Starts and stops a node: identity, bucket, log, catalog, shards, sessions, in this order.
+
+mod starter;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use railgun_cold::Bucket;
+use railgun_cold::bucket::ProbeError;
+use railgun_cold::owner::{self, Owner, OwnerError};
+use railgun_cold::reader::{ColdReader, ReaderOptions};
+use railgun_core::command::{CommandBody, SealScope, SegmentCommand};
+use railgun_log::{OpenError, ShardLog, SpawnError};
+use railgun_net::{BindError, Endpoint};
+use railgun_raft::Failure;
+use railgun_types::{ClusterUid, ErrorCode, Limits, NodeId, ReplicaId, ShardId};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::auth::{Auth, TokenHash};
+use crate::identity::{Identity, IdentityError};
+use crate::offload::{OffloadSpec, Reclaimer};
+use crate::seams::{RunningLog, Seams};
+use crate::session::{self, SessionContext};
+use crate::shard::Extent;
+use crate::streams::{ShardOnNode, Streams};
+use starter::{Replica, Starter};
+
+/// How long a shard may take to elect this node, which is alone.
+const LEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the bucket has for the records of a stopping node.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Begins to listen, when everything else runs.
+pub type Listen = Box<dyn FnOnce() -> Result<Endpoint, BindError> + Send>;
+
+/// What a node is made of.
+pub struct BrokerSpec {
+    /// Disk, clock, randomness, threads.
+    pub seams: Seams,
+    /// The cold tier.
+    pub bucket: Bucket,
+    /// Where clients come in.
+    pub listen: Listen,
+    /// The address other nodes and clients are told.
+    pub address: String,
+    /// Who may connect; empty: everybody.
+    pub tokens: Vec<TokenHash>,
+    /// Log bytes above the cold floor that all shards may hold together. Decided when the cluster is
+    /// made.
+    pub hot_max_bytes: u64,
+    /// Data shards. Decided when the cluster is made.
+    pub shards: u32,
+    /// No record waits longer than this to be sealed.
+    pub max_time_to_cold: Duration,
+}
+
+impl std::fmt::Debug for BrokerSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BrokerSpec")
+            .field("seams", &self.seams)
+            .field("bucket", &self.bucket)
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The log's disk is in use by another process, or the log thread cannot start.
+    #[error("{0}")]
+    Log(#[from] SpawnError),
+    /// See [`IdentityError`].
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The bucket does not answer as it should.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    /// The bucket's keys belong to somebody else.
+    #[error(transparent)]
+    Owner(#[from] OwnerError),
+    /// The log of a shard is damaged.
+    #[error("cannot open the log of shard {shard}: {source}")]
+    OpenLog {
+        /// The shard.
+        shard: ShardId,
+        /// What is wrong with it.
+        source: OpenError,
+    },
+    /// A shard's replica does not start.
+    #[error("{0}")]
+    Raft(#[from] railgun_raft::StartError),
+    /// A shard has no leader, though this node is its only voter.
+    #[error("shard {shard} did not elect a leader within {LEADER_TIMEOUT:?}")]
+    NoLeader {
+        /// The shard.
+        shard: ShardId,
+    },
+    /// The catalog does not take its first entry.
+    #[error("the catalog cannot be written: {reason}")]
+    Catalog {
+        /// Why.
+        reason: String,
+    },
+    /// A shard's checkpoints cannot be read, or none of them is whole.
+    #[error("cannot restore shard {shard}: {reason}")]
+    Restore {
+        /// The shard.
+        shard: ShardId,
+        /// Why.
+        reason: String,
+    },
+    /// The address cannot be listened on.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+}
+
+/// A running node.
+#[derive(Debug)]
+pub struct Broker {
+    cluster: ClusterUid,
+    listen: SocketAddr,
+    endpoint: Arc<Endpoint>,
+    replicas: Vec<Replica>,
+    shards: BTreeMap<ShardId, ShardOnNode>,
+    /// Ends when dropped.
+    _log: RunningLog,
+    ready: watch::Sender<bool>,
+    /// No new work; finish what is in flight.
+    stopping: CancellationToken,
+    /// Everything ends.
+    cancel: CancellationToken,
+    sessions: TaskTracker,
+    actors: TaskTracker,
+}
+
+impl Broker {
+    /// Starts a node. When it returns, clients can connect.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing runs then.
+    pub async fn start(spec: BrokerSpec) -> Result<Self, StartError> {
+        let cancel = CancellationToken::new();
+        let on_failure = cancel.clone().drop_guard();
+        let (actors, sessions) = (TaskTracker::new(), TaskTracker::new());
+        let Seams { disk, log_driver, pool, clock, entropy } = spec.seams;
+        // The writer locks the disk: a second process stops here.
+        let log = log_driver.start(Arc::clone(&disk), &actors, cancel.clone())?;
+        let bucket = spec.bucket;
+        let fresh = Identity {
+            node: NodeId(1),
+            cluster: ClusterUid(entropy.uid()),
+            bucket: bucket.url().to_string(),
+        };
+        let identity = Identity::load_or_create(&*disk, fresh)?;
+        bucket.probe().await?;
+        let mut starter = Starter {
+            log,
+            disk,
+            replica: ReplicaId::new(identity.node, 1),
+            address: spec.address,
+            clock: Arc::clone(&clock),
+            pool: Arc::clone(&pool),
+            actors: actors.clone(),
+            cancel: cancel.clone(),
+            replicas: Vec::new(),
+        };
+        let (catalog, settings) =
+            starter.catalog(identity.cluster, spec.shards, spec.hot_max_bytes).await?;
+        let owner = Owner {
+            cluster: settings.cluster,
+            created: clock.now(),
+            format: owner::FORMAT,
+            node: identity.node,
+        };
+        if owner::read(&bucket, settings.cluster).await?.is_none() {
+            owner::claim(&bucket, &owner).await?;
+        }
+        let mut shards = BTreeMap::new();
+        for shard in settings.data_shards() {
+            let (handle, raft) = starter.shard(shard, &settings).await?;
+            let hot_bytes_max = settings.hot_bytes_per_shard();
+            let reclaimer = Reclaimer { shard: handle.clone(), raft, hot_bytes_max };
+            let offload = OffloadSpec {
+                cluster: settings.cluster,
+                shard: handle.clone(),
+                bucket: bucket.clone(),
+                clock: Arc::clone(&clock),
+                pool: Arc::clone(&pool),
+                reclaimer: reclaimer.clone(),
+                max_time_to_cold: spec.max_time_to_cold,
+                cut_bytes: hot_bytes_max / 4,
+            };
+            actors.spawn(offload.run(cancel.clone()));
+            shards.insert(shard, ShardOnNode { handle, reclaimer });
+        }
+        let cold = ColdReader::new(bucket.clone(), &ReaderOptions::default());
+        let streams =
+            Streams::new(settings.cluster, catalog, shards.clone(), cold, bucket, entropy, pool);
+        if let Err(error) = streams.reconcile().await {
+            tracing::warn!(%error, "half-done creations or deletions are left for the next start");
+        }
+        let endpoint = Arc::new((spec.listen)()?);
+        let context = Arc::new(SessionContext {
+            streams,
+            auth: Auth::new(spec.tokens),
+            limits: Limits::default(),
+            node_id: identity.node.0,
+            server: format!("railgun/{}", env!("CARGO_PKG_VERSION")),
+            next_session: AtomicU64::new(0),
+        });
+        let stopping = CancellationToken::new();
+        let accept = accept(Arc::clone(&endpoint), context, sessions.clone(), stopping.clone());
+        sessions.spawn(accept);
+        on_failure.disarm();
+        Ok(Self {
+            cluster: settings.cluster,
+            listen: endpoint.local_addr(),
+            endpoint,
+            replicas: starter.replicas,
+            shards,
+            _log: starter.log,
+            ready: watch::channel(true).0,
+            stopping,
+            cancel,
+            sessions,
+            actors,
+        })
+    }
+
+    /// The address clients connect to.
+    #[must_use]
+    pub fn listen_addr(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// This life of the cluster.
+    #[must_use]
+    pub fn cluster_uid(&self) -> ClusterUid {
+        self.cluster
+    }
+
+    /// Follows whether the node takes requests.
+    #[must_use]
+    pub fn ready(&self) -> watch::Receiver<bool> {
+        self.ready.subscribe()
+    }
+
+    /// Resolves when a shard has died on this node, with its reason: the process must end. Cancel
+    /// safe.
+    pub async fn failed(&self) -> Failure {
+        let failures = self.replicas.iter().map(|replica| Box::pin(replica.raft.failure()));
+        futures::future::select_all(failures).await.0
+    }
+
+    /// Stops the node: no new clients, what is in flight is answered, records go to the bucket for
+    /// at most `drain`, the log is synced and marked. A dead bucket holds up nothing beyond that.
+    pub async fn shutdown(&self, drain: Duration) {
+        self.ready.send_replace(false);
+        self.endpoint.refuse_new();
+        self.stopping.cancel();
+        self.sessions.close();
+        if tokio::time::timeout(drain.min(DRAIN_TIMEOUT), self.sessions.wait()).await.is_err() {
+            tracing::warn!("clients did not finish in time");
+        }
+        self.endpoint.close(Some(ErrorCode::GoingAway), "the node is stopping");
+        if tokio::time::timeout(drain.min(DRAIN_TIMEOUT), self.offload_all()).await.is_err() {
+            tracing::warn!("not everything is in the bucket; the log keeps the rest");
+        }
+        for replica in &self.replicas {
+            replica.raft.shutdown().await;
+        }
+        self.cancel.cancel();
+        self.actors.close();
+        self.actors.wait().await;
+        for replica in &self.replicas {
+            sync_mark(&replica.log).await;
+        }
+    }
+
+    /// Seals everything and waits until it is in the bucket.
+    async fn offload_all(&self) {
+        let drained = self.shards.values().map(|shard| async move {
+            let shard = &shard.handle;
+            let seal = CommandBody::Segment(SegmentCommand::Seal(SealScope::All));
+            if shard.command(seal).await.is_ok() {
+                shard.mirrored(Extent::Shard).await.ok();
+            }
+        });
+        futures::future::join_all(drained).await;
+    }
+}
+
+/// Waits until the log is fsynced and says so on disk.
+async fn sync_mark(log: &ShardLog) {
+    let (done, synced) = tokio::sync::oneshot::channel();
+    let on_done = Box::new(move |result| drop(done.send(result)));
+    if log.sync_mark(on_done).is_ok()
+        && let Ok(Err(error)) = synced.await
+    {
+        tracing::error!(%error, "the log could not be marked as synced");
+    }
+}
+
+async fn accept(
+    endpoint: Arc<Endpoint>,
+    context: Arc<SessionContext>,
+    sessions: TaskTracker,
+    stopping: CancellationToken,
+) {
+    loop {
+        let connection = tokio::select! {
+            biased;
+            () = stopping.cancelled() => return,
+            accepted = endpoint.accept() => match accepted {
+                Some(connection) => connection,
+                None => return,
+            },
+        };
+        let served =
+            session::serve(Arc::clone(&context), connection, sessions.clone(), stopping.clone());
+        sessions.spawn(served);
+    }
+}

@@ -1,0 +1,194 @@
+//! Starts the Raft replica of each shard with the state its checkpoints hold.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use railgun_core::catalog::{Catalog, CatalogOutcome, RestoredCatalog};
+use railgun_core::command::{CatalogCommand, ClusterSettings};
+use railgun_core::shard::{EntryPosition, Restored, ShardState};
+use railgun_log::{Disk, EntryId, ShardLog};
+use railgun_raft::{
+    Applied, LeaderWatch, OutcomeSink, RaftShard, ReadPool, ShardSpec, StateMachine,
+};
+use railgun_types::{ClusterUid, ReplicaId, ShardId};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{LEADER_TIMEOUT, StartError};
+use crate::catalog::{self, CatalogHandle};
+use crate::checkpoint::{Check, CheckpointStore, Schedule};
+use crate::clock::Clock;
+use crate::seams::RunningLog;
+use crate::shard::{self, Handover, HostSpec, ShardHandle};
+
+/// A shard's Raft replica and its log.
+#[derive(Debug)]
+pub(super) struct Replica {
+    pub(super) raft: RaftShard,
+    pub(super) log: ShardLog,
+}
+
+/// What starting a replica of any shard needs.
+pub(super) struct Starter {
+    pub(super) log: RunningLog,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) replica: ReplicaId,
+    pub(super) address: String,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) pool: Arc<dyn ReadPool>,
+    pub(super) actors: TaskTracker,
+    pub(super) cancel: CancellationToken,
+    pub(super) replicas: Vec<Replica>,
+}
+
+/// The files of one replica.
+struct Files {
+    log: ShardLog,
+    store: Arc<CheckpointStore>,
+    /// Content of the newest checkpoint.
+    checkpoint: Option<Vec<u8>>,
+}
+
+impl Starter {
+    fn open(&self, shard: ShardId, check: Check) -> Result<Files, StartError> {
+        let dir = format!("shards/{shard}/log");
+        let opened = self.log.opener.open_shard(dir.as_ref(), self.log.options.clone());
+        let (log, report) = opened.map_err(|source| StartError::OpenLog { shard, source })?;
+        tracing::info!(%shard, ?report, "log opened");
+        let dir = format!("shards/{shard}/checkpoints").into();
+        let restore = |error: &dyn std::fmt::Display| StartError::Restore {
+            shard,
+            reason: error.to_string(),
+        };
+        let store = CheckpointStore::open(Arc::clone(&self.disk), dir, check);
+        let store = store.map_err(|error| restore(&error))?;
+        let newest = store.newest().map_err(|error| restore(&error))?;
+        let checkpoint = newest.map(|(_, content)| content);
+        Ok(Files { log, store: Arc::new(store), checkpoint })
+    }
+
+    /// Starts the Raft replica of a shard and waits until it serves.
+    async fn replica(
+        &mut self,
+        shard: ShardId,
+        files: &Files,
+        machine: Box<dyn StateMachine>,
+        outcomes: OutcomeSink,
+    ) -> Result<RaftShard, StartError> {
+        let raft = RaftShard::start(ShardSpec {
+            shard,
+            replica: self.replica,
+            address: self.address.clone(),
+            log: files.log.clone(),
+            machine,
+            snapshots: Arc::clone(&files.store) as _,
+            outcomes,
+            reads: Arc::clone(&self.pool),
+        })
+        .await?;
+        // A stopped replica shows as one that never leads.
+        raft.initialize_single().await.ok();
+        let led = tokio::time::timeout(LEADER_TIMEOUT, wait_serving(raft.leader())).await;
+        led.map_err(|_| StartError::NoLeader { shard })?;
+        self.replicas.push(Replica { raft: raft.clone(), log: files.log.clone() });
+        Ok(raft)
+    }
+
+    /// Starts the catalog; founds the cluster if nobody has.
+    pub(super) async fn catalog(
+        &mut self,
+        cluster: ClusterUid,
+        shards: u32,
+        hot_bytes_max: u64,
+    ) -> Result<(CatalogHandle, ClusterSettings), StartError> {
+        let shard = ShardId::CATALOG;
+        let decode = |bytes: &[u8]| Catalog::decode_checkpoint(None, bytes);
+        let check = move |bytes: &[u8]| decode(bytes).map(|restored| restored.membership);
+        let files = self.open(shard, Box::new(check))?;
+        let restored = match files.checkpoint.as_deref().map(decode).transpose() {
+            Ok(Some(restored)) => restored,
+            Ok(None) => RestoredCatalog {
+                catalog: Catalog::default(),
+                applied: None,
+                membership: Bytes::new(),
+            },
+            Err(error) => return Err(StartError::Restore { shard, reason: error.to_string() }),
+        };
+        let applied = applied(restored.applied, &restored.membership);
+        let at = restored.applied.map(|at| at.index);
+        let (store, log) = (Arc::clone(&files.store), files.log.clone());
+        let schedule = Schedule::new(store, log, self.actors.clone(), Arc::clone(&self.pool), at);
+        let (outcomes, ends) = shard::ends();
+        let (clock, cancel) = (Arc::clone(&self.clock), self.cancel.clone());
+        let (catalog, to) =
+            CatalogHandle::spawn(restored, schedule, clock, ends, &self.actors, cancel);
+        let machine = Handover::new(to.clone(), catalog::Message::Applied, applied);
+        let raft = self.replica(shard, &files, Box::new(machine), outcomes).await?;
+        send(&to, catalog::Message::Started(raft)).await;
+        if let Ok(Some(settings)) = catalog.settings().await {
+            return Ok((catalog, settings));
+        }
+        let wish = ClusterSettings { cluster, shards, hot_bytes_max };
+        match catalog.change(CatalogCommand::Found(wish)).await {
+            Ok(CatalogOutcome::Founded(settings)) => Ok((catalog, settings)),
+            other => Err(StartError::Catalog { reason: format!("{other:?}") }),
+        }
+    }
+
+    /// Starts a data shard.
+    pub(super) async fn shard(
+        &mut self,
+        shard: ShardId,
+        settings: &ClusterSettings,
+    ) -> Result<(ShardHandle, RaftShard), StartError> {
+        let cluster = settings.cluster;
+        let decode = move |bytes: &[u8]| ShardState::decode_checkpoint(cluster, shard, bytes);
+        let check = move |bytes: &[u8]| decode(bytes).map(|restored| restored.membership);
+        let files = self.open(shard, Box::new(check))?;
+        let mut restored = match files.checkpoint.as_deref().map(decode).transpose() {
+            Ok(Some(restored)) => restored,
+            Ok(None) => {
+                Restored { state: ShardState::new(cluster, shard), membership: Bytes::new() }
+            }
+            Err(error) => return Err(StartError::Restore { shard, reason: error.to_string() }),
+        };
+        // Files may have gone since the checkpoint was written.
+        restored.state.trim_index_below(files.log.first_file_index().unwrap_or(0));
+        let applied = applied(restored.state.applied(), &restored.membership);
+        let (outcomes, ends) = shard::ends();
+        let host = HostSpec {
+            restored,
+            shard,
+            log: files.log.clone(),
+            checkpoints: Arc::clone(&files.store),
+            clock: Arc::clone(&self.clock),
+            pool: Arc::clone(&self.pool),
+            hot_bytes_max: settings.hot_bytes_per_shard(),
+            ends,
+        };
+        let (handle, to) = host.spawn(&self.actors, self.cancel.clone());
+        let machine = Handover::new(to.clone(), shard::Message::Applied, applied);
+        let raft = self.replica(shard, &files, Box::new(machine), outcomes).await?;
+        send(&to, shard::Message::Started(raft.clone())).await;
+        Ok((handle, raft))
+    }
+}
+
+fn applied(at: Option<EntryPosition>, membership: &Bytes) -> Option<Applied> {
+    let EntryPosition { index, term } = at?;
+    Some(Applied { id: EntryId { term, index }, membership: membership.clone() })
+}
+
+async fn wait_serving(mut leader: LeaderWatch) {
+    while !leader.state().serving {
+        if leader.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// To an actor that was just started and ends only with the node.
+async fn send<M>(to: &mpsc::Sender<M>, message: M) {
+    drop(to.send(message).await);
+}

@@ -1,0 +1,135 @@
+//! Reads the records of a planned object out of the log and encodes them. Blocking: runs on a pool.
+
+use bytes::Bytes;
+use railgun_cold::segment::{EncodeError, EncodeSpec, Encoded, SegmentEncoder, StreamSlice};
+use railgun_core::command::{Append, PartsCursor};
+use railgun_core::shard::{IndexPoint, PlannedRange};
+use railgun_log::{Entry, ReadError, ShardLog};
+use railgun_types::batch::{BatchError, RecordBatch};
+use railgun_types::{Offset, StreamUid};
+
+use crate::shard::PlanPart;
+
+/// Bytes of log entries read at a time, but one entry.
+const READ_BYTES: usize = 8 << 20;
+
+/// Why the records of a plan cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum GatherError {
+    #[error(transparent)]
+    Log(#[from] ReadError),
+    #[error("the log does not hold offset {offset} of stream {stream} where its index points")]
+    Index { stream: StreamUid, offset: Offset },
+    #[error("offset {offset} of stream {stream} is damaged: {source}")]
+    Damaged { stream: StreamUid, offset: Offset, source: BatchError },
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+}
+
+/// One batch of a plan.
+struct Wanted {
+    part: usize,
+    point: IndexPoint,
+}
+
+/// A batch as it was found in the log.
+struct Found {
+    part: usize,
+    point: IndexPoint,
+    term: u64,
+    batch: RecordBatch,
+}
+
+/// Encodes the object that `ranges` and `parts`, pairwise, describe.
+pub(super) fn encode(
+    log: &ShardLog,
+    spec: EncodeSpec,
+    ranges: &[PlannedRange],
+    parts: &[PlanPart],
+) -> Result<Encoded, GatherError> {
+    let mut encoder = SegmentEncoder::new(spec);
+    if let ([range], [part]) = (ranges, parts) {
+        // One stream: log order is offset order, so records go straight through.
+        encoder.begin_stream(range.stream, range.range.base, part.digest)?;
+        let wanted = part.points.iter().map(|&point| Wanted { part: 0, point }).collect();
+        read(log, ranges, wanted, |found| Ok(encoder.push(&slice(&found))?))?;
+        return Ok(encoder.finish()?);
+    }
+    // Many streams: each log entry is read once, then batches are put in order. They are copied, so
+    // that a few small ones do not keep whole entries in memory.
+    let points =
+        parts.iter().enumerate().flat_map(|(at, part)| part.points.iter().map(move |&p| (at, p)));
+    let mut wanted: Vec<_> = points.map(|(part, point)| Wanted { part, point }).collect();
+    wanted.sort_by_key(|wanted| (wanted.point.log_index, wanted.point.position));
+    let mut batches = Vec::with_capacity(wanted.len());
+    read(log, ranges, wanted, |mut found| {
+        let copy = Bytes::copy_from_slice(found.batch.as_bytes());
+        found.batch = RecordBatch::open(copy).map_err(|source| damaged(ranges, &found, source))?;
+        batches.push(found);
+        Ok(())
+    })?;
+    batches.sort_by_key(|found| (found.part, found.point.base));
+    let mut batches = batches.into_iter().peekable();
+    for (at, (range, part)) in ranges.iter().zip(parts).enumerate() {
+        encoder.begin_stream(range.stream, range.range.base, part.digest)?;
+        while let Some(found) = batches.next_if(|found| found.part == at) {
+            encoder.push(&slice(&found))?;
+        }
+    }
+    Ok(encoder.finish()?)
+}
+
+fn slice(found: &Found) -> StreamSlice<'_> {
+    StreamSlice {
+        base: found.point.base,
+        ts: found.point.ts,
+        term: found.term,
+        batch: &found.batch,
+        records: 0..found.batch.count(),
+    }
+}
+
+fn damaged(ranges: &[PlannedRange], found: &Found, source: BatchError) -> GatherError {
+    let stream = ranges[found.part].stream;
+    GatherError::Damaged { stream, offset: found.point.base, source }
+}
+
+/// Hands out the batches that `wanted` names, which is in log order. Each is verified: what goes to
+/// the bucket outlives the log.
+fn read(
+    log: &ShardLog,
+    ranges: &[PlannedRange],
+    wanted: Vec<Wanted>,
+    mut each: impl FnMut(Found) -> Result<(), GatherError>,
+) -> Result<(), GatherError> {
+    let mut entries: Vec<Entry> = Vec::new();
+    for Wanted { part, point } in wanted {
+        let holds = |entries: &[Entry]| {
+            let first = entries.first()?.id.index;
+            let at = usize::try_from(point.log_index.checked_sub(first)?).ok()?;
+            (at < entries.len()).then_some(at)
+        };
+        let at = match holds(&entries) {
+            Some(at) => Some(at),
+            None => {
+                entries = log.read(point.log_index, point.log_index + 64, READ_BYTES)?;
+                holds(&entries)
+            }
+        };
+        let stream = ranges[part].stream;
+        let misplaced = || GatherError::Index { stream, offset: point.base };
+        let entry = &entries[at.ok_or_else(misplaced)?];
+        let payload = entry.payload.parts();
+        let mut cursor = PartsCursor::new(payload);
+        cursor.seek(payload, u64::from(point.position)).map_err(|_| misplaced())?;
+        let item = Append::decode(&mut cursor).map_err(|_| misplaced())?;
+        if item.stream != stream || item.batch.count() != point.count as usize {
+            return Err(misplaced());
+        }
+        let term = entry.id.term;
+        let batch = RecordBatch::verify(item.batch.as_bytes().clone())
+            .map_err(|source| GatherError::Damaged { stream, offset: point.base, source })?;
+        each(Found { part, point, term, batch })?;
+    }
+    Ok(())
+}

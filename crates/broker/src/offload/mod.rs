@@ -1,0 +1,245 @@
+//! Brings one shard's records into the bucket: decides when to seal, uploads planned objects in
+//! order, commits them, mirrors the manifest (DESIGN §4.8). Owns nothing that a crash could lose:
+//! plans, commits and mirrors are replicated state, and a repeated upload writes the same bytes to
+//! the same key.
+
+mod gather;
+mod reclaim;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use railgun_cold::keys::Key;
+use railgun_cold::segment::{EncodeSpec, SegmentKind};
+use railgun_cold::{Bucket, BucketError, manifest};
+use railgun_core::command::{CommandBody, CommittedPart, ObjectCommit, SealScope, SegmentCommand};
+use railgun_core::manifest::{ManifestFile, ObjectId};
+use railgun_core::shard::{CommitRefused, Outcome, PlannedObject};
+use railgun_raft::ReadPool;
+use railgun_types::{ClusterUid, Timestamp};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::seams::{PoolStopped, run_on};
+use crate::shard::{OffloadStatus, PlanPart, ProposeFailure, ShardGone, ShardHandle};
+use gather::GatherError;
+use reclaim::ReclaimError;
+
+pub(crate) use reclaim::Reclaimer;
+
+/// How often an idle shard is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// A manifest that only tells of new or deleted streams is written at most this often.
+const MIRROR_EVERY: Duration = Duration::from_secs(5);
+/// Pauses after a failure: doubled from the first to the last.
+const PAUSE_MIN: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// What an offloader is made of.
+pub(crate) struct OffloadSpec {
+    pub(crate) cluster: ClusterUid,
+    pub(crate) shard: ShardHandle,
+    pub(crate) bucket: Bucket,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) pool: Arc<dyn ReadPool>,
+    pub(crate) reclaimer: Reclaimer,
+    /// No record waits longer than this to be sealed.
+    pub(crate) max_time_to_cold: Duration,
+    /// Log bytes above the last cut that make a new one due.
+    pub(crate) cut_bytes: u64,
+}
+
+/// Why a step of the offload did not succeed. It is tried again.
+#[derive(Debug, thiserror::Error)]
+enum OffloadError {
+    #[error(transparent)]
+    Gone(#[from] ShardGone),
+    #[error("{0}")]
+    Bucket(#[from] BucketError),
+    #[error("cannot read the records to upload: {0}")]
+    Gather(#[from] GatherError),
+    #[error(transparent)]
+    Stopped(#[from] PoolStopped),
+    #[error(transparent)]
+    Propose(#[from] ProposeFailure),
+    #[error("an uploaded object was refused: {0}")]
+    Refused(#[from] CommitRefused),
+    #[error(transparent)]
+    Reclaim(#[from] ReclaimError),
+}
+
+struct Offloader {
+    spec: OffloadSpec,
+    /// Log index of the last cut: what lies above has not been sealed.
+    cut_at: u64,
+    mirrored_at: Option<Instant>,
+    pause: Duration,
+}
+
+/// What a step did.
+enum Progress {
+    /// There may be more to do at once.
+    More,
+    Idle,
+}
+
+impl OffloadSpec {
+    /// Runs until cancelled.
+    pub(crate) async fn run(self, cancel: CancellationToken) {
+        let mut wake = self.shard.offload_watch();
+        let mut offloader =
+            Offloader { spec: self, cut_at: 0, mirrored_at: None, pause: PAUSE_MIN };
+        loop {
+            let step = tokio::select! {
+                biased;
+                () = cancel.cancelled() => return,
+                step = offloader.step() => step,
+            };
+            let wait = match step {
+                Ok(Progress::More) => {
+                    offloader.succeeded().await;
+                    continue;
+                }
+                Ok(Progress::Idle) => {
+                    offloader.succeeded().await;
+                    LOOK_EVERY
+                }
+                Err(OffloadError::Gone(_)) => return,
+                Err(error) => offloader.failed(&error).await,
+            };
+            let paused = offloader.pause > PAUSE_MIN;
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+                changed = wake.changed(), if !paused => if changed.is_err() { return },
+            }
+        }
+    }
+}
+
+impl Offloader {
+    /// Tells that uploads work again.
+    async fn succeeded(&mut self) {
+        if self.pause > PAUSE_MIN {
+            self.pause = PAUSE_MIN;
+            tracing::info!(shard = %self.spec.shard.id(), "uploads work again");
+            self.spec.shard.report_offload(None).await;
+        }
+    }
+
+    /// Tells of a failure; returns how long to wait.
+    async fn failed(&mut self, error: &OffloadError) -> Duration {
+        let wait = self.pause;
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        tracing::warn!(shard = %self.spec.shard.id(), %error, retry_in = ?wait, "upload failed");
+        self.spec.shard.report_offload(Some(error.to_string())).await;
+        wait
+    }
+
+    /// The first thing that is due.
+    async fn step(&mut self) -> Result<Progress, OffloadError> {
+        let status = *self.spec.shard.offload_status().await?;
+        if !status.serving {
+            return Ok(Progress::Idle);
+        }
+        if let Some(scope) = self.seal_due(&status) {
+            self.propose(SegmentCommand::Seal(scope)).await?;
+            return Ok(Progress::More);
+        }
+        if let Some((id, plan, parts)) = status.next_plan {
+            self.upload(id, plan, parts).await?;
+            return Ok(Progress::More);
+        }
+        if let Some(file) = status.manifest
+            && (status.awaits_mirror
+                || self.mirrored_at.is_none_or(|at| at.elapsed() >= MIRROR_EVERY))
+        {
+            self.mirror(&file).await?;
+            return Ok(Progress::More);
+        }
+        Ok(Progress::Idle)
+    }
+
+    /// What must be sealed now: closed ranges at once; everything when the oldest record has waited
+    /// long enough or the log has grown enough, so that all small streams share one cut
+    /// (DESIGN §1.4).
+    fn seal_due(&mut self, status: &OffloadStatus) -> Option<SealScope> {
+        let log = self.spec.shard.log();
+        let above = log.bytes_above(self.cut_at.max(status.floor.unwrap_or(0)));
+        let max_wait = i64::try_from(self.spec.max_time_to_cold.as_micros()).unwrap_or(i64::MAX);
+        let is_old = |since: Timestamp| self.spec.clock.now().since_us(since) >= max_wait;
+        if status.waiting.open > 0
+            && (above >= self.spec.cut_bytes || status.oldest_open.is_some_and(is_old))
+        {
+            self.cut_at = log.state().last.map_or(0, |last| last.index);
+            return Some(SealScope::All);
+        }
+        if status.waiting.closed > 0 { Some(SealScope::Closed) } else { None }
+    }
+
+    async fn upload(
+        &self,
+        id: ObjectId,
+        plan: PlannedObject,
+        parts: Vec<PlanPart>,
+    ) -> Result<(), OffloadError> {
+        let (cluster, shard) = (self.spec.cluster, self.spec.shard.id());
+        let kind = if plan.segment { SegmentKind::Segment } else { SegmentKind::Bundle };
+        let name = parts.first().map(|part| part.name.clone());
+        let Some(name) = name.filter(|_| parts.len() == plan.ranges.len()) else {
+            // A stream was deleted a moment ago; the plan follows.
+            return Ok(());
+        };
+        let log = self.spec.shard.log().clone();
+        let spec = EncodeSpec::new(cluster, shard, plan.term, kind);
+        let ranges = plan.ranges.clone();
+        let encode = move || gather::encode(&log, spec, &ranges, &parts);
+        let encoded = run_on(&*self.spec.pool, encode).await??;
+        let size = encoded.bytes.len() as u64;
+        let info = plan.info(encoded.hash, size, encoded.footer_bytes);
+        let key = Key::of_object(cluster, shard, id, &info, &name).to_string();
+        let bytes = encoded.bytes.clone();
+        self.spec.bucket.put_immutable(&key, bytes).await?;
+        let commit = ObjectCommit {
+            object: id,
+            hash: encoded.hash,
+            bytes: info.bytes,
+            footer_bytes: encoded.footer_bytes,
+            parts: encoded.parts.iter().map(committed_part).collect(),
+        };
+        tracing::debug!(%shard, %key, bytes = info.bytes, "uploaded");
+        match self.propose(SegmentCommand::Commit(commit)).await? {
+            Outcome::Committed(result) => Ok(result?),
+            _ => Ok(()),
+        }
+    }
+
+    async fn mirror(&mut self, file: &ManifestFile) -> Result<(), OffloadError> {
+        manifest::store(&self.spec.bucket, file).await?;
+        self.propose(SegmentCommand::Mirrored(file.version)).await?;
+        self.mirrored_at = Some(Instant::now());
+        let floor = self.spec.shard.offload_status().await?.floor;
+        self.spec.reclaimer.reclaim(floor.unwrap_or(0)).await?;
+        Ok(())
+    }
+
+    async fn propose(&self, command: SegmentCommand) -> Result<Outcome, OffloadError> {
+        Ok(self.spec.shard.command(CommandBody::Segment(command)).await?)
+    }
+}
+
+fn committed_part(part: &railgun_cold::segment::EncodedPart) -> CommittedPart {
+    CommittedPart {
+        stream: part.stream,
+        base: part.base,
+        count: part.count,
+        min_ts: part.min_ts,
+        max_ts: part.max_ts,
+        record_bytes: part.record_bytes,
+        first_row_group: part.first_row_group,
+        first_row: part.first_row,
+        digest: part.digest,
+    }
+}

@@ -1,0 +1,95 @@
+//! Gives the local log's space back: promotes a checkpoint below the floor, lets Raft purge up to
+//! it, and removes files when the hot budget wants the space or somebody asks (DESIGN §1.3).
+
+use railgun_log::{LogError, ShardLog};
+use railgun_raft::{PromoteError, RaftShard, SnapshotError};
+
+use crate::shard::{ShardGone, ShardHandle};
+
+/// Why space could not be given back.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReclaimError {
+    #[error(transparent)]
+    Gone(#[from] ShardGone),
+    #[error("no snapshot could be promoted: {0}")]
+    Promote(#[from] PromoteError),
+    #[error("the shard has stopped")]
+    Stopped,
+    #[error("the log could not free its files: {0}")]
+    Log(#[from] LogError),
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(crate) struct Reclaimer {
+    pub(crate) shard: ShardHandle,
+    pub(crate) raft: RaftShard,
+    /// Bytes of log files that may stay as a cache of what is in the bucket.
+    pub(crate) hot_bytes_max: u64,
+}
+
+impl Reclaimer {
+    fn log(&self) -> &ShardLog {
+        self.shard.log()
+    }
+
+    /// Lets Raft give up what lies at or below `floor`, and frees files while they take more than
+    /// the budget. Returns how many went.
+    pub(crate) async fn reclaim(&self, floor: u64) -> Result<u32, ReclaimError> {
+        let Some(purged) = self.purge(floor).await? else { return Ok(0) };
+        let files = self.log().files();
+        let mut bytes: u64 = files.iter().map(|file| file.bytes).sum();
+        let mut upto = None;
+        for file in files.iter().filter(|file| file.closed && file.next_index <= purged + 1) {
+            if bytes <= self.hot_bytes_max {
+                break;
+            }
+            bytes -= file.bytes;
+            upto = file.next_index.checked_sub(1);
+        }
+        match upto {
+            Some(upto) => self.free(upto).await,
+            None => Ok(0),
+        }
+    }
+
+    /// Frees every file up to the floor, whatever the budget: writes a checkpoint, promotes it,
+    /// begins a new file. Returns how many went.
+    pub(crate) async fn retire(&self) -> Result<u32, ReclaimError> {
+        self.shard.checkpoint().await?;
+        let floor = self.shard.offload_status().await?.floor;
+        let Some(purged) = self.purge(floor.unwrap_or(0)).await? else { return Ok(0) };
+        let (done, rolled) = tokio::sync::oneshot::channel();
+        self.log().roll(Box::new(move |result| drop(done.send(result))))?;
+        rolled.await.map_err(|_| ReclaimError::Stopped)??;
+        self.free(purged).await
+    }
+
+    /// Promotes the newest checkpoint at or below `floor`; returns the last index Raft has given up.
+    async fn purge(&self, floor: u64) -> Result<Option<u64>, ReclaimError> {
+        let promoted = match self.raft.promote_snapshot(floor).await {
+            Ok(promoted) => promoted,
+            Err(PromoteError::Source(SnapshotError::NoCheckpoint { .. })) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let purged = self.raft.purged(promoted.index).await.map_err(|_| ReclaimError::Stopped)?;
+        Ok(Some(purged.index))
+    }
+
+    /// Removes closed files whose entries are all at or below `upto`.
+    async fn free(&self, upto: u64) -> Result<u32, ReclaimError> {
+        let before = self.log().files();
+        let free = |file: &&railgun_log::FileInfo| file.closed && file.next_index <= upto + 1;
+        let Some(last) = before.iter().filter(free).map(|file| file.next_index).max() else {
+            return Ok(0);
+        };
+        // Readers turn to the bucket before the files go.
+        self.shard.trim_index_below(last).await?;
+        let (done, retired) = tokio::sync::oneshot::channel();
+        self.log().retire(upto, Box::new(move |result| drop(done.send(result))))?;
+        retired.await.map_err(|_| ReclaimError::Stopped)??;
+        let left = self.log().files();
+        let gone = before.iter().filter(|old| left.iter().all(|new| new.sequence != old.sequence));
+        Ok(u32::try_from(gone.count()).unwrap_or(u32::MAX))
+    }
+}

@@ -1,0 +1,140 @@
+//! Everything a node reaches outside itself, injected at the root and nowhere else reached
+//! (DESIGN §7): with other parts the same node runs inside a simulation.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use railgun_log::{
+    Disk, LogOpener, LogOptions, LogThread, LogWriter, RealDisk, SpawnError, Step, UuidSource,
+};
+use railgun_raft::{BlockingThreads, ReadPool};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::{Clock, SystemClock};
+use crate::entropy::{Entropy, SystemEntropy};
+
+/// The parts of a node that a simulation replaces, besides its network and bucket.
+pub struct Seams {
+    /// Where logs, checkpoints and the node's identity lie.
+    pub disk: Arc<dyn Disk>,
+    /// What runs the log writer.
+    pub log_driver: LogDriver,
+    /// Where blocking work runs.
+    pub pool: Arc<dyn ReadPool>,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// Random identifiers.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+/// What runs the log writer, and how it lays out its logs.
+pub enum LogDriver {
+    /// A thread of its own: production.
+    Thread(LogOptions),
+    /// A task of the runtime: simulation. Files get their ids from the source given.
+    Task(LogOptions, UuidSource),
+}
+
+impl Seams {
+    /// The operating system's disk below `data_dir`, clock, randomness and threads.
+    ///
+    /// # Errors
+    /// If the directory cannot be made.
+    pub fn real(data_dir: &Path) -> std::io::Result<Self> {
+        Ok(Self {
+            disk: Arc::new(RealDisk::open(data_dir)?),
+            log_driver: LogDriver::Thread(LogOptions::default()),
+            pool: Arc::new(BlockingThreads),
+            clock: Arc::new(SystemClock),
+            entropy: Arc::new(SystemEntropy),
+        })
+    }
+}
+
+impl fmt::Debug for Seams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Seams").field("disk", &self.disk).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for LogDriver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Thread(_) => "Thread",
+            Self::Task(..) => "Task",
+        })
+    }
+}
+
+/// A log writer that runs until this is dropped.
+#[derive(Debug)]
+pub(crate) struct RunningLog {
+    pub(crate) opener: LogOpener,
+    pub(crate) options: LogOptions,
+    _thread: Option<LogThread>,
+}
+
+impl LogDriver {
+    /// Locks the disk and runs its log writer.
+    pub(crate) fn start(
+        self,
+        disk: Arc<dyn Disk>,
+        tasks: &TaskTracker,
+        cancel: CancellationToken,
+    ) -> Result<RunningLog, SpawnError> {
+        match self {
+            Self::Thread(options) => {
+                let thread = LogThread::spawn(disk, options.clone())?;
+                Ok(RunningLog { opener: thread.opener(), options, _thread: Some(thread) })
+            }
+            Self::Task(options, uuids) => {
+                let writer = LogWriter::new(disk, uuids)?;
+                let opener = writer.opener();
+                tasks.spawn(run_writer(writer, cancel));
+                Ok(RunningLog { opener, options, _thread: None })
+            }
+        }
+    }
+}
+
+/// Steps the writer whenever it is woken or a time it names has come.
+async fn run_writer(mut writer: LogWriter, cancel: CancellationToken) {
+    let woken = Arc::new(Notify::new());
+    let wake = Arc::clone(&woken);
+    writer.set_wake(Arc::new(move || wake.notify_one()));
+    let start = Instant::now();
+    loop {
+        let now = start.elapsed();
+        let Step::Idle { wake_at } = writer.step(now) else {
+            tokio::task::yield_now().await;
+            continue;
+        };
+        let wait = wake_at.map_or(Duration::MAX, |at| at.saturating_sub(now));
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => return,
+            () = woken.notified() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+/// The pool dropped a piece of work: the node is stopping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the pool for blocking work has stopped")]
+pub(crate) struct PoolStopped;
+
+/// Runs blocking `work` on the pool. Dropping the future leaves the work running.
+pub(crate) async fn run_on<T: Send + 'static>(
+    pool: &dyn ReadPool,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, PoolStopped> {
+    let (done, result) = oneshot::channel();
+    pool.run(Box::new(move || drop(done.send(work()))));
+    result.await.map_err(|_| PoolStopped)
+}

@@ -1,0 +1,155 @@
+//! A requester's QUIC stream: administrative calls, one after another.
+
+use std::time::Duration;
+
+use railgun_proto::convert::{EnsureRequest, Uid};
+use railgun_proto::{Frame, FrameKind, WireError, v1};
+use railgun_types::{ErrorCode, SpecPatch, StreamName};
+
+use super::{QuicStream, SessionEnd};
+use crate::streams::{Resolved, Streams};
+
+/// Streams of one page of a list.
+const LIST_MAX: usize = 1_000;
+/// How long a seal may take unless the client says otherwise, and at the most.
+const SEAL_TIMEOUT: Duration = Duration::from_secs(60);
+const SEAL_TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
+
+pub(super) async fn serve(stream: &mut QuicStream, first: Frame) -> Result<(), SessionEnd> {
+    let stopping = stream.stopping.clone();
+    let mut frame = first;
+    loop {
+        if frame.kind() != FrameKind::AdminRequest {
+            return Err(SessionEnd::unexpected(frame.kind()));
+        }
+        let request: v1::AdminRequest = frame.decode()?;
+        let id = request.id;
+        let answer = match request.call {
+            Some(call) => answer(&stream.context.streams, call).await,
+            None => Err(WireError::new(ErrorCode::ProtocolViolation, "the request has no call")),
+        };
+        let answer = answer.unwrap_or_else(|error| v1::admin_response::Answer::Error(error.into()));
+        let response = v1::AdminResponse { id, answer: Some(answer) };
+        stream.writer.send(Frame::new(&response)).await?;
+        frame = tokio::select! {
+            biased;
+            () = stopping.cancelled() => return Ok(()),
+            next = stream.reader.next() => match next? {
+                Some(frame) => frame,
+                None => return Ok(()),
+            },
+        };
+    }
+}
+
+async fn answer(
+    streams: &Streams,
+    call: v1::admin_request::Call,
+) -> Result<v1::admin_response::Answer, WireError> {
+    use v1::admin_request::Call;
+    use v1::admin_response::Answer;
+    Ok(match call {
+        Call::EnsureStream(ensure) => {
+            Answer::StreamEnsured((&streams.ensure(EnsureRequest::try_from(ensure)?).await?).into())
+        }
+        Call::ListStreams(list) => Answer::StreamList(list_streams(streams, list).await?),
+        Call::DescribeStream(describe) => {
+            let found = streams.resolve(&name(&describe.name)?).await?;
+            Answer::StreamDescription(description(&found))
+        }
+        Call::DeleteStream(delete) => {
+            let uid = streams.delete(&name(&delete.name)?).await?;
+            Answer::StreamDeleted(v1::StreamDeleted { stream_uid: uid.to_wire() })
+        }
+        Call::SealStream(seal) => {
+            let timeout = match seal.timeout_ms {
+                0 => SEAL_TIMEOUT,
+                ms => Duration::from_millis(ms.into()).min(SEAL_TIMEOUT_MAX),
+            };
+            let name = name(&seal.name)?;
+            let sealed = streams.seal(&name, seal.retire);
+            let sealed = tokio::time::timeout(timeout, sealed).await.map_err(|_| {
+                let message = format!(
+                    "stream '{name}' is not in the bucket after {timeout:?}; the upload goes on"
+                );
+                WireError::new(ErrorCode::Timeout, message)
+            })??;
+            Answer::StreamSealed(v1::StreamSealed {
+                cold_end: sealed.cold_end.0,
+                files_retired: sealed.files_retired,
+            })
+        }
+        Call::ListSegments(list) => {
+            Answer::SegmentList(list_segments(streams, &name(&list.name)?).await?)
+        }
+    })
+}
+
+fn name(name: &str) -> Result<StreamName, WireError> {
+    StreamName::new(name).map_err(|error| WireError::new(ErrorCode::InvalidName, error.to_string()))
+}
+
+async fn list_streams(
+    streams: &Streams,
+    list: v1::ListStreams,
+) -> Result<v1::StreamList, WireError> {
+    let limit = match list.limit as usize {
+        0 => LIST_MAX,
+        limit => limit.min(LIST_MAX),
+    };
+    let after = match list.after.as_str() {
+        "" => None,
+        after => Some(name(after)?),
+    };
+    let (found, more) = streams.list(&list.prefix, after, limit).await?;
+    Ok(v1::StreamList { streams: found.iter().map(description).collect(), more })
+}
+
+fn description(found: &Resolved) -> v1::StreamDescription {
+    let facts = &found.facts;
+    let spec = SpecPatch {
+        kind: Some(facts.spec.kind),
+        max_message_bytes: Some(facts.spec.max_message_bytes),
+        owner: Some(facts.spec.owner.clone()),
+    };
+    v1::StreamDescription {
+        name: facts.name.to_string(),
+        stream_uid: found.stream.to_wire(),
+        spec: Some((&spec).into()),
+        revision: facts.revision,
+        shard: found.shard.id().0,
+        created_us: facts.created.0,
+        head: 0,
+        next_offset: facts.next.0,
+        record_bytes: facts.record_bytes,
+        cold_end: facts.cold_end.0,
+        pending_bytes: facts.pending_bytes,
+        pending_since_us: facts.pending_since.map_or(0, |ts| ts.0),
+        last_ts_us: facts.last_ts.0,
+        cold_ranges: facts.cold_ranges,
+        offload_error: facts.offload_error.clone().unwrap_or_default(),
+    }
+}
+
+async fn list_segments(streams: &Streams, name: &StreamName) -> Result<v1::SegmentList, WireError> {
+    let found = streams.resolve(name).await?;
+    let segments = streams.segments(&found).await?;
+    let segment = |facts: &crate::shard::SegmentFacts| {
+        let (range, object) = (&facts.part.range, &facts.part.object);
+        v1::Segment {
+            base_offset: range.base.0,
+            count: range.count,
+            min_ts_us: range.min_ts.0,
+            max_ts_us: range.max_ts.0,
+            record_bytes: range.record_bytes,
+            key: object.key.to_string(),
+            object_bytes: object.bytes,
+            bundle: facts.bundle,
+        }
+    };
+    Ok(v1::SegmentList {
+        stream_uid: found.stream.to_wire(),
+        segments: segments.iter().map(segment).collect(),
+        bucket: streams.bucket_url(),
+    })
+}

@@ -1,0 +1,209 @@
+//! What waits to be appended, gathered into log entries (DESIGN §4.4).
+
+use std::collections::{BTreeMap, VecDeque};
+
+use railgun_core::command::Append;
+use railgun_core::shard::{AppendRefusal, Appended};
+use railgun_types::limits::ENTRY_BYTES;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::ProposeFailure;
+
+/// Entries in flight: enough to keep the log writing while results travel.
+const ENTRIES_IN_FLIGHT: usize = 8;
+
+/// Bytes one session may put into an entry before the next one gets its turn.
+const QUANTUM_BYTES: usize = 256 << 10;
+
+/// What became of the batches of one request, in order.
+pub(crate) type AppendResult = Result<Vec<Result<Appended, AppendRefusal>>, AppendFailure>;
+
+/// Why a whole request was not appended, or nobody knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum AppendFailure {
+    /// See [`ProposeFailure`].
+    #[error(transparent)]
+    Proposal(#[from] ProposeFailure),
+    /// The hot budget is spent, because the bucket does not take data.
+    #[error("the hot tier is full: the bucket does not take data fast enough")]
+    HotTierFull,
+}
+
+/// Batches of one publisher for streams of this shard.
+#[derive(Debug)]
+pub(crate) struct AppendRequest {
+    /// The session it comes from: sessions take turns.
+    pub(crate) session: u64,
+    pub(crate) items: Vec<Append>,
+    pub(crate) bytes: usize,
+    pub(crate) reply: oneshot::Sender<AppendResult>,
+    /// Bytes of the shard's queue; given back when the request has ended.
+    pub(crate) permit: OwnedSemaphorePermit,
+}
+
+/// The requests that one entry was made of.
+#[derive(Debug)]
+pub(crate) struct EntryReplies(Vec<RequestReply>);
+
+#[derive(Debug)]
+struct RequestReply {
+    items: usize,
+    reply: oneshot::Sender<AppendResult>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl EntryReplies {
+    /// Answers every request with its share of the entry's results.
+    pub(crate) fn applied(self, results: Vec<Result<Appended, AppendRefusal>>) {
+        let mut results = results.into_iter();
+        for request in self.0 {
+            // A closed reply: the session is gone.
+            drop(request.reply.send(Ok(results.by_ref().take(request.items).collect())));
+        }
+    }
+
+    pub(crate) fn failed(self, failure: AppendFailure) {
+        for request in self.0 {
+            drop(request.reply.send(Err(failure)));
+        }
+    }
+}
+
+/// Requests by session, in order within each; sessions take turns by deficit round robin, so that
+/// one with a long queue does not starve the rest.
+#[derive(Debug, Default)]
+pub(crate) struct Appender {
+    queues: BTreeMap<u64, VecDeque<AppendRequest>>,
+    /// Sessions with requests, the next one first.
+    turns: VecDeque<u64>,
+    entries_in_flight: usize,
+}
+
+impl Appender {
+    pub(crate) fn push(&mut self, request: AppendRequest) {
+        let queue = self.queues.entry(request.session).or_default();
+        if queue.is_empty() {
+            self.turns.push_back(request.session);
+        }
+        queue.push_back(request);
+    }
+
+    /// The next entry, if one may go out now: requests up to [`ENTRY_BYTES`], at least one.
+    pub(crate) fn next_entry(&mut self) -> Option<(Vec<Append>, EntryReplies)> {
+        if self.entries_in_flight >= ENTRIES_IN_FLIGHT || self.turns.is_empty() {
+            return None;
+        }
+        let (mut items, mut replies, mut bytes) = (Vec::new(), Vec::new(), 0);
+        while bytes < ENTRY_BYTES
+            && let Some(session) = self.turns.pop_front()
+        {
+            let mut quantum = QUANTUM_BYTES;
+            let queue = self.queues.entry(session).or_default();
+            while let Some(next) = queue.front() {
+                let fits = bytes == 0 || bytes + next.bytes <= ENTRY_BYTES;
+                if !fits || quantum == 0 {
+                    break;
+                }
+                let Some(request) = queue.pop_front() else { break };
+                quantum = quantum.saturating_sub(request.bytes);
+                bytes += request.bytes;
+                replies.push(RequestReply {
+                    items: request.items.len(),
+                    reply: request.reply,
+                    _permit: request.permit,
+                });
+                items.extend(request.items);
+            }
+            if queue.is_empty() {
+                self.queues.remove(&session);
+            } else if quantum > 0 {
+                // Its next request does not fit any more: it opens the next entry.
+                self.turns.push_front(session);
+                break;
+            } else {
+                self.turns.push_back(session);
+            }
+        }
+        self.entries_in_flight += 1;
+        Some((items, EntryReplies(replies)))
+    }
+
+    /// An entry has ended, well or not.
+    pub(crate) fn entry_ended(&mut self) {
+        self.entries_in_flight -= 1;
+    }
+
+    /// Takes out everything that waits, to be refused.
+    pub(crate) fn drain(&mut self) -> EntryReplies {
+        self.turns.clear();
+        let queues = std::mem::take(&mut self.queues);
+        let reply = |request: AppendRequest| RequestReply {
+            items: request.items.len(),
+            reply: request.reply,
+            _permit: request.permit,
+        };
+        EntryReplies(queues.into_values().flatten().map(reply).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    fn request(session: u64, bytes: usize) -> AppendRequest {
+        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("free");
+        AppendRequest { session, items: Vec::new(), bytes, reply: oneshot::channel().0, permit }
+    }
+
+    fn next(appender: &mut Appender) -> Option<usize> {
+        appender.next_entry().map(|(_, replies)| replies.0.len())
+    }
+
+    #[test]
+    fn an_entry_takes_what_waits_up_to_its_size() {
+        let mut appender = Appender::default();
+        assert_eq!(next(&mut appender), None);
+        for _ in 0..3 {
+            appender.push(request(1, ENTRY_BYTES / 2));
+        }
+        assert_eq!(next(&mut appender), Some(2));
+        assert_eq!(next(&mut appender), Some(1));
+        // A request larger than an entry is one by itself.
+        appender.push(request(1, 1));
+        appender.push(request(1, 2 * ENTRY_BYTES));
+        assert_eq!(next(&mut appender), Some(1));
+        assert_eq!(next(&mut appender), Some(1));
+        assert_eq!(next(&mut appender), None);
+    }
+
+    #[test]
+    fn sessions_take_turns() {
+        let mut appender = Appender::default();
+        for _ in 0..100 {
+            appender.push(request(1, QUANTUM_BYTES));
+        }
+        appender.push(request(2, 10));
+        let (_, replies) = appender.next_entry().expect("an entry");
+        // Session 1, then session 2 though 99 requests of session 1 came before it.
+        assert_eq!(replies.0.len(), 5);
+        assert!(!appender.queues.contains_key(&2));
+    }
+
+    #[test]
+    fn entries_in_flight_are_bounded() {
+        let mut appender = Appender::default();
+        for _ in 0..20 {
+            appender.push(request(1, ENTRY_BYTES));
+        }
+        let sent = std::iter::from_fn(|| next(&mut appender)).count();
+        assert_eq!(sent, ENTRIES_IN_FLIGHT);
+        appender.entry_ended();
+        assert_eq!(next(&mut appender), Some(1));
+        assert_eq!(appender.drain().0.len(), 20 - sent - 1);
+        assert_eq!(next(&mut appender), None);
+    }
+}

@@ -1,0 +1,400 @@
+//! Owns the state of one data shard. Inputs: committed entries in log order, requests to append or
+//! to change something, questions. Outputs: proposals to Raft, answers. Never: waits for disk,
+//! bucket or another actor.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use railgun_core::command::{Command, CommandBody};
+use railgun_core::shard::{Outcome, Restored, ShardState};
+use railgun_log::{EntryId, ShardLog};
+use railgun_raft::{Outcome as RaftOutcome, RaftShard, ReadPool};
+use railgun_types::{Offset, ShardId, StartPosition, StreamUid};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::appender::{Appender, EntryReplies};
+use super::machine::{CommittedEntry, EntryContent};
+use super::pipeline::{Ends, Pipeline};
+use super::query::{
+    self, Located, OffloadStatus, ReadQuery, SegmentFacts, StartResolved, StreamFacts,
+};
+use super::{AppendFailure, AppendRequest, ProposeFailure, QUEUE_BYTES, ShardHandle};
+use crate::checkpoint::{CheckpointStore, Schedule, Written};
+use crate::clock::Clock;
+
+/// Messages that may wait. Appends are bounded by bytes besides.
+const QUEUE: usize = 1024;
+/// Messages handled before the next entry is built: what came together is written together.
+const BATCH: usize = 256;
+
+/// A message to the shard's owner.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// The Raft replica runs.
+    Started(RaftShard),
+    Applied(Vec<CommittedEntry>),
+    Append(AppendRequest),
+    Command {
+        body: Box<CommandBody>,
+        reply: oneshot::Sender<Result<Outcome, ProposeFailure>>,
+    },
+    Locate {
+        query: ReadQuery,
+        reply: oneshot::Sender<Located>,
+    },
+    ResolveStart {
+        stream: StreamUid,
+        start: StartPosition,
+        reply: oneshot::Sender<StartResolved>,
+    },
+    Describe {
+        stream: StreamUid,
+        reply: oneshot::Sender<Option<Box<StreamFacts>>>,
+    },
+    Segments {
+        stream: StreamUid,
+        reply: oneshot::Sender<Option<Vec<SegmentFacts>>>,
+    },
+    WaitMirrored {
+        extent: Extent,
+        reply: oneshot::Sender<()>,
+    },
+    OffloadStatus {
+        reply: oneshot::Sender<Box<OffloadStatus>>,
+    },
+    OffloadReport {
+        error: Option<String>,
+    },
+    WantCheckpoint {
+        reply: oneshot::Sender<()>,
+    },
+    TrimIndex {
+        log_index: u64,
+        reply: oneshot::Sender<()>,
+    },
+    Checkpointed(Written),
+}
+
+/// What somebody waits for to be in the bucket, told by a manifest there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Extent {
+    /// A stream's records before `end`.
+    Stream { stream: StreamUid, end: Offset },
+    /// Everything.
+    Shard,
+}
+
+/// What a shard's owner is made of.
+pub(crate) struct HostSpec {
+    /// As of a checkpoint, or before the first entry.
+    pub(crate) restored: Restored,
+    pub(crate) shard: ShardId,
+    pub(crate) log: ShardLog,
+    pub(crate) checkpoints: Arc<CheckpointStore>,
+    pub(crate) pool: Arc<dyn ReadPool>,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// Log bytes above the floor at which publishing is refused.
+    pub(crate) hot_bytes_max: u64,
+    pub(crate) ends: Ends,
+}
+
+/// Who waits for an entry of this node.
+#[derive(Debug)]
+enum Waiter {
+    Append(EntryReplies),
+    Command(oneshot::Sender<Result<Outcome, ProposeFailure>>),
+}
+
+struct Host {
+    state: ShardState,
+    log: ShardLog,
+    pipeline: Pipeline<Waiter>,
+    appender: Appender,
+    ends: Ends,
+    hot_bytes_max: u64,
+    readers: BTreeMap<StreamUid, Vec<(ReadQuery, oneshot::Sender<Located>)>>,
+    mirror_waits: Vec<(Extent, oneshot::Sender<()>)>,
+    offload: watch::Sender<u64>,
+    offload_error: Option<String>,
+    /// The newest membership, for checkpoints.
+    membership: Bytes,
+    checkpoints: Schedule,
+    /// Who waits for a checkpoint at this index or later.
+    checkpoint_waits: Vec<(u64, oneshot::Sender<()>)>,
+    /// To itself, for what spawned work reports.
+    to_self: mpsc::WeakSender<Message>,
+}
+
+impl HostSpec {
+    /// The handle of the shard, and the sender for its Raft machine.
+    pub(crate) fn spawn(
+        self,
+        tasks: &TaskTracker,
+        cancel: CancellationToken,
+    ) -> (ShardHandle, mpsc::Sender<Message>) {
+        let (to, from) = mpsc::channel(QUEUE);
+        let (offload, offload_watch) = watch::channel(0);
+        let handle = ShardHandle {
+            id: self.shard,
+            to: to.clone(),
+            queue_bytes: Arc::new(Semaphore::new(QUEUE_BYTES)),
+            log: self.log.clone(),
+            offload: offload_watch,
+        };
+        let restored = self.restored.state.applied().map(|at| at.index);
+        let (store, log) = (self.checkpoints, self.log.clone());
+        let host = Host {
+            checkpoints: Schedule::new(store, log, tasks.clone(), self.pool, restored),
+            checkpoint_waits: Vec::new(),
+            membership: self.restored.membership,
+            to_self: to.downgrade(),
+            state: self.restored.state,
+            log: self.log,
+            pipeline: Pipeline::new(self.clock),
+            appender: Appender::default(),
+            ends: self.ends,
+            hot_bytes_max: self.hot_bytes_max,
+            readers: BTreeMap::new(),
+            mirror_waits: Vec::new(),
+            offload,
+            offload_error: None,
+        };
+        tasks.spawn(host.run(from, cancel));
+        (handle, to)
+    }
+}
+
+impl Host {
+    async fn run(mut self, mut from: mpsc::Receiver<Message>, cancel: CancellationToken) {
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return,
+                Some(end) = self.ends.recv() => self.on_end(end),
+                received = from.recv_many(&mut batch, BATCH) => {
+                    if received == 0 {
+                        return;
+                    }
+                    for message in batch.drain(..) {
+                        self.on_message(message).await;
+                    }
+                }
+            }
+            self.propose_waiting().await;
+            self.write_checkpoint();
+        }
+    }
+
+    async fn on_message(&mut self, message: Message) {
+        match message {
+            Message::Started(raft) => self.pipeline.connect(raft),
+            Message::Applied(entries) => self.on_applied(entries),
+            Message::Append(request) => self.appender.push(request),
+            Message::Command { body, reply } => {
+                let waiter = Waiter::Command(reply);
+                if let Err((waiter, failure)) = self.pipeline.propose(*body, waiter).await {
+                    self.fail(waiter, failure);
+                }
+            }
+            Message::Locate { query, reply } => self.on_locate(query, reply),
+            Message::ResolveStart { stream, start, reply } => {
+                drop(reply.send(query::resolve_start(&self.state, stream, start)));
+            }
+            Message::Describe { stream, reply } => {
+                let mut facts = query::describe(&self.state, stream).map(Box::new);
+                if let Some(facts) = &mut facts {
+                    facts.offload_error.clone_from(&self.offload_error);
+                }
+                drop(reply.send(facts));
+            }
+            Message::Segments { stream, reply } => {
+                drop(reply.send(query::segments(&self.state, stream)));
+            }
+            Message::WaitMirrored { extent, reply } => {
+                self.mirror_waits.push((extent, reply));
+                self.answer_mirror_waits();
+            }
+            Message::OffloadStatus { reply } => {
+                let serving = self.pipeline.leader().serving;
+                drop(reply.send(Box::new(query::offload_status(&self.state, serving))));
+            }
+            Message::OffloadReport { error } => self.offload_error = error,
+            Message::WantCheckpoint { reply } => {
+                let applied = self.state.applied().map_or(0, |at| at.index);
+                self.checkpoint_waits.push((applied, reply));
+                self.checkpoints.want();
+            }
+            Message::TrimIndex { log_index, reply } => {
+                self.state.trim_index_below(log_index);
+                reply.send(()).ok();
+            }
+            Message::Checkpointed(written) => self.on_checkpointed(&written),
+        }
+    }
+
+    fn on_locate(&mut self, query: ReadQuery, reply: oneshot::Sender<Located>) {
+        match query::locate(&self.state, query) {
+            Some(located) => drop(reply.send(located)),
+            None => {
+                let waiting = self.readers.entry(query.stream).or_default();
+                // Readers that have gone away leave with the next one that comes.
+                waiting.retain(|(_, reply)| !reply.is_closed());
+                waiting.push((query, reply));
+            }
+        }
+    }
+
+    fn on_applied(&mut self, entries: Vec<CommittedEntry>) {
+        for entry in entries {
+            let command = match entry.content {
+                EntryContent::Command(command) => command,
+                EntryContent::Blank => {
+                    self.state.skip(entry.at);
+                    continue;
+                }
+                EntryContent::Membership(membership) => {
+                    self.state.skip(entry.at);
+                    self.membership = membership;
+                    continue;
+                }
+            };
+            let outcome = self.state.apply(entry.at, &command);
+            self.pipeline.observe(self.state.log_time());
+            self.wake_readers(&command);
+            if matches!(outcome, Outcome::Sealed { objects: 1.. }) {
+                // The floor will rise to just here: a checkpoint that can be promoted then.
+                self.checkpoints.want();
+            }
+            let waiter = entry.ticket.and_then(|ticket| self.pipeline.applied(ticket));
+            match (waiter, outcome) {
+                (Some(Waiter::Append(replies)), Outcome::Appended(results)) => {
+                    self.appender.entry_ended();
+                    replies.applied(results);
+                }
+                (Some(Waiter::Append(replies)), _) => {
+                    self.appender.entry_ended();
+                    replies.failed(ProposeFailure::Unknown.into());
+                }
+                (Some(Waiter::Command(reply)), outcome) => drop(reply.send(Ok(outcome))),
+                (None, _) => {}
+            }
+            if matches!(command.body, CommandBody::Segment(_)) {
+                self.answer_mirror_waits();
+            }
+        }
+        if self.state.waiting().closed > 0 || !self.state.plans().is_empty() {
+            self.offload.send_modify(|version| *version += 1);
+        }
+    }
+
+    /// Answers readers whose stream has new records or is gone.
+    fn wake_readers(&mut self, command: &Command) {
+        if self.readers.is_empty() {
+            return;
+        }
+        match &command.body {
+            CommandBody::Append(items) => {
+                for item in items {
+                    self.wake_readers_of(item.stream);
+                }
+            }
+            CommandBody::Stream(railgun_core::command::StreamCommand::Delete { stream }) => {
+                self.wake_readers_of(*stream);
+            }
+            _ => {}
+        }
+    }
+
+    fn wake_readers_of(&mut self, stream: StreamUid) {
+        for (query, reply) in self.readers.remove(&stream).unwrap_or_default() {
+            self.on_locate(query, reply);
+        }
+    }
+
+    fn answer_mirror_waits(&mut self) {
+        let state = &self.state;
+        let done = |(extent, reply): &mut (Extent, oneshot::Sender<()>)| match *extent {
+            _ if reply.is_closed() => true,
+            Extent::Shard => state.is_drained(),
+            Extent::Stream { stream, end } => {
+                state.is_mirrored(stream, end) || state.stream(stream).is_none()
+            }
+        };
+        for (_, reply) in self.mirror_waits.extract_if(.., done) {
+            reply.send(()).ok();
+        }
+    }
+
+    fn on_end(&mut self, end: RaftOutcome) {
+        if let Some((waiter, failure)) = self.pipeline.ended(end) {
+            if matches!(waiter, Waiter::Append(_)) {
+                self.appender.entry_ended();
+            }
+            self.fail(waiter, failure);
+        }
+    }
+
+    fn fail(&self, waiter: Waiter, failure: ProposeFailure) {
+        match waiter {
+            Waiter::Append(replies) => replies.failed(failure.into()),
+            Waiter::Command(reply) => drop(reply.send(Err(failure))),
+        }
+    }
+
+    /// Sends out as many entries as may be in flight.
+    async fn propose_waiting(&mut self) {
+        if self.hot_bytes() >= self.hot_bytes_max {
+            self.appender.drain().failed(AppendFailure::HotTierFull);
+            return;
+        }
+        while let Some((items, replies)) = self.appender.next_entry() {
+            let body = CommandBody::Append(items);
+            let waiter = Waiter::Append(replies);
+            if let Err((waiter, failure)) = self.pipeline.propose(body, waiter).await {
+                self.appender.entry_ended();
+                self.fail(waiter, failure);
+                self.appender.drain().failed(failure.into());
+            }
+        }
+    }
+
+    /// Encodes a checkpoint if one is due; it is written elsewhere.
+    fn write_checkpoint(&mut self) {
+        let Some(at) = self.state.applied() else { return };
+        if !self.checkpoints.is_due(at.index) {
+            return;
+        }
+        let pieces = self.state.encode_checkpoint(&self.membership, true);
+        let id = EntryId { term: at.term, index: at.index };
+        let to_self = self.to_self.clone();
+        self.checkpoints.write(id, pieces, |written| async move {
+            if let Some(to) = to_self.upgrade() {
+                to.send(Message::Checkpointed(written)).await.ok();
+            }
+        });
+    }
+
+    fn on_checkpointed(&mut self, written: &Written) {
+        self.checkpoints.on_written(written);
+        let index = written.id.index;
+        let done = |(wanted, _): &mut (u64, oneshot::Sender<()>)| *wanted <= index;
+        for (_, reply) in self.checkpoint_waits.extract_if(.., done) {
+            reply.send(()).ok();
+        }
+        if !self.checkpoint_waits.is_empty() {
+            self.checkpoints.want();
+        }
+    }
+
+    /// Log bytes that are not in the bucket yet and cannot be given up.
+    fn hot_bytes(&self) -> u64 {
+        match self.state.floor() {
+            Some(floor) => self.log.bytes_above(floor),
+            None => self.log.bytes_above(0),
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Brings committed entries from Raft to the actor that owns the shard's state.
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use railgun_core::command::{Command, CommandError};
+use railgun_core::shard::EntryPosition;
+use railgun_log::EntryId;
+use railgun_raft::{Applied, ApplyError, ApplyItem, Snapshot, SnapshotError, StateMachine};
+use tokio::sync::mpsc;
+
+/// What an entry brings.
+#[derive(Debug)]
+pub(crate) enum EntryContent {
+    Command(Command),
+    /// The first entry of a new leader.
+    Blank,
+    /// The shard's replicas, opaque; the newest goes into each checkpoint.
+    Membership(Bytes),
+}
+
+/// One committed entry, ready to be applied.
+#[derive(Debug)]
+pub(crate) struct CommittedEntry {
+    pub(crate) at: EntryPosition,
+    pub(crate) content: EntryContent,
+    /// Present where this node proposed the entry.
+    pub(crate) ticket: Option<u64>,
+}
+
+/// Hands entries over in order. Applying happens in the owner's task: one owner for the state.
+pub(crate) struct Handover<M> {
+    to: mpsc::Sender<M>,
+    /// A place in the owner's queue.
+    room: Option<mpsc::OwnedPermit<M>>,
+    wrap: fn(Vec<CommittedEntry>) -> M,
+    restored: Option<Applied>,
+}
+
+impl<M: Send + 'static> Handover<M> {
+    /// `restored`: how far the owner's state came out of a checkpoint.
+    pub(crate) fn new(
+        to: mpsc::Sender<M>,
+        wrap: fn(Vec<CommittedEntry>) -> M,
+        restored: Option<Applied>,
+    ) -> Self {
+        Self { to, room: None, wrap, restored }
+    }
+}
+
+impl<M: Send + 'static> StateMachine for Handover<M> {
+    fn restored(&mut self) -> Option<Applied> {
+        self.restored.clone()
+    }
+
+    fn room(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            if self.room.is_none() {
+                self.room = self.to.clone().reserve_owned().await.ok();
+            }
+        })
+    }
+
+    fn apply(&mut self, items: &mut Vec<ApplyItem>) -> Result<(), ApplyError> {
+        let entries = items.drain(..).map(committed).collect::<Result<Vec<_>, _>>()?;
+        // Without a place the owner has stopped, and the node with it.
+        if let Some(place) = self.room.take() {
+            place.send((self.wrap)(entries));
+        }
+        Ok(())
+    }
+
+    fn install(&mut self, snapshot: &Snapshot) -> Result<(), SnapshotError> {
+        Err(SnapshotError::NoCheckpoint { upto: snapshot.applied.id.index })
+    }
+}
+
+fn committed(item: ApplyItem) -> Result<CommittedEntry, ApplyError> {
+    let EntryId { term, index } = item.id();
+    let at = EntryPosition { index, term };
+    let (id, payload, proposed) = match item {
+        ApplyItem::Command { id, payload, proposed } => (id, payload, proposed),
+        ApplyItem::Blank { .. } => {
+            return Ok(CommittedEntry { at, content: EntryContent::Blank, ticket: None });
+        }
+        ApplyItem::Membership { membership, .. } => {
+            let content = EntryContent::Membership(membership);
+            return Ok(CommittedEntry { at, content, ticket: None });
+        }
+    };
+    let (ticket, companion) = match proposed {
+        Some(proposed) => (Some(proposed.ticket), proposed.companion),
+        None => (None, None),
+    };
+    let command = match companion.and_then(|companion| companion.downcast::<Command>().ok()) {
+        Some(command) => *command,
+        None => Command::decode(payload.parts())
+            .map_err(|source: CommandError| ApplyError { id, source: Box::new(source) })?,
+    };
+    Ok(CommittedEntry { at, content: EntryContent::Command(command), ticket })
+}

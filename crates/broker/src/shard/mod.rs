@@ -1,0 +1,152 @@
+//! One data shard on this node: the actor that owns its state, and the handle to it.
+
+mod appender;
+mod host;
+mod machine;
+mod pipeline;
+mod query;
+
+use std::sync::Arc;
+
+use railgun_core::command::CommandBody;
+use railgun_core::shard::Outcome;
+use railgun_log::ShardLog;
+use railgun_types::{ShardId, StartPosition, StreamUid};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+
+pub(crate) use appender::{AppendFailure, AppendRequest, AppendResult};
+pub(crate) use host::{Extent, HostSpec, Message};
+pub(crate) use machine::{CommittedEntry, EntryContent, Handover};
+pub(crate) use pipeline::{Ends, Pipeline, ProposeFailure, ends};
+pub(crate) use query::{
+    Located, OffloadStatus, PlanPart, ReadQuery, SegmentFacts, StartResolved, StreamFacts,
+};
+
+/// Bytes of batches that may wait in a shard's queue or be in flight. A session that finds no room
+/// stops reading from its client: QUIC flow control carries the pressure on.
+const QUEUE_BYTES: usize = 32 << 20;
+
+/// The node is stopping: the shard's actor is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the node is stopping")]
+pub(crate) struct ShardGone;
+
+/// The handle of a shard. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct ShardHandle {
+    id: ShardId,
+    to: mpsc::Sender<Message>,
+    queue_bytes: Arc<Semaphore>,
+    log: ShardLog,
+    /// Raised whenever there may be something to upload.
+    offload: watch::Receiver<u64>,
+}
+
+impl ShardHandle {
+    pub(crate) fn id(&self) -> ShardId {
+        self.id
+    }
+
+    /// The log, for reading what the index points at.
+    pub(crate) fn log(&self) -> &ShardLog {
+        &self.log
+    }
+
+    /// Queues batches to be appended; waits for room. The result comes by the receiver; a dropped
+    /// one means that the outcome is not known. Cancel safe: a request is queued whole or not.
+    pub(crate) async fn append(
+        &self,
+        session: u64,
+        items: Vec<railgun_core::command::Append>,
+    ) -> Result<oneshot::Receiver<AppendResult>, ShardGone> {
+        let bytes: usize = items.iter().map(railgun_core::command::Append::encoded_len).sum();
+        let room = u32::try_from(bytes.min(QUEUE_BYTES)).unwrap_or(u32::MAX);
+        let queue = Arc::clone(&self.queue_bytes);
+        let permit = queue.acquire_many_owned(room).await.map_err(|_| ShardGone)?;
+        let (reply, result) = oneshot::channel();
+        let request = AppendRequest { session, items, bytes, reply, permit };
+        self.send(Message::Append(request)).await?;
+        Ok(result)
+    }
+
+    /// Proposes a command and waits until it is applied here.
+    pub(crate) async fn command(&self, body: CommandBody) -> Result<Outcome, ProposeFailure> {
+        let (reply, result) = oneshot::channel();
+        let sent = self.send(Message::Command { body: Box::new(body), reply }).await;
+        sent.map_err(|ShardGone| ProposeFailure::NotLeading)?;
+        result.await.unwrap_or(Err(ProposeFailure::Unknown))
+    }
+
+    /// Finds records; waits for them where the query says so.
+    pub(crate) async fn locate(&self, query: ReadQuery) -> Result<Located, ShardGone> {
+        self.ask(|reply| Message::Locate { query, reply }).await
+    }
+
+    /// Evaluates where a reader begins.
+    pub(crate) async fn resolve_start(
+        &self,
+        stream: StreamUid,
+        start: StartPosition,
+    ) -> Result<StartResolved, ShardGone> {
+        self.ask(|reply| Message::ResolveStart { stream, start, reply }).await
+    }
+
+    /// What there is to tell about a stream; `None` if it is not here.
+    pub(crate) async fn describe(
+        &self,
+        stream: StreamUid,
+    ) -> Result<Option<Box<StreamFacts>>, ShardGone> {
+        self.ask(|reply| Message::Describe { stream, reply }).await
+    }
+
+    /// The stream's ranges in the bucket; `None` if it is not here.
+    pub(crate) async fn segments(
+        &self,
+        stream: StreamUid,
+    ) -> Result<Option<Vec<SegmentFacts>>, ShardGone> {
+        self.ask(|reply| Message::Segments { stream, reply }).await
+    }
+
+    /// Waits until it is in the bucket, and a manifest there says so.
+    pub(crate) async fn mirrored(&self, extent: Extent) -> Result<(), ShardGone> {
+        self.ask(|reply| Message::WaitMirrored { extent, reply }).await
+    }
+
+    /// What there is to upload.
+    pub(crate) async fn offload_status(&self) -> Result<Box<OffloadStatus>, ShardGone> {
+        self.ask(|reply| Message::OffloadStatus { reply }).await
+    }
+
+    /// Waits until a checkpoint holds everything applied when this is asked.
+    pub(crate) async fn checkpoint(&self) -> Result<(), ShardGone> {
+        self.ask(|reply| Message::WantCheckpoint { reply }).await
+    }
+
+    /// Readers find nothing below this log index in the log any more: its files are about to go.
+    pub(crate) async fn trim_index_below(&self, log_index: u64) -> Result<(), ShardGone> {
+        self.ask(|reply| Message::TrimIndex { log_index, reply }).await
+    }
+
+    /// Tells the shard how its uploads fare, for `stream info`.
+    pub(crate) async fn report_offload(&self, error: Option<String>) {
+        self.send(Message::OffloadReport { error }).await.ok();
+    }
+
+    /// Follows whether there may be something to upload.
+    pub(crate) fn offload_watch(&self) -> watch::Receiver<u64> {
+        self.offload.clone()
+    }
+
+    async fn ask<T>(
+        &self,
+        message: impl FnOnce(oneshot::Sender<T>) -> Message,
+    ) -> Result<T, ShardGone> {
+        let (reply, answer) = oneshot::channel();
+        self.send(message(reply)).await?;
+        answer.await.map_err(|_| ShardGone)
+    }
+
+    async fn send(&self, message: Message) -> Result<(), ShardGone> {
+        self.to.send(message).await.map_err(|_| ShardGone)
+    }
+}

@@ -1,0 +1,129 @@
+//! Proposals in flight: gives each a ticket and finds its owner again when it ends.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use railgun_core::command::{Command, CommandBody};
+use railgun_log::Payload;
+use railgun_raft::{LeaderState, Outcome as RaftOutcome, OutcomeSink, Proposal, RaftShard};
+use railgun_types::Timestamp;
+use tokio::sync::mpsc;
+
+use crate::clock::Clock;
+
+/// Most proposals in flight. Bounds the queue of ends, so that Raft's tasks never wait to report one.
+const IN_FLIGHT_MAX: usize = 4096;
+
+/// Why a proposal did not reach apply on this node with its ticket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ProposeFailure {
+    /// This node does not lead the shard, or cannot reach a majority. Nothing was written.
+    #[error("the shard has no leader here now")]
+    NotLeading,
+    /// Too much is in flight. Nothing was written.
+    #[error("too many requests are in flight on the shard")]
+    Busy,
+    /// The entry may be written or not.
+    #[error("the outcome is not known: the shard's leader changed, or the node is stopping")]
+    Unknown,
+}
+
+/// The entries one actor has proposed, each with a value of type `T` that waits for its end.
+#[derive(Debug)]
+pub(crate) struct Pipeline<T> {
+    raft: Option<RaftShard>,
+    clock: Arc<dyn Clock>,
+    /// Log time of the last proposal.
+    last_ts: Timestamp,
+    next_ticket: u64,
+    in_flight: BTreeMap<u64, T>,
+}
+
+/// Receives the ends of proposals that did not reach apply.
+pub(crate) type Ends = mpsc::Receiver<RaftOutcome>;
+
+/// The queue of ends, and the sink that Raft reports them to.
+pub(crate) fn ends() -> (OutcomeSink, Ends) {
+    let (sender, receiver) = mpsc::channel(IN_FLIGHT_MAX);
+    let sink = move |outcome| {
+        // Never full: there are at most as many ends as proposals in flight. Closed: the owner is gone.
+        sender.try_send(outcome).ok();
+    };
+    (Arc::new(sink), receiver)
+}
+
+impl<T> Pipeline<T> {
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            raft: None,
+            clock,
+            last_ts: Timestamp::default(),
+            next_ticket: 0,
+            in_flight: BTreeMap::new(),
+        }
+    }
+
+    /// Proposals can be made from here on.
+    pub(crate) fn connect(&mut self, raft: RaftShard) {
+        self.raft = Some(raft);
+    }
+
+    pub(crate) fn leader(&self) -> LeaderState {
+        self.raft.as_ref().map(|raft| raft.leader().state()).unwrap_or_default()
+    }
+
+    /// Log time must not fall behind what other leaders have given (SEMANTICS §0).
+    pub(crate) fn observe(&mut self, ts: Timestamp) {
+        self.last_ts = self.last_ts.max(ts);
+    }
+
+    /// Proposes a command; `waiter` comes back by [`Self::applied`] or [`Self::ended`].
+    ///
+    /// # Errors
+    /// Gives the waiter back where nothing was proposed.
+    pub(crate) async fn propose(
+        &mut self,
+        body: CommandBody,
+        waiter: T,
+    ) -> Result<(), (T, ProposeFailure)> {
+        let leader = self.leader();
+        let Some(raft) = self.raft.clone().filter(|_| leader.serving) else {
+            return Err((waiter, ProposeFailure::NotLeading));
+        };
+        if self.in_flight.len() >= IN_FLIGHT_MAX {
+            return Err((waiter, ProposeFailure::Busy));
+        }
+        self.observe(self.clock.now());
+        let command = Command { ts: self.last_ts, body };
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        let payload = Payload::new(command.encode());
+        // Apply on this node takes the command from memory instead of decoding it again.
+        let companion = Some(Box::new(command) as railgun_raft::Companion);
+        self.in_flight.insert(ticket, waiter);
+        let proposal = Proposal { term: leader.term, payload, ticket, companion };
+        match raft.propose(proposal).await {
+            Ok(()) => Ok(()),
+            Err(_) => match self.in_flight.remove(&ticket) {
+                Some(waiter) => Err((waiter, ProposeFailure::NotLeading)),
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// The waiter of a proposal that was applied here.
+    pub(crate) fn applied(&mut self, ticket: u64) -> Option<T> {
+        self.in_flight.remove(&ticket)
+    }
+
+    /// The waiter of a proposal that ended otherwise.
+    pub(crate) fn ended(&mut self, outcome: RaftOutcome) -> Option<(T, ProposeFailure)> {
+        let (ticket, failure) = match outcome {
+            RaftOutcome::NotLeader { ticket, .. } | RaftOutcome::NoQuorum { ticket } => {
+                (ticket, ProposeFailure::NotLeading)
+            }
+            RaftOutcome::Unknown { ticket } => (ticket, ProposeFailure::Unknown),
+        };
+        self.in_flight.remove(&ticket).map(|waiter| (waiter, failure))
+    }
+}

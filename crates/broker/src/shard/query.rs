@@ -1,0 +1,221 @@
+//! What readers, administrators and the offloader ask of a shard, and how its state answers.
+
+use railgun_cold::reader::ColdPart;
+use railgun_core::manifest::{Digest, ManifestFile, ObjectId, ObjectKind};
+use railgun_core::shard::{IndexPoint, PlannedObject, ShardState, Waiting};
+use railgun_types::{Offset, StartPosition, StreamName, StreamSpec, StreamUid, Timestamp};
+
+/// Batches of one answer, at most.
+const POINTS_MAX: usize = 512;
+/// Log entries that one answer points into, at most: bounds what a reader holds.
+const ENTRIES_MAX: usize = 8;
+
+/// Asks for records of a stream from an offset on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReadQuery {
+    pub(crate) stream: StreamUid,
+    pub(crate) from: Offset,
+    /// Answer only when there is a record at `from`, or never will be.
+    pub(crate) wait: bool,
+}
+
+/// Where the records are.
+#[derive(Debug)]
+pub(crate) enum Located {
+    /// In the log, in this order; the first one holds the offset asked for.
+    Hot(Vec<IndexPoint>),
+    /// In the bucket.
+    Cold(Box<ColdPart>),
+    /// Not published yet.
+    End,
+    /// The stream is deleted or was never here.
+    Deleted,
+    /// Neither tier holds the record: a broken invariant, never expected.
+    Missing,
+}
+
+/// Where a reader begins.
+#[derive(Clone, Debug)]
+pub(crate) enum StartResolved {
+    At {
+        start: Offset,
+        next: Offset,
+    },
+    /// In a cold range; the exact offset needs a look into the object.
+    ColdTime {
+        part: Box<ColdPart>,
+        ts: Timestamp,
+        next: Offset,
+    },
+    Deleted,
+}
+
+/// What there is to tell about a stream.
+#[derive(Clone, Debug)]
+pub(crate) struct StreamFacts {
+    pub(crate) name: StreamName,
+    pub(crate) spec: StreamSpec,
+    pub(crate) revision: u64,
+    pub(crate) created: Timestamp,
+    pub(crate) next: Offset,
+    pub(crate) last_ts: Timestamp,
+    pub(crate) record_bytes: u64,
+    pub(crate) cold_end: Offset,
+    /// Record bytes not in the bucket yet, and log time of the first of them.
+    pub(crate) pending_bytes: u64,
+    pub(crate) pending_since: Option<Timestamp>,
+    pub(crate) cold_ranges: u64,
+    pub(crate) offload_error: Option<String>,
+}
+
+/// One range of a stream in the bucket.
+#[derive(Clone, Debug)]
+pub(crate) struct SegmentFacts {
+    pub(crate) part: ColdPart,
+    /// Whether its object holds other streams too.
+    pub(crate) bundle: bool,
+}
+
+/// What there is to upload.
+#[derive(Clone, Debug)]
+pub(crate) struct OffloadStatus {
+    /// This replica leads the shard and may propose.
+    pub(crate) serving: bool,
+    pub(crate) waiting: Waiting,
+    /// Log time of the oldest record in an open range.
+    pub(crate) oldest_open: Option<Timestamp>,
+    /// The first planned object that is not committed, with what its upload needs.
+    pub(crate) next_plan: Option<(ObjectId, PlannedObject, Vec<PlanPart>)>,
+    /// The manifest file that the bucket lacks, if no plan is left.
+    pub(crate) manifest: Option<ManifestFile>,
+    /// Committed objects wait for that manifest file: write it soon.
+    pub(crate) awaits_mirror: bool,
+    /// Everything at and below this log index is in the bucket.
+    pub(crate) floor: Option<u64>,
+}
+
+/// One range of a planned object.
+#[derive(Clone, Debug)]
+pub(crate) struct PlanPart {
+    pub(crate) name: StreamName,
+    /// The stream's digest before the range.
+    pub(crate) digest: Digest,
+    /// Where its batches are in the log.
+    pub(crate) points: Vec<IndexPoint>,
+}
+
+/// `None`: there is nothing yet, and the query wants to wait.
+pub(super) fn locate(state: &ShardState, query: ReadQuery) -> Option<Located> {
+    let Some(stream) = state.stream(query.stream) else { return Some(Located::Deleted) };
+    let next = stream.next_offset();
+    if query.from >= next {
+        return if query.wait { None } else { Some(Located::End) };
+    }
+    let mut points: Vec<IndexPoint> = Vec::new();
+    let mut entries = 0;
+    for point in stream.index().from(query.from).take(POINTS_MAX) {
+        if points.last().is_none_or(|last| last.log_index != point.log_index) {
+            entries += 1;
+            if entries > ENTRIES_MAX {
+                break;
+            }
+        }
+        points.push(*point);
+    }
+    if !points.is_empty() {
+        return Some(Located::Hot(points));
+    }
+    // Neither in the log nor in the manifest: impossible while I1 and I2 hold.
+    let part = ColdPart::locate(state.manifest(), query.stream, query.from);
+    Some(part.map_or(Located::Missing, |part| Located::Cold(Box::new(part))))
+}
+
+pub(super) fn resolve_start(
+    state: &ShardState,
+    uid: StreamUid,
+    start: StartPosition,
+) -> StartResolved {
+    let Some(stream) = state.stream(uid) else { return StartResolved::Deleted };
+    let next = stream.next_offset();
+    let at = |start| StartResolved::At { start, next };
+    match start {
+        StartPosition::Earliest => at(Offset(0)),
+        StartPosition::Latest => at(next),
+        StartPosition::Offset(offset) => at(offset),
+        StartPosition::Last(count) => at(Offset(next.0.saturating_sub(count))),
+        StartPosition::Time(ts) => {
+            let hot_from = stream.index().first();
+            let manifest = state.manifest();
+            let cold = manifest
+                .streams
+                .get(&uid)
+                .and_then(|cold| cold.range_at_time(ts))
+                .filter(|range| hot_from.is_none_or(|hot| range.base < hot))
+                .and_then(|range| ColdPart::new(manifest, uid, range));
+            match cold {
+                Some(part) => StartResolved::ColdTime { part: Box::new(part), ts, next },
+                None => at(stream.index().at_time(ts).unwrap_or(next)),
+            }
+        }
+    }
+}
+
+pub(super) fn describe(state: &ShardState, uid: StreamUid) -> Option<StreamFacts> {
+    let stream = state.stream(uid)?;
+    let manifest = state.manifest().streams.get(&uid)?;
+    let planned = state.plans().values().flat_map(|plan| &plan.ranges);
+    let planned = planned.filter(|range| range.stream == uid).map(|planned| &planned.range);
+    let pending: Vec<_> = planned.chain(stream.closed()).chain(stream.open()).collect();
+    Some(StreamFacts {
+        name: stream.name().clone(),
+        spec: stream.spec().clone(),
+        revision: stream.revision(),
+        created: stream.created(),
+        next: stream.next_offset(),
+        last_ts: stream.last_ts(),
+        record_bytes: stream.record_bytes(),
+        cold_end: manifest.end(),
+        pending_bytes: pending.iter().map(|range| range.record_bytes).sum(),
+        pending_since: pending.iter().map(|range| range.since).min(),
+        cold_ranges: manifest.ranges.len() as u64,
+        offload_error: None,
+    })
+}
+
+pub(super) fn segments(state: &ShardState, uid: StreamUid) -> Option<Vec<SegmentFacts>> {
+    state.stream(uid)?;
+    let manifest = state.manifest();
+    let facts = |range| {
+        let part = ColdPart::new(manifest, uid, range)?;
+        let kind = &manifest.objects.get(&range.object)?.kind;
+        Some(SegmentFacts { part, bundle: matches!(kind, ObjectKind::Bundle) })
+    };
+    Some(manifest.streams.get(&uid)?.ranges.iter().filter_map(facts).collect())
+}
+
+pub(super) fn offload_status(state: &ShardState, serving: bool) -> OffloadStatus {
+    let next_plan = state.plans().first_key_value().map(|(id, plan)| {
+        let part = |planned: &railgun_core::shard::PlannedRange| {
+            let stream = state.stream(planned.stream)?;
+            let manifest = state.manifest().streams.get(&planned.stream)?;
+            let points = stream.index().from(planned.range.base);
+            let points = points.take_while(|point| point.base < planned.range.end);
+            let digest = manifest.digest;
+            Some(PlanPart {
+                name: stream.name().clone(),
+                digest,
+                points: points.copied().collect(),
+            })
+        };
+        (*id, plan.clone(), plan.ranges.iter().filter_map(part).collect())
+    });
+    OffloadStatus {
+        serving,
+        waiting: state.waiting(),
+        oldest_open: state.oldest_open(),
+        manifest: if next_plan.is_none() { state.manifest_file() } else { None },
+        awaits_mirror: state.awaits_mirror(),
+        next_plan,
+        floor: state.floor(),
+    }
+}
