@@ -1,0 +1,266 @@
+//! Looking after streams. Each call takes one QUIC stream, at most 16 at a time.
+
+mod error;
+mod types;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use railgun_proto::convert::{EnsureRequest, Ensured, Uid};
+use railgun_proto::v1::admin_request::Call;
+use railgun_proto::v1::admin_response::Answer;
+use railgun_proto::{WireError, v1};
+use railgun_types::{EnsureMode, ErrorCode, Retry, SpecPatch, StreamName, StreamUid};
+use tokio::time::Instant;
+
+pub use error::AdminError;
+pub use types::{DescribedStream, EnsureOptions, Sealed, Segment, SegmentList, StreamPage};
+
+use crate::backoff::Backoff;
+use crate::client::ClientInner;
+use crate::connect_error::StreamLost;
+use crate::session::expect;
+
+/// Time that a server gets to answer beyond what a seal was given.
+const SEAL_SLACK: Duration = Duration::from_secs(5);
+
+/// Administrative calls. What the server calls temporary, and a lost connection where repeating
+/// does no harm, is tried again until `call_timeout` of [`ClientOptions`](crate::ClientOptions).
+///
+/// Dropping a call's future leaves open whether the server does it.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    client: Arc<ClientInner>,
+}
+
+impl Admin {
+    pub(crate) fn new(client: Arc<ClientInner>) -> Self {
+        Self { client }
+    }
+
+    /// Makes a stream as wished, or says how it differs (SEMANTICS §8). Safe to repeat. Only the
+    /// fields present in `patch` are looked at.
+    ///
+    /// # Errors
+    /// [`AdminError`]. A difference is no error: it is in the outcome.
+    pub async fn ensure_stream(
+        &self,
+        stream: &StreamName,
+        patch: SpecPatch,
+        options: EnsureOptions,
+    ) -> Result<Ensured, AdminError> {
+        let request = EnsureRequest {
+            name: stream.clone(),
+            patch,
+            mode: options.mode,
+            if_revision: options.if_revision,
+            allow_destructive: options.allow_destructive,
+        };
+        let call = Call::EnsureStream((&request).into());
+        match self.call("ensure", call, Repeat::Safe, self.call_timeout()).await? {
+            Answer::StreamEnsured(ensured) => Ensured::try_from(ensured).map_err(Into::into),
+            other => Err(unexpected("ensure", &other)),
+        }
+    }
+
+    /// Makes a stream with default settings if there is none of this name.
+    ///
+    /// # Errors
+    /// As [`Self::ensure_stream`].
+    pub async fn create_if_absent(&self, stream: &StreamName) -> Result<Ensured, AdminError> {
+        let options = EnsureOptions { mode: EnsureMode::Warn, ..EnsureOptions::default() };
+        self.ensure_stream(stream, SpecPatch::default(), options).await
+    }
+
+    /// Streams in order of their names: those that begin with `prefix` and come after `after`.
+    /// The server decides how many there are in one answer.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn list_streams(
+        &self,
+        prefix: &str,
+        after: Option<&StreamName>,
+    ) -> Result<StreamPage, AdminError> {
+        let call = Call::ListStreams(v1::ListStreams {
+            prefix: prefix.to_owned(),
+            after: after.map(ToString::to_string).unwrap_or_default(),
+            limit: 0,
+        });
+        match self.call("list", call, Repeat::Safe, self.call_timeout()).await? {
+            Answer::StreamList(list) => StreamPage::try_from(list),
+            other => Err(unexpected("list", &other)),
+        }
+    }
+
+    /// All streams whose names begin with `prefix`.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn list_all_streams(&self, prefix: &str) -> Result<Vec<DescribedStream>, AdminError> {
+        let mut streams: Vec<DescribedStream> = Vec::new();
+        loop {
+            let after = streams.last().map(|last| last.name.clone());
+            let page = self.list_streams(prefix, after.as_ref()).await?;
+            // A server that says "more" and sends nothing would be asked for ever.
+            let more = page.more && !page.streams.is_empty();
+            streams.extend(page.streams);
+            if !more {
+                return Ok(streams);
+            }
+        }
+    }
+
+    /// What a stream is and holds.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn describe_stream(
+        &self,
+        stream: &StreamName,
+    ) -> Result<DescribedStream, AdminError> {
+        let call = Call::DescribeStream(v1::DescribeStream { name: stream.to_string() });
+        match self.call("describe", call, Repeat::Safe, self.call_timeout()).await? {
+            Answer::StreamDescription(description) => DescribedStream::try_from(description),
+            other => Err(unexpected("describe", &other)),
+        }
+    }
+
+    /// Deletes a stream and frees its name. Its records cannot be read through the server any more.
+    ///
+    /// # Errors
+    /// [`AdminError`]; [`AdminError::Unknown`] where the connection was lost before the answer.
+    pub async fn delete_stream(&self, stream: &StreamName) -> Result<StreamUid, AdminError> {
+        let call = Call::DeleteStream(v1::DeleteStream { name: stream.to_string() });
+        // Repeated after a lost answer it would say "not found", or hit a new stream of that name.
+        match self.call("delete", call, Repeat::IfUnsent, self.call_timeout()).await? {
+            Answer::StreamDeleted(deleted) => {
+                Ok(StreamUid::from_wire("stream_uid", &deleted.stream_uid)?)
+            }
+            other => Err(unexpected("delete", &other)),
+        }
+    }
+
+    /// Brings everything published so far into object storage; returns when it is there. With
+    /// `retire`, also frees the local log up to there.
+    ///
+    /// # Errors
+    /// [`AdminError`]; `ErrorCode::Timeout` where it takes longer than `timeout`: it goes on.
+    pub async fn seal_stream(
+        &self,
+        stream: &StreamName,
+        retire: bool,
+        timeout: Duration,
+    ) -> Result<Sealed, AdminError> {
+        let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+        let call =
+            Call::SealStream(v1::SealStream { name: stream.to_string(), retire, timeout_ms });
+        match self.call("seal", call, Repeat::Safe, timeout.saturating_add(SEAL_SLACK)).await? {
+            Answer::StreamSealed(sealed) => Ok(sealed.into()),
+            other => Err(unexpected("seal", &other)),
+        }
+    }
+
+    /// The objects in the bucket that hold a stream's records.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn list_segments(&self, stream: &StreamName) -> Result<SegmentList, AdminError> {
+        let call = Call::ListSegments(v1::ListSegments { name: stream.to_string() });
+        match self.call("list segments", call, Repeat::Safe, self.call_timeout()).await? {
+            Answer::SegmentList(list) => SegmentList::try_from(list),
+            other => Err(unexpected("list segments", &other)),
+        }
+    }
+
+    fn call_timeout(&self) -> Duration {
+        self.client.options.call_timeout
+    }
+
+    /// Asks until there is an answer, within `timeout`.
+    async fn call(
+        &self,
+        name: &'static str,
+        call: Call,
+        repeat: Repeat,
+        timeout: Duration,
+    ) -> Result<Answer, AdminError> {
+        let deadline = Instant::now() + timeout;
+        let mut backoff = Backoff::new();
+        let mut after = None;
+        let no_permit = || AdminError::Protocol { reason: "the client is closed".into() };
+        let _permit = self.client.calls.acquire().await.map_err(|_| no_permit())?;
+        loop {
+            let session = self.client.link.session(after, deadline).await?;
+            let request = v1::AdminRequest { id: 1, call: Some(call.clone()) };
+            let mut sent = false;
+            let asking = async {
+                let (_writer, mut reader) = session.open(&request).await?;
+                sent = true;
+                expect::<v1::AdminResponse>(&mut reader).await
+            };
+            let asked = tokio::time::timeout_at(deadline, asking).await;
+            let failure = match asked {
+                Ok(Ok(response)) => match response.answer {
+                    Some(Answer::Error(error)) => StreamLost::Refused(error.into()),
+                    Some(answer) => return Ok(answer),
+                    None => {
+                        let reason = format!("the answer to {name} is empty");
+                        return Err(AdminError::Protocol { reason });
+                    }
+                },
+                Ok(Err(lost)) => lost,
+                Err(_) => return Err(AdminError::Unknown { call: name, waited: timeout }),
+            };
+            let refused = match &failure {
+                StreamLost::Refused(error) if !is_temporary(error) => {
+                    return Err(AdminError::Refused(error.clone()));
+                }
+                StreamLost::Refused(error) => Some(error.clone()),
+                _ if sent && repeat == Repeat::IfUnsent => {
+                    return Err(AdminError::Unknown { call: name, waited: timeout });
+                }
+                _ => None,
+            };
+            after = failure.is_connection().then_some(session.number);
+            let mut wait = backoff.next(self.client.randomness.next());
+            if let Some(WireError { retry: Retry::After(after), .. }) = refused {
+                wait = wait.max(after);
+            }
+            if Instant::now() + wait >= deadline {
+                return Err(match refused {
+                    Some(error) => AdminError::Refused(error),
+                    None => AdminError::Lost { call: name, reason: failure.to_string() },
+                });
+            }
+            tracing::debug!(call = name, %failure, "an administrative call is repeated");
+            tokio::time::sleep(wait).await;
+        }
+    }
+}
+
+/// Whether a call may be made again when its answer was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Repeat {
+    Safe,
+    IfUnsent,
+}
+
+/// Whether the same call may work a moment later. A seal that takes longer than asked goes on, and
+/// is the caller's to ask about again.
+fn is_temporary(error: &WireError) -> bool {
+    error.retry != Retry::Never && error.code != ErrorCode::Timeout
+}
+
+fn unexpected(call: &'static str, answer: &Answer) -> AdminError {
+    let kind = match answer {
+        Answer::Error(_) => "an error",
+        Answer::StreamEnsured(_) => "an ensured stream",
+        Answer::StreamList(_) => "a list of streams",
+        Answer::StreamDescription(_) => "a description",
+        Answer::StreamDeleted(_) => "a deleted stream",
+        Answer::StreamSealed(_) => "a sealed stream",
+        Answer::SegmentList(_) => "a list of segments",
+    };
+    AdminError::Protocol { reason: format!("{call} was answered with {kind}") }
+}

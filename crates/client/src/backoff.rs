@@ -1,0 +1,104 @@
+//! How long to wait before trying again, and the randomness that keeps clients apart.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Waits that double from `first` up to `max`, each shortened by up to a half at random, so that
+/// clients that lost the same server do not come back in step (PITFALLS 8).
+#[derive(Clone, Debug)]
+pub(crate) struct Backoff {
+    first: Duration,
+    max: Duration,
+    failures: u32,
+}
+
+impl Backoff {
+    /// As used everywhere in the SDK: 50 ms up to 5 s.
+    pub(crate) fn new() -> Self {
+        Self { first: Duration::from_millis(50), max: Duration::from_secs(5), failures: 0 }
+    }
+
+    /// The wait after one more failure. `random` is any 64 random bits.
+    pub(crate) fn next(&mut self, random: u64) -> Duration {
+        let doubled = self.first.saturating_mul(1 << self.failures.min(16));
+        self.failures = self.failures.saturating_add(1);
+        let full = doubled.min(self.max);
+        // 0.5 … 1.0 of the full wait, in steps of 1/1024.
+        full * (512 + (random % 512) as u32) / 1024
+    }
+
+    /// Something worked: the next failure is the first again.
+    pub(crate) fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+/// Random bits for identifiers and jitter: two SplitMix64 generators (Steele, Lea, Flood 2014).
+/// Seeded by the operating system, or by a number where runs must repeat. Not for secrets.
+#[derive(Debug)]
+pub(crate) struct Randomness {
+    states: [AtomicU64; 2],
+}
+
+impl Randomness {
+    /// From 16 random bytes.
+    pub(crate) fn new(seed: [u8; 16]) -> Self {
+        let half = |at: usize| {
+            let mut bytes = [0; 8];
+            bytes.copy_from_slice(&seed[at..at + 8]);
+            AtomicU64::new(u64::from_le_bytes(bytes))
+        };
+        Self { states: [half(0), half(8)] }
+    }
+
+    /// 64 random bits.
+    pub(crate) fn next(&self) -> u64 {
+        self.step(0)
+    }
+
+    /// 128 random bits, for an identifier.
+    pub(crate) fn identifier(&self) -> [u8; 16] {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&self.step(0).to_le_bytes());
+        id[8..].copy_from_slice(&self.step(1).to_le_bytes());
+        id
+    }
+
+    fn step(&self, generator: usize) -> u64 {
+        const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
+        let mut z = self.states[generator].fetch_add(GAMMA, Ordering::Relaxed).wrapping_add(GAMMA);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_between_half_and_full_up_to_the_maximum() {
+        let (mut least, mut most) = (Backoff::new(), Backoff::new());
+        let mut full_ms = 50;
+        for _ in 0..20 {
+            let (low, high) = (least.next(0), most.next(511));
+            assert_eq!(low, Duration::from_millis(full_ms) / 2);
+            assert!(high > low && high < Duration::from_millis(full_ms), "{high:?}");
+            full_ms = (full_ms * 2).min(5_000);
+        }
+        least.reset();
+        assert_eq!(least.next(0), Duration::from_millis(25));
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_bits_and_another_gives_others() {
+        let draw = |seed| {
+            let random = Randomness::new([seed; 16]);
+            (random.next(), random.identifier(), random.identifier())
+        };
+        assert_eq!(draw(1), draw(1));
+        assert_ne!(draw(1), draw(2));
+        assert_ne!(draw(1).1, draw(1).2);
+    }
+}

@@ -1,0 +1,110 @@
+//! The entry: a connection to a cluster, shared by everything that is made from it.
+
+use std::sync::Arc;
+
+use railgun_types::{ClusterUid, StreamName};
+
+use crate::admin::Admin;
+use crate::backoff::Randomness;
+use crate::connect_error::ConnectError;
+use crate::dial::{Dial, QuicDial};
+use crate::link::Link;
+use crate::options::ClientOptions;
+use crate::publish::{MultiPublisherBuilder, PublisherBuilder};
+use crate::subscribe::SubscribeBuilder;
+
+/// A connection to a cluster. Cheap to clone; everything made from it shares the one connection,
+/// which is made again by itself when it is lost. It is closed when the last clone and the last
+/// handle are dropped.
+#[derive(Clone, Debug)]
+pub struct Client {
+    pub(crate) inner: Arc<ClientInner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct ClientInner {
+    pub(crate) link: Link,
+    pub(crate) options: Arc<ClientOptions>,
+    pub(crate) randomness: Arc<Randomness>,
+    /// Administrative calls under way (the protocol allows 16).
+    pub(crate) calls: tokio::sync::Semaphore,
+}
+
+/// Administrative calls at a time.
+const CALLS_MAX: usize = 16;
+
+impl Client {
+    /// Connects over QUIC. Tries once; later losses are repaired in the background.
+    ///
+    /// # Errors
+    /// [`ConnectError`], within about `options.connect_timeout` per address of the server.
+    pub async fn connect(options: ClientOptions) -> Result<Self, ConnectError> {
+        let dial = Arc::new(QuicDial::new(&options)?);
+        Self::connect_over(dial, options).await
+    }
+
+    /// As [`Self::connect`], with connections made by `dial`.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn connect_over(
+        dial: Arc<dyn Dial>,
+        options: ClientOptions,
+    ) -> Result<Self, ConnectError> {
+        let seed = match options.seed {
+            Some(seed) => seed,
+            None => {
+                let mut seed = [0; 16];
+                getrandom::fill(&mut seed)
+                    .map_err(|error| ConnectError::NoRandomness { reason: error.to_string() })?;
+                seed
+            }
+        };
+        let (options, randomness) = (Arc::new(options), Arc::new(Randomness::new(seed)));
+        let link = Link::connect(dial, Arc::clone(&options), Arc::clone(&randomness)).await?;
+        let calls = tokio::sync::Semaphore::new(CALLS_MAX);
+        Ok(Self { inner: Arc::new(ClientInner { link, options, randomness, calls }) })
+    }
+
+    /// The cluster that answered.
+    #[must_use]
+    pub fn cluster_uid(&self) -> ClusterUid {
+        self.inner.link.cluster_uid()
+    }
+
+    /// The server this client was told to use.
+    #[must_use]
+    pub fn server(&self) -> &str {
+        &self.inner.options.server
+    }
+
+    /// A publisher to one stream.
+    #[must_use]
+    pub fn publisher(&self, stream: StreamName) -> PublisherBuilder {
+        PublisherBuilder::new(Arc::clone(&self.inner), stream)
+    }
+
+    /// A publisher to any number of streams, which share frames, window and memory.
+    #[must_use]
+    pub fn multi_publisher(&self) -> MultiPublisherBuilder {
+        MultiPublisherBuilder::new(Arc::clone(&self.inner))
+    }
+
+    /// A reader of one stream.
+    #[must_use]
+    pub fn subscribe(&self, stream: StreamName) -> SubscribeBuilder {
+        SubscribeBuilder::new(Arc::clone(&self.inner), stream)
+    }
+
+    /// Administrative calls.
+    #[must_use]
+    pub fn admin(&self) -> Admin {
+        Admin::new(Arc::clone(&self.inner))
+    }
+
+    /// Closes the connection at once, under everything that uses it, and waits until the server was
+    /// told. Close publishers first.
+    pub async fn close(self) {
+        self.inner.link.close().await;
+    }
+}

@@ -1,0 +1,123 @@
+//! Why there is no session with a server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use railgun_net::{ConnectionLost, ReadError, WriteError};
+use railgun_proto::{FrameError, WireError};
+use railgun_types::ClusterUid;
+
+/// Why a client has no session. Cheap to clone: one failure is told to everyone who waits.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// Not `host:port`.
+    #[error("'{server}' is not an address: write host:port")]
+    InvalidServer {
+        /// What was given.
+        server: String,
+    },
+    /// The host name has no address.
+    #[error("'{server}' has no address: {reason}")]
+    Unresolved {
+        /// What was given.
+        server: String,
+        /// What the resolver says.
+        reason: String,
+    },
+    /// No QUIC connection: nothing answers, the certificate is not trusted, or another protocol.
+    #[error(transparent)]
+    Transport(Arc<railgun_net::ConnectError>),
+    /// The connection broke before the session began.
+    #[error("the connection to {server} broke during the handshake: {reason}")]
+    Handshake {
+        /// The server.
+        server: String,
+        /// What happened.
+        reason: String,
+    },
+    /// The server does not want this client: a token is missing or wrong, or no common version.
+    #[error("the server {server} refused the session: {error}")]
+    Refused {
+        /// The server.
+        server: String,
+        /// What it said.
+        error: WireError,
+    },
+    /// Another cluster answers where this client was connected before. Offsets of the one mean
+    /// nothing in the other, so the client does not go on.
+    #[error("{server} is now cluster {found}, where it was {expected}")]
+    OtherCluster {
+        /// The server.
+        server: String,
+        /// The cluster at first.
+        expected: ClusterUid,
+        /// The cluster now.
+        found: ClusterUid,
+    },
+    /// The connection was lost and did not come back in time.
+    #[error("no connection to {server} for {waited:?}{}{}", if last.is_empty() { "" } else { ": " }, last)]
+    GaveUp {
+        /// The server.
+        server: String,
+        /// How long it was tried.
+        waited: Duration,
+        /// The last failure.
+        last: String,
+    },
+    /// The client was closed.
+    #[error("the client is closed")]
+    Closed,
+    /// The operating system gives no random bytes, so no identifier can be drawn.
+    #[error("the operating system gives no random bytes: {reason}")]
+    NoRandomness {
+        /// What it says.
+        reason: String,
+    },
+}
+
+impl ConnectError {
+    /// Whether trying again cannot help.
+    pub(crate) fn is_final(&self) -> bool {
+        match self {
+            Self::Refused { error, .. } => error.retry == railgun_types::Retry::Never,
+            Self::OtherCluster { .. } | Self::Closed | Self::InvalidServer { .. } => true,
+            _ => false,
+        }
+    }
+}
+
+impl From<railgun_net::ConnectError> for ConnectError {
+    fn from(error: railgun_net::ConnectError) -> Self {
+        Self::Transport(Arc::new(error))
+    }
+}
+
+/// Why a QUIC stream cannot be used any more. The connection may be fine.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum StreamLost {
+    #[error(transparent)]
+    Connection(#[from] ConnectionLost),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error("the server ended the stream")]
+    Ended,
+    /// The server ended the stream with an Error frame.
+    #[error(transparent)]
+    Refused(WireError),
+}
+
+impl StreamLost {
+    /// Whether the whole connection is gone.
+    pub(crate) fn is_connection(&self) -> bool {
+        matches!(
+            self,
+            Self::Connection(_)
+                | Self::Read(ReadError::ConnectionLost(_))
+                | Self::Write(WriteError::ConnectionLost(_))
+        )
+    }
+}

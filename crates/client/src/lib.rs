@@ -1,0 +1,64 @@
+//! The Rust SDK of railgun: publish to streams, read them, look after them.
+//!
+//! ```no_run
+//! use railgun_client::{Client, ClientOptions, Event, Message, StartPosition, StreamName};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::connect(ClientOptions::new("localhost:7410")).await?;
+//! let orders = StreamName::new("orders")?;
+//!
+//! let publisher = client.publisher(orders.clone()).open().await?;
+//! let ticket = publisher.send(Message::new("one coffee").with_key("table-4")).await?;
+//! println!("at offset {}", ticket.await?.offset);
+//!
+//! let mut reader = client.subscribe(orders).start(StartPosition::Earliest).open().await?;
+//! while let Some(event) = reader.next().await? {
+//!     match event {
+//!         Event::Data(record) => println!("{}: {:?}", record.offset, record.value),
+//!         Event::Removed(gone) => println!("{} to {} are gone", gone.from, gone.to),
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! One [`Client`] is one connection. It is made again by itself when it is lost; publishers repeat
+//! what was un-answered under the same producer sequence, so that it is appended once (PQ-1), and
+//! subscriptions go on at the next offset.
+#![warn(missing_docs)]
+
+mod admin;
+mod backoff;
+mod client;
+mod connect_error;
+mod dial;
+mod link;
+mod message;
+mod options;
+mod publish;
+mod session;
+mod subscribe;
+
+pub use admin::{
+    Admin, AdminError, DescribedStream, EnsureOptions, Sealed, Segment, SegmentList, StreamPage,
+};
+pub use client::Client;
+pub use connect_error::ConnectError;
+pub use dial::{Dial, Dialling};
+pub use message::Message;
+pub use options::ClientOptions;
+pub use publish::{
+    AtomicTicket, ExpectedEnd, MultiPublisher, MultiPublisherBuilder, OpenError, Progress,
+    PublishError, Published, PublishedRange, Publisher, PublisherBuilder, SendError, Ticket,
+};
+pub use railgun_proto::convert::{EnsureOutcome, Ensured};
+pub use railgun_proto::{WireCode, WireError};
+pub use railgun_types::batch::RecordDraft;
+pub use railgun_types::{
+    ChangeClass, ClusterUid, EnsureMode, ErrorCode, FieldDiff, Offset, Retry, SpecPatch,
+    StartPosition, StreamKind, StreamName, StreamSpec, StreamUid, Timestamp,
+};
+pub use subscribe::{
+    Delivery, Event, Record, RecordRef, Removed, RemovedReason, Source, SubscribeBuilder,
+    SubscribeError, Subscription,
+};

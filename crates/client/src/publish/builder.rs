@@ -1,0 +1,142 @@
+//! Opening publishers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use railgun_proto::WireError;
+use railgun_types::StreamName;
+use railgun_types::limits::PRODUCER_WINDOW;
+
+use super::driver::Driver;
+use super::machine::{Machine, Settings};
+use super::publisher::{MultiPublisher, Publisher};
+use super::shared::Shared;
+use crate::client::ClientInner;
+
+/// Bytes of messages that wait or are un-answered, unless the builder says otherwise.
+const BUFFER_BYTES: usize = 16 << 20;
+
+/// Why a publisher could not be opened on a stream.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The server does not let this client publish there: the stream does not exist, is of another
+    /// kind, or the token does not allow it.
+    #[error("cannot publish to stream '{stream}': {error}")]
+    Refused {
+        /// The stream.
+        stream: StreamName,
+        /// What the server said.
+        error: WireError,
+    },
+    /// No connection, or no answer in time.
+    #[error("cannot publish to stream '{stream}': {reason}")]
+    Unreachable {
+        /// The stream.
+        stream: StreamName,
+        /// What happened.
+        reason: String,
+    },
+}
+
+/// Opens a [`MultiPublisher`].
+#[derive(Clone, Debug)]
+pub struct MultiPublisherBuilder {
+    client: Arc<ClientInner>,
+    settings: Settings,
+    buffer_bytes: usize,
+}
+
+impl MultiPublisherBuilder {
+    pub(crate) fn new(client: Arc<ClientInner>) -> Self {
+        let settings = Settings {
+            ordered: true,
+            unanswered_max: PRODUCER_WINDOW,
+            give_up_after: client.options.give_up_after,
+        };
+        Self { client, settings, buffer_bytes: BUFFER_BYTES }
+    }
+
+    /// Whether a failed message fails those behind it on the same stream (PS-2). Default `true`.
+    #[must_use]
+    pub fn ordered(mut self, ordered: bool) -> Self {
+        self.settings.ordered = ordered;
+        self
+    }
+
+    /// Frames that may be un-answered: 1 to 8, default 8.
+    #[must_use]
+    pub fn max_unanswered(mut self, frames: usize) -> Self {
+        self.settings.unanswered_max = frames.clamp(1, PRODUCER_WINDOW);
+        self
+    }
+
+    /// Bytes of messages that may wait or be un-answered before `send` waits. Default 16 MiB.
+    #[must_use]
+    pub fn buffer_bytes(mut self, bytes: usize) -> Self {
+        self.buffer_bytes = bytes;
+        self
+    }
+
+    /// How long refusals that the server calls temporary, and lost connections, are met by trying
+    /// again before a message fails. Default as in [`ClientOptions`](crate::ClientOptions).
+    #[must_use]
+    pub fn give_up_after(mut self, time: Duration) -> Self {
+        self.settings.give_up_after = time;
+        self
+    }
+
+    /// Starts the publisher's task. Streams are bound with [`MultiPublisher::bind`].
+    #[must_use]
+    pub fn open(self) -> MultiPublisher {
+        let shared = Shared::new(Machine::new(self.settings), self.buffer_bytes);
+        let ordered = self.settings.ordered;
+        let driver = Driver { client: self.client, shared: Arc::clone(&shared), ordered };
+        tokio::spawn(driver.run());
+        MultiPublisher::new(shared)
+    }
+}
+
+/// Opens a [`Publisher`].
+#[derive(Clone, Debug)]
+pub struct PublisherBuilder {
+    stream: StreamName,
+    multi: MultiPublisherBuilder,
+}
+
+impl PublisherBuilder {
+    pub(crate) fn new(client: Arc<ClientInner>, stream: StreamName) -> Self {
+        Self { stream, multi: MultiPublisherBuilder::new(client) }
+    }
+
+    /// See [`MultiPublisherBuilder::ordered`].
+    #[must_use]
+    pub fn ordered(self, ordered: bool) -> Self {
+        Self { multi: self.multi.ordered(ordered), ..self }
+    }
+
+    /// See [`MultiPublisherBuilder::max_unanswered`].
+    #[must_use]
+    pub fn max_unanswered(self, frames: usize) -> Self {
+        Self { multi: self.multi.max_unanswered(frames), ..self }
+    }
+
+    /// See [`MultiPublisherBuilder::buffer_bytes`].
+    #[must_use]
+    pub fn buffer_bytes(self, bytes: usize) -> Self {
+        Self { multi: self.multi.buffer_bytes(bytes), ..self }
+    }
+
+    /// See [`MultiPublisherBuilder::give_up_after`].
+    #[must_use]
+    pub fn give_up_after(self, time: Duration) -> Self {
+        Self { multi: self.multi.give_up_after(time), ..self }
+    }
+
+    /// Opens the publisher; the stream must exist.
+    ///
+    /// # Errors
+    /// [`OpenError`]; what the server calls temporary is tried again for `give_up_after`.
+    pub async fn open(self) -> Result<Publisher, OpenError> {
+        self.multi.open().bind(self.stream).await
+    }
+}

@@ -1,0 +1,284 @@
+//! The task of a publisher: owns its QUIC stream, sends what the machine has, feeds it the answers.
+//! Inputs: [`Shared::work`], frames. Outputs: frames, completed batches. Ends when the publisher is
+//! closed or dropped and everything is answered, or when the connection does not come back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use railgun_net::{FrameReader, FrameWriter, WriteError};
+use railgun_proto::{Frame, FrameKind, WireError, v1};
+use railgun_types::Retry;
+use tokio::time::Instant;
+
+use super::error::ProtocolError;
+use super::item::Completion;
+use super::machine::{Machine, Transmit};
+use super::shared::Shared;
+use crate::backoff::Backoff;
+use crate::client::ClientInner;
+use crate::connect_error::{ConnectError, StreamLost};
+use crate::session::{Session, expect};
+
+/// Most frames handed to the transport at a time.
+const FRAMES_AT_ONCE: usize = 16;
+/// Time for the server to confirm that it has forgotten a producer.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time for the frame in which a server says why it reads no further.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
+
+pub(crate) struct Driver {
+    pub(crate) client: Arc<ClientInner>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) ordered: bool,
+}
+
+/// Why the work on one QUIC stream ended.
+enum Ended {
+    /// The user is done.
+    Closed,
+    /// The machine wants another producer id.
+    NewProducer,
+    Lost(StreamLost),
+}
+
+impl From<StreamLost> for Ended {
+    fn from(lost: StreamLost) -> Self {
+        Self::Lost(lost)
+    }
+}
+
+impl Driver {
+    pub(crate) async fn run(self) {
+        let mut producer_id = self.client.randomness.identifier();
+        let mut backoff = Backoff::new();
+        let mut after = None;
+        let give_up_after = self.client.options.give_up_after;
+        let mut give_up_at = Instant::now() + give_up_after;
+        loop {
+            let session = match self.client.link.session(after, give_up_at).await {
+                Ok(session) => session,
+                Err(error) => {
+                    self.fail_all(&error.to_string());
+                    if self.is_over(&error) {
+                        break;
+                    }
+                    give_up_at = Instant::now() + give_up_after;
+                    continue;
+                }
+            };
+            let (ended, was_open) = self.serve(&session, producer_id).await;
+            if was_open {
+                backoff.reset();
+                give_up_at = Instant::now() + give_up_after;
+            }
+            match ended {
+                Ended::Closed => break,
+                Ended::NewProducer => {
+                    // What is bound is bound to the old producer's QUIC stream.
+                    producer_id = self.client.randomness.identifier();
+                    self.input(|machine, now, out| {
+                        machine.on_disconnected(now, out);
+                        machine.on_new_producer();
+                    });
+                    continue;
+                }
+                Ended::Lost(lost) => {
+                    tracing::debug!(%lost, "a publisher lost its stream");
+                    self.input(|machine, now, out| machine.on_disconnected(now, out));
+                    if let StreamLost::Refused(error) = &lost {
+                        if error.retry == Retry::Never {
+                            self.input(|machine, _, out| machine.refused(error, out));
+                            break;
+                        }
+                        if Instant::now() >= give_up_at {
+                            self.fail_all(&error.to_string());
+                            give_up_at = Instant::now() + give_up_after;
+                        }
+                    }
+                    let gone = lost.is_connection();
+                    let leaving = session.going_away.is_cancelled();
+                    after = (gone || leaving).then_some(session.number);
+                }
+            }
+            if self.shared.lock().is_closing() && self.shared.lock().is_idle() {
+                break;
+            }
+            tokio::time::sleep(backoff.next(self.client.randomness.next())).await;
+        }
+        self.shared.lock().close();
+        self.shared.close_permits();
+        self.fail_all("the publisher is closed");
+        self.shared.ended.cancel();
+    }
+
+    fn is_over(&self, error: &ConnectError) -> bool {
+        error.is_final() || self.shared.lock().is_closing()
+    }
+
+    /// Feeds the machine and tells tickets what came of it.
+    fn input<T>(&self, feed: impl FnOnce(&mut Machine, Instant, &mut Vec<Completion>) -> T) -> T {
+        let mut out = Vec::new();
+        let result = feed(&mut self.shared.lock(), Instant::now(), &mut out);
+        self.shared.complete(&mut out);
+        result
+    }
+
+    fn fail_all(&self, reason: &str) {
+        self.input(|machine, _, out| machine.fail_all(reason, out));
+    }
+
+    /// Works on one QUIC stream until it ends; and whether the server ever opened the publisher.
+    async fn serve(&self, session: &Session, producer_id: [u8; 16]) -> (Ended, bool) {
+        let (mut writer, mut reader) = match self.open(session, producer_id).await {
+            Ok(opened) => opened,
+            Err(lost) => return (lost.into(), false),
+        };
+        let ended = tokio::select! {
+            // Answers first: they make room for frames.
+            biased;
+            ended = self.read(&mut reader) => ended,
+            ended = self.write(&mut writer, session) => ended,
+        };
+        let ended = match ended {
+            Ended::Lost(StreamLost::Write(WriteError::Stopped { .. })) => {
+                // A server that stops reading says why in its last frame.
+                let reason = tokio::time::timeout(LAST_WORDS_TIMEOUT, self.read(&mut reader));
+                reason.await.unwrap_or(ended)
+            }
+            ended => ended,
+        };
+        if matches!(ended, Ended::Closed | Ended::NewProducer) {
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, close(writer, reader)).await;
+        }
+        (ended, true)
+    }
+
+    async fn open(
+        &self,
+        session: &Session,
+        producer_id: [u8; 16],
+    ) -> Result<(FrameWriter, FrameReader), StreamLost> {
+        let open = v1::OpenPublisher {
+            producer_id: Bytes::copy_from_slice(&producer_id),
+            epoch: 0,
+            ordered: self.ordered,
+        };
+        let (writer, mut reader) = session.open(&open).await?;
+        let opened: v1::PublisherOpened = expect(&mut reader).await?;
+        self.shared.lock().on_connected(opened.credit_bytes, session.unanswered_max);
+        Ok((writer, reader))
+    }
+
+    async fn write(&self, writer: &mut FrameWriter, session: &Session) -> Ended {
+        let mut frames = Vec::new();
+        loop {
+            let next = self.gather(&mut frames);
+            if !frames.is_empty()
+                && let Err(error) = writer.send_all(frames.drain(..)).await
+            {
+                return Ended::Lost(error.into());
+            }
+            let wake = match next {
+                Some(Transmit::NewProducer) => return Ended::NewProducer,
+                Some(Transmit::Close) => return Ended::Closed,
+                Some(Transmit::Wait(wake)) => wake,
+                _ => continue,
+            };
+            tokio::select! {
+                biased;
+                () = session.going_away.cancelled() => return self.drain().await,
+                () = self.shared.work.notified() => {}
+                () = sleep_until(wake) => {}
+            }
+        }
+    }
+
+    /// Frames to send now, and what the machine said when there were no more.
+    fn gather(&self, frames: &mut Vec<Frame>) -> Option<Transmit> {
+        let mut out = Vec::new();
+        let now = Instant::now();
+        let mut last = None;
+        let mut machine = self.shared.lock();
+        while frames.len() < FRAMES_AT_ONCE {
+            match machine.poll_transmit(now, &mut out) {
+                Transmit::Bind(bind) => frames.push(Frame::new(&bind)),
+                Transmit::Publish(publish, blob) => frames.push(Frame::with_blob(&publish, blob)),
+                other => {
+                    last = Some(other);
+                    break;
+                }
+            }
+        }
+        drop(machine);
+        if !out.is_empty() {
+            self.shared.complete(&mut out);
+        }
+        last
+    }
+
+    /// The server stops: waits for the answers that it still owes, sends nothing.
+    async fn drain(&self) -> Ended {
+        loop {
+            // Registered before the look, so that no answer falls between.
+            let mut progress = std::pin::pin!(self.shared.progress.notified());
+            progress.as_mut().enable();
+            if self.shared.lock().nothing_unanswered() {
+                return Ended::Lost(StreamLost::Ended);
+            }
+            progress.await;
+        }
+    }
+
+    async fn read(&self, reader: &mut FrameReader) -> Ended {
+        loop {
+            let frame = match reader.next().await {
+                Ok(Some(frame)) => frame,
+                Ok(None) => return StreamLost::Ended.into(),
+                Err(error) => return StreamLost::from(error).into(),
+            };
+            if let Err(lost) = self.on_frame(&frame) {
+                return lost.into();
+            }
+        }
+    }
+
+    fn on_frame(&self, frame: &Frame) -> Result<(), StreamLost> {
+        let fed = match frame.kind() {
+            FrameKind::PublishResult => {
+                let result: v1::PublishResult = frame.decode()?;
+                self.input(|machine, now, out| machine.on_result(result, now, out))
+            }
+            FrameKind::StreamBound => {
+                let bound: v1::StreamBound = frame.decode()?;
+                self.input(|machine, now, out| machine.on_bound(bound, now, out)).map(drop)
+            }
+            FrameKind::Error => {
+                return Err(StreamLost::Refused(frame.decode::<v1::Error>()?.into()));
+            }
+            other => Err(ProtocolError::UnexpectedFrame { kind: other.name() }),
+        };
+        // An answer makes room for the next frame.
+        self.shared.work.notify_one();
+        fed.map_err(|error| {
+            tracing::warn!(%error, "the server broke the protocol");
+            let code = railgun_types::ErrorCode::ProtocolViolation;
+            StreamLost::Refused(WireError::new(code, error.to_string()).with_retry(Retry::Now))
+        })
+    }
+}
+
+/// Says that the producer is done, and waits until the server has ended the stream.
+async fn close(mut writer: FrameWriter, mut reader: FrameReader) {
+    if writer.send(Frame::new(&v1::ClosePublisher {})).await.is_ok() {
+        writer.finish();
+        while let Ok(Some(_)) = reader.next().await {}
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

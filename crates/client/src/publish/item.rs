@@ -1,0 +1,124 @@
+//! A batch on its way to the server, and the one that is still open.
+
+use railgun_types::batch::{BatchBuilder, BatchParts, RecordDraft, RecordRefused};
+use tokio::time::Instant;
+
+use super::outcome::{BatchOutcome, BatchResult};
+
+/// What a publisher expects at the end of a stream before its message is appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExpectedEnd {
+    /// The stream has no record.
+    Empty,
+    /// The stream's last record has this offset.
+    LastOffset(railgun_types::Offset),
+}
+
+impl ExpectedEnd {
+    /// As it stands in a `PublishItem`.
+    pub(crate) fn to_wire(self) -> i64 {
+        match self {
+            Self::Empty => -1,
+            Self::LastOffset(offset) => i64::try_from(offset.0).unwrap_or(i64::MAX),
+        }
+    }
+}
+
+/// How a batch is to be appended. Batches with other than the default are never coalesced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct BatchOptions {
+    pub(crate) atomic: bool,
+    pub(crate) expected_end: Option<ExpectedEnd>,
+}
+
+/// The batch that messages are packed into.
+#[derive(Debug)]
+pub(crate) struct OpenBatch {
+    builder: BatchBuilder,
+    outcome: BatchOutcome,
+    /// Byte permits that its messages hold.
+    permits: usize,
+    options: BatchOptions,
+}
+
+impl OpenBatch {
+    pub(crate) fn new(builder: BatchBuilder, options: BatchOptions) -> Self {
+        Self { builder, outcome: BatchOutcome::default(), permits: 0, options }
+    }
+
+    /// Appends a record; its index.
+    pub(crate) fn push(
+        &mut self,
+        draft: &RecordDraft<'_>,
+        permits: usize,
+    ) -> Result<u32, RecordRefused> {
+        let index = self.builder.count() as u32;
+        self.builder.push(draft)?;
+        self.permits += permits;
+        Ok(index)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.builder.len()
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.builder.count()
+    }
+
+    pub(crate) fn outcome(&self) -> &BatchOutcome {
+        &self.outcome
+    }
+
+    /// Nothing more will be added. Gives back the builder, to be used again.
+    pub(crate) fn close(mut self, order: u64) -> (Item, BatchBuilder) {
+        let count = self.builder.count() as u32;
+        let parts = self.builder.finish();
+        let item = Item {
+            parts,
+            count,
+            permits: self.permits,
+            options: self.options,
+            outcome: self.outcome,
+            order,
+            sequence: None,
+            ambiguous: false,
+            trying_since: None,
+        };
+        (item, self.builder)
+    }
+}
+
+/// A closed batch that is not answered for good.
+#[derive(Debug)]
+pub(crate) struct Item {
+    pub(crate) parts: BatchParts,
+    pub(crate) count: u32,
+    pub(crate) permits: usize,
+    pub(crate) options: BatchOptions,
+    pub(crate) outcome: BatchOutcome,
+    /// Position among all batches of its stream.
+    pub(crate) order: u64,
+    /// The producer sequence it was last sent with (PQ-1).
+    pub(crate) sequence: Option<u64>,
+    /// Whether it was sent and what became of it is not known: a copy may have been appended, or
+    /// may yet be. It can only be repeated under its own sequence.
+    pub(crate) ambiguous: bool,
+    /// When it was first refused or lost its connection.
+    pub(crate) trying_since: Option<Instant>,
+}
+
+impl Item {
+    /// Ends it.
+    pub(crate) fn complete(self, result: BatchResult) -> Completion {
+        Completion { outcome: self.outcome, result, permits: self.permits }
+    }
+}
+
+/// A batch that has ended: its tickets are to be told, its byte permits given back.
+#[derive(Debug)]
+pub(crate) struct Completion {
+    pub(crate) outcome: BatchOutcome,
+    pub(crate) result: BatchResult,
+    pub(crate) permits: usize,
+}

@@ -1,0 +1,632 @@
+//! One stream of a publisher: what waits, in which order, under which sequence (PQ-1).
+//!
+//! A batch moves `open` → `closed` → in flight (held by the machine) → ended. One that was refused
+//! for now, or lost its connection, goes to `retry`, which is sent before `closed`.
+//!
+//! While a refused batch waits to be repeated the lane is *rewinding*: it sends nothing, and
+//! collects the batches behind it, which the server refuses because of the gap. When none is in
+//! flight it goes on from the sequence the server expects.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use railgun_proto::{WireError, v1};
+use railgun_types::batch::{BatchBuilder, RecordDraft};
+use railgun_types::limits::{BATCH_BYTES_DEFAULT, BATCH_RECORDS};
+use railgun_types::{ErrorCode, Offset, Retry, StreamName, StreamUid, Timestamp};
+use tokio::time::Instant;
+
+use super::error::{ProtocolError, PublishError, SendError};
+use super::item::{BatchOptions, Completion, Item, OpenBatch};
+use super::outcome::{BatchFailure, BatchOutcome, BatchResult};
+
+/// Wait before a batch is repeated for which the server names no time.
+const RETRY_SOON: Duration = Duration::from_millis(20);
+
+/// What a lane may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Phase {
+    Flowing,
+    /// Sends nothing until all in flight is answered and `until` has come.
+    Rewinding {
+        until: Instant,
+    },
+    /// A message failed and order is kept: takes and sends nothing until it is resumed.
+    Broken,
+    /// The stream is gone.
+    Dead(WireError),
+}
+
+/// Whether the stream has its alias on the present connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Binding {
+    /// To be asked for, not before this instant.
+    Wanted {
+        since: Option<Instant>,
+        not_before: Option<Instant>,
+    },
+    Asked {
+        since: Option<Instant>,
+    },
+    Bound,
+}
+
+/// What there is to tell to who waits for a lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum BindStatus {
+    Pending,
+    Bound,
+    Refused(WireError),
+    Unreachable(String),
+}
+
+#[derive(Debug)]
+pub(crate) struct Lane {
+    name: StreamName,
+    ordered: bool,
+    give_up_after: Duration,
+    /// The stream as first bound. Another uid later is another stream.
+    uid: Option<StreamUid>,
+    /// It was never bound, because there was no connection in time.
+    unreachable: Option<String>,
+    message_bytes_max: usize,
+    pub(crate) binding: Binding,
+    phase: Phase,
+    open: Option<OpenBatch>,
+    closed: VecDeque<Item>,
+    /// In order.
+    retry: VecDeque<Item>,
+    pub(crate) in_flight: usize,
+    /// Sequence of the next batch that is sent for the first time.
+    next_sequence: u64,
+    /// Sequence after the last batch that is known to be appended.
+    server_next: u64,
+    next_order: u64,
+    /// A batch ended as `Unknown`: its sequence may be in use. The lane sends nothing until the
+    /// publisher has another producer id.
+    pub(crate) tainted: bool,
+    /// Kept from the last batch, because it has the right capacity.
+    spare: Option<BatchBuilder>,
+    /// Whether the machine has it in its queue of lanes with something to send.
+    pub(crate) queued: bool,
+    /// First failure that `flush` has not told.
+    pub(crate) failure: Option<PublishError>,
+    /// Bytes of `open`, `closed` and `retry`.
+    waiting_bytes: usize,
+    pub(crate) sent_records: u64,
+    pub(crate) published_records: u64,
+}
+
+impl Lane {
+    pub(crate) fn new(name: StreamName, ordered: bool, give_up_after: Duration) -> Self {
+        Self {
+            name,
+            ordered,
+            give_up_after,
+            uid: None,
+            unreachable: None,
+            message_bytes_max: 0,
+            binding: Binding::Wanted { since: None, not_before: None },
+            phase: Phase::Flowing,
+            open: None,
+            closed: VecDeque::new(),
+            retry: VecDeque::new(),
+            in_flight: 0,
+            next_sequence: 0,
+            server_next: 0,
+            next_order: 0,
+            tainted: false,
+            spare: None,
+            queued: false,
+            failure: None,
+            waiting_bytes: 0,
+            sent_records: 0,
+            published_records: 0,
+        }
+    }
+
+    pub(crate) fn name(&self) -> &StreamName {
+        &self.name
+    }
+
+    /// Bytes that wait to be sent.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes
+    }
+
+    // ---- binding
+
+    /// The stream has its alias. Fails for good if it is not the stream it was before.
+    pub(crate) fn bound(
+        &mut self,
+        uid: StreamUid,
+        message_bytes_max: usize,
+        out: &mut Vec<Completion>,
+    ) {
+        self.binding = Binding::Bound;
+        if *self.uid.get_or_insert(uid) != uid {
+            let text = format!("stream '{}' was deleted and made again", self.name);
+            return self.die(WireError::new(ErrorCode::StreamDeleted, text), out);
+        }
+        self.message_bytes_max = message_bytes_max;
+        // The limit is part of a builder.
+        self.spare = None;
+    }
+
+    /// The server did not bind the stream. Tried again if that may help; else the lane is dead.
+    pub(crate) fn bind_refused(
+        &mut self,
+        error: WireError,
+        now: Instant,
+        out: &mut Vec<Completion>,
+    ) {
+        let Binding::Asked { since } = self.binding else { return };
+        let since = since.unwrap_or(now);
+        if error.retry == Retry::Never || now.duration_since(since) >= self.give_up_after {
+            self.die(error, out);
+        } else {
+            let not_before = Some(now + retry_delay(error.retry));
+            self.binding = Binding::Wanted { since: Some(since), not_before };
+        }
+    }
+
+    /// How far the first binding is.
+    pub(crate) fn bind_status(&self) -> BindStatus {
+        match (&self.phase, &self.unreachable, self.uid) {
+            (_, Some(reason), _) => BindStatus::Unreachable(reason.clone()),
+            (Phase::Dead(error), ..) => BindStatus::Refused(error.clone()),
+            (_, _, Some(_)) => BindStatus::Bound,
+            (_, _, None) => BindStatus::Pending,
+        }
+    }
+
+    /// Why nothing can be published any more, if so.
+    pub(crate) fn dead(&self) -> Option<&WireError> {
+        match &self.phase {
+            Phase::Dead(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    // ---- taking messages
+
+    /// Packs a message. The batch's slot, the record's index in it, and the bytes added.
+    pub(crate) fn push(
+        &mut self,
+        draft: &RecordDraft<'_>,
+        bytes: usize,
+        permits: usize,
+        options: BatchOptions,
+    ) -> Result<(BatchOutcome, u32), SendError> {
+        self.check_open_for_messages()?;
+        let plain = options == BatchOptions::default();
+        if let Some(open) = &self.open
+            && (!plain || open.len() + bytes > BATCH_BYTES_DEFAULT || open.count() >= BATCH_RECORDS)
+        {
+            self.close_open();
+        }
+        let mut open = match self.open.take() {
+            Some(open) => open,
+            None => OpenBatch::new(self.take_builder(), options),
+        };
+        let before = if open.count() == 0 { 0 } else { open.len() };
+        let pushed = open.push(draft, permits);
+        if open.count() > 0 {
+            self.waiting_bytes += open.len() - before;
+            self.open = Some(open);
+        }
+        let index = pushed?;
+        self.sent_records += 1;
+        let outcome = match &self.open {
+            Some(open) => BatchOutcome::clone(open.outcome()),
+            // A successful push leaves the batch open.
+            None => return Err(SendError::Closed),
+        };
+        if !plain {
+            self.close_open();
+        }
+        Ok((outcome, index))
+    }
+
+    /// Packs messages as one batch that is appended whole or not at all (PS-4).
+    pub(crate) fn push_atomic<'d>(
+        &mut self,
+        drafts: impl Iterator<Item = RecordDraft<'d>>,
+        permits: usize,
+        options: BatchOptions,
+    ) -> Result<(BatchOutcome, u32), SendError> {
+        self.check_open_for_messages()?;
+        self.close_open();
+        let mut batch = OpenBatch::new(self.take_builder(), options);
+        for (index, draft) in drafts.enumerate() {
+            // All permits of the batch are carried by its first record.
+            batch.push(&draft, if index == 0 { permits } else { 0 })?;
+        }
+        let count = batch.count() as u32;
+        let outcome = BatchOutcome::clone(batch.outcome());
+        self.waiting_bytes += batch.len();
+        self.sent_records += u64::from(count);
+        self.open = Some(batch);
+        self.close_open();
+        Ok((outcome, count))
+    }
+
+    fn check_open_for_messages(&self) -> Result<(), SendError> {
+        let stream = self.name.clone();
+        match &self.phase {
+            Phase::Flowing | Phase::Rewinding { .. } => Ok(()),
+            Phase::Broken => Err(SendError::OrderBroken { stream }),
+            Phase::Dead(error) => Err(SendError::StreamGone { stream, error: error.clone() }),
+        }
+    }
+
+    fn take_builder(&mut self) -> BatchBuilder {
+        self.spare.take().unwrap_or_else(|| BatchBuilder::new(self.message_bytes_max))
+    }
+
+    fn close_open(&mut self) {
+        if let Some(open) = self.open.take() {
+            let (item, builder) = open.close(self.next_order);
+            self.next_order += 1;
+            self.closed.push_back(item);
+            self.spare = Some(builder);
+        }
+    }
+
+    /// Forgets what is kept only for speed.
+    pub(crate) fn release_spare(&mut self) {
+        self.spare = None;
+    }
+
+    // ---- sending
+
+    /// Whether there is a batch that may be sent now.
+    pub(crate) fn is_sendable(&self) -> bool {
+        self.binding == Binding::Bound
+            && self.phase == Phase::Flowing
+            && !self.tainted
+            && (!self.retry.is_empty() || !self.closed.is_empty() || self.open.is_some())
+    }
+
+    /// Bytes of the batch that would be sent next.
+    pub(crate) fn next_len(&self) -> Option<usize> {
+        if !self.is_sendable() {
+            return None;
+        }
+        let item = self.retry.front().or(self.closed.front());
+        item.map(|item| item.parts.len()).or(self.open.as_ref().map(OpenBatch::len))
+    }
+
+    /// Whether the batch that would be sent next must be sent under its old sequence.
+    pub(crate) fn next_is_ambiguous(&self) -> bool {
+        self.retry.front().is_some_and(|item| item.ambiguous)
+    }
+
+    /// Whether a batch waits whose earlier copy may be anywhere.
+    pub(crate) fn has_ambiguous(&self) -> bool {
+        self.retry.iter().any(|item| item.ambiguous)
+    }
+
+    /// The batch to be sent now, with its sequence. `None`: the one in turn had to be given up.
+    pub(crate) fn take_next(&mut self, out: &mut Vec<Completion>) -> Option<Item> {
+        let mut item = match self.retry.pop_front().or_else(|| self.closed.pop_front()) {
+            Some(item) => item,
+            None => {
+                self.close_open();
+                self.closed.pop_front()?
+            }
+        };
+        self.waiting_bytes -= item.parts.len();
+        let sequence = match item.sequence {
+            Some(sequence) if item.ambiguous && sequence > self.next_sequence => {
+                // Those before it were refused for good, so its number cannot be reached, and under
+                // another number an earlier copy of it would be appended beside it.
+                let reason = "its connection was lost, and a message before it was refused";
+                self.give_up(item, PublishError::Unknown { reason: reason.into() }, out);
+                return None;
+            }
+            Some(sequence) if item.ambiguous => sequence,
+            _ => self.next_sequence,
+        };
+        item.sequence = Some(sequence);
+        self.next_sequence = self.next_sequence.max(sequence + u64::from(item.count));
+        self.in_flight += 1;
+        Some(item)
+    }
+
+    // ---- answers
+
+    /// A batch of this lane, sent on this connection, is answered.
+    pub(crate) fn settle(
+        &mut self,
+        item: Item,
+        answer: v1::ItemResult,
+        now: Instant,
+        out: &mut Vec<Completion>,
+    ) -> Result<(), ProtocolError> {
+        let (published, records) = (answer.published, item.count);
+        if published > records || (published < records) == answer.error.is_none() {
+            self.requeue(Item { ambiguous: true, ..item }, now);
+            return Err(ProtocolError::PublishedCount { published, records });
+        }
+        let Some(error) = answer.error.map(WireError::from) else {
+            self.advance(&item);
+            self.published_records += u64::from(records);
+            out.push(item.complete(appended(
+                answer.base_offset,
+                answer.ts_us,
+                published,
+                answer.duplicates,
+                None,
+            )));
+            return Ok(());
+        };
+        if published > 0 {
+            // The first ones are in the stream, so the batch as a whole is not repeated.
+            self.advance(&item);
+            self.published_records += u64::from(published);
+            let failure = BatchFailure {
+                error: PublishError::Refused(error),
+                rest: PublishError::OrderBroken,
+            };
+            self.note_failure(&failure.error);
+            out.push(item.complete(appended(
+                answer.base_offset,
+                answer.ts_us,
+                published,
+                answer.duplicates,
+                Some(failure),
+            )));
+            self.after_failure(now, out);
+            return Ok(());
+        }
+        self.refused(item, error, now, out);
+        Ok(())
+    }
+
+    /// None of the batch's records was appended by this attempt.
+    fn refused(
+        &mut self,
+        mut item: Item,
+        error: WireError,
+        now: Instant,
+        out: &mut Vec<Completion>,
+    ) {
+        let behind = error.code == ErrorCode::OrderBroken || error.code == ErrorCode::SequenceGap;
+        if behind && matches!(self.phase, Phase::Broken | Phase::Dead(_)) {
+            return self.abandon(item, out);
+        }
+        if behind && matches!(self.phase, Phase::Rewinding { .. }) {
+            return self.requeue(item, now);
+        }
+        let mut delay = None;
+        if error.code == ErrorCode::Unknown {
+            item.ambiguous = true;
+            delay = Some(RETRY_SOON);
+        } else if error.code == ErrorCode::SequenceGap && !item.ambiguous {
+            // The server counts differently, as after a batch of which a part was refused.
+            self.server_next = error.actual.unwrap_or(self.server_next);
+            delay = Some(RETRY_SOON);
+        } else if error.code == ErrorCode::ProducerUnknown && !item.ambiguous {
+            // Everything before is answered: begin again (PQ-1).
+            self.server_next = 0;
+            delay = Some(Duration::ZERO);
+        } else if error.retry != Retry::Never {
+            delay = Some(retry_delay(error.retry));
+        }
+        let since = item.trying_since.unwrap_or(now);
+        if let Some(delay) = delay
+            && now.duration_since(since) < self.give_up_after
+        {
+            self.phase = match self.phase.clone() {
+                Phase::Flowing => Phase::Rewinding { until: now + delay },
+                Phase::Rewinding { until } => Phase::Rewinding { until: until.max(now + delay) },
+                // In flight while an earlier one failed for good.
+                Phase::Broken | Phase::Dead(_) => return self.abandon(item, out),
+            };
+            return self.requeue(item, now);
+        }
+        let error = if item.ambiguous {
+            PublishError::Unknown { reason: error.to_string() }
+        } else {
+            PublishError::Refused(error)
+        };
+        let first = error.clone();
+        let rest = match (&error, item.options.atomic) {
+            // The record that is refused takes those behind it with it (PS-2).
+            (PublishError::Refused(refusal), false) if refusal.record.is_some() => {
+                PublishError::OrderBroken
+            }
+            _ => first.clone(),
+        };
+        let failure = BatchFailure { error: first, rest };
+        self.tainted |= item.ambiguous;
+        self.note_failure(&error);
+        let result = BatchResult { failure: Some(failure), ..BatchResult::failed(error) };
+        out.push(item.complete(result));
+        self.after_failure(now, out);
+    }
+
+    /// The server's sequence has passed this batch.
+    fn advance(&mut self, item: &Item) {
+        let end = item.sequence.unwrap_or(0) + u64::from(item.count);
+        self.server_next = self.server_next.max(end);
+    }
+
+    /// A message failed for good.
+    fn after_failure(&mut self, now: Instant, out: &mut Vec<Completion>) {
+        match (&self.phase, self.ordered) {
+            (Phase::Broken | Phase::Dead(_) | Phase::Rewinding { .. }, false) => {}
+            // Those in flight are refused because of the gap; they are repeated behind it.
+            (Phase::Flowing, false) => self.phase = Phase::Rewinding { until: now },
+            (Phase::Dead(_), true) => {}
+            (_, true) => {
+                self.phase = Phase::Broken;
+                self.abandon_waiting(out);
+            }
+        }
+    }
+
+    /// Ends everything that waits.
+    fn abandon_waiting(&mut self, out: &mut Vec<Completion>) {
+        self.close_open();
+        self.waiting_bytes = 0;
+        let waiting: Vec<Item> = self.retry.drain(..).chain(self.closed.drain(..)).collect();
+        for item in waiting {
+            self.abandon(item, out);
+        }
+    }
+
+    /// Ends a batch behind one that failed.
+    fn abandon(&mut self, item: Item, out: &mut Vec<Completion>) {
+        let error = match &self.phase {
+            _ if item.ambiguous => {
+                let reason = "its connection was lost, and the publisher gave up".into();
+                PublishError::Unknown { reason }
+            }
+            Phase::Dead(error) => PublishError::Refused(error.clone()),
+            _ => PublishError::OrderBroken,
+        };
+        self.tainted |= item.ambiguous;
+        self.note_failure(&error);
+        out.push(item.complete(BatchResult::failed(error)));
+    }
+
+    /// Ends a batch that cannot be repeated, and what depends on it.
+    fn give_up(&mut self, item: Item, error: PublishError, out: &mut Vec<Completion>) {
+        self.tainted |= item.ambiguous;
+        self.note_failure(&error);
+        out.push(item.complete(BatchResult::failed(error)));
+        if self.ordered {
+            self.phase = Phase::Broken;
+            self.abandon_waiting(out);
+        }
+    }
+
+    fn note_failure(&mut self, error: &PublishError) {
+        self.failure.get_or_insert_with(|| error.clone());
+    }
+
+    /// The stream is gone: everything ends, and nothing is taken any more.
+    pub(crate) fn die(&mut self, error: WireError, out: &mut Vec<Completion>) {
+        self.phase = Phase::Dead(error);
+        self.abandon_waiting(out);
+    }
+
+    fn requeue(&mut self, mut item: Item, now: Instant) {
+        item.trying_since.get_or_insert(now);
+        self.waiting_bytes += item.parts.len();
+        let place = self.retry.partition_point(|other| other.order < item.order);
+        self.retry.insert(place, item);
+    }
+
+    // ---- going on
+
+    /// When a rewinding lane may go on, if only time is missing.
+    pub(crate) fn rewound_at(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Rewinding { until } if self.in_flight == 0 => Some(until),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn is_rewinding(&self) -> bool {
+        matches!(self.phase, Phase::Rewinding { .. })
+    }
+
+    /// Goes on from what the server expects.
+    pub(crate) fn rewound(&mut self) {
+        self.next_sequence = self.server_next;
+        self.phase = Phase::Flowing;
+    }
+
+    /// The connection was lost. `lost` are the batches that were in flight.
+    pub(crate) fn on_disconnected(
+        &mut self,
+        lost: Vec<Item>,
+        now: Instant,
+        out: &mut Vec<Completion>,
+    ) {
+        self.in_flight = 0;
+        for item in lost {
+            let item = Item { ambiguous: true, ..item };
+            if matches!(self.phase, Phase::Broken | Phase::Dead(_)) {
+                self.abandon(item, out);
+            } else {
+                self.requeue(item, now);
+            }
+        }
+        self.binding = Binding::Wanted { since: Some(now), not_before: None };
+        self.next_sequence = self.server_next;
+    }
+
+    /// A producer id that the server has never seen.
+    pub(crate) fn on_new_producer(&mut self) {
+        (self.next_sequence, self.server_next, self.tainted) = (0, 0, false);
+    }
+
+    /// The connection did not come back in time: everything ends.
+    pub(crate) fn fail_all(&mut self, reason: &str, out: &mut Vec<Completion>) {
+        if self.uid.is_none() {
+            self.unreachable.get_or_insert_with(|| reason.to_owned());
+            return self.die(WireError::new(ErrorCode::Unavailable, reason), out);
+        }
+        self.close_open();
+        self.waiting_bytes = 0;
+        let waiting: Vec<Item> = self.retry.drain(..).chain(self.closed.drain(..)).collect();
+        let any = !waiting.is_empty();
+        for item in waiting {
+            let reason = reason.to_owned();
+            let error = if item.ambiguous {
+                PublishError::Unknown { reason }
+            } else {
+                PublishError::NotSent { reason }
+            };
+            self.tainted |= item.ambiguous;
+            self.note_failure(&error);
+            out.push(item.complete(BatchResult::failed(error)));
+        }
+        if any && self.ordered && !matches!(self.phase, Phase::Dead(_)) {
+            self.phase = Phase::Broken;
+        }
+    }
+
+    /// Whether [`Self::resume`] can be called: nothing of before is in flight.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.in_flight == 0
+    }
+
+    /// The user has seen the failure: messages are taken again.
+    pub(crate) fn resume(&mut self) -> Option<PublishError> {
+        if self.phase == Phase::Broken {
+            self.rewound();
+        }
+        self.failure.take()
+    }
+
+    /// The slots of all batches that wait.
+    pub(crate) fn waiting_outcomes(&self) -> impl Iterator<Item = &BatchOutcome> {
+        let items = self.retry.iter().chain(&self.closed).map(|item| &item.outcome);
+        items.chain(self.open.as_ref().map(OpenBatch::outcome))
+    }
+}
+
+fn retry_delay(retry: Retry) -> Duration {
+    match retry {
+        Retry::Now | Retry::Never | Retry::OnNewLeader => RETRY_SOON,
+        Retry::After(after) => after,
+    }
+}
+
+fn appended(
+    base: u64,
+    ts_us: i64,
+    published: u32,
+    duplicates: Vec<v1::Duplicate>,
+    failure: Option<BatchFailure>,
+) -> BatchResult {
+    let mut duplicates: Vec<_> =
+        duplicates.into_iter().map(|d| (d.record, Offset(d.offset), Timestamp(d.ts_us))).collect();
+    duplicates.sort_unstable_by_key(|(record, ..)| *record);
+    BatchResult { base: Offset(base), ts: Timestamp(ts_us), published, duplicates, failure }
+}

@@ -1,0 +1,474 @@
+//! What a publisher sends and when, without a connection, a clock or a task.
+//!
+//! Commands: [`add_lane`](Machine::add_lane), [`push`](Machine::push),
+//! [`push_atomic`](Machine::push_atomic), [`resume`](Machine::resume), [`close`](Machine::close).
+//! Inputs: [`on_connected`](Machine::on_connected), [`on_bound`](Machine::on_bound),
+//! [`on_result`](Machine::on_result), [`on_disconnected`](Machine::on_disconnected),
+//! [`fail_all`](Machine::fail_all). Output: [`poll_transmit`](Machine::poll_transmit), until it
+//! says [`Transmit::Wait`]; and completions, pushed to `out` by all of them.
+//!
+//! Coalescing: a message that finds few frames un-answered goes out at once; one that finds more
+//! waits for an answer, or until those that wait with it are worth a frame. Nothing waits for a
+//! timer.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use railgun_proto::convert::Uid;
+use railgun_proto::{WireError, v1};
+use railgun_types::batch::RecordDraft;
+use railgun_types::limits::BATCH_BYTES_DEFAULT;
+use railgun_types::{StreamName, StreamUid};
+use tokio::time::Instant;
+
+use super::error::{ProtocolError, PublishError, SendError};
+use super::item::{BatchOptions, Completion, Item};
+use super::lane::{Binding, Lane};
+use super::outcome::BatchOutcome;
+
+/// Frames that may be un-answered however little the next one would carry: one is on its way while
+/// another is made durable.
+const SMALL_FRAMES: usize = 2;
+/// Bytes that are worth a frame of their own while more than [`SMALL_FRAMES`] are un-answered.
+const FRAME_BYTES_WORTH: usize = 64 << 10;
+/// Size at which a frame with batches of many streams is closed.
+const FRAME_BYTES: usize = BATCH_BYTES_DEFAULT;
+/// Most batches of one frame: keeps its head far below 1 MiB.
+const FRAME_ITEMS: usize = 8_192;
+/// Lanes beyond this many keep no buffers of their own while they are idle.
+const LANES_WITH_SPARE: usize = 64;
+
+/// What a publisher was asked to do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    pub(crate) ordered: bool,
+    pub(crate) unanswered_max: usize,
+    pub(crate) give_up_after: Duration,
+}
+
+/// Number of a stream on this publisher; its alias on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LaneId(u32);
+
+/// What to send next.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Transmit {
+    Bind(v1::BindStream),
+    Publish(v1::Publish, Vec<Bytes>),
+    /// Close this producer and begin again with a new id.
+    NewProducer,
+    /// Everything is answered and the user is done.
+    Close,
+    /// Nothing now; ask again after an input, or at this instant.
+    Wait(Option<Instant>),
+}
+
+/// One Publish frame that is not answered.
+#[derive(Debug)]
+struct Flight {
+    items: Vec<(LaneId, Item)>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct Machine {
+    settings: Settings,
+    lanes: Vec<Lane>,
+    /// Lanes with something to send, in turn.
+    ready: VecDeque<LaneId>,
+    /// Lanes that were refused something for now.
+    rewinding: Vec<LaneId>,
+    /// Lanes to be bound.
+    unbound: VecDeque<LaneId>,
+    flights: VecDeque<Flight>,
+    flight_bytes: usize,
+    waiting_bytes: usize,
+    credit_bytes: usize,
+    unanswered_max: usize,
+    /// Whether the last `poll_transmit` found nothing to do.
+    parked: bool,
+    closing: bool,
+    closed: bool,
+    /// A lane's sequence may be in use by a batch whose fate is unknown: drain, then begin again
+    /// with another producer id.
+    tainted: bool,
+}
+
+impl Machine {
+    pub(crate) fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            lanes: Vec::new(),
+            ready: VecDeque::new(),
+            rewinding: Vec::new(),
+            unbound: VecDeque::new(),
+            flights: VecDeque::new(),
+            flight_bytes: 0,
+            waiting_bytes: 0,
+            credit_bytes: 0,
+            unanswered_max: settings.unanswered_max,
+            parked: false,
+            closing: false,
+            closed: false,
+            tainted: false,
+        }
+    }
+
+    // ---- commands
+
+    /// Adds a stream. It is bound by the next `poll_transmit`.
+    pub(crate) fn add_lane(&mut self, stream: StreamName) -> LaneId {
+        let id = LaneId(self.lanes.len() as u32);
+        self.lanes.push(Lane::new(stream, self.settings.ordered, self.settings.give_up_after));
+        self.unbound.push_back(id);
+        id
+    }
+
+    /// Takes a message. The slot of its batch, its index there, and whether the sender of frames
+    /// must be woken.
+    pub(crate) fn push(
+        &mut self,
+        id: LaneId,
+        draft: &RecordDraft<'_>,
+        bytes: usize,
+        permits: usize,
+        options: BatchOptions,
+    ) -> Result<(BatchOutcome, u32, bool), SendError> {
+        if self.closing {
+            return Err(SendError::Closed);
+        }
+        let (outcome, index) = self.track(id, |lane| lane.push(draft, bytes, permits, options))?;
+        Ok((outcome, index, self.must_wake()))
+    }
+
+    /// Takes messages that are one unit. The slot, their number, and whether to wake the sender.
+    pub(crate) fn push_atomic<'d>(
+        &mut self,
+        id: LaneId,
+        drafts: impl Iterator<Item = RecordDraft<'d>>,
+        permits: usize,
+        options: BatchOptions,
+    ) -> Result<(BatchOutcome, u32, bool), SendError> {
+        if self.closing {
+            return Err(SendError::Closed);
+        }
+        let (outcome, count) = self.track(id, |lane| lane.push_atomic(drafts, permits, options))?;
+        Ok((outcome, count, self.must_wake()))
+    }
+
+    /// Gives the lane's first untold failure; messages are taken again afterwards. `None` while
+    /// batches of before are still un-answered: ask again after the next input.
+    pub(crate) fn resume(&mut self, id: LaneId) -> Option<Option<PublishError>> {
+        let lane = self.lane(id);
+        if !lane.is_settled() {
+            return None;
+        }
+        let failure = lane.resume();
+        self.enqueue(id);
+        Some(failure)
+    }
+
+    /// Nothing more will be pushed.
+    pub(crate) fn close(&mut self) {
+        self.closing = true;
+    }
+
+    // ---- inputs
+
+    /// A connection is there, with nothing bound.
+    pub(crate) fn on_connected(&mut self, credit_bytes: u64, unanswered_max: usize) {
+        self.credit_bytes = usize::try_from(credit_bytes).unwrap_or(usize::MAX);
+        self.unanswered_max = self.settings.unanswered_max.min(unanswered_max).max(1);
+    }
+
+    /// The answer to a `BindStream`.
+    pub(crate) fn on_bound(
+        &mut self,
+        bound: v1::StreamBound,
+        now: Instant,
+        out: &mut Vec<Completion>,
+    ) -> Result<LaneId, ProtocolError> {
+        let id = LaneId(bound.alias);
+        let known = self.lanes.get(bound.alias as usize);
+        if !known.is_some_and(|lane| matches!(lane.binding, Binding::Asked { .. })) {
+            return Err(ProtocolError::UnknownAlias { alias: bound.alias });
+        }
+        let uid = StreamUid::from_wire("stream_uid", &bound.stream_uid);
+        self.track(id, |lane| match (bound.error, uid) {
+            (Some(error), _) => lane.bind_refused(error.into(), now, out),
+            (None, Ok(uid)) => lane.bound(uid, bound.message_bytes_max as usize, out),
+            (None, Err(invalid)) => lane.bind_refused(invalid.into(), now, out),
+        });
+        if matches!(self.lane(id).binding, Binding::Wanted { .. }) && self.lane(id).dead().is_none()
+        {
+            self.unbound.push_back(id);
+        }
+        Ok(id)
+    }
+
+    /// The answer to the oldest un-answered frame.
+    pub(crate) fn on_result(
+        &mut self,
+        result: v1::PublishResult,
+        now: Instant,
+        out: &mut Vec<Completion>,
+    ) -> Result<(), ProtocolError> {
+        let Some(front) = self.flights.front() else { return Err(ProtocolError::UnaskedResult) };
+        let (results, batches) = (result.items.len(), front.items.len());
+        if results != batches {
+            return Err(ProtocolError::ResultCount { results, batches });
+        }
+        let Some(flight) = self.flights.pop_front() else {
+            return Err(ProtocolError::UnaskedResult);
+        };
+        self.flight_bytes -= flight.bytes;
+        let mut outcome = Ok(());
+        for ((id, item), answer) in flight.items.into_iter().zip(result.items) {
+            let settled = self.track(id, |lane| {
+                lane.in_flight -= 1;
+                lane.settle(item, answer, now, out)
+            });
+            // The rest of the frame is still accounted for; the connection is given up after it.
+            outcome = outcome.and(settled);
+            if self.lane(id).is_rewinding() && !self.rewinding.contains(&id) {
+                self.rewinding.push(id);
+            }
+        }
+        outcome
+    }
+
+    /// The connection is gone. What was un-answered is repeated on the next one, under the same
+    /// producer and sequence, so that it is appended once.
+    pub(crate) fn on_disconnected(&mut self, now: Instant, out: &mut Vec<Completion>) {
+        let mut lost: Vec<Vec<Item>> = Vec::new();
+        lost.resize_with(self.lanes.len(), Vec::new);
+        for (id, item) in self.flights.drain(..).flat_map(|flight| flight.items) {
+            lost[id.0 as usize].push(item);
+        }
+        self.flight_bytes = 0;
+        self.ready.clear();
+        self.unbound.clear();
+        for (index, lost) in lost.into_iter().enumerate() {
+            let id = LaneId(index as u32);
+            self.track(id, |lane| {
+                lane.queued = false;
+                lane.on_disconnected(lost, now, out);
+            });
+            if self.lane(id).dead().is_none() {
+                self.unbound.push_back(id);
+            }
+        }
+    }
+
+    /// The producer id was changed; nothing is in flight or ambiguous.
+    pub(crate) fn on_new_producer(&mut self) {
+        self.tainted = false;
+        for index in 0..self.lanes.len() {
+            self.track(LaneId(index as u32), Lane::on_new_producer);
+        }
+    }
+
+    /// No connection in time: everything that waits ends.
+    pub(crate) fn fail_all(&mut self, reason: &str, out: &mut Vec<Completion>) {
+        for index in 0..self.lanes.len() {
+            self.track(LaneId(index as u32), |lane| lane.fail_all(reason, out));
+        }
+    }
+
+    /// The server does not want this publisher: everything ends, for good.
+    pub(crate) fn refused(&mut self, error: &WireError, out: &mut Vec<Completion>) {
+        self.closing = true;
+        for index in 0..self.lanes.len() {
+            self.track(LaneId(index as u32), |lane| lane.die(error.clone(), out));
+        }
+    }
+
+    // ---- output
+
+    /// What to send next on a connection.
+    pub(crate) fn poll_transmit(&mut self, now: Instant, out: &mut Vec<Completion>) -> Transmit {
+        self.parked = false;
+        let mut wake = None;
+        if let Some(bind) = self.next_bind(now, &mut wake) {
+            return Transmit::Bind(bind);
+        }
+        self.end_rewinds(now, &mut wake);
+        if let Some((publish, blob)) = self.next_publish(out) {
+            return Transmit::Publish(publish, blob);
+        }
+        let quiet = self.flights.is_empty();
+        if quiet && self.tainted && !self.lanes.iter().any(Lane::has_ambiguous) {
+            return Transmit::NewProducer;
+        }
+        if quiet && self.closing && self.waiting_bytes == 0 && !self.closed {
+            self.closed = true;
+            return Transmit::Close;
+        }
+        self.parked = true;
+        Transmit::Wait(wake)
+    }
+
+    fn next_bind(&mut self, now: Instant, wake: &mut Option<Instant>) -> Option<v1::BindStream> {
+        for _ in 0..self.unbound.len() {
+            let id = self.unbound.pop_front()?;
+            let lane = self.lane(id);
+            let Binding::Wanted { since, not_before } = lane.binding else { continue };
+            if let Some(at) = not_before.filter(|at| *at > now) {
+                *wake = Some(wake.map_or(at, |wake| wake.min(at)));
+                self.unbound.push_back(id);
+                continue;
+            }
+            lane.binding = Binding::Asked { since: since.or(Some(now)) };
+            return Some(v1::BindStream { alias: id.0, stream: lane.name().to_string() });
+        }
+        None
+    }
+
+    fn end_rewinds(&mut self, now: Instant, wake: &mut Option<Instant>) {
+        for id in std::mem::take(&mut self.rewinding) {
+            match self.lane(id).rewound_at() {
+                Some(at) if at <= now => {
+                    self.lane(id).rewound();
+                    self.enqueue(id);
+                }
+                Some(at) => {
+                    *wake = Some(wake.map_or(at, |wake| wake.min(at)));
+                    self.rewinding.push(id);
+                }
+                None if self.lane(id).is_rewinding() => self.rewinding.push(id),
+                None => {}
+            }
+        }
+    }
+
+    /// Whether a frame may go out now.
+    fn may_publish(&self) -> bool {
+        let unanswered = self.flights.len();
+        unanswered < self.unanswered_max
+            && (unanswered < SMALL_FRAMES || self.waiting_bytes >= FRAME_BYTES_WORTH)
+    }
+
+    /// Gathers a frame: one batch of each lane in turn, so that no stream starves the others, and
+    /// never two, so that no stream has more un-answered than its producer state remembers (PQ-1).
+    fn next_publish(&mut self, out: &mut Vec<Completion>) -> Option<(v1::Publish, Vec<Bytes>)> {
+        if !self.may_publish() {
+            return None;
+        }
+        let only_ambiguous = self.tainted;
+        let mut items = Vec::new();
+        let mut publish = v1::Publish::default();
+        let mut blob = Vec::new();
+        let mut bytes = 0;
+        for _ in 0..self.ready.len() {
+            let Some(id) = self.ready.pop_front() else { break };
+            let lane = self.lane(id);
+            lane.queued = false;
+            let Some(len) = lane.next_len() else { continue };
+            if only_ambiguous && !lane.next_is_ambiguous() {
+                self.enqueue(id);
+                continue;
+            }
+            let full = !items.is_empty() && bytes + len > FRAME_BYTES;
+            // The first frame goes out whatever the credit: it is never smaller than one batch.
+            let first = self.flights.is_empty() && items.is_empty();
+            let over_credit = !first && self.flight_bytes + bytes + len > self.credit_bytes;
+            if full || over_credit || items.len() == FRAME_ITEMS {
+                self.lane(id).queued = true;
+                self.ready.push_front(id);
+                break;
+            }
+            let taken = self.track(id, |lane| lane.take_next(out));
+            if let Some(item) = taken {
+                publish.items.push(wire_item(id, &item));
+                blob.extend([item.parts.head.clone(), item.parts.body.clone()]);
+                bytes += item.parts.len();
+                items.push((id, item));
+            }
+            if self.lanes.len() > LANES_WITH_SPARE {
+                self.lane(id).release_spare();
+            }
+        }
+        if items.is_empty() {
+            return None;
+        }
+        self.flight_bytes += bytes;
+        self.flights.push_back(Flight { items, bytes });
+        Some((publish, blob))
+    }
+
+    // ---- views
+
+    /// Whether everything that was taken has ended.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.flights.is_empty() && self.waiting_bytes == 0
+    }
+
+    /// Whether `close` was called.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing
+    }
+
+    /// Whether the server owes no answer.
+    pub(crate) fn nothing_unanswered(&self) -> bool {
+        self.flights.is_empty()
+    }
+
+    /// The lane of this publisher.
+    pub(crate) fn lane(&mut self, id: LaneId) -> &mut Lane {
+        // Ids are made by `add_lane` or checked by `on_bound`.
+        &mut self.lanes[id.0 as usize]
+    }
+
+    /// The slots of all batches that have not ended.
+    pub(crate) fn outcomes(&self) -> Vec<BatchOutcome> {
+        let flying = self.flights.iter().flat_map(|flight| &flight.items);
+        let flying = flying.map(|(_, item)| &item.outcome);
+        flying.chain(self.lanes.iter().flat_map(Lane::waiting_outcomes)).cloned().collect()
+    }
+
+    fn must_wake(&mut self) -> bool {
+        let wake = self.parked && self.may_publish();
+        self.parked &= !wake;
+        wake
+    }
+
+    /// Changes a lane and keeps the sums over lanes true.
+    fn track<T>(&mut self, id: LaneId, change: impl FnOnce(&mut Lane) -> T) -> T {
+        let lane = &mut self.lanes[id.0 as usize];
+        self.waiting_bytes -= lane.waiting_bytes();
+        let result = change(lane);
+        self.waiting_bytes += lane.waiting_bytes();
+        self.tainted |= lane.tainted;
+        self.enqueue(id);
+        result
+    }
+
+    fn enqueue(&mut self, id: LaneId) {
+        let lane = &mut self.lanes[id.0 as usize];
+        if !lane.queued && lane.is_sendable() {
+            lane.queued = true;
+            self.ready.push_back(id);
+        }
+    }
+}
+
+fn wire_item(id: LaneId, item: &Item) -> v1::PublishItem {
+    let mode = if item.options.atomic {
+        v1::PublishMode::PublishAtomic
+    } else {
+        v1::PublishMode::PublishEach
+    };
+    v1::PublishItem {
+        alias: id.0,
+        // A batch is far smaller than 4 GiB.
+        batch_bytes: item.parts.len() as u32,
+        sequence: item.sequence.unwrap_or(0),
+        mode: mode.into(),
+        on_duplicate: v1::DuplicateHandling::DuplicateReport.into(),
+        expected_last_offset: item.options.expected_end.map(|end| end.to_wire()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,454 @@
+use railgun_types::batch::RecordBatch;
+use railgun_types::{ErrorCode, Offset, Retry};
+
+use super::*;
+use crate::publish::outcome::{BatchResult, Published};
+
+const GIVE_UP: Duration = Duration::from_secs(10);
+
+/// A machine with a connection, and a list of what the tickets were told.
+struct Rig {
+    machine: Machine,
+    now: Instant,
+    out: Vec<Completion>,
+}
+
+type Slot = (BatchOutcome, u32);
+
+impl Rig {
+    fn new(ordered: bool) -> Self {
+        let settings = Settings { ordered, unanswered_max: 8, give_up_after: GIVE_UP };
+        let mut machine = Machine::new(settings);
+        machine.on_connected(64 << 20, 8);
+        Self { machine, now: Instant::now(), out: Vec::new() }
+    }
+
+    fn with_lane(ordered: bool) -> (Self, LaneId) {
+        let mut rig = Self::new(ordered);
+        let lane = rig.lane("orders");
+        (rig, lane)
+    }
+
+    fn lane(&mut self, name: &str) -> LaneId {
+        let lane = self.machine.add_lane(StreamName::new(name).expect("a valid name"));
+        self.bind(lane, 1);
+        lane
+    }
+
+    /// Asks for the binding of a lane and answers it.
+    fn bind(&mut self, lane: LaneId, uid: u8) {
+        let Transmit::Bind(bind) = self.poll() else { panic!("no bind") };
+        assert_eq!(bind.alias, lane.0);
+        let bound = v1::StreamBound {
+            alias: lane.0,
+            stream_uid: Bytes::copy_from_slice(&[uid; 16]),
+            message_bytes_max: 1 << 20,
+            error: None,
+        };
+        self.machine.on_bound(bound, self.now, &mut self.out).expect("asked for");
+    }
+
+    fn push(&mut self, lane: LaneId, value: &[u8]) -> (Slot, bool) {
+        let draft = RecordDraft { value, ..RecordDraft::default() };
+        let bytes = value.len() + 16;
+        let pushed = self.machine.push(lane, &draft, bytes, bytes, BatchOptions::default());
+        let (outcome, index, wake) = pushed.expect("the lane takes messages");
+        ((outcome, index), wake)
+    }
+
+    fn poll(&mut self) -> Transmit {
+        self.machine.poll_transmit(self.now, &mut self.out)
+    }
+
+    /// The next frame as (alias, sequence, values) of each of its batches.
+    fn frame(&mut self) -> Vec<(u32, u64, Vec<String>)> {
+        let Transmit::Publish(publish, blob) = self.poll() else { panic!("no frame") };
+        let mut blob = Bytes::from(blob.concat());
+        let batches = publish.items.iter().map(|item| {
+            let batch = blob.split_to(item.batch_bytes as usize);
+            let batch = RecordBatch::verify(batch).expect("a batch");
+            let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+            let values = batch.records().filter_map(|r| r.content()).map(|c| text(c.value));
+            (item.alias, item.sequence, values.collect())
+        });
+        let batches = batches.collect();
+        assert!(blob.is_empty());
+        batches
+    }
+
+    fn expect_wait(&mut self) -> Option<Instant> {
+        match self.poll() {
+            Transmit::Wait(at) => at,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn answer(&mut self, results: Vec<v1::ItemResult>) {
+        let result = v1::PublishResult { items: results };
+        self.machine.on_result(result, self.now, &mut self.out).expect("a lawful answer");
+        self.tell();
+    }
+
+    /// Does what `Shared::complete` does.
+    fn tell(&mut self) {
+        for completion in self.out.drain(..) {
+            completion.outcome.set(completion.result).expect("told once");
+        }
+    }
+
+    fn disconnect(&mut self) {
+        self.machine.on_disconnected(self.now, &mut self.out);
+        self.machine.on_connected(64 << 20, 8);
+        self.tell();
+    }
+}
+
+fn result((outcome, index): &Slot) -> Option<Result<u64, PublishError>> {
+    outcome.get().map(|batch: &BatchResult| {
+        batch.record(*index).map(|Published { offset: Offset(offset), .. }| offset)
+    })
+}
+
+fn published(base: u64, count: u32) -> v1::ItemResult {
+    v1::ItemResult { base_offset: base, ts_us: 1, published: count, ..v1::ItemResult::default() }
+}
+
+fn refused(error: WireError) -> v1::ItemResult {
+    v1::ItemResult { error: Some(error.into()), ..v1::ItemResult::default() }
+}
+
+fn gap(expected: u64) -> v1::ItemResult {
+    refused(WireError::new(ErrorCode::SequenceGap, "").with_actual(expected))
+}
+
+fn one(sequence: u64, values: &[&str]) -> Vec<(u32, u64, Vec<String>)> {
+    vec![(0, sequence, values.iter().map(|v| (*v).to_owned()).collect())]
+}
+
+#[test]
+fn a_lone_message_goes_out_at_once_and_those_behind_coalesce() {
+    let (mut rig, lane) = Rig::with_lane(true);
+    assert_eq!(rig.expect_wait(), None);
+
+    // Parked: the first message wakes the sender, those that join it before it looks do not.
+    let (a, wake) = rig.push(lane, b"a");
+    assert!(wake);
+    let (_, wake) = rig.push(lane, b"b");
+    assert!(!wake);
+    assert_eq!(rig.frame(), one(0, &["a", "b"]));
+
+    // One un-answered: a second small frame is still allowed, a third is not.
+    rig.push(lane, b"c");
+    assert_eq!(rig.frame(), one(2, &["c"]));
+    assert_eq!(rig.expect_wait(), None);
+    let (d, wake) = rig.push(lane, b"d");
+    assert!(!wake);
+    rig.push(lane, b"e");
+    assert_eq!(rig.expect_wait(), None);
+
+    // An answer lets what waited go, as one batch.
+    rig.answer(vec![published(10, 2)]);
+    assert_eq!(result(&a), Some(Ok(10)));
+    assert_eq!(result(&d), None);
+    assert_eq!(rig.frame(), one(3, &["d", "e"]));
+    rig.answer(vec![published(12, 1)]);
+    rig.answer(vec![published(13, 2)]);
+    assert_eq!(result(&d), Some(Ok(13)));
+    assert!(rig.machine.is_idle());
+}
+
+#[test]
+fn a_full_frame_goes_out_up_to_the_window() {
+    let (mut rig, lane) = Rig::with_lane(true);
+    let value = vec![7; FRAME_BYTES_WORTH];
+    for sequence in 0..8 {
+        rig.push(lane, &value);
+        assert_eq!(rig.frame()[0].1, sequence);
+    }
+    rig.push(lane, &value);
+    assert_eq!(rig.expect_wait(), None);
+    rig.answer(vec![published(0, 1)]);
+    assert_eq!(rig.frame()[0].1, 8);
+}
+
+#[test]
+fn batches_close_at_one_mebibyte_and_frames_stay_within_credit() {
+    let (mut rig, lane) = Rig::with_lane(true);
+    let value = vec![7; 400_000];
+    for _ in 0..5 {
+        rig.push(lane, &value);
+    }
+    rig.machine.on_connected(1_700_000, 8);
+    // Two fit into a batch, and two batches are within the credit.
+    assert_eq!(rig.frame()[0].2.len(), 2);
+    assert_eq!(rig.frame()[0].2.len(), 2);
+    assert_eq!(rig.expect_wait(), None);
+    rig.answer(vec![published(0, 2)]);
+    assert_eq!(rig.frame()[0].2.len(), 1);
+}
+
+#[test]
+fn a_frame_carries_one_batch_of_each_stream_that_waits() {
+    let mut rig = Rig::new(true);
+    let (a, b) = (rig.lane("a"), rig.lane("b"));
+    rig.push(a, b"a0");
+    rig.push(b, b"b0");
+    rig.push(a, b"a1");
+    let text = |values: &[&str]| values.iter().map(|v| (*v).to_owned()).collect::<Vec<_>>();
+    assert_eq!(rig.frame(), [(0, 0, text(&["a0", "a1"])), (1, 0, text(&["b0"]))]);
+    rig.push(b, b"b1");
+    assert_eq!(rig.frame(), [(1, 1, text(&["b1"]))]);
+}
+
+#[test]
+fn what_was_unanswered_is_repeated_under_its_own_sequence() {
+    // PQ-1: a lost connection, the same batches again, in order, before what is new.
+    let (mut rig, lane) = Rig::with_lane(true);
+    let (a, _) = rig.push(lane, b"a");
+    rig.frame();
+    let (b, _) = rig.push(lane, b"b");
+    rig.frame();
+    rig.push(lane, b"c");
+    rig.answer(vec![published(0, 1)]);
+    rig.disconnect();
+    assert_eq!(result(&a), Some(Ok(0)));
+    rig.bind(lane, 1);
+    assert_eq!(rig.frame(), one(1, &["b"]));
+    assert_eq!(rig.frame(), one(2, &["c"]));
+    rig.answer(vec![published(1, 1)]);
+    assert_eq!(result(&b), Some(Ok(1)));
+}
+
+#[test]
+fn a_temporary_refusal_is_repeated_in_order_when_its_time_has_come() {
+    let (mut rig, lane) = Rig::with_lane(true);
+    let (a, _) = rig.push(lane, b"a");
+    rig.frame();
+    let (b, _) = rig.push(lane, b"b");
+    rig.frame();
+    let wait = Duration::from_millis(300);
+    let full = WireError::new(ErrorCode::HotTierFull, "").with_retry(Retry::After(wait));
+    rig.answer(vec![refused(full)]);
+    // b is still un-answered, and new messages wait behind.
+    rig.push(lane, b"c");
+    assert_eq!(rig.expect_wait(), None);
+    rig.answer(vec![gap(0)]);
+    assert_eq!(rig.expect_wait(), Some(rig.now + wait));
+    rig.now += wait;
+    assert_eq!(rig.frame(), one(0, &["a"]));
+    assert_eq!(rig.frame(), one(1, &["b"]));
+    rig.answer(vec![published(0, 1)]);
+    assert_eq!(rig.frame(), one(2, &["c"]));
+    rig.answer(vec![published(1, 1)]);
+    assert_eq!((result(&a), result(&b)), (Some(Ok(0)), Some(Ok(1))));
+}
+
+#[test]
+fn a_temporary_refusal_becomes_final_when_patience_ends() {
+    let (mut rig, lane) = Rig::with_lane(true);
+    let (a, _) = rig.push(lane, b"a");
+    let full = WireError::new(ErrorCode::HotTierFull, "full").with_retry(Retry::Now);
+    for _ in 0..2 {
+        rig.frame();
+        rig.answer(vec![refused(full.clone())]);
+        assert_eq!(result(&a), None);
+        rig.now += GIVE_UP / 2;
+    }
+    rig.frame();
+    rig.answer(vec![refused(full.clone())]);
+    // Definite: each attempt was refused.
+    assert_eq!(result(&a), Some(Err(PublishError::Refused(full))));
+}
+
+#[test]
+fn one_failure_breaks_the_order_until_it_is_seen() {
+    // PS-2, ordered.
+    let (mut rig, lane) = Rig::with_lane(true);
+    let (good, _) = rig.push(lane, b"good");
+    let (bad, _) = rig.push(lane, b"bad");
+    let (rest, _) = rig.push(lane, b"rest");
+    rig.frame();
+    let (flying, _) = rig.push(lane, b"flying");
+    rig.frame();
+    let (waiting, _) = rig.push(lane, b"waiting");
+    let error = WireError::new(ErrorCode::IdRequired, "").with_record(1);
+    let partial = v1::ItemResult { error: Some(error.clone().into()), ..published(5, 1) };
+    rig.answer(vec![partial]);
+    assert_eq!(result(&good), Some(Ok(5)));
+    assert_eq!(result(&bad), Some(Err(PublishError::Refused(error.clone()))));
+    assert_eq!(result(&rest), Some(Err(PublishError::OrderBroken)));
+    assert_eq!(result(&waiting), Some(Err(PublishError::OrderBroken)));
+    let draft = RecordDraft::default();
+    let pushed = rig.machine.push(lane, &draft, 16, 16, BatchOptions::default());
+    assert!(matches!(pushed, Err(SendError::OrderBroken { .. })));
+
+    // Not before everything of before is answered can the user go on.
+    assert_eq!(rig.machine.resume(lane), None);
+    rig.answer(vec![refused(WireError::new(ErrorCode::OrderBroken, ""))]);
+    assert_eq!(result(&flying), Some(Err(PublishError::OrderBroken)));
+    assert_eq!(rig.machine.resume(lane), Some(Some(PublishError::Refused(error))));
+
+    // The server may count the refused records or not; it says so, and the message follows.
+    let (again, _) = rig.push(lane, b"again");
+    assert_eq!(rig.frame(), one(3, &["again"]));
+    rig.answer(vec![gap(1)]);
+    rig.now += Duration::from_secs(1);
+    assert_eq!(rig.frame(), one(1, &["again"]));
+    rig.answer(vec![published(6, 1)]);
+    assert_eq!(result(&again), Some(Ok(6)));
+}
+
+#[test]
+fn without_order_those_behind_a_failure_are_numbered_anew() {
+    let (mut rig, lane) = Rig::with_lane(false);
+    let (bad, _) = rig.push(lane, b"bad");
+    rig.frame();
+    let (b, _) = rig.push(lane, b"b");
+    rig.frame();
+    rig.push(lane, b"c");
+    let error = WireError::new(ErrorCode::InvalidHeader, "");
+    rig.answer(vec![refused(error.clone())]);
+    assert_eq!(result(&bad), Some(Err(PublishError::Refused(error))));
+    rig.answer(vec![gap(0)]);
+    assert_eq!(rig.frame(), one(0, &["b"]));
+    assert_eq!(rig.frame(), one(1, &["c"]));
+    rig.answer(vec![published(0, 1)]);
+    assert_eq!(result(&b), Some(Ok(0)));
+}
+
+#[test]
+fn an_unknown_outcome_takes_another_producer_before_anything_follows() {
+    // The sequence of a message whose fate is unknown may be in use: under it, the server would
+    // answer a later message with the result of that one.
+    let (mut rig, lane) = Rig::with_lane(true);
+    let (a, _) = rig.push(lane, b"a");
+    rig.frame();
+    rig.disconnect();
+    rig.machine.fail_all("no connection", &mut rig.out);
+    rig.tell();
+    assert!(matches!(result(&a), Some(Err(PublishError::Unknown { .. }))));
+    assert!(rig.machine.resume(lane).is_some());
+    rig.bind(lane, 1);
+    rig.push(lane, b"b");
+    assert_eq!(rig.poll(), Transmit::NewProducer);
+    rig.disconnect();
+    rig.machine.on_new_producer();
+    rig.bind(lane, 1);
+    assert_eq!(rig.frame(), one(0, &["b"]));
+}
+
+#[test]
+fn a_forgotten_producer_begins_again_only_with_nothing_ambiguous() {
+    // PQ-1, ProducerUnknown. With everything answered before, the message was not appended.
+    let unknown = || refused(WireError::new(ErrorCode::ProducerUnknown, ""));
+    let (mut rig, lane) = Rig::with_lane(true);
+    rig.push(lane, b"a");
+    rig.frame();
+    rig.answer(vec![published(0, 1)]);
+    let (b, _) = rig.push(lane, b"b");
+    assert_eq!(rig.frame(), one(1, &["b"]));
+    rig.answer(vec![unknown()]);
+    assert_eq!(result(&b), None);
+    assert_eq!(rig.frame(), one(0, &["b"]));
+
+    // Sent on a connection that was lost, it may have been appended before it was forgotten.
+    rig.disconnect();
+    rig.bind(lane, 1);
+    assert_eq!(rig.frame(), one(0, &["b"]));
+    rig.answer(vec![unknown()]);
+    assert!(matches!(result(&b), Some(Err(PublishError::Unknown { .. }))));
+}
+
+#[test]
+fn a_stream_made_again_under_the_same_name_is_another_stream() {
+    let (mut rig, lane) = Rig::with_lane(true);
+    let (sent, _) = rig.push(lane, b"sent");
+    rig.frame();
+    let (waiting, _) = rig.push(lane, b"waiting");
+    rig.disconnect();
+    rig.bind(lane, 2);
+    rig.tell();
+    assert!(matches!(result(&sent), Some(Err(PublishError::Unknown { .. }))));
+    assert!(
+        matches!(result(&waiting), Some(Err(PublishError::Refused(e))) if e.code == ErrorCode::StreamDeleted)
+    );
+}
+
+#[test]
+fn an_answer_that_does_not_fit_is_refused() {
+    let (mut rig, lane) = Rig::with_lane(true);
+    let answer = |rig: &mut Rig, items| {
+        rig.machine.on_result(v1::PublishResult { items }, rig.now, &mut rig.out)
+    };
+    assert_eq!(answer(&mut rig, vec![]), Err(ProtocolError::UnaskedResult));
+    let (a, _) = rig.push(lane, b"a");
+    rig.frame();
+    assert_eq!(
+        answer(&mut rig, vec![]),
+        Err(ProtocolError::ResultCount { results: 0, batches: 1 })
+    );
+    // More published than sent, or fewer without an error.
+    for lie in [2, 0] {
+        assert_eq!(
+            answer(&mut rig, vec![published(0, lie)]),
+            Err(ProtocolError::PublishedCount { published: lie, records: 1 })
+        );
+        assert_eq!(result(&a), None);
+        rig.disconnect();
+        rig.bind(lane, 1);
+        assert_eq!(rig.frame(), one(0, &["a"]));
+    }
+    rig.answer(vec![published(0, 1)]);
+    assert_eq!(result(&a), Some(Ok(0)));
+}
+
+#[test]
+fn closing_waits_for_every_answer() {
+    let (mut rig, lane) = Rig::with_lane(true);
+    rig.push(lane, b"a");
+    rig.machine.close();
+    let draft = RecordDraft::default();
+    let pushed = rig.machine.push(lane, &draft, 16, 16, BatchOptions::default());
+    assert_eq!(pushed.err(), Some(SendError::Closed));
+    rig.frame();
+    assert_eq!(rig.expect_wait(), None);
+    rig.answer(vec![published(0, 1)]);
+    assert_eq!(rig.poll(), Transmit::Close);
+}
+
+#[test]
+fn an_expected_end_makes_a_batch_of_its_own() {
+    let (mut rig, lane) = Rig::with_lane(true);
+    rig.push(lane, b"a");
+    let options = BatchOptions {
+        expected_end: Some(crate::publish::item::ExpectedEnd::LastOffset(Offset(0))),
+        ..BatchOptions::default()
+    };
+    let draft = RecordDraft { value: b"b", ..RecordDraft::default() };
+    rig.machine.push(lane, &draft, 16, 16, options).expect("taken");
+    rig.push(lane, b"c");
+    let Transmit::Publish(first, _) = rig.poll() else { panic!("no frame") };
+    let Transmit::Publish(second, _) = rig.poll() else { panic!("no frame") };
+    assert_eq!(first.items[0].expected_last_offset, None);
+    assert_eq!(second.items[0].expected_last_offset, Some(0));
+    assert_eq!(second.items[0].sequence, 1);
+}
+
+#[test]
+fn every_byte_permit_comes_back() {
+    let (mut rig, lane) = Rig::with_lane(true);
+    let mut given = 0;
+    for size in [1, 1000, 700_000, 700_000, 5] {
+        rig.push(lane, &vec![0; size]);
+        given += size + 16;
+    }
+    let mut back = 0;
+    while let Transmit::Publish(publish, blob) = rig.poll() {
+        let batch = RecordBatch::verify(blob.concat().into()).expect("a batch");
+        assert_eq!(publish.items.len(), 1);
+        let result = v1::PublishResult { items: vec![published(0, batch.count() as u32)] };
+        rig.machine.on_result(result, rig.now, &mut rig.out).expect("lawful");
+        back += rig.out.drain(..).map(|completion| completion.permits).sum::<usize>();
+    }
+    assert_eq!(back, given);
+}

@@ -1,0 +1,11 @@
+//! Reading a stream (PS-5).
+
+mod builder;
+mod delivery;
+mod error;
+mod subscription;
+
+pub use builder::SubscribeBuilder;
+pub use delivery::{Delivery, Event, Record, RecordRef, Removed, RemovedReason, Source};
+pub use error::SubscribeError;
+pub use subscription::Subscription;

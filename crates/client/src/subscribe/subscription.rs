@@ -1,0 +1,400 @@
+//! A subscription: one QUIC stream at a time, and the position from which the next one goes on.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use railgun_net::{FrameReader, FrameWriter, WriteError};
+use railgun_proto::convert::{SubscribeRequest, Uid};
+use railgun_proto::{Frame, FrameKind, WireError, v1};
+use railgun_types::batch::RecordBatch;
+use railgun_types::{ErrorCode, Offset, Retry, StartPosition, StreamName, StreamUid, Timestamp};
+use tokio::time::Instant;
+
+use super::delivery::{Delivery, Event, Record, Removed, RemovedReason, Source};
+use super::error::SubscribeError;
+use crate::backoff::Backoff;
+use crate::client::ClientInner;
+use crate::connect_error::{ConnectError, StreamLost};
+use crate::session::expect;
+
+/// Reads a stream from one position on, in order, each record once.
+///
+/// A lost connection is made again and the subscription goes on at the next offset; the caller sees
+/// nothing of it. Read either batches ([`next_batch`](Self::next_batch)) or records
+/// ([`next`](Self::next)). A batch is paid for, in credit, when the one after it is asked for: a
+/// reader that stops asking stops the server.
+#[derive(Debug)]
+pub struct Subscription {
+    client: Arc<ClientInner>,
+    request: SubscribeRequest,
+    give_up_after: Duration,
+    uid: StreamUid,
+    /// First offset the stream had, and the one after its last, when the subscription opened.
+    bounds: (Offset, Offset),
+    /// Offset of the next record.
+    position: Offset,
+    /// Where `until_end` ends.
+    end: Option<Offset>,
+    state: State,
+    /// Bytes consumed for which no credit was returned.
+    owed_bytes: u64,
+    /// Found when the subscription was opened again.
+    removed: Option<Removed>,
+    /// Records of the batch that `next` is in.
+    records: VecDeque<Record>,
+    backoff: Backoff,
+}
+
+#[derive(Debug)]
+enum State {
+    Reading(Box<Reading>),
+    Lost { after: Option<u64>, give_up_at: Instant },
+    Finished,
+}
+
+/// The QUIC stream of a subscription.
+#[derive(Debug)]
+struct Reading {
+    writer: FrameWriter,
+    reader: FrameReader,
+    /// Number of the session it belongs to.
+    session: u64,
+}
+
+/// An attempt that did not open the subscription.
+enum Refusal {
+    Final(SubscribeError),
+    Again(StreamLost),
+}
+
+impl Subscription {
+    pub(crate) async fn open(
+        client: Arc<ClientInner>,
+        request: SubscribeRequest,
+        give_up_after: Duration,
+    ) -> Result<Self, SubscribeError> {
+        let start = request.start;
+        let mut subscription = Self {
+            client,
+            request,
+            give_up_after,
+            uid: StreamUid::default(),
+            bounds: (Offset(0), Offset(0)),
+            position: Offset(0),
+            end: None,
+            state: State::Lost { after: None, give_up_at: Instant::now() + give_up_after },
+            owed_bytes: 0,
+            removed: None,
+            records: VecDeque::new(),
+            backoff: Backoff::new(),
+        };
+        let opened = subscription.subscribe(start).await?;
+        subscription.uid = subscription.uid_of(&opened)?;
+        subscription.bounds = (Offset(opened.head), Offset(opened.next_offset));
+        subscription.position = Offset(opened.resumed_at);
+        subscription.end = subscription.request.until_end.then_some(Offset(opened.next_offset));
+        Ok(subscription)
+    }
+
+    /// The stream.
+    #[must_use]
+    pub fn stream(&self) -> &StreamName {
+        &self.request.name
+    }
+
+    /// The stream's identity.
+    #[must_use]
+    pub fn stream_uid(&self) -> StreamUid {
+        self.uid
+    }
+
+    /// Offset of the next record that will be handed out by `next_batch`.
+    #[must_use]
+    pub fn position(&self) -> Offset {
+        self.position
+    }
+
+    /// First offset the stream had, and the offset after its last, when the subscription opened.
+    #[must_use]
+    pub fn bounds_at_open(&self) -> (Offset, Offset) {
+        self.bounds
+    }
+
+    /// The next record; `None` at the end of what was asked for.
+    ///
+    /// Cancel-safe.
+    ///
+    /// # Errors
+    /// [`SubscribeError`]; the subscription is over then.
+    pub async fn next(&mut self) -> Result<Option<Event<Record>>, SubscribeError> {
+        loop {
+            if let Some(record) = self.records.pop_front() {
+                return Ok(Some(Event::Data(record)));
+            }
+            match self.next_batch().await? {
+                Some(Event::Data(delivery)) => self.records = delivery.take_records().into(),
+                Some(Event::Removed(removed)) => return Ok(Some(Event::Removed(removed))),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// The next batch of records; `None` at the end of what was asked for.
+    ///
+    /// Cancel-safe.
+    ///
+    /// # Errors
+    /// [`SubscribeError`]; the subscription is over then.
+    pub async fn next_batch(&mut self) -> Result<Option<Event<Delivery>>, SubscribeError> {
+        let result = self.read().await;
+        if result.is_err() {
+            self.state = State::Finished;
+        }
+        result
+    }
+
+    async fn read(&mut self) -> Result<Option<Event<Delivery>>, SubscribeError> {
+        loop {
+            match &mut self.state {
+                State::Finished => return Ok(None),
+                State::Lost { .. } => {
+                    if self.end.is_some_and(|end| self.position >= end) {
+                        self.state = State::Finished;
+                        return Ok(None);
+                    }
+                    self.resume().await?;
+                    if let Some(removed) = self.removed.take() {
+                        return Ok(Some(Event::Removed(removed)));
+                    }
+                }
+                State::Reading(reading) => {
+                    let (session, quarter) = (reading.session, self.request.credit_bytes / 4);
+                    match reading.next_frame(&mut self.owed_bytes, quarter).await {
+                        Ok(frame) => {
+                            if let Some(event) = self.on_frame(&frame, session)? {
+                                return Ok(Some(event));
+                            }
+                        }
+                        Err(lost) => self.on_lost(lost, session)?,
+                    }
+                }
+            }
+        }
+    }
+
+    fn on_frame(
+        &mut self,
+        frame: &Frame,
+        session: u64,
+    ) -> Result<Option<Event<Delivery>>, SubscribeError> {
+        match frame.kind() {
+            FrameKind::Deliver => self.on_deliver(frame).map(|d| Some(Event::Data(d))),
+            FrameKind::Removed => {
+                let removed: v1::Removed = self.decode(frame)?;
+                self.on_removed(&removed).map(|removed| Some(Event::Removed(removed)))
+            }
+            FrameKind::End => {
+                let end: v1::End = self.decode(frame)?;
+                self.position = self.position.max(Offset(end.next_offset));
+                self.state = State::Finished;
+                Ok(None)
+            }
+            FrameKind::Error => {
+                let error: v1::Error = self.decode(frame)?;
+                self.on_lost(StreamLost::Refused(error.into()), session)?;
+                Ok(None)
+            }
+            other => Err(self.protocol(format!("it sent a {other} frame"))),
+        }
+    }
+
+    fn on_deliver(&mut self, frame: &Frame) -> Result<Delivery, SubscribeError> {
+        let deliver: v1::Deliver = self.decode(frame)?;
+        let blob = frame.blob();
+        self.owed_bytes += blob.len() as u64;
+        let first = Offset(deliver.base_offset).plus(deliver.skip.into());
+        if first != self.position {
+            let position = self.position;
+            return Err(self.protocol(format!("record {first} came where {position} belongs")));
+        }
+        let batch = RecordBatch::verify(blob).map_err(|error| SubscribeError::Damaged {
+            stream: self.request.name.clone(),
+            offset: first,
+            error,
+        })?;
+        let source = match deliver.source() {
+            v1::Source::Ring => Source::Ring,
+            v1::Source::Hot => Source::Hot,
+            v1::Source::Cold => Source::Cold,
+            v1::Source::Unknown => Source::Unknown,
+        };
+        let (skip, count) = (deliver.skip as usize, deliver.count as usize);
+        let ts = Timestamp(deliver.ts_us);
+        let delivery = Delivery::new(batch, skip, count, first, ts, source)
+            .ok_or_else(|| self.protocol(format!("the batch at {first} is not as announced")))?;
+        self.position = delivery.next_offset();
+        self.backoff.reset();
+        Ok(delivery)
+    }
+
+    fn on_removed(&mut self, removed: &v1::Removed) -> Result<Removed, SubscribeError> {
+        let reason = match removed.reason() {
+            v1::RemovedReason::RemovedRetention => RemovedReason::Retention,
+            v1::RemovedReason::RemovedPurge => RemovedReason::Purge,
+            v1::RemovedReason::RemovedErased => RemovedReason::Erased,
+            v1::RemovedReason::RemovedLost => RemovedReason::Lost,
+            v1::RemovedReason::RemovedUnknown => RemovedReason::Unknown,
+        };
+        let (from, to) = (Offset(removed.from), Offset(removed.to));
+        if from != self.position || to <= from {
+            let position = self.position;
+            return Err(self.protocol(format!("it removed {from} to {to} at {position}")));
+        }
+        self.position = to;
+        Ok(Removed { from, to, reason })
+    }
+
+    fn decode<M: railgun_proto::Message>(&self, frame: &Frame) -> Result<M, SubscribeError> {
+        frame.decode().map_err(|error| self.protocol(error.to_string()))
+    }
+
+    fn protocol(&self, reason: String) -> SubscribeError {
+        SubscribeError::Protocol { stream: self.request.name.clone(), reason }
+    }
+
+    /// The QUIC stream ended too early. Fails where going on cannot help.
+    fn on_lost(&mut self, lost: StreamLost, session: u64) -> Result<(), SubscribeError> {
+        if let StreamLost::Refused(error) = &lost
+            && error.retry == Retry::Never
+        {
+            return Err(self.refused(error.clone()));
+        }
+        tracing::debug!(stream = %self.request.name, %lost, "a subscription lost its stream");
+        let gone = lost.is_connection();
+        self.state = State::Lost {
+            after: gone.then_some(session),
+            give_up_at: Instant::now() + self.give_up_after,
+        };
+        Ok(())
+    }
+
+    fn refused(&self, error: WireError) -> SubscribeError {
+        SubscribeError::Refused { stream: self.request.name.clone(), error }
+    }
+
+    /// Opens the subscription again where it was. Cancel-safe.
+    async fn resume(&mut self) -> Result<(), SubscribeError> {
+        let opened = self.subscribe(StartPosition::Offset(self.position)).await?;
+        if self.uid_of(&opened)? != self.uid {
+            let text = "it was deleted and made again while it was read";
+            return Err(self.refused(WireError::new(ErrorCode::StreamDeleted, text)));
+        }
+        let resumed_at = Offset(opened.resumed_at);
+        if resumed_at < self.position {
+            let position = self.position;
+            return Err(self.protocol(format!("it resumed at {resumed_at}, not at {position}")));
+        }
+        if resumed_at > self.position {
+            let (from, reason) = (self.position, RemovedReason::Unknown);
+            self.removed = Some(Removed { from, to: resumed_at, reason });
+            self.position = resumed_at;
+        }
+        Ok(())
+    }
+
+    fn uid_of(&self, opened: &v1::Subscribed) -> Result<StreamUid, SubscribeError> {
+        StreamUid::from_wire("stream_uid", &opened.stream_uid)
+            .map_err(|error| self.protocol(error.to_string()))
+    }
+
+    /// Opens a QUIC stream for the subscription, trying for as long as that may help.
+    async fn subscribe(&mut self, start: StartPosition) -> Result<v1::Subscribed, SubscribeError> {
+        loop {
+            let State::Lost { after, give_up_at } = self.state else {
+                return Err(self.protocol("the subscription is not lost".into()));
+            };
+            let lost = match self.attempt(start, after, give_up_at).await {
+                Ok(opened) => return Ok(opened),
+                Err(Refusal::Final(error)) => return Err(error),
+                Err(Refusal::Again(lost)) => lost,
+            };
+            if Instant::now() >= give_up_at {
+                return Err(match lost {
+                    StreamLost::Refused(error) => self.refused(error),
+                    lost => SubscribeError::Disconnected {
+                        stream: self.request.name.clone(),
+                        error: Box::new(ConnectError::GaveUp {
+                            server: self.client.options.server.clone(),
+                            waited: self.give_up_after,
+                            last: lost.to_string(),
+                        }),
+                    },
+                });
+            }
+            let mut wait = self.backoff.next(self.client.randomness.next());
+            if let StreamLost::Refused(WireError { retry: Retry::After(after), .. }) = lost {
+                wait = wait.max(after);
+            }
+            tokio::time::sleep_until((Instant::now() + wait).min(give_up_at)).await;
+        }
+    }
+
+    async fn attempt(
+        &mut self,
+        start: StartPosition,
+        after: Option<u64>,
+        give_up_at: Instant,
+    ) -> Result<v1::Subscribed, Refusal> {
+        let session = self.client.link.session(after, give_up_at).await.map_err(|error| {
+            let stream = self.request.name.clone();
+            Refusal::Final(SubscribeError::Disconnected { stream, error: Box::new(error) })
+        })?;
+        let mut request = v1::Subscribe::from(&self.request);
+        request.start = Some(start.into());
+        if let Some(end) = self.end {
+            // What the end was is decided once.
+            request.until_end = false;
+            let until = request.until_offset.map_or(end.0, |until| until.min(end.0));
+            request.until_offset = Some(until);
+        }
+        let opening = async {
+            let (writer, mut reader) = session.open(&request).await?;
+            let opened: v1::Subscribed = expect(&mut reader).await?;
+            Ok((writer, reader, opened))
+        };
+        let (writer, reader, opened) = match opening.await {
+            Ok(opened) => opened,
+            Err(StreamLost::Refused(error)) if error.retry == Retry::Never => {
+                return Err(Refusal::Final(self.refused(error)));
+            }
+            Err(lost) => return Err(Refusal::Again(lost)),
+        };
+        self.owed_bytes = 0;
+        self.state = State::Reading(Box::new(Reading { writer, reader, session: session.number }));
+        Ok(opened)
+    }
+}
+
+impl Reading {
+    /// Returns credit once a quarter is owed, then waits for a frame. Cancel-safe: what a cancelled
+    /// call took from `owed_bytes` goes out with the next one.
+    async fn next_frame(
+        &mut self,
+        owed_bytes: &mut u64,
+        quarter: u64,
+    ) -> Result<Frame, StreamLost> {
+        let written = if *owed_bytes >= quarter {
+            let credit = v1::Credit { bytes: std::mem::take(owed_bytes) };
+            self.writer.send(Frame::new(&credit)).await
+        } else {
+            self.writer.flush().await
+        };
+        match written {
+            // A server that has sent everything reads no further; what it sent is still to come.
+            Ok(()) | Err(WriteError::Stopped { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.reader.next().await?.ok_or(StreamLost::Ended)
+    }
+}

@@ -1,0 +1,490 @@
+//! The SDK against a server that does what each test says, over the in-memory network, on paused
+//! time: lost connections at the moments that matter, and what is sent again after them.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use railgun_client::{
+    AdminError, Client, ClientOptions, ConnectError, Dial, Dialling, ErrorCode, Event, Message,
+    OpenError, PublishError, Removed, RemovedReason, SendError, StartPosition, StreamName,
+    SubscribeError, WireError,
+};
+use railgun_net::memory::MemoryNetwork;
+use railgun_net::{Connection, Endpoint, FrameReader, FrameWriter};
+use railgun_proto::{Frame, FrameKind, v1};
+use railgun_types::Offset;
+use railgun_types::batch::{BatchBuilder, RecordBatch, RecordDraft};
+
+const UID: [u8; 16] = [7; 16];
+
+#[derive(Debug)]
+struct MemoryDial(MemoryNetwork, SocketAddr);
+
+impl Dial for MemoryDial {
+    fn dial(&self) -> Dialling<'_> {
+        Box::pin(async { Ok(self.0.connect(self.1).await?) })
+    }
+}
+
+/// A network with one server on it.
+struct Server {
+    network: MemoryNetwork,
+    endpoint: Endpoint,
+}
+
+/// A connection that was welcomed.
+struct Session {
+    connection: Connection,
+    control: (FrameWriter, FrameReader),
+}
+
+/// A QUIC stream of a session, from the server's side.
+struct Stream {
+    writer: FrameWriter,
+    reader: FrameReader,
+}
+
+impl Server {
+    fn new() -> Self {
+        let network = MemoryNetwork::new();
+        let endpoint = network.listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        Self { network, endpoint }
+    }
+
+    fn options() -> ClientOptions {
+        let mut options = ClientOptions::new("memory:1");
+        options.seed = Some([1; 16]);
+        options.give_up_after = Duration::from_secs(5);
+        options
+    }
+
+    async fn connect(&self) -> (Client, Session) {
+        let dial = Arc::new(MemoryDial(self.network.clone(), self.endpoint.local_addr()));
+        let (client, session) =
+            tokio::join!(Client::connect_over(dial, Self::options()), self.accept());
+        (client.unwrap(), session)
+    }
+
+    async fn accept(&self) -> Session {
+        self.accept_as([9; 16]).await
+    }
+
+    async fn accept_as(&self, cluster: [u8; 16]) -> Session {
+        let connection = self.endpoint.accept().await.unwrap();
+        let (mut writer, mut reader) = connection.accept().await.unwrap();
+        let hello: v1::Hello = reader.next().await.unwrap().unwrap().decode().unwrap();
+        assert_eq!((hello.version_min, hello.version_max), (1, 1));
+        let welcome = v1::Welcome {
+            version: 1,
+            cluster_uid: Bytes::copy_from_slice(&cluster),
+            unanswered_max: 8,
+            ..v1::Welcome::default()
+        };
+        writer.send(Frame::new(&welcome)).await.unwrap();
+        Session { connection, control: (writer, reader) }
+    }
+
+    fn cut(&self) {
+        self.network.cut(self.endpoint.local_addr());
+    }
+}
+
+impl Session {
+    async fn stream(&self) -> Stream {
+        let (writer, reader) = self.connection.accept().await.unwrap();
+        Stream { writer, reader }
+    }
+
+    /// A publisher that was opened and bound to one stream; its producer id.
+    async fn publisher(&self) -> (Stream, Bytes) {
+        let mut stream = self.stream().await;
+        let open: v1::OpenPublisher = stream.receive().await;
+        stream.send(&v1::PublisherOpened { credit_bytes: 64 << 20 }).await;
+        stream.bind(UID).await;
+        (stream, open.producer_id)
+    }
+}
+
+impl Stream {
+    async fn receive<M: railgun_proto::Message>(&mut self) -> M {
+        self.reader.next().await.unwrap().unwrap().decode().unwrap()
+    }
+
+    async fn send<M: railgun_proto::Message>(&mut self, message: &M) {
+        self.writer.send(Frame::new(message)).await.unwrap();
+    }
+
+    async fn bind(&mut self, uid: [u8; 16]) {
+        let bind: v1::BindStream = self.receive().await;
+        let bound = v1::StreamBound {
+            alias: bind.alias,
+            stream_uid: Bytes::copy_from_slice(&uid),
+            message_bytes_max: 1 << 20,
+            error: None,
+        };
+        self.send(&bound).await;
+    }
+
+    /// The next Publish of one batch: its sequence and values.
+    async fn published(&mut self) -> (u64, Vec<String>) {
+        let frame = self.reader.next().await.unwrap().unwrap();
+        let publish: v1::Publish = frame.decode().unwrap();
+        assert_eq!(publish.items.len(), 1);
+        let batch = RecordBatch::verify(frame.blob()).unwrap();
+        let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+        let values = batch.records().map(|record| text(record.content().unwrap().value));
+        (publish.items[0].sequence, values.collect())
+    }
+
+    async fn answer(&mut self, base_offset: u64, published: u32) {
+        let item = v1::ItemResult { base_offset, published, ..v1::ItemResult::default() };
+        self.send(&v1::PublishResult { items: vec![item] }).await;
+    }
+
+    async fn deliver(&mut self, base_offset: u64, values: &[&str]) -> usize {
+        let mut builder = BatchBuilder::new(1 << 20);
+        for value in values {
+            let draft = RecordDraft { value: value.as_bytes(), ..RecordDraft::default() };
+            builder.push(&draft).unwrap();
+        }
+        let parts = builder.finish();
+        let len = parts.len();
+        let (skip, count) = (0, values.len() as u32);
+        let deliver = v1::Deliver { base_offset, skip, count, ..v1::Deliver::default() };
+        self.writer.send(Frame::with_blob(&deliver, vec![parts.head, parts.body])).await.unwrap();
+        len
+    }
+}
+
+fn orders() -> StreamName {
+    StreamName::new("orders").unwrap()
+}
+
+fn error(code: ErrorCode) -> v1::Error {
+    WireError::new(code, "because").into()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_answered_is_sent_again_under_the_same_producer_and_sequence() {
+    // PQ-1: the server appended both, and the connection died before it could say so.
+    let server = Server::new();
+    let (client, session) = server.connect().await;
+    let opening = client.publisher(orders()).open();
+    let (publisher, (mut stream, producer)) = tokio::join!(opening, session.publisher());
+    let publisher = publisher.unwrap();
+    let a = publisher.send(Message::new("a")).await.unwrap();
+    assert_eq!(stream.published().await, (0, vec!["a".to_owned()]));
+    let b = publisher.send(Message::new("b")).await.unwrap();
+    assert_eq!(stream.published().await, (1, vec!["b".to_owned()]));
+    server.cut();
+
+    let session = server.accept().await;
+    let (mut stream, again) = session.publisher().await;
+    assert_eq!(again, producer);
+    assert_eq!(stream.published().await, (0, vec!["a".to_owned()]));
+    stream.answer(10, 1).await;
+    assert_eq!(stream.published().await, (1, vec!["b".to_owned()]));
+    stream.answer(11, 1).await;
+    assert_eq!(a.await.unwrap().offset, Offset(10));
+    assert_eq!(b.await.unwrap().offset, Offset(11));
+    assert_eq!(publisher.progress().published, 2);
+
+    // A clean close lets the server forget the producer.
+    let closing = tokio::spawn(publisher.close());
+    let _: v1::ClosePublisher = stream.receive().await;
+    drop(stream);
+    closing.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_stays_away_leaves_the_sent_unknown_and_the_unsent_not_sent() {
+    let server = Server::new();
+    let (client, session) = server.connect().await;
+    let opening = client.publisher(orders()).max_unanswered(1).open();
+    let (publisher, (mut stream, _)) = tokio::join!(opening, session.publisher());
+    let publisher = publisher.unwrap();
+    let sent = publisher.send(Message::new("sent")).await.unwrap();
+    stream.published().await;
+    let waiting = publisher.send(Message::new("waiting")).await.unwrap();
+    server.endpoint.close(None, "");
+    drop((stream, session));
+    assert!(matches!(sent.await, Err(PublishError::Unknown { .. })));
+    assert!(matches!(waiting.await, Err(PublishError::NotSent { .. })));
+    let next = publisher.send(Message::new("next")).await;
+    assert!(matches!(next, Err(SendError::OrderBroken { .. })));
+    assert!(publisher.resume().await.is_some());
+    assert!(publisher.send(Message::new("next")).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_absent_stream_is_told_when_the_publisher_opens() {
+    let server = Server::new();
+    let (client, session) = server.connect().await;
+    let serve = async {
+        let mut stream = session.stream().await;
+        let _: v1::OpenPublisher = stream.receive().await;
+        stream.send(&v1::PublisherOpened { credit_bytes: 1 << 20 }).await;
+        let bind: v1::BindStream = stream.receive().await;
+        let alias = bind.alias;
+        let refusal = Some(error(ErrorCode::StreamNotFound));
+        stream.send(&v1::StreamBound { alias, error: refusal, ..Default::default() }).await;
+        stream
+    };
+    let (opened, _stream) = tokio::join!(client.publisher(orders()).open(), serve);
+    let Err(OpenError::Refused { error, .. }) = opened else { panic!("{opened:?}") };
+    assert_eq!(error.code, ErrorCode::StreamNotFound);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publisher_waits_for_room_and_keeps_within_its_buffer() {
+    let server = Server::new();
+    let (client, session) = server.connect().await;
+    let opening = client.publisher(orders()).buffer_bytes(1000).open();
+    let (publisher, (mut stream, _)) = tokio::join!(opening, session.publisher());
+    let publisher = publisher.unwrap();
+    let message = || Message::new(vec![b'x'; 500]);
+    let first = publisher.send(message()).await.unwrap();
+    assert!(matches!(publisher.try_send(&message()), Err(SendError::Full)));
+    let waiting = tokio::spawn({
+        let publisher = publisher.clone();
+        async move { publisher.send(message()).await.unwrap().await }
+    });
+    stream.published().await;
+    stream.answer(0, 1).await;
+    first.await.unwrap();
+    assert_eq!(stream.published().await.0, 1);
+    stream.answer(1, 1).await;
+    assert_eq!(waiting.await.unwrap().unwrap().offset, Offset(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_goes_on_at_the_next_offset_and_its_end_is_decided_once() {
+    let server = Server::new();
+    let (client, session) = server.connect().await;
+    let opening = client.subscribe(orders()).start(StartPosition::Earliest).until_end().open();
+    let serve = async {
+        let mut stream = session.stream().await;
+        let request: v1::Subscribe = stream.receive().await;
+        assert_eq!(request.start, Some(v1::subscribe::Start::Earliest(true)));
+        assert!(request.until_end);
+        stream.send(&subscribed(UID, 3, 3, 8)).await;
+        stream.deliver(3, &["three", "four"]).await;
+        stream
+    };
+    let (subscription, _stream) = tokio::join!(opening, serve);
+    let mut subscription = subscription.unwrap();
+    assert_eq!(subscription.bounds_at_open(), (Offset(3), Offset(8)));
+    assert_eq!(next(&mut subscription).await, "3:three");
+    assert_eq!(next(&mut subscription).await, "4:four");
+    server.cut();
+
+    let serve = async {
+        let session = server.accept().await;
+        let mut stream = session.stream().await;
+        let request: v1::Subscribe = stream.receive().await;
+        assert_eq!(request.start, Some(v1::subscribe::Start::Offset(5)));
+        assert_eq!((request.until_end, request.until_offset), (false, Some(8)));
+        // Retention has passed by meanwhile.
+        stream.send(&subscribed(UID, 6, 6, 90)).await;
+        stream.deliver(6, &["six", "seven"]).await;
+        stream.send(&v1::End { next_offset: 8 }).await;
+        (session, stream)
+    };
+    let read = async {
+        let gone = subscription.next().await.unwrap().unwrap();
+        let reason = RemovedReason::Unknown;
+        assert_eq!(gone, Event::Removed(Removed { from: Offset(5), to: Offset(6), reason }));
+        assert_eq!(next(&mut subscription).await, "6:six");
+        assert_eq!(next(&mut subscription).await, "7:seven");
+        assert_eq!(subscription.next().await.unwrap(), None);
+        assert_eq!(subscription.next().await.unwrap(), None);
+    };
+    tokio::join!(serve, read);
+}
+
+async fn next(subscription: &mut railgun_client::Subscription) -> String {
+    match subscription.next().await.unwrap() {
+        Some(Event::Data(record)) => {
+            format!("{}:{}", record.offset, String::from_utf8_lossy(&record.value))
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn subscribed(uid: [u8; 16], resumed_at: u64, head: u64, next_offset: u64) -> v1::Subscribed {
+    let stream_uid = Bytes::copy_from_slice(&uid);
+    v1::Subscribed { stream_uid, resumed_at, head, next_offset }
+}
+
+/// A subscription from offset 0 and the server's side of it.
+async fn subscription(
+    client: &Client,
+    session: &Session,
+) -> (railgun_client::Subscription, Stream) {
+    let serve = async {
+        let mut stream = session.stream().await;
+        let _: v1::Subscribe = stream.receive().await;
+        stream.send(&subscribed(UID, 0, 0, 0)).await;
+        stream
+    };
+    let (subscription, stream) = tokio::join!(client.subscribe(orders()).open(), serve);
+    (subscription.unwrap(), stream)
+}
+
+#[tokio::test(start_paused = true)]
+async fn credit_comes_back_as_batches_are_consumed() {
+    let server = Server::new();
+    let (client, session) = server.connect().await;
+    let (mut subscription, mut stream) = subscription(&client, &session).await;
+    let value = "x".repeat(900_000);
+    let values = [value.as_str()];
+    let mut sent = 0;
+    for offset in 0..5 {
+        let (len, read) = tokio::join!(stream.deliver(offset, &values), subscription.next_batch());
+        read.unwrap();
+        sent += len;
+    }
+    // A quarter of 16 MiB is consumed: the credit goes out before the reader waits again.
+    let waiting = tokio::spawn(async move { subscription.next_batch().await.map(drop) });
+    let credit: v1::Credit = stream.receive().await;
+    assert_eq!(credit.bytes, sent as u64);
+    stream.send(&v1::End { next_offset: 5 }).await;
+    waiting.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn wrong_bytes_and_wrong_offsets_are_not_handed_out() {
+    let server = Server::new();
+    let (client, session) = server.connect().await;
+
+    let (mut damaged, mut stream) = subscription(&client, &session).await;
+    let mut builder = BatchBuilder::new(1 << 20);
+    builder.push(&RecordDraft { value: b"value", ..RecordDraft::default() }).unwrap();
+    let mut bytes = builder.finish().concat().to_vec();
+    *bytes.last_mut().unwrap() ^= 1;
+    let deliver = v1::Deliver { count: 1, ..v1::Deliver::default() };
+    stream.writer.send(Frame::with_blob(&deliver, vec![bytes.into()])).await.unwrap();
+    assert!(matches!(damaged.next().await, Err(SubscribeError::Damaged { .. })));
+    assert!(matches!(damaged.next().await, Ok(None)), "it is over");
+
+    let (mut gap, mut stream) = subscription(&client, &session).await;
+    stream.deliver(1, &["one"]).await;
+    assert!(matches!(gap.next().await, Err(SubscribeError::Protocol { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_stream_under_the_same_name_is_not_read_on() {
+    let server = Server::new();
+    let (client, session) = server.connect().await;
+    let (mut subscription, _stream) = subscription(&client, &session).await;
+    server.cut();
+    let serve = async {
+        let session = server.accept().await;
+        let mut stream = session.stream().await;
+        let _: v1::Subscribe = stream.receive().await;
+        stream.send(&subscribed([8; 16], 0, 0, 0)).await;
+        (session, stream)
+    };
+    let (read, _session) = tokio::join!(subscription.next(), serve);
+    let Err(SubscribeError::Refused { error, .. }) = read else { panic!("{read:?}") };
+    assert_eq!(error.code, ErrorCode::StreamDeleted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_error_is_tried_again_only_if_it_is_temporary() {
+    let server = Server::new();
+    let (client, session) = server.connect().await;
+    let (mut subscription, mut stream) = subscription(&client, &session).await;
+    stream.send(&error(ErrorCode::ColdUnavailable)).await;
+    let serve = async {
+        let mut stream = session.stream().await;
+        let _: v1::Subscribe = stream.receive().await;
+        stream.send(&subscribed(UID, 0, 0, 0)).await;
+        stream.send(&error(ErrorCode::StreamDeleted)).await;
+        stream
+    };
+    let (read, _stream) = tokio::join!(subscription.next(), serve);
+    let Err(SubscribeError::Refused { error, .. }) = read else { panic!("{read:?}") };
+    assert_eq!(error.code, ErrorCode::StreamDeleted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_cluster_is_not_taken_for_the_first() {
+    let server = Server::new();
+    let (client, session) = server.connect().await;
+    server.cut();
+    drop(session);
+    let describe = async { client.admin().describe_stream(&orders()).await };
+    let (described, _session) = tokio::join!(describe, server.accept_as([1; 16]));
+    let Err(AdminError::Connection(ConnectError::OtherCluster { .. })) = described else {
+        panic!("{described:?}")
+    };
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_is_asked_for_again_unless_that_could_do_harm() {
+    let server = Server::new();
+    let (client, session) = server.connect().await;
+    let admin = client.admin();
+    let ask = |client: Client| async move { client.admin().list_streams("", None).await };
+    let serve = async {
+        let mut stream = session.stream().await;
+        let _: v1::AdminRequest = stream.receive().await;
+        server.cut();
+        let session = server.accept().await;
+        let mut stream = session.stream().await;
+        let request: v1::AdminRequest = stream.receive().await;
+        let answer = v1::admin_response::Answer::StreamList(v1::StreamList::default());
+        stream.send(&v1::AdminResponse { id: request.id, answer: Some(answer) }).await;
+        (session, stream)
+    };
+    let (listed, (session, _stream)) = tokio::join!(ask(client.clone()), serve);
+    assert_eq!(listed.unwrap().streams, []);
+
+    // A delete that was done would be answered with "not found", or hit a new stream.
+    let serve = async {
+        let mut stream = session.stream().await;
+        let _: v1::AdminRequest = stream.receive().await;
+        server.cut();
+    };
+    let (deleted, ()) = {
+        let name = orders();
+        let deleting = admin.delete_stream(&name);
+        tokio::join!(deleting, serve)
+    };
+    assert!(matches!(deleted, Err(AdminError::Unknown { .. })));
+    let _ = &session.control;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_goes_away_gets_nothing_new_and_everything_again_elsewhere() {
+    let server = Server::new();
+    let (client, mut session) = server.connect().await;
+    let opening = client.publisher(orders()).open();
+    let (publisher, (mut stream, _)) = tokio::join!(opening, session.publisher());
+    let publisher = publisher.unwrap();
+    let a = publisher.send(Message::new("a")).await.unwrap();
+    stream.published().await;
+    let go_away = v1::GoAway { deadline_ms: 1000, alternatives: Vec::new() };
+    session.control.0.send(Frame::new(&go_away)).await.unwrap();
+    // Whatever order the client hears of it in, what was in flight is answered first.
+    stream.answer(0, 1).await;
+    a.await.unwrap();
+    let b = publisher.send(Message::new("b")).await.unwrap();
+    let serve = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        session.connection.close(None, "stopping");
+        let session = server.accept().await;
+        let (mut stream, _) = session.publisher().await;
+        assert_eq!(stream.published().await, (1, vec!["b".to_owned()]));
+        stream.answer(1, 1).await;
+        (session, stream)
+    };
+    let (b, _session) = tokio::join!(b, serve);
+    assert_eq!(b.unwrap().offset, Offset(1));
+    assert_eq!(FrameKind::GoAway as u8, 3);
+}
