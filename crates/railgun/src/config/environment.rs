@@ -1,0 +1,130 @@
+//! `RAILGUN_…` environment variables as a layer of settings.
+
+use std::{ffi::OsString, fmt::Display, str::FromStr};
+
+use super::layer::{KEYS, Layer};
+
+/// An environment variable was refused.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("environment variable {name}: {reason}")]
+pub(crate) struct EnvironmentError {
+    name: String,
+    reason: String,
+}
+
+/// The variable that sets `key`, such as `RAILGUN_HOT_MAX_BYTES` for `hot.max_bytes`.
+pub(crate) fn variable_of(key: &str) -> String {
+    format!("RAILGUN_{}", key.replace('.', "_").to_ascii_uppercase())
+}
+
+/// Reads the layer through `lookup`, such as `std::env::var_os`. An empty variable counts as
+/// absent. Tokens are separated by commas.
+///
+/// # Errors
+///
+/// [`EnvironmentError`] for the first variable that does not parse.
+pub(crate) fn read(lookup: impl Fn(&str) -> Option<OsString>) -> Result<Layer, EnvironmentError> {
+    let mut layer = Layer::default();
+    for key in KEYS {
+        let name = variable_of(key);
+        let Some(value) = lookup(&name).filter(|value| !value.is_empty()) else { continue };
+        set(&mut layer, key, value).map_err(|reason| EnvironmentError { name, reason })?;
+    }
+    Ok(layer)
+}
+
+fn set(layer: &mut Layer, key: &str, value: OsString) -> Result<(), String> {
+    // Paths may be any bytes; everything else is text.
+    match key {
+        "data_dir" => layer.data_dir = Some(value.into()),
+        "tls.cert" => layer.tls.cert = Some(value.into()),
+        "tls.key" => layer.tls.key = Some(value.into()),
+        _ => {
+            let text = value.into_string().map_err(|_| "the value is not UTF-8".to_owned())?;
+            set_text(layer, key, &text)?;
+        }
+    }
+    Ok(())
+}
+
+fn set_text(layer: &mut Layer, key: &str, text: &str) -> Result<(), String> {
+    match key {
+        "bucket" => layer.bucket = Some(text.to_owned()),
+        "listen" => layer.listen = Some(parse(text)?),
+        "http" => layer.http = Some(parse(text)?),
+        "auth.tokens" => {
+            layer.auth.tokens = Some(text.split(',').map(parse).collect::<Result<_, _>>()?);
+        }
+        "hot.max_bytes" => layer.hot.max_bytes = Some(parse(text)?),
+        "shards.count" => layer.shards.count = Some(parse(text)?),
+        "cold.max_time_to_cold" => layer.cold.max_time_to_cold = Some(parse(text)?),
+        "log.format" => layer.log.format = Some(parse(text)?),
+        "log.filter" => layer.log.filter = Some(text.to_owned()),
+        _ => unreachable!("every other key of KEYS is a path"),
+    }
+    Ok(())
+}
+
+fn parse<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
+    text.trim().parse().map_err(|error: T::Err| error.to_string())
+}
+
+/// Variables among `names` that set nothing but look like a misspelling of one that would, with
+/// the one that was probably meant. Other `RAILGUN_…` variables belong to the client commands.
+pub(crate) fn near_misses(names: impl Iterator<Item = String>) -> Vec<(String, String)> {
+    let known = KEYS.map(variable_of);
+    let near = |name: String| {
+        if !name.starts_with("RAILGUN_") || known.contains(&name) {
+            return None;
+        }
+        let meant = known.iter().find(|known| strsim::damerau_levenshtein(&name, known) <= 2)?;
+        Some((name, meant.clone()))
+    };
+    names.filter_map(near).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_has_a_variable() {
+        let hash = format!("sha256:{}", "0a".repeat(32));
+        let layer = read(|name| {
+            let value = match name {
+                "RAILGUN_LISTEN" | "RAILGUN_HTTP" => "127.0.0.1:9",
+                "RAILGUN_AUTH_TOKENS" => return Some(format!("{hash}, {hash}").into()),
+                "RAILGUN_SHARDS_COUNT" => "3",
+                "RAILGUN_HOT_MAX_BYTES" => "64MiB",
+                "RAILGUN_COLD_MAX_TIME_TO_COLD" => "1m",
+                "RAILGUN_LOG_FORMAT" => "json",
+                name if name.starts_with("RAILGUN_") => "x",
+                _ => return None,
+            };
+            Some(value.into())
+        })
+        .unwrap();
+        assert_eq!(layer.data_dir.as_deref(), Some("x".as_ref()));
+        assert_eq!(layer.auth.tokens.map(|tokens| tokens.len()), Some(2));
+        assert_eq!(layer.shards.count, Some(3));
+        assert!(layer.log.filter.is_some());
+    }
+
+    #[test]
+    fn a_value_that_does_not_parse_names_its_variable_and_an_empty_one_is_absent() {
+        let bad = |name: &str| (name == "RAILGUN_LISTEN").then(|| "here".into());
+        let error = read(bad).unwrap_err().to_string();
+        assert!(error.starts_with("environment variable RAILGUN_LISTEN: "), "{error}");
+        let empty = read(|_| Some(OsString::new())).unwrap();
+        assert!(empty.listen.is_none() && empty.data_dir.is_none());
+    }
+
+    #[test]
+    fn misspelt_variables_are_found_and_those_of_the_client_left_alone() {
+        let names = ["RAILGUN_DATADIR", "RAILGUN_DATA_DIR", "RAILGUN_SERVER", "DATA_DIR"];
+        assert_eq!(
+            near_misses(names.map(str::to_owned).into_iter()),
+            [("RAILGUN_DATADIR".to_owned(), "RAILGUN_DATA_DIR".to_owned())]
+        );
+    }
+}

@@ -1,0 +1,307 @@
+//! The effective settings of a node, each with where it came from.
+
+use std::{
+    ffi::OsString,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use url::Url;
+
+use super::{
+    args::SettingsArgs,
+    environment::{self, EnvironmentError},
+    file::{self, FileError},
+    layer::{Layer, LogFormat},
+    quantity::{ByteSize, TimeSpan},
+    token::TokenHash,
+};
+use crate::exit::{Exit, Failure};
+
+/// UDP port that clients connect to unless told otherwise.
+pub(crate) const PORT: u16 = 7410;
+/// TCP port of health checks and metrics.
+pub(crate) const HTTP_PORT: u16 = 7411;
+
+const MIB: u64 = 1 << 20;
+const HOT_BYTES_MIN: ByteSize = ByteSize(64 * MIB);
+const HOT_BYTES_DEFAULT_MAX: ByteSize = ByteSize(10 * 1024 * MIB);
+const SHARDS_MAX: u32 = 64;
+const SHARDS_DEFAULT_MAX: usize = 8;
+const TIME_TO_COLD: TimeSpan = TimeSpan(Duration::from_secs(600));
+const TIME_TO_COLD_MIN: TimeSpan = TimeSpan(Duration::from_secs(1));
+const TIME_TO_COLD_MAX: TimeSpan = TimeSpan(Duration::from_secs(24 * 3600));
+
+/// Where a value came from, in order of precedence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A flag of the command line.
+    Flag,
+    /// An environment variable.
+    Environment,
+    /// The configuration file.
+    File,
+    /// Chosen by `--dev`.
+    Dev,
+    /// Built in, or derived from the machine.
+    Default,
+}
+
+/// A value and where it came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Sourced<T> {
+    pub(crate) value: T,
+    pub(crate) origin: Origin,
+}
+
+/// What the defaults depend on; injected so that tests choose it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Machine {
+    /// Processors that may be used.
+    pub(crate) cores: usize,
+    /// Size of the file system that holds, or will hold, a path, in bytes.
+    pub(crate) disk_bytes: fn(&Path) -> Option<u64>,
+}
+
+/// Everything `serve` needs to know.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) dev: bool,
+    pub(crate) config: Option<PathBuf>,
+    pub(crate) data_dir: Sourced<PathBuf>,
+    pub(crate) bucket: Sourced<String>,
+    pub(crate) listen: Sourced<SocketAddr>,
+    pub(crate) http: Sourced<SocketAddr>,
+    pub(crate) tls_cert: Option<Sourced<PathBuf>>,
+    pub(crate) tls_key: Option<Sourced<PathBuf>>,
+    pub(crate) tokens: Sourced<Vec<TokenHash>>,
+    pub(crate) hot_max_bytes: Sourced<ByteSize>,
+    pub(crate) shards: Sourced<u32>,
+    pub(crate) max_time_to_cold: Sourced<TimeSpan>,
+    pub(crate) log_format: Sourced<LogFormat>,
+    pub(crate) log_filter: Sourced<String>,
+}
+
+/// The settings do not make a node.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SettingsError {
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error(transparent)]
+    Environment(#[from] EnvironmentError),
+    #[error(
+        "`{key}` is not set: pass --{flag}, set {}, or write it into the file of --config (`--dev` chooses one by itself)",
+        environment::variable_of(key)
+    )]
+    Missing { key: &'static str, flag: &'static str },
+    #[error("`{key}` is {value}, outside {min} to {max}")]
+    OutOfRange { key: &'static str, value: String, min: String, max: String },
+    #[error("`bucket` is `{url}`: {reason}")]
+    Bucket { url: String, reason: &'static str },
+    #[error("`log.filter` is `{filter}`: {reason}")]
+    LogFilter { filter: String, reason: String },
+    #[error("`tls.cert` and `tls.key` go together, and only `{set}` is set")]
+    HalfCertificate { set: &'static str },
+    #[error(
+        "refusing to listen on {listen}, which other machines can reach, without {missing}: anyone there could read and write every stream. Set {missing}, or listen on 127.0.0.1, or use --dev for a trial"
+    )]
+    Exposed { listen: SocketAddr, missing: &'static str },
+}
+
+impl From<SettingsError> for Failure {
+    fn from(error: SettingsError) -> Self {
+        let failure = Self::new(Exit::Usage, error.to_string());
+        match error {
+            SettingsError::Exposed { .. } => {
+                failure.next("openssl rand -hex 32 | tee token | railgun config hash-token")
+            }
+            SettingsError::Missing { .. } => failure.next("railgun serve --dev"),
+            _ => failure,
+        }
+    }
+}
+
+impl Settings {
+    /// The effective settings: flags over environment over file over defaults.
+    ///
+    /// # Errors
+    ///
+    /// [`SettingsError`] when a source is malformed or the whole is not safe to run.
+    pub(crate) fn resolve(
+        args: &SettingsArgs,
+        environment: impl Fn(&str) -> Option<OsString>,
+        machine: Machine,
+    ) -> Result<Self, SettingsError> {
+        let mut layers = Layers {
+            flags: args.layer(),
+            environment: environment::read(environment)?,
+            file: args.config.as_deref().map(file::read).transpose()?.unwrap_or_default(),
+        };
+        let dev = args.dev;
+        let data_dir = layers.take(|layer| &mut layer.data_dir);
+        let data_dir = or_dev(data_dir, dev, || "railgun-data".into())
+            .ok_or(SettingsError::Missing { key: "data_dir", flag: "data-dir" })?;
+        let bucket = layers.take(|layer| &mut layer.bucket);
+        let bucket = or_dev(bucket, dev, || directory_url(&data_dir.value.join("bucket")))
+            .ok_or(SettingsError::Missing { key: "bucket", flag: "bucket" })?;
+        let settings = Self {
+            dev,
+            config: args.config.clone(),
+            bucket,
+            listen: layers.or(|layer| &mut layer.listen, || loopback(PORT)),
+            http: layers.or(|layer| &mut layer.http, || loopback(HTTP_PORT)),
+            tls_cert: layers.take(|layer| &mut layer.tls.cert),
+            tls_key: layers.take(|layer| &mut layer.tls.key),
+            tokens: layers.or(|layer| &mut layer.auth.tokens, Vec::new),
+            hot_max_bytes: layers
+                .or(|layer| &mut layer.hot.max_bytes, || hot_max_bytes(machine, &data_dir.value)),
+            shards: layers.or(|layer| &mut layer.shards.count, || shards(machine)),
+            max_time_to_cold: layers.or(|layer| &mut layer.cold.max_time_to_cold, || TIME_TO_COLD),
+            log_format: layers.or(|layer| &mut layer.log.format, || LogFormat::Pretty),
+            log_filter: layers
+                .or(|layer| &mut layer.log.filter, || "info,openraft=error".to_owned()),
+            data_dir,
+        };
+        settings.check()?;
+        Ok(settings)
+    }
+
+    /// The certificate and key files, where they are set.
+    pub(crate) fn certificate(&self) -> Option<(&Path, &Path)> {
+        Some((&self.tls_cert.as_ref()?.value, &self.tls_key.as_ref()?.value))
+    }
+
+    fn check(&self) -> Result<(), SettingsError> {
+        let within = |key, value, min, max| {
+            if (min..=max).contains(&value) {
+                return Ok(());
+            }
+            let [value, min, max] = [value, min, max].map(|bytes: ByteSize| bytes.to_string());
+            Err(SettingsError::OutOfRange { key, value, min, max })
+        };
+        within("hot.max_bytes", self.hot_max_bytes.value, HOT_BYTES_MIN, ByteSize(1 << 60))?;
+        let time_to_cold = self.max_time_to_cold.value;
+        if !(TIME_TO_COLD_MIN..=TIME_TO_COLD_MAX).contains(&time_to_cold) {
+            return Err(SettingsError::OutOfRange {
+                key: "cold.max_time_to_cold",
+                value: time_to_cold.to_string(),
+                min: TIME_TO_COLD_MIN.to_string(),
+                max: TIME_TO_COLD_MAX.to_string(),
+            });
+        }
+        if !(1..=SHARDS_MAX).contains(&self.shards.value) {
+            return Err(SettingsError::OutOfRange {
+                key: "shards.count",
+                value: self.shards.value.to_string(),
+                min: "1".to_owned(),
+                max: SHARDS_MAX.to_string(),
+            });
+        }
+        check_bucket(&self.bucket.value)?;
+        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log_filter.value) {
+            let filter = self.log_filter.value.clone();
+            return Err(SettingsError::LogFilter { filter, reason: error.to_string() });
+        }
+        match (&self.tls_cert, &self.tls_key) {
+            (Some(_), None) => return Err(SettingsError::HalfCertificate { set: "tls.cert" }),
+            (None, Some(_)) => return Err(SettingsError::HalfCertificate { set: "tls.key" }),
+            _ => {}
+        }
+        self.check_exposure()
+    }
+
+    /// What other machines can reach needs a certificate that clients can check and a token.
+    fn check_exposure(&self) -> Result<(), SettingsError> {
+        let listen = self.listen.value;
+        if self.dev || listen.ip().to_canonical().is_loopback() {
+            return Ok(());
+        }
+        let missing = match (self.certificate(), self.tokens.value.is_empty()) {
+            (None, true) => "a certificate (`tls.cert`, `tls.key`) and a token (`auth.tokens`)",
+            (None, false) => "a certificate (`tls.cert`, `tls.key`)",
+            (Some(_), true) => "a token (`auth.tokens`)",
+            (Some(_), false) => return Ok(()),
+        };
+        Err(SettingsError::Exposed { listen, missing })
+    }
+}
+
+/// The sources, from the one that wins to the one that loses.
+struct Layers {
+    flags: Layer,
+    environment: Layer,
+    file: Layer,
+}
+
+impl Layers {
+    fn take<T>(&mut self, field: fn(&mut Layer) -> &mut Option<T>) -> Option<Sourced<T>> {
+        [
+            (&mut self.flags, Origin::Flag),
+            (&mut self.environment, Origin::Environment),
+            (&mut self.file, Origin::File),
+        ]
+        .into_iter()
+        .find_map(|(layer, origin)| Some(Sourced { value: field(layer).take()?, origin }))
+    }
+
+    fn or<T>(
+        &mut self,
+        field: fn(&mut Layer) -> &mut Option<T>,
+        default: impl FnOnce() -> T,
+    ) -> Sourced<T> {
+        self.take(field).unwrap_or_else(|| Sourced { value: default(), origin: Origin::Default })
+    }
+}
+
+fn or_dev<T>(set: Option<Sourced<T>>, dev: bool, choice: impl FnOnce() -> T) -> Option<Sourced<T>> {
+    set.or_else(|| dev.then(|| Sourced { value: choice(), origin: Origin::Dev }))
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+/// DESIGN §1.7: a fifth of the disk, at most 10 GiB.
+fn hot_max_bytes(machine: Machine, data_dir: &Path) -> ByteSize {
+    let fifth = (machine.disk_bytes)(data_dir).map(|bytes| ByteSize(bytes / 5 / MIB * MIB));
+    fifth.unwrap_or(HOT_BYTES_DEFAULT_MAX).clamp(HOT_BYTES_MIN, HOT_BYTES_DEFAULT_MAX)
+}
+
+/// DESIGN §1.2: one shard a core, at most 8.
+fn shards(machine: Machine) -> u32 {
+    u32::try_from(machine.cores.clamp(1, SHARDS_DEFAULT_MAX)).expect("8 fits in u32")
+}
+
+/// The `file://` URL of a directory; a relative one counts from the working directory.
+fn directory_url(dir: &Path) -> String {
+    let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+    // Fails for relative paths only; such a URL is then refused with its text.
+    Url::from_file_path(&absolute)
+        .map_or_else(|()| format!("file://{}", absolute.display()), String::from)
+}
+
+fn check_bucket(text: &str) -> Result<(), SettingsError> {
+    let refused = |url: &str, reason| Err(SettingsError::Bucket { url: url.to_owned(), reason });
+    let Ok(mut url) = Url::parse(text) else {
+        return refused(text, "a URL is expected, such as file:///dir or s3://bucket/prefix");
+    };
+    if !url.username().is_empty() || url.password().is_some() {
+        // The message must not show them.
+        let _ = (url.set_username(""), url.set_password(None));
+        return refused(
+            url.as_str(),
+            "credentials go into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, not into the URL",
+        );
+    }
+    let has_host = url.host_str().is_some_and(|host| !host.is_empty());
+    match url.scheme() {
+        "file" if has_host => refused(text, "write three slashes: file:///dir"),
+        "s3" if !has_host => refused(text, "the bucket's name is missing: s3://bucket/prefix"),
+        "file" | "s3" | "memory" => Ok(()),
+        _ => refused(text, "the scheme must be file, s3 or memory"),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,181 @@
+use std::{fs, path::PathBuf};
+
+use super::*;
+
+const MACHINE: Machine = Machine { cores: 2, disk_bytes: |_| Some(20 << 30) };
+
+fn dev() -> SettingsArgs {
+    SettingsArgs { dev: true, ..SettingsArgs::default() }
+}
+
+fn node(listen: &str) -> SettingsArgs {
+    SettingsArgs {
+        data_dir: Some("/flag/data".into()),
+        bucket: Some("s3://logs/prod".to_owned()),
+        listen: Some(listen.parse().unwrap()),
+        ..SettingsArgs::default()
+    }
+}
+
+fn resolve(args: &SettingsArgs, environment: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+    let lookup = |name: &str| {
+        environment.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into())
+    };
+    Settings::resolve(args, lookup, MACHINE)
+}
+
+fn refused(args: &SettingsArgs, environment: &[(&str, &str)]) -> String {
+    resolve(args, environment).unwrap_err().to_string()
+}
+
+/// A configuration file that is deleted with the value.
+struct ConfigFile(PathBuf);
+
+impl ConfigFile {
+    fn new(name: &str, text: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("railgun-{}-{name}", std::process::id()));
+        fs::write(&path, text).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for ConfigFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Flag, environment, file and default each win somewhere.
+pub(crate) fn settings_of_every_origin() -> Settings {
+    let file = ConfigFile::new(
+        "origins.toml",
+        "data_dir = \"/file/data\"\nbucket = \"file:///file/bucket\"\n[shards]\ncount = 3\n",
+    );
+    let args = SettingsArgs {
+        config: Some(file.0.clone()),
+        data_dir: Some("/flag/data".into()),
+        ..SettingsArgs::default()
+    };
+    let token = format!("sha256:{}", "0a".repeat(32));
+    resolve(
+        &args,
+        &[
+            ("RAILGUN_DATA_DIR", "/env/data"),
+            ("RAILGUN_BUCKET", "file:///env/bucket"),
+            ("RAILGUN_AUTH_TOKENS", &token),
+        ],
+    )
+    .unwrap()
+}
+
+#[test]
+fn flags_win_over_environment_over_file_over_defaults() {
+    let settings = settings_of_every_origin();
+    assert_eq!(settings.data_dir.value, PathBuf::from("/flag/data"));
+    assert_eq!(settings.data_dir.origin, Origin::Flag);
+    assert_eq!(settings.bucket.value, "file:///env/bucket");
+    assert_eq!(settings.bucket.origin, Origin::Environment);
+    assert_eq!(settings.shards, Sourced { value: 3, origin: Origin::File });
+    assert_eq!(settings.listen.origin, Origin::Default);
+}
+
+#[test]
+fn dev_needs_nothing_and_keeps_the_bucket_in_the_data_directory() {
+    let settings = resolve(&dev(), &[]).unwrap();
+    assert_eq!(settings.data_dir.value, PathBuf::from("railgun-data"));
+    assert_eq!(settings.data_dir.origin, Origin::Dev);
+    let working_dir = std::env::current_dir().unwrap();
+    let expected = format!("file://{}/railgun-data/bucket", working_dir.display());
+    assert_eq!(settings.bucket.value, expected);
+    assert_eq!(settings.listen.value.to_string(), "127.0.0.1:7410");
+    assert_eq!(settings.http.value.to_string(), "127.0.0.1:7411");
+
+    let moved = SettingsArgs { data_dir: Some("/srv/a b".into()), ..dev() };
+    assert_eq!(resolve(&moved, &[]).unwrap().bucket.value, "file:///srv/a%20b/bucket");
+}
+
+#[test]
+fn outside_dev_the_data_directory_and_the_bucket_must_be_named() {
+    let none = SettingsArgs::default();
+    assert!(refused(&none, &[]).contains("--data-dir, set RAILGUN_DATA_DIR"));
+    assert!(refused(&none, &[("RAILGUN_DATA_DIR", "/d")]).contains("--bucket"));
+}
+
+#[test]
+fn defaults_follow_the_machine() {
+    let on = |cores, disk_bytes| {
+        let settings = Settings::resolve(&dev(), |_| None, Machine { cores, disk_bytes }).unwrap();
+        (settings.shards.value, settings.hot_max_bytes.value.0 >> 20)
+    };
+    assert_eq!(on(2, |_| Some(20 << 30)), (2, 4 << 10), "a fifth of the disk");
+    assert_eq!(on(64, |_| Some(1 << 40)), (8, 10 << 10), "at most 8 shards and 10 GiB");
+    assert_eq!(on(1, |_| Some(100 << 20)), (1, 64), "at least one log file");
+    assert_eq!(on(1, |_| None), (1, 10 << 10));
+}
+
+#[test]
+fn an_address_that_others_reach_needs_a_certificate_and_a_token() {
+    let token = format!("sha256:{}", "0a".repeat(32));
+    let certificate = [("RAILGUN_TLS_CERT", "node.pem"), ("RAILGUN_TLS_KEY", "node.key")];
+    let token = [("RAILGUN_AUTH_TOKENS", token.as_str())];
+    let both = [certificate.as_slice(), &token].concat();
+    for listen in ["0.0.0.0:7410", "[::]:7410", "192.0.2.1:7410", "[::ffff:192.0.2.1]:1"] {
+        let args = node(listen);
+        let message = refused(&args, &[]);
+        assert!(message.contains(listen) && message.contains("a certificate"), "{message}");
+        assert!(message.contains("and a token"), "{message}");
+        assert!(refused(&args, &certificate).contains("without a token"));
+        assert!(refused(&args, &token).contains("without a certificate"));
+        resolve(&args, &both).unwrap();
+        resolve(&SettingsArgs { dev: true, ..args }, &[]).unwrap();
+    }
+    for listen in ["127.0.0.1:7410", "127.1.2.3:1", "[::1]:7410", "[::ffff:127.0.0.1]:1"] {
+        resolve(&node(listen), &[]).unwrap();
+    }
+    assert!(
+        refused(&node("127.0.0.1:1"), &certificate[..1]).contains("only `tls.cert` is set"),
+        "half a certificate is a mistake on any address"
+    );
+}
+
+#[test]
+fn values_out_of_range_are_refused_with_the_range() {
+    for (name, value, message) in [
+        ("RAILGUN_HOT_MAX_BYTES", "1MiB", "`hot.max_bytes` is 1 MiB, outside 64 MiB to"),
+        ("RAILGUN_SHARDS_COUNT", "0", "`shards.count` is 0, outside 1 to 64"),
+        ("RAILGUN_COLD_MAX_TIME_TO_COLD", "25h", "is 25h, outside 1s to 24h"),
+        ("RAILGUN_LOG_FILTER", "railgun=loud", "`log.filter` is `railgun=loud`"),
+    ] {
+        let refusal = refused(&dev(), &[(name, value)]);
+        assert!(refusal.contains(message), "{refusal}");
+    }
+}
+
+#[test]
+fn buckets_are_urls_without_credentials() {
+    for bucket in ["file:///srv/cold", "s3://logs", "s3://logs/a/b", "memory://"] {
+        resolve(&dev(), &[("RAILGUN_BUCKET", bucket)]).unwrap();
+    }
+    for (bucket, reason) in [
+        ("/srv/cold", "a URL is expected"),
+        ("file://srv/cold", "three slashes"),
+        ("s3:///prefix", "name is missing"),
+        ("gs://logs", "the scheme must be"),
+        ("s3://key:secret@logs", "AWS_ACCESS_KEY_ID"),
+    ] {
+        let message = refused(&dev(), &[("RAILGUN_BUCKET", bucket)]);
+        assert!(message.contains(reason), "{message}");
+        assert!(!message.contains("secret@"), "{message}");
+    }
+}
+
+#[test]
+fn the_deployed_example_is_accepted_and_exposes_nothing_by_itself() {
+    let config = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/railgun.toml");
+    let args = SettingsArgs { config: Some(config.into()), ..SettingsArgs::default() };
+    let settings = resolve(&args, &[]).unwrap();
+    assert_eq!(settings.listen.value.to_string(), "0.0.0.0:7410");
+    assert!(settings.http.value.ip().is_loopback());
+    // Whoever forgets to put a token of their own there must not have opened the node.
+    assert!(settings.tokens.value.iter().all(|hash| hash.as_bytes() == &[0; 32]));
+}

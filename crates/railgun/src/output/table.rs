@@ -1,0 +1,175 @@
+//! Lists, for people and for programs.
+
+use std::io::{self, Write as _};
+
+use serde_json::{Map, Value};
+
+use crate::exit::{CommandResult, Exit, Failure};
+
+/// How a list is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ListFormat {
+    /// Columns for people
+    #[default]
+    Table,
+    /// A JSON array of objects
+    Json,
+}
+
+/// The option of every command that lists something.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub(crate) struct Listing {
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    output: ListFormat,
+}
+
+impl Listing {
+    /// Columns, for lists without the option.
+    pub(crate) fn table() -> Self {
+        Self { output: ListFormat::Table }
+    }
+
+    /// Prints a table to standard output.
+    pub(crate) fn print(self, table: &Table) -> CommandResult {
+        print(&match self.output {
+            ListFormat::Table => table.to_text(),
+            ListFormat::Json => table.to_json(),
+        })
+    }
+
+    /// Prints one thing: as rows of field and value, or as one JSON object.
+    pub(crate) fn print_one(self, thing: &Fields) -> CommandResult {
+        print(&match self.output {
+            ListFormat::Table => thing.to_text(),
+            ListFormat::Json => format!("{:#}\n", Value::Object(thing.0.clone())),
+        })
+    }
+}
+
+/// Prints text to standard output. A reader that went away is no error.
+pub(crate) fn print(text: &str) -> CommandResult {
+    let mut out = io::stdout().lock();
+    or_closed(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+}
+
+/// A failed write to standard output; a closed pipe is none.
+pub(crate) fn or_closed(written: io::Result<()>) -> CommandResult {
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(Exit::Failed, format!("cannot write to standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Fields of one thing, in order.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Fields(Map<String, Value>);
+
+impl Fields {
+    /// Adds a field.
+    pub(crate) fn field(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.0.insert(name.to_owned(), value.into());
+        self
+    }
+
+    fn to_text(&self) -> String {
+        let width = self.0.keys().map(String::len).max().unwrap_or(0);
+        let line = |(name, value): (&String, &Value)| format!("{name:<width$}  {}\n", plain(value));
+        self.0.iter().map(line).collect()
+    }
+}
+
+/// Rows with the same columns.
+#[derive(Clone, Debug)]
+pub(crate) struct Table {
+    columns: Vec<&'static str>,
+    rows: Vec<Vec<Value>>,
+}
+
+impl Table {
+    /// No rows yet.
+    pub(crate) fn new(columns: &[&'static str]) -> Self {
+        Self { columns: columns.to_vec(), rows: Vec::new() }
+    }
+
+    /// Adds a row, one value per column.
+    pub(crate) fn row<V: Into<Value>, const N: usize>(&mut self, values: [V; N]) {
+        debug_assert_eq!(N, self.columns.len());
+        self.rows.push(values.into_iter().map(Into::into).collect());
+    }
+
+    fn to_text(&self) -> String {
+        let header = self.columns.iter().map(|name| name.to_uppercase()).collect();
+        let rows = self.rows.iter().map(|row| row.iter().map(plain).collect());
+        let lines: Vec<Vec<String>> = std::iter::once(header).chain(rows).collect();
+        let width = |column: usize| {
+            lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
+        let numeric = |column: usize| self.rows.iter().all(|row| row[column].is_number());
+        let numeric: Vec<bool> = (0..self.columns.len()).map(numeric).collect();
+        let mut text = String::new();
+        for line in lines {
+            let mut row = String::new();
+            for (column, cell) in line.iter().enumerate() {
+                let width = widths[column];
+                // Numbers stand under one another.
+                row += &if numeric[column] && !self.rows.is_empty() {
+                    format!("{cell:>width$}  ")
+                } else {
+                    format!("{cell:<width$}  ")
+                };
+            }
+            text += row.trim_end();
+            text.push('\n');
+        }
+        text
+    }
+
+    fn to_json(&self) -> String {
+        let object = |row: &Vec<Value>| {
+            let names = self.columns.iter().map(|name| name.replace(' ', "_"));
+            Value::Object(names.zip(row.iter().cloned()).collect())
+        };
+        format!("{:#}\n", Value::Array(self.rows.iter().map(object).collect()))
+    }
+}
+
+/// A value as people read it.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> Table {
+        let mut table = Table::new(&["name", "records", "last"]);
+        table.row([Value::from("orders"), 12.into(), Value::Null]);
+        table.row([Value::from("a"), 1_000_000.into(), "now".into()]);
+        table
+    }
+
+    #[test]
+    fn columns_are_aligned_and_numbers_stand_right() {
+        assert_eq!(
+            table().to_text(),
+            "NAME    RECORDS  LAST\norders       12  -\na       1000000  now\n"
+        );
+        assert_eq!(Table::new(&["name"]).to_text(), "NAME\n");
+    }
+
+    #[test]
+    fn json_keeps_types() {
+        let parsed: Value = serde_json::from_str(&table().to_json()).unwrap();
+        assert_eq!(parsed[1]["records"], 1_000_000);
+        assert_eq!(parsed[0]["last"], Value::Null);
+    }
+}

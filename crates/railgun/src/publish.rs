@@ -1,0 +1,247 @@
+//! `railgun pub`: publishes one message, or the lines of a file.
+
+use std::fs::File;
+use std::io::{self, IsTerminal as _, Read};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use railgun_client::{PublishError, Publisher, RecordDraft, StreamName, Ticket};
+use railgun_types::limits::MESSAGE_BYTES_HARD;
+use tokio::time::Instant;
+
+use crate::exit::{CommandResult, Exit, Failure};
+use crate::failure;
+use crate::lines::{LineError, LineReader};
+use crate::output::table::print;
+use crate::server::ServerArgs;
+
+/// How long a lost connection or a full server is met with trying again.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(30);
+/// Bytes between two updates of the progress bar.
+const PROGRESS_BYTES: u64 = 1 << 20;
+
+/// Publish a message, or each line of a file
+///
+/// In a file or standard input a message ends at LF, which is removed. CR stays; an empty line is
+/// an empty message; a last line without LF is a message.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  railgun pub orders 'one coffee' --key table-4
+  railgun pub orders --file orders.ndjson
+  tail -f app.log | railgun pub logs
+  railgun pub orders tick --count 100 --rate 10")]
+pub(crate) struct PubArgs {
+    /// The stream; it must exist
+    stream: StreamName,
+    /// The message; without it, the lines of --file or of standard input
+    #[arg(conflicts_with = "file")]
+    message: Option<String>,
+    /// Publish the lines of this file; - is standard input
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Key of every message
+    #[arg(long)]
+    key: Option<String>,
+    /// Header of every message; may be repeated
+    #[arg(long = "header", value_name = "KEY=VALUE", value_parser = parse_header)]
+    headers: Vec<(String, String)>,
+    /// Message id, for streams with an ID time box
+    #[arg(long, requires = "message")]
+    id: Option<String>,
+    /// Publish the message this many times
+    #[arg(long, value_name = "N", requires = "message", default_value_t = 1)]
+    count: u64,
+    /// Messages per second at most
+    #[arg(long, value_name = "N")]
+    rate: Option<f64>,
+}
+
+fn parse_header(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// Sends messages as fast as allowed, and remembers the first and the last.
+struct Sender<'a> {
+    publisher: &'a Publisher,
+    key: Option<&'a [u8]>,
+    headers: Vec<(&'a str, &'a [u8])>,
+    id: Option<&'a [u8]>,
+    pace: Option<Pace>,
+    first: Option<Ticket>,
+    last: Option<Ticket>,
+}
+
+/// An even pace: message n is due n intervals after the first, however long one takes.
+struct Pace {
+    began: Instant,
+    rate: f64,
+    sent: u64,
+}
+
+impl Pace {
+    async fn wait(&mut self) {
+        let due = self.began + Duration::from_secs_f64(self.sent as f64 / self.rate);
+        self.sent += 1;
+        tokio::time::sleep_until(due).await;
+    }
+}
+
+impl Sender<'_> {
+    async fn send(&mut self, value: &[u8]) -> Result<(), Failure> {
+        if let Some(pace) = &mut self.pace {
+            pace.wait().await;
+        }
+        let headers = &self.headers;
+        let draft = RecordDraft { key: self.key, headers, producer_ts: None, value, id: self.id };
+        let ticket = match self.publisher.send_record(&draft).await {
+            Ok(ticket) => ticket,
+            Err(error) => return Err(failure::send(&error)),
+        };
+        if self.first.is_none() {
+            self.first = Some(ticket);
+        } else {
+            self.last = Some(ticket);
+        }
+        Ok(())
+    }
+}
+
+/// Runs `railgun pub`.
+pub(crate) async fn run(args: PubArgs, server: &ServerArgs) -> CommandResult {
+    if args.rate.is_some_and(|rate| !(rate > 0.0 && rate.is_finite())) {
+        return Err(Failure::new(Exit::Usage, "--rate must be more than 0"));
+    }
+    // Before connecting: a file that is not there is the cheaper mistake to find.
+    let input = match &args.message {
+        Some(_) => None,
+        None => Some(Input::open(args.file.as_ref())?),
+    };
+    let client = server.connect().await?;
+    let publisher = client.publisher(args.stream.clone()).give_up_after(GIVE_UP_AFTER).open();
+    let publisher = publisher.await.map_err(|error| failure::open(&error))?;
+    let headers = args.headers.iter().map(|(key, value)| (key.as_str(), value.as_bytes()));
+    let mut sender = Sender {
+        publisher: &publisher,
+        key: args.key.as_deref().map(str::as_bytes),
+        headers: headers.collect(),
+        id: args.id.as_deref().map(str::as_bytes),
+        pace: args.rate.map(|rate| Pace { began: Instant::now(), rate, sent: 0 }),
+        first: None,
+        last: None,
+    };
+    let sent = match (input, &args.message) {
+        (Some(input), _) => input.send_all(&mut sender).await,
+        (None, message) => {
+            let value = message.as_deref().unwrap_or_default().as_bytes();
+            let mut sent = Ok(());
+            for _ in 0..args.count {
+                sent = sender.send(value).await;
+                if sent.is_err() {
+                    break;
+                }
+            }
+            sent
+        }
+    };
+    let (first, last) = (sender.first, sender.last);
+    // What was given away is settled in any case, and its failure explains that of `send`.
+    let settled = publisher.clone().close().await;
+    let published = publisher.progress().published;
+    if let Err(error) = settled {
+        return Err(explain(&error, &args, published));
+    }
+    sent.map_err(|failure| failure.at(after(&args.stream, published)))?;
+    let first = offset(first).await;
+    let last = offset(last).await.or(first);
+    client.close().await;
+    let stream = &args.stream;
+    print(&match (first, last) {
+        (Some(first), Some(last)) if first == last => format!("{stream}: offset {first}\n"),
+        (Some(first), Some(last)) => {
+            format!("{stream}: {published} messages, offsets {first} to {last}\n")
+        }
+        _ => format!("{stream}: no messages\n"),
+    })
+}
+
+async fn offset(ticket: Option<Ticket>) -> Option<u64> {
+    ticket?.await.ok().map(|published| published.offset.0)
+}
+
+fn after(stream: &StreamName, published: u64) -> String {
+    format!("stream '{stream}', after {published} published messages")
+}
+
+/// Says which message failed, and how to go on behind those that are published.
+fn explain(error: &PublishError, args: &PubArgs, published: u64) -> Failure {
+    let failure = failure::publish(error, &args.stream).at(after(&args.stream, published));
+    match &args.file {
+        // The messages in the stream are the first ones of the file (PS-2).
+        Some(file) if error.is_definite() && file.as_os_str() != "-" => {
+            let (line, file) = (published + 1, file.display());
+            failure.next(format!("tail -n +{line} {file} | railgun pub {}", args.stream))
+        }
+        _ => failure,
+    }
+}
+
+/// A file or standard input.
+struct Input {
+    name: String,
+    read: Box<dyn Read>,
+    /// Bytes in it, if it is a file.
+    bytes: Option<u64>,
+}
+
+impl Input {
+    fn open(path: Option<&PathBuf>) -> Result<Self, Failure> {
+        let Some(path) = path.filter(|path| path.as_os_str() != "-") else {
+            let name = "standard input".to_owned();
+            return Ok(Self { name, read: Box::new(io::stdin().lock()), bytes: None });
+        };
+        let name = path.display().to_string();
+        let opened = File::open(path).and_then(|file| Ok((file.metadata()?, file)));
+        let (metadata, file) = opened.map_err(|error| {
+            let missing = error.kind() == io::ErrorKind::NotFound;
+            let exit = if missing { Exit::NotFound } else { Exit::Failed };
+            Failure::new(exit, format!("cannot open the file: {error}")).at(&name)
+        })?;
+        let bytes = metadata.is_file().then_some(metadata.len());
+        Ok(Self { name, read: Box::new(file), bytes })
+    }
+
+    async fn send_all(self, sender: &mut Sender<'_>) -> Result<(), Failure> {
+        let bar = progress_bar(self.bytes);
+        let mut lines = LineReader::new(self.read, MESSAGE_BYTES_HARD);
+        let mut shown = 0;
+        loop {
+            let line = lines.next().map_err(|error| {
+                let exit =
+                    if matches!(error, LineError::Read(_)) { Exit::Failed } else { Exit::Refused };
+                Failure::new(exit, error.to_string()).at(&self.name)
+            })?;
+            let Some(line) = line else { break };
+            sender.send(line).await?;
+            if lines.bytes() - shown >= PROGRESS_BYTES {
+                shown = lines.bytes();
+                bar.set_position(shown);
+            }
+        }
+        bar.finish_and_clear();
+        Ok(())
+    }
+}
+
+/// A bar on a terminal; nothing elsewhere, and nothing for input whose length is not known.
+fn progress_bar(bytes: Option<u64>) -> ProgressBar {
+    let Some(bytes) = bytes.filter(|_| io::stderr().is_terminal()) else {
+        return ProgressBar::hidden();
+    };
+    let bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::stderr());
+    let template = "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+    // The template is fixed; if it were wrong the default one would do.
+    bar.set_style(ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar()));
+    bar
+}

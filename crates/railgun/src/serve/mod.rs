@@ -1,0 +1,149 @@
+//! `railgun serve`: one node, from its settings to its exit code.
+//!
+//! `run` reads top-down: check the data directory, answer health checks, start the broker, wait
+//! for a reason to stop, stop in order. Each step has its own file.
+
+mod announce;
+mod data_dir;
+mod error;
+mod figures;
+mod logging;
+mod node;
+mod stop;
+mod tls;
+
+use std::{sync::Arc, time::Duration};
+
+use railgun_broker::Broker;
+use railgun_http::{HttpServer, Readiness};
+use tokio::{sync::watch, task::JoinSet, time::timeout};
+
+use self::{error::ServeError, figures::NodeFigures, stop::StopSignals};
+use crate::{
+    config::{self, Settings, SettingsArgs},
+    exit::CommandResult,
+};
+
+/// What a node that was asked to stop may still take for what is in flight, sealing and
+/// uploading.
+const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
+/// Beyond its deadline the broker gets this long to return; then the process leaves without it.
+const SHUTDOWN_SLACK: Duration = Duration::from_secs(2);
+
+/// Run a node
+#[derive(Debug, clap::Args)]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    settings: SettingsArgs,
+}
+
+/// Runs a node until it is told to stop (SIGTERM, SIGINT) or cannot go on.
+///
+/// # Errors
+///
+/// A `Failure` made of a [`ServeError`] when the node could not start, or failed while running.
+/// Being told to stop is none.
+pub(crate) fn run(args: ServeArgs) -> CommandResult {
+    Ok(run_node(&args)?)
+}
+
+/// Must not be called inside a runtime: it makes its own.
+fn run_node(args: &ServeArgs) -> Result<(), ServeError> {
+    let settings = config::load(&args.settings)?;
+    logging::init(settings.log_format.value, &settings.log_filter.value);
+    for warning in config::misspelt_variables() {
+        tracing::warn!("{warning}");
+    }
+    data_dir::prepare(&settings.data_dir.value)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("railgun")
+        .build()
+        .map_err(|source| ServeError::Runtime { source })?;
+    let outcome = runtime.block_on(serve(&settings));
+    // What still runs was given its time; waiting for it could hold the exit for ever.
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn serve(settings: &Settings) -> Result<(), ServeError> {
+    // First, so that a stop during a long start is heard.
+    let mut signals = StopSignals::install().map_err(|source| ServeError::Signals { source })?;
+    let http = HttpServer::bind(settings.http.value).await?;
+    let http_addr = http.local_addr();
+    let (readiness, watched) = watch::channel(Readiness::not_ready("starting"));
+    let (broker_figures, figures) = NodeFigures::new();
+    // Dropped last, which ends it: health is answered until the node is gone.
+    let mut http_task = JoinSet::new();
+    http_task.spawn(http.run(watched, Arc::new(figures)));
+
+    let tls = tls::material(settings)?;
+    let started = tokio::select! {
+        biased;
+        signal = signals.next() => {
+            tracing::info!(signal, "told to stop while starting");
+            return Ok(());
+        }
+        started = node::start(settings, tls.server) => started,
+    };
+    let broker = Arc::new(started?);
+    broker_figures.send_replace(Some(Arc::clone(&broker)));
+    announce::started(settings, &broker, http_addr, tls.ca.as_ref())?;
+
+    let failure = run_until_stopped(&broker, &readiness, &mut signals).await;
+    readiness.send_replace(Readiness::not_ready("shutting down"));
+    shut_down(&broker, signals).await;
+    match failure {
+        None => Ok(()),
+        Some(reason) => Err(ServeError::Failed { reason }),
+    }
+}
+
+/// Keeps `/readyz` true. Returns why the node must stop, or `None` when it was told to.
+async fn run_until_stopped(
+    broker: &Broker,
+    readiness: &watch::Sender<Readiness>,
+    signals: &mut StopSignals,
+) -> Option<String> {
+    let mut ready = node::readiness(broker);
+    loop {
+        readiness.send_replace(if *ready.borrow_and_update() {
+            Readiness::Ready
+        } else {
+            Readiness::not_ready("the broker does not accept requests")
+        });
+        tokio::select! {
+            biased;
+            signal = signals.next() => {
+                tracing::info!(signal, "told to stop; a second signal exits at once");
+                return None;
+            }
+            failure = broker.failed() => {
+                tracing::error!(%failure, "the node cannot go on");
+                return Some(failure.to_string());
+            }
+            changed = ready.changed() => {
+                if changed.is_err() {
+                    return Some("the broker ended without saying why".to_owned());
+                }
+            }
+        }
+    }
+}
+
+/// Gives the broker its time, unless a second signal says not to.
+async fn shut_down(broker: &Broker, mut signals: StopSignals) {
+    tokio::select! {
+        biased;
+        signal = signals.next() => {
+            tracing::warn!(signal, "told again to stop: leaving at once");
+            stop::exit_now();
+        }
+        done = timeout(SHUTDOWN_DEADLINE + SHUTDOWN_SLACK, broker.shutdown(SHUTDOWN_DEADLINE)) => {
+            match done {
+                Ok(()) => tracing::info!("stopped"),
+                Err(_) => tracing::warn!("leaving a broker behind that did not stop in time"),
+            }
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! From settings to a running broker: the only file that knows how one is started.
+
+use std::io;
+
+use railgun_broker::{Broker, BrokerSpec, Seams, StartError, TokenHash};
+use railgun_cold::bucket::OpenBucketError;
+use railgun_cold::{Bucket, BucketOptions};
+use railgun_net::tls::ServerTls;
+use railgun_net::{Endpoint, ListenSpec};
+use tokio::sync::watch;
+
+use crate::config::Settings;
+
+/// Why there is no running broker.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartNodeError {
+    #[error("cannot use the data directory: {0}")]
+    DataDir(io::Error),
+    #[error(transparent)]
+    Bucket(#[from] OpenBucketError),
+    #[error(transparent)]
+    Broker(#[from] StartError),
+}
+
+/// Starts the broker: recovers the log, reaches the bucket, listens.
+///
+/// # Errors
+///
+/// [`StartNodeError`]. Dropping the future leaves the data directory as a crash would.
+pub(crate) async fn start(settings: &Settings, tls: ServerTls) -> Result<Broker, StartNodeError> {
+    let seams = Seams::real(&settings.data_dir.value).map_err(StartNodeError::DataDir)?;
+    let seed = u64::from_le_bytes(seams.entropy.uid()[..8].try_into().unwrap_or_default());
+    let bucket = Bucket::open(&settings.bucket.value, &BucketOptions::new(seed))?;
+    let listen = settings.listen.value;
+    let tokens = settings.tokens.value.iter();
+    let spec = BrokerSpec {
+        seams,
+        bucket,
+        listen: Box::new(move || Endpoint::bind(ListenSpec::new(listen, tls))),
+        address: listen.to_string(),
+        tokens: tokens.map(|hash| TokenHash(*hash.as_bytes())).collect(),
+        hot_max_bytes: settings.hot_max_bytes.value.0,
+        shards: settings.shards.value,
+        max_time_to_cold: settings.max_time_to_cold.value.0,
+    };
+    Ok(Broker::start(spec).await?)
+}
+
+/// Whether the broker takes requests, as it changes.
+pub(crate) fn readiness(broker: &Broker) -> watch::Receiver<bool> {
+    broker.ready()
+}

@@ -1,0 +1,241 @@
+//! `railgun stream`: ensure, list, describe and delete streams.
+
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+
+use clap::ValueEnum;
+use railgun_client::{
+    ChangeClass, Client, DescribedStream, EnsureMode, EnsureOptions, EnsureOutcome, FieldDiff,
+    SpecPatch, StreamName,
+};
+use serde_json::Value;
+
+use crate::exit::{CommandResult, Exit, Failure};
+use crate::failure;
+use crate::output::format::rfc3339;
+use crate::output::table::{Fields, Listing, Table, print};
+use crate::server::ServerArgs;
+
+/// Make, list, describe and delete streams
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  railgun stream ensure orders
+  railgun stream ensure orders --max-message-bytes 4194304 --mode overwrite
+  railgun stream ls -o json
+  railgun stream info orders")]
+pub(crate) struct StreamArgs {
+    #[command(subcommand)]
+    command: StreamCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum StreamCommand {
+    /// Make a stream, or check that it is as wished; safe to repeat
+    ///
+    /// Only the settings that are named are looked at.
+    #[command(after_help = "Examples:
+  railgun stream ensure orders
+  railgun stream ensure orders --owner shop --mode check
+  railgun stream ensure orders --max-message-bytes 4194304 --mode overwrite --if-revision 1")]
+    Ensure(EnsureArgs),
+    /// List streams
+    #[command(after_help = "Examples:
+  railgun stream ls
+  railgun stream ls shop. -o json")]
+    Ls {
+        /// Only names that begin so
+        #[arg(default_value = "")]
+        prefix: String,
+        #[command(flatten)]
+        listing: Listing,
+    },
+    /// Describe a stream: its settings, what it holds, how much of it is in the bucket
+    #[command(after_help = "Examples:
+  railgun stream info orders
+  railgun stream info orders -o json")]
+    Info {
+        /// The stream
+        name: StreamName,
+        #[command(flatten)]
+        listing: Listing,
+    },
+    /// Delete a stream and free its name
+    #[command(after_help = "Examples:
+  railgun stream rm orders
+  railgun stream rm orders --yes")]
+    Rm {
+        /// The stream
+        name: StreamName,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct EnsureArgs {
+    /// The stream
+    name: StreamName,
+    /// Largest message in bytes [default of a new stream: 1048576]
+    #[arg(long, value_name = "N")]
+    max_message_bytes: Option<u32>,
+    /// Label of who manages the stream
+    #[arg(long, value_name = "LABEL")]
+    owner: Option<String>,
+    /// What to do if the stream exists and differs
+    #[arg(long, value_enum, default_value = "warn")]
+    mode: Mode,
+    /// Change only if the stream has this revision
+    #[arg(long, value_name = "N")]
+    if_revision: Option<u64>,
+    /// Allow changes that lose data
+    #[arg(long)]
+    allow_destructive: bool,
+}
+
+/// What to do about a difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    /// Fail if the stream is absent or differs; change nothing
+    Check,
+    /// Make it if absent; tell a difference, change nothing
+    Warn,
+    /// Make it if absent; make it so
+    Overwrite,
+}
+
+impl From<Mode> for EnsureMode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Check => Self::Check,
+            Mode::Warn => Self::Warn,
+            Mode::Overwrite => Self::Overwrite,
+        }
+    }
+}
+
+/// Runs `railgun stream …`.
+pub(crate) async fn run(args: StreamArgs, server: &ServerArgs) -> CommandResult {
+    let client = server.connect().await?;
+    let result = match args.command {
+        StreamCommand::Ensure(args) => ensure(&client, args).await,
+        StreamCommand::Ls { prefix, listing } => list(&client, &prefix, listing).await,
+        StreamCommand::Info { name, listing } => info(&client, &name, listing).await,
+        StreamCommand::Rm { name, yes } => remove(&client, &name, yes).await,
+    };
+    client.close().await;
+    result
+}
+
+async fn ensure(client: &Client, args: EnsureArgs) -> CommandResult {
+    let patch =
+        SpecPatch { kind: None, max_message_bytes: args.max_message_bytes, owner: args.owner };
+    let options = EnsureOptions {
+        mode: args.mode.into(),
+        if_revision: args.if_revision,
+        allow_destructive: args.allow_destructive,
+    };
+    let name = &args.name;
+    let ensured = client.admin().ensure_stream(name, patch, options).await;
+    let ensured = ensured.map_err(|error| failure::admin(&error, Some(name)))?;
+    let revision = ensured.revision;
+    match ensured.outcome {
+        EnsureOutcome::Created => print(&format!("{name}: created, revision {revision}\n")),
+        EnsureOutcome::Unchanged => print(&format!("{name}: unchanged, revision {revision}\n")),
+        EnsureOutcome::Updated(diff) => {
+            print(&format!("{name}: updated, revision {revision}\n{}", differences(&diff)))
+        }
+        EnsureOutcome::Drift(diff) if args.mode == Mode::Check => {
+            let text = format!("stream '{name}' differs\n{}", differences(&diff).trim_end());
+            Err(Failure::new(Exit::Refused, text)
+                .next("the same with --mode overwrite, to make it so"))
+        }
+        EnsureOutcome::Drift(diff) => {
+            eprint!("warning: stream '{name}' differs and was left so\n{}", differences(&diff));
+            print(&format!("{name}: drift, revision {revision}\n"))
+        }
+    }
+}
+
+fn differences(diff: &[FieldDiff]) -> String {
+    let line = |field: &FieldDiff| {
+        let class = match field.class {
+            ChangeClass::Live => "",
+            ChangeClass::Immutable => " (cannot be changed)",
+            ChangeClass::Destructive => " (loses data)",
+        };
+        let (path, actual, wanted) = (&field.path, &field.actual, &field.wanted);
+        format!("  {path}: is '{actual}', wanted '{wanted}'{class}\n")
+    };
+    diff.iter().map(line).collect()
+}
+
+async fn list(client: &Client, prefix: &str, listing: Listing) -> CommandResult {
+    let streams = client.admin().list_all_streams(prefix).await;
+    let streams = streams.map_err(|error| failure::admin(&error, None))?;
+    let columns = ["name", "records", "bytes", "head", "next", "cold end", "pending bytes"];
+    let mut table = Table::new(&columns);
+    for stream in &streams {
+        table.row([
+            Value::from(stream.name.as_str()),
+            records(stream).into(),
+            stream.record_bytes.into(),
+            stream.head.0.into(),
+            stream.next_offset.0.into(),
+            stream.cold_end.0.into(),
+            stream.pending_bytes.into(),
+        ]);
+    }
+    listing.print(&table)
+}
+
+fn records(stream: &DescribedStream) -> u64 {
+    stream.next_offset.0.saturating_sub(stream.head.0)
+}
+
+async fn info(client: &Client, name: &StreamName, listing: Listing) -> CommandResult {
+    let described = client.admin().describe_stream(name).await;
+    let stream = described.map_err(|error| failure::admin(&error, Some(name)))?;
+    let time = |time: Option<railgun_client::Timestamp>| time.map(|time| rfc3339(time.0));
+    let fields = Fields::default()
+        .field("name", stream.name.as_str())
+        .field("uid", stream.uid.to_string())
+        .field("kind", stream.spec.kind.name())
+        .field("max_message_bytes", stream.spec.max_message_bytes)
+        .field("owner", Some(stream.spec.owner.as_str()).filter(|owner| !owner.is_empty()))
+        .field("revision", stream.revision)
+        .field("shard", stream.shard.0)
+        .field("created", rfc3339(stream.created.0))
+        .field("head", stream.head.0)
+        .field("next_offset", stream.next_offset.0)
+        .field("records", records(&stream))
+        .field("record_bytes", stream.record_bytes)
+        .field("last_record", time(stream.last_ts))
+        .field("cold_end", stream.cold_end.0)
+        .field("cold_ranges", stream.cold_ranges)
+        .field("pending_bytes", stream.pending_bytes)
+        .field("pending_since", time(stream.pending_since))
+        .field("offload_error", stream.offload_error);
+    listing.print_one(&fields)
+}
+
+async fn remove(client: &Client, name: &StreamName, yes: bool) -> CommandResult {
+    let admin = client.admin();
+    if !yes && io::stdin().is_terminal() {
+        let described = admin.describe_stream(name).await;
+        let stream = described.map_err(|error| failure::admin(&error, Some(name)))?;
+        if !confirmed(&stream) {
+            return Err(Failure::new(Exit::Refused, format!("stream '{name}' was not deleted")));
+        }
+    }
+    let deleted = admin.delete_stream(name).await;
+    let uid = deleted.map_err(|error| failure::admin(&error, Some(name)))?;
+    print(&format!("{name}: deleted (uid {uid})\n"))
+}
+
+fn confirmed(stream: &DescribedStream) -> bool {
+    eprint!("delete stream '{}' with {} records? [y/N] ", stream.name, records(stream));
+    let mut answer = String::new();
+    // Whoever cannot be asked has not said yes.
+    let asked = io::stderr().flush().and_then(|()| io::stdin().lock().read_line(&mut answer));
+    asked.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
+}

@@ -1,0 +1,120 @@
+//! `railgun sub`: reads a stream through a server.
+
+use std::io;
+use std::pin::pin;
+use std::task::Poll;
+
+use railgun_client::{Delivery, Event, Removed, RemovedReason, StreamName};
+
+use crate::exit::CommandResult;
+use crate::failure;
+use crate::output::format::Shown;
+use crate::output::records::{Printed, RecordFormat, RecordPrinter};
+use crate::output::table::or_closed;
+use crate::position::{End, Start, Until};
+use crate::server::ServerArgs;
+
+/// Read a stream
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  railgun sub orders                                       follow what comes from now on
+  railgun sub orders --from earliest --until-end --raw     everything there is, values only
+  railgun sub orders --from 15m --format '{ts} {key} {value}'
+  railgun sub orders --from last:10 --limit 10")]
+pub(crate) struct SubArgs {
+    /// The stream
+    stream: StreamName,
+    /// Where to begin: earliest, latest, an offset, a time (RFC 3339), an age (15m) or last:N
+    #[arg(long, value_name = "WHERE", default_value = "latest")]
+    from: Start,
+    /// Where to end, exclusive: an offset, a time or an age
+    #[arg(long, value_name = "WHERE")]
+    until: Option<Until>,
+    /// End at the last record there is now, instead of following
+    #[arg(long)]
+    until_end: bool,
+    /// End after this many records
+    #[arg(long, value_name = "N")]
+    limit: Option<u64>,
+    #[command(flatten)]
+    format: RecordFormat,
+}
+
+/// Runs `railgun sub`.
+pub(crate) async fn run(args: SubArgs, server: &ServerArgs) -> CommandResult {
+    let now = jiff::Timestamp::now();
+    let client = server.connect().await?;
+    let mut builder = client.subscribe(args.stream).start(args.from.start(now));
+    match args.until.map(|until| until.end(now)) {
+        Some(End::Offset(offset)) => builder = builder.until_offset(offset),
+        Some(End::Time(time)) => builder = builder.until_time(time),
+        None => {}
+    }
+    if args.until_end {
+        builder = builder.until_end();
+    }
+    let mut subscription = builder.open().await.map_err(|error| failure::subscribe(&error))?;
+    let mut printer = RecordPrinter::new(io::stdout().lock(), args.format, args.limit);
+    while !printer.is_full() {
+        let event = {
+            let mut next = pin!(subscription.next_batch());
+            match futures::poll!(next.as_mut()) {
+                Poll::Ready(event) => event,
+                // Nothing more is here now: what was printed is not kept from the reader.
+                Poll::Pending => {
+                    if let written @ Err(_) = printer.flush() {
+                        return or_closed(written);
+                    }
+                    next.await
+                }
+            }
+        };
+        let printed = match event {
+            Ok(Some(Event::Data(delivery))) => print(&mut printer, &delivery),
+            Ok(Some(Event::Removed(removed))) => {
+                warn(&removed);
+                Ok(())
+            }
+            Ok(None) => break,
+            Err(error) => {
+                or_closed(printer.flush())?;
+                return Err(failure::subscribe(&error));
+            }
+        };
+        if printed.is_err() {
+            return or_closed(printed);
+        }
+    }
+    let flushed = or_closed(printer.flush());
+    client.close().await;
+    flushed
+}
+
+fn print<W: io::Write>(printer: &mut RecordPrinter<W>, delivery: &Delivery) -> io::Result<()> {
+    for record in delivery.records() {
+        let shown = Shown {
+            offset: record.offset.0,
+            ts_us: record.ts.0,
+            source: record.source.name(),
+            key: record.key,
+            headers: record.headers,
+            value: record.value,
+            id: record.id,
+        };
+        if printer.print(&shown)? == Printed::Enough {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn warn(removed: &Removed) {
+    let reason = match removed.reason {
+        RemovedReason::Retention => "retention",
+        RemovedReason::Purge => "purged",
+        RemovedReason::Erased => "erased",
+        RemovedReason::Lost => "lost in a disaster",
+        RemovedReason::Unknown => "no reason given",
+    };
+    eprintln!("warning: offsets {} up to {} are gone ({reason})", removed.from, removed.to);
+}
