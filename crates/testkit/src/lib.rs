@@ -1,0 +1,117 @@
+//! What the suites share: a node of the real parts in this process, and clients for it.
+#![allow(clippy::expect_used, reason = "a test that cannot go on says where")]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use railgun_broker::{Broker, BrokerSpec, Seams};
+use railgun_client::{Client, ClientOptions};
+use railgun_cold::{Bucket, BucketOptions};
+use railgun_net::tls::DevCa;
+use railgun_net::{Endpoint, ListenSpec};
+use tempfile::TempDir;
+
+/// A node with real files and real QUIC on loopback.
+#[derive(Debug)]
+pub struct TestNode {
+    dir: Arc<TempDir>,
+    broker: Broker,
+    ca: String,
+}
+
+/// How a test's node differs from the usual one.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    /// The bucket; a directory beside the data if absent.
+    pub bucket_url: Option<String>,
+    /// Data shards.
+    pub shards: u32,
+    /// Log bytes of all shards together.
+    pub hot_max_bytes: u64,
+    /// See [`BrokerSpec::max_time_to_cold`].
+    pub max_time_to_cold: Duration,
+}
+
+impl Default for NodeOptions {
+    fn default() -> Self {
+        Self {
+            bucket_url: None,
+            shards: 2,
+            hot_max_bytes: 1 << 30,
+            max_time_to_cold: Duration::from_secs(600),
+        }
+    }
+}
+
+impl TestNode {
+    /// A fresh node.
+    pub async fn start() -> Self {
+        Self::start_with(NodeOptions::default()).await
+    }
+
+    /// A fresh node with other options.
+    pub async fn start_with(options: NodeOptions) -> Self {
+        let dir = Arc::new(tempfile::tempdir().expect("a temporary directory"));
+        Self::start_in(dir, options).await
+    }
+
+    async fn start_in(dir: Arc<TempDir>, options: NodeOptions) -> Self {
+        let data_dir = dir.path().join("data");
+        std::fs::create_dir_all(&data_dir).expect("a data directory");
+        let ca = DevCa::load_or_create(&data_dir).expect("a certificate authority");
+        let tls = ca.issue(&["localhost".into(), "127.0.0.1".into()]).expect("a certificate");
+        let bucket = format!("file://{}", dir.path().join("bucket").display());
+        let url = options.bucket_url.unwrap_or(bucket);
+        let broker = Broker::start(BrokerSpec {
+            seams: Seams::real(&data_dir).expect("a data directory"),
+            bucket: Bucket::open(&url, &BucketOptions::new(1)).expect("a bucket"),
+            listen: Box::new(move || {
+                Endpoint::bind(ListenSpec::new(([127, 0, 0, 1], 0).into(), tls))
+            }),
+            address: "127.0.0.1".to_owned(),
+            tokens: Vec::new(),
+            hot_max_bytes: options.hot_max_bytes,
+            shards: options.shards,
+            max_time_to_cold: options.max_time_to_cold,
+        })
+        .await
+        .expect("the node starts");
+        Self { dir, broker, ca: ca.pem().to_owned() }
+    }
+
+    /// Stops the node and starts it again on the same data.
+    pub async fn restart(self, options: NodeOptions) -> Self {
+        let Self { dir, broker, .. } = self;
+        broker.shutdown(Duration::from_secs(10)).await;
+        drop(broker);
+        Self::start_in(dir, options).await
+    }
+
+    /// The running broker.
+    pub fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
+    /// Where the bucket's files are, unless the options name another.
+    pub fn bucket_dir(&self) -> PathBuf {
+        self.dir.path().join("bucket")
+    }
+
+    /// The node's data directory.
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// A directory that lives as long as the node's data.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A client of this node.
+    pub async fn client(&self) -> Client {
+        let mut options = ClientOptions::new(self.broker.listen_addr().to_string());
+        options.ca_pem = Some(self.ca.clone().into_bytes());
+        Client::connect(options).await.expect("the node takes clients")
+    }
+}

@@ -1,0 +1,101 @@
+use railgun_client::{ErrorCode, ExpectedEnd, Message, Offset, PublishError};
+use railgun_testkit::TestNode;
+
+use crate::{drain, name, publish_numbers, publisher};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn offsets_are_dense_and_in_send_order() {
+    // PS-1, PS-2
+    let node = TestNode::start().await;
+    let client = node.client().await;
+    let publisher = publisher(&client, "orders").await;
+    let mut tickets = Vec::new();
+    for number in 0..5_000u64 {
+        let message = Message::new(number.to_string());
+        tickets.push(publisher.send(message).await.expect("sent"));
+    }
+    for (number, ticket) in tickets.into_iter().enumerate() {
+        assert_eq!(ticket.await.expect("published").offset, Offset(number as u64));
+    }
+    let reader = client.subscribe(name("orders")).start(railgun_client::StartPosition::Earliest);
+    let (offsets, values, _) = drain(reader.until_end().open().await.expect("opened")).await;
+    assert_eq!(offsets, (0..5_000).collect::<Vec<_>>());
+    assert!(values.iter().enumerate().all(|(i, value)| *value == i.to_string()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expected_end_is_compared_at_apply() {
+    let node = TestNode::start().await;
+    let client = node.client().await;
+    let publisher = publisher(&client, "log").await;
+    let first =
+        publisher.send_expecting(Message::new("a"), ExpectedEnd::Empty).await.expect("sent");
+    assert_eq!(first.await.expect("published").offset, Offset(0));
+    let wrong =
+        publisher.send_expecting(Message::new("b"), ExpectedEnd::Empty).await.expect("sent");
+    match wrong.await {
+        Err(PublishError::Refused(error)) => {
+            assert_eq!(error.code, ErrorCode::ExpectedOffsetMismatch);
+            assert_eq!(error.actual, Some(1));
+        }
+        other => panic!("{other:?}"),
+    }
+    publisher.resume().await;
+    let right =
+        publisher.send_expecting(Message::new("b"), ExpectedEnd::LastOffset(Offset(0))).await;
+    assert_eq!(right.expect("sent").await.expect("published").offset, Offset(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_about_a_record_comes_back() {
+    // T-2
+    let node = TestNode::start().await;
+    let client = node.client().await;
+    let publisher = publisher(&client, "full").await;
+    let message = Message::new("value")
+        .with_key("")
+        .with_header("b", "2")
+        .with_header("a", "1")
+        .with_header("b", "3")
+        .with_id("id-1");
+    publisher.send(message).await.expect("sent").await.expect("published");
+    publisher.send(Message::new("")).await.expect("sent").await.expect("published");
+    client
+        .admin()
+        .seal_stream(&name("full"), false, std::time::Duration::from_secs(20))
+        .await
+        .expect("sealed");
+    let mut reader = client
+        .subscribe(name("full"))
+        .start(railgun_client::StartPosition::Earliest)
+        .until_end()
+        .open()
+        .await
+        .expect("opened");
+    let Ok(Some(railgun_client::Event::Data(record))) = reader.next().await else {
+        panic!("no record")
+    };
+    assert_eq!(record.key.as_deref(), Some(&b""[..]));
+    assert_eq!(record.id.as_deref(), Some(&b"id-1"[..]));
+    let headers: Vec<_> = record.headers.iter().map(|(k, v)| (k.as_str(), &v[..])).collect();
+    assert_eq!(headers, [("b", &b"2"[..]), ("a", &b"1"[..]), ("b", &b"3"[..])]);
+    let Ok(Some(railgun_client::Event::Data(record))) = reader.next().await else {
+        panic!("no record")
+    };
+    assert_eq!((record.key, record.headers.len(), record.value.len()), (None, 0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acked_is_there_after_a_restart() {
+    let node = TestNode::start().await;
+    let client = node.client().await;
+    publish_numbers(&publisher(&client, "kept").await, 0..1_000).await;
+    client.close().await;
+    let node = node.restart(Default::default()).await;
+    let client = node.client().await;
+    publish_numbers(&publisher(&client, "kept").await, 1_000..1_100).await;
+    let reader = client.subscribe(name("kept")).start(railgun_client::StartPosition::Earliest);
+    let (offsets, values, _) = drain(reader.until_end().open().await.expect("opened")).await;
+    assert_eq!(offsets, (0..1_100).collect::<Vec<_>>());
+    assert!(values.iter().enumerate().all(|(i, value)| *value == i.to_string()));
+}
