@@ -38,7 +38,7 @@ pub(crate) struct Batch {
     seed: FrameSeed,
     frames: u32,
     length: u64,
-    heads_crc: u32,
+    frames_crc: u32,
     mark: bool,
     pub(crate) changes: Vec<Change>,
 }
@@ -51,7 +51,7 @@ impl Batch {
             seed: FrameSeed::new(&[0; 16]),
             frames: 0,
             length: 0,
-            heads_crc: 0,
+            frames_crc: 0,
             mark: true,
             changes: Vec::new(),
         };
@@ -68,7 +68,7 @@ impl Batch {
         self.seed = seed;
         self.frames = 0;
         self.length = 0;
-        self.heads_crc = 0;
+        self.frames_crc = 0;
         self.mark = true;
     }
 
@@ -122,18 +122,18 @@ impl Batch {
     fn push(&mut self, record: &Record, payload: &[Bytes]) {
         self.mark &= matches!(record, Record::Committed(_));
         let head = frame::encode(record, payload, self.seed);
-        self.heads_crc = crc32c_append(self.heads_crc, &head);
+        self.frames_crc = crc32c_append(self.frames_crc, frame::crc_bytes(&head));
         self.bytes.extend_from_slice(&head);
         self.frames += 1;
         self.length += FRAME_BYTES as u64;
     }
 
-    /// Fills in the header; gives its CRC. `header` needs no length, frames and sum of heads.
+    /// Fills in the header; gives its CRC. `header` needs no length, frames and sum of frames.
     pub(crate) fn seal(&mut self, header: BatchHeader) -> u32 {
         let header = BatchHeader {
             length: self.length,
             frames: self.frames,
-            heads_crc: self.heads_crc,
+            frames_crc: self.frames_crc,
             ..header
         };
         let (bytes, crc) = header.encode();

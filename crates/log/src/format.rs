@@ -46,7 +46,7 @@
 //! | 32 | 8 | synced_through: every batch up to this number was fsynced before this one was written |
 //! | 40 | 8 | length of the frames in bytes, without the padding |
 //! | 48 | 4 | header CRC of the batch before |
-//! | 52 | 4 | CRC of the frame headers, one after the other |
+//! | 52 | 4 | CRC of the frames' CRCs, one after the other |
 //! | 56 | 4 | zero |
 //! | 60 | 4 | header CRC: of the 60 bytes before |
 //!
@@ -65,8 +65,8 @@
 //! | 24 | 4 | CRC of the file's uuid, the 24 bytes before, and the payload |
 //! | 28 | L | payload |
 //!
-//! Payload bytes are summed once, by the frame's CRC; the batch sums the frame headers, which hold those
-//! sums. The uuid in the frame's CRC makes bytes of a file's earlier life invalid one by one, so that a
+//! Payload bytes are summed once, by the frame's CRC; the batch sums those sums. (Not the frame headers:
+//! a CRC over bytes that end with their own CRC is the same for all such bytes.) The uuid in the frame's CRC makes bytes of a file's earlier life invalid one by one, so that a
 //! reader which still holds a recycled file cannot be handed a frame of its next life.
 //!
 //! *Truncate* cuts the log after the entry named; the entries that follow it take those indices again.

@@ -102,13 +102,13 @@ fn read_batch(
         return Ok(Err("batch is longer than the file"));
     }
     let end = position + batch.length;
-    let mut heads_crc = 0;
+    let mut frames_crc = 0;
     for _ in 0..batch.frames {
         let head = match window.array::<FRAME_BYTES>(position)? {
             Some(head) if position + FRAME_BYTES as u64 <= end => head,
             _ => return Ok(Err("frames are longer than their batch")),
         };
-        heads_crc = crc32c::crc32c_append(heads_crc, &head);
+        frames_crc = crc32c::crc32c_append(frames_crc, frame::crc_bytes(&head));
         let header = match frame::decode(&head) {
             Ok(header) => header,
             Err(damage) => return Ok(Err(damage)),
@@ -124,7 +124,7 @@ fn read_batch(
         frames.push((header.record, position));
         position = payload + length;
     }
-    if position != end || heads_crc != batch.heads_crc {
+    if position != end || frames_crc != batch.frames_crc {
         return Ok(Err("frames do not add up to their batch"));
     }
     Ok(Ok((batch, crc)))
@@ -237,7 +237,7 @@ mod tests {
                 length: 0,
                 frames: 0,
                 previous_crc: link(number, crc),
-                heads_crc: 0,
+                frames_crc: 0,
             });
             batch.write(&*file, position).expect("writes");
             position += batch.file_bytes();

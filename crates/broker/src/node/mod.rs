@@ -107,6 +107,17 @@ pub enum StartError {
         /// Why.
         reason: String,
     },
+    /// Records of this cluster went to a bucket, and this one has never seen it.
+    #[error(
+        "the bucket does not hold cluster {cluster}, though records of shard {shard} were moved to \
+         one: was the bucket emptied or replaced?"
+    )]
+    BucketLost {
+        /// A shard that has records in the bucket.
+        shard: ShardId,
+        /// This cluster.
+        cluster: ClusterUid,
+    },
     /// A shard's checkpoints cannot be read, or none of them is whole.
     #[error("cannot restore shard {shard}: {reason}")]
     Restore {
@@ -178,9 +189,8 @@ impl Broker {
             format: owner::FORMAT,
             node: identity.node,
         };
-        if owner::read(&bucket, settings.cluster).await?.is_none() {
-            owner::claim(&bucket, &owner).await?;
-        }
+        let claimed = owner::read(&bucket, settings.cluster).await?.is_some();
+        tell_of_others(&bucket, settings.cluster).await;
         let mut shards = BTreeMap::new();
         for shard in settings.data_shards() {
             let (handle, raft) = starter.shard(shard, &settings).await?;
@@ -198,6 +208,16 @@ impl Broker {
             };
             actors.spawn(offload.run(cancel.clone()));
             shards.insert(shard, ShardOnNode { handle, reclaimer });
+        }
+        if !claimed {
+            for (&id, shard) in &shards {
+                let status = shard.handle.offload_status().await;
+                if status.is_ok_and(|status| status.is_mirrored) {
+                    let cluster = settings.cluster;
+                    return Err(StartError::BucketLost { shard: id, cluster });
+                }
+            }
+            owner::claim(&bucket, &owner).await?;
         }
         let cold = ColdReader::new(bucket.clone(), &ReaderOptions::default());
         let streams =
@@ -293,6 +313,18 @@ impl Broker {
             }
         });
         futures::future::join_all(drained).await;
+    }
+}
+
+/// Says how the clusters that lie in the bucket besides this one can be read.
+async fn tell_of_others(bucket: &Bucket, own: ClusterUid) {
+    let Ok(clusters) = owner::clusters(bucket).await else { return };
+    for cluster in clusters.into_iter().filter(|cluster| *cluster != own) {
+        let url = bucket.url();
+        tracing::info!(
+            "the bucket also holds cluster {cluster}; read it with `railgun replay {url} --cluster \
+             {cluster} --stream NAME`"
+        );
     }
 }
 

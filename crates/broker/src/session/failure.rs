@@ -102,7 +102,9 @@ pub(crate) fn append_refusal(refusal: AppendRefusal) -> WireError {
 pub(crate) fn append_failure(failure: AppendFailure) -> WireError {
     match failure {
         AppendFailure::Proposal(failure) => propose_failure(failure),
-        AppendFailure::HotTierFull => WireError::new(ErrorCode::HotTierFull, failure.to_string()),
+        AppendFailure::HotTierFull | AppendFailure::DiskFull => {
+            WireError::new(ErrorCode::HotTierFull, failure.to_string())
+        }
     }
 }
 

@@ -27,6 +27,9 @@ pub(crate) enum AppendFailure {
     /// The hot budget is spent, because the bucket does not take data.
     #[error("the hot tier is full: the bucket does not take data fast enough")]
     HotTierFull,
+    /// The disk has no room for another log file.
+    #[error("the disk is full: free space or add some")]
+    DiskFull,
 }
 
 /// Batches of one publisher for streams of this shard.
@@ -88,9 +91,14 @@ impl Appender {
         queue.push_back(request);
     }
 
+    /// Whether an entry could go out now.
+    pub(crate) fn has_entry(&self) -> bool {
+        self.entries_in_flight < ENTRIES_IN_FLIGHT && !self.turns.is_empty()
+    }
+
     /// The next entry, if one may go out now: requests up to [`ENTRY_BYTES`], at least one.
     pub(crate) fn next_entry(&mut self) -> Option<(Vec<Append>, EntryReplies)> {
-        if self.entries_in_flight >= ENTRIES_IN_FLIGHT || self.turns.is_empty() {
+        if !self.has_entry() {
             return None;
         }
         let (mut items, mut replies, mut bytes) = (Vec::new(), Vec::new(), 0);

@@ -12,10 +12,12 @@ use railgun_log::{EntryId, ShardLog};
 use railgun_raft::{Outcome as RaftOutcome, RaftShard, ReadPool};
 use railgun_types::{Offset, ShardId, StartPosition, StreamUid};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::appender::{Appender, EntryReplies};
+use super::budget::{self, Admission};
 use super::machine::{CommittedEntry, EntryContent};
 use super::pipeline::{Ends, Pipeline};
 use super::query::{
@@ -115,6 +117,8 @@ struct Host {
     appender: Appender,
     ends: Ends,
     hot_bytes_max: u64,
+    /// The hot budget allows no entry before.
+    slowed_until: Option<Instant>,
     readers: BTreeMap<StreamUid, Vec<(ReadQuery, oneshot::Sender<Located>)>>,
     mirror_waits: Vec<(Extent, oneshot::Sender<()>)>,
     offload: watch::Sender<u64>,
@@ -157,6 +161,7 @@ impl HostSpec {
             appender: Appender::default(),
             ends: self.ends,
             hot_bytes_max: self.hot_bytes_max,
+            slowed_until: None,
             readers: BTreeMap::new(),
             mirror_waits: Vec::new(),
             offload,
@@ -171,10 +176,13 @@ impl Host {
     async fn run(mut self, mut from: mpsc::Receiver<Message>, cancel: CancellationToken) {
         let mut batch = Vec::with_capacity(BATCH);
         loop {
+            let slowed_until = self.slowed_until;
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return,
                 Some(end) = self.ends.recv() => self.on_end(end),
+                () = tokio::time::sleep_until(slowed_until.unwrap_or_else(Instant::now)),
+                    if slowed_until.is_some() => self.slowed_until = None,
                 received = from.recv_many(&mut batch, BATCH) => {
                     if received == 0 {
                         return;
@@ -345,20 +353,37 @@ impl Host {
         }
     }
 
-    /// Sends out as many entries as may be in flight.
+    /// Sends out as many entries as may be in flight, as far as the disk and the hot budget allow.
     async fn propose_waiting(&mut self) {
-        if self.hot_bytes() >= self.hot_bytes_max {
-            self.appender.drain().failed(AppendFailure::HotTierFull);
-            return;
-        }
-        while let Some((items, replies)) = self.appender.next_entry() {
-            let body = CommandBody::Append(items);
-            let waiter = Waiter::Append(replies);
-            if let Err((waiter, failure)) = self.pipeline.propose(body, waiter).await {
-                self.appender.entry_ended();
-                self.fail(waiter, failure);
-                self.appender.drain().failed(failure.into());
+        while self.appender.has_entry() {
+            if self.log.state().disk_full {
+                return self.appender.drain().failed(AppendFailure::DiskFull);
             }
+            match budget::admission(self.hot_bytes(), self.hot_bytes_max) {
+                Admission::Free => {}
+                Admission::Slowed(pause) => {
+                    let now = Instant::now();
+                    if self.slowed_until.is_some_and(|until| until > now) {
+                        return;
+                    }
+                    self.slowed_until = Some(now + pause);
+                }
+                Admission::Refused => {
+                    return self.appender.drain().failed(AppendFailure::HotTierFull);
+                }
+            }
+            self.propose_entry().await;
+        }
+    }
+
+    async fn propose_entry(&mut self) {
+        let Some((items, replies)) = self.appender.next_entry() else { return };
+        let body = CommandBody::Append(items);
+        let waiter = Waiter::Append(replies);
+        if let Err((waiter, failure)) = self.pipeline.propose(body, waiter).await {
+            self.appender.entry_ended();
+            self.fail(waiter, failure);
+            self.appender.drain().failed(failure.into());
         }
     }
 

@@ -1,6 +1,7 @@
 //! One data shard on this node: the actor that owns its state, and the handle to it.
 
 mod appender;
+mod budget;
 mod host;
 mod machine;
 mod pipeline;

@@ -90,6 +90,8 @@ pub(crate) struct OffloadStatus {
     pub(crate) manifest: Option<ManifestFile>,
     /// Committed objects wait for that manifest file: write it soon.
     pub(crate) awaits_mirror: bool,
+    /// The bucket has a manifest of this shard.
+    pub(crate) is_mirrored: bool,
     /// Everything at and below this log index is in the bucket.
     pub(crate) floor: Option<u64>,
 }
@@ -215,6 +217,7 @@ pub(super) fn offload_status(state: &ShardState, serving: bool) -> OffloadStatus
         oldest_open: state.oldest_open(),
         manifest: if next_plan.is_none() { state.manifest_file() } else { None },
         awaits_mirror: state.awaits_mirror(),
+        is_mirrored: state.mirrored().is_some(),
         next_plan,
         floor: state.floor(),
     }

@@ -88,9 +88,17 @@ impl ShardState {
     #[must_use]
     pub fn encode_checkpoint(&self, membership: &[u8], with_index: bool) -> Vec<Bytes> {
         // Named one by one here and below, so that a new field cannot be forgotten.
-        let Self { log_time, applied, streams, producers, manifest, manifest_log, plans, .. } =
-            self;
-        let Self { floor: Floor { holds: _, unmirrored }, waiting: _, .. } = self;
+        let Self {
+            log_time,
+            applied,
+            streams,
+            producers,
+            manifest,
+            manifest_log,
+            plans,
+            floor: Floor { holds: _, unmirrored },
+            waiting: _,
+        } = self;
         let ShardManifest { cluster, shard, streams: cold, objects } = manifest;
         let mut writer = CheckpointWriter::new(&Header {
             shard: *shard,
@@ -204,8 +212,19 @@ fn account(
 }
 
 fn put_stream(out: &mut BytesMut, (uid, stream): (&StreamUid, &Stream)) {
-    let Stream { name, spec, revision, created, deleted, next, .. } = stream;
-    let Stream { last_ts, record_bytes, index: _, open, closed, .. } = stream;
+    let Stream {
+        name,
+        spec,
+        revision,
+        created,
+        deleted,
+        next,
+        last_ts,
+        record_bytes,
+        index: _,
+        open,
+        closed,
+    } = stream;
     let StreamSpec { kind, max_message_bytes, owner } = spec;
     out.put_slice(&uid.0);
     codec::put_text(out, name.as_str());
@@ -330,8 +349,16 @@ fn put_stream_manifest(out: &mut BytesMut, (uid, stream): (&StreamUid, &StreamMa
     out.put_slice(digest);
     let (mut end, mut last_ts) = (0, Timestamp(0));
     put_list(out, ranges.iter(), |out, range| {
-        let ColdRange { base, count, min_ts, max_ts, record_bytes, .. } = range;
-        let ColdRange { object, first_row_group, first_row, .. } = range;
+        let ColdRange {
+            base,
+            count,
+            min_ts,
+            max_ts,
+            record_bytes,
+            object,
+            first_row_group,
+            first_row,
+        } = range;
         let (min_after, max_after) = (after(*min_ts, last_ts), after(*max_ts, *min_ts));
         put_varints(out, [above(base.0, end), *count, min_after, max_after, *record_bytes]);
         put_object_id(out, *object);

@@ -24,8 +24,8 @@ pub(crate) struct BatchHeader {
     pub(crate) frames: u32,
     /// Header CRC of the batch before.
     pub(crate) previous_crc: u32,
-    /// CRC of the frame headers.
-    pub(crate) heads_crc: u32,
+    /// CRC of the frames' CRCs.
+    pub(crate) frames_crc: u32,
 }
 
 impl BatchHeader {
@@ -40,7 +40,7 @@ impl BatchHeader {
             .u64(self.synced_through)
             .u64(self.length)
             .u32(self.previous_crc)
-            .u32(self.heads_crc)
+            .u32(self.frames_crc)
             .u32(0);
         let crc = crc32c::crc32c(&bytes);
         let mut header = [0; BATCH_HEADER_BYTES];
@@ -73,9 +73,9 @@ impl BatchHeader {
         let frames = parse.u32()?;
         let uuid = parse.array()?;
         let (number, synced_through, length) = (parse.u64()?, parse.u64()?, parse.u64()?);
-        let (previous_crc, heads_crc) = (parse.u32()?, parse.u32()?);
+        let (previous_crc, frames_crc) = (parse.u32()?, parse.u32()?);
         let decoded =
-            Self { uuid, number, synced_through, length, frames, previous_crc, heads_crc };
+            Self { uuid, number, synced_through, length, frames, previous_crc, frames_crc };
         Some((decoded, parse.u32()?, parse.u32()?))
     }
 }

@@ -76,6 +76,11 @@ pub(crate) fn encode(record: &Record, parts: &[Bytes], seed: FrameSeed) -> [u8; 
     header
 }
 
+/// The CRC in an encoded header: what the batch sums.
+pub(crate) fn crc_bytes(header: &[u8; FRAME_BYTES]) -> &[u8] {
+    &header[SUMMED_BYTES..]
+}
+
 /// A frame's header as read, and the CRC its bytes must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FrameHeader {

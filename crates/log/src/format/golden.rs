@@ -138,7 +138,7 @@ fn golden_batch() {
             length: 0,
             frames: 0,
             previous_crc,
-            heads_crc: 0,
+            frames_crc: 0,
         };
         previous_crc = batch.seal(header);
         batch.write(&*file, position).expect("writes");

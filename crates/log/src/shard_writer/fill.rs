@@ -142,7 +142,7 @@ impl ShardWriter {
             previous_crc: self.last_crc,
             length: 0,
             frames: 0,
-            heads_crc: 0,
+            frames_crc: 0,
         };
         self.pending.sealed = Some(self.batch.seal(header));
     }
