@@ -3,6 +3,7 @@
 #![warn(missing_docs)]
 
 mod auth;
+mod builtin_bug;
 mod catalog;
 mod checkpoint;
 mod clock;
@@ -17,8 +18,10 @@ mod shard;
 mod streams;
 
 pub use auth::TokenHash;
+pub use builtin_bug::BuiltinBug;
 pub use clock::{Clock, SystemClock};
 pub use entropy::{Entropy, SystemEntropy};
 pub use identity::{Identity, IdentityError};
 pub use node::{Broker, BrokerSpec, Listen, StartError};
-pub use seams::{LogDriver, Seams};
+pub use seams::{LogDriver, Pace, Seams};
+pub use shard::ShardFigures;

@@ -90,6 +90,8 @@ pub(crate) struct StreamReader {
     next: Offset,
     /// The rest of the row group being read.
     row_group: Option<ColdBatches>,
+    /// Where records were last asked for whose log file had gone.
+    retired_at: Option<Offset>,
 }
 
 impl StreamReader {
@@ -100,7 +102,7 @@ impl StreamReader {
         stream: StreamUid,
         next: Offset,
     ) -> Self {
-        Self { shard, cold, pool, stream, next, row_group: None }
+        Self { shard, cold, pool, stream, next, row_group: None, retired_at: None }
     }
 
     /// The offset of the next record.
@@ -125,7 +127,12 @@ impl StreamReader {
             }
             Located::Hot(points) => match self.read_hot(points).await? {
                 Some(deliveries) => deliveries,
-                // The file was given up between the answer and the read: the bucket has it.
+                // The file was given up between the answer and the read: the bucket has it. The
+                // index forgets a file before it goes, so this happens once, or the index is wrong.
+                None if self.retired_at.replace(self.next) == Some(self.next) => {
+                    let (shard, stream) = (self.shard.id(), self.stream);
+                    return Err(ReadFailure::Index { shard, stream, offset: self.next });
+                }
                 None => return Ok(Step::Records(Vec::new())),
             },
             Located::Cold(part) => {

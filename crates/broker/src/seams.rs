@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::builtin_bug::Planted;
 use crate::clock::{Clock, SystemClock};
 use crate::entropy::{Entropy, SystemEntropy};
 
@@ -30,15 +31,22 @@ pub struct Seams {
     pub clock: Arc<dyn Clock>,
     /// Random identifiers.
     pub entropy: Arc<dyn Entropy>,
+    /// A bug planted on purpose.
+    #[cfg(feature = "builtin-bugs")]
+    pub builtin_bug: Option<crate::BuiltinBug>,
 }
 
 /// What runs the log writer, and how it lays out its logs.
 pub enum LogDriver {
     /// A thread of its own: production.
     Thread(LogOptions),
-    /// A task of the runtime: simulation. Files get their ids from the source given.
-    Task(LogOptions, UuidSource),
+    /// A task of the runtime: simulation. Files get their ids from the source given; the disk is as
+    /// slow as the pace says.
+    Task(LogOptions, UuidSource, Pace),
 }
+
+/// How long the disk takes until its next step.
+pub type Pace = Box<dyn FnMut() -> Duration + Send>;
 
 impl Seams {
     /// The operating system's disk below `data_dir`, clock, randomness and threads.
@@ -52,7 +60,24 @@ impl Seams {
             pool: Arc::new(BlockingThreads),
             clock: Arc::new(SystemClock),
             entropy: Arc::new(SystemEntropy),
+            #[cfg(feature = "builtin-bugs")]
+            builtin_bug: None,
         })
+    }
+
+    pub(crate) fn planted(&self) -> Planted {
+        #[cfg(feature = "builtin-bugs")]
+        return Planted::new(self.builtin_bug);
+        #[cfg(not(feature = "builtin-bugs"))]
+        Planted::default()
+    }
+
+    /// The same with log files of this size, in bytes: 4 KiB to 2 GiB. Files that exist keep theirs.
+    #[must_use]
+    pub fn with_log_file_bytes(mut self, bytes: u64) -> Self {
+        let (LogDriver::Thread(options) | LogDriver::Task(options, ..)) = &mut self.log_driver;
+        options.file_bytes = bytes;
+        self
     }
 }
 
@@ -92,10 +117,10 @@ impl LogDriver {
                 let thread = LogThread::spawn(disk, options.clone())?;
                 Ok(RunningLog { opener: thread.opener(), options, _thread: Some(thread) })
             }
-            Self::Task(options, uuids) => {
+            Self::Task(options, uuids, pace) => {
                 let writer = LogWriter::new(disk, uuids)?;
                 let opener = writer.opener();
-                tasks.spawn(run_writer(writer, cancel));
+                tasks.spawn(run_writer(writer, pace, cancel));
                 Ok(RunningLog { opener, options, _thread: None })
             }
         }
@@ -103,17 +128,19 @@ impl LogDriver {
 }
 
 /// Steps the writer whenever it is woken or a time it names has come.
-async fn run_writer(mut writer: LogWriter, cancel: CancellationToken) {
+async fn run_writer(mut writer: LogWriter, mut pace: Pace, cancel: CancellationToken) {
     let woken = Arc::new(Notify::new());
     let wake = Arc::clone(&woken);
     writer.set_wake(Arc::new(move || wake.notify_one()));
     let start = Instant::now();
     loop {
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => return,
+            () = tokio::time::sleep(pace()) => {}
+        }
         let now = start.elapsed();
-        let Step::Idle { wake_at } = writer.step(now) else {
-            tokio::task::yield_now().await;
-            continue;
-        };
+        let Step::Idle { wake_at } = writer.step(now) else { continue };
         let wait = wake_at.map_or(Duration::MAX, |at| at.saturating_sub(now));
         tokio::select! {
             biased;

@@ -102,8 +102,8 @@ impl Client {
         Admin::new(Arc::clone(&self.inner))
     }
 
-    /// Closes the connection at once, under everything that uses it, and waits until the server was
-    /// told. Close publishers first.
+    /// Closes the connection at once, under everything that uses it, and waits a moment for the
+    /// server to be told. Close publishers first.
     pub async fn close(self) {
         self.inner.link.close().await;
     }

@@ -15,6 +15,10 @@ use crate::dial::Dial;
 use crate::options::ClientOptions;
 use crate::session::{ControlStream, Session};
 
+/// Time for the last packet to be sent. Waiting for all that QUIC does after it would hold up a short
+/// command for longer than its work.
+const CLOSE_LINGER: Duration = Duration::from_millis(20);
+
 #[derive(Clone, Debug)]
 enum LinkState {
     Up(Arc<Session>),
@@ -97,7 +101,7 @@ impl Link {
         }
     }
 
-    /// Closes the connection and waits until the server was told.
+    /// Closes the connection, and gives the word to the server time to leave this process.
     pub(crate) async fn close(&self) {
         self.stop.cancel();
         let session = match &*self.state.borrow() {
@@ -106,7 +110,7 @@ impl Link {
         };
         if let Some(session) = session {
             session.connection.close(None, "");
-            session.connection.wait_drained().await;
+            drop(tokio::time::timeout(CLOSE_LINGER, session.connection.wait_drained()).await);
         }
     }
 }

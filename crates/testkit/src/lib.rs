@@ -1,11 +1,13 @@
 //! What the suites share: a node of the real parts in this process, and clients for it.
 #![allow(clippy::expect_used, reason = "a test that cannot go on says where")]
 
+pub mod sim;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use railgun_broker::{Broker, BrokerSpec, Seams};
+use railgun_broker::{Broker, BrokerSpec, Clock, Seams};
 use railgun_client::{Client, ClientOptions};
 use railgun_cold::{Bucket, BucketOptions};
 use railgun_net::tls::DevCa;
@@ -25,6 +27,10 @@ pub struct TestNode {
 pub struct NodeOptions {
     /// The bucket; a directory beside the data if absent.
     pub bucket_url: Option<String>,
+    /// The bucket, opened already: one that fails, or is shared with the test.
+    pub bucket: Option<Bucket>,
+    /// The wall clock; the system's if absent.
+    pub clock: Option<Arc<dyn Clock>>,
     /// Data shards.
     pub shards: u32,
     /// Log bytes of all shards together.
@@ -37,6 +43,8 @@ impl Default for NodeOptions {
     fn default() -> Self {
         Self {
             bucket_url: None,
+            bucket: None,
+            clock: None,
             shards: 2,
             hot_max_bytes: 1 << 30,
             max_time_to_cold: Duration::from_secs(600),
@@ -61,11 +69,16 @@ impl TestNode {
         std::fs::create_dir_all(&data_dir).expect("a data directory");
         let ca = DevCa::load_or_create(&data_dir).expect("a certificate authority");
         let tls = ca.issue(&["localhost".into(), "127.0.0.1".into()]).expect("a certificate");
-        let bucket = format!("file://{}", dir.path().join("bucket").display());
-        let url = options.bucket_url.unwrap_or(bucket);
+        let beside = format!("file://{}", dir.path().join("bucket").display());
+        let url = options.bucket_url.unwrap_or(beside);
+        let open = || Bucket::open(&url, &BucketOptions::new(1)).expect("a bucket");
+        let mut seams = Seams::real(&data_dir).expect("a data directory");
+        if let Some(clock) = options.clock {
+            seams.clock = clock;
+        }
         let broker = Broker::start(BrokerSpec {
-            seams: Seams::real(&data_dir).expect("a data directory"),
-            bucket: Bucket::open(&url, &BucketOptions::new(1)).expect("a bucket"),
+            seams,
+            bucket: options.bucket.unwrap_or_else(open),
             listen: Box::new(move || {
                 Endpoint::bind(ListenSpec::new(([127, 0, 0, 1], 0).into(), tls))
             }),
@@ -88,6 +101,13 @@ impl TestNode {
         Self::start_in(dir, options).await
     }
 
+    /// Drops the node, with whatever it was doing, and starts it again on the same data.
+    pub async fn crash(self, options: NodeOptions) -> Self {
+        let Self { dir, broker, .. } = self;
+        drop(broker);
+        Self::start_in(dir, options).await
+    }
+
     /// The running broker.
     pub fn broker(&self) -> &Broker {
         &self.broker
@@ -106,6 +126,11 @@ impl TestNode {
     /// A directory that lives as long as the node's data.
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// The certificate authority that clients trust, as PEM.
+    pub fn ca_pem(&self) -> &str {
+        &self.ca
     }
 
     /// A client of this node.

@@ -26,7 +26,7 @@ use crate::identity::{Identity, IdentityError};
 use crate::offload::{OffloadSpec, Reclaimer};
 use crate::seams::{RunningLog, Seams};
 use crate::session::{self, SessionContext};
-use crate::shard::Extent;
+use crate::shard::{Extent, ShardFigures};
 use crate::streams::{ShardOnNode, Streams};
 use starter::{Replica, Starter};
 
@@ -131,7 +131,8 @@ pub enum StartError {
     Bind(#[from] BindError),
 }
 
-/// A running node.
+/// A running node. Dropping it ends everything at once, as a crash of the process would; use
+/// [`shutdown`](Self::shutdown) where clients should be answered first.
 #[derive(Debug)]
 pub struct Broker {
     cluster: ClusterUid,
@@ -159,7 +160,8 @@ impl Broker {
         let cancel = CancellationToken::new();
         let on_failure = cancel.clone().drop_guard();
         let (actors, sessions) = (TaskTracker::new(), TaskTracker::new());
-        let Seams { disk, log_driver, pool, clock, entropy } = spec.seams;
+        let planted = spec.seams.planted();
+        let Seams { disk, log_driver, pool, clock, entropy, .. } = spec.seams;
         // The writer locks the disk: a second process stops here.
         let log = log_driver.start(Arc::clone(&disk), &actors, cancel.clone())?;
         let bucket = spec.bucket;
@@ -195,7 +197,7 @@ impl Broker {
         for shard in settings.data_shards() {
             let (handle, raft) = starter.shard(shard, &settings).await?;
             let hot_bytes_max = settings.hot_bytes_per_shard();
-            let reclaimer = Reclaimer { shard: handle.clone(), raft, hot_bytes_max };
+            let reclaimer = Reclaimer { shard: handle.clone(), raft, hot_bytes_max, planted };
             let offload = OffloadSpec {
                 cluster: settings.cluster,
                 shard: handle.clone(),
@@ -271,6 +273,12 @@ impl Broker {
         self.ready.subscribe()
     }
 
+    /// The figures of every data shard, in order.
+    #[must_use]
+    pub fn figures(&self) -> Vec<ShardFigures> {
+        self.shards.values().map(|shard| shard.handle.figures()).collect()
+    }
+
     /// Resolves when a shard has died on this node, with its reason: the process must end. Cancel
     /// safe.
     pub async fn failed(&self) -> Failure {
@@ -325,6 +333,13 @@ async fn tell_of_others(bucket: &Bucket, own: ClusterUid) {
             "the bucket also holds cluster {cluster}; read it with `railgun replay {url} --cluster \
              {cluster} --stream NAME`"
         );
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.stopping.cancel();
+        self.cancel.cancel();
     }
 }
 

@@ -153,8 +153,9 @@ impl Starter {
             }
             Err(error) => return Err(StartError::Restore { shard, reason: error.to_string() }),
         };
-        // Files may have gone since the checkpoint was written.
-        restored.state.trim_index_below(files.log.first_file_index().unwrap_or(0));
+        // Files may have gone since the checkpoint was written; none at all holds an entry if the
+        // node died right after they went.
+        restored.state.trim_index_below(files.log.first_file_index().unwrap_or(u64::MAX));
         let applied = applied(restored.state.applied(), &restored.membership);
         let (outcomes, ends) = shard::ends();
         let host = HostSpec {

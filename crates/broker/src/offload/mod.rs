@@ -20,6 +20,7 @@ use railgun_types::{ClusterUid, Timestamp};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::builtin_bug::BuiltinBug;
 use crate::clock::Clock;
 use crate::seams::{PoolStopped, run_on};
 use crate::shard::{OffloadStatus, PlanPart, ProposeFailure, ShardGone, ShardHandle};
@@ -210,10 +211,13 @@ impl Offloader {
             parts: encoded.parts.iter().map(committed_part).collect(),
         };
         tracing::debug!(%shard, %key, bytes = info.bytes, "uploaded");
-        match self.propose(SegmentCommand::Commit(commit)).await? {
-            Outcome::Committed(result) => Ok(result?),
-            _ => Ok(()),
+        if let Outcome::Committed(result) = self.propose(SegmentCommand::Commit(commit)).await? {
+            result?;
         }
+        if self.spec.reclaimer.planted.is(BuiltinBug::DeleteBeforeMirrored) {
+            self.spec.reclaimer.reclaim(id.seal_index).await?;
+        }
+        Ok(())
     }
 
     async fn mirror(&mut self, file: &ManifestFile) -> Result<(), OffloadError> {

@@ -4,6 +4,7 @@
 use railgun_log::{LogError, ShardLog};
 use railgun_raft::{PromoteError, RaftShard, SnapshotError};
 
+use crate::builtin_bug::{BuiltinBug, Planted};
 use crate::shard::{ShardGone, ShardHandle};
 
 /// Why space could not be given back.
@@ -26,6 +27,7 @@ pub(crate) struct Reclaimer {
     pub(crate) raft: RaftShard,
     /// Bytes of log files that may stay as a cache of what is in the bucket.
     pub(crate) hot_bytes_max: u64,
+    pub(crate) planted: Planted,
 }
 
 impl Reclaimer {
@@ -67,6 +69,7 @@ impl Reclaimer {
 
     /// Promotes the newest checkpoint at or below `floor`; returns the last index Raft has given up.
     async fn purge(&self, floor: u64) -> Result<Option<u64>, ReclaimError> {
+        let floor = if self.planted.is(BuiltinBug::PurgeAboveFloor) { u64::MAX } else { floor };
         let promoted = match self.raft.promote_snapshot(floor).await {
             Ok(promoted) => promoted,
             Err(PromoteError::Source(SnapshotError::NoCheckpoint { .. })) => return Ok(None),

@@ -65,6 +65,11 @@ impl EntryReplies {
         }
     }
 
+    /// Requests in it.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub(crate) fn failed(self, failure: AppendFailure) {
         for request in self.0 {
             drop(request.reply.send(Err(failure)));

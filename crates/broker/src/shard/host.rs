@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use railgun_core::command::{Command, CommandBody};
-use railgun_core::shard::{Outcome, Restored, ShardState};
+use railgun_core::shard::{AppendRefusal, Appended, Outcome, Restored, ShardState};
 use railgun_log::{EntryId, ShardLog};
 use railgun_raft::{Outcome as RaftOutcome, RaftShard, ReadPool};
 use railgun_types::{Offset, ShardId, StartPosition, StreamUid};
@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::appender::{Appender, EntryReplies};
 use super::budget::{self, Admission};
+use super::figures::ShardFigures;
 use super::machine::{CommittedEntry, EntryContent};
 use super::pipeline::{Ends, Pipeline};
 use super::query::{
@@ -123,6 +124,8 @@ struct Host {
     mirror_waits: Vec<(Extent, oneshot::Sender<()>)>,
     offload: watch::Sender<u64>,
     offload_error: Option<String>,
+    figures: ShardFigures,
+    published: watch::Sender<ShardFigures>,
     /// The newest membership, for checkpoints.
     membership: Bytes,
     checkpoints: Schedule,
@@ -141,12 +144,19 @@ impl HostSpec {
     ) -> (ShardHandle, mpsc::Sender<Message>) {
         let (to, from) = mpsc::channel(QUEUE);
         let (offload, offload_watch) = watch::channel(0);
+        let figures = ShardFigures {
+            shard: self.shard,
+            hot_bytes_max: self.hot_bytes_max,
+            ..ShardFigures::default()
+        };
+        let (published, figures_watch) = watch::channel(figures);
         let handle = ShardHandle {
             id: self.shard,
             to: to.clone(),
             queue_bytes: Arc::new(Semaphore::new(QUEUE_BYTES)),
             log: self.log.clone(),
             offload: offload_watch,
+            figures: figures_watch,
         };
         let restored = self.restored.state.applied().map(|at| at.index);
         let (store, log) = (self.checkpoints, self.log.clone());
@@ -166,6 +176,8 @@ impl HostSpec {
             mirror_waits: Vec::new(),
             offload,
             offload_error: None,
+            figures,
+            published,
         };
         tasks.spawn(host.run(from, cancel));
         (handle, to)
@@ -194,6 +206,7 @@ impl Host {
             }
             self.propose_waiting().await;
             self.write_checkpoint();
+            self.publish_figures();
         }
     }
 
@@ -279,7 +292,9 @@ impl Host {
             }
             let waiter = entry.ticket.and_then(|ticket| self.pipeline.applied(ticket));
             match (waiter, outcome) {
-                (Some(Waiter::Append(replies)), Outcome::Appended(results)) => {
+                (waiter, Outcome::Appended(results)) => {
+                    self.count(&command, &results);
+                    let Some(Waiter::Append(replies)) = waiter else { continue };
                     self.appender.entry_ended();
                     replies.applied(results);
                 }
@@ -357,7 +372,7 @@ impl Host {
     async fn propose_waiting(&mut self) {
         while self.appender.has_entry() {
             if self.log.state().disk_full {
-                return self.appender.drain().failed(AppendFailure::DiskFull);
+                return self.refuse_waiting(AppendFailure::DiskFull);
             }
             match budget::admission(self.hot_bytes(), self.hot_bytes_max) {
                 Admission::Free => {}
@@ -369,10 +384,29 @@ impl Host {
                     self.slowed_until = Some(now + pause);
                 }
                 Admission::Refused => {
-                    return self.appender.drain().failed(AppendFailure::HotTierFull);
+                    return self.refuse_waiting(AppendFailure::HotTierFull);
                 }
             }
             self.propose_entry().await;
+        }
+    }
+
+    fn refuse_waiting(&mut self, failure: AppendFailure) {
+        let refused = self.appender.drain();
+        self.figures.refused_total += refused.len() as u64;
+        refused.failed(failure);
+    }
+
+    fn count(&mut self, command: &Command, results: &[Result<Appended, AppendRefusal>]) {
+        let CommandBody::Append(items) = &command.body else { return };
+        self.figures.entries_total += 1;
+        for (item, result) in items.iter().zip(results) {
+            if let Ok(appended) = result
+                && !appended.repeated
+            {
+                self.figures.records_total += u64::from(appended.count);
+                self.figures.record_bytes_total += item.batch.body_bytes() as u64;
+            }
         }
     }
 
@@ -401,6 +435,14 @@ impl Host {
                 to.send(Message::Checkpointed(written)).await.ok();
             }
         });
+    }
+
+    fn publish_figures(&mut self) {
+        self.figures.update(&self.state);
+        self.figures.hot_bytes = self.hot_bytes();
+        self.figures.serving = self.pipeline.leader().serving;
+        self.figures.offload_failing = self.offload_error.is_some();
+        self.published.send_replace(self.figures);
     }
 
     fn on_checkpointed(&mut self, written: &Written) {

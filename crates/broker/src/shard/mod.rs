@@ -2,6 +2,7 @@
 
 mod appender;
 mod budget;
+mod figures;
 mod host;
 mod machine;
 mod pipeline;
@@ -16,6 +17,7 @@ use railgun_types::{ShardId, StartPosition, StreamUid};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 pub(crate) use appender::{AppendFailure, AppendRequest, AppendResult};
+pub use figures::ShardFigures;
 pub(crate) use host::{Extent, HostSpec, Message};
 pub(crate) use machine::{CommittedEntry, EntryContent, Handover};
 pub(crate) use pipeline::{Ends, Pipeline, ProposeFailure, ends};
@@ -41,6 +43,7 @@ pub(crate) struct ShardHandle {
     log: ShardLog,
     /// Raised whenever there may be something to upload.
     offload: watch::Receiver<u64>,
+    figures: watch::Receiver<ShardFigures>,
 }
 
 impl ShardHandle {
@@ -136,6 +139,11 @@ impl ShardHandle {
     /// Follows whether there may be something to upload.
     pub(crate) fn offload_watch(&self) -> watch::Receiver<u64> {
         self.offload.clone()
+    }
+
+    /// The shard's figures, at most a batch of messages old.
+    pub(crate) fn figures(&self) -> ShardFigures {
+        *self.figures.borrow()
     }
 
     async fn ask<T>(

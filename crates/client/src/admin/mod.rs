@@ -21,6 +21,8 @@ use crate::client::ClientInner;
 use crate::connect_error::StreamLost;
 use crate::session::expect;
 
+/// Time that a server gets to end a stream whose call it has answered.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time that a server gets to answer beyond what a seal was given.
 const SEAL_SLACK: Duration = Duration::from_secs(5);
 
@@ -195,9 +197,13 @@ impl Admin {
             let request = v1::AdminRequest { id: 1, call: Some(call.clone()) };
             let mut sent = false;
             let asking = async {
-                let (_writer, mut reader) = session.open(&request).await?;
+                let (mut writer, mut reader) = session.open(&request).await?;
                 sent = true;
-                expect::<v1::AdminResponse>(&mut reader).await
+                let response = expect::<v1::AdminResponse>(&mut reader).await?;
+                // The server has room for the next call when it has ended this one's stream.
+                writer.finish();
+                drop(tokio::time::timeout(END_TIMEOUT, reader.next()).await);
+                Ok(response)
             };
             let asked = tokio::time::timeout_at(deadline, asking).await;
             let failure = match asked {

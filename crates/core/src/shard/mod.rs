@@ -264,6 +264,12 @@ impl ShardState {
         self.streams.iter().filter(|(_, s)| !s.is_deleted()).map(|(uid, s)| (*uid, s))
     }
 
+    /// Streams and tombstones.
+    #[must_use]
+    pub fn stream_count(&self) -> usize {
+        self.streams.len()
+    }
+
     /// Log time of the last entry.
     #[must_use]
     pub fn log_time(&self) -> Timestamp {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use quinn::VarInt;
-use tokio::sync::watch;
+use tokio::sync::SetOnce;
 
 use super::pipe::{PipeReader, PipeWriter, pipe};
 use crate::close_code;
@@ -25,10 +25,11 @@ enum End {
     Cut,
 }
 
-/// What both sides share: whether the connection lives. The first end counts.
+/// What both sides share: whether the connection lives. The first end counts. Those who wait for it
+/// learn of it in the order of their waiting, which tokio's watch does not promise.
 #[derive(Debug)]
 pub(super) struct Link {
-    end: watch::Sender<Option<End>>,
+    end: SetOnce<End>,
 }
 
 impl Link {
@@ -42,16 +43,11 @@ impl Link {
     }
 
     fn end_with(&self, end: End) {
-        self.end.send_if_modified(|now| {
-            let first = now.is_none();
-            now.get_or_insert(end);
-            first
-        });
+        self.end.set(end).ok();
     }
 
     pub(super) async fn ended(&self) {
-        // The sender lives as long as `self`.
-        let _ = self.end.subscribe().wait_for(Option::is_some).await;
+        self.end.wait().await;
     }
 }
 
@@ -64,14 +60,13 @@ pub(super) struct View {
 
 impl View {
     pub(super) async fn lost(&self) -> ConnectionLost {
-        let mut end = self.link.end.subscribe();
-        match end.wait_for(Option::is_some).await.as_deref() {
-            Ok(Some(End::Closed { by, .. })) if *by == self.side => ConnectionLost::ClosedLocally,
-            Ok(Some(End::Closed { code, reason, .. })) => ConnectionLost::ClosedByPeer {
+        match self.link.end.wait().await {
+            End::Closed { by, .. } if *by == self.side => ConnectionLost::ClosedLocally,
+            End::Closed { code, reason, .. } => ConnectionLost::ClosedByPeer {
                 code: close_code::from_wire(*code),
                 reason: reason.clone(),
             },
-            Ok(Some(End::Cut) | None) | Err(_) => ConnectionLost::TimedOut,
+            End::Cut => ConnectionLost::TimedOut,
         }
     }
 }
@@ -107,7 +102,7 @@ pub(super) fn pair(
     dialling_addr: SocketAddr,
     accepting_addr: SocketAddr,
 ) -> (Arc<Link>, MemoryConnection, MemoryConnection) {
-    let link = Arc::new(Link { end: watch::Sender::new(None) });
+    let link = Arc::new(Link { end: SetOnce::new() });
     let (queue, streams) = async_channel::bounded(STREAMS_MAX as usize);
     let side = |side, peer_addr, streams| MemoryConnection {
         hold: Arc::new(Hold(View { link: Arc::clone(&link), side })),

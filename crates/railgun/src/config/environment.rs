@@ -56,6 +56,7 @@ fn set_text(layer: &mut Layer, key: &str, text: &str) -> Result<(), String> {
             layer.auth.tokens = Some(text.split(',').map(parse).collect::<Result<_, _>>()?);
         }
         "hot.max_bytes" => layer.hot.max_bytes = Some(parse(text)?),
+        "hot.file_bytes" => layer.hot.file_bytes = Some(parse(text)?),
         "shards.count" => layer.shards.count = Some(parse(text)?),
         "cold.max_time_to_cold" => layer.cold.max_time_to_cold = Some(parse(text)?),
         "log.format" => layer.log.format = Some(parse(text)?),
@@ -95,7 +96,7 @@ mod tests {
                 "RAILGUN_LISTEN" | "RAILGUN_HTTP" => "127.0.0.1:9",
                 "RAILGUN_AUTH_TOKENS" => return Some(format!("{hash}, {hash}").into()),
                 "RAILGUN_SHARDS_COUNT" => "3",
-                "RAILGUN_HOT_MAX_BYTES" => "64MiB",
+                "RAILGUN_HOT_MAX_BYTES" | "RAILGUN_HOT_FILE_BYTES" => "64MiB",
                 "RAILGUN_COLD_MAX_TIME_TO_COLD" => "1m",
                 "RAILGUN_LOG_FORMAT" => "json",
                 name if name.starts_with("RAILGUN_") => "x",

@@ -11,7 +11,7 @@ use super::{
 
 /// Every key a configuration may hold, in the order they are shown. The environment variable of a
 /// key is `RAILGUN_` and the key in capitals, dots as underscores.
-pub(crate) const KEYS: [&str; 12] = [
+pub(crate) const KEYS: [&str; 13] = [
     "data_dir",
     "bucket",
     "listen",
@@ -20,6 +20,7 @@ pub(crate) const KEYS: [&str; 12] = [
     "tls.key",
     "auth.tokens",
     "hot.max_bytes",
+    "hot.file_bytes",
     "shards.count",
     "cold.max_time_to_cold",
     "log.format",
@@ -59,6 +60,7 @@ pub(crate) struct AuthLayer {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct HotLayer {
     pub(crate) max_bytes: Option<ByteSize>,
+    pub(crate) file_bytes: Option<ByteSize>,
 }
 
 #[derive(Debug, Default, Deserialize)]

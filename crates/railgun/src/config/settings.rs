@@ -25,7 +25,9 @@ pub(crate) const PORT: u16 = 7410;
 pub(crate) const HTTP_PORT: u16 = 7411;
 
 const MIB: u64 = 1 << 20;
-const HOT_BYTES_MIN: ByteSize = ByteSize(64 * MIB);
+const HOT_FILE_BYTES: ByteSize = ByteSize(64 * MIB);
+const HOT_FILE_BYTES_MIN: ByteSize = ByteSize(MIB);
+const HOT_FILE_BYTES_MAX: ByteSize = ByteSize(1024 * MIB);
 const HOT_BYTES_DEFAULT_MAX: ByteSize = ByteSize(10 * 1024 * MIB);
 const SHARDS_MAX: u32 = 64;
 const SHARDS_DEFAULT_MAX: usize = 8;
@@ -77,6 +79,7 @@ pub(crate) struct Settings {
     pub(crate) tls_key: Option<Sourced<PathBuf>>,
     pub(crate) tokens: Sourced<Vec<TokenHash>>,
     pub(crate) hot_max_bytes: Sourced<ByteSize>,
+    pub(crate) hot_file_bytes: Sourced<ByteSize>,
     pub(crate) shards: Sourced<u32>,
     pub(crate) max_time_to_cold: Sourced<TimeSpan>,
     pub(crate) log_format: Sourced<LogFormat>,
@@ -145,6 +148,7 @@ impl Settings {
         let bucket = layers.take(|layer| &mut layer.bucket);
         let bucket = or_dev(bucket, dev, || directory_url(&data_dir.value.join("bucket")))
             .ok_or(SettingsError::Missing { key: "bucket", flag: "bucket" })?;
+        let hot_file_bytes = layers.or(|layer| &mut layer.hot.file_bytes, || HOT_FILE_BYTES);
         let settings = Self {
             dev,
             config: args.config.clone(),
@@ -155,7 +159,10 @@ impl Settings {
             tls_key: layers.take(|layer| &mut layer.tls.key),
             tokens: layers.or(|layer| &mut layer.auth.tokens, Vec::new),
             hot_max_bytes: layers
-                .or(|layer| &mut layer.hot.max_bytes, || hot_max_bytes(machine, &data_dir.value)),
+                .or(|layer| &mut layer.hot.max_bytes, || {
+                hot_max_bytes(machine, &data_dir.value, hot_file_bytes.value)
+            }),
+            hot_file_bytes,
             shards: layers.or(|layer| &mut layer.shards.count, || shards(machine)),
             max_time_to_cold: layers.or(|layer| &mut layer.cold.max_time_to_cold, || TIME_TO_COLD),
             log_format: layers.or(|layer| &mut layer.log.format, || LogFormat::Pretty),
@@ -180,7 +187,9 @@ impl Settings {
             let [value, min, max] = [value, min, max].map(|bytes: ByteSize| bytes.to_string());
             Err(SettingsError::OutOfRange { key, value, min, max })
         };
-        within("hot.max_bytes", self.hot_max_bytes.value, HOT_BYTES_MIN, ByteSize(1 << 60))?;
+        let file_bytes = self.hot_file_bytes.value;
+        within("hot.file_bytes", file_bytes, HOT_FILE_BYTES_MIN, HOT_FILE_BYTES_MAX)?;
+        within("hot.max_bytes", self.hot_max_bytes.value, file_bytes, ByteSize(1 << 60))?;
         let time_to_cold = self.max_time_to_cold.value;
         if !(TIME_TO_COLD_MIN..=TIME_TO_COLD_MAX).contains(&time_to_cold) {
             return Err(SettingsError::OutOfRange {
@@ -262,10 +271,10 @@ fn loopback(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }
 
-/// DESIGN §1.7: a fifth of the disk, at most 10 GiB.
-fn hot_max_bytes(machine: Machine, data_dir: &Path) -> ByteSize {
+/// DESIGN §1.7: a fifth of the disk, at most 10 GiB, at least a log file.
+fn hot_max_bytes(machine: Machine, data_dir: &Path, file_bytes: ByteSize) -> ByteSize {
     let fifth = (machine.disk_bytes)(data_dir).map(|bytes| ByteSize(bytes / 5 / MIB * MIB));
-    fifth.unwrap_or(HOT_BYTES_DEFAULT_MAX).clamp(HOT_BYTES_MIN, HOT_BYTES_DEFAULT_MAX)
+    fifth.unwrap_or(HOT_BYTES_DEFAULT_MAX).min(HOT_BYTES_DEFAULT_MAX).max(file_bytes)
 }
 
 /// DESIGN §1.2: one shard a core, at most 8.

@@ -50,6 +50,7 @@ fn rows(settings: &Settings) -> Vec<Row> {
         Row { key: "tls.key", value: settings.tls_key.as_ref().map(path) },
         row("auth.tokens", &settings.tokens, |_| format!("[{tokens}]")),
         row("hot.max_bytes", &settings.hot_max_bytes, text),
+        row("hot.file_bytes", &settings.hot_file_bytes, text),
         row("shards.count", &settings.shards, u32::to_string),
         row("cold.max_time_to_cold", &settings.max_time_to_cold, text),
         row("log.format", &settings.log_format, |format| text(format.name())),

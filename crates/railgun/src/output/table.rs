@@ -2,7 +2,8 @@
 
 use std::io::{self, Write as _};
 
-use serde_json::{Map, Value};
+use serde::{Serialize, Serializer};
+use serde_json::Value;
 
 use crate::exit::{CommandResult, Exit, Failure};
 
@@ -42,7 +43,7 @@ impl Listing {
     pub(crate) fn print_one(self, thing: &Fields) -> CommandResult {
         print(&match self.output {
             ListFormat::Table => thing.to_text(),
-            ListFormat::Json => format!("{:#}\n", Value::Object(thing.0.clone())),
+            ListFormat::Json => to_json(thing),
         })
     }
 }
@@ -65,18 +66,30 @@ pub(crate) fn or_closed(written: io::Result<()>) -> CommandResult {
 
 /// Fields of one thing, in order.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Fields(Map<String, Value>);
+pub(crate) struct Fields(Vec<(String, Value)>);
+
+impl Serialize for Fields {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
+}
+
+fn to_json(value: &impl Serialize) -> String {
+    // Neither fails to be written nor has keys that are no strings.
+    let text = serde_json::to_string_pretty(value).unwrap_or_default();
+    format!("{text}\n")
+}
 
 impl Fields {
     /// Adds a field.
     pub(crate) fn field(mut self, name: &str, value: impl Into<Value>) -> Self {
-        self.0.insert(name.to_owned(), value.into());
+        self.0.push((name.to_owned(), value.into()));
         self
     }
 
     fn to_text(&self) -> String {
-        let width = self.0.keys().map(String::len).max().unwrap_or(0);
-        let line = |(name, value): (&String, &Value)| format!("{name:<width$}  {}\n", plain(value));
+        let width = self.0.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        let line = |(name, value): &(String, Value)| format!("{name:<width$}  {}\n", plain(value));
         self.0.iter().map(line).collect()
     }
 }
@@ -129,11 +142,11 @@ impl Table {
     }
 
     fn to_json(&self) -> String {
+        let name = |name: &&str| name.replace(' ', "_");
         let object = |row: &Vec<Value>| {
-            let names = self.columns.iter().map(|name| name.replace(' ', "_"));
-            Value::Object(names.zip(row.iter().cloned()).collect())
+            Fields(self.columns.iter().map(name).zip(row.iter().cloned()).collect())
         };
-        format!("{:#}\n", Value::Array(self.rows.iter().map(object).collect()))
+        to_json(&self.rows.iter().map(object).collect::<Vec<_>>())
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use railgun_broker::Broker;
-use railgun_http::{MetricsSource, Samples};
+use railgun_broker::{Broker, ShardFigures};
+use railgun_http::{MetricKind, MetricsSource, Samples};
 use tokio::sync::watch;
 
 /// Reads the broker's own snapshot at each scrape; says nothing before there is a broker.
@@ -23,10 +23,63 @@ impl NodeFigures {
 impl MetricsSource for NodeFigures {
     fn collect(&self, samples: &mut Samples) {
         let broker = self.broker.borrow().clone();
-        samples.gauge(
-            "railgun_up",
-            "Whether the broker has started",
-            if broker.is_some() { 1.0 } else { 0.0 },
-        );
+        let up = if broker.is_some() { 1.0 } else { 0.0 };
+        samples.gauge("railgun_up", "Whether the broker has started", up);
+        if let Some(broker) = broker {
+            shards(samples, &broker.figures());
+        }
     }
+}
+
+/// One family per figure, one point per shard.
+fn shards(samples: &mut Samples, shards: &[ShardFigures]) {
+    let mut family = |kind, name, help, value: fn(&ShardFigures) -> f64| {
+        let label = |shard: &ShardFigures| vec![("shard", shard.shard.to_string())];
+        samples.family(kind, name, help, shards.iter().map(|shard| (label(shard), value(shard))));
+    };
+    use MetricKind::{Counter, Gauge};
+    family(Gauge, "railgun_shard_serving", "Whether this node leads the shard", |s| {
+        f64::from(u8::from(s.serving))
+    });
+    family(Gauge, "railgun_shard_applied_index", "Log index applied", |s| s.applied as f64);
+    family(
+        Gauge,
+        "railgun_shard_floor_index",
+        "Log index at and below which everything is in the bucket",
+        |s| s.floor as f64,
+    );
+    family(Gauge, "railgun_shard_hot_bytes", "Log bytes above the floor", |s| s.hot_bytes as f64);
+    family(Gauge, "railgun_shard_hot_bytes_max", "Hot budget of the shard", |s| {
+        s.hot_bytes_max as f64
+    });
+    family(
+        Gauge,
+        "railgun_shard_waiting_bytes",
+        "Record bytes that are not in the bucket yet",
+        |s| (s.waiting.open + s.waiting.closed + s.waiting.planned) as f64,
+    );
+    family(Gauge, "railgun_shard_log_time_seconds", "Log time of the last entry", |s| {
+        s.log_time.0 as f64 / 1e6
+    });
+    family(Gauge, "railgun_shard_streams", "Streams, tombstones included", |s| s.streams as f64);
+    family(Gauge, "railgun_shard_producers", "Producers whose results are kept", |s| {
+        s.producers as f64
+    });
+    family(Gauge, "railgun_shard_objects", "Objects in the bucket", |s| s.objects as f64);
+    family(Gauge, "railgun_shard_offload_failing", "Whether uploads fail now", |s| {
+        f64::from(u8::from(s.offload_failing))
+    });
+    family(Counter, "railgun_shard_entries", "Log entries with records applied", |s| {
+        s.entries_total as f64
+    });
+    family(Counter, "railgun_shard_records", "Records appended", |s| s.records_total as f64);
+    family(Counter, "railgun_shard_record_bytes", "Encoded bytes of records appended", |s| {
+        s.record_bytes_total as f64
+    });
+    family(
+        Counter,
+        "railgun_shard_appends_refused",
+        "Append requests refused by the hot budget or a full disk",
+        |s| s.refused_total as f64,
+    );
 }

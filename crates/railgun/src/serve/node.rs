@@ -28,7 +28,9 @@ pub(crate) enum StartNodeError {
 ///
 /// [`StartNodeError`]. Dropping the future leaves the data directory as a crash would.
 pub(crate) async fn start(settings: &Settings, tls: ServerTls) -> Result<Broker, StartNodeError> {
-    let seams = Seams::real(&settings.data_dir.value).map_err(StartNodeError::DataDir)?;
+    let seams = Seams::real(&settings.data_dir.value)
+        .map_err(StartNodeError::DataDir)?
+        .with_log_file_bytes(settings.hot_file_bytes.value.0);
     let seed = u64::from_le_bytes(seams.entropy.uid()[..8].try_into().unwrap_or_default());
     let bucket = Bucket::open(&settings.bucket.value, &BucketOptions::new(seed))?;
     let listen = settings.listen.value;

@@ -321,6 +321,9 @@ fn an_unknown_outcome_takes_another_producer_before_anything_follows() {
     // The sequence of a message whose fate is unknown may be in use: under it, the server would
     // answer a later message with the result of that one.
     let (mut rig, lane) = Rig::with_lane(true);
+    rig.push(lane, b"before");
+    rig.frame();
+    rig.answer(vec![published(0, 1)]);
     let (a, _) = rig.push(lane, b"a");
     rig.frame();
     rig.disconnect();

@@ -142,6 +142,7 @@ fn an_address_that_others_reach_needs_a_certificate_and_a_token() {
 fn values_out_of_range_are_refused_with_the_range() {
     for (name, value, message) in [
         ("RAILGUN_HOT_MAX_BYTES", "1MiB", "`hot.max_bytes` is 1 MiB, outside 64 MiB to"),
+        ("RAILGUN_HOT_FILE_BYTES", "1KiB", "`hot.file_bytes` is 1 KiB, outside 1 MiB to 1 GiB"),
         ("RAILGUN_SHARDS_COUNT", "0", "`shards.count` is 0, outside 1 to 64"),
         ("RAILGUN_COLD_MAX_TIME_TO_COLD", "25h", "is 25h, outside 1s to 24h"),
         ("RAILGUN_LOG_FILTER", "railgun=loud", "`log.filter` is `railgun=loud`"),

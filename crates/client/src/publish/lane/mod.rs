@@ -7,18 +7,20 @@
 //! collects the batches behind it, which the server refuses because of the gap. When none is in
 //! flight it goes on from the sequence the server expects.
 
+mod answers;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use railgun_proto::{WireError, v1};
+use railgun_proto::WireError;
 use railgun_types::batch::{BatchBuilder, RecordDraft};
 use railgun_types::limits::{BATCH_BYTES_DEFAULT, BATCH_RECORDS};
-use railgun_types::{ErrorCode, Offset, Retry, StreamName, StreamUid, Timestamp};
+use railgun_types::{ErrorCode, Retry, StreamName, StreamUid};
 use tokio::time::Instant;
 
-use super::error::{ProtocolError, PublishError, SendError};
+use super::error::{PublishError, SendError};
 use super::item::{BatchOptions, Completion, Item, OpenBatch};
-use super::outcome::{BatchFailure, BatchOutcome, BatchResult};
+use super::outcome::{BatchOutcome, BatchResult};
 
 /// Wait before a batch is repeated for which the server names no time.
 const RETRY_SOON: Duration = Duration::from_millis(20);
@@ -334,192 +336,6 @@ impl Lane {
         Some(item)
     }
 
-    // ---- answers
-
-    /// A batch of this lane, sent on this connection, is answered.
-    pub(crate) fn settle(
-        &mut self,
-        item: Item,
-        answer: v1::ItemResult,
-        now: Instant,
-        out: &mut Vec<Completion>,
-    ) -> Result<(), ProtocolError> {
-        let (published, records) = (answer.published, item.count);
-        if published > records || (published < records) == answer.error.is_none() {
-            self.requeue(Item { ambiguous: true, ..item }, now);
-            return Err(ProtocolError::PublishedCount { published, records });
-        }
-        let Some(error) = answer.error.map(WireError::from) else {
-            self.advance(&item);
-            self.published_records += u64::from(records);
-            out.push(item.complete(appended(
-                answer.base_offset,
-                answer.ts_us,
-                published,
-                answer.duplicates,
-                None,
-            )));
-            return Ok(());
-        };
-        if published > 0 {
-            // The first ones are in the stream, so the batch as a whole is not repeated.
-            self.advance(&item);
-            self.published_records += u64::from(published);
-            let failure = BatchFailure {
-                error: PublishError::Refused(error),
-                rest: PublishError::OrderBroken,
-            };
-            self.note_failure(&failure.error);
-            out.push(item.complete(appended(
-                answer.base_offset,
-                answer.ts_us,
-                published,
-                answer.duplicates,
-                Some(failure),
-            )));
-            self.after_failure(now, out);
-            return Ok(());
-        }
-        self.refused(item, error, now, out);
-        Ok(())
-    }
-
-    /// None of the batch's records was appended by this attempt.
-    fn refused(
-        &mut self,
-        mut item: Item,
-        error: WireError,
-        now: Instant,
-        out: &mut Vec<Completion>,
-    ) {
-        let behind = error.code == ErrorCode::OrderBroken || error.code == ErrorCode::SequenceGap;
-        if behind && matches!(self.phase, Phase::Broken | Phase::Dead(_)) {
-            return self.abandon(item, out);
-        }
-        if behind && matches!(self.phase, Phase::Rewinding { .. }) {
-            return self.requeue(item, now);
-        }
-        let mut delay = None;
-        if error.code == ErrorCode::Unknown {
-            item.ambiguous = true;
-            delay = Some(RETRY_SOON);
-        } else if error.code == ErrorCode::SequenceGap && !item.ambiguous {
-            // The server counts differently, as after a batch of which a part was refused.
-            self.server_next = error.actual.unwrap_or(self.server_next);
-            delay = Some(RETRY_SOON);
-        } else if error.code == ErrorCode::ProducerUnknown && !item.ambiguous {
-            // Everything before is answered: begin again (PQ-1).
-            self.server_next = 0;
-            delay = Some(Duration::ZERO);
-        } else if error.retry != Retry::Never {
-            delay = Some(retry_delay(error.retry));
-        }
-        let since = item.trying_since.unwrap_or(now);
-        if let Some(delay) = delay
-            && now.duration_since(since) < self.give_up_after
-        {
-            self.phase = match self.phase.clone() {
-                Phase::Flowing => Phase::Rewinding { until: now + delay },
-                Phase::Rewinding { until } => Phase::Rewinding { until: until.max(now + delay) },
-                // In flight while an earlier one failed for good.
-                Phase::Broken | Phase::Dead(_) => return self.abandon(item, out),
-            };
-            return self.requeue(item, now);
-        }
-        let error = if item.ambiguous {
-            PublishError::Unknown { reason: error.to_string() }
-        } else {
-            PublishError::Refused(error)
-        };
-        let first = error.clone();
-        let rest = match (&error, item.options.atomic) {
-            // The record that is refused takes those behind it with it (PS-2).
-            (PublishError::Refused(refusal), false) if refusal.record.is_some() => {
-                PublishError::OrderBroken
-            }
-            _ => first.clone(),
-        };
-        let failure = BatchFailure { error: first, rest };
-        self.tainted |= item.ambiguous;
-        self.note_failure(&error);
-        let result = BatchResult { failure: Some(failure), ..BatchResult::failed(error) };
-        out.push(item.complete(result));
-        self.after_failure(now, out);
-    }
-
-    /// The server's sequence has passed this batch.
-    fn advance(&mut self, item: &Item) {
-        let end = item.sequence.unwrap_or(0) + u64::from(item.count);
-        self.server_next = self.server_next.max(end);
-    }
-
-    /// A message failed for good.
-    fn after_failure(&mut self, now: Instant, out: &mut Vec<Completion>) {
-        match (&self.phase, self.ordered) {
-            (Phase::Broken | Phase::Dead(_) | Phase::Rewinding { .. }, false) => {}
-            // Those in flight are refused because of the gap; they are repeated behind it.
-            (Phase::Flowing, false) => self.phase = Phase::Rewinding { until: now },
-            (Phase::Dead(_), true) => {}
-            (_, true) => {
-                self.phase = Phase::Broken;
-                self.abandon_waiting(out);
-            }
-        }
-    }
-
-    /// Ends everything that waits.
-    fn abandon_waiting(&mut self, out: &mut Vec<Completion>) {
-        self.close_open();
-        self.waiting_bytes = 0;
-        let waiting: Vec<Item> = self.retry.drain(..).chain(self.closed.drain(..)).collect();
-        for item in waiting {
-            self.abandon(item, out);
-        }
-    }
-
-    /// Ends a batch behind one that failed.
-    fn abandon(&mut self, item: Item, out: &mut Vec<Completion>) {
-        let error = match &self.phase {
-            _ if item.ambiguous => {
-                let reason = "its connection was lost, and the publisher gave up".into();
-                PublishError::Unknown { reason }
-            }
-            Phase::Dead(error) => PublishError::Refused(error.clone()),
-            _ => PublishError::OrderBroken,
-        };
-        self.tainted |= item.ambiguous;
-        self.note_failure(&error);
-        out.push(item.complete(BatchResult::failed(error)));
-    }
-
-    /// Ends a batch that cannot be repeated, and what depends on it.
-    fn give_up(&mut self, item: Item, error: PublishError, out: &mut Vec<Completion>) {
-        self.tainted |= item.ambiguous;
-        self.note_failure(&error);
-        out.push(item.complete(BatchResult::failed(error)));
-        if self.ordered {
-            self.phase = Phase::Broken;
-            self.abandon_waiting(out);
-        }
-    }
-
-    fn note_failure(&mut self, error: &PublishError) {
-        self.failure.get_or_insert_with(|| error.clone());
-    }
-
-    /// The stream is gone: everything ends, and nothing is taken any more.
-    pub(crate) fn die(&mut self, error: WireError, out: &mut Vec<Completion>) {
-        self.phase = Phase::Dead(error);
-        self.abandon_waiting(out);
-    }
-
-    fn requeue(&mut self, mut item: Item, now: Instant) {
-        item.trying_since.get_or_insert(now);
-        self.waiting_bytes += item.parts.len();
-        let place = self.retry.partition_point(|other| other.order < item.order);
-        self.retry.insert(place, item);
-    }
-
     // ---- going on
 
     /// When a rewinding lane may go on, if only time is missing.
@@ -616,17 +432,4 @@ fn retry_delay(retry: Retry) -> Duration {
         Retry::Now | Retry::Never | Retry::OnNewLeader => RETRY_SOON,
         Retry::After(after) => after,
     }
-}
-
-fn appended(
-    base: u64,
-    ts_us: i64,
-    published: u32,
-    duplicates: Vec<v1::Duplicate>,
-    failure: Option<BatchFailure>,
-) -> BatchResult {
-    let mut duplicates: Vec<_> =
-        duplicates.into_iter().map(|d| (d.record, Offset(d.offset), Timestamp(d.ts_us))).collect();
-    duplicates.sort_unstable_by_key(|(record, ..)| *record);
-    BatchResult { base: Offset(base), ts: Timestamp(ts_us), published, duplicates, failure }
 }

@@ -1,0 +1,36 @@
+//! Bugs that a test can plant where the feature `builtin-bugs` is on, to show that the simulation
+//! catches them. Without the feature nothing can set one, and every check for one is constant false.
+
+/// See the module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BuiltinBug {
+    /// Raft gives up entries up to the newest checkpoint, whatever the cold floor.
+    PurgeAboveFloor,
+    /// Space is given back when an object is committed, before a manifest in the bucket names it.
+    DeleteBeforeMirrored,
+}
+
+/// The bug of this node, if it has one.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Planted {
+    #[cfg(feature = "builtin-bugs")]
+    bug: Option<BuiltinBug>,
+}
+
+impl Planted {
+    #[cfg(feature = "builtin-bugs")]
+    pub(crate) const fn new(bug: Option<BuiltinBug>) -> Self {
+        Self { bug }
+    }
+
+    #[cfg(feature = "builtin-bugs")]
+    pub(crate) fn is(self, bug: BuiltinBug) -> bool {
+        self.bug == Some(bug)
+    }
+
+    #[cfg(not(feature = "builtin-bugs"))]
+    pub(crate) const fn is(self, _: BuiltinBug) -> bool {
+        false
+    }
+}

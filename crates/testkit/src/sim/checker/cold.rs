@@ -1,0 +1,153 @@
+//! What lies in the bucket behind manifests. Objects never change, so each is read once.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::TryStreamExt;
+use object_store::ObjectStore;
+use railgun_cold::reader::{ColdPart, ColdReadError, ColdReader, ReaderOptions};
+use railgun_cold::{Bucket, manifest, owner};
+use railgun_core::manifest::{ColdRange, ShardManifest};
+use railgun_types::{Offset, StreamUid};
+
+use super::super::bucket::SimBucket;
+use super::super::history::{History, MessageId};
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Cold {
+    bucket: SimBucket,
+    fair: Bucket,
+    reader: ColdReader,
+    history: History,
+    /// Ranges that were read, by stream.
+    ranges: BTreeMap<StreamUid, Vec<ColdRange>>,
+    messages: BTreeSet<MessageId>,
+    /// Every object ever seen, with what tells one content from another.
+    objects: BTreeMap<String, (u64, Option<String>)>,
+}
+
+impl Cold {
+    pub(super) fn new(bucket: SimBucket, history: History) -> Self {
+        let fair = bucket.in_fair_weather();
+        let options = ReaderOptions { cache_bytes: 1 << 20, footer_bytes: 1 << 20 };
+        let reader = ColdReader::new(fair.clone(), &options);
+        Self {
+            bucket,
+            fair,
+            reader,
+            history,
+            ranges: BTreeMap::new(),
+            messages: BTreeSet::new(),
+            objects: BTreeMap::new(),
+        }
+    }
+
+    /// Messages in the bucket.
+    pub(super) fn messages(&self) -> impl Iterator<Item = MessageId> {
+        self.messages.iter().copied()
+    }
+
+    pub(super) fn end(&self, stream: StreamUid) -> Offset {
+        self.ranges.get(&stream).and_then(|r| r.last()).map_or(Offset(0), ColdRange::end)
+    }
+
+    /// Takes in what is new, and checks that nothing old has changed.
+    pub(super) async fn look(&mut self) {
+        self.check_objects().await;
+        if let Err(error) = self.load().await {
+            self.history.violated("I1", format_args!("manifests cannot be loaded: {error}"));
+        }
+    }
+
+    /// Keys are never overwritten or reused (I4), and nothing is deleted yet (I3, I6).
+    async fn check_objects(&mut self) {
+        let listed: Vec<_> =
+            self.bucket.store().list(None).try_collect().await.unwrap_or_default();
+        let now: BTreeMap<_, _> = listed
+            .into_iter()
+            .map(|object| (object.location.to_string(), (object.size, object.e_tag)))
+            .collect();
+        for (key, known) in &self.objects {
+            match now.get(key) {
+                None => self.history.violated("I3", format_args!("object {key} is gone")),
+                Some(found) if found != known => {
+                    self.history.violated("I4", format_args!("object {key} was overwritten"));
+                }
+                Some(_) => {}
+            }
+        }
+        self.objects = now;
+    }
+
+    async fn load(&mut self) -> Result<(), String> {
+        let text = |error: &dyn std::fmt::Display| error.to_string();
+        for cluster in owner::clusters(&self.fair).await.map_err(|e| text(&e))? {
+            let shards = manifest::list_shards(&self.fair, cluster).await.map_err(|e| text(&e))?;
+            for shard in shards {
+                let loaded = manifest::load(&self.fair, cluster, shard).await;
+                if let Some(loaded) = loaded.map_err(|e| text(&e))? {
+                    if let Some(warning) = loaded.warnings.first() {
+                        return Err(warning.to_string());
+                    }
+                    self.take(&loaded.manifest).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn take(&mut self, manifest: &ShardManifest) {
+        for (&stream, told) in &manifest.streams {
+            let known = self.ranges.entry(stream).or_default();
+            if told.ranges.len() < known.len() || told.ranges[..known.len()] != **known {
+                let how = format_args!("committed ranges of stream {stream} have changed");
+                self.history.violated("I3", how);
+                continue;
+            }
+            let fresh = told.ranges[known.len()..].to_vec();
+            let mut end = known.last().map_or(Offset(0), ColdRange::end);
+            for range in &fresh {
+                if range.base != end {
+                    let base = range.base;
+                    let how = format_args!("stream {stream} goes on at {base}, not at {end}");
+                    self.history.violated("I1", how);
+                }
+                end = range.end();
+            }
+            known.extend(fresh.iter().cloned());
+            for range in fresh {
+                let read = match ColdPart::new(manifest, stream, &range) {
+                    Some(part) => self.read(&part).await.map_err(|error| error.to_string()),
+                    None => Err("the manifest does not tell its object".to_owned()),
+                };
+                if let Err(error) = read {
+                    let how = format_args!("range {range:?} of {stream} cannot be read: {error}");
+                    self.history.violated("I2", how);
+                }
+            }
+        }
+    }
+
+    /// Every record of a range, each a message that was published there (I9).
+    async fn read(&mut self, part: &ColdPart) -> Result<(), ColdReadError> {
+        let mut next = part.range.base;
+        while next < part.range.end() {
+            for batch in self.reader.fetch(part, next).await?.batches(next, part.range.end()) {
+                let batch = batch?;
+                for (at, record) in batch.batch.records().enumerate() {
+                    let offset = batch.base.plus(at as u64);
+                    if offset != next {
+                        let how = format_args!("record {offset} came where {next} belongs");
+                        self.history.violated("I7", how);
+                    }
+                    next = offset.plus(1);
+                    let value = record.content().map_or(&[][..], |content| content.value);
+                    let id =
+                        self.history.read(part.stream, offset, batch.ts, value, "the bucket's reader");
+                    self.messages.extend(id);
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,152 @@
+//! The disk as one life of the node sees it: when that life ends, nothing it still does reaches the
+//! disk that the next life finds.
+
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use railgun_log::{Disk, DiskFile, DiskLock, LockError, SimDisk};
+use railgun_types::crc32c_append;
+use tokio::sync::Notify;
+
+use super::trace::Trace;
+
+/// See the module. Notes every change in the trace.
+#[derive(Clone, Debug)]
+pub(super) struct LifeDisk {
+    disk: SimDisk,
+    ended: Arc<AtomicBool>,
+    removed: Arc<Notify>,
+    trace: Trace,
+}
+
+impl LifeDisk {
+    /// `removed` is rung when a log file is removed.
+    pub(super) fn new(disk: SimDisk, removed: Arc<Notify>, trace: Trace) -> Self {
+        Self { disk, ended: Arc::default(), removed, trace }
+    }
+
+    /// From now on everything fails.
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.ended.load(Ordering::Relaxed) {
+            return Err(io::Error::other("this life of the simulated node has ended"));
+        }
+        Ok(())
+    }
+
+    fn noted<T>(&self, what: &str, path: &Path, result: io::Result<T>) -> io::Result<T> {
+        match &result {
+            Ok(_) => self.trace.note(format_args!("disk {what} {}", path.display())),
+            Err(error) => {
+                self.trace.note(format_args!("disk {what} {} failed: {error}", path.display()));
+            }
+        }
+        result
+    }
+
+    fn wrap(&self, path: &Path, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
+        Arc::new(LifeFile { file, path: path.to_owned(), disk: self.clone() })
+    }
+}
+
+impl Disk for LifeDisk {
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.check()?;
+        self.disk.create_dir_all(dir)
+    }
+
+    fn create(&self, path: &Path, bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
+        self.check()?;
+        let file = self.noted("create", path, self.disk.create(path, bytes))?;
+        Ok(self.wrap(path, file))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.check()?;
+        Ok(self.wrap(path, self.disk.open(path)?))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.check()?;
+        self.noted("rename to", to, self.disk.rename(from, to))
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.check()?;
+        let removed = self.noted("remove", path, self.disk.remove(path));
+        if removed.is_ok() && path.extension().is_some_and(|extension| extension == "log") {
+            self.removed.notify_one();
+        }
+        removed
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.check()?;
+        self.disk.list(dir)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.check()?;
+        self.noted("sync directory", dir, self.disk.sync_dir(dir))
+    }
+
+    fn lock(&self, path: &Path) -> Result<Box<dyn DiskLock>, LockError> {
+        self.disk.lock(path)
+    }
+}
+
+#[derive(Debug)]
+struct LifeFile {
+    file: Arc<dyn DiskFile>,
+    path: PathBuf,
+    disk: LifeDisk,
+}
+
+impl DiskFile for LifeFile {
+    fn write_vectored_at(&self, parts: &[IoSlice<'_>], position: u64) -> io::Result<usize> {
+        self.disk.check()?;
+        let written = self.file.write_vectored_at(parts, position);
+        let path = self.path.display();
+        match &written {
+            Ok(bytes) => {
+                let crc = parts.iter().fold(0, |crc, part| crc32c_append(crc, part));
+                let event = format_args!("disk write {path} at {position}: {bytes} bytes, {crc:08x}");
+                self.disk.trace.note(event);
+            }
+            Err(error) => {
+                self.disk.trace.note(format_args!("disk write {path} at {position} failed: {error}"));
+            }
+        }
+        written
+    }
+
+    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        self.disk.check()?;
+        self.file.read_at(buffer, position)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.disk.check()?;
+        self.disk.noted("sync", &self.path, self.file.sync_data())
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        self.disk.check()?;
+        self.file.size()
+    }
+
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        self.disk.check()?;
+        self.disk.noted("allocate", &self.path, self.file.allocate(bytes))
+    }
+
+    fn set_len(&self, bytes: u64) -> io::Result<()> {
+        self.disk.check()?;
+        self.disk.noted("set length of", &self.path, self.file.set_len(bytes))
+    }
+}

@@ -1,0 +1,318 @@
+//! What was asked of the node and what it answered, and the rules that hold between them
+//! (SEMANTICS §1, §2). A rule that is broken is noted where it shows.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use bytes::Bytes;
+use railgun_types::{Offset, StreamUid, Timestamp};
+
+use super::random::Random;
+use super::shared::Shared;
+use super::trace::Trace;
+
+/// Bytes of a message's number, with which every value begins.
+const NUMBER_BYTES: usize = 8;
+
+/// Number of a message; no two are equal.
+pub(super) type MessageId = u64;
+
+/// Messages of one publisher handle to one stream, in the order they were given to it, between two
+/// failures. With order kept, those that are in the stream are the first ones (PS-2).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LaneId(usize);
+
+/// How a message ended (PS-3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// Not yet.
+    Open,
+    /// Acked.
+    Published(Offset, Timestamp),
+    /// Certainly not in the stream, now or later.
+    Refused,
+    /// In the stream or not.
+    Unknown,
+}
+
+#[derive(Debug)]
+struct Message {
+    stream: StreamUid,
+    value: Bytes,
+    end: End,
+    /// Where it was seen.
+    at: Option<Offset>,
+}
+
+#[derive(Debug)]
+struct Lane {
+    ordered: bool,
+    messages: Vec<MessageId>,
+}
+
+#[derive(Debug, Default)]
+struct Stream {
+    /// Every record that was acked or seen.
+    records: BTreeMap<Offset, (MessageId, Timestamp)>,
+    /// Behind the last acked record.
+    acked: Offset,
+    deleted: bool,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    messages: Vec<Message>,
+    lanes: Vec<Lane>,
+    /// Messages that must be at consecutive offsets, or nowhere (PS-4).
+    atomic: Vec<Vec<MessageId>>,
+    streams: BTreeMap<StreamUid, Stream>,
+    violations: Vec<String>,
+}
+
+/// See the module. Clones are one history.
+#[derive(Clone, Debug)]
+pub(super) struct History {
+    inner: Shared<Inner>,
+    trace: Trace,
+}
+
+impl History {
+    pub(super) fn new(trace: Trace) -> Self {
+        Self { inner: Shared::new(Inner::default()), trace }
+    }
+
+    /// Notes that a rule is broken.
+    pub(super) fn violated(&self, rule: &str, how: fmt::Arguments<'_>) {
+        self.trace.note(format_args!("VIOLATION {rule}: {how}"));
+        self.inner.with(|inner| inner.violations.push(format!("{rule}: {how}")));
+    }
+
+    pub(super) fn violations(&self) -> Vec<String> {
+        self.inner.with(|inner| inner.violations.clone())
+    }
+
+    pub(super) fn is_sound(&self) -> bool {
+        self.inner.with(|inner| inner.violations.is_empty())
+    }
+
+    pub(super) fn lane(&self, ordered: bool) -> LaneId {
+        self.inner.with(|inner| {
+            inner.lanes.push(Lane { ordered, messages: Vec::new() });
+            LaneId(inner.lanes.len() - 1)
+        })
+    }
+
+    /// A new message: its number and its value, `bytes` long but at least its number.
+    pub(super) fn message(
+        &self,
+        stream: StreamUid,
+        lane: LaneId,
+        bytes: usize,
+    ) -> (MessageId, Bytes) {
+        self.inner.with(|inner| {
+            let id = inner.messages.len() as MessageId;
+            let mut value = id.to_le_bytes().to_vec();
+            let mut filler = Random::new(id);
+            while value.len() < bytes {
+                value.extend(filler.next().to_le_bytes());
+            }
+            value.truncate(bytes.max(NUMBER_BYTES));
+            let value = Bytes::from(value);
+            inner.messages.push(Message { stream, value: value.clone(), end: End::Open, at: None });
+            inner.lanes[lane.0].messages.push(id);
+            (id, value)
+        })
+    }
+
+    /// These messages were given to the publisher as one.
+    pub(super) fn atomic(&self, messages: Vec<MessageId>) {
+        self.inner.with(|inner| inner.atomic.push(messages));
+    }
+
+    /// The publisher was told how a message ended.
+    pub(super) fn ended(&self, id: MessageId, end: End) {
+        self.trace.note(format_args!("message {id} {end:?}"));
+        let seen_at = self.inner.with(|inner| {
+            let message = &mut inner.messages[id as usize];
+            message.end = end;
+            message.at
+        });
+        match (end, seen_at) {
+            (End::Published(offset, ts), _) => {
+                let stream = self.inner.with(|inner| inner.messages[id as usize].stream);
+                self.record(stream, offset, ts, id, "its publisher");
+                self.inner.with(|inner| {
+                    let acked = &mut inner.streams.entry(stream).or_default().acked;
+                    *acked = (*acked).max(offset.plus(1));
+                });
+            }
+            (End::Refused, Some(at)) => {
+                let how = format_args!("message {id} was refused for good, but is at offset {at}");
+                self.violated("PS-3", how);
+            }
+            _ => {}
+        }
+    }
+
+    /// A record was read.
+    pub(super) fn read(
+        &self,
+        stream: StreamUid,
+        offset: Offset,
+        ts: Timestamp,
+        value: &[u8],
+        by: &str,
+    ) -> Option<MessageId> {
+        let Some(id) = self.identify(stream, value) else {
+            let text = format_args!("{by} got bytes at offset {offset} that nobody published");
+            self.violated("I9", text);
+            return None;
+        };
+        if self.inner.with(|inner| inner.messages[id as usize].end == End::Refused) {
+            let how = format_args!("message {id} was refused for good, but {by} read it at {offset}");
+            self.violated("PS-3", how);
+        }
+        self.record(stream, offset, ts, id, by);
+        Some(id)
+    }
+
+    /// The message whose value this is, to the last byte.
+    pub(super) fn identify(&self, stream: StreamUid, value: &[u8]) -> Option<MessageId> {
+        let number = value.first_chunk::<NUMBER_BYTES>()?;
+        let id = MessageId::from_le_bytes(*number);
+        self.inner.with(|inner| {
+            let message = inner.messages.get(usize::try_from(id).ok()?)?;
+            (message.stream == stream && message.value == value).then_some(id)
+        })
+    }
+
+    /// Whoever learns what is at an offset learns the same (PS-1, PS-2, PQ-1).
+    fn record(&self, stream: StreamUid, offset: Offset, ts: Timestamp, id: MessageId, by: &str) {
+        let (known, elsewhere) = self.inner.with(|inner| {
+            let records = &mut inner.streams.entry(stream).or_default().records;
+            let known = *records.entry(offset).or_insert((id, ts));
+            let at = inner.messages[id as usize].at.get_or_insert(offset);
+            (known, *at)
+        });
+        if known != (id, ts) {
+            let (other, before) = known;
+            self.violated(
+                "PS-1",
+                format_args!(
+                    "offset {offset} of {stream} was message {other} at {before:?}, and is message \
+                     {id} at {ts:?} to {by}"
+                ),
+            );
+        }
+        if elsewhere != offset {
+            let how = format_args!("message {id} is at offsets {elsewhere} and {offset} of {stream}");
+            self.violated("PQ-1", how);
+        }
+    }
+
+    /// Behind the last acked record of a stream.
+    pub(super) fn acked_end(&self, stream: StreamUid) -> Offset {
+        self.inner.with(|inner| inner.streams.get(&stream).map_or(Offset(0), |s| s.acked))
+    }
+
+    /// Log time of a record, where it is known.
+    pub(super) fn time_of(&self, stream: StreamUid, offset: Offset) -> Option<Timestamp> {
+        self.inner.with(|inner| Some(inner.streams.get(&stream)?.records.get(&offset)?.1))
+    }
+
+    /// The stream is gone, and with it the promises about its records.
+    pub(super) fn deleted(&self, stream: StreamUid) {
+        self.inner.with(|inner| inner.streams.entry(stream).or_default().deleted = true);
+    }
+
+    /// Every acked message of a stream that was not deleted.
+    pub(super) fn acked(&self) -> Vec<(StreamUid, Offset, MessageId)> {
+        self.inner.with(|inner| {
+            let acked = |(number, message): (usize, &Message)| match message.end {
+                End::Published(offset, _)
+                    if !inner.streams.get(&message.stream).is_some_and(|s| s.deleted) =>
+                {
+                    Some((message.stream, offset, number as MessageId))
+                }
+                _ => None,
+            };
+            inner.messages.iter().enumerate().filter_map(acked).collect()
+        })
+    }
+
+    /// How many messages were given to publishers, and how many were acked.
+    pub(super) fn counts(&self) -> (u64, u64) {
+        self.inner.with(|inner| {
+            let acked = |message: &&Message| matches!(message.end, End::Published(..));
+            let published = inner.messages.iter().filter(acked).count();
+            (inner.messages.len() as u64, published as u64)
+        })
+    }
+
+    /// What can be said when everything has ended and every stream has been read to its end.
+    pub(super) fn check_whole(&self) {
+        self.check_streams();
+        let (lanes, atomic) = self.inner.with(|inner| {
+            let place = |id: &MessageId| inner.messages[*id as usize].at;
+            let places = |ids: &Vec<MessageId>| ids.iter().map(place).collect::<Vec<_>>();
+            let ordered = inner.lanes.iter().filter(|lane| lane.ordered);
+            let lanes: Vec<_> =
+                ordered.map(|lane| (lane.messages.clone(), places(&lane.messages))).collect();
+            let atomic: Vec<_> =
+                inner.atomic.iter().map(|ids| (ids.clone(), places(ids))).collect();
+            (lanes, atomic)
+        });
+        for (ids, places) in lanes {
+            for (pair, at) in places.windows(2).zip(ids.windows(2)) {
+                let fine = match (pair[0], pair[1]) {
+                    (Some(first), Some(second)) => first < second,
+                    (None, Some(_)) => false,
+                    (_, None) => true,
+                };
+                if !fine {
+                    let how = format_args!(
+                        "messages {} and {} were sent in this order and are at {:?} and {:?}",
+                        at[0], at[1], pair[0], pair[1]
+                    );
+                    self.violated("PS-2", how);
+                }
+            }
+        }
+        for (ids, places) in atomic {
+            let whole = places.windows(2).all(|pair| match (pair[0], pair[1]) {
+                (Some(first), Some(second)) => second == first.plus(1),
+                (None, None) => true,
+                _ => false,
+            });
+            if !whole {
+                let how = format_args!("the atomic batch of messages {ids:?} is at {places:?}");
+                self.violated("PS-4", how);
+            }
+        }
+    }
+
+    /// Offsets are dense, and log time never falls (PS-2, SEMANTICS §0).
+    fn check_streams(&self) {
+        let streams: Vec<(StreamUid, Vec<_>)> = self.inner.with(|inner| {
+            let kept = inner.streams.iter().filter(|(_, stream)| !stream.deleted);
+            kept.map(|(uid, stream)| {
+                (*uid, stream.records.iter().map(|(o, (_, ts))| (*o, *ts)).collect())
+            })
+            .collect()
+        });
+        for (uid, records) in streams {
+            let mut last = Timestamp(i64::MIN);
+            for (wanted, (offset, ts)) in (0..).zip(records) {
+                if offset != Offset(wanted) {
+                    let how = format_args!("stream {uid} has no record at offset {wanted}");
+                    return self.violated("PS-2", how);
+                }
+                if ts < last {
+                    let how = format_args!("log time of stream {uid} falls at offset {offset}");
+                    self.violated("log time", how);
+                }
+                last = ts;
+            }
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! A node in one thread, on paused time, from one seed (DESIGN §7): its disk, bucket, clock, network and
+//! randomness are simulated, and everything that may go wrong with them does. A history of what clients
+//! asked and got, and checkers of disk and bucket, say whether SEMANTICS §1, §2 and DESIGN §5 hold.
+//!
+//! The same seed gives the same trace. [`run`] is the whole of it.
+
+mod bucket;
+mod checker;
+mod clock;
+mod dial;
+mod disk;
+mod faults;
+mod history;
+mod node;
+mod options;
+mod random;
+mod shared;
+mod trace;
+mod workload;
+mod world;
+
+pub use options::{Bug, Options};
+pub use random::Random;
+pub use trace::Trace;
+pub use world::{Report, World, run};

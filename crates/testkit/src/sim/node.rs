@@ -1,0 +1,193 @@
+//! The simulated node: its disk, bucket, clock and address outlive the lives that it is started for.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use railgun_broker::{Broker, BrokerSpec, LogDriver, Seams, StartError};
+use railgun_log::{CrashPlan, LogOptions, SimDisk};
+use railgun_net::BindError;
+use railgun_raft::Inline;
+use tokio::sync::Notify;
+
+use super::bucket::SimBucket;
+use super::clock::{SimClock, SimEntropy};
+use super::dial::SimDial;
+use super::disk::LifeDisk;
+use super::options::{Bug, Shape};
+use super::random::Random;
+use super::shared::Shared;
+use super::trace::Trace;
+
+/// Slowest step of a disk in good health.
+const STEP_MAX_US: u64 = 2_000;
+
+/// What every life of the node shares.
+#[derive(Debug)]
+pub(super) struct SimNode {
+    pub(super) disk: SimDisk,
+    pub(super) bucket: SimBucket,
+    pub(super) clock: SimClock,
+    pub(super) dial: SimDial,
+    pub(super) shape: Shape,
+    pub(super) bug: Option<Bug>,
+    /// Rung when a log file is removed.
+    pub(super) removed: Arc<Notify>,
+    /// Longest step of the disk, in µs: a slow one has more.
+    step_us: Shared<u64>,
+    entropy: SimEntropy,
+    random: Shared<Random>,
+    trace: Trace,
+}
+
+/// A running node.
+#[derive(Debug)]
+pub(super) struct Life {
+    broker: Broker,
+    disk: LifeDisk,
+    ended: Arc<AtomicBool>,
+    addr: std::net::SocketAddr,
+}
+
+impl SimNode {
+    pub(super) fn new(
+        shape: Shape,
+        bug: Option<Bug>,
+        bucket: SimBucket,
+        dial: SimDial,
+        mut random: Random,
+        trace: Trace,
+    ) -> Self {
+        Self {
+            disk: SimDisk::default(),
+            bucket,
+            clock: SimClock::begin(),
+            dial,
+            shape,
+            bug,
+            removed: Arc::default(),
+            step_us: Shared::new(STEP_MAX_US),
+            entropy: SimEntropy::new(random.fork()),
+            random: Shared::new(random),
+            trace,
+        }
+    }
+
+    /// The log's settings, without planted bugs.
+    pub(super) fn log_options(&self) -> LogOptions {
+        LogOptions {
+            file_bytes: self.shape.file_bytes,
+            tail_bytes: self.shape.tail_bytes,
+            mark_after: Duration::from_millis(self.shape.mark_after_ms),
+            write_bytes_max: 256 << 10,
+            space_retry_after: Duration::from_millis(300),
+            ..LogOptions::default()
+        }
+    }
+
+    /// Directories of the data shards' logs.
+    pub(super) fn log_dirs(&self) -> Vec<PathBuf> {
+        (1..=self.shape.shards).map(|shard| format!("shards/{shard}/log").into()).collect()
+    }
+
+    /// How slow the disk is at most; `None`: as usual.
+    pub(super) fn set_slowness(&self, us: Option<u64>) {
+        self.step_us.with(|now| *now = us.unwrap_or(STEP_MAX_US));
+    }
+
+    /// Starts the node on what is on its disk.
+    pub(super) async fn start(&self) -> Result<Life, StartError> {
+        let ended = Arc::new(AtomicBool::new(false));
+        let disk = LifeDisk::new(self.disk.clone(), Arc::clone(&self.removed), self.trace.clone());
+        let on_failure = EndOnDrop(Some((disk.clone(), Arc::clone(&ended))));
+        let network = self.dial.network().clone();
+        let listen = Box::new(move || {
+            network.listen(([127, 0, 0, 1], 0).into()).map_err(|source| BindError {
+                addr: source.addr,
+                source: std::io::Error::other(source),
+            })
+        });
+        let broker = Broker::start(BrokerSpec {
+            seams: self.seams(disk.clone()),
+            bucket: self.bucket.of_life(Arc::clone(&ended)),
+            listen,
+            address: "simulated".to_owned(),
+            tokens: Vec::new(),
+            hot_max_bytes: self.shape.hot_max_bytes,
+            shards: self.shape.shards,
+            max_time_to_cold: self.shape.max_time_to_cold,
+        })
+        .await?;
+        on_failure.disarm();
+        let addr = broker.listen_addr();
+        self.dial.set(addr);
+        Ok(Life { broker, disk, ended, addr })
+    }
+
+    fn seams(&self, disk: LifeDisk) -> Seams {
+        let mut options = self.log_options();
+        options.builtin_bug = self.bug.and_then(Bug::of_log);
+        let (mut uuids, mut pace) =
+            self.random.with(|random| (random.fork(), random.fork()));
+        let step_us = self.step_us.clone();
+        let pace = move || {
+            let longest = step_us.with(|us| *us);
+            Duration::from_micros(pace.within(1..longest.max(2)))
+        };
+        Seams {
+            disk: Arc::new(disk),
+            log_driver: LogDriver::Task(options, Box::new(move || uuids.bytes()), Box::new(pace)),
+            pool: Arc::new(Inline),
+            clock: Arc::new(self.clock.clone()),
+            entropy: Arc::new(self.entropy.clone()),
+            builtin_bug: self.bug.and_then(Bug::of_broker),
+        }
+    }
+
+    /// Ends a life between two of its instructions; the disk keeps what `plan` says.
+    pub(super) fn crash(&self, life: Option<Life>, plan: &CrashPlan) {
+        if let Some(Life { broker, disk, ended, addr }) = life {
+            disk.end();
+            ended.store(true, Ordering::Relaxed);
+            self.dial.network().cut(addr);
+            drop(broker);
+        }
+        self.disk.crash(plan);
+    }
+}
+
+impl Life {
+    /// Resolves when the node has to end, with its reason.
+    pub(super) async fn failed(&self) -> String {
+        format!("{:?}", self.broker.failed().await)
+    }
+
+    /// Cuts every connection.
+    pub(super) fn cut(&self, node: &SimNode) {
+        node.dial.network().cut(self.addr);
+    }
+
+    /// Stops the node as an operator does.
+    pub(super) async fn shutdown(&self, drain: Duration) {
+        self.broker.shutdown(drain).await;
+    }
+}
+
+/// What a start that failed or was given up still does has no effect.
+struct EndOnDrop(Option<(LifeDisk, Arc<AtomicBool>)>);
+
+impl EndOnDrop {
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        if let Some((disk, ended)) = &self.0 {
+            disk.end();
+            ended.store(true, Ordering::Relaxed);
+        }
+    }
+}

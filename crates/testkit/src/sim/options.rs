@@ -1,0 +1,84 @@
+//! What a simulated run is made of.
+
+use std::time::Duration;
+
+use super::random::Random;
+
+/// How a run differs from the usual one.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Virtual time in which things go wrong. What comes after is time to heal, and the last checks.
+    pub duration: Duration,
+    /// A bug planted on purpose, to show that the run finds it.
+    pub bug: Option<Bug>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { duration: Duration::from_secs(40), bug: None }
+    }
+}
+
+/// Bugs that can be planted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// An ack is sent when the entry is written, before it is fsynced (against PS-1).
+    AckBeforeFsync,
+    /// Recovery cuts the log at any damage, also at what was once durable (against PS-1).
+    RotAsTorn,
+    /// Raft gives up entries whose records are not in the bucket (against I2).
+    PurgeAboveFloor,
+    /// Log files go when their records are committed, before a manifest tells of them (against I2).
+    DeleteBeforeMirrored,
+}
+
+impl Bug {
+    pub(super) fn of_log(self) -> Option<railgun_log::BuiltinBug> {
+        match self {
+            Self::AckBeforeFsync => Some(railgun_log::BuiltinBug::CallbackBeforeSync),
+            Self::RotAsTorn => Some(railgun_log::BuiltinBug::RotAsTorn),
+            Self::PurgeAboveFloor | Self::DeleteBeforeMirrored => None,
+        }
+    }
+
+    pub(super) fn of_broker(self) -> Option<railgun_broker::BuiltinBug> {
+        match self {
+            Self::AckBeforeFsync | Self::RotAsTorn => None,
+            Self::PurgeAboveFloor => Some(railgun_broker::BuiltinBug::PurgeAboveFloor),
+            Self::DeleteBeforeMirrored => Some(railgun_broker::BuiltinBug::DeleteBeforeMirrored),
+        }
+    }
+}
+
+/// Sizes and times of a run, drawn from its seed. Small, so that records cross every tier within
+/// seconds.
+#[derive(Clone, Debug)]
+pub(super) struct Shape {
+    pub(super) shards: u32,
+    pub(super) streams: u64,
+    pub(super) hot_max_bytes: u64,
+    pub(super) file_bytes: u64,
+    pub(super) tail_bytes: usize,
+    pub(super) mark_after_ms: u64,
+    pub(super) max_time_to_cold: Duration,
+    /// Publisher handles with order, without, and over many streams.
+    pub(super) publishers: [u64; 3],
+    pub(super) readers: u64,
+}
+
+impl Shape {
+    pub(super) fn draw(random: &mut Random) -> Self {
+        let shards = random.within(1..3);
+        Self {
+            shards: shards as u32,
+            streams: random.within(2..5),
+            hot_max_bytes: shards * random.within(384..1024) << 10,
+            file_bytes: *random.pick(&[16, 32, 64]) << 10,
+            tail_bytes: *random.pick(&[8, 32, 128]) << 10,
+            mark_after_ms: random.within(50..1000),
+            max_time_to_cold: Duration::from_millis(random.within(500..6000)),
+            publishers: [random.within(1..4), random.within(1..3), random.within(0..2)],
+            readers: random.within(1..4),
+        }
+    }
+}

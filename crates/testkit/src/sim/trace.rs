@@ -1,0 +1,51 @@
+//! What happened, in order and with virtual time: two runs are the same iff their traces are.
+
+use std::fmt;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::shared::Shared;
+
+/// The ordered log of a run. Cheap to clone; clones are one trace.
+#[derive(Clone, Debug)]
+pub struct Trace {
+    start: Instant,
+    lines: Shared<Vec<String>>,
+}
+
+impl Trace {
+    /// An empty trace that begins now.
+    pub(super) fn begin() -> Self {
+        Self { start: Instant::now(), lines: Shared::new(Vec::new()) }
+    }
+
+    /// Virtual time since the beginning.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// Notes an event.
+    pub(super) fn note(&self, event: fmt::Arguments<'_>) {
+        let line = format!("{:>12.6} {event}", self.elapsed().as_secs_f64());
+        self.lines.with(|lines| lines.push(line));
+    }
+
+    /// Every event so far.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        self.lines.with(|lines| lines.clone())
+    }
+
+    /// 64-bit FNV-1a over all events.
+    #[must_use]
+    pub fn hash(&self) -> u64 {
+        self.lines.with(|lines| {
+            let bytes = lines.iter().flat_map(|line| line.bytes().chain([b'\n']));
+            bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+            })
+        })
+    }
+}

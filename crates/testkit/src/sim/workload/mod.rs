@@ -1,0 +1,156 @@
+//! What clients do while things go wrong: publishers of every kind, readers, somebody who looks after
+//! streams. Each has a connection and chance of its own.
+
+mod admin;
+mod passing;
+mod publisher;
+mod reader;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use railgun_client::{Client, ClientOptions, StreamName, StreamUid};
+use tokio::task::JoinSet;
+
+use super::checker::Checker;
+use super::dial::SimDial;
+use super::history::History;
+use super::node::SimNode;
+use super::random::Random;
+use super::shared::Shared;
+use super::trace::Trace;
+
+/// What every actor of the workload has.
+#[derive(Clone, Debug)]
+pub(super) struct Actor {
+    name: String,
+    pub(super) random: Shared<Random>,
+    pub(super) history: History,
+    checker: Checker,
+    dial: SimDial,
+    streams: Arc<Vec<(StreamName, StreamUid)>>,
+    stop: Arc<AtomicBool>,
+    trace: Trace,
+}
+
+/// Everybody at work.
+#[derive(Debug)]
+pub(super) struct Workload {
+    tasks: JoinSet<()>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Workload {
+    /// Makes the streams, then lets everybody loose on them.
+    pub(super) async fn start(
+        node: &Arc<SimNode>,
+        history: &History,
+        checker: &Checker,
+        mut random: Random,
+        trace: &Trace,
+    ) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut actor = Actor {
+            name: "founder".to_owned(),
+            random: Shared::new(random.fork()),
+            history: history.clone(),
+            checker: checker.clone(),
+            dial: node.dial.clone(),
+            streams: Arc::default(),
+            stop: Arc::clone(&stop),
+            trace: trace.clone(),
+        };
+        let mut streams = Vec::new();
+        if let Some(client) = actor.connect().await {
+            for number in 0..node.shape.streams {
+                let name = stream_name(&format!("orders.{number}"));
+                match client.admin().create_if_absent(&name).await {
+                    Ok(made) => streams.push((name, made.stream_uid)),
+                    Err(error) => {
+                        history.violated("liveness", format_args!("no stream was made: {error}"));
+                    }
+                }
+            }
+        }
+        actor.streams = Arc::new(streams);
+        let mut tasks = JoinSet::new();
+        let mut as_actor = |name: String| {
+            let random = Shared::new(random.fork());
+            Actor { name, random, ..actor.clone() }
+        };
+        let [ordered, unordered, multi] = node.shape.publishers;
+        for number in 0..ordered {
+            tasks.spawn(publisher::run(as_actor(format!("ordered publisher {number}")), true));
+        }
+        for number in 0..unordered {
+            tasks.spawn(publisher::run(as_actor(format!("unordered publisher {number}")), false));
+        }
+        for number in 0..multi {
+            tasks.spawn(publisher::run_many(as_actor(format!("multi publisher {number}"))));
+        }
+        for number in 0..node.shape.readers {
+            tasks.spawn(reader::run(as_actor(format!("reader {number}"))));
+        }
+        tasks.spawn(admin::run(as_actor("admin".to_owned())));
+        tasks.spawn(passing::run(as_actor("passing".to_owned())));
+        Self { tasks, stop }
+    }
+
+    /// Lets everybody finish what they do; true if they did within `patience`.
+    pub(super) async fn finish(mut self, patience: Duration) -> bool {
+        self.stop.store(true, Ordering::Relaxed);
+        let ended = async {
+            while let Some(ended) = self.tasks.join_next().await {
+                ended.expect("an actor of the workload does not panic");
+            }
+        };
+        tokio::time::timeout(patience, ended).await.is_ok()
+    }
+}
+
+pub(super) fn stream_name(name: &str) -> StreamName {
+    StreamName::new(name).expect("a valid name")
+}
+
+impl Actor {
+    fn goes_on(&self) -> bool {
+        !self.stop.load(Ordering::Relaxed) && self.history.is_sound()
+    }
+
+    fn draw(&self, range: std::ops::Range<u64>) -> u64 {
+        self.random.with(|random| random.within(range))
+    }
+
+    fn percent(&self, percent: u64) -> bool {
+        self.random.with(|random| random.percent(percent))
+    }
+
+    async fn pause(&self, ms_max: u64) {
+        let us = self.draw(1..ms_max * 1000);
+        tokio::time::sleep(Duration::from_micros(us)).await;
+    }
+
+    fn note(&self, event: std::fmt::Arguments<'_>) {
+        self.trace.note(format_args!("{}: {event}", self.name));
+    }
+
+    /// One of the streams that stay.
+    fn stream(&self) -> (StreamName, StreamUid) {
+        self.random.with(|random| random.pick(&self.streams).clone())
+    }
+
+    /// A connection, however long it takes; `None` when it is time to stop.
+    pub(super) async fn connect(&self) -> Option<Client> {
+        let mut options = ClientOptions::new("simulated:1");
+        options.give_up_after = Duration::from_secs(self.draw(2..40));
+        options.seed = Some(self.random.with(Random::bytes));
+        loop {
+            match Client::connect_over(Arc::new(self.dial.clone()), options.clone()).await {
+                Ok(client) => return Some(client),
+                Err(_) if self.goes_on() => self.pause(300).await,
+                Err(_) => return None,
+            }
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! Publishers: bursts of messages, atomic batches, expected ends; they notice what fails, resume, and
+//! sometimes leave without a word.
+
+
+use railgun_client::{
+    AtomicTicket, ErrorCode, ExpectedEnd, Message, Offset, PublishError, Publisher, StreamUid,
+    Ticket, WireCode,
+};
+
+use super::super::history::{End, LaneId, MessageId};
+use super::Actor;
+
+/// Messages that one handle has open at most before it looks at their ends.
+const OPEN_MAX: usize = 300;
+
+/// One handle, with what it has open.
+struct Handle<'a> {
+    actor: &'a Actor,
+    publisher: Publisher,
+    stream: StreamUid,
+    ordered: bool,
+    lane: LaneId,
+    open: Vec<Open>,
+}
+
+enum Open {
+    One(MessageId, Ticket),
+    Atomic(Vec<MessageId>, AtomicTicket),
+}
+
+/// Publishes to one stream at a time.
+pub(super) async fn run(actor: Actor, ordered: bool) {
+    while actor.goes_on() {
+        let Some(client) = actor.connect().await else { return };
+        let (name, stream) = actor.stream();
+        let opened = client
+            .publisher(name)
+            .ordered(ordered)
+            .max_unanswered(actor.draw(1..9) as usize)
+            .buffer_bytes(*actor.random.with(|r| *r.pick(&[&(64 << 10), &(1 << 20)])))
+            .open()
+            .await;
+        let publisher = match opened {
+            Ok(publisher) => publisher,
+            Err(error) => {
+                actor.note(format_args!("cannot publish: {error}"));
+                actor.pause(1000).await;
+                continue;
+            }
+        };
+        let mut handle = Handle::new(&actor, publisher, stream, ordered);
+        handle.work().await;
+        let leaves = actor.percent(20);
+        if !leaves {
+            handle.settle().await;
+        }
+        let Handle { publisher, open, .. } = handle;
+        if leaves {
+            // What it left open stays so: nobody knows what becomes of it.
+            actor.note(format_args!("leaves {} open", open.len()));
+            drop(publisher);
+        } else if actor.percent(70) {
+            drop(publisher.close().await);
+        }
+    }
+}
+
+/// Publishes to every stream over one QUIC stream.
+pub(super) async fn run_many(actor: Actor) {
+    while actor.goes_on() {
+        let Some(client) = actor.connect().await else { return };
+        let multi = client.multi_publisher().open();
+        let mut handles = Vec::new();
+        for (name, stream) in actor.streams.iter() {
+            match multi.bind(name.clone()).await {
+                Ok(publisher) => handles.push(Handle::new(&actor, publisher, *stream, true)),
+                Err(error) => actor.note(format_args!("cannot publish to {name}: {error}")),
+            }
+        }
+        if handles.is_empty() {
+            actor.pause(1000).await;
+            continue;
+        }
+        for _ in 0..actor.draw(3..20) {
+            let at = actor.draw(0..handles.len() as u64) as usize;
+            handles[at].act().await;
+            if !actor.goes_on() {
+                break;
+            }
+        }
+        for handle in &mut handles {
+            handle.settle().await;
+        }
+        drop(handles);
+        multi.close().await;
+    }
+}
+
+impl<'a> Handle<'a> {
+    fn new(actor: &'a Actor, publisher: Publisher, stream: StreamUid, ordered: bool) -> Self {
+        let lane = actor.history.lane(ordered);
+        Self { actor, publisher, stream, ordered, lane, open: Vec::new() }
+    }
+
+    async fn work(&mut self) {
+        for _ in 0..self.actor.draw(5..40) {
+            if !self.actor.goes_on() {
+                return;
+            }
+            self.act().await;
+        }
+    }
+
+    async fn act(&mut self) {
+        match self.actor.draw(0..100) {
+            0..70 => {
+                for _ in 0..self.actor.draw(1..60) {
+                    self.send().await;
+                }
+            }
+            70..80 => self.send_atomic().await,
+            80..85 => self.send_expecting().await,
+            _ => self.actor.pause(800).await,
+        }
+        if self.actor.percent(40) || self.open.len() > OPEN_MAX {
+            self.settle().await;
+        }
+        if self.actor.percent(30) {
+            self.actor.pause(200).await;
+        }
+    }
+
+    fn message(&self) -> (MessageId, Message) {
+        let bytes = match self.actor.draw(0..100) {
+            0..80 => self.actor.draw(8..400),
+            80..99 => self.actor.draw(400..6_000),
+            _ => self.actor.draw(6_000..40_000),
+        };
+        let (id, value) = self.actor.history.message(self.stream, self.lane, bytes as usize);
+        let mut message = Message::new(value);
+        if self.actor.percent(20) {
+            message = message.with_key("k").with_header("h", "v");
+        }
+        (id, message)
+    }
+
+    async fn send(&mut self) {
+        let (id, message) = self.message();
+        match self.publisher.send(message).await {
+            Ok(ticket) => self.open.push(Open::One(id, ticket)),
+            Err(_) => self.not_taken(&[id]).await,
+        }
+    }
+
+    async fn send_atomic(&mut self) {
+        let count = self.actor.draw(1..12);
+        let (ids, messages): (Vec<_>, Vec<_>) = (0..count).map(|_| self.message()).unzip();
+        self.actor.history.atomic(ids.clone());
+        match self.publisher.publish_atomic(&messages, None).await {
+            Ok(ticket) => self.open.push(Open::Atomic(ids, ticket)),
+            Err(_) => self.not_taken(&ids).await,
+        }
+    }
+
+    /// Right only if nobody else publishes meanwhile.
+    async fn send_expecting(&mut self) {
+        self.settle().await;
+        let acked = self.actor.history.acked_end(self.stream);
+        let expected = match acked.0.checked_sub(1) {
+            Some(last) => ExpectedEnd::LastOffset(Offset(last)),
+            None => ExpectedEnd::Empty,
+        };
+        let (id, message) = self.message();
+        match self.publisher.send_expecting(message, expected).await {
+            Ok(ticket) => self.open.push(Open::One(id, ticket)),
+            Err(_) => self.not_taken(&[id]).await,
+        }
+        for open in std::mem::take(&mut self.open) {
+            if let Open::One(id, ticket) = open {
+                let ended = ticket.await;
+                if let Ok(published) = &ended
+                    && published.offset != acked
+                {
+                    let at = published.offset;
+                    let how = format_args!("message {id} expected offset {acked} and is at {at}");
+                    self.actor.history.violated("expected_last_offset", how);
+                }
+                self.one_ended(id, ended.map(|p| (p.offset, p.ts))).await;
+            }
+        }
+    }
+
+    /// The publisher did not take these: they are nowhere. With order kept, it wants to be told to
+    /// go on.
+    async fn not_taken(&mut self, ids: &[MessageId]) {
+        for id in ids {
+            self.actor.history.ended(*id, End::Refused);
+        }
+        self.settle().await;
+        self.resume().await;
+    }
+
+    async fn resume(&mut self) {
+        self.actor.pause(300).await;
+        self.publisher.resume().await;
+        self.lane = self.actor.history.lane(self.ordered);
+    }
+
+    /// Waits for the end of everything open.
+    async fn settle(&mut self) {
+        let mut failed = false;
+        for open in std::mem::take(&mut self.open) {
+            match open {
+                Open::One(id, ticket) => {
+                    let ended = ticket.await;
+                    failed |= ended.is_err();
+                    self.one_ended(id, ended.map(|p| (p.offset, p.ts))).await;
+                }
+                Open::Atomic(ids, ticket) => match ticket.await {
+                    Ok(range) => {
+                        if range.last.0 + 1 - range.first.0 != ids.len() as u64 {
+                            let how = format_args!("{} messages are at {range:?}", ids.len());
+                            self.actor.history.violated("PS-4", how);
+                        }
+                        for (at, id) in ids.into_iter().enumerate() {
+                            let offset = range.first.plus(at as u64);
+                            self.actor.history.ended(id, End::Published(offset, range.ts));
+                        }
+                    }
+                    Err(error) => {
+                        failed = true;
+                        let end = end_of(&error);
+                        ids.iter().for_each(|id| self.actor.history.ended(*id, end));
+                        self.judge(&error);
+                    }
+                },
+            }
+        }
+        if failed {
+            self.resume().await;
+        }
+    }
+
+    async fn one_ended(
+        &mut self,
+        id: MessageId,
+        ended: Result<(Offset, railgun_client::Timestamp), PublishError>,
+    ) {
+        match ended {
+            Ok((offset, ts)) => self.actor.history.ended(id, End::Published(offset, ts)),
+            Err(error) => {
+                self.actor.history.ended(id, end_of(&error));
+                self.judge(&error);
+            }
+        }
+    }
+
+    /// Some refusals have no excuse here.
+    fn judge(&self, error: &PublishError) {
+        self.actor.note(format_args!("failed: {error}"));
+        if let PublishError::Refused(refused) = error {
+            let excused = matches!(
+                refused.code,
+                WireCode::Known(
+                    ErrorCode::ExpectedOffsetMismatch
+                        | ErrorCode::OrderBroken
+                        | ErrorCode::HotTierFull
+                        | ErrorCode::Unavailable
+                        | ErrorCode::GoingAway
+                        | ErrorCode::StreamStarting
+                )
+            );
+            if !excused {
+                let how = format_args!("{} was told: {refused}", self.actor.name);
+                self.actor.history.violated("PS errors", how);
+            }
+        }
+    }
+}
+
+
+fn end_of(error: &PublishError) -> End {
+    if error.is_definite() { End::Refused } else { End::Unknown }
+}

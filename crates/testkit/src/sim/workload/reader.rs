@@ -1,0 +1,168 @@
+//! Readers: from anywhere, to the end or following, through every tier, across crashes.
+
+use std::time::Duration;
+
+use railgun_client::{
+    ErrorCode, Event, Offset, StartPosition, StreamUid, SubscribeError, Subscription, WireCode,
+};
+
+use super::Actor;
+
+/// Reads again and again.
+pub(super) async fn run(actor: Actor) {
+    while actor.goes_on() {
+        let Some(client) = actor.connect().await else { return };
+        for _ in 0..actor.draw(1..6) {
+            read_some(&actor, &client).await;
+            actor.pause(500).await;
+            if !actor.goes_on() {
+                break;
+            }
+        }
+    }
+}
+
+async fn read_some(actor: &Actor, client: &railgun_client::Client) {
+    let (name, stream) = actor.stream();
+    let acked = actor.history.acked_end(stream);
+    let start = match actor.draw(0..10) {
+        0..3 => StartPosition::Earliest,
+        3..5 => StartPosition::Offset(Offset(actor.draw(0..acked.0 + 1))),
+        5..7 => StartPosition::Last(actor.draw(1..500)),
+        7..9 => match actor.history.time_of(stream, Offset(actor.draw(0..acked.0 + 1))) {
+            Some(ts) => StartPosition::Time(ts),
+            None => StartPosition::Earliest,
+        },
+        _ => StartPosition::Latest,
+    };
+    let to_end = actor.percent(60);
+    let builder = client.subscribe(name).start(start);
+    let builder = if to_end { builder.until_end() } else { builder };
+    let subscription = match builder.open().await {
+        Ok(subscription) => subscription,
+        Err(error) => return judge(actor, &error),
+    };
+    actor.note(format_args!("reads {stream} from {start:?}, to its end: {to_end}"));
+    if subscription.stream_uid() != stream {
+        let how = format_args!("stream {stream} is read as {}", subscription.stream_uid());
+        actor.history.violated("identity", how);
+    }
+    check_start(actor, stream, start, &subscription);
+    let patience = Duration::from_millis(if to_end { 600_000 } else { actor.draw(10..8_000) });
+    let reading = read_all(actor, subscription, stream);
+    match tokio::time::timeout(patience, reading).await {
+        Ok(Ok(end)) if to_end && end < acked => {
+            let how = format_args!("a reader of {stream} ended at {end}, {acked} was acked before");
+            actor.history.violated("PS-5", how);
+        }
+        Ok(Err(error)) => judge(actor, &error),
+        Ok(Ok(_)) => {}
+        Err(_) if to_end => {
+            actor.history.violated("liveness", format_args!("a reader of {stream} found no end"));
+        }
+        Err(_) => {}
+    }
+}
+
+/// A start is where SEMANTICS §3 says.
+fn check_start(actor: &Actor, stream: StreamUid, start: StartPosition, opened: &Subscription) {
+    let (at, next) = (opened.position(), opened.bounds_at_open().1);
+    let fine = match start {
+        StartPosition::Earliest => at == Offset(0),
+        StartPosition::Offset(offset) => at == offset,
+        StartPosition::Latest => at == next,
+        StartPosition::Last(count) => at.0 == next.0.saturating_sub(count),
+        StartPosition::Time(ts) => {
+            let early = actor.history.time_of(stream, at).is_some_and(|found| found < ts);
+            let before = at.0.checked_sub(1).and_then(|o| actor.history.time_of(stream, Offset(o)));
+            !early && before.is_none_or(|before| before < ts)
+        }
+    };
+    if !fine {
+        let how = format_args!("{start:?} of {stream}, which goes to {next}, began at {at}");
+        actor.history.violated("start", how);
+    }
+}
+
+/// Each offset once, in order, without gaps (PS-5, I7). Returns where it ended.
+pub(super) async fn read_all(
+    actor: &Actor,
+    mut subscription: Subscription,
+    stream: StreamUid,
+) -> Result<Offset, SubscribeError> {
+    let mut next = subscription.position();
+    let whole = actor.percent(50);
+    loop {
+        // By record or by batch: the same must come.
+        if whole {
+            match subscription.next().await? {
+                Some(Event::Data(record)) => {
+                    let source = record.source.name();
+                    took(actor, stream, &mut next, record.offset, record.ts, &record.value, source);
+                }
+                Some(Event::Removed(removed)) => gap(actor, stream, &removed),
+                None => return Ok(next),
+            }
+        } else {
+            match subscription.next_batch().await? {
+                Some(Event::Data(delivery)) => {
+                    let source = delivery.source().name();
+                    for record in delivery.records() {
+                        let (offset, ts) = (record.offset, record.ts);
+                        took(actor, stream, &mut next, offset, ts, record.value, source);
+                    }
+                }
+                Some(Event::Removed(removed)) => gap(actor, stream, &removed),
+                None => return Ok(next),
+            }
+        }
+        if actor.percent(2) {
+            actor.pause(100).await;
+        }
+    }
+}
+
+fn took(
+    actor: &Actor,
+    stream: StreamUid,
+    next: &mut Offset,
+    offset: Offset,
+    ts: railgun_client::Timestamp,
+    value: &[u8],
+    source: &str,
+) {
+    if offset != *next {
+        let how = format_args!("record {offset} of {stream} came where {next} belongs");
+        actor.history.violated("PS-5", how);
+    }
+    *next = offset.plus(1);
+    actor.history.read(stream, offset, ts, value, &format!("{} ({source})", actor.name));
+    actor.note(format_args!("read {stream} {offset} from {source}"));
+}
+
+fn gap(actor: &Actor, stream: StreamUid, removed: &railgun_client::Removed) {
+    let how = format_args!("nothing of {stream} was removed, and a reader is told {removed:?}");
+    actor.history.violated("PS-5", how);
+}
+
+/// Some failures have no excuse here.
+fn judge(actor: &Actor, error: &SubscribeError) {
+    actor.note(format_args!("reading failed: {error}"));
+    let excused = match error {
+        SubscribeError::Refused { error, .. } => matches!(
+            error.code,
+            WireCode::Known(
+                ErrorCode::ColdUnavailable
+                    | ErrorCode::ColdCorrupt
+                    | ErrorCode::Unavailable
+                    | ErrorCode::GoingAway
+                    | ErrorCode::StreamStarting
+            )
+        ),
+        SubscribeError::Disconnected { .. } => true,
+        SubscribeError::Damaged { .. } | SubscribeError::Protocol { .. } => false,
+    };
+    if !excused {
+        actor.history.violated("reading", format_args!("{}: {error}", actor.name));
+    }
+}

@@ -1,0 +1,423 @@
+//! One run: a node, its clients, and what befalls them, from one seed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use railgun_client::{Offset, StartPosition, StreamUid};
+use railgun_log::{CrashPlan, Fault as DiskFault};
+use railgun_net::memory::MemoryNetwork;
+
+use super::bucket::{SimBucket, Weather};
+use super::checker::Checker;
+use super::dial::SimDial;
+use super::faults::Fault;
+use super::history::History;
+use super::node::{Life, SimNode};
+use super::options::{Options, Shape};
+use super::random::Random;
+use super::trace::Trace;
+use super::workload::Workload;
+
+/// Time a start has before something must be wrong with it.
+const START_PATIENCE: Duration = Duration::from_secs(120);
+/// Time everybody has to finish when nothing goes wrong any more.
+const FINISH_PATIENCE: Duration = Duration::from_secs(600);
+/// The world is looked at this often, whatever happens.
+const LOOK_EVERY: Duration = Duration::from_secs(3);
+
+/// How a run went.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// What it was drawn from.
+    pub seed: u64,
+    /// Rules that were broken, in the order in which it showed.
+    pub violations: Vec<String>,
+    /// See [`Trace::hash`].
+    pub trace_hash: u64,
+    /// Every event.
+    pub trace: Vec<String>,
+    /// Messages that were given to publishers.
+    pub sent: u64,
+    /// Of these, acked.
+    pub acked: u64,
+    /// Times the node was started.
+    pub lives: u64,
+    /// Virtual time it took.
+    pub virtual_time: Duration,
+}
+
+/// Runs a world from `seed` to its end, in this thread.
+///
+/// # Panics
+/// If the simulation itself is at fault.
+#[must_use]
+pub fn run(seed: u64, options: &Options) -> Report {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+    let world = async { Box::pin(World::new(seed, options).run()).await };
+    runtime.block_on(railgun_raft::seeded(seed, world))
+}
+
+/// A node with its surroundings. Must live inside a runtime with paused time, within
+/// [`railgun_raft::seeded`]; [`run`] sees to both.
+#[derive(Debug)]
+pub struct World {
+    seed: u64,
+    random: Random,
+    duration: Duration,
+    node: Arc<SimNode>,
+    life: Option<Life>,
+    history: History,
+    checker: Checker,
+    trace: Trace,
+    lives: u64,
+    /// When what lasts a while is over.
+    bucket_until: Duration,
+    full_until: Duration,
+    slow_until: Duration,
+    /// A disk error was planted that may end the node.
+    disk_hurt: bool,
+}
+
+impl World {
+    /// A world in which nothing runs yet.
+    #[must_use]
+    pub fn new(seed: u64, options: &Options) -> Self {
+        let trace = Trace::begin();
+        let mut random = Random::new(seed);
+        let shape = Shape::draw(&mut random);
+        trace.note(format_args!("seed {seed}: {shape:?}"));
+        let bucket = SimBucket::new(random.fork(), trace.clone());
+        let dial = SimDial::new(MemoryNetwork::new());
+        let node =
+            SimNode::new(shape, options.bug, bucket, dial, random.fork(), trace.clone());
+        let (node, history) = (Arc::new(node), History::new(trace.clone()));
+        let checker = Checker::new(Arc::clone(&node), history.clone());
+        Self {
+            seed,
+            random,
+            duration: options.duration,
+            node,
+            life: None,
+            history,
+            checker,
+            trace,
+            lives: 0,
+            bucket_until: Duration::ZERO,
+            full_until: Duration::ZERO,
+            slow_until: Duration::ZERO,
+            disk_hurt: false,
+        }
+    }
+
+    /// Runs the workload while things go wrong, heals the world, and judges.
+    pub async fn run(mut self) -> Report {
+        self.start().await;
+        let watching = tokio::spawn(watch(self.checker.clone(), Arc::clone(&self.node)));
+        let random = self.random.fork();
+        let workload =
+            Workload::start(&self.node, &self.history, &self.checker, random, &self.trace).await;
+        while self.trace.elapsed() < self.duration && self.history.is_sound() {
+            let pause = Duration::from_millis(self.random.within(20..2_500));
+            self.pass(pause).await;
+            let fault = Fault::draw(&mut self.random);
+            self.strike(fault).await;
+        }
+        if self.history.is_sound() {
+            self.heal().await;
+            if !workload.finish(FINISH_PATIENCE).await {
+                let how = format_args!("somebody did not finish within {FINISH_PATIENCE:?}");
+                self.history.violated("liveness", how);
+            }
+        }
+        if self.history.is_sound() {
+            self.judge().await;
+        }
+        watching.abort();
+        let virtual_time = self.trace.elapsed();
+        self.crash(&CrashPlan::LoseAll);
+        let (sent, acked) = self.history.counts();
+        Report {
+            seed: self.seed,
+            violations: self.history.violations(),
+            trace_hash: self.trace.hash(),
+            trace: self.trace.lines(),
+            sent,
+            acked,
+            lives: self.lives,
+            virtual_time,
+        }
+    }
+
+    /// Lets time pass. A node that ends itself meanwhile is started again.
+    async fn pass(&mut self, time: Duration) {
+        let end = self.trace.elapsed() + time;
+        loop {
+            let left = end.saturating_sub(self.trace.elapsed());
+            let Some(life) = &self.life else { return tokio::time::sleep(left).await };
+            let reason = tokio::select! {
+                biased;
+                reason = life.failed() => reason,
+                () = tokio::time::sleep(left) => break,
+            };
+            self.trace.note(format_args!("the node ends: {reason}"));
+            if !std::mem::take(&mut self.disk_hurt) {
+                self.history.violated("liveness", format_args!("the node ended itself: {reason}"));
+            }
+            // What it has answered is still on its way for a moment.
+            self.pause(20).await;
+            let plan = self.draw_plan();
+            self.crash(&plan);
+            self.restart().await;
+        }
+        self.end_what_is_over();
+    }
+
+    async fn pause(&mut self, ms_max: u64) {
+        let us = self.random.within(0..ms_max * 1000);
+        tokio::time::sleep(Duration::from_micros(us)).await;
+    }
+
+    fn end_what_is_over(&mut self) {
+        let now = self.trace.elapsed();
+        if now >= self.bucket_until && self.node.bucket.weather() != Weather::Fair {
+            self.trace.note(format_args!("the bucket is well again"));
+            self.node.bucket.set_weather(Weather::Fair);
+        }
+        if now >= self.full_until {
+            self.node.disk.set_capacity(u64::MAX);
+        }
+        if now >= self.slow_until {
+            self.node.set_slowness(None);
+        }
+    }
+
+    async fn strike(&mut self, fault: Fault) {
+        self.trace.note(format_args!("fault: {fault:?}"));
+        let now = self.trace.elapsed();
+        match fault {
+            Fault::PowerLoss => self.lose_power().await,
+            Fault::PowerLossAtDisk { operations } => {
+                let after = self.node.disk.operations() + operations;
+                self.node.disk.stop_after(Some(after));
+                self.disk_hurt = true;
+                if let Some(life) = &self.life {
+                    drop(tokio::time::timeout(Duration::from_secs(1), life.failed()).await);
+                }
+                self.pause(30).await;
+                self.disk_hurt = false;
+                self.lose_power().await;
+            }
+            Fault::Kill => {
+                self.crash(&CrashPlan::ProcessOnly);
+                self.restart().await;
+            }
+            Fault::Restart { drain } => {
+                if let Some(life) = &self.life {
+                    life.shutdown(drain).await;
+                }
+                let plan = self.draw_plan();
+                self.crash(&plan);
+                self.restart().await;
+            }
+            Fault::Cut => {
+                if let Some(life) = &self.life {
+                    life.cut(&self.node);
+                }
+            }
+            Fault::Bucket { weather, time } => {
+                self.node.bucket.set_weather(weather);
+                self.bucket_until = now + time;
+            }
+            Fault::DiskFull { time } => {
+                self.node.disk.set_capacity(self.node.disk.used());
+                self.full_until = now + time;
+            }
+            Fault::DiskError { op, after } => {
+                let kind = std::io::ErrorKind::Other;
+                self.node.disk.fail(DiskFault { op, after, kind });
+                self.disk_hurt = true;
+            }
+            Fault::SlowDisk { us, time } => {
+                self.node.set_slowness(Some(us));
+                self.slow_until = now + time;
+            }
+            Fault::Clock { us } => self.node.clock.jump(us),
+            Fault::Look => self.checker.check().await,
+        }
+    }
+
+    fn draw_plan(&mut self) -> CrashPlan {
+        match self.random.within(0..10) {
+            0 => CrashPlan::LoseAll,
+            1 => CrashPlan::KeepAll,
+            _ => CrashPlan::Seeded(self.random.next()),
+        }
+    }
+
+    async fn lose_power(&mut self) {
+        let plan = self.draw_plan();
+        self.crash(&plan);
+        self.checker.check().await;
+        self.checker.check_verdict(&mut self.random);
+        self.restart().await;
+    }
+
+    /// Ends the node between two of its instructions.
+    pub fn crash(&mut self, plan: &CrashPlan) {
+        self.trace.note(format_args!("crash: {plan:?}"));
+        self.disk_hurt = false;
+        self.node.crash(self.life.take(), plan);
+    }
+
+    async fn restart(&mut self) {
+        self.pause(2_000).await;
+        while self.random.percent(10) {
+            // It does not get far.
+            let operations = self.random.within(0..30);
+            let after = self.node.disk.operations() + operations;
+            self.node.disk.stop_after(Some(after));
+            self.trace.note(format_args!("a start ends after {operations} changes of the disk"));
+            let started = tokio::time::timeout(Duration::from_millis(500), self.node.start()).await;
+            self.life = started.ok().and_then(Result::ok);
+            let plan = self.draw_plan();
+            self.crash(&plan);
+        }
+        self.start().await;
+    }
+
+    /// Starts the node, however often it takes while it has a reason not to start.
+    pub async fn start(&mut self) {
+        loop {
+            self.end_what_is_over();
+            self.lives += 1;
+            let error = match tokio::time::timeout(START_PATIENCE, self.node.start()).await {
+                Ok(Ok(life)) => {
+                    self.trace.note(format_args!("started"));
+                    self.life = Some(life);
+                    return;
+                }
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("no end of it within {START_PATIENCE:?}"),
+            };
+            self.trace.note(format_args!("the node does not start: {error}"));
+            let well = self.node.bucket.weather() == Weather::Fair
+                && self.trace.elapsed() >= self.full_until;
+            if well {
+                let how = format_args!("the node does not start, and nothing is wrong: {error}");
+                self.history.violated("liveness", how);
+                return;
+            }
+            self.crash(&CrashPlan::ProcessOnly);
+            self.pause(3_000).await;
+        }
+    }
+
+    /// Nothing goes wrong any more.
+    async fn heal(&mut self) {
+        self.trace.note(format_args!("healing"));
+        self.bucket_until = Duration::ZERO;
+        self.full_until = Duration::ZERO;
+        self.slow_until = Duration::ZERO;
+        self.end_what_is_over();
+        // A planted disk error may lie in wait: a restart forgets it.
+        let plan = self.draw_plan();
+        self.crash(&plan);
+        self.start().await;
+    }
+
+    /// Reads everything through the node, brings it to the bucket, reads it there; the history must
+    /// be whole then.
+    async fn judge(&mut self) {
+        // Publishers that were left give up what they still have.
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let ends = self.read_streams().await;
+        self.checker.check().await;
+        self.seal_streams().await;
+        if let Some(life) = self.life.take() {
+            life.shutdown(Duration::from_secs(10)).await;
+            self.life = Some(life);
+        }
+        self.checker.check_replay(&ends).await;
+        self.checker.check_drained();
+        self.crash(&CrashPlan::LoseAll);
+        self.start().await;
+        if self.read_streams().await != ends {
+            self.history.violated("PS-1", format_args!("streams end elsewhere after a restart"));
+        }
+        self.history.check_whole();
+    }
+
+    /// Every stream from its beginning to its end; returns the ends.
+    async fn read_streams(&self) -> Vec<(StreamUid, Offset)> {
+        let mut ends = Vec::new();
+        let Some(client) = self.client().await else { return ends };
+        let streams = match client.admin().list_all_streams("").await {
+            Ok(streams) => streams,
+            Err(error) => {
+                self.history.violated("liveness", format_args!("nothing is listed: {error}"));
+                return ends;
+            }
+        };
+        for stream in streams {
+            let reader = client.subscribe(stream.name).start(StartPosition::Earliest).until_end();
+            let reading = async {
+                let mut reader = reader.open().await?;
+                while let Some(event) = reader.next_batch().await? {
+                    if let railgun_client::Event::Data(delivery) = event {
+                        for record in delivery.records() {
+                            let (offset, ts) = (record.offset, record.ts);
+                            let by = "the last reader";
+                            self.history.read(stream.uid, offset, ts, record.value, by);
+                        }
+                    }
+                }
+                Ok::<_, railgun_client::SubscribeError>(reader.position())
+            };
+            match reading.await {
+                Ok(end) if end < self.history.acked_end(stream.uid) => {
+                    let how = format_args!("stream {} ends at {end}", stream.uid);
+                    self.history.violated("PS-1", how);
+                }
+                Ok(end) => ends.push((stream.uid, end)),
+                Err(error) => self.history.violated("reading", format_args!("at last: {error}")),
+            }
+        }
+        ends
+    }
+
+    async fn seal_streams(&self) {
+        let Some(client) = self.client().await else { return };
+        let admin = client.admin();
+        for stream in admin.list_all_streams("").await.unwrap_or_default() {
+            let sealed = admin.seal_stream(&stream.name, true, Duration::from_secs(60)).await;
+            if let Err(error) = sealed {
+                self.history.violated("I10", format_args!("the log does not drain: {error}"));
+            }
+        }
+    }
+
+    async fn client(&self) -> Option<railgun_client::Client> {
+        let mut options = railgun_client::ClientOptions::new("simulated:1");
+        options.seed = Some([7; 16]);
+        let dial = Arc::new(self.node.dial.clone());
+        match railgun_client::Client::connect_over(dial, options).await {
+            Ok(client) => Some(client),
+            Err(error) => {
+                self.history.violated("liveness", format_args!("nobody can connect: {error}"));
+                None
+            }
+        }
+    }
+}
+
+/// Looks at the world when a log file was removed, and now and then.
+async fn watch(checker: Checker, node: Arc<SimNode>) {
+    loop {
+        drop(tokio::time::timeout(LOOK_EVERY, node.removed.notified()).await);
+        checker.check().await;
+    }
+}
