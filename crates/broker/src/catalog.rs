@@ -7,7 +7,7 @@ use bytes::Bytes;
 use railgun_core::catalog::{Catalog, CatalogEntry, CatalogOutcome, RestoredCatalog};
 use railgun_core::command::{CatalogCommand, ClusterSettings, CommandBody};
 use railgun_core::shard::EntryPosition;
-use railgun_log::EntryId;
+use railgun_log::{EntryId, ShardLog};
 use railgun_raft::{Outcome as RaftOutcome, RaftShard};
 use railgun_types::StreamName;
 use tokio::sync::{mpsc, oneshot};
@@ -57,6 +57,7 @@ impl CatalogHandle {
     pub(crate) fn spawn(
         restored: RestoredCatalog,
         checkpoints: Schedule,
+        log: ShardLog,
         clock: Arc<dyn Clock>,
         ends: Ends,
         tasks: &TaskTracker,
@@ -66,7 +67,18 @@ impl CatalogHandle {
         let RestoredCatalog { catalog, applied, membership } = restored;
         let pipeline = Pipeline::new(clock);
         let to_self = to.downgrade();
-        let owner = Owner { catalog, applied, membership, pipeline, ends, checkpoints, to_self };
+        let owner = Owner {
+            catalog,
+            applied,
+            membership,
+            pipeline,
+            ends,
+            checkpoints,
+            raft: None,
+            log,
+            tasks: tasks.clone(),
+            to_self,
+        };
         tasks.spawn(owner.run(from, cancel));
         (Self { to: to.clone() }, to)
     }
@@ -116,6 +128,9 @@ struct Owner {
     /// The newest membership, for checkpoints.
     membership: Bytes,
     checkpoints: Schedule,
+    raft: Option<RaftShard>,
+    log: ShardLog,
+    tasks: TaskTracker,
     /// To itself, for what spawned work reports.
     to_self: mpsc::WeakSender<Message>,
     pipeline: Pipeline<oneshot::Sender<Result<CatalogOutcome, ProposeFailure>>>,
@@ -138,6 +153,24 @@ impl Owner {
         }
     }
 
+    /// Nothing in the catalog waits for the bucket: what a checkpoint holds, the log may give up.
+    fn on_checkpointed(&mut self, written: &Written) {
+        self.checkpoints.on_written(written);
+        let Some(raft) = self.raft.clone().filter(|_| written.result.is_ok()) else { return };
+        let (log, upto) = (self.log.clone(), written.id.index);
+        self.tasks.spawn(async move {
+            let purged = match raft.promote_snapshot(upto).await {
+                Ok(promoted) => raft.purged(promoted.index).await,
+                Err(error) => return tracing::warn!(%error, "the catalog keeps its log"),
+            };
+            if let Ok(purged) = purged
+                && let Err(error) = log.retire(purged.index, Box::new(|_| ()))
+            {
+                tracing::warn!(%error, "the catalog keeps its log files");
+            }
+        });
+    }
+
     /// Encodes a checkpoint if one is due; it is written elsewhere.
     fn write_checkpoint(&mut self) {
         let Some(at) = self.applied.filter(|at| self.checkpoints.is_due(at.index)) else { return };
@@ -153,9 +186,12 @@ impl Owner {
 
     async fn on_message(&mut self, message: Message) {
         match message {
-            Message::Started(raft) => self.pipeline.connect(raft),
+            Message::Started(raft) => {
+                self.raft = Some(raft.clone());
+                self.pipeline.connect(raft);
+            }
             Message::Applied(entries) => entries.into_iter().for_each(|e| self.on_applied(e)),
-            Message::Checkpointed(written) => self.checkpoints.on_written(&written),
+            Message::Checkpointed(written) => self.on_checkpointed(&written),
             Message::Change { command, reply } => {
                 let proposed = self.pipeline.propose(CommandBody::Catalog(command), reply).await;
                 if let Err((reply, failure)) = proposed {

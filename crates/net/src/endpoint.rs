@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use quinn::{EndpointConfig, Incoming, ServerConfig, TokioRuntime};
+use quinn_proto::HashedConnectionIdGenerator;
 use railgun_types::ErrorCode;
 use tokio::task::JoinSet;
 
@@ -81,6 +82,16 @@ enum Listener {
     Memory(MemoryListener),
 }
 
+/// Connection ids and reset tokens that the server's next life recognises: a client that still
+/// sends to this one learns at once, not after its idle time-out, that its connection is gone.
+fn endpoint_config(secret: [u8; 32]) -> EndpointConfig {
+    let reset_key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &secret);
+    let mut config = EndpointConfig::new(Arc::new(reset_key));
+    let id_key = secret.iter().take(8).fold(0, |key, byte| key << 8 | u64::from(*byte));
+    config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(id_key)));
+    config
+}
+
 impl Endpoint {
     /// Listens. Must be called inside a tokio runtime; the handshakes run there.
     ///
@@ -95,13 +106,9 @@ impl Endpoint {
             .max_incoming(INCOMING_MAX)
             .incoming_buffer_size(INCOMING_BYTES)
             .incoming_buffer_size_total(INCOMING_BYTES_TOTAL);
-        let endpoint = quinn::Endpoint::new(
-            EndpointConfig::default(),
-            Some(server),
-            socket,
-            Arc::new(TokioRuntime),
-        )
-        .map_err(failed)?;
+        let config = endpoint_config(spec.tls.reset_secret());
+        let endpoint = quinn::Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime))
+            .map_err(failed)?;
         let local_addr = endpoint.local_addr().map_err(failed)?;
         let (queue, ready) = async_channel::bounded(READY_MAX);
         let refuses = Arc::new(AtomicBool::new(false));

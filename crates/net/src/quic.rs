@@ -9,6 +9,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 /// Streams that a dialling side may have open at a time on one connection.
 pub const STREAMS_MAX: u32 = 1_024;
+/// Streams that the accepting side grants. quinn gives back those that have ended in steps of an
+/// eighth of this; with an eighth held back, [`STREAMS_MAX`] can be open at any time.
+const STREAMS_GRANTED: u32 = STREAMS_MAX * 8 / 7;
 /// Silence after which a connection is lost.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Silence after which the dialling side sends a sign of life.
@@ -26,7 +29,7 @@ const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 /// The transport of an accepting side.
 pub(crate) fn accepting() -> TransportConfig {
     let mut transport = common();
-    transport.max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX));
+    transport.max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_GRANTED));
     transport
 }
 

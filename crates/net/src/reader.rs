@@ -3,7 +3,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use railgun_proto::{Frame, FrameDecoder, FrameError, WireCode};
+use railgun_proto::{Frame, FrameDecoder, FrameError, Message, WireCode};
 use railgun_types::ErrorCode;
 
 use crate::close_code;
@@ -85,6 +85,19 @@ impl FrameReader {
             self.failed = Some(error.clone());
         }
         result
+    }
+
+    /// The message of the next frame, which must be an `M`: a frame of another kind is refused by
+    /// its header, before anything of it is kept. `None` and cancellation as with
+    /// [`next`](Self::next).
+    ///
+    /// # Errors
+    /// [`ReadError`]. A frame that is no `M` leaves the stream unreadable.
+    pub async fn next_of<M: Message>(&mut self) -> Result<Option<M>, ReadError> {
+        self.decoder.allow_only(Some(M::KIND));
+        let frame = self.next().await;
+        self.decoder.allow_only(None);
+        frame?.map(|frame| frame.decode().map_err(ReadError::from)).transpose()
     }
 
     async fn read(&mut self) -> Result<Option<Frame>, ReadError> {

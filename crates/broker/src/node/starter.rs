@@ -87,9 +87,13 @@ impl Starter {
             reads: Arc::clone(&self.pool),
         })
         .await?;
-        // A stopped replica shows as one that never leads.
-        raft.initialize_single().await.ok();
-        let led = tokio::time::timeout(LEADER_TIMEOUT, wait_serving(raft.leader())).await;
+        let lead = async {
+            // A stopped replica shows as one that never leads, and one that cannot write does not
+            // even answer.
+            raft.initialize_single().await.ok();
+            wait_serving(raft.leader()).await;
+        };
+        let led = tokio::time::timeout(LEADER_TIMEOUT, lead).await;
         led.map_err(|_| StartError::NoLeader { shard })?;
         self.replicas.push(Replica { raft: raft.clone(), log: files.log.clone() });
         Ok(raft)
@@ -121,8 +125,15 @@ impl Starter {
         let schedule = Schedule::new(store, log, self.actors.clone(), Arc::clone(&self.pool), at);
         let (outcomes, ends) = shard::ends();
         let (clock, cancel) = (Arc::clone(&self.clock), self.cancel.clone());
-        let (catalog, to) =
-            CatalogHandle::spawn(restored, schedule, clock, ends, &self.actors, cancel);
+        let (catalog, to) = CatalogHandle::spawn(
+            restored,
+            schedule,
+            files.log.clone(),
+            clock,
+            ends,
+            &self.actors,
+            cancel,
+        );
         let machine = Handover::new(to.clone(), catalog::Message::Applied, applied);
         let raft = self.replica(shard, &files, Box::new(machine), outcomes).await?;
         send(&to, catalog::Message::Started(raft)).await;

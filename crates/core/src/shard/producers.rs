@@ -106,14 +106,18 @@ impl Producers {
             self.by_use.remove(&(producer.used, key));
             producer.used = result.ts;
             self.by_use.insert((result.ts, key), ());
-            self.evict(result.ts);
+            self.evict(result.ts, key);
         }
     }
 
-    /// Forgets the longest unused while there are too many, and all that were unused too long.
-    fn evict(&mut self, now: Timestamp) {
+    /// Forgets the longest unused while there are too many, and all that were unused too long, but
+    /// not `newest`: its result was only just noted.
+    fn evict(&mut self, now: Timestamp, newest: ProducerKey) {
         while let Some(oldest) = self.by_use.first_entry() {
             let &(used, key) = oldest.key();
+            if key == newest {
+                return;
+            }
             let expired = now.since_us(used) > PRODUCER_TTL_US;
             if !expired && self.states.len() <= PRODUCERS_PER_SHARD {
                 return;

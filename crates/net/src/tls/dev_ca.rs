@@ -10,7 +10,7 @@ use rcgen::{
     KeyUsagePurpose,
 };
 
-use super::{ServerTls, TlsError, certificates, fingerprint};
+use super::{ServerTls, TlsError, certificates, fingerprint, reset_secret};
 
 const KEY_FILE: &str = "ca-key.pem";
 const CERTIFICATE_FILE: &str = "ca.pem";
@@ -55,11 +55,18 @@ pub enum DevCaError {
 
 /// An authority made on the spot, for one machine. Its certificates are valid for ever and its key
 /// lies in a file that only its owner can read: not for production.
-#[derive(Debug)]
 pub struct DevCa {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
     fingerprint: String,
+    reset_secret: [u8; 32],
+}
+
+impl std::fmt::Debug for DevCa {
+    /// Without keys.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DevCa").field("fingerprint", &self.fingerprint).finish_non_exhaustive()
+    }
 }
 
 impl DevCa {
@@ -94,8 +101,9 @@ impl DevCa {
         let fingerprint = certificate.first().map_or_else(String::new, fingerprint);
         // Name and key are all that an issued certificate refers to, and both are the same in every
         // life of the authority: the certificate need not be parsed.
+        let reset_secret = reset_secret(&key.serialize_der());
         let issuer = Issuer::new(authority(&key), key);
-        Ok(Self { issuer, pem, fingerprint })
+        Ok(Self { issuer, pem, fingerprint, reset_secret })
     }
 
     /// The authority's certificate, for clients to trust.
@@ -124,7 +132,7 @@ impl DevCa {
         let key = KeyPair::generate().map_err(cannot_issue(hosts))?;
         let leaf = params.signed_by(&key, &self.issuer).map_err(cannot_issue(hosts))?;
         let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der());
-        Ok(ServerTls::new(vec![leaf.der().clone()], key.into())?)
+        Ok(ServerTls::new(vec![leaf.der().clone()], key.into(), self.reset_secret)?)
     }
 }
 

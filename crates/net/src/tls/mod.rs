@@ -59,6 +59,7 @@ pub enum TlsError {
 pub struct ServerTls {
     config: Arc<QuicServerConfig>,
     fingerprint: String,
+    reset_secret: [u8; 32],
 }
 
 impl ServerTls {
@@ -81,12 +82,14 @@ impl ServerTls {
         let chain = certificates("certificate chain", chain)?;
         let key = PrivateKeyDer::from_pem_slice(key)
             .map_err(|source| TlsError::Pem { what: "private key", source })?;
-        Self::new(chain, key)
+        let reset_secret = reset_secret(key.secret_der());
+        Self::new(chain, key, reset_secret)
     }
 
     fn new(
         chain: Vec<CertificateDer<'static>>,
         key: PrivateKeyDer<'static>,
+        reset_secret: [u8; 32],
     ) -> Result<Self, TlsError> {
         let refused = |source| TlsError::Refused { what: "certificate and key", source };
         let fingerprint = chain.first().map_or_else(String::new, |leaf| fingerprint(leaf));
@@ -97,7 +100,7 @@ impl ServerTls {
             .with_single_cert(chain, key)
             .map_err(refused)?;
         config.alpn_protocols = vec![railgun_proto::ALPN.to_vec()];
-        Ok(Self { config: quic(config, QuicServerConfig::try_from)?, fingerprint })
+        Ok(Self { config: quic(config, QuicServerConfig::try_from)?, fingerprint, reset_secret })
     }
 
     /// SHA-256 of the leaf certificate, 64 hexadecimal digits.
@@ -108,6 +111,12 @@ impl ServerTls {
 
     pub(crate) fn quic(&self) -> Arc<QuicServerConfig> {
         Arc::clone(&self.config)
+    }
+
+    /// The same in every life of the server, so that a restarted one can tell clients of the one
+    /// before that their connections are gone (RFC 9000 §10.3).
+    pub(crate) fn reset_secret(&self) -> [u8; 32] {
+        self.reset_secret
     }
 }
 
@@ -169,6 +178,11 @@ fn certificates(what: &'static str, pem: &[u8]) -> Result<Vec<CertificateDer<'st
         return Err(TlsError::Empty { what });
     }
     Ok(certificates)
+}
+
+/// Derived from a private key; says nothing about it.
+fn reset_secret(private_key: &[u8]) -> [u8; 32] {
+    Sha256::new_with_prefix("railgun stateless reset").chain_update(private_key).finalize().into()
 }
 
 fn fingerprint(certificate: &CertificateDer<'_>) -> String {
