@@ -7,6 +7,7 @@ use std::time::Duration;
 use railgun_proto::WireCode;
 use railgun_types::ErrorCode;
 
+use crate::budget::ReceiveBudget;
 use crate::close_code;
 use crate::memory::MemoryConnection;
 use crate::reader::{FrameReader, RawReader};
@@ -75,7 +76,10 @@ pub struct ConnectionStats {
 /// A connection to a peer. Cheap to clone; when the last clone and the last stream are dropped it
 /// is closed without error.
 #[derive(Clone)]
-pub struct Connection(Transport);
+pub struct Connection {
+    transport: Transport,
+    budget: ReceiveBudget,
+}
 
 #[derive(Clone)]
 enum Transport {
@@ -88,16 +92,20 @@ enum Transport {
 }
 
 impl Connection {
+    fn new(transport: Transport, budget: ReceiveBudget) -> Self {
+        Self { transport, budget }
+    }
+
     pub(crate) fn accepted(connection: quinn::Connection) -> Self {
-        Self(Transport::Quic { connection, socket: None })
+        Self::new(Transport::Quic { connection, socket: None }, ReceiveBudget::bounded())
     }
 
     pub(crate) fn dialled(connection: quinn::Connection, socket: quinn::Endpoint) -> Self {
-        Self(Transport::Quic { connection, socket: Some(socket) })
+        Self::new(Transport::Quic { connection, socket: Some(socket) }, ReceiveBudget::unbounded())
     }
 
     pub(crate) fn memory(connection: MemoryConnection) -> Self {
-        Self(Transport::Memory(connection))
+        Self::new(Transport::Memory(connection), ReceiveBudget::unbounded())
     }
 
     /// Opens a stream; for the dialling side. Waits while the peer allows no further one. The peer
@@ -109,7 +117,7 @@ impl Connection {
     /// # Errors
     /// [`ConnectionLost`].
     pub async fn open(&self) -> Result<(FrameWriter, FrameReader), ConnectionLost> {
-        let (writer, reader) = match &self.0 {
+        let (writer, reader) = match &self.transport {
             Transport::Quic { connection, .. } => {
                 let (send, receive) = connection.open_bi().await?;
                 (RawWriter::Quic(send), RawReader::Quic(receive))
@@ -119,7 +127,7 @@ impl Connection {
                 (RawWriter::Memory(writer), RawReader::Memory(reader))
             }
         };
-        Ok((FrameWriter::new(writer), FrameReader::new(reader)))
+        Ok((FrameWriter::new(writer), FrameReader::new(reader, self.budget.share())))
     }
 
     /// The next stream that the peer opened, in the order of opening. Several tasks may wait.
@@ -129,7 +137,7 @@ impl Connection {
     /// # Errors
     /// [`ConnectionLost`].
     pub async fn accept(&self) -> Result<(FrameWriter, FrameReader), ConnectionLost> {
-        let (writer, reader) = match &self.0 {
+        let (writer, reader) = match &self.transport {
             Transport::Quic { connection, .. } => {
                 let (send, receive) = connection.accept_bi().await?;
                 (RawWriter::Quic(send), RawReader::Quic(receive))
@@ -139,14 +147,14 @@ impl Connection {
                 (RawWriter::Memory(writer), RawReader::Memory(reader))
             }
         };
-        Ok((FrameWriter::new(writer), FrameReader::new(reader)))
+        Ok((FrameWriter::new(writer), FrameReader::new(reader, self.budget.share())))
     }
 
     /// Closes the connection at once, on both sides. Bytes on their way are dropped: finish the
     /// streams that matter and wait for answers first. `reason` is for people.
     pub fn close(&self, code: Option<ErrorCode>, reason: &str) {
         let code = close_code::to_wire(code);
-        match &self.0 {
+        match &self.transport {
             Transport::Quic { connection, .. } => connection.close(code, reason.as_bytes()),
             Transport::Memory(connection) => connection.close(code, reason),
         }
@@ -154,7 +162,7 @@ impl Connection {
 
     /// Waits until the connection is no more. Cancel-safe.
     pub async fn closed(&self) -> ConnectionLost {
-        match &self.0 {
+        match &self.transport {
             Transport::Quic { connection, .. } => connection.closed().await.into(),
             Transport::Memory(connection) => connection.closed().await,
         }
@@ -165,7 +173,7 @@ impl Connection {
     /// at once on an accepted connection, where [`Endpoint::wait_idle`](crate::Endpoint::wait_idle)
     /// does this for all. Cancel-safe.
     pub async fn wait_drained(&self) {
-        if let Transport::Quic { socket: Some(socket), .. } = &self.0 {
+        if let Transport::Quic { socket: Some(socket), .. } = &self.transport {
             socket.wait_idle().await;
         }
     }
@@ -173,7 +181,7 @@ impl Connection {
     /// Where the peer is now. It may move.
     #[must_use]
     pub fn remote_addr(&self) -> SocketAddr {
-        match &self.0 {
+        match &self.transport {
             Transport::Quic { connection, .. } => connection.remote_address(),
             Transport::Memory(connection) => connection.remote_addr(),
         }
@@ -182,7 +190,7 @@ impl Connection {
     /// Figures for people who look.
     #[must_use]
     pub fn stats(&self) -> ConnectionStats {
-        match &self.0 {
+        match &self.transport {
             Transport::Quic { connection, .. } => {
                 let stats = connection.stats();
                 ConnectionStats {

@@ -9,6 +9,7 @@
 //! This crate knows frames and their limits, and no meaning of any of them.
 #![warn(missing_docs)]
 
+mod budget;
 mod close_code;
 mod connect;
 mod connection;

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use railgun_proto::{Frame, FrameDecoder, FrameError, Message, WireCode};
 use railgun_types::ErrorCode;
 
+use crate::budget::{BudgetShare, OverBudget};
 use crate::close_code;
 use crate::connection::ConnectionLost;
 use crate::memory::PipeReader;
@@ -22,6 +23,9 @@ pub enum ReadError {
     /// The stream ended in the middle of a frame.
     #[error("the stream ended inside a frame")]
     CutShort,
+    /// Too many bytes of unfinished frames on the connection's streams together.
+    #[error("the unfinished frames of this connection take too much memory")]
+    OverBudget,
     /// The peer gave the stream up.
     #[error("the stream was reset by the peer{}", close_code::suffix(code))]
     Reset {
@@ -40,6 +44,7 @@ impl ReadError {
         match self {
             Self::Frame(error) => Some(error.code()),
             Self::CutShort => Some(ErrorCode::ProtocolViolation),
+            Self::OverBudget => Some(ErrorCode::QuotaExceeded),
             Self::Reset { .. } | Self::ConnectionLost(_) => None,
         }
     }
@@ -48,6 +53,7 @@ impl ReadError {
 /// The receiving side of a stream. Dropping it tells the peer to stop sending, without error.
 pub struct FrameReader {
     raw: RawReader,
+    budget: BudgetShare,
     decoder: FrameDecoder,
     /// What was taken from the transport; those from `next` to `filled` are still to be decoded.
     pieces: Vec<Bytes>,
@@ -57,9 +63,10 @@ pub struct FrameReader {
 }
 
 impl FrameReader {
-    pub(crate) fn new(raw: RawReader) -> Self {
+    pub(crate) fn new(raw: RawReader, budget: BudgetShare) -> Self {
         Self {
             raw,
+            budget,
             decoder: FrameDecoder::new(),
             pieces: vec![Bytes::new(); PIECES],
             next: 0,
@@ -111,9 +118,12 @@ impl FrameReader {
                     self.next += 1;
                 }
                 if frame.is_some() {
+                    // What is handed on is its receiver's to account for.
+                    self.budget.clear();
                     return Ok(frame);
                 }
             }
+            self.budget.set(self.decoder.held()).map_err(|OverBudget| ReadError::OverBudget)?;
             match self.raw.read(&mut self.pieces).await? {
                 Some(filled) => (self.next, self.filled) = (0, filled),
                 None if self.decoder.at_border() => return Ok(None),

@@ -3,6 +3,7 @@
 use bytes::{Buf, Bytes};
 
 use crate::frame::{Frame, FrameError, FrameHeader, HEADER_BYTES};
+use crate::kind::FrameKind;
 
 /// Bytes that are allocated for a part before any of it has come.
 const START_BYTES: usize = 64 << 10;
@@ -22,6 +23,8 @@ pub struct FrameDecoder {
     started: usize,
     /// The frame under way.
     body: Option<Body>,
+    /// The one kind that may come.
+    only: Option<FrameKind>,
 }
 
 /// The frame behind a header that has come whole.
@@ -64,6 +67,18 @@ impl FrameDecoder {
         Ok(Some(Frame::from_parts(body.header.kind(), body.head.bytes.into(), blob)))
     }
 
+    /// Refuses frames of any other kind by their headers, before anything of them is kept; `None`
+    /// takes all again. For peers that are not trusted with the memory of every kind yet.
+    pub fn allow_only(&mut self, kind: Option<FrameKind>) {
+        self.only = kind;
+    }
+
+    /// Bytes allocated for the frame under way.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.body.as_ref().map_or(0, |body| body.head.bytes.capacity() + body.blob.bytes.capacity())
+    }
+
     /// Whether the bytes so far end with a whole frame, so that a stream may end here.
     #[must_use]
     pub fn at_border(&self) -> bool {
@@ -79,7 +94,11 @@ impl FrameDecoder {
             return Ok(None);
         }
         self.started = 0;
-        FrameHeader::parse(self.start).map(Some)
+        let header = FrameHeader::parse(self.start)?;
+        match self.only.filter(|only| *only != header.kind()) {
+            Some(expected) => Err(FrameError::Unexpected { expected, found: header.kind() }),
+            None => Ok(Some(header)),
+        }
     }
 }
 
@@ -206,6 +225,22 @@ mod tests {
                 let _ = frame.decode::<v1::Hello>();
             }
         }
+    }
+
+    #[test]
+    fn a_kind_that_is_not_allowed_is_refused_by_its_header() {
+        let publish = FrameHeader::new(FrameKind::Publish, 0, BATCH_BYTES_HARD).unwrap();
+        let mut decoder = FrameDecoder::new();
+        decoder.allow_only(Some(FrameKind::Credit));
+        let credit = Frame::new(&v1::Credit { bytes: 1 });
+        assert_eq!(decoder.feed(&mut encode(std::slice::from_ref(&credit))), Ok(Some(credit)));
+        let (expected, found) = (FrameKind::Credit, FrameKind::Publish);
+        let refused = decoder.feed(&mut Bytes::copy_from_slice(&publish.to_bytes()));
+        assert_eq!(refused, Err(FrameError::Unexpected { expected, found }));
+        let mut decoder = FrameDecoder::new();
+        decoder.allow_only(Some(FrameKind::Credit));
+        decoder.allow_only(None);
+        assert_eq!(decoder.feed(&mut Bytes::copy_from_slice(&publish.to_bytes())), Ok(None));
     }
 
     #[test]

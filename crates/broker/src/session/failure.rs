@@ -73,6 +73,9 @@ pub(super) async fn tell(writer: &mut FrameWriter, end: &SessionEnd) {
             Some(code) => WireError::new(code, error.to_string()),
             None => return writer.finish(),
         },
+        SessionEnd::Write(WriteError::Frame(error)) => {
+            WireError::new(ErrorCode::Internal, format!("an answer cannot be sent: {error}"))
+        }
         SessionEnd::ClientLeft | SessionEnd::Write(_) | SessionEnd::Lost(_) => {
             return writer.finish();
         }

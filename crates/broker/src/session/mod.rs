@@ -99,18 +99,7 @@ async fn handshake(
     connection: &Connection,
 ) -> Result<(FrameWriter, FrameReader), SessionEnd> {
     let (mut writer, mut reader) = connection.accept().await?;
-    let Some(frame) = reader.next().await? else { return Err(SessionEnd::ClientLeft) };
-    let checked = frame.decode::<v1::Hello>().map_err(SessionEnd::from).and_then(|hello| {
-        if hello.version_min > PROTOCOL_VERSION || hello.version_max < PROTOCOL_VERSION {
-            let message = format!(
-                "the client speaks protocol versions {} to {}, this server version {PROTOCOL_VERSION}",
-                hello.version_min, hello.version_max
-            );
-            return Err(WireError::new(ErrorCode::UnsupportedVersion, message).into());
-        }
-        context.auth.check(&hello.token).map_err(SessionEnd::from)
-    });
-    if let Err(refused) = checked {
+    if let Err(refused) = let_in(context, &mut reader).await {
         failure::tell(&mut writer, &refused).await;
         return Err(refused);
     }
@@ -130,6 +119,21 @@ async fn handshake(
     Ok((writer, reader))
 }
 
+/// Reads and checks the Hello. Whoever has not shown a token yet cannot make us read anything else.
+async fn let_in(context: &SessionContext, reader: &mut FrameReader) -> Result<(), SessionEnd> {
+    let Some(hello) = reader.next_of::<v1::Hello>().await? else {
+        return Err(SessionEnd::ClientLeft);
+    };
+    if hello.version_min > PROTOCOL_VERSION || hello.version_max < PROTOCOL_VERSION {
+        let message = format!(
+            "the client speaks protocol versions {} to {}, this server version {PROTOCOL_VERSION}",
+            hello.version_min, hello.version_max
+        );
+        return Err(WireError::new(ErrorCode::UnsupportedVersion, message).into());
+    }
+    Ok(context.auth.check(&hello.token)?)
+}
+
 /// Keeps the control stream: the client ends the session by closing it, the node says goodbye on it.
 async fn hold_control(
     (mut writer, mut reader): (FrameWriter, FrameReader),
@@ -147,7 +151,8 @@ async fn hold_control(
         end = reader.next() => {
             let code = match end {
                 Ok(None) => None,
-                _ => Some(ErrorCode::ProtocolViolation),
+                Ok(Some(_)) => Some(ErrorCode::ProtocolViolation),
+                Err(error) => error.code(),
             };
             connection.close(code, "");
         }

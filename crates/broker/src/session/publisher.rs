@@ -9,7 +9,7 @@ use railgun_core::command::{
 };
 use railgun_core::shard::{AppendRefusal, Appended};
 use railgun_proto::convert::Uid;
-use railgun_proto::{Frame, FrameKind, WireCode, WireError, v1};
+use railgun_proto::{Frame, FrameKind, WireError, v1};
 use railgun_types::batch::RecordBatch;
 use railgun_types::limits::{ATOMIC_BATCH_BYTES, ATOMIC_BATCH_RECORDS};
 use railgun_types::{ErrorCode, ProducerId, StreamName, StreamUid};
@@ -20,6 +20,8 @@ use crate::shard::{AppendResult, ProposeFailure, ShardHandle};
 
 /// Most streams one publisher may bind.
 const ALIASES_MAX: usize = 65_536;
+/// Most items of one frame: their results, each with an error, fit into a frame too.
+const ITEMS_MAX: usize = 8_192;
 /// Batch bytes a publisher may have un-answered: the whole window of the largest frames, told to the
 /// client so that it can bound its memory. QUIC flow control is what enforces it.
 const CREDIT_BYTES: u64 = 16 << 20;
@@ -130,6 +132,8 @@ impl Publisher<'_> {
             let answered = next_answer(&mut self.unanswered).await;
             self.answer(answered).await?;
         }
+        // An alias that is bound again stands for the new stream, or for none.
+        self.aliases.remove(&bind.alias);
         if self.aliases.len() >= ALIASES_MAX {
             let message = format!("a publisher binds at most {ALIASES_MAX} streams");
             return Err(WireError::new(ErrorCode::ProtocolViolation, message).into());
@@ -171,6 +175,10 @@ impl Publisher<'_> {
     /// log; the producer sequence makes what follows it in order fail too.
     async fn on_publish(&mut self, frame: &Frame) -> Result<(), SessionEnd> {
         let publish: v1::Publish = frame.decode()?;
+        if publish.items.len() > ITEMS_MAX {
+            let message = format!("a publish frame has at most {ITEMS_MAX} items");
+            return Err(WireError::new(ErrorCode::ProtocolViolation, message).into());
+        }
         let mut blob = frame.blob();
         let mut unanswered =
             Unanswered { items: Vec::with_capacity(publish.items.len()), waiting: VecDeque::new() };
@@ -274,12 +282,16 @@ impl Publisher<'_> {
             }
             Err(mut error) => {
                 if let Some(broken) = broken {
-                    // PS-2: what follows a refused batch is refused for its sake.
-                    if *broken && error.code == WireCode::Known(ErrorCode::SequenceGap) {
+                    // PS-2: what follows a refused batch is refused for its sake. If that was the
+                    // producer's first, the shard has not heard of the producer.
+                    let unknown = error.code == ErrorCode::ProducerUnknown;
+                    if *broken && (unknown || error.code == ErrorCode::SequenceGap) {
                         error.code = ErrorCode::OrderBroken.into();
                         error.message = "an earlier batch of this publisher was refused".to_owned();
                     }
-                    *broken = true;
+                    // A producer that was forgotten says nothing definite about what follows: it
+                    // may have been appended by an earlier attempt.
+                    *broken |= !unknown;
                 }
                 v1::ItemResult { error: Some(error.into()), ..Default::default() }
             }

@@ -1,5 +1,7 @@
 //! A subscription's QUIC stream: records out, credit in.
 
+use std::collections::VecDeque;
+
 use railgun_proto::convert::{SubscribeRequest, Uid};
 use railgun_proto::{Frame, FrameKind, WireError, v1};
 use railgun_types::{ErrorCode, Offset, Timestamp};
@@ -28,20 +30,31 @@ pub(super) async fn serve(stream: &mut QuicStream, first: &Frame) -> Result<(), 
     let streams = &stream.context.streams;
     let reader = StreamReader::new(shard, streams.cold(), streams.pool(), uid, start.start);
     let credit = i64::try_from(request.credit_bytes).unwrap_or(i64::MAX);
-    let subscription =
-        Subscription { stream, reader, until, until_time: request.until_time, credit };
+    let subscription = Subscription {
+        stream,
+        next: reader.next_offset(),
+        reader,
+        ready: VecDeque::new(),
+        until,
+        until_time: request.until_time,
+        credit,
+    };
     subscription.run().await
 }
 
 struct Subscription<'s> {
     stream: &'s mut QuicStream,
     reader: StreamReader,
+    /// Read, wanted, and not sent for lack of credit: at most what one step brought.
+    ready: VecDeque<Delivery>,
+    /// The offset after the last record sent.
+    next: Offset,
     /// Stop before this offset.
     until: Option<Offset>,
-    /// Stop before the first record at or after this log time.
+    /// Stop before the first record at or after this log time. Becomes an offset when it is met.
     until_time: Option<Timestamp>,
-    /// Batch bytes that may still be sent. One step's records may overdraw it, so that no batch is
-    /// too large for ever.
+    /// Batch bytes that may still be sent. The last batch may overdraw it, so that none is too large
+    /// for ever.
     credit: i64,
 }
 
@@ -49,7 +62,7 @@ impl Subscription<'_> {
     async fn run(mut self) -> Result<(), SessionEnd> {
         let stopping = self.stream.stopping.clone();
         loop {
-            if self.until.is_some_and(|until| self.reader.next_offset() >= until) {
+            if self.until.is_some_and(|until| self.next >= until) {
                 return self.end().await;
             }
             if self.credit <= 0 {
@@ -58,6 +71,10 @@ impl Subscription<'_> {
                     () = stopping.cancelled() => return Err(going_away()),
                     frame = self.stream.reader.next() => self.on_frame(frame?)?,
                 }
+                continue;
+            }
+            if !self.ready.is_empty() {
+                self.deliver().await?;
                 continue;
             }
             // Without an end in sight, wait for what is not published yet.
@@ -71,11 +88,7 @@ impl Subscription<'_> {
                 step = self.reader.step(true) => step,
             };
             match step.map_err(|failed| failure::read_failure(&failed))? {
-                Step::Records(deliveries) => {
-                    if self.deliver(deliveries).await? {
-                        return self.end().await;
-                    }
-                }
+                Step::Records(deliveries) => self.keep_wanted(deliveries),
                 Step::End => {}
                 Step::Deleted => {
                     let message = "the stream was deleted while it was read";
@@ -95,38 +108,42 @@ impl Subscription<'_> {
         Ok(())
     }
 
-    /// Sends records as far as the subscription wants them; `true` at its end. Credit may be
-    /// overdrawn by one step's records, which is bounded.
-    async fn deliver(&mut self, deliveries: Vec<Delivery>) -> Result<bool, SessionEnd> {
-        let mut frames = Vec::with_capacity(deliveries.len());
-        let mut ended = false;
+    /// Keeps the records before the end of the subscription.
+    fn keep_wanted(&mut self, deliveries: Vec<Delivery>) {
         for mut delivery in deliveries {
+            let first = delivery.base.plus(delivery.skip.into());
             if self.until_time.is_some_and(|until| delivery.ts >= until) {
-                ended = true;
-                break;
+                // Log time never falls: nothing behind this is wanted either.
+                self.until = Some(self.until.map_or(first, |until| until.min(first)));
             }
             if let Some(until) = self.until {
-                let first = delivery.base.plus(delivery.skip.into());
                 let wanted = until.0.saturating_sub(first.0);
                 delivery.count = delivery.count.min(u32::try_from(wanted).unwrap_or(u32::MAX));
-                if delivery.count == 0 {
-                    ended = true;
-                    break;
-                }
             }
+            if delivery.count == 0 {
+                return;
+            }
+            self.ready.push_back(delivery);
+        }
+    }
+
+    /// Sends what is ready, as far as the credit goes.
+    async fn deliver(&mut self) -> Result<(), SessionEnd> {
+        let mut frames = Vec::with_capacity(self.ready.len());
+        while self.credit > 0
+            && let Some(delivery) = self.ready.pop_front()
+        {
             self.credit -= delivery.batch.len() as i64;
+            self.next = delivery.end();
             frames.push(deliver_frame(&delivery));
         }
         self.stream.writer.send_all(frames).await?;
-        Ok(ended)
+        Ok(())
     }
 
     async fn end(self) -> Result<(), SessionEnd> {
-        let next_offset = match self.until {
-            Some(until) => until.min(self.reader.next_offset()),
-            None => self.reader.next_offset(),
-        };
-        self.stream.writer.send(Frame::new(&v1::End { next_offset: next_offset.0 })).await?;
+        let end = v1::End { next_offset: self.next.0 };
+        self.stream.writer.send(Frame::new(&end)).await?;
         Ok(())
     }
 }

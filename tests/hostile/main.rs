@@ -1,0 +1,28 @@
+//! What no honest client sends, against a running node: real QUIC, real files. After every abuse the
+//! client at fault was told the documented code, and everybody else is served as before.
+
+mod administration;
+mod attacker;
+mod batch_lies;
+mod bystander;
+mod floods;
+mod frames;
+mod handshake;
+mod limits;
+mod names;
+mod order;
+mod raw_batch;
+mod reading;
+mod sequences;
+
+use std::time::Duration;
+
+/// Bound of a wait that ends at once while the node works.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// The future's value; fails the test if it takes too long.
+async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, future)
+        .await
+        .unwrap_or_else(|_| panic!("{what}: nothing came within {DEADLINE:?}"))
+}
