@@ -14,7 +14,7 @@ use railgun_cold::segment::{EncodeSpec, SegmentKind};
 use railgun_cold::{Bucket, BucketError, manifest};
 use railgun_core::command::{CommandBody, CommittedPart, ObjectCommit, SealScope, SegmentCommand};
 use railgun_core::manifest::{ManifestFile, ObjectId};
-use railgun_core::shard::{CommitRefused, Outcome, PlannedObject};
+use railgun_core::shard::{CommitRefused, Outcome, PlannedObject, SEGMENT_BYTES_MIN};
 use railgun_raft::ReadPool;
 use railgun_types::{ClusterUid, Timestamp};
 use tokio::time::Instant;
@@ -145,6 +145,7 @@ impl Offloader {
         if !status.serving {
             return Ok(Progress::Idle);
         }
+        self.spec.reclaimer.shrink().await?;
         if let Some(scope) = self.seal_due(&status) {
             self.propose(SegmentCommand::Seal(scope)).await?;
             return Ok(Progress::More);
@@ -163,21 +164,23 @@ impl Offloader {
         Ok(Progress::Idle)
     }
 
-    /// What must be sealed now: closed ranges at once; everything when the oldest record has waited
-    /// long enough or the log has grown enough, so that all small streams share one cut
-    /// (DESIGN §1.4).
+    /// What must be sealed now: everything when the oldest record has waited long enough or the log
+    /// has grown enough, so that all small streams share one cut (DESIGN §1.4); closed ranges
+    /// earlier, once they are worth an object. Those that a new day has closed are small, and come
+    /// one by one as each stream goes on: they wait for the others.
     fn seal_due(&mut self, status: &OffloadStatus) -> Option<SealScope> {
         let log = self.spec.shard.log();
         let above = log.bytes_above(self.cut_at.max(status.floor.unwrap_or(0)));
         let max_wait = i64::try_from(self.spec.max_time_to_cold.as_micros()).unwrap_or(i64::MAX);
         let is_old = |since: Timestamp| self.spec.clock.now().since_us(since) >= max_wait;
-        if status.waiting.open > 0
-            && (above >= self.spec.cut_bytes || status.oldest_open.is_some_and(is_old))
+        let waiting = status.waiting;
+        if waiting.open + waiting.closed > 0
+            && (above >= self.spec.cut_bytes || status.oldest_unsealed.is_some_and(is_old))
         {
             self.cut_at = log.state().last.map_or(0, |last| last.index);
             return Some(SealScope::All);
         }
-        if status.waiting.closed > 0 { Some(SealScope::Closed) } else { None }
+        (waiting.closed >= SEGMENT_BYTES_MIN).then_some(SealScope::Closed)
     }
 
     async fn upload(

@@ -38,12 +38,21 @@ impl Reclaimer {
     /// Lets Raft give up what lies at or below `floor`, and frees files while they take more than
     /// the budget. Returns how many went.
     pub(crate) async fn reclaim(&self, floor: u64) -> Result<u32, ReclaimError> {
-        let Some(purged) = self.purge(floor).await? else { return Ok(0) };
+        self.purge(floor).await?;
+        self.shrink().await
+    }
+
+    /// Frees files that Raft has given up while all files take more than the budget, or the disk is
+    /// full: what cannot be given up grows while the bucket is away. Returns how many went.
+    pub(crate) async fn shrink(&self) -> Result<u32, ReclaimError> {
+        let Some(purged) = self.log().state().last_purged.map(|id| id.index) else { return Ok(0) };
+        // On a full disk no file is worth keeping as a cache.
+        let bytes_max = if self.log().state().disk_full { 0 } else { self.hot_bytes_max };
         let files = self.log().files();
         let mut bytes: u64 = files.iter().map(|file| file.bytes).sum();
         let mut upto = None;
         for file in files.iter().filter(|file| file.closed && file.next_index <= purged + 1) {
-            if bytes <= self.hot_bytes_max {
+            if bytes <= bytes_max {
                 break;
             }
             bytes -= file.bytes;

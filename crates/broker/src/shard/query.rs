@@ -82,8 +82,8 @@ pub(crate) struct OffloadStatus {
     /// This replica leads the shard and may propose.
     pub(crate) serving: bool,
     pub(crate) waiting: Waiting,
-    /// Log time of the oldest record in an open range.
-    pub(crate) oldest_open: Option<Timestamp>,
+    /// Log time of the oldest record that no seal has planned yet.
+    pub(crate) oldest_unsealed: Option<Timestamp>,
     /// The first planned object that is not committed, with what its upload needs.
     pub(crate) next_plan: Option<(ObjectId, PlannedObject, Vec<PlanPart>)>,
     /// The manifest file that the bucket lacks, if no plan is left.
@@ -214,7 +214,7 @@ pub(super) fn offload_status(state: &ShardState, serving: bool) -> OffloadStatus
     OffloadStatus {
         serving,
         waiting: state.waiting(),
-        oldest_open: state.oldest_open(),
+        oldest_unsealed: state.oldest_unsealed(),
         manifest: if next_plan.is_none() { state.manifest_file() } else { None },
         awaits_mirror: state.awaits_mirror(),
         is_mirrored: state.mirrored().is_some(),

@@ -44,12 +44,18 @@ pub struct Subscription {
     /// Records of the batch that `next` is in.
     records: VecDeque<Record>,
     backoff: Backoff,
+    /// When to give up. None while all is well: a record came, or there was none to come.
+    give_up_at: Option<Instant>,
 }
 
 #[derive(Debug)]
 enum State {
     Reading(Box<Reading>),
-    Lost { after: Option<u64>, give_up_at: Instant },
+    /// To be opened again: on another session than `after`, not before the instant.
+    Lost {
+        after: Option<u64>,
+        not_before: Instant,
+    },
     Finished,
 }
 
@@ -83,11 +89,12 @@ impl Subscription {
             bounds: (Offset(0), Offset(0)),
             position: Offset(0),
             end: None,
-            state: State::Lost { after: None, give_up_at: Instant::now() + give_up_after },
+            state: State::Lost { after: None, not_before: Instant::now() },
             owed_bytes: 0,
             removed: None,
             records: VecDeque::new(),
             backoff: Backoff::new(),
+            give_up_at: None,
         };
         let opened = subscription.subscribe(start).await?;
         subscription.uid = subscription.uid_of(&opened)?;
@@ -234,7 +241,7 @@ impl Subscription {
         let delivery = Delivery::new(batch, skip, count, first, ts, source)
             .ok_or_else(|| self.protocol(format!("the batch at {first} is not as announced")))?;
         self.position = delivery.next_offset();
-        self.backoff.reset();
+        self.all_is_well();
         Ok(delivery)
     }
 
@@ -252,7 +259,14 @@ impl Subscription {
             return Err(self.protocol(format!("it removed {from} to {to} at {position}")));
         }
         self.position = to;
+        self.all_is_well();
         Ok(Removed { from, to, reason })
+    }
+
+    /// The next failure is the first again.
+    fn all_is_well(&mut self) {
+        self.backoff.reset();
+        self.give_up_at = None;
     }
 
     fn decode<M: railgun_proto::Message>(&self, frame: &Frame) -> Result<M, SubscribeError> {
@@ -271,12 +285,44 @@ impl Subscription {
             return Err(self.refused(error.clone()));
         }
         tracing::debug!(stream = %self.request.name, %lost, "a subscription lost its stream");
-        let gone = lost.is_connection();
-        self.state = State::Lost {
-            after: gone.then_some(session),
-            give_up_at: Instant::now() + self.give_up_after,
+        let after = lost.is_connection().then_some(session);
+        self.await_retry(lost, after)
+    }
+
+    /// Decides when to open the subscription again. Fails when it has been tried for long enough
+    /// and brought nothing: a stream that opens and then fails each time is not worth more patience
+    /// than one that does not open.
+    fn await_retry(&mut self, lost: StreamLost, after: Option<u64>) -> Result<(), SubscribeError> {
+        let now = Instant::now();
+        let first = self.give_up_at.is_none();
+        let give_up_at = *self.give_up_at.get_or_insert(now + self.give_up_after);
+        if !first && now >= give_up_at {
+            return Err(self.gave_up(lost));
+        }
+        let wait = match &lost {
+            StreamLost::Refused(WireError { retry: Retry::After(after), .. }) => *after,
+            _ => Duration::ZERO,
         };
+        // A connection that was lost just now may come back at once.
+        let pause =
+            if first { Duration::ZERO } else { self.backoff.next(self.client.randomness.next()) };
+        let not_before = (now + wait.max(pause)).min(give_up_at);
+        self.state = State::Lost { after, not_before };
         Ok(())
+    }
+
+    fn gave_up(&self, lost: StreamLost) -> SubscribeError {
+        match lost {
+            StreamLost::Refused(error) => self.refused(error),
+            lost => SubscribeError::Disconnected {
+                stream: self.request.name.clone(),
+                error: Box::new(ConnectError::GaveUp {
+                    server: self.client.options.server.clone(),
+                    waited: self.give_up_after,
+                    last: lost.to_string(),
+                }),
+            },
+        }
     }
 
     fn refused(&self, error: WireError) -> SubscribeError {
@@ -311,32 +357,16 @@ impl Subscription {
     /// Opens a QUIC stream for the subscription, trying for as long as that may help.
     async fn subscribe(&mut self, start: StartPosition) -> Result<v1::Subscribed, SubscribeError> {
         loop {
-            let State::Lost { after, give_up_at } = self.state else {
+            let State::Lost { after, not_before } = self.state else {
                 return Err(self.protocol("the subscription is not lost".into()));
             };
-            let lost = match self.attempt(start, after, give_up_at).await {
+            tokio::time::sleep_until(not_before).await;
+            let give_up_at = *self.give_up_at.get_or_insert(Instant::now() + self.give_up_after);
+            match self.attempt(start, after, give_up_at).await {
                 Ok(opened) => return Ok(opened),
                 Err(Refusal::Final(error)) => return Err(error),
-                Err(Refusal::Again(lost)) => lost,
-            };
-            if Instant::now() >= give_up_at {
-                return Err(match lost {
-                    StreamLost::Refused(error) => self.refused(error),
-                    lost => SubscribeError::Disconnected {
-                        stream: self.request.name.clone(),
-                        error: Box::new(ConnectError::GaveUp {
-                            server: self.client.options.server.clone(),
-                            waited: self.give_up_after,
-                            last: lost.to_string(),
-                        }),
-                    },
-                });
+                Err(Refusal::Again(lost)) => self.await_retry(lost, after)?,
             }
-            let mut wait = self.backoff.next(self.client.randomness.next());
-            if let StreamLost::Refused(WireError { retry: Retry::After(after), .. }) = lost {
-                wait = wait.max(after);
-            }
-            tokio::time::sleep_until((Instant::now() + wait).min(give_up_at)).await;
         }
     }
 
@@ -370,6 +400,10 @@ impl Subscription {
             }
             Err(lost) => return Err(Refusal::Again(lost)),
         };
+        if opened.resumed_at >= opened.next_offset {
+            // Nothing waits to be read: silence is no failure.
+            self.all_is_well();
+        }
         self.owed_bytes = 0;
         self.state = State::Reading(Box::new(Reading { writer, reader, session: session.number }));
         Ok(opened)

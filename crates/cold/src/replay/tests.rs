@@ -11,7 +11,6 @@ use crate::fixture::{
 };
 use crate::owner::{FORMAT, Owner};
 use crate::segment::{EncodeSpec, SegmentKind};
-use crate::sql;
 use crate::testing::{Conditions, Fault, FaultyStore, Operation, Request};
 
 /// Ten records at each of `times`.
@@ -187,30 +186,4 @@ async fn a_replay_reads_ahead_and_survives_an_outage() {
         }
     }
     assert_eq!((errors, told_by_batches(&read)), (1, told));
-}
-
-#[tokio::test]
-async fn the_query_names_exactly_the_committed_objects() {
-    let directory = tempfile::tempdir().unwrap();
-    let url = format!("file://{}", directory.path().display());
-    let (shelf, _) = mixed(Bucket::open(&url, &BucketOptions::new(1)).unwrap()).await;
-    let uid = StreamUid([1; 16]);
-    let files = sql::files(shelf.bucket.url(), &shelf.manifest, uid);
-    assert_eq!(files.len(), 2);
-    for file in &files {
-        assert!(std::path::Path::new(file).is_file(), "{file}");
-    }
-    let query = sql::query(shelf.bucket.url(), &shelf.manifest, uid).unwrap();
-    let expected = format!(
-        "SELECT \"offset\", ts, producer_ts, msg_id, key, headers, value, crc32c, term, flags\n\
-         FROM read_parquet([\n  '{}',\n  '{}'\n])\n\
-         WHERE stream_uid = '{uid}' AND \"offset\" BETWEEN 50 AND 309\nORDER BY \"offset\"",
-        files[0], files[1],
-    );
-    assert_eq!(query, expected);
-
-    let s3 = "s3://logs/it's".parse().unwrap();
-    let query = sql::query(&s3, &shelf.manifest, uid).unwrap();
-    assert!(query.contains("  's3://logs/it''s/railgun/v1/"), "{query}");
-    assert_eq!(sql::query(&s3, &shelf.manifest, StreamUid([9; 16])), None);
 }

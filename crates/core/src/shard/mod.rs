@@ -319,10 +319,12 @@ impl ShardState {
         self.waiting
     }
 
-    /// Log time of the oldest record of an open range.
+    /// Log time of the oldest record that no seal has planned yet.
     #[must_use]
-    pub fn oldest_open(&self) -> Option<Timestamp> {
-        self.streams.values().filter_map(|stream| stream.open().map(|range| range.since)).min()
+    pub fn oldest_unsealed(&self) -> Option<Timestamp> {
+        // A stream's closed ranges are older than its open one.
+        let oldest = |stream: &Stream| Some(stream.closed().first().or(stream.open())?.since);
+        self.streams.values().filter_map(oldest).min()
     }
 
     /// Producers known.

@@ -28,12 +28,16 @@ const PLAUSIBLE_FSYNC: Duration = Duration::from_micros(10);
 ///
 /// [`ServeError::DataDir`] when it cannot be created or written to.
 pub(crate) fn prepare(dir: &Path) -> Result<(), ServeError> {
-    let measured = fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .and_then(|()| median_fsync(dir))
-        .map_err(|source| ServeError::DataDir { path: dir.to_owned(), source })?;
+    let unusable = |source| ServeError::DataDir { path: dir.to_owned(), source };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(unusable)?;
+    let measured = match median_fsync(dir) {
+        // No reason not to start: it is the node that moves its records to the bucket.
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+            tracing::warn!(data_dir = %dir.display(), "the disk is full");
+            return Ok(());
+        }
+        measured => measured.map_err(unusable)?,
+    };
     if let Some(reason) = suspicion(in_memory(dir), measured) {
         tracing::warn!(
             data_dir = %dir.display(),

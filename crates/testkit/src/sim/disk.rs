@@ -4,27 +4,39 @@
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use railgun_log::{Disk, DiskFile, DiskLock, LockError, SimDisk};
-use railgun_types::crc32c_append;
 use tokio::sync::Notify;
 
-use super::trace::Trace;
+use super::shared::Shared;
+use super::trace::{Trace, digest};
+
+/// A write of more than this to a log carries records.
+const MARK_BYTES_MAX: usize = 400;
+
+/// What those outside want to know of a disk, or make it do, through every life.
+#[derive(Clone, Debug)]
+pub(super) struct Hooks {
+    /// Rung when a log file is removed.
+    pub(super) removed: Arc<Notify>,
+    /// Syncs of log files that still succeed; the machine stops before the next one, when the batch is
+    /// written. Those of mere marks do not count.
+    pub(super) syncs_left: Shared<Option<u64>>,
+}
 
 /// See the module. Notes every change in the trace.
 #[derive(Clone, Debug)]
 pub(super) struct LifeDisk {
     disk: SimDisk,
     ended: Arc<AtomicBool>,
-    removed: Arc<Notify>,
+    hooks: Hooks,
     trace: Trace,
 }
 
 impl LifeDisk {
-    /// `removed` is rung when a log file is removed.
-    pub(super) fn new(disk: SimDisk, removed: Arc<Notify>, trace: Trace) -> Self {
-        Self { disk, ended: Arc::default(), removed, trace }
+    pub(super) fn new(disk: SimDisk, hooks: Hooks, trace: Trace) -> Self {
+        Self { disk, ended: Arc::default(), hooks, trace }
     }
 
     /// From now on everything fails.
@@ -49,9 +61,25 @@ impl LifeDisk {
         result
     }
 
-    fn wrap(&self, path: &Path, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
-        Arc::new(LifeFile { file, path: path.to_owned(), disk: self.clone() })
+    fn count_sync(&self) {
+        let stops = self.hooks.syncs_left.with(|left| {
+            let stops = *left == Some(0);
+            *left = left.and_then(|left| left.checked_sub(1));
+            stops
+        });
+        if stops {
+            self.disk.stop_after(Some(self.disk.operations()));
+        }
     }
+
+    fn wrap(&self, path: &Path, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
+        let (path, disk) = (path.to_owned(), self.clone());
+        Arc::new(LifeFile { file, path, unsynced: AtomicUsize::new(0), disk })
+    }
+}
+
+fn is_log(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "log")
 }
 
 impl Disk for LifeDisk {
@@ -79,8 +107,8 @@ impl Disk for LifeDisk {
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.check()?;
         let removed = self.noted("remove", path, self.disk.remove(path));
-        if removed.is_ok() && path.extension().is_some_and(|extension| extension == "log") {
-            self.removed.notify_one();
+        if removed.is_ok() && is_log(path) {
+            self.hooks.removed.notify_one();
         }
         removed
     }
@@ -104,6 +132,8 @@ impl Disk for LifeDisk {
 struct LifeFile {
     file: Arc<dyn DiskFile>,
     path: PathBuf,
+    /// Bytes written since the last sync.
+    unsynced: AtomicUsize,
     disk: LifeDisk,
 }
 
@@ -114,9 +144,11 @@ impl DiskFile for LifeFile {
         let path = self.path.display();
         match &written {
             Ok(bytes) => {
-                let crc = parts.iter().fold(0, |crc, part| crc32c_append(crc, part));
-                let event = format_args!("disk write {path} at {position}: {bytes} bytes, {crc:08x}");
-                self.disk.trace.note(event);
+                self.unsynced.fetch_add(*bytes, Ordering::Relaxed);
+                let digest = digest(parts.iter().flat_map(|part| part.iter().copied()));
+                self.disk.trace.note(format_args!(
+                    "disk write {path} at {position}: {bytes} bytes, {digest:016x}"
+                ));
             }
             Err(error) => {
                 self.disk.trace.note(format_args!("disk write {path} at {position} failed: {error}"));
@@ -132,6 +164,10 @@ impl DiskFile for LifeFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.disk.check()?;
+        let unsynced = self.unsynced.swap(0, Ordering::Relaxed);
+        if is_log(&self.path) && unsynced > MARK_BYTES_MAX {
+            self.disk.count_sync();
+        }
         self.disk.noted("sync", &self.path, self.file.sync_data())
     }
 

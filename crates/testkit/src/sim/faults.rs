@@ -12,6 +12,9 @@ pub(super) enum Fault {
     PowerLoss,
     /// The disk answers nothing more after so many changes, then the machine loses power.
     PowerLossAtDisk { operations: u64 },
+    /// The disk stops when a batch is written to a log and not yet synced, after so many that were; then
+    /// the machine loses power.
+    PowerLossAtSync { syncs: u64 },
     /// The process is killed; the machine goes on.
     Kill,
     /// An operator stops the node and starts it again.
@@ -36,8 +39,9 @@ impl Fault {
     pub(super) fn draw(random: &mut Random) -> Self {
         let ms = |random: &mut Random, most| Duration::from_millis(random.within(100..most));
         match random.within(0..100) {
-            0..12 => Self::PowerLoss,
-            12..34 => Self::PowerLossAtDisk { operations: random.within(0..40) },
+            0..6 => Self::PowerLoss,
+            6..20 => Self::PowerLossAtSync { syncs: random.within(0..5) },
+            20..34 => Self::PowerLossAtDisk { operations: random.within(0..40) },
             34..38 => Self::Kill,
             38..42 => Self::Restart { drain: ms(random, 10_000) },
             42..46 => Self::Cut,

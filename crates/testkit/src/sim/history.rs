@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 use railgun_types::{Offset, StreamUid, Timestamp};
@@ -13,6 +14,9 @@ use super::trace::Trace;
 
 /// Bytes of a message's number, with which every value begins.
 const NUMBER_BYTES: usize = 8;
+
+/// For so long a failing disk excuses what clients are told.
+const EXCUSED: Duration = Duration::from_secs(10);
 
 /// Number of a message; no two are equal.
 pub(super) type MessageId = u64;
@@ -66,6 +70,8 @@ struct Inner {
     /// Messages that must be at consecutive offsets, or nowhere (PS-4).
     atomic: Vec<Vec<MessageId>>,
     streams: BTreeMap<StreamUid, Stream>,
+    /// When the disk was last made to fail.
+    disk_hurt: Option<Duration>,
     violations: Vec<String>,
 }
 
@@ -85,6 +91,19 @@ impl History {
     pub(super) fn violated(&self, rule: &str, how: fmt::Arguments<'_>) {
         self.trace.note(format_args!("VIOLATION {rule}: {how}"));
         self.inner.with(|inner| inner.violations.push(format!("{rule}: {how}")));
+    }
+
+    /// The disk begins to fail.
+    pub(super) fn disk_was_hurt(&self) {
+        let now = self.trace.elapsed();
+        self.inner.with(|inner| inner.disk_hurt = Some(now));
+    }
+
+    /// Whether a failing disk may be the reason for what a client is told now.
+    pub(super) fn disk_may_be_hurt(&self) -> bool {
+        let now = self.trace.elapsed();
+        let hurt = self.inner.with(|inner| inner.disk_hurt);
+        hurt.is_some_and(|hurt| now - hurt < EXCUSED)
     }
 
     pub(super) fn violations(&self) -> Vec<String> {

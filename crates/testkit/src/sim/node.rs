@@ -9,12 +9,11 @@ use railgun_broker::{Broker, BrokerSpec, LogDriver, Seams, StartError};
 use railgun_log::{CrashPlan, LogOptions, SimDisk};
 use railgun_net::BindError;
 use railgun_raft::Inline;
-use tokio::sync::Notify;
 
 use super::bucket::SimBucket;
 use super::clock::{SimClock, SimEntropy};
 use super::dial::SimDial;
-use super::disk::LifeDisk;
+use super::disk::{Hooks, LifeDisk};
 use super::options::{Bug, Shape};
 use super::random::Random;
 use super::shared::Shared;
@@ -32,8 +31,7 @@ pub(super) struct SimNode {
     pub(super) dial: SimDial,
     pub(super) shape: Shape,
     pub(super) bug: Option<Bug>,
-    /// Rung when a log file is removed.
-    pub(super) removed: Arc<Notify>,
+    pub(super) hooks: Hooks,
     /// Longest step of the disk, in µs: a slow one has more.
     step_us: Shared<u64>,
     entropy: SimEntropy,
@@ -66,7 +64,7 @@ impl SimNode {
             dial,
             shape,
             bug,
-            removed: Arc::default(),
+            hooks: Hooks { removed: Arc::default(), syncs_left: Shared::new(None) },
             step_us: Shared::new(STEP_MAX_US),
             entropy: SimEntropy::new(random.fork()),
             random: Shared::new(random),
@@ -88,7 +86,11 @@ impl SimNode {
 
     /// Directories of the data shards' logs.
     pub(super) fn log_dirs(&self) -> Vec<PathBuf> {
-        (1..=self.shape.shards).map(|shard| format!("shards/{shard}/log").into()).collect()
+        (1..=self.shape.shards).map(Self::log_dir).collect()
+    }
+
+    pub(super) fn log_dir(shard: u32) -> PathBuf {
+        format!("shards/{shard}/log").into()
     }
 
     /// How slow the disk is at most; `None`: as usual.
@@ -99,7 +101,7 @@ impl SimNode {
     /// Starts the node on what is on its disk.
     pub(super) async fn start(&self) -> Result<Life, StartError> {
         let ended = Arc::new(AtomicBool::new(false));
-        let disk = LifeDisk::new(self.disk.clone(), Arc::clone(&self.removed), self.trace.clone());
+        let disk = LifeDisk::new(self.disk.clone(), self.hooks.clone(), self.trace.clone());
         let on_failure = EndOnDrop(Some((disk.clone(), Arc::clone(&ended))));
         let network = self.dial.network().clone();
         let listen = Box::new(move || {
@@ -153,6 +155,7 @@ impl SimNode {
             self.dial.network().cut(addr);
             drop(broker);
         }
+        self.hooks.syncs_left.with(|left| *left = None);
         self.disk.crash(plan);
     }
 }

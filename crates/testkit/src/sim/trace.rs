@@ -38,14 +38,18 @@ impl Trace {
         self.lines.with(|lines| lines.clone())
     }
 
-    /// 64-bit FNV-1a over all events.
+    /// [`digest`] over all events.
     #[must_use]
     pub fn hash(&self) -> u64 {
         self.lines.with(|lines| {
-            let bytes = lines.iter().flat_map(|line| line.bytes().chain([b'\n']));
-            bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-            })
+            digest(lines.iter().flat_map(|line| line.bytes().chain([b'\n'])))
         })
     }
+}
+
+/// 64-bit FNV-1a. Not a CRC: what ends with its own CRC would always have the same.
+pub(super) fn digest(bytes: impl Iterator<Item = u8>) -> u64 {
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }

@@ -22,6 +22,8 @@ use super::workload::Workload;
 const START_PATIENCE: Duration = Duration::from_secs(120);
 /// Time everybody has to finish when nothing goes wrong any more.
 const FINISH_PATIENCE: Duration = Duration::from_secs(600);
+/// A log looks for room again this long after the disk was full, at most.
+const FULL_NOTICED: Duration = Duration::from_secs(1);
 /// The world is looked at this often, whatever happens.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
 
@@ -78,6 +80,7 @@ pub struct World {
     bucket_until: Duration,
     full_until: Duration,
     slow_until: Duration,
+    disk_full: bool,
     /// A disk error was planted that may end the node.
     disk_hurt: bool,
 }
@@ -109,6 +112,7 @@ impl World {
             bucket_until: Duration::ZERO,
             full_until: Duration::ZERO,
             slow_until: Duration::ZERO,
+            disk_full: false,
             disk_hurt: false,
         }
     }
@@ -164,7 +168,10 @@ impl World {
                 () = tokio::time::sleep(left) => break,
             };
             self.trace.note(format_args!("the node ends: {reason}"));
-            if !std::mem::take(&mut self.disk_hurt) {
+            // openraft takes a log without room for one that has failed.
+            let just_full = self.trace.elapsed() <= self.full_until + FULL_NOTICED;
+            let full = (self.disk_full || just_full) && reason.contains("disk is full");
+            if !std::mem::take(&mut self.disk_hurt) && !full {
                 self.history.violated("liveness", format_args!("the node ended itself: {reason}"));
             }
             // What it has answered is still on its way for a moment.
@@ -187,8 +194,9 @@ impl World {
             self.trace.note(format_args!("the bucket is well again"));
             self.node.bucket.set_weather(Weather::Fair);
         }
-        if now >= self.full_until {
+        if now >= self.full_until && std::mem::take(&mut self.disk_full) {
             self.node.disk.set_capacity(u64::MAX);
+            self.full_until = now;
         }
         if now >= self.slow_until {
             self.node.set_slowness(None);
@@ -203,13 +211,11 @@ impl World {
             Fault::PowerLossAtDisk { operations } => {
                 let after = self.node.disk.operations() + operations;
                 self.node.disk.stop_after(Some(after));
-                self.disk_hurt = true;
-                if let Some(life) = &self.life {
-                    drop(tokio::time::timeout(Duration::from_secs(1), life.failed()).await);
-                }
-                self.pause(30).await;
-                self.disk_hurt = false;
-                self.lose_power().await;
+                self.lose_power_soon().await;
+            }
+            Fault::PowerLossAtSync { syncs } => {
+                self.node.hooks.syncs_left.with(|left| *left = Some(syncs));
+                self.lose_power_soon().await;
             }
             Fault::Kill => {
                 self.crash(&CrashPlan::ProcessOnly);
@@ -235,11 +241,12 @@ impl World {
             Fault::DiskFull { time } => {
                 self.node.disk.set_capacity(self.node.disk.used());
                 self.full_until = now + time;
+                self.disk_full = true;
             }
             Fault::DiskError { op, after } => {
                 let kind = std::io::ErrorKind::Other;
                 self.node.disk.fail(DiskFault { op, after, kind });
-                self.disk_hurt = true;
+                self.hurt_disk();
             }
             Fault::SlowDisk { us, time } => {
                 self.node.set_slowness(Some(us));
@@ -250,12 +257,28 @@ impl World {
         }
     }
 
+    fn hurt_disk(&mut self) {
+        self.disk_hurt = true;
+        self.history.disk_was_hurt();
+    }
+
     fn draw_plan(&mut self) -> CrashPlan {
         match self.random.within(0..10) {
             0 => CrashPlan::LoseAll,
             1 => CrashPlan::KeepAll,
             _ => CrashPlan::Seeded(self.random.next()),
         }
+    }
+
+    /// The disk is about to stop. What the process does before it notices, and a moment longer, still
+    /// reaches clients.
+    async fn lose_power_soon(&mut self) {
+        self.hurt_disk();
+        if let Some(life) = &self.life {
+            drop(tokio::time::timeout(Duration::from_secs(1), life.failed()).await);
+        }
+        self.pause(30).await;
+        self.lose_power().await;
     }
 
     async fn lose_power(&mut self) {
@@ -294,6 +317,8 @@ impl World {
         loop {
             self.end_what_is_over();
             self.lives += 1;
+            let well = self.node.bucket.weather() == Weather::Fair
+                && self.trace.elapsed() >= self.full_until;
             let error = match tokio::time::timeout(START_PATIENCE, self.node.start()).await {
                 Ok(Ok(life)) => {
                     self.trace.note(format_args!("started"));
@@ -304,8 +329,6 @@ impl World {
                 Err(_) => format!("no end of it within {START_PATIENCE:?}"),
             };
             self.trace.note(format_args!("the node does not start: {error}"));
-            let well = self.node.bucket.weather() == Weather::Fair
-                && self.trace.elapsed() >= self.full_until;
             if well {
                 let how = format_args!("the node does not start, and nothing is wrong: {error}");
                 self.history.violated("liveness", how);
@@ -342,7 +365,7 @@ impl World {
             self.life = Some(life);
         }
         self.checker.check_replay(&ends).await;
-        self.checker.check_drained();
+        self.checker.check_drained(&ends);
         self.crash(&CrashPlan::LoseAll);
         self.start().await;
         if self.read_streams().await != ends {
@@ -417,7 +440,7 @@ impl World {
 /// Looks at the world when a log file was removed, and now and then.
 async fn watch(checker: Checker, node: Arc<SimNode>) {
     loop {
-        drop(tokio::time::timeout(LOOK_EVERY, node.removed.notified()).await);
+        drop(tokio::time::timeout(LOOK_EVERY, node.hooks.removed.notified()).await);
         checker.check().await;
     }
 }

@@ -18,6 +18,7 @@ const COMMAND: u8 = 1;
 /// Every message in an entry that is durable.
 pub(super) fn messages(node: &SimNode, history: &History) -> Vec<MessageId> {
     let disk = node.disk.fork();
+    disk.set_capacity(u64::MAX);
     disk.crash(&CrashPlan::LoseAll);
     let mut found = Vec::new();
     with_logs(node, &disk, |log| match log {

@@ -9,7 +9,9 @@ mod rot;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use railgun_types::{Offset, StreamUid};
+use railgun_core::command::ClusterSettings;
+use railgun_core::placement::shard_of;
+use railgun_types::{ClusterUid, Offset, StreamUid};
 
 use super::history::History;
 use super::node::SimNode;
@@ -71,9 +73,19 @@ impl Checker {
         }
     }
 
-    /// What stays in a log when everything is in the bucket is what the next entry needs (I10).
-    pub(super) fn check_drained(&self) {
-        for dir in self.node.log_dirs() {
+    /// What stays in a log when everything is in the bucket and retired is what the next entries
+    /// need (I10). Shards without a stream were not asked to retire.
+    pub(super) fn check_drained(&self, streams: &[(StreamUid, Offset)]) {
+        let shape = &self.node.shape;
+        let settings = ClusterSettings {
+            cluster: ClusterUid::default(),
+            shards: shape.shards,
+            hot_bytes_max: shape.hot_max_bytes,
+        };
+        let used = |(uid, _): &(StreamUid, Offset)| shard_of(*uid, &settings);
+        let used: BTreeSet<_> = streams.iter().map(used).collect();
+        for shard in used {
+            let dir = SimNode::log_dir(shard.0);
             let bytes = local::log_bytes(&self.node, &dir);
             if bytes > 4 * self.node.shape.file_bytes {
                 let how = format_args!("{bytes} bytes are left in {}", dir.display());

@@ -16,6 +16,7 @@ use super::super::random::Random;
 /// log must refuse to open.
 pub(super) fn check(node: &SimNode, history: &History, random: &mut Random) {
     let disk = node.disk.fork();
+    disk.set_capacity(u64::MAX);
     disk.crash(&CrashPlan::LoseAll);
     let dirs = node.log_dirs();
     let dir = random.pick(&dirs);
@@ -37,7 +38,7 @@ pub(super) fn check(node: &SimNode, history: &History, random: &mut Random) {
     {
         let how = format_args!(
             "byte {position} of {} was damaged after it was durable; recovery cut the log from \
-             entry {last:?} to {found:?} ({cut})",
+             entry {last:?} to {found:?} ({cut}; files {logs:?})",
             path.display()
         );
         history.violated("torn/rot", how);
@@ -61,8 +62,10 @@ fn open(
     disk.list(dir).ok()?;
     let (log, report) = writer.opener().open_shard(dir, options).ok()?;
     if mark {
-        log.sync_mark(Box::new(|_| {})).ok()?;
+        let (done, mut marked) = tokio::sync::oneshot::channel();
+        log.sync_mark(Box::new(move |result| drop(done.send(result)))).ok()?;
         while writer.step(Duration::ZERO) == Step::Progressed {}
+        marked.try_recv().ok()?.ok()?;
     }
     Some((log.state().last.map(|last| last.index), format!("{report:?}")))
 }

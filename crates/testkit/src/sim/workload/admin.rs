@@ -73,6 +73,9 @@ async fn check_sealed(
 pub(super) fn judge(actor: &Actor, error: &AdminError) {
     actor.note(format_args!("a call failed: {error}"));
     let excused = match error {
+        AdminError::Refused(error) if error.code == WireCode::Known(ErrorCode::Internal) => {
+            actor.history.disk_may_be_hurt()
+        }
         AdminError::Refused(error) => matches!(
             error.code,
             WireCode::Known(

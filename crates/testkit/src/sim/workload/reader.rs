@@ -149,6 +149,11 @@ fn gap(actor: &Actor, stream: StreamUid, removed: &railgun_client::Removed) {
 fn judge(actor: &Actor, error: &SubscribeError) {
     actor.note(format_args!("reading failed: {error}"));
     let excused = match error {
+        SubscribeError::Refused { error, .. }
+            if error.code == WireCode::Known(ErrorCode::Internal) =>
+        {
+            actor.history.disk_may_be_hurt()
+        }
         SubscribeError::Refused { error, .. } => matches!(
             error.code,
             WireCode::Known(

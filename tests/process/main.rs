@@ -1,0 +1,37 @@
+//! The real binary, as users run it: killed, told to stop, without bucket, without disk. Each test
+//! has directories and ports of its own, and ends the processes it started.
+
+mod bucket_lost;
+mod disk_full;
+mod kill_loop;
+mod ledger;
+mod load;
+mod main_job;
+mod mount;
+mod random;
+mod s3_gate;
+mod site;
+mod starting;
+mod stopping;
+
+use std::time::Duration;
+
+/// How often a condition is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Looks until `look` finds something; panics when it has not within `limit`.
+async fn eventually<T, F>(what: &str, limit: Duration, mut look: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    let looking = async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    let found = tokio::time::timeout(limit, looking).await;
+    found.unwrap_or_else(|_| panic!("not within {limit:?}: {what}"))
+}

@@ -1,0 +1,55 @@
+//! What keeps a node from starting: it says so, soon, with the documented exit code.
+
+use std::time::Duration;
+
+use railgun_client::Message;
+
+use crate::s3_gate::{Gate, S3Gate};
+use crate::site::{Site, free_address, name};
+
+/// "Could not start" in the table of exit codes.
+const FAILED: Option<i32> = Some(1);
+/// An unreachable bucket is told within 10 s; the process takes a moment to start.
+const UNREACHABLE_LIMIT: Duration = Duration::from_secs(12);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_node_on_one_data_directory_refuses_and_leaves_the_first_alone() {
+    let site = Site::new();
+    let _first = site.start().await;
+    let client = site.client().await;
+    client.admin().create_if_absent(&name("orders")).await.expect("ensured");
+    let publisher = client.publisher(name("orders")).open().await.expect("opened");
+    publisher.send(Message::new("1")).await.expect("sent").await.expect("published");
+
+    let mut second = site.spawn_at(free_address());
+    let status = second.ended(UNREACHABLE_LIMIT).await;
+    assert_eq!(status.code(), FAILED);
+    let log = site.log();
+    let reason = log.lines().rev().find(|line| line.starts_with("error: ")).expect("a reason");
+    assert!(reason.contains("another process"), "{reason}");
+
+    let next = publisher.send(Message::new("2")).await.expect("sent").await.expect("published");
+    assert_eq!(next.offset.0, 1);
+    assert_eq!(
+        site.output(&["sub", "orders", "--from", "earliest", "--until-end", "--raw"]),
+        b"1\n2\n"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_out_of_reach_is_named_within_ten_seconds() {
+    for gate in [Gate::Closed, Gate::Hanging] {
+        let s3 = S3Gate::start(gate).await;
+        let mut site = Site::new();
+        s3.serve(&mut site);
+        let status = site.spawn().ended(UNREACHABLE_LIMIT).await;
+        assert_eq!(status.code(), FAILED, "{gate:?}");
+        let log = site.log();
+        let reason = log.lines().rev().find(|line| line.starts_with("error: "));
+        let reason = reason.expect("a reason");
+        assert!(
+            reason.contains(&s3.endpoint()) && reason.contains("cannot be reached"),
+            "{reason}"
+        );
+    }
+}

@@ -1,0 +1,93 @@
+//! SIGTERM: what is in flight is answered, everything goes to the bucket, and a bucket that is dead
+//! does not hold the exit.
+
+use std::time::Duration;
+
+use railgun_client::ClientOptions;
+
+use crate::eventually;
+use crate::ledger::Ledger;
+use crate::load::{self, Ended, Mode, Steering};
+use crate::s3_gate::{Gate, S3Gate};
+use crate::site::{Process, Site, name};
+
+/// 10 s for the bucket, 2 s for a broker that does not return, and a moment.
+const STOP_LIMIT: Duration = Duration::from_secs(13);
+/// Messages that are acknowledged before the signal.
+const ENOUGH: u64 = 2_000;
+
+/// Publishes to two streams, tells the node to stop in the midst of it, and returns what the
+/// publishers know.
+async fn stop_under_load(
+    site: &Site,
+    node: &mut Process,
+    before: impl AsyncFnOnce(),
+) -> Vec<Ledger> {
+    // Whoever is connected when the node goes shall not wait for it to come back.
+    let patience = Duration::from_secs(1);
+    let options = site.client_options().expect("the node has made its authority");
+    let options = ClientOptions { give_up_after: patience, ..options };
+    let client = railgun_client::Client::connect(options).await.expect("the node takes clients");
+    let steering = Steering::new();
+    let mut loads = Vec::new();
+    for (stream, mode) in [("each", Mode::Each), ("atomic", Mode::Atomic)] {
+        let mut ledger = Ledger::new(name(stream));
+        client.admin().create_if_absent(&ledger.stream).await.expect("ensured");
+        let publisher = client.publisher(ledger.stream.clone()).open().await.expect("opened");
+        ledger.begin_session(true);
+        loads.push(tokio::spawn(load::publish(publisher, mode, ledger, steering.clone())));
+    }
+    eventually("messages are acknowledged", STOP_LIMIT, || async {
+        (steering.acked() >= ENOUGH).then_some(())
+    })
+    .await;
+    before().await;
+    node.terminate();
+    let status = node.ended(STOP_LIMIT).await;
+    assert_eq!(status.code(), Some(0), "{}", site.log_tail());
+    steering.stop();
+    let mut ledgers = Vec::new();
+    for load in loads {
+        let Ended { ledger, .. } = load.await.expect("the load runs");
+        ledgers.push(ledger);
+    }
+    client.close().await;
+    ledgers
+}
+
+/// Starts the node again; nothing acknowledged is missing.
+async fn check_after_restart(site: &Site, ledgers: &mut [Ledger]) {
+    let _node = site.start().await;
+    let client = site.client().await;
+    for ledger in ledgers {
+        assert!(ledger.present() > 0, "{}", ledger.stream);
+        ledger.check(&client).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_told_to_stop_leaves_everything_in_the_bucket() {
+    let site = Site::new();
+    let mut node = site.start().await;
+    let mut ledgers = stop_under_load(&site, &mut node, async || {}).await;
+    let replayed: Vec<_> = ledgers.iter().map(|ledger| site.replay(&ledger.stream)).collect();
+    check_after_restart(&site, &mut ledgers).await;
+    for (ledger, replayed) in ledgers.iter().zip(replayed) {
+        let stream = &ledger.stream;
+        assert_eq!(replayed.len(), ledger.present(), "{stream}: the bucket is not complete");
+        assert!(ledger.values().eq(replayed), "{stream}: the bucket differs");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_bucket_does_not_hold_the_exit() {
+    for gate in [Gate::Closed, Gate::Hanging] {
+        let s3 = S3Gate::start(Gate::Open).await;
+        let mut site = Site::new();
+        s3.serve(&mut site);
+        let mut node = site.start().await;
+        let mut ledgers = stop_under_load(&site, &mut node, async || s3.set(gate)).await;
+        s3.set(Gate::Open);
+        check_after_restart(&site, &mut ledgers).await;
+    }
+}
