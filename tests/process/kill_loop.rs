@@ -43,6 +43,8 @@ impl Lane {
 
 struct KillLoop {
     site: Site,
+    /// Outlives every node, with the publishers made from it.
+    steady: Client,
     random: Random,
     lanes: Vec<Lane>,
     sources: Vec<&'static str>,
@@ -56,7 +58,6 @@ async fn what_was_acknowledged_survives_every_kill() {
     let mut site = Site::new();
     site.set_hot_tier(2, "6MiB", "1s");
     let mut node = site.start().await;
-    // The client of the steady publishers outlives every node.
     let steady = site.client().await;
     let mut lanes = Vec::new();
     for (stream, mode, ordered, is_steady) in [
@@ -73,7 +74,7 @@ async fn what_was_acknowledged_survives_every_kill() {
         let ledger = Some(Ledger::new(stream.clone()));
         lanes.push(Lane { stream, mode, ordered, steady: is_steady.then_some(publisher), ledger });
     }
-    let mut test = KillLoop { site, random: Random::new(seed), lanes, sources: Vec::new() };
+    let mut test = KillLoop { site, steady, random: Random::new(seed), lanes, sources: Vec::new() };
     for round in 0..rounds.unwrap_or(ROUNDS) {
         node = test.round(round, node).await;
     }
@@ -107,6 +108,10 @@ impl KillLoop {
         }
 
         let node = self.restart().await;
+        // Only when it sends something does the steady client learn that its connection is gone.
+        // What it waits for may have been received before the kill: then that would be at its next
+        // sign of life, seconds from now.
+        self.steady.admin().describe_stream(&self.lanes[0].stream).await.expect("described");
         self.collect(loads).await;
         let client = self.site.client().await;
         for lane in &mut self.lanes {

@@ -47,10 +47,10 @@ fn every_rule_holds_under_faults() {
 #[test]
 #[ignore]
 fn survey() {
-    for bug in [Bug::AckBeforeFsync,] {
+    for bug in [Bug::AckBeforeFsync] {
         for seed in 1..13 {
             let report = sim::run(seed, &Options { bug: Some(bug), ..Options::default() });
-            println!("{bug:?} {seed}: {:?}", report.violations.first()); for l in &report.trace {println!("{l}");}
+            println!("{bug:?} {seed}: {:?}", report.violations.first())
         }
     }
 }

@@ -217,7 +217,10 @@ mod tests {
         }
     }
 
-    fn manifest(streams: &[(u8, &[(u64, u64, u64)])]) -> ShardManifest {
+    /// Base, count and seal index of a range.
+    type Range = (u64, u64, u64);
+
+    fn manifest(streams: &[(u8, &[Range])]) -> ShardManifest {
         let mut all = ShardManifest {
             cluster: ClusterUid([1; 16]),
             shard: ShardId(2),

@@ -158,10 +158,10 @@ impl Settings {
             tls_cert: layers.take(|layer| &mut layer.tls.cert),
             tls_key: layers.take(|layer| &mut layer.tls.key),
             tokens: layers.or(|layer| &mut layer.auth.tokens, Vec::new),
-            hot_max_bytes: layers
-                .or(|layer| &mut layer.hot.max_bytes, || {
-                hot_max_bytes(machine, &data_dir.value, hot_file_bytes.value)
-            }),
+            hot_max_bytes: layers.or(
+                |layer| &mut layer.hot.max_bytes,
+                || hot_max_bytes(machine, &data_dir.value, hot_file_bytes.value),
+            ),
             hot_file_bytes,
             shards: layers.or(|layer| &mut layer.shards.count, || shards(machine)),
             max_time_to_cold: layers.or(|layer| &mut layer.cold.max_time_to_cold, || TIME_TO_COLD),

@@ -129,9 +129,8 @@ struct LifeStore {
 impl LifeStore {
     /// The request is on its way. It may still arrive when its sender has ended.
     async fn travel(&self) {
-        let (us, arrives) = self
-            .random
-            .with(|random| (random.within(0..LATENCY_MAX_US), random.percent(50)));
+        let (us, arrives) =
+            self.random.with(|random| (random.within(0..LATENCY_MAX_US), random.percent(50)));
         tokio::time::sleep(Duration::from_micros(us)).await;
         if self.ended.load(Ordering::Relaxed) && !arrives {
             std::future::pending().await

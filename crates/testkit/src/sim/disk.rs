@@ -151,7 +151,9 @@ impl DiskFile for LifeFile {
                 ));
             }
             Err(error) => {
-                self.disk.trace.note(format_args!("disk write {path} at {position} failed: {error}"));
+                self.disk
+                    .trace
+                    .note(format_args!("disk write {path} at {position} failed: {error}"));
             }
         }
         written

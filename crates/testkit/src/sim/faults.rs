@@ -60,11 +60,10 @@ impl Fault {
                 let op = *random.pick(&[Write, Sync, Sync, Read, Create, Rename, Remove, SyncDir]);
                 Self::DiskError { op, after: random.within(0..20) }
             }
-            77..84 => {
-                Self::SlowDisk { us: random.within(5_000..150_000), time: ms(random, 5_000) }
-            }
+            77..84 => Self::SlowDisk { us: random.within(5_000..150_000), time: ms(random, 5_000) },
             84..92 => {
-                let us = random.within(1..*random.clone().pick(&[100_000, 20_000_000, 90_000_000_000]));
+                let us =
+                    random.within(1..*random.clone().pick(&[100_000, 20_000_000, 90_000_000_000]));
                 let us = i64::try_from(us).unwrap_or(i64::MAX);
                 Self::Clock { us: if random.percent(50) { us } else { -us } }
             }

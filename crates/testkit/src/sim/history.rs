@@ -188,7 +188,8 @@ impl History {
             return None;
         };
         if self.inner.with(|inner| inner.messages[id as usize].end == End::Refused) {
-            let how = format_args!("message {id} was refused for good, but {by} read it at {offset}");
+            let how =
+                format_args!("message {id} was refused for good, but {by} read it at {offset}");
             self.violated("PS-3", how);
         }
         self.record(stream, offset, ts, id, by);
@@ -224,7 +225,8 @@ impl History {
             );
         }
         if elsewhere != offset {
-            let how = format_args!("message {id} is at offsets {elsewhere} and {offset} of {stream}");
+            let how =
+                format_args!("message {id} is at offsets {elsewhere} and {offset} of {stream}");
             self.violated("PQ-1", how);
         }
     }

@@ -130,8 +130,7 @@ impl SimNode {
     fn seams(&self, disk: LifeDisk) -> Seams {
         let mut options = self.log_options();
         options.builtin_bug = self.bug.and_then(Bug::of_log);
-        let (mut uuids, mut pace) =
-            self.random.with(|random| (random.fork(), random.fork()));
+        let (mut uuids, mut pace) = self.random.with(|random| (random.fork(), random.fork()));
         let step_us = self.step_us.clone();
         let pace = move || {
             let longest = step_us.with(|us| *us);

@@ -72,7 +72,7 @@ impl Shape {
         Self {
             shards: shards as u32,
             streams: random.within(2..5),
-            hot_max_bytes: shards * random.within(384..1024) << 10,
+            hot_max_bytes: (shards * random.within(384..1024)) << 10,
             file_bytes: *random.pick(&[16, 64, 256]) << 10,
             tail_bytes: *random.pick(&[8, 32, 128]) << 10,
             mark_after_ms: random.within(50..1000),

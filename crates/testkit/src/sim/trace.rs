@@ -38,12 +38,10 @@ impl Trace {
         self.lines.with(|lines| lines.clone())
     }
 
-    /// [`digest`] over all events.
+    /// Hash over all events.
     #[must_use]
     pub fn hash(&self) -> u64 {
-        self.lines.with(|lines| {
-            digest(lines.iter().flat_map(|line| line.bytes().chain([b'\n'])))
-        })
+        self.lines.with(|lines| digest(lines.iter().flat_map(|line| line.bytes().chain([b'\n']))))
     }
 }
 

@@ -95,8 +95,7 @@ impl World {
         trace.note(format_args!("seed {seed}: {shape:?}"));
         let bucket = SimBucket::new(random.fork(), trace.clone());
         let dial = SimDial::new(MemoryNetwork::new());
-        let node =
-            SimNode::new(shape, options.bug, bucket, dial, random.fork(), trace.clone());
+        let node = SimNode::new(shape, options.bug, bucket, dial, random.fork(), trace.clone());
         let (node, history) = (Arc::new(node), History::new(trace.clone()));
         let checker = Checker::new(Arc::clone(&node), history.clone());
         Self {
@@ -275,7 +274,7 @@ impl World {
     async fn lose_power_soon(&mut self) {
         self.hurt_disk();
         if let Some(life) = &self.life {
-            drop(tokio::time::timeout(Duration::from_secs(1), life.failed()).await);
+            drop(tokio::time::timeout(Duration::from_secs(4), life.failed()).await);
         }
         self.pause(30).await;
         self.lose_power().await;
@@ -336,6 +335,11 @@ impl World {
             }
             self.crash(&CrashPlan::ProcessOnly);
             self.pause(3_000).await;
+            if self.random.percent(40) {
+                // A node that is down for long shows little.
+                self.bucket_until = Duration::ZERO;
+                self.full_until = Duration::ZERO;
+            }
         }
     }
 

@@ -61,8 +61,7 @@ impl Cold {
 
     /// Keys are never overwritten or reused (I4), and nothing is deleted yet (I3, I6).
     async fn check_objects(&mut self) {
-        let listed: Vec<_> =
-            self.bucket.store().list(None).try_collect().await.unwrap_or_default();
+        let listed: Vec<_> = self.bucket.store().list(None).try_collect().await.unwrap_or_default();
         let now: BTreeMap<_, _> = listed
             .into_iter()
             .map(|object| (object.location.to_string(), (object.size, object.e_tag)))
@@ -142,8 +141,13 @@ impl Cold {
                     }
                     next = offset.plus(1);
                     let value = record.content().map_or(&[][..], |content| content.value);
-                    let id =
-                        self.history.read(part.stream, offset, batch.ts, value, "the bucket's reader");
+                    let id = self.history.read(
+                        part.stream,
+                        offset,
+                        batch.ts,
+                        value,
+                        "the bucket's reader",
+                    );
                     self.messages.extend(id);
                 }
             }

@@ -108,7 +108,7 @@ impl Checker {
         let shape = &self.node.shape;
         let budget = shape.hot_max_bytes / u64::from(shape.shards);
         // What was in flight when the mark was passed, the file being written and the next one.
-        let slack = 1024 << 10 | 3 * shape.file_bytes;
+        let slack = (1 << 20) + 3 * shape.file_bytes;
         for dir in self.node.log_dirs() {
             let bytes = local::log_bytes(&self.node, &dir);
             if bytes > budget + slack {

@@ -1,7 +1,6 @@
 //! Publishers: bursts of messages, atomic batches, expected ends; they notice what fails, resume, and
 //! sometimes leave without a word.
 
-
 use railgun_client::{
     AtomicTicket, ErrorCode, ExpectedEnd, Message, Offset, PublishError, Publisher, StreamUid,
     Ticket, WireCode,
@@ -277,7 +276,6 @@ impl<'a> Handle<'a> {
         }
     }
 }
-
 
 fn end_of(error: &PublishError) -> End {
     if error.is_definite() { End::Refused } else { End::Unknown }
