@@ -1,4 +1,4 @@
-use railgun_testkit::sim::{self, Bug, Options, Report};
+use railgun_testkit::sim::{self, Options, Report};
 
 /// Runs unless the environment says otherwise: well below a minute in a development build.
 const SEEDS: u64 = 12;
@@ -41,16 +41,5 @@ fn every_rule_holds_under_faults() {
             report.trace_hash,
         );
         assert!(report.violations.is_empty(), "{}", describe(&report));
-    }
-}
-
-#[test]
-#[ignore]
-fn survey() {
-    for bug in [Bug::AckBeforeFsync] {
-        for seed in 1..13 {
-            let report = sim::run(seed, &Options { bug: Some(bug), ..Options::default() });
-            println!("{bug:?} {seed}: {:?}", report.violations.first())
-        }
     }
 }

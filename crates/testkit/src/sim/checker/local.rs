@@ -90,9 +90,12 @@ fn read_all(log: &ShardLog, history: &History, found: &mut Vec<MessageId>) {
     }
 }
 
-/// Bytes of the files of a log.
+/// Bytes in the files of a log, without what is only preallocated.
 pub(super) fn log_bytes(node: &SimNode, dir: &Path) -> u64 {
     let names = node.disk.fork().list(dir).unwrap_or_default();
-    let bytes = |name: String| node.disk.contents(dir.join(name)).map_or(0, |c| c.len() as u64);
-    names.into_iter().map(bytes).sum()
+    let used = |name: String| {
+        let content = node.disk.contents(dir.join(name))?;
+        content.iter().rposition(|byte| *byte != 0).map(|last| last as u64 + 1)
+    };
+    names.into_iter().filter(|name| name.ends_with(".log")).filter_map(used).sum()
 }
