@@ -2,7 +2,7 @@
 //! I1 … I5, I7, I9, I10 under crashes, faults of disk and bucket, and jumps of the clock.
 //!
 //! `RAILGUN_SIM_SEEDS=n` runs n seeds, `RAILGUN_SIM_SEED=s` only that one, and `RAILGUN_SIM_TRACE=1`
-//! prints every event of a run that fails.
+//! prints every event.
 
 mod bugs;
 mod determinism;

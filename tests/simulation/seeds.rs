@@ -1,20 +1,25 @@
 use railgun_testkit::sim::{self, Options, Report};
 
 /// Runs unless the environment says otherwise: well below a minute in a development build.
-const SEEDS: u64 = 12;
+const SEEDS: u64 = 8;
 
 /// Prints what is needed to look at a failed run again.
 pub(crate) fn describe(report: &Report) -> String {
     let lines = report.trace.len();
-    let tail = if std::env::var_os("RAILGUN_SIM_TRACE").is_some() { lines } else { 40 };
+    let tail = if traced() { 0 } else { lines.min(40) };
     format!(
         "seed {} breaks: {:#?}\nlast events:\n{}\nrun it again with: RAILGUN_SIM_SEED={} cargo test \
          -p railgun-tests --test simulation seeds",
         report.seed,
         report.violations,
-        report.trace[lines - tail.min(lines)..].join("\n"),
+        report.trace[lines - tail..].join("\n"),
         report.seed,
     )
+}
+
+/// Whether every event is to be printed.
+fn traced() -> bool {
+    std::env::var_os("RAILGUN_SIM_TRACE").is_some()
 }
 
 fn number(variable: &str) -> Option<u64> {
@@ -40,6 +45,9 @@ fn every_rule_holds_under_faults() {
             report.trace.len(),
             report.trace_hash,
         );
+        if traced() {
+            println!("{}", report.trace.join("\n"));
+        }
         assert!(report.violations.is_empty(), "{}", describe(&report));
     }
 }

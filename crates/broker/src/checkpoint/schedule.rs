@@ -19,6 +19,8 @@ const SIZE_FACTOR: u64 = 16;
 /// A quieter log is checkpointed after this time, if there is at least this much.
 const QUIET: Duration = Duration::from_secs(30);
 const QUIET_BYTES: u64 = 1 << 20;
+/// Pause after one that could not be written.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// A checkpoint has been written, or not.
 #[derive(Debug)]
@@ -40,6 +42,8 @@ pub(crate) struct Schedule {
     last_bytes: u64,
     writing: bool,
     wanted: bool,
+    /// The last one failed then.
+    failed_at: Option<Instant>,
 }
 
 impl Schedule {
@@ -60,6 +64,7 @@ impl Schedule {
             last_at,
             last_bytes: 0,
             writing: false,
+            failed_at: None,
             wanted: false,
         }
     }
@@ -71,7 +76,8 @@ impl Schedule {
 
     /// Whether a checkpoint of the state at `applied` should be encoded now.
     pub(crate) fn is_due(&self, applied: u64) -> bool {
-        if self.writing || self.last.is_some_and(|last| last >= applied) {
+        let failed = self.failed_at.is_some_and(|at| at.elapsed() < RETRY_AFTER);
+        if self.writing || failed || self.last.is_some_and(|last| last >= applied) {
             return false;
         }
         let grown = self.log.bytes_above(self.last.unwrap_or(0));
@@ -100,7 +106,7 @@ impl Schedule {
         });
     }
 
-    /// What became of the last write. After a failure the next one is as due as this one was.
+    /// What became of the last write. After a failure the next one is wanted soon.
     pub(crate) fn on_written(&mut self, written: &Written) {
         self.writing = false;
         match &written.result {
@@ -108,7 +114,11 @@ impl Schedule {
                 self.last = Some(written.id.index);
                 self.last_bytes = *bytes;
             }
-            Err(error) => tracing::warn!(%error, "a checkpoint could not be written"),
+            Err(error) => {
+                tracing::warn!(%error, "a checkpoint could not be written");
+                self.failed_at = Some(Instant::now());
+                self.wanted = true;
+            }
         }
     }
 }

@@ -14,6 +14,11 @@ use railgun_raft::{Applied, Snapshot, SnapshotError, SnapshotSource};
 /// Checkpoints kept above the current snapshot.
 const KEPT_MAX: usize = 16;
 
+/// Space held back for a checkpoint on a full disk: without one no log file can go, and the disk
+/// would stay full (DESIGN §1.7).
+const RESERVE_BYTES: u64 = 1 << 20;
+const RESERVE: &str = "reserve";
+
 /// Says whether a file's content is a checkpoint of this shard; returns the membership in it.
 pub(crate) type Check =
     Box<dyn Fn(&[u8]) -> Result<Bytes, railgun_core::checkpoint::CheckpointError> + Send + Sync>;
@@ -74,7 +79,9 @@ impl CheckpointStore {
     ) -> Result<Self, StoreError> {
         let made = disk.create_dir_all(&dir);
         made.map_err(|source| StoreError { path: dir.clone(), source })?;
-        Ok(Self { disk, dir, check })
+        let store = Self { disk, dir, check };
+        store.hold_reserve();
+        Ok(store)
     }
 
     /// Checkpoints and snapshots, the oldest first.
@@ -128,7 +135,17 @@ impl CheckpointStore {
         });
         written.map_err(|source| StoreError { path, source })?;
         self.thin()?;
+        self.hold_reserve();
         Ok(bytes as u64)
+    }
+
+    /// Holds the reserve again, if there is room. Its loss in a crash does no harm.
+    fn hold_reserve(&self) {
+        match self.disk.create(&self.dir.join(RESERVE), RESERVE_BYTES) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => tracing::warn!(%error, "no space can be held back for checkpoints"),
+        }
     }
 
     fn write_file(&self, path: &Path, pieces: &[Bytes], bytes: u64) -> io::Result<()> {
@@ -138,7 +155,13 @@ impl CheckpointStore {
         {
             return Err(error);
         }
-        let file = self.disk.create(path, bytes)?;
+        let file = match self.disk.create(path, bytes) {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                self.disk.remove(&self.dir.join(RESERVE))?;
+                self.disk.create(path, bytes)?
+            }
+            created => created?,
+        };
         let mut slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
         write_all_vectored_at(&*file, &mut slices, 0)?;
         file.sync_data()
@@ -211,7 +234,7 @@ fn as_snapshot_error(error: StoreError) -> SnapshotError {
 
 #[cfg(test)]
 mod tests {
-    use railgun_log::RealDisk;
+    use railgun_log::{RealDisk, SimDisk, SimDiskOptions};
 
     use super::*;
 
@@ -260,6 +283,23 @@ mod tests {
         assert_eq!(current.applied, Applied { id: id(7), membership: "7".into() });
         // The snapshot still serves a restart when newer checkpoints are gone.
         assert_eq!(store.newest().expect("read").map(|(id, _)| id), Some(id(9)));
+    }
+
+    #[test]
+    fn a_full_disk_still_takes_a_checkpoint() {
+        let disk = Arc::new(SimDisk::new(SimDiskOptions::default()));
+        let check: Check = Box::new(|bytes| Ok(Bytes::copy_from_slice(bytes)));
+        let dir = PathBuf::from("checkpoints");
+        let store = CheckpointStore::open(disk.clone(), dir.clone(), check).expect("opened");
+        disk.create(&dir.join("hog"), 1 << 20).expect("room");
+        disk.set_capacity(RESERVE_BYTES + (1 << 20));
+        let piece = Bytes::from(vec![7; 100_000]);
+        store.write(id(1), std::slice::from_ref(&piece)).expect("the reserve gives way");
+        assert_eq!(store.newest().expect("read"), Some((id(1), piece.to_vec())));
+        // With room again the reserve is held again.
+        disk.set_capacity(u64::MAX);
+        store.write(id(2), &[piece]).expect("written");
+        assert!(disk.list(&dir).expect("listed").contains(&RESERVE.to_owned()));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use railgun_log::{CrashPlan, Fault as DiskFault};
 use railgun_net::memory::MemoryNetwork;
 
 use super::bucket::{SimBucket, Weather};
-use super::checker::Checker;
+use super::checker::{Checker, Damage};
 use super::dial::SimDial;
 use super::faults::Fault;
 use super::history::History;
@@ -285,7 +285,37 @@ impl World {
         self.crash(&plan);
         self.checker.check().await;
         self.checker.check_verdict(&mut self.random);
+        if self.random.percent(20) {
+            self.start_on_rot().await;
+        }
         self.restart().await;
+    }
+
+    /// A log that was damaged after it was durable is not cut: the node says so and does not start.
+    async fn start_on_rot(&mut self) {
+        let Some(damage) = self.checker.find_rot(&mut self.random) else { return };
+        self.trace.note(format_args!("{damage:?}"));
+        let Damage { path, position, mask } = damage;
+        self.checker.look_away(true);
+        self.node.disk.flip(&path, position, mask);
+        match tokio::time::timeout(START_PATIENCE, self.node.start()).await {
+            Ok(Ok(life)) => {
+                self.life = Some(life);
+                let how = format_args!("the node starts on {} with rot", path.display());
+                self.history.violated("torn/rot", how);
+            }
+            // Another trouble may come first.
+            Ok(Err(error)) => self.trace.note(format_args!("the node does not start: {error}")),
+            Err(_) if self.node.bucket.weather() != Weather::Fair => {}
+            Err(_) => {
+                let how = format_args!("no end of a start on {} with rot", path.display());
+                self.history.violated("torn/rot", how);
+            }
+        }
+        // Whoever damaged it makes it whole again.
+        self.crash(&CrashPlan::ProcessOnly);
+        self.node.disk.flip(&path, position, mask);
+        self.checker.look_away(false);
     }
 
     /// Ends the node between two of its instructions.

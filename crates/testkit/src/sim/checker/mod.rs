@@ -19,23 +19,30 @@ use super::random::Random;
 use super::shared::Shared;
 use cold::Cold;
 
+pub(super) use rot::Damage;
+
 /// See the module. Clones are one.
 #[derive(Clone, Debug)]
 pub(super) struct Checker {
     node: Arc<SimNode>,
     history: History,
     cold: Shared<Option<Cold>>,
+    /// The disk is damaged on purpose for now, and no check would pass.
+    looks_away: Shared<bool>,
 }
 
 impl Checker {
     pub(super) fn new(node: Arc<SimNode>, history: History) -> Self {
         let cold = Cold::new(node.bucket.clone(), history.clone());
-        Self { node, history, cold: Shared::new(Some(cold)) }
+        Self { node, history, cold: Shared::new(Some(cold)), looks_away: Shared::new(false) }
     }
 
     /// Everything acked is on the disk, as a power failure would leave it now, or in the bucket
     /// behind a manifest (PS-1, I2).
     pub(super) async fn check(&self) {
+        if self.looks_away.with(|away| *away) {
+            return;
+        }
         // Another check is under way; it will see at least as much as was acked before.
         let Some(mut cold) = self.cold.with(Option::take) else { return };
         let acked = self.history.acked();
@@ -56,9 +63,19 @@ impl Checker {
         self.cold.with(|place| *place = Some(cold));
     }
 
+    /// Whether checks are left out, while the disk is damaged on purpose.
+    pub(super) fn look_away(&self, away: bool) {
+        self.looks_away.with(|now| *now = away);
+    }
+
     /// Recovery never takes damage for a torn write.
     pub(super) fn check_verdict(&self, random: &mut Random) {
         rot::check(&self.node, &self.history, random);
+    }
+
+    /// Damage to the disk as it is on which the node must not start.
+    pub(super) fn find_rot(&self, random: &mut Random) -> Option<Damage> {
+        rot::find(&self.node, random)
     }
 
     /// Everything that was published is in the bucket, and a replay without a broker gives it back.
