@@ -337,3 +337,6 @@ impl History {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,109 @@
+use super::*;
+
+const STREAM: StreamUid = StreamUid([1; 16]);
+const TS: Timestamp = Timestamp(7);
+
+fn history() -> History {
+    History::new(Trace::begin())
+}
+
+/// Messages of one lane.
+fn sent(history: &History, ordered: bool, count: usize) -> Vec<(MessageId, Bytes)> {
+    let lane = history.lane(ordered);
+    (0..count).map(|_| history.message(STREAM, lane, 20)).collect()
+}
+
+fn broken(history: &History) -> Vec<String> {
+    let rule = |text: String| text.split(':').next().unwrap_or_default().to_owned();
+    history.violations().into_iter().map(rule).collect()
+}
+
+#[test]
+fn an_undisturbed_history_is_sound() {
+    let history = history();
+    for (at, (id, value)) in (0..).zip(sent(&history, true, 3)) {
+        history.ended(id, End::Published(Offset(at), TS));
+        history.read(STREAM, Offset(at), TS, &value, "a reader");
+    }
+    history.check_whole();
+    assert_eq!(history.violations(), Vec::<String>::new());
+    assert_eq!((history.acked_end(STREAM), history.counts()), (Offset(3), (3, 3)));
+}
+
+#[test]
+fn what_was_acked_stays_where_it_was() {
+    let history = history();
+    let messages = sent(&history, true, 2);
+    history.ended(messages[0].0, End::Published(Offset(0), TS));
+    history.read(STREAM, Offset(0), TS, &messages[1].1, "a reader");
+    assert_eq!(broken(&history), ["PS-1"], "another record is there");
+    history.read(STREAM, Offset(0), Timestamp(8), &messages[0].1, "a reader");
+    assert_eq!(broken(&history), ["PS-1", "PS-1"], "it has another log time");
+}
+
+#[test]
+fn a_retried_message_is_appended_once() {
+    let history = history();
+    let (_, value) = &sent(&history, true, 1)[0];
+    history.read(STREAM, Offset(0), TS, value, "a reader");
+    history.read(STREAM, Offset(1), TS, value, "a reader");
+    assert_eq!(broken(&history), ["PQ-1"]);
+}
+
+#[test]
+fn a_definite_error_is_definite() {
+    let history = history();
+    let messages = sent(&history, false, 3);
+    history.read(STREAM, Offset(0), TS, &messages[0].1, "a reader");
+    history.ended(messages[0].0, End::Refused);
+    assert_eq!(broken(&history), ["PS-3"], "seen, then refused");
+    history.ended(messages[1].0, End::Refused);
+    history.read(STREAM, Offset(1), TS, &messages[1].1, "a reader");
+    assert_eq!(broken(&history), ["PS-3", "PS-3"], "refused, then seen");
+    history.ended(messages[2].0, End::Unknown);
+    history.read(STREAM, Offset(2), TS, &messages[2].1, "a reader");
+    assert_eq!(broken(&history).len(), 2, "what is unknown may be there");
+}
+
+#[test]
+fn order_atomicity_and_density_are_judged_at_the_end() {
+    let judge = |ordered, places: &[(usize, u64)], atomic: bool| {
+        let history = history();
+        let messages = sent(&history, ordered, 3);
+        if atomic {
+            history.atomic(messages.iter().map(|(id, _)| *id).collect());
+        }
+        for (message, offset) in places {
+            history.read(STREAM, Offset(*offset), TS, &messages[*message].1, "a reader");
+        }
+        history.check_whole();
+        broken(&history)
+    };
+    assert_eq!(judge(true, &[(0, 0), (1, 1)], false), [""; 0]);
+    assert_eq!(judge(true, &[(1, 0), (0, 1)], false), ["PS-2"], "out of order");
+    assert_eq!(judge(true, &[(0, 0), (2, 1)], false), ["PS-2"], "behind one that failed");
+    assert_eq!(judge(false, &[(2, 0), (0, 1)], false), [""; 0], "no order was asked for");
+    assert_eq!(judge(false, &[(0, 0), (1, 2)], false), ["PS-2"], "a hole");
+    assert_eq!(judge(false, &[(0, 0), (1, 1)], true), ["PS-4"], "a part of a batch");
+}
+
+#[test]
+fn bytes_that_nobody_published_are_wrong_bytes() {
+    let history = history();
+    let (_, value) = &sent(&history, true, 1)[0];
+    let mut damaged = value.to_vec();
+    damaged[19] ^= 1;
+    history.read(STREAM, Offset(0), TS, &damaged, "a reader");
+    history.read(StreamUid([2; 16]), Offset(0), TS, value, "a reader");
+    assert_eq!(broken(&history), ["I9", "I9"]);
+}
+
+#[test]
+fn nothing_is_promised_about_a_deleted_stream() {
+    let history = history();
+    let (id, _) = sent(&history, true, 1)[0];
+    history.ended(id, End::Published(Offset(0), TS));
+    assert_eq!(history.acked().len(), 1);
+    history.deleted(STREAM);
+    assert!(history.acked().is_empty());
+}
