@@ -5,10 +5,10 @@ use std::collections::VecDeque;
 
 use railgun_proto::v1::subscribe::Start;
 use railgun_proto::{Frame, FrameKind, v1};
-use railgun_testkit::TestNode;
 use railgun_types::ErrorCode::{FrameTooLarge, ProtocolViolation};
 use railgun_types::limits::BATCH_BYTES_HARD;
 
+use crate::arena;
 use crate::attacker::{ALIAS, ANONYMOUS, Attacker, Line, encode, header, subscribe};
 use crate::bystander::Bystander;
 use crate::raw_batch;
@@ -41,14 +41,6 @@ impl Memory {
         let threads = cores * 8 * (64 << 20);
         assert!(now.reserved < self.reserved + threads + 2 * GROWTH_MAX, "{self:?}, now {now:?}");
     }
-}
-
-async fn arena() -> (TestNode, Bystander, Attacker) {
-    let node = TestNode::start().await;
-    let bystander = Bystander::join(&node).await;
-    let attacker = Attacker::enter(&node).await;
-    attacker.ensure("target", None).await;
-    (node, bystander, attacker)
 }
 
 fn publish(batch: &[u8]) -> Frame {

@@ -3,12 +3,11 @@
 use railgun_proto::v1::admin_request::Call;
 use railgun_proto::v1::subscribe::Start;
 use railgun_proto::{Frame, FrameKind, v1};
-use railgun_testkit::TestNode;
 use railgun_types::ErrorCode::{self, FrameTooLarge, ProtocolViolation};
 use railgun_types::limits::BATCH_BYTES_HARD;
 
+use crate::arena;
 use crate::attacker::{ALIAS, ANONYMOUS, Attacker, Line, encode, header, subscribe};
-use crate::bystander::Bystander;
 use crate::raw_batch;
 
 /// What a QUIC stream is when the bytes come.
@@ -61,14 +60,6 @@ impl Role {
 fn describe() -> v1::AdminRequest {
     let call = Call::DescribeStream(v1::DescribeStream { name: "target".into() });
     v1::AdminRequest { id: u64::MAX, call: Some(call) }
-}
-
-async fn arena() -> (TestNode, Bystander, Attacker) {
-    let node = TestNode::start().await;
-    let bystander = Bystander::join(&node).await;
-    let attacker = Attacker::enter(&node).await;
-    attacker.ensure("target", None).await;
-    (node, bystander, attacker)
 }
 
 #[tokio::test(flavor = "multi_thread")]

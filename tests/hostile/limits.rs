@@ -17,10 +17,7 @@ use crate::bystander::Bystander;
 use crate::raw_batch::{self, Record};
 
 async fn arena() -> (TestNode, Bystander, Attacker, Line) {
-    let node = TestNode::start().await;
-    let bystander = Bystander::join(&node).await;
-    let attacker = Attacker::enter(&node).await;
-    attacker.ensure("target", None).await;
+    let (node, bystander, attacker) = crate::arena().await;
     let line = attacker.publisher(&ANONYMOUS, "target").await;
     (node, bystander, attacker, line)
 }

@@ -17,6 +17,11 @@ mod sequences;
 
 use std::time::Duration;
 
+use railgun_testkit::TestNode;
+
+use crate::attacker::Attacker;
+use crate::bystander::Bystander;
+
 /// Bound of a wait that ends at once while the node works.
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -25,4 +30,13 @@ async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(DEADLINE, future)
         .await
         .unwrap_or_else(|_| panic!("{what}: nothing came within {DEADLINE:?}"))
+}
+
+/// A node, an honest client of it, and an attacker who has made the stream `target`.
+async fn arena() -> (TestNode, Bystander, Attacker) {
+    let node = TestNode::start().await;
+    let bystander = Bystander::join(&node).await;
+    let attacker = Attacker::enter(&node).await;
+    attacker.ensure("target", None).await;
+    (node, bystander, attacker)
 }

@@ -1,14 +1,13 @@
 //! Producers that lie about who they are and what they have sent (PQ-1, PS-2).
 
 use railgun_proto::v1;
-use railgun_testkit::TestNode;
 use railgun_types::ErrorCode::{
     BatchCorrupt, OrderBroken, ProducerFenced, ProducerUnknown, ProtocolViolation, SequenceGap,
     Unknown,
 };
 
-use crate::attacker::{ALIAS, ANONYMOUS, Attacker, Line, refusal};
-use crate::bystander::Bystander;
+use crate::arena;
+use crate::attacker::{ALIAS, ANONYMOUS, Line, refusal};
 use crate::raw_batch;
 
 fn producer(id: u8, epoch: u32) -> v1::OpenPublisher {
@@ -19,14 +18,6 @@ fn producer(id: u8, epoch: u32) -> v1::OpenPublisher {
 async fn publish(line: &mut Line, sequence: u64, count: usize) -> v1::ItemResult {
     let batch = raw_batch::of_values(&vec![&b"x"[..]; count]);
     line.publish(v1::PublishItem { alias: ALIAS, sequence, ..Default::default() }, batch).await
-}
-
-async fn arena() -> (TestNode, Bystander, Attacker) {
-    let node = TestNode::start().await;
-    let bystander = Bystander::join(&node).await;
-    let attacker = Attacker::enter(&node).await;
-    attacker.ensure("target", None).await;
-    (node, bystander, attacker)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -148,7 +148,7 @@ impl ManifestFile {
 
 impl StreamManifest {
     /// Everything but the ranges.
-    fn without_ranges(&self) -> Self {
+    pub(crate) fn without_ranges(&self) -> Self {
         Self {
             name: self.name.clone(),
             created: self.created,

@@ -70,30 +70,26 @@ impl ShardState {
         if !self.manifest_log.is_dirty() && !self.floor.awaits_mirror() {
             return None;
         }
+        let version = ManifestVersion { log_index: applied.index, term: applied.term };
         let log = &self.manifest_log;
-        let full = log.is_full_due();
-        let change = |stream: &StreamUid, kept: u64| {
+        let Some(extends) = log.newest.filter(|_| !log.is_full_due()) else {
+            return Some(ManifestFile::full(version, &self.manifest));
+        };
+        let change = |(stream, dirt): (&StreamUid, &StreamDirt)| {
             let manifest = self.manifest.streams.get(stream)?;
-            let mut stream_part = manifest.clone();
-            stream_part.ranges.drain(..(kept as usize).min(manifest.ranges.len()));
-            Some((*stream, StreamChange { stream: stream_part, kept }))
+            let kept = (dirt.kept as usize).min(manifest.ranges.len());
+            let ranges = manifest.ranges[kept..].to_vec();
+            let changed = StreamManifest { ranges, ..manifest.without_ranges() };
+            Some((*stream, StreamChange { stream: changed, kept: dirt.kept }))
         };
-        let (streams, objects) = if full {
-            let streams = self.manifest.streams.keys().filter_map(|uid| change(uid, 0)).collect();
-            (streams, self.manifest.objects.clone())
-        } else {
-            let dirty = log.streams.iter();
-            let streams = dirty.filter_map(|(uid, dirt)| change(uid, dirt.kept)).collect();
-            let known = |id: &ObjectId| Some((*id, self.manifest.objects.get(id)?.clone()));
-            (streams, log.objects.keys().filter_map(known).collect())
-        };
+        let known = |id: &ObjectId| Some((*id, self.manifest.objects.get(id)?.clone()));
         Some(ManifestFile {
             cluster: self.manifest.cluster,
             shard: self.manifest.shard,
-            version: ManifestVersion { log_index: applied.index, term: applied.term },
-            extends: if full { None } else { log.newest },
-            streams,
-            objects,
+            version,
+            extends: Some(extends),
+            streams: log.streams.iter().filter_map(change).collect(),
+            objects: log.objects.keys().filter_map(known).collect(),
             removed_objects: Vec::new(),
             removed_streams: Vec::new(),
         })
