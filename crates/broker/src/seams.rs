@@ -10,6 +10,7 @@ use railgun_log::{
     Disk, LogOpener, LogOptions, LogThread, LogWriter, RealDisk, SpawnError, Step, UuidSource,
 };
 use railgun_raft::{BlockingThreads, ReadPool};
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +28,9 @@ pub struct Seams {
     pub log_driver: LogDriver,
     /// Where blocking work runs.
     pub pool: Arc<dyn ReadPool>,
+    /// The runtime of what can wait: encoding and uploading. Its threads should yield the processor
+    /// to those that serve clients. `None`: the one that everything runs on.
+    pub background: Option<Handle>,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
     /// Random identifiers.
@@ -58,6 +62,7 @@ impl Seams {
             disk: Arc::new(RealDisk::open(data_dir)?),
             log_driver: LogDriver::Thread(LogOptions::default()),
             pool: Arc::new(BlockingThreads),
+            background: None,
             clock: Arc::new(SystemClock),
             entropy: Arc::new(SystemEntropy),
             #[cfg(feature = "builtin-bugs")]
@@ -70,6 +75,13 @@ impl Seams {
         return Planted::new(self.builtin_bug);
         #[cfg(not(feature = "builtin-bugs"))]
         Planted::default()
+    }
+
+    /// The same with another runtime for what can wait.
+    #[must_use]
+    pub fn with_background(mut self, runtime: Handle) -> Self {
+        self.background = Some(runtime);
+        self
     }
 
     /// The same with log files of this size, in bytes: 4 KiB to 2 GiB. Files that exist keep theirs.

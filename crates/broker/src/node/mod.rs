@@ -17,6 +17,7 @@ use railgun_log::{OpenError, ShardLog, SpawnError};
 use railgun_net::{BindError, Endpoint};
 use railgun_raft::Failure;
 use railgun_types::{ClusterUid, ErrorCode, Limits, NodeId, ReplicaId, ShardId};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -161,7 +162,8 @@ impl Broker {
         let on_failure = cancel.clone().drop_guard();
         let (actors, sessions) = (TaskTracker::new(), TaskTracker::new());
         let planted = spec.seams.planted();
-        let Seams { disk, log_driver, pool, clock, entropy, .. } = spec.seams;
+        let Seams { disk, log_driver, pool, background, clock, entropy, .. } = spec.seams;
+        let background = background.unwrap_or_else(Handle::current);
         // The writer locks the disk: a second process stops here.
         let log = log_driver.start(Arc::clone(&disk), &actors, cancel.clone())?;
         let bucket = spec.bucket;
@@ -208,7 +210,7 @@ impl Broker {
                 max_time_to_cold: spec.max_time_to_cold,
                 cut_bytes: hot_bytes_max / 4,
             };
-            actors.spawn(offload.run(cancel.clone()));
+            actors.spawn_on(offload.run(cancel.clone()), &background);
             shards.insert(shard, ShardOnNode { handle, reclaimer });
         }
         if !claimed {

@@ -9,6 +9,7 @@ mod error;
 mod figures;
 mod logging;
 mod node;
+mod runtimes;
 mod stop;
 mod tls;
 
@@ -16,9 +17,9 @@ use std::{sync::Arc, time::Duration};
 
 use railgun_broker::Broker;
 use railgun_http::{HttpServer, Readiness};
-use tokio::{sync::watch, task::JoinSet, time::timeout};
+use tokio::{runtime::Handle, sync::watch, task::JoinSet, time::timeout};
 
-use self::{error::ServeError, figures::NodeFigures, stop::StopSignals};
+use self::{error::ServeError, figures::NodeFigures, runtimes::Runtimes, stop::StopSignals};
 use crate::{
     config::{self, Settings, SettingsArgs},
     exit::CommandResult,
@@ -55,18 +56,13 @@ fn run_node(args: &ServeArgs) -> Result<(), ServeError> {
         tracing::warn!("{warning}");
     }
     data_dir::prepare(&settings.data_dir.value)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_name("railgun")
-        .build()
-        .map_err(|source| ServeError::Runtime { source })?;
-    let outcome = runtime.block_on(serve(&settings));
-    // What still runs was given its time; waiting for it could hold the exit for ever.
-    runtime.shutdown_background();
+    let runtimes = Runtimes::start().map_err(|source| ServeError::Runtime { source })?;
+    let outcome = runtimes.block_on(serve(&settings, runtimes.background()));
+    runtimes.abandon();
     outcome
 }
 
-async fn serve(settings: &Settings) -> Result<(), ServeError> {
+async fn serve(settings: &Settings, background: Handle) -> Result<(), ServeError> {
     // First, so that a stop during a long start is heard.
     let mut signals = StopSignals::install().map_err(|source| ServeError::Signals { source })?;
     let http = HttpServer::bind(settings.http.value).await?;
@@ -84,7 +80,7 @@ async fn serve(settings: &Settings) -> Result<(), ServeError> {
             tracing::info!(signal, "told to stop while starting");
             return Ok(());
         }
-        started = node::start(settings, tls.server) => started,
+        started = node::start(settings, tls.server, background) => started,
     };
     let broker = Arc::new(started?);
     broker_figures.send_replace(Some(Arc::clone(&broker)));

@@ -7,6 +7,7 @@ use railgun_cold::bucket::OpenBucketError;
 use railgun_cold::{Bucket, BucketOptions};
 use railgun_net::tls::ServerTls;
 use railgun_net::{Endpoint, ListenSpec};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::config::Settings;
@@ -27,10 +28,15 @@ pub(crate) enum StartNodeError {
 /// # Errors
 ///
 /// [`StartNodeError`]. Dropping the future leaves the data directory as a crash would.
-pub(crate) async fn start(settings: &Settings, tls: ServerTls) -> Result<Broker, StartNodeError> {
+pub(crate) async fn start(
+    settings: &Settings,
+    tls: ServerTls,
+    background: Handle,
+) -> Result<Broker, StartNodeError> {
     let seams = Seams::real(&settings.data_dir.value)
         .map_err(StartNodeError::DataDir)?
-        .with_log_file_bytes(settings.hot_file_bytes.value.0);
+        .with_log_file_bytes(settings.hot_file_bytes.value.0)
+        .with_background(background);
     let seed = u64::from_le_bytes(seams.entropy.uid()[..8].try_into().unwrap_or_default());
     let bucket = Bucket::open(&settings.bucket.value, &BucketOptions::new(seed))?;
     let listen = settings.listen.value;

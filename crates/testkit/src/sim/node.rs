@@ -140,6 +140,7 @@ impl SimNode {
             disk: Arc::new(disk),
             log_driver: LogDriver::Task(options, Box::new(move || uuids.bytes()), Box::new(pace)),
             pool: Arc::new(Inline),
+            background: None,
             clock: Arc::new(self.clock.clone()),
             entropy: Arc::new(self.entropy.clone()),
             builtin_bug: self.bug.and_then(Bug::of_broker),
