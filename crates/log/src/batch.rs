@@ -6,7 +6,7 @@ use bytes::Bytes;
 use crc32c::crc32c_append;
 
 use crate::Entry;
-use crate::disk::{DiskFile, write_all_vectored_at};
+use crate::appender::Appender;
 use crate::format::aligned;
 use crate::format::batch::{BATCH_HEADER_BYTES, BatchHeader};
 use crate::format::frame::{self, FRAME_BYTES, FrameSeed, Record};
@@ -142,7 +142,7 @@ impl Batch {
     }
 
     /// Writes the sealed batch. May be repeated at the same position after a failure.
-    pub(crate) fn write(&self, file: &dyn DiskFile, position: u64) -> io::Result<()> {
+    pub(crate) fn write(&self, file: &mut Appender, position: u64) -> io::Result<()> {
         let mut slices = Vec::with_capacity(2 * self.parts.len() + 2);
         let mut from = 0;
         for (to, part) in &self.parts {
@@ -153,7 +153,7 @@ impl Batch {
         slices.push(IoSlice::new(&self.bytes[from..]));
         let used = BATCH_HEADER_BYTES as u64 + self.length;
         slices.push(IoSlice::new(&PADDING[..(self.file_bytes() - used) as usize]));
-        write_all_vectored_at(file, &mut slices, position)
+        file.append(&mut slices, position)
     }
 
     /// Lets go of the payloads, once they are durable.

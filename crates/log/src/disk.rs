@@ -70,6 +70,23 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
 
     /// Cuts or extends (sparsely) the file.
     fn set_len(&self, bytes: u64) -> io::Result<()>;
+
+    /// A way of writing it around the page cache, if there is one. Reads through this handle see what
+    /// was written so.
+    fn direct(&self) -> Option<Box<dyn DirectFile>> {
+        None
+    }
+}
+
+/// Writes whole blocks of a file around the page cache. They are as durable as others: not before
+/// [`DiskFile::sync_data`].
+pub trait DirectFile: Send + Sync + fmt::Debug {
+    /// What places in the file, lengths and addresses must be multiples of: a power of two.
+    fn block_bytes(&self) -> usize;
+
+    /// Writes a prefix of `blocks` at `position` and returns its length, as `pwrite`. `InvalidInput`:
+    /// the file cannot be written like this after all.
+    fn write_blocks_at(&self, blocks: &[u8], position: u64) -> io::Result<usize>;
 }
 
 /// A held lock; dropping it gives it back.

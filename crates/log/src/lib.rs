@@ -16,6 +16,7 @@
 //! run. One batch of a log is un-synced at a time; each step of the writer takes all that is queued, so
 //! batches grow as the disk gets slower.
 
+mod appender;
 mod batch;
 mod disk;
 mod entry;
@@ -41,8 +42,8 @@ mod window;
 mod writer;
 
 pub use disk::{
-    CrashPlan, Disk, DiskFile, DiskLock, Fault, LockError, RealDisk, SimDisk, SimDiskOptions,
-    SimOp, read_full_at, write_all_vectored_at,
+    CrashPlan, DirectFile, Disk, DiskFile, DiskLock, Fault, LockError, RealDisk, SimDisk,
+    SimDiskOptions, SimOp, read_full_at, write_all_vectored_at,
 };
 pub use entry::{Entry, EntryId, Payload, Vote};
 pub use error::{DiskFailure, LogError, OpenError, ReadError, SpawnError};

@@ -196,9 +196,12 @@ pub(crate) fn proof_of_sync(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use bytes::Bytes;
 
     use super::*;
+    use crate::appender::Appender;
     use crate::batch::Batch;
     use crate::disk::{Disk, SimDisk};
     use crate::image::TermTable;
@@ -239,7 +242,7 @@ mod tests {
                 previous_crc: link(number, crc),
                 frames_crc: 0,
             });
-            batch.write(&*file, position).expect("writes");
+            batch.write(&mut Appender::new(Arc::clone(&file)), position).expect("writes");
             position += batch.file_bytes();
         }
         if let Some(at) = swap {

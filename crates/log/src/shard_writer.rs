@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::appender::Appender;
 use crate::batch::{Batch, Change};
 use crate::disk::DiskFile;
 use crate::error::{Attempt, DiskFailure, LogError};
@@ -72,6 +73,7 @@ pub(crate) struct ShardWriter {
     dir: PathBuf,
     options: LogOptions,
     current: Arc<LogFile>,
+    appender: Appender,
     /// End of the current file's valid part.
     position: u64,
     /// Length to which the current file is preallocated.
@@ -124,6 +126,7 @@ impl ShardWriter {
             shared: Arc::new(shared),
             dir: dir.to_owned(),
             options,
+            appender: Appender::new(Arc::clone(&current.file)),
             current,
             position,
             file_bytes,
@@ -258,7 +261,7 @@ impl ShardWriter {
             file.allocate(end).attempt("extend", path)?;
             self.file_bytes = end;
         }
-        self.batch.write(file, self.position).attempt("write", path)?;
+        self.batch.write(&mut self.appender, self.position).attempt("write", path)?;
         if self.options.has_bug(BuiltinBug::CallbackBeforeSync) {
             self.pending.dones.drain(..).for_each(|done| done(Ok(())));
         }

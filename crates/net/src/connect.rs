@@ -150,9 +150,9 @@ pub async fn connect(spec: ConnectSpec) -> Result<Connection, ConnectError> {
     config.transport_config(Arc::new(quic::dialling(spec.keep_alive)));
     let no_socket = |source| ConnectError::Socket { addr, source };
     let socket = quic::bind_any(addr).map_err(no_socket)?;
-    let endpoint =
-        quinn::Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime))
-            .map_err(no_socket)?;
+    let config_of_endpoint = quic::receiving(EndpointConfig::default());
+    let endpoint = quinn::Endpoint::new(config_of_endpoint, None, socket, Arc::new(TokioRuntime))
+        .map_err(no_socket)?;
     let connecting = endpoint
         .connect_with(config, addr, &spec.server_name)
         .map_err(|error| not_started(&spec, &error))?;

@@ -106,7 +106,7 @@ impl Endpoint {
             .max_incoming(INCOMING_MAX)
             .incoming_buffer_size(INCOMING_BYTES)
             .incoming_buffer_size_total(INCOMING_BYTES_TOTAL);
-        let config = endpoint_config(spec.tls.reset_secret());
+        let config = quic::receiving(endpoint_config(spec.tls.reset_secret()));
         let endpoint = quinn::Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime))
             .map_err(failed)?;
         let local_addr = endpoint.local_addr().map_err(failed)?;

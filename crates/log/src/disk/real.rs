@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::{Errno, pwritev};
 
-use super::{Disk, DiskFile, DiskLock, LockError};
+use super::{DirectFile, Disk, DiskFile, DiskLock, LockError};
 
 /// Written where the file system cannot reserve space.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
@@ -159,5 +159,36 @@ impl DiskFile for RealFile {
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {
         self.file.set_len(bytes)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn direct(&self) -> Option<Box<dyn DirectFile>> {
+        use std::os::fd::AsRawFd;
+        use std::os::unix::fs::OpenOptionsExt;
+
+        use rustix::fs::OFlags;
+
+        // Through its descriptor: the name may have changed since it was opened.
+        let again = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let flags = OFlags::DIRECT.bits() as i32;
+        let file = OpenOptions::new().write(true).custom_flags(flags).open(again).ok()?;
+        Some(Box::new(RealDirectFile { file }))
+    }
+}
+
+/// Opened with `O_DIRECT`.
+#[derive(Debug)]
+struct RealDirectFile {
+    file: File,
+}
+
+impl DirectFile for RealDirectFile {
+    /// What nearly every disk and file system is content with.
+    fn block_bytes(&self) -> usize {
+        4096
+    }
+
+    fn write_blocks_at(&self, blocks: &[u8], position: u64) -> io::Result<usize> {
+        self.file.write_at(blocks, position)
     }
 }

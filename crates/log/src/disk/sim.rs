@@ -17,7 +17,7 @@ use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Disk, DiskFile, DiskLock, LockError};
+use super::{DirectFile, Disk, DiskFile, DiskLock, LockError};
 use crate::guarded::Guarded;
 
 pub use crash::CrashPlan;
@@ -33,11 +33,13 @@ pub struct SimDiskOptions {
     pub capacity: u64,
     /// Longest single write; longer ones are partial.
     pub write_bytes_max: usize,
+    /// Whether files can be written directly, in blocks of a page.
+    pub direct: bool,
 }
 
 impl Default for SimDiskOptions {
     fn default() -> Self {
-        Self { page_bytes: 4096, capacity: u64::MAX, write_bytes_max: usize::MAX }
+        Self { page_bytes: 4096, capacity: u64::MAX, write_bytes_max: usize::MAX, direct: false }
     }
 }
 
@@ -357,6 +359,21 @@ impl SimFile {
     }
 }
 
+impl DirectFile for SimFile {
+    fn block_bytes(&self) -> usize {
+        self.disk.state.lock().options.page_bytes
+    }
+
+    fn write_blocks_at(&self, blocks: &[u8], position: u64) -> io::Result<usize> {
+        let block = self.block_bytes();
+        let address = blocks.as_ptr().align_offset(block);
+        if address != 0 || blocks.len() % block != 0 || position % block as u64 != 0 {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        self.write_vectored_at(&[IoSlice::new(blocks)], position)
+    }
+}
+
 impl DiskFile for SimFile {
     fn write_vectored_at(&self, parts: &[IoSlice<'_>], position: u64) -> io::Result<usize> {
         self.with(SimOp::Write, |state| {
@@ -412,5 +429,10 @@ impl DiskFile for SimFile {
             let page_bytes = state.options.page_bytes;
             state.inodes[self.inode].resize(bytes, page_bytes)
         })
+    }
+
+    fn direct(&self) -> Option<Box<dyn DirectFile>> {
+        let file = Self { disk: self.disk.clone(), inode: self.inode, life: self.life };
+        self.disk.state.lock().options.direct.then(|| Box::new(file) as Box<dyn DirectFile>)
     }
 }

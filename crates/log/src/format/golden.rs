@@ -2,6 +2,7 @@
 //! disk need a new version. `RAILGUN_BLESS=1 cargo test -p railgun-log golden` writes them anew.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -9,6 +10,7 @@ use super::batch::{BATCH_HEADER_BYTES, BatchHeader};
 use super::file_header::{FIXED_BYTES, FileHeader, HeaderError, PreviousFile};
 use super::frame::{self, FRAME_BYTES, FrameSeed, Record};
 use super::positions::{self, Identity};
+use crate::appender::Appender;
 use crate::batch::Batch;
 use crate::disk::{Disk, SimDisk};
 use crate::extent::{Extent, Point};
@@ -141,7 +143,7 @@ fn golden_batch() {
             frames_crc: 0,
         };
         previous_crc = batch.seal(header);
-        batch.write(&*file, position).expect("writes");
+        batch.write(&mut Appender::new(Arc::clone(&file)), position).expect("writes");
         position += batch.file_bytes();
     }
     let bytes = disk.contents("batches").expect("is there");

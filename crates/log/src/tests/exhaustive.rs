@@ -99,10 +99,15 @@ impl Life {
 
 /// Runs `script` with a stop after each number of disk operations, and recovers from every subset of what was
 /// not synced. The first thing that is not as it must be is the error; else the number of recoveries.
-fn every_crash(options: &LogOptions, script: impl Fn(&mut Life, &mut Rig)) -> Result<u64, String> {
+fn every_crash(
+    options: &LogOptions,
+    direct: bool,
+    script: impl Fn(&mut Life, &mut Rig),
+) -> Result<u64, String> {
     let mut recoveries = 0;
     for stop in 0.. {
-        let disk = SimDisk::new(SimDiskOptions { page_bytes: 256, ..SimDiskOptions::default() });
+        let disk =
+            SimDisk::new(SimDiskOptions { page_bytes: 256, direct, ..SimDiskOptions::default() });
         disk.stop_after(Some(stop));
         let mut life = Life::default();
         let rig = Rig::open(&disk, options.clone()).map(|mut rig| {
@@ -167,14 +172,18 @@ fn recover_twice(
 
 #[test]
 fn no_crash_loses_an_acknowledged_entry() {
-    let recoveries = every_crash(&tiny(), Life::appends).expect("recovers");
-    assert!(recoveries > 300, "{recoveries}");
+    for direct in [false, true] {
+        let recoveries = every_crash(&tiny(), direct, Life::appends).expect("recovers");
+        assert!(recoveries > 300, "{recoveries}");
+    }
 }
 
 #[test]
 fn no_crash_confuses_cuts_purges_and_recycled_files() {
-    let recoveries = every_crash(&tiny(), Life::turnover).expect("recovers");
-    assert!(recoveries > 300, "{recoveries}");
+    for direct in [false, true] {
+        let recoveries = every_crash(&tiny(), direct, Life::turnover).expect("recovers");
+        assert!(recoveries > 300, "{recoveries}");
+    }
 }
 
 fn with(bug: BuiltinBug) -> LogOptions {
@@ -184,7 +193,7 @@ fn with(bug: BuiltinBug) -> LogOptions {
 #[test]
 fn the_crash_test_catches_planted_bugs() {
     for bug in [BuiltinBug::CallbackBeforeSync, BuiltinBug::OpenWithoutSync] {
-        let caught = every_crash(&with(bug), Life::appends);
+        let caught = every_crash(&with(bug), true, Life::appends);
         assert!(caught.is_err(), "{bug:?} went unseen through {caught:?} recoveries");
     }
 }
