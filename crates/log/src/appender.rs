@@ -23,7 +23,7 @@ pub(crate) struct Appender {
 /// Whole blocks in the making.
 #[derive(Debug)]
 struct Direct {
-    file: Box<dyn DirectFile>,
+    file: Arc<dyn DirectFile>,
     block: usize,
     /// Where the last write ended, if the block that it ended in is at the front of the staging.
     end: Option<u64>,

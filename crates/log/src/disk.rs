@@ -71,15 +71,15 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// Cuts or extends (sparsely) the file.
     fn set_len(&self, bytes: u64) -> io::Result<()>;
 
-    /// A way of writing it around the page cache, if there is one. Reads through this handle see what
-    /// was written so.
-    fn direct(&self) -> Option<Box<dyn DirectFile>> {
+    /// A way around the page cache, if there is one. Reads through this handle see what was written
+    /// so.
+    fn direct(&self) -> Option<Arc<dyn DirectFile>> {
         None
     }
 }
 
-/// Writes whole blocks of a file around the page cache. They are as durable as others: not before
-/// [`DiskFile::sync_data`].
+/// Reads and writes whole blocks of a file around the page cache. What is written is as durable as
+/// otherwise: not before [`DiskFile::sync_data`].
 pub trait DirectFile: Send + Sync + fmt::Debug {
     /// What places in the file, lengths and addresses must be multiples of: a power of two.
     fn block_bytes(&self) -> usize;
@@ -87,6 +87,9 @@ pub trait DirectFile: Send + Sync + fmt::Debug {
     /// Writes a prefix of `blocks` at `position` and returns its length, as `pwrite`. `InvalidInput`:
     /// the file cannot be written like this after all.
     fn write_blocks_at(&self, blocks: &[u8], position: u64) -> io::Result<usize>;
+
+    /// Reads up to `blocks.len()` bytes at `position`, as `pread`.
+    fn read_blocks_at(&self, blocks: &mut [u8], position: u64) -> io::Result<usize>;
 }
 
 /// A held lock; dropping it gives it back.

@@ -120,8 +120,8 @@ impl Extent {
         self.cut = false;
     }
 
-    /// How to reach `index`, which must be in the extent.
-    pub(crate) fn walk(&self, index: u64) -> Option<Walk> {
+    /// How to reach `index`, which must be in the extent, and go on to indices below `until` at most.
+    pub(crate) fn walk(&self, index: u64, until: u64) -> Option<Walk> {
         if !(self.start..self.next).contains(&index) {
             return None;
         }
@@ -129,14 +129,22 @@ impl Extent {
         let point = self.points.partition_point(|point| point.index <= relative).checked_sub(1)?;
         let point = self.points[point];
         let following = self.breaks.partition_point(|index| *index <= relative);
-        let until =
+        let broken =
             self.breaks.get(following).map_or(self.next, |next| self.start + u64::from(*next));
+        let until = until.min(broken);
         Some(Walk {
             position: point.position.into(),
             index: self.start + u64::from(point.index),
             until,
-            end: self.end,
+            end: self.end_before(until),
         })
+    }
+
+    /// A position that no entry below `until` passes, to within one step of the points.
+    fn end_before(&self, until: u64) -> u64 {
+        let relative = until.saturating_sub(self.start);
+        let behind = self.points.partition_point(|point| u64::from(point.index) < relative);
+        self.points.get(behind).map_or(self.end, |point| point.position.into())
     }
 
     /// Bytes of the file from about the entry `index` on, to within one step of the points.
@@ -144,7 +152,7 @@ impl Extent {
         if index >= self.next {
             return 0;
         }
-        match self.walk(index) {
+        match self.walk(index, u64::MAX) {
             Some(walk) => self.end - walk.position,
             None => self.end.saturating_sub(header),
         }
@@ -168,10 +176,14 @@ mod tests {
     fn points_are_sparse_and_walks_begin_at_or_before_the_index() {
         let extent = filled();
         assert_eq!(extent.points.len(), 2, "10, and 12 as the first one 4 KiB on");
-        let walk = extent.walk(14).expect("in range");
+        let walk = extent.walk(14, 20).expect("in range");
         assert_eq!(walk, Walk { position: 5000, index: 12, until: 15, end: 9200 });
-        assert_eq!(extent.walk(15), None);
-        assert_eq!(extent.walk(9), None);
+        assert_eq!(extent.walk(15, 20), None);
+        assert_eq!(extent.walk(9, 20), None);
+        // What is not asked for is not read either.
+        let walk = extent.walk(10, 12).expect("in range");
+        assert_eq!(walk, Walk { position: 264, index: 10, until: 12, end: 5000 });
+        assert_eq!(extent.walk(10, 11).expect("in range").end, 5000);
     }
 
     #[test]
@@ -181,13 +193,13 @@ mod tests {
         extent.entry(12, 9300);
         extent.end = 9400;
         // 11 is reached from 10, but the walk must not run into the old 12.
-        assert_eq!(extent.walk(11).expect("in range").until, 12);
-        assert_eq!(extent.walk(12).expect("in range").position, 9300);
+        assert_eq!(extent.walk(11, u64::MAX).expect("in range").until, 12);
+        assert_eq!(extent.walk(12, u64::MAX).expect("in range").position, 9300);
         // A second cut at the same index replaces the break.
         extent.truncate(12);
         extent.entry(12, 9500);
         assert_eq!(extent.breaks, [2]);
-        assert_eq!(extent.walk(12).expect("in range").position, 9500);
+        assert_eq!(extent.walk(12, u64::MAX).expect("in range").position, 9500);
     }
 
     #[test]
@@ -196,7 +208,7 @@ mod tests {
         extent.truncate(3);
         extent.entry(3, 9300);
         assert_eq!((extent.start, extent.next, extent.severed), (3, 4, false));
-        assert_eq!(extent.walk(3).expect("in range").position, 9300);
+        assert_eq!(extent.walk(3, u64::MAX).expect("in range").position, 9300);
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Reading entries from the tail and from files.
 
+use std::io;
+
 use bytes::Bytes;
 use crc32c::crc32c_append;
 
-use crate::disk::read_full_at;
+use crate::disk::{DiskFile, read_full_at};
 use crate::error::{Attempt, DiskFailure, ReadError};
 use crate::extent::Walk;
 use crate::files::LogFile;
@@ -17,6 +19,12 @@ use crate::{Entry, Payload};
 /// Bounds of what is read from a file at once; a longer frame is read whole.
 const CHUNK_BYTES_MIN: usize = 16 << 10;
 const CHUNK_BYTES_MAX: usize = 1 << 20;
+
+/// Reads from this length on go around the page cache: whoever reads that much at a time goes through
+/// the log once, at the pace of the disk.
+const DIRECT_BYTES_MIN: usize = 256 << 10;
+/// Reads begin and end at multiples of this, if the file does.
+const BLOCK_BYTES: usize = 4096;
 
 /// What to read next, found under the lock.
 enum Next {
@@ -103,13 +111,13 @@ fn next(
         }
         return Ok(Next::Tail(entries));
     }
-    let Some((file, mut walk)) = inner.files.locate(from) else {
+    let until = end.min(inner.tail.first().unwrap_or(u64::MAX));
+    let Some((file, walk)) = inner.files.locate(from, until) else {
         let floor = inner.files.floor();
         // Above the first file only what a purge has jumped over is in none.
         let purged = inner.image.purged.map_or(0, |purged| purged.index + 1);
         return Err(ReadError::Retired { first: if from < floor { floor } else { purged } });
     };
-    walk.until = walk.until.min(end).min(inner.tail.first().unwrap_or(u64::MAX));
     Ok(Next::File(file, walk))
 }
 
@@ -131,18 +139,53 @@ impl Chunks<'_> {
         }
         let chunk_end = self.start + self.chunk.len() as u64;
         if position < self.start || position + bytes as u64 > chunk_end {
-            let mut chunk = vec![0; bytes.max(self.chunk_bytes).min(rest)];
-            let read = read_full_at(&*self.file.file, &mut chunk, position);
-            chunk.truncate(read.attempt("read", &self.file.path)?);
-            self.chunk = chunk.into();
-            self.start = position;
-            if self.chunk.len() < bytes {
+            self.fill(position, bytes.max(self.chunk_bytes).min(rest))?;
+            if position + bytes as u64 > self.start + self.chunk.len() as u64 {
                 return Ok(None);
             }
         }
         let offset = (position - self.start) as usize;
         Ok(Some(self.chunk.slice(offset..offset + bytes)))
     }
+
+    /// Makes the chunk hold `bytes` bytes at `position`, or as many as the file has. What it held of
+    /// them is not read again.
+    fn fill(&mut self, position: u64, bytes: usize) -> Result<(), DiskFailure> {
+        let chunk_end = self.start + self.chunk.len() as u64;
+        let held = match (self.start..chunk_end).contains(&position) {
+            true if chunk_end % BLOCK_BYTES as u64 == 0 => {
+                self.chunk.slice((position - self.start) as usize..)
+            }
+            _ => Bytes::new(),
+        };
+        let from = position + held.len() as u64;
+        let from = from - from % BLOCK_BYTES as u64;
+        let wanted = (position + bytes as u64 - from) as usize;
+        let wanted = wanted.next_multiple_of(BLOCK_BYTES);
+        // What is read lies at a multiple of the block in memory, what is held before it.
+        let lead = held.len().next_multiple_of(BLOCK_BYTES);
+        let mut memory = vec![0; lead + BLOCK_BYTES + wanted];
+        let target = lead + memory[lead..].as_ptr().align_offset(BLOCK_BYTES);
+        memory[target - held.len()..target].copy_from_slice(&held);
+        let read = read_full(&*self.file.file, &mut memory[target..target + wanted], from);
+        let read = read.attempt("read", &self.file.path)?;
+        self.start = from - held.len() as u64;
+        self.chunk = Bytes::from(memory).slice(target - held.len()..target + read);
+        Ok(())
+    }
+}
+
+fn read_full(file: &dyn DiskFile, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+    if buffer.len() >= DIRECT_BYTES_MIN
+        && let Some(direct) = file.direct().filter(|direct| direct.block_bytes() <= BLOCK_BYTES)
+    {
+        match direct.read_blocks_at(buffer, position) {
+            Ok(read) if read == buffer.len() => return Ok(read),
+            // At the end of the file, where blocks are not whole, or where direct reads are refused.
+            _ => {}
+        }
+    }
+    read_full_at(file, buffer, position)
 }
 
 fn walk_file(file: &LogFile, walk: Walk, from: u64, taken: &mut Taken) -> Result<(), ReadError> {

@@ -401,5 +401,5 @@ impl ShardLog {
 
 fn first_file_index(files: &FileSet) -> Option<u64> {
     let first = files.floor();
-    files.locate(first).is_some().then_some(first)
+    files.locate(first, u64::MAX).is_some().then_some(first)
 }

@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::{Errno, pwritev};
@@ -42,7 +42,7 @@ impl Disk for RealDisk {
     fn create(&self, path: &Path, bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
         let path = self.root.join(path);
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
-        let file = RealFile { file };
+        let file = RealFile::new(file);
         if let Err(error) = file.allocate(bytes) {
             fs::remove_file(&path)?;
             return Err(error);
@@ -52,7 +52,7 @@ impl Disk for RealDisk {
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let file = OpenOptions::new().read(true).write(true).open(self.root.join(path))?;
-        Ok(Arc::new(RealFile { file }))
+        Ok(Arc::new(RealFile::new(file)))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -109,9 +109,15 @@ impl DiskLock for RealLock {}
 #[derive(Debug)]
 struct RealFile {
     file: File,
+    /// The same, opened for direct reads and writes when first asked for; `None` where there are none.
+    direct: OnceLock<Option<Arc<RealDirectFile>>>,
 }
 
 impl RealFile {
+    fn new(file: File) -> Self {
+        Self { file, direct: OnceLock::new() }
+    }
+
     /// Reserves the space by writing it, as the file system knows no other way.
     fn write_zeros(&self, from: u64, to: u64) -> io::Result<()> {
         let mut position = from;
@@ -161,19 +167,26 @@ impl DiskFile for RealFile {
         self.file.set_len(bytes)
     }
 
-    #[cfg(target_os = "linux")]
-    fn direct(&self) -> Option<Box<dyn DirectFile>> {
-        use std::os::fd::AsRawFd;
-        use std::os::unix::fs::OpenOptionsExt;
-
-        use rustix::fs::OFlags;
-
-        // Through its descriptor: the name may have changed since it was opened.
-        let again = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        let flags = OFlags::DIRECT.bits() as i32;
-        let file = OpenOptions::new().write(true).custom_flags(flags).open(again).ok()?;
-        Some(Box::new(RealDirectFile { file }))
+    fn direct(&self) -> Option<Arc<dyn DirectFile>> {
+        let open = || Some(Arc::new(RealDirectFile { file: open_direct(&self.file)? }));
+        self.direct.get_or_init(open).clone().map(|file| file as Arc<dyn DirectFile>)
     }
+}
+
+#[cfg(target_os = "linux")]
+fn open_direct(file: &File) -> Option<File> {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::OpenOptionsExt;
+
+    // Through its descriptor: the name may have changed since it was opened.
+    let again = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let flags = rustix::fs::OFlags::DIRECT.bits() as i32;
+    OpenOptions::new().read(true).write(true).custom_flags(flags).open(again).ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn open_direct(_: &File) -> Option<File> {
+    None
 }
 
 /// Opened with `O_DIRECT`.
@@ -190,5 +203,9 @@ impl DirectFile for RealDirectFile {
 
     fn write_blocks_at(&self, blocks: &[u8], position: u64) -> io::Result<usize> {
         self.file.write_at(blocks, position)
+    }
+
+    fn read_blocks_at(&self, blocks: &mut [u8], position: u64) -> io::Result<usize> {
+        FileExt::read_at(&self.file, blocks, position)
     }
 }

@@ -372,6 +372,10 @@ impl DirectFile for SimFile {
         }
         self.write_vectored_at(&[IoSlice::new(blocks)], position)
     }
+
+    fn read_blocks_at(&self, blocks: &mut [u8], position: u64) -> io::Result<usize> {
+        self.read_at(blocks, position)
+    }
 }
 
 impl DiskFile for SimFile {
@@ -431,8 +435,8 @@ impl DiskFile for SimFile {
         })
     }
 
-    fn direct(&self) -> Option<Box<dyn DirectFile>> {
+    fn direct(&self) -> Option<Arc<dyn DirectFile>> {
         let file = Self { disk: self.disk.clone(), inode: self.inode, life: self.life };
-        self.disk.state.lock().options.direct.then(|| Box::new(file) as Box<dyn DirectFile>)
+        self.disk.state.lock().options.direct.then(|| Arc::new(file) as Arc<dyn DirectFile>)
     }
 }

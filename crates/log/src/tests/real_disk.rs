@@ -124,3 +124,36 @@ fn the_real_disk_does_what_the_simulated_one_does() {
         assert_eq!(disk.remove(path).expect_err("is gone").kind(), std::io::ErrorKind::NotFound);
     }
 }
+
+#[test]
+fn long_entries_are_read_back_around_the_page_cache_and_short_ranges_through_it() {
+    let dir = tempfile::tempdir().expect("makes a directory");
+    let options = LogOptions { file_bytes: 8 << 20, tail_bytes: 0, ..LogOptions::default() };
+    let log_thread = LogThread::spawn(real(&dir), options.clone()).expect("starts");
+    let (log, _) = log_thread.open_shard(Path::new("log"), options).expect("opens");
+    // Lengths on both sides of what is read at once, at all distances from the ends of blocks.
+    let bytes = |index: u64| (index * index * 7919 % (3 << 19)) as usize;
+    let (sender, receiver) = sync_channel(1);
+    for index in 0..40 {
+        let sender = sender.clone();
+        let done = Box::new(move |told| sender.send(told).expect("is awaited"));
+        log.append(vec![entry(1, index, bytes(index))], done).expect("queues");
+        log.set_applied(index);
+        receiver.recv().expect("is called back").expect("is durable");
+    }
+    for bytes_max in [1, 100 << 10, 700 << 10, 5 << 20, usize::MAX] {
+        let mut from = 0;
+        while from < 40 {
+            let read = log.read(from, 40, bytes_max).expect("reads");
+            assert!(!read.is_empty(), "nothing at {from}");
+            for found in &read {
+                assert!(*found == entry(1, from, bytes(from)), "entry {from} by {bytes_max}");
+                from += 1;
+            }
+        }
+    }
+    for index in 0..40 {
+        let read = log.read(index, index + 1, usize::MAX).expect("reads");
+        assert!(read == [entry(1, index, bytes(index))], "entry {index} alone");
+    }
+}
