@@ -355,7 +355,8 @@ impl Machine {
         if !self.may_publish() {
             return None;
         }
-        let only_ambiguous = self.tainted;
+        // Before another producer id, only lanes that need the old one.
+        let draining = self.tainted;
         let mut items = Vec::new();
         let mut publish = v1::Publish::default();
         let mut blob = Vec::new();
@@ -365,7 +366,7 @@ impl Machine {
             let lane = self.lane(id);
             lane.queued = false;
             let Some(len) = lane.next_len() else { continue };
-            if only_ambiguous && !lane.next_is_ambiguous() {
+            if draining && !lane.has_ambiguous() {
                 self.enqueue(id);
                 continue;
             }

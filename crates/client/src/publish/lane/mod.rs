@@ -84,8 +84,8 @@ pub(crate) struct Lane {
     /// Sequence after the last batch that is known to be appended.
     server_next: u64,
     next_order: u64,
-    /// A batch ended as `Unknown`: its sequence may be in use. The lane sends nothing until the
-    /// publisher has another producer id.
+    /// A batch ended as `Unknown`: its sequence may be in use. Until the publisher has another
+    /// producer id, the lane sends only what is ambiguous itself.
     pub(crate) tainted: bool,
     /// Kept from the last batch, because it has the right capacity.
     spare: Option<BatchBuilder>,
@@ -284,10 +284,21 @@ impl Lane {
 
     /// Whether there is a batch that may be sent now.
     pub(crate) fn is_sendable(&self) -> bool {
-        self.binding == Binding::Bound
-            && self.phase == Phase::Flowing
-            && !self.tainted
-            && (!self.retry.is_empty() || !self.closed.is_empty() || self.open.is_some())
+        self.binding == Binding::Bound && self.phase == Phase::Flowing && self.has_next()
+    }
+
+    fn has_next(&self) -> bool {
+        if self.tainted {
+            return self.has_ambiguous();
+        }
+        !self.retry.is_empty() || !self.closed.is_empty() || self.open.is_some()
+    }
+
+    /// Place in `retry` of the batch to be sent next, if it is there.
+    fn next_retry(&self) -> Option<usize> {
+        // A new number cannot be given to anything while one may be in use by a batch whose fate
+        // is unknown. Those that are ambiguous keep theirs.
+        self.retry.iter().position(|item| item.ambiguous || !self.tainted)
     }
 
     /// Bytes of the batch that would be sent next.
@@ -295,13 +306,9 @@ impl Lane {
         if !self.is_sendable() {
             return None;
         }
-        let item = self.retry.front().or(self.closed.front());
+        let item = self.next_retry().and_then(|place| self.retry.get(place));
+        let item = item.or(self.closed.front());
         item.map(|item| item.parts.len()).or(self.open.as_ref().map(OpenBatch::len))
-    }
-
-    /// Whether the batch that would be sent next must be sent under its old sequence.
-    pub(crate) fn next_is_ambiguous(&self) -> bool {
-        self.retry.front().is_some_and(|item| item.ambiguous)
     }
 
     /// Whether a batch waits whose earlier copy may be anywhere.
@@ -309,31 +316,38 @@ impl Lane {
         self.retry.iter().any(|item| item.ambiguous)
     }
 
-    /// The batch to be sent now, with its sequence. `None`: the one in turn had to be given up.
+    /// The batch to be sent now, with its sequence. `None`: those in turn had to be given up.
     pub(crate) fn take_next(&mut self, out: &mut Vec<Completion>) -> Option<Item> {
-        let mut item = match self.retry.pop_front().or_else(|| self.closed.pop_front()) {
-            Some(item) => item,
-            None => {
-                self.close_open();
-                self.closed.pop_front()?
-            }
-        };
-        self.waiting_bytes -= item.parts.len();
-        let sequence = match item.sequence {
-            Some(sequence) if item.ambiguous && sequence > self.next_sequence => {
-                // Those before it were refused for good, so its number cannot be reached, and under
-                // another number an earlier copy of it would be appended beside it.
-                let reason = "its connection was lost, and a message before it was refused";
-                self.give_up(item, PublishError::Unknown { reason: reason.into() }, out);
-                return None;
-            }
-            Some(sequence) if item.ambiguous => sequence,
-            _ => self.next_sequence,
-        };
-        item.sequence = Some(sequence);
-        self.next_sequence = self.next_sequence.max(sequence + u64::from(item.count));
-        self.in_flight += 1;
-        Some(item)
+        while self.is_sendable() {
+            let mut item = self.pop_next()?;
+            self.waiting_bytes -= item.parts.len();
+            let sequence = match item.sequence {
+                Some(sequence) if item.ambiguous && sequence > self.next_sequence => {
+                    // Those before it were refused for good, so its number cannot be reached, and
+                    // under another number an earlier copy of it would be appended beside it.
+                    let reason = "its connection was lost, and a message before it was refused";
+                    self.give_up(item, PublishError::Unknown { reason: reason.into() }, out);
+                    continue;
+                }
+                Some(sequence) if item.ambiguous => sequence,
+                _ => self.next_sequence,
+            };
+            item.sequence = Some(sequence);
+            self.next_sequence = self.next_sequence.max(sequence + u64::from(item.count));
+            self.in_flight += 1;
+            return Some(item);
+        }
+        None
+    }
+
+    fn pop_next(&mut self) -> Option<Item> {
+        if let Some(place) = self.next_retry() {
+            return self.retry.remove(place);
+        }
+        if self.closed.is_empty() {
+            self.close_open();
+        }
+        self.closed.pop_front()
     }
 
     // ---- going on

@@ -341,6 +341,67 @@ fn an_unknown_outcome_takes_another_producer_before_anything_follows() {
 }
 
 #[test]
+fn without_order_one_unknown_outcome_ends_all_whose_number_depends_on_it() {
+    // PS-3: three on a connection that was lost; the first is refused for good afterwards.
+    let (mut rig, lane) = Rig::with_lane(false);
+    let (slots, values) = (["a", "b", "c"], vec![7; FRAME_BYTES_WORTH]);
+    let slots = slots.map(|_| {
+        let (slot, _) = rig.push(lane, &values);
+        rig.frame();
+        slot
+    });
+    rig.disconnect();
+    rig.bind(lane, 1);
+    let (later, _) = rig.push(lane, b"later");
+    for _ in 0..3 {
+        rig.frame();
+    }
+    rig.answer(vec![refused(WireError::new(ErrorCode::ExpectedOffsetMismatch, ""))]);
+    rig.answer(vec![gap(0)]);
+    rig.answer(vec![gap(0)]);
+    // None of them can be repeated under its number, and under another it might be there twice.
+    assert_eq!(rig.poll(), Transmit::NewProducer);
+    rig.tell();
+    for slot in &slots {
+        assert!(matches!(result(slot), Some(Err(PublishError::Unknown { .. }))));
+    }
+    rig.disconnect();
+    rig.machine.on_new_producer();
+    rig.bind(lane, 1);
+    assert_eq!(rig.frame(), one(0, &["later"]));
+    rig.answer(vec![published(0, 1)]);
+    assert_eq!(result(&later), Some(Ok(0)));
+}
+
+#[test]
+fn what_is_ambiguous_behind_a_refused_batch_is_still_repeated_when_another_stream_is_tainted() {
+    // Lane b: one refused for now, the next with an unknown outcome. Lane a: tainted, so a new
+    // producer is wanted, for which lane b must first be rid of the ambiguous one.
+    let mut rig = Rig::new(false);
+    let (a, b) = (rig.lane("a"), rig.lane("b"));
+    let (lost, _) = rig.push(a, b"lost");
+    let (first, _) = rig.push(b, b"first");
+    rig.frame();
+    let (second, _) = rig.push(b, b"second");
+    rig.frame();
+    let mut forever = WireError::new(ErrorCode::Unknown, "");
+    forever.retry = Retry::Never;
+    rig.answer(vec![refused(forever.clone()), refused(WireError::new(ErrorCode::HotTierFull, ""))]);
+    rig.answer(vec![refused(forever.clone())]);
+    // Patience with lane a ends; lane b's clock began later.
+    rig.now += Duration::from_secs(1);
+    assert_eq!(rig.frame().len(), 2);
+    rig.now += GIVE_UP;
+    rig.answer(vec![refused(forever), published(0, 1)]);
+    assert!(matches!(result(&lost), Some(Err(PublishError::Unknown { .. }))));
+    assert_eq!(result(&first), Some(Ok(0)));
+    assert_eq!(rig.frame()[0].2, ["second"]);
+    rig.answer(vec![published(1, 1)]);
+    assert_eq!(result(&second), Some(Ok(1)));
+    assert_eq!(rig.poll(), Transmit::NewProducer);
+}
+
+#[test]
 fn a_forgotten_producer_begins_again_only_with_nothing_ambiguous() {
     // PQ-1, ProducerUnknown. With everything answered before, the message was not appended.
     let unknown = || refused(WireError::new(ErrorCode::ProducerUnknown, ""));
