@@ -88,9 +88,16 @@ impl BatchBuilder {
     /// An empty batch whose messages have at most `message_bytes_max` encoded bytes.
     #[must_use]
     pub fn new(message_bytes_max: usize) -> Self {
-        let mut table = BytesMut::new();
-        table.put_bytes(0, HEADER_BYTES);
-        Self { table, body: BytesMut::new(), count: 0, message_bytes_max, system: false }
+        Self::with_capacity(message_bytes_max, 0, 0)
+    }
+
+    /// As [`Self::new`], with room for `records` records of together `body_bytes` encoded bytes, so
+    /// that a batch whose size is known is packed without growing.
+    #[must_use]
+    pub fn with_capacity(message_bytes_max: usize, records: usize, body_bytes: usize) -> Self {
+        let body = BytesMut::with_capacity(body_bytes);
+        let table = new_table(HEADER_BYTES + records * ENTRY_BYTES);
+        Self { table, body, count: 0, message_bytes_max, system: false }
     }
 
     /// As [`Self::new`], for the server itself: `rg-` headers are allowed, the message limit is the
@@ -142,18 +149,26 @@ impl BatchBuilder {
             return Err(RecordRefused::TooLarge { bytes, limit: self.message_bytes_max });
         }
         let record = &self.body[start..];
+        let crc = crc32c(record);
+        let hash = match draft.id.map(|_| Content::decode(record)) {
+            None => None,
+            Some(Ok(decoded)) => Some(payload_hash(&decoded)),
+            Some(Err(_)) => {
+                self.body.truncate(start);
+                return Err(RecordRefused::Header {
+                    reason: "a header list that cannot be read back",
+                });
+            }
+        };
         self.table.reserve(ENTRY_BYTES);
         self.table.put_u32_le(bytes as u32);
-        self.table.put_u32_le(crc32c(record));
-        match draft.id {
-            Some(id) => {
+        self.table.put_u32_le(crc);
+        match draft.id.zip(hash) {
+            Some((id, hash)) => {
                 self.table.put_u8(HAS_ID);
                 self.table.put_u8(id.len() as u8);
                 self.table.put_slice(id);
-                let decoded = Content::decode(record).map_err(|_| RecordRefused::Header {
-                    reason: "a header list that cannot be read back",
-                })?;
-                self.table.put_slice(&payload_hash(&decoded));
+                self.table.put_slice(&hash);
             }
             None => self.table.put_u8(0),
         }
@@ -161,27 +176,43 @@ impl BatchBuilder {
         Ok(())
     }
 
-    /// Closes the batch and begins the next one, which keeps the settings of this one.
+    /// Closes the batch and begins the next one, which keeps the settings of this one and has room
+    /// for as much.
     #[must_use]
     pub fn finish(&mut self) -> BatchParts {
-        let mut next = BytesMut::with_capacity(self.table.len());
-        next.put_bytes(0, HEADER_BYTES);
-        let mut head = std::mem::replace(&mut self.table, next);
-        let body_capacity = self.body.len();
-        let body = std::mem::replace(&mut self.body, BytesMut::with_capacity(body_capacity));
-        let table_bytes = (head.len() - HEADER_BYTES) as u32;
-        let mut header = &mut head[..HEADER_BYTES];
-        header.put_slice(&MAGIC);
-        header.put_u8(CODEC_NONE);
-        header.put_bytes(0, 3);
-        header.put_u32_le(self.count);
-        header.put_u32_le(table_bytes);
-        header.put_u32_le(body.len() as u32);
-        let crc = crc32c_append(crc32c(&head[..CHECKED_HEADER_BYTES]), &head[HEADER_BYTES..]);
-        head[CHECKED_HEADER_BYTES..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
-        self.count = 0;
-        BatchParts { head: head.freeze(), body: body.freeze() }
+        let next_table = new_table(self.table.len());
+        let table = std::mem::replace(&mut self.table, next_table);
+        let next_body = BytesMut::with_capacity(self.body.len());
+        let body = std::mem::replace(&mut self.body, next_body);
+        seal(table, body, std::mem::take(&mut self.count))
     }
+
+    /// Closes the batch, and there is no next one.
+    #[must_use]
+    pub fn into_parts(self) -> BatchParts {
+        seal(self.table, self.body, self.count)
+    }
+}
+
+fn new_table(capacity: usize) -> BytesMut {
+    let mut table = BytesMut::with_capacity(capacity);
+    table.put_bytes(0, HEADER_BYTES);
+    table
+}
+
+/// Fills in the header, whose room is at the front of `head`.
+fn seal(mut head: BytesMut, body: BytesMut, count: u32) -> BatchParts {
+    let table_bytes = (head.len() - HEADER_BYTES) as u32;
+    let mut header = &mut head[..HEADER_BYTES];
+    header.put_slice(&MAGIC);
+    header.put_u8(CODEC_NONE);
+    header.put_bytes(0, 3);
+    header.put_u32_le(count);
+    header.put_u32_le(table_bytes);
+    header.put_u32_le(body.len() as u32);
+    let crc = crc32c_append(crc32c(&head[..CHECKED_HEADER_BYTES]), &head[HEADER_BYTES..]);
+    head[CHECKED_HEADER_BYTES..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
+    BatchParts { head: head.freeze(), body: body.freeze() }
 }
 
 /// The rules for a publisher's headers (SEMANTICS §0).
@@ -212,4 +243,24 @@ pub(super) fn check_headers<'a>(
         return Err("the headers have more than 16 KiB together");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_of_the_size_that_was_foreseen_does_not_grow() {
+        let draft = RecordDraft { value: &[7; 1_000], ..RecordDraft::default() };
+        let mut foreseen = BatchBuilder::with_capacity(1 << 20, 2, 2 * 1_001);
+        let rooms = |builder: &BatchBuilder| (builder.table.capacity(), builder.body.capacity());
+        let before = rooms(&foreseen);
+        let mut grown = BatchBuilder::new(1 << 20);
+        for _ in 0..2 {
+            foreseen.push(&draft).expect("within the limits");
+            grown.push(&draft).expect("within the limits");
+        }
+        assert_eq!(rooms(&foreseen), before);
+        assert_eq!(foreseen.into_parts().concat(), grown.finish().concat());
+    }
 }
