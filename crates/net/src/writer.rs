@@ -106,7 +106,11 @@ impl FrameWriter {
     }
 
     fn queue(&mut self, frame: Frame) -> Result<(), FrameError> {
-        for part in frame.write_to(&mut self.gathered)? {
+        let parts = frame.write_to(&mut self.gathered)?;
+        // A frame of a thousand small batches would regrow the buffer up to a megabyte.
+        let copied = parts.iter().map(Bytes::len).filter(|bytes| *bytes <= COPIED_BYTES);
+        self.gathered.reserve(copied.sum());
+        for part in parts {
             if part.len() <= COPIED_BYTES {
                 self.gathered.extend_from_slice(&part);
             } else {
