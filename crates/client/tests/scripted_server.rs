@@ -221,6 +221,40 @@ async fn a_connection_that_stays_away_leaves_the_sent_unknown_and_the_unsent_not
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_producer_with_an_unknown_outcome_is_left_but_not_released() {
+    // PQ-1: a copy of the message may still be on its way to the log. A server that was told to
+    // forget the producer would append it beside one that it has appended already.
+    let server = Server::new();
+    let (client, session) = server.connect().await;
+    let opening = client.publisher(orders()).open();
+    let (publisher, (mut stream, first)) = tokio::join!(opening, session.publisher());
+    let publisher = publisher.unwrap();
+    let lost = publisher.send(Message::new("lost")).await.unwrap();
+    stream.published().await;
+    server.cut();
+    let session = server.accept().await;
+    let (mut stream, again) = session.publisher().await;
+    assert_eq!(again, first);
+    stream.published().await;
+    let refusal = v1::ItemResult {
+        error: Some(error(ErrorCode::ExpectedOffsetMismatch)),
+        ..v1::ItemResult::default()
+    };
+    stream.send(&v1::PublishResult { items: vec![refusal] }).await;
+    assert!(matches!(lost.await, Err(PublishError::Unknown { .. })));
+
+    // The old stream ends without a word; the new one has another producer.
+    assert!(stream.reader.next().await.unwrap().is_none());
+    let (mut stream, second) = session.publisher().await;
+    assert_ne!(second, first);
+    assert!(publisher.resume().await.is_some());
+    let next = publisher.send(Message::new("next")).await.unwrap();
+    assert_eq!(stream.published().await, (0, vec!["next".to_owned()]));
+    stream.answer(0, 1).await;
+    assert_eq!(next.await.unwrap().offset, Offset(0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_absent_stream_is_told_when_the_publisher_opens() {
     let server = Server::new();
     let (client, session) = server.connect().await;

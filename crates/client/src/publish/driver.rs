@@ -37,7 +37,7 @@ pub(crate) struct Driver {
 enum Ended {
     /// The user is done.
     Closed,
-    /// The machine wants another producer id.
+    /// The machine wants another producer id; the server is to remember the old one.
     NewProducer,
     Lost(StreamLost),
 }
@@ -148,7 +148,10 @@ impl Driver {
             }
             ended => ended,
         };
-        if matches!(ended, Ended::Closed | Ended::NewProducer) {
+        // Not for `NewProducer`: a copy of what ended as unknown may still be on its way to the log,
+        // and a server that has forgotten the producer would append it a second time (PQ-1). It
+        // forgets by age.
+        if matches!(ended, Ended::Closed) {
             let _ = tokio::time::timeout(CLOSE_TIMEOUT, close(writer, reader)).await;
         }
         (ended, true)

@@ -56,7 +56,7 @@ pub(crate) struct LaneId(u32);
 pub(crate) enum Transmit {
     Bind(v1::BindStream),
     Publish(v1::Publish, Vec<Bytes>),
-    /// Close this producer and begin again with a new id.
+    /// Leave this producer, without having it forgotten, and begin again with a new id.
     NewProducer,
     /// Everything is answered and the user is done.
     Close,
