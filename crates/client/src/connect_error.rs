@@ -105,6 +105,9 @@ pub(crate) enum StreamLost {
     Frame(#[from] FrameError),
     #[error("the server ended the stream")]
     Ended,
+    /// The server owes an answer; the connection is there.
+    #[error("no answer for {after:?}")]
+    NoAnswer { after: Duration },
     /// The server ended the stream with an Error frame.
     #[error(transparent)]
     Refused(WireError),

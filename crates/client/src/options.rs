@@ -17,7 +17,8 @@ pub struct ClientOptions {
     /// Time for one attempt to connect, handshake included. 3 s.
     pub connect_timeout: Duration,
     /// How long a lost connection, or an error that the server calls temporary, is met with trying
-    /// again before a message, a subscription or a call fails. 60 s.
+    /// again before a message, a subscription or a call fails; and how long a publisher waits for
+    /// a server that answers nothing. 60 s.
     pub give_up_after: Duration,
     /// Time for an administrative call, repeats included. 10 s.
     pub call_timeout: Duration,

@@ -255,6 +255,61 @@ async fn a_producer_with_an_unknown_outcome_is_left_but_not_released() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_that_never_answers_is_left_and_its_messages_end() {
+    // PS-3: the connection lives all the time.
+    let server = Server::new();
+    let (client, session) = server.connect().await;
+    let opening = client.publisher(orders()).open();
+    let (publisher, (mut stream, first)) = tokio::join!(opening, session.publisher());
+    let publisher = publisher.unwrap();
+    let started = tokio::time::Instant::now();
+    // More than the server takes in, so that the client is stuck in sending too.
+    let mut tickets = Vec::new();
+    for _ in 0..8 {
+        tickets.push(publisher.send(Message::new(vec![b'x'; 1_000_000])).await.unwrap());
+    }
+    stream.published().await;
+    for (index, ticket) in tickets.into_iter().enumerate() {
+        let ended = ticket.await;
+        assert!(matches!(ended, Err(PublishError::Unknown { .. })), "{index}: {ended:?}");
+    }
+    assert!(started.elapsed() < Duration::from_secs(12), "{:?}", started.elapsed());
+
+    // The same connection, another stream and producer on it.
+    let (mut stream, second) = session.publisher().await;
+    assert_ne!(second, first);
+    assert!(publisher.resume().await.is_some());
+    let next = publisher.send(Message::new("next")).await.unwrap();
+    assert_eq!(stream.published().await, (0, vec!["next".to_owned()]));
+    stream.answer(0, 1).await;
+    assert_eq!(next.await.unwrap().offset, Offset(0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publisher_that_is_never_opened_or_bound_fails_to_open() {
+    let server = Server::new();
+    let (client, session) = server.connect().await;
+    let started = tokio::time::Instant::now();
+    let serve = async {
+        let mut streams = Vec::new();
+        // The first is not opened; those behind it are opened and never bound.
+        streams.push(session.stream().await);
+        loop {
+            let mut stream = session.stream().await;
+            let _: v1::OpenPublisher = stream.receive().await;
+            stream.send(&v1::PublisherOpened { credit_bytes: 1 << 20 }).await;
+            streams.push(stream);
+        }
+    };
+    let opened = tokio::select! {
+        opened = client.publisher(orders()).open() => opened,
+        () = serve => unreachable!("serves for ever"),
+    };
+    assert!(matches!(opened, Err(OpenError::Unreachable { .. })), "{opened:?}");
+    assert!(started.elapsed() < Duration::from_secs(12), "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_absent_stream_is_told_when_the_publisher_opens() {
     let server = Server::new();
     let (client, session) = server.connect().await;

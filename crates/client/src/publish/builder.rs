@@ -16,6 +16,9 @@ use crate::client::ClientInner;
 /// Bytes of messages that wait or are un-answered, unless the builder says otherwise.
 const BUFFER_BYTES: usize = 16 << 20;
 
+/// Longest that a publisher is patient: far beyond any use, and an instant that far ahead exists.
+const PATIENCE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// Why a publisher could not be opened on a stream.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum OpenError {
@@ -77,8 +80,10 @@ impl MultiPublisherBuilder {
         self
     }
 
-    /// How long refusals that the server calls temporary, and lost connections, are met by trying
-    /// again before a message fails. Default as in [`ClientOptions`](crate::ClientOptions).
+    /// How long refusals that the server calls temporary, lost connections, and silence of the
+    /// server are borne before a message fails. Each is borne for that long by itself, so one
+    /// message may take twice this time to end. Silence is borne for a second at least. Default as
+    /// in [`ClientOptions`](crate::ClientOptions).
     #[must_use]
     pub fn give_up_after(mut self, time: Duration) -> Self {
         self.settings.give_up_after = time;
@@ -88,9 +93,10 @@ impl MultiPublisherBuilder {
     /// Starts the publisher's task. Streams are bound with [`MultiPublisher::bind`].
     #[must_use]
     pub fn open(self) -> MultiPublisher {
-        let shared = Shared::new(Machine::new(self.settings), self.buffer_bytes);
-        let ordered = self.settings.ordered;
-        let driver = Driver { client: self.client, shared: Arc::clone(&shared), ordered };
+        let give_up_after = self.settings.give_up_after.min(PATIENCE_MAX);
+        let settings = Settings { give_up_after, ..self.settings };
+        let shared = Shared::new(Machine::new(settings), self.buffer_bytes);
+        let driver = Driver { client: self.client, shared: Arc::clone(&shared), settings };
         tokio::spawn(driver.run());
         MultiPublisher::new(shared)
     }

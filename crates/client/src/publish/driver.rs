@@ -1,6 +1,7 @@
 //! The task of a publisher: owns its QUIC stream, sends what the machine has, feeds it the answers.
 //! Inputs: [`Shared::work`], frames. Outputs: frames, completed batches. Ends when the publisher is
-//! closed or dropped and everything is answered, or when the connection does not come back.
+//! closed or dropped and everything has ended. A server that owes an answer for too long is given
+//! up like a connection that was lost.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use tokio::time::Instant;
 
 use super::error::ProtocolError;
 use super::item::Completion;
-use super::machine::{Machine, Transmit};
+use super::machine::{Machine, Settings, Transmit};
 use super::shared::Shared;
 use crate::backoff::Backoff;
 use crate::client::ClientInner;
@@ -30,7 +31,7 @@ const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) struct Driver {
     pub(crate) client: Arc<ClientInner>,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) ordered: bool,
+    pub(crate) settings: Settings,
 }
 
 /// Why the work on one QUIC stream ended.
@@ -53,7 +54,7 @@ impl Driver {
         let mut producer_id = self.client.randomness.identifier();
         let mut backoff = Backoff::new();
         let mut after = None;
-        let give_up_after = self.client.options.give_up_after;
+        let give_up_after = self.settings.give_up_after;
         let mut give_up_at = Instant::now() + give_up_after;
         loop {
             let session = match self.client.link.session(after, give_up_at).await {
@@ -67,6 +68,10 @@ impl Driver {
                     continue;
                 }
             };
+            if self.shared.lock().wants_new_producer() {
+                producer_id = self.client.randomness.identifier();
+                self.shared.lock().on_new_producer();
+            }
             let (ended, was_open) = self.serve(&session, producer_id).await;
             if was_open {
                 backoff.reset();
@@ -76,25 +81,23 @@ impl Driver {
                 Ended::Closed => break,
                 Ended::NewProducer => {
                     // What is bound is bound to the old producer's QUIC stream.
-                    producer_id = self.client.randomness.identifier();
-                    self.input(|machine, now, out| {
-                        machine.on_disconnected(now, out);
-                        machine.on_new_producer();
-                    });
+                    self.input(|machine, now, out| machine.on_disconnected(now, out));
                     continue;
                 }
                 Ended::Lost(lost) => {
                     tracing::debug!(%lost, "a publisher lost its stream");
                     self.input(|machine, now, out| machine.on_disconnected(now, out));
-                    if let StreamLost::Refused(error) = &lost {
-                        if error.retry == Retry::Never {
-                            self.input(|machine, _, out| machine.refused(error, out));
-                            break;
-                        }
-                        if Instant::now() >= give_up_at {
-                            self.fail_all(&error.to_string());
-                            give_up_at = Instant::now() + give_up_after;
-                        }
+                    if let StreamLost::Refused(error) = &lost
+                        && error.retry == Retry::Never
+                    {
+                        self.input(|machine, _, out| machine.refused(error, out));
+                        break;
+                    }
+                    // What was sent has its own time. This is for what never is, because no
+                    // publisher opens, again and again.
+                    if Instant::now() >= give_up_at {
+                        self.fail_all(&lost.to_string());
+                        give_up_at = Instant::now() + give_up_after;
                     }
                     let gone = lost.is_connection();
                     let leaving = session.going_away.is_cancelled();
@@ -130,15 +133,19 @@ impl Driver {
 
     /// Works on one QUIC stream until it ends; and whether the server ever opened the publisher.
     async fn serve(&self, session: &Session, producer_id: [u8; 16]) -> (Ended, bool) {
-        let (mut writer, mut reader) = match self.open(session, producer_id).await {
-            Ok(opened) => opened,
-            Err(lost) => return (lost.into(), false),
+        let after = self.settings.answer_timeout();
+        let opening = tokio::time::timeout(after, self.open(session, producer_id));
+        let (mut writer, mut reader) = match opening.await {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(lost)) => return (lost.into(), false),
+            Err(_) => return (StreamLost::NoAnswer { after }.into(), false),
         };
         let ended = tokio::select! {
             // Answers first: they make room for frames.
             biased;
             ended = self.read(&mut reader) => ended,
             ended = self.write(&mut writer, session) => ended,
+            ended = self.silence() => ended,
         };
         let ended = match ended {
             Ended::Lost(StreamLost::Write(WriteError::Stopped { .. })) => {
@@ -165,7 +172,7 @@ impl Driver {
         let open = v1::OpenPublisher {
             producer_id: Bytes::copy_from_slice(&producer_id),
             epoch: 0,
-            ordered: self.ordered,
+            ordered: self.settings.ordered,
         };
         let (writer, mut reader) = session.open(&open).await?;
         let opened: v1::PublisherOpened = expect(&mut reader).await?;
@@ -230,6 +237,21 @@ impl Driver {
                 return Ended::Lost(StreamLost::Ended);
             }
             progress.await;
+        }
+    }
+
+    /// Ends when the server owes an answer for too long.
+    async fn silence(&self) -> Ended {
+        let after = self.settings.answer_timeout();
+        loop {
+            let (now, due) = (Instant::now(), self.shared.lock().answer_due());
+            match due {
+                Some(due) if due <= now => return StreamLost::NoAnswer { after }.into(),
+                // It may have moved on by then: one timer for thousands of answers.
+                Some(due) => tokio::time::sleep_until(due).await,
+                // What is sent from now on is due later than this.
+                None => tokio::time::sleep_until(now + after).await,
+            }
         }
     }
 

@@ -70,22 +70,20 @@ impl OpenBatch {
         &self.outcome
     }
 
-    /// Nothing more will be added. Gives back the builder, to be used again.
-    pub(crate) fn close(mut self, order: u64) -> (Item, BatchBuilder) {
-        let count = self.builder.count() as u32;
-        let parts = self.builder.finish();
-        let item = Item {
-            parts,
-            count,
+    /// Nothing more will be added.
+    pub(crate) fn close(self, order: u64) -> Item {
+        Item {
+            count: self.builder.count() as u32,
+            parts: self.builder.into_parts(),
             permits: self.permits,
             options: self.options,
             outcome: self.outcome,
             order,
             sequence: None,
             ambiguous: false,
+            sent_at: None,
             trying_since: None,
-        };
-        (item, self.builder)
+        }
     }
 }
 
@@ -104,7 +102,10 @@ pub(crate) struct Item {
     /// Whether it was sent and what became of it is not known: a copy may have been appended, or
     /// may yet be. It can only be repeated under its own sequence.
     pub(crate) ambiguous: bool,
-    /// When it was first refused or lost its connection.
+    /// When it was last sent.
+    pub(crate) sent_at: Option<Instant>,
+    /// Since when it has failed to get through: the first refusal, or the silence that came before
+    /// its connection was first given up.
     pub(crate) trying_since: Option<Instant>,
 }
 

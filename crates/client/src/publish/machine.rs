@@ -3,9 +3,10 @@
 //! Commands: [`add_lane`](Machine::add_lane), [`push`](Machine::push),
 //! [`push_atomic`](Machine::push_atomic), [`resume`](Machine::resume), [`close`](Machine::close).
 //! Inputs: [`on_connected`](Machine::on_connected), [`on_bound`](Machine::on_bound),
-//! [`on_result`](Machine::on_result), [`on_disconnected`](Machine::on_disconnected),
-//! [`fail_all`](Machine::fail_all). Output: [`poll_transmit`](Machine::poll_transmit), until it
-//! says [`Transmit::Wait`]; and completions, pushed to `out` by all of them.
+//! [`on_result`](Machine::on_result), [`on_disconnected`](Machine::on_disconnected), which is also
+//! due at [`answer_due`](Machine::answer_due), [`fail_all`](Machine::fail_all). Output:
+//! [`poll_transmit`](Machine::poll_transmit), until it says [`Transmit::Wait`]; and completions,
+//! pushed to `out` by all of them.
 //!
 //! Coalescing: a message that finds few frames un-answered goes out at once; one that finds more
 //! waits for an answer, or until those that wait with it are worth a frame. Nothing waits for a
@@ -36,8 +37,10 @@ const FRAME_BYTES_WORTH: usize = 64 << 10;
 const FRAME_BYTES: usize = BATCH_BYTES_DEFAULT;
 /// Most batches of one frame: keeps its head far below 1 MiB.
 const FRAME_ITEMS: usize = 8_192;
-/// Lanes beyond this many keep no buffers of their own while they are idle.
-const LANES_WITH_SPARE: usize = 64;
+/// Batches of one frame that room is made for at once: as many of 1 KiB as fit.
+const FRAME_ITEMS_USUAL: usize = 1_024;
+/// Shortest time that a server is given for an answer: it may wait for a disk.
+const ANSWER_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 
 /// What a publisher was asked to do.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +48,13 @@ pub(crate) struct Settings {
     pub(crate) ordered: bool,
     pub(crate) unanswered_max: usize,
     pub(crate) give_up_after: Duration,
+}
+
+impl Settings {
+    /// Time without any answer after which a server that owes one is given up.
+    pub(crate) fn answer_timeout(&self) -> Duration {
+        self.give_up_after.max(ANSWER_TIMEOUT_MIN)
+    }
 }
 
 /// Number of a stream on this publisher; its alias on the wire.
@@ -67,7 +77,8 @@ pub(crate) enum Transmit {
 /// One Publish frame that is not answered.
 #[derive(Debug)]
 struct Flight {
-    items: Vec<(LaneId, Item)>,
+    /// Each has one batch in it.
+    lanes: Vec<LaneId>,
     bytes: usize,
 }
 
@@ -82,6 +93,10 @@ pub(crate) struct Machine {
     /// Lanes to be bound.
     unbound: VecDeque<LaneId>,
     flights: VecDeque<Flight>,
+    /// Bindings that are asked for and not answered.
+    binds_asked: usize,
+    /// Since when the server owes an answer and has given none.
+    silent_since: Option<Instant>,
     flight_bytes: usize,
     waiting_bytes: usize,
     credit_bytes: usize,
@@ -104,6 +119,8 @@ impl Machine {
             rewinding: Vec::new(),
             unbound: VecDeque::new(),
             flights: VecDeque::new(),
+            binds_asked: 0,
+            silent_since: None,
             flight_bytes: 0,
             waiting_bytes: 0,
             credit_bytes: 0,
@@ -194,6 +211,8 @@ impl Machine {
         if !known.is_some_and(|lane| matches!(lane.binding, Binding::Asked { .. })) {
             return Err(ProtocolError::UnknownAlias { alias: bound.alias });
         }
+        self.binds_asked -= 1;
+        self.on_answer(now);
         let uid = StreamUid::from_wire("stream_uid", &bound.stream_uid);
         self.track(id, |lane| match (bound.error, uid) {
             (Some(error), _) => lane.bind_refused(error.into(), now, out),
@@ -215,7 +234,7 @@ impl Machine {
         out: &mut Vec<Completion>,
     ) -> Result<(), ProtocolError> {
         let Some(front) = self.flights.front() else { return Err(ProtocolError::UnaskedResult) };
-        let (results, batches) = (result.items.len(), front.items.len());
+        let (results, batches) = (result.items.len(), front.lanes.len());
         if results != batches {
             return Err(ProtocolError::ResultCount { results, batches });
         }
@@ -223,37 +242,47 @@ impl Machine {
             return Err(ProtocolError::UnaskedResult);
         };
         self.flight_bytes -= flight.bytes;
+        self.on_answer(now);
+        out.reserve(batches);
         let mut outcome = Ok(());
-        for ((id, item), answer) in flight.items.into_iter().zip(result.items) {
-            let settled = self.track(id, |lane| {
-                lane.in_flight -= 1;
-                lane.settle(item, answer, now, out)
-            });
+        for (id, answer) in flight.lanes.into_iter().zip(result.items) {
+            let was_rewinding = self.lane(id).is_rewinding();
+            let settled = self.track(id, |lane| lane.settle(answer, now, out));
             // The rest of the frame is still accounted for; the connection is given up after it.
             outcome = outcome.and(settled);
-            if self.lane(id).is_rewinding() && !self.rewinding.contains(&id) {
+            if self.lane(id).is_rewinding() && !was_rewinding {
                 self.rewinding.push(id);
             }
         }
         outcome
     }
 
+    /// The server is not silent.
+    fn on_answer(&mut self, now: Instant) {
+        let owes = !self.flights.is_empty() || self.binds_asked > 0;
+        self.silent_since = owes.then_some(now);
+    }
+
+    /// When the server must have answered something, or is to be given up as a lost connection.
+    pub(crate) fn answer_due(&self) -> Option<Instant> {
+        self.silent_since.map(|since| since + self.settings.answer_timeout())
+    }
+
     /// The connection is gone. What was un-answered is repeated on the next one, under the same
-    /// producer and sequence, so that it is appended once.
+    /// producer and sequence, so that it is appended once; what has been repeated for too long
+    /// ends.
     pub(crate) fn on_disconnected(&mut self, now: Instant, out: &mut Vec<Completion>) {
-        let mut lost: Vec<Vec<Item>> = Vec::new();
-        lost.resize_with(self.lanes.len(), Vec::new);
-        for (id, item) in self.flights.drain(..).flat_map(|flight| flight.items) {
-            lost[id.0 as usize].push(item);
-        }
+        let silent_since = self.silent_since.take().unwrap_or(now);
+        self.flights.clear();
         self.flight_bytes = 0;
+        self.binds_asked = 0;
         self.ready.clear();
         self.unbound.clear();
-        for (index, lost) in lost.into_iter().enumerate() {
+        for index in 0..self.lanes.len() {
             let id = LaneId(index as u32);
             self.track(id, |lane| {
                 lane.queued = false;
-                lane.on_disconnected(lost, now, out);
+                lane.on_disconnected(silent_since, now, out);
             });
             if self.lane(id).dead().is_none() {
                 self.unbound.push_back(id);
@@ -291,14 +320,17 @@ impl Machine {
         self.parked = false;
         let mut wake = None;
         if let Some(bind) = self.next_bind(now, &mut wake) {
+            self.binds_asked += 1;
+            self.silent_since.get_or_insert(now);
             return Transmit::Bind(bind);
         }
         self.end_rewinds(now, &mut wake);
-        if let Some((publish, blob)) = self.next_publish(out) {
+        if let Some((publish, blob)) = self.next_publish(now, out) {
+            self.silent_since.get_or_insert(now);
             return Transmit::Publish(publish, blob);
         }
         let quiet = self.flights.is_empty();
-        if quiet && self.tainted && !self.lanes.iter().any(Lane::has_ambiguous) {
+        if self.wants_new_producer() {
             return Transmit::NewProducer;
         }
         if quiet && self.closing && self.waiting_bytes == 0 && !self.closed {
@@ -351,15 +383,20 @@ impl Machine {
 
     /// Gathers a frame: one batch of each lane in turn, so that no stream starves the others, and
     /// never two, so that no stream has more un-answered than its producer state remembers (PQ-1).
-    fn next_publish(&mut self, out: &mut Vec<Completion>) -> Option<(v1::Publish, Vec<Bytes>)> {
+    fn next_publish(
+        &mut self,
+        now: Instant,
+        out: &mut Vec<Completion>,
+    ) -> Option<(v1::Publish, Vec<Bytes>)> {
         if !self.may_publish() {
             return None;
         }
         // Before another producer id, only lanes that need the old one.
         let draining = self.tainted;
-        let mut items = Vec::new();
-        let mut publish = v1::Publish::default();
-        let mut blob = Vec::new();
+        let batches = self.ready.len().min(FRAME_ITEMS_USUAL);
+        let mut lanes = Vec::with_capacity(batches);
+        let mut publish = v1::Publish { items: Vec::with_capacity(batches) };
+        let mut blob = Vec::with_capacity(2 * batches);
         let mut bytes = 0;
         for _ in 0..self.ready.len() {
             let Some(id) = self.ready.pop_front() else { break };
@@ -370,31 +407,30 @@ impl Machine {
                 self.enqueue(id);
                 continue;
             }
-            let full = !items.is_empty() && bytes + len > FRAME_BYTES;
+            let full = !lanes.is_empty() && bytes + len > FRAME_BYTES;
             // The first frame goes out whatever the credit: it is never smaller than one batch.
-            let first = self.flights.is_empty() && items.is_empty();
+            let first = self.flights.is_empty() && lanes.is_empty();
             let over_credit = !first && self.flight_bytes + bytes + len > self.credit_bytes;
-            if full || over_credit || items.len() == FRAME_ITEMS {
+            if full || over_credit || lanes.len() == FRAME_ITEMS {
                 self.lane(id).queued = true;
                 self.ready.push_front(id);
                 break;
             }
-            let taken = self.track(id, |lane| lane.take_next(out));
-            if let Some(item) = taken {
-                publish.items.push(wire_item(id, &item));
-                blob.extend([item.parts.head.clone(), item.parts.body.clone()]);
-                bytes += item.parts.len();
-                items.push((id, item));
-            }
-            if self.lanes.len() > LANES_WITH_SPARE {
-                self.lane(id).release_spare();
+            let sent = self.track(id, |lane| {
+                lane.send_next(now, out).map(|item| (wire_item(id, item), item.parts.clone()))
+            });
+            if let Some((item, parts)) = sent {
+                bytes += parts.len();
+                publish.items.push(item);
+                blob.extend([parts.head, parts.body]);
+                lanes.push(id);
             }
         }
-        if items.is_empty() {
+        if lanes.is_empty() {
             return None;
         }
         self.flight_bytes += bytes;
-        self.flights.push_back(Flight { items, bytes });
+        self.flights.push_back(Flight { lanes, bytes });
         Some((publish, blob))
     }
 
@@ -403,6 +439,12 @@ impl Machine {
     /// Whether everything that was taken has ended.
     pub(crate) fn is_idle(&self) -> bool {
         self.flights.is_empty() && self.waiting_bytes == 0
+    }
+
+    /// Whether all that must be repeated under the present producer id has ended, and nothing else
+    /// can be sent under it.
+    pub(crate) fn wants_new_producer(&self) -> bool {
+        self.tainted && self.flights.is_empty() && !self.lanes.iter().any(Lane::has_ambiguous)
     }
 
     /// Whether `close` was called.
@@ -421,11 +463,14 @@ impl Machine {
         &mut self.lanes[id.0 as usize]
     }
 
+    /// The slots of all batches of a lane that have not ended.
+    pub(crate) fn outcomes_of(&self, id: LaneId) -> Vec<BatchOutcome> {
+        self.lanes[id.0 as usize].outcomes().cloned().collect()
+    }
+
     /// The slots of all batches that have not ended.
     pub(crate) fn outcomes(&self) -> Vec<BatchOutcome> {
-        let flying = self.flights.iter().flat_map(|flight| &flight.items);
-        let flying = flying.map(|(_, item)| &item.outcome);
-        flying.chain(self.lanes.iter().flat_map(Lane::waiting_outcomes)).cloned().collect()
+        self.lanes.iter().flat_map(Lane::outcomes).cloned().collect()
     }
 
     fn must_wake(&mut self) -> bool {

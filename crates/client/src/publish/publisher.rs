@@ -84,6 +84,17 @@ impl MultiPublisher {
         }
     }
 
+    /// Waits until everything taken so far, for all its streams, has ended. What failed is told by
+    /// the tickets, and by `flush` of each handle.
+    ///
+    /// Cancel-safe.
+    pub async fn flush(&self) {
+        let outcomes = self.handle.shared.lock().outcomes();
+        for outcome in outcomes {
+            outcome.wait().await;
+        }
+    }
+
     /// Ends the publisher, for all its handles: waits until everything has ended, and lets the
     /// server forget the producer. What failed is told by the tickets, and by `flush` of each
     /// handle.
@@ -147,9 +158,11 @@ impl Publisher {
         expected_end: impl Into<Option<ExpectedEnd>>,
     ) -> Result<Ticket, SendError> {
         let options = BatchOptions { atomic: false, expected_end: expected_end.into() };
-        let bytes = message.with_draft(draft_bytes);
+        let headers = message.header_slices();
+        let draft = message.draft(&headers);
+        let bytes = draft_bytes(&draft);
         let permits = self.take_permits(bytes).await?;
-        message.with_draft(|draft| self.push(draft, bytes, permits, options))
+        self.push(&draft, bytes, permits, options)
     }
 
     /// As [`Self::send`], for a message that is borrowed: its bytes are copied once, into the
@@ -206,7 +219,7 @@ impl Publisher {
         Ok(AtomicTicket::new(outcome, count))
     }
 
-    /// Waits until everything taken so far has ended, and tells the first failure that no earlier
+    /// Waits until everything taken so far for this stream has ended, and tells the first failure that no earlier
     /// `flush` or `resume` has told.
     ///
     /// Cancel-safe.
@@ -214,7 +227,7 @@ impl Publisher {
     /// # Errors
     /// That failure. With `ordered`, [`resume`](Self::resume) is still needed to go on.
     pub async fn flush(&self) -> Result<(), PublishError> {
-        let outcomes = self.shared().lock().outcomes();
+        let outcomes = self.shared().lock().outcomes_of(self.lane);
         for outcome in outcomes {
             outcome.wait().await;
         }

@@ -12,14 +12,14 @@ use crate::publish::item::{Completion, Item};
 use crate::publish::outcome::{BatchFailure, BatchResult};
 
 impl Lane {
-    /// A batch of this lane, sent on this connection, is answered.
+    /// The oldest batch in flight is answered.
     pub(crate) fn settle(
         &mut self,
-        item: Item,
         answer: v1::ItemResult,
         now: Instant,
         out: &mut Vec<Completion>,
     ) -> Result<(), ProtocolError> {
+        let Some(item) = self.flying.pop_front() else { return Err(ProtocolError::UnaskedResult) };
         let (published, records) = (answer.published, item.count);
         if published > records || (published < records) == answer.error.is_none() {
             self.requeue(Item { ambiguous: true, ..item }, now);
@@ -92,7 +92,7 @@ impl Lane {
         }
         let since = item.trying_since.unwrap_or(now);
         if let Some(delay) = delay
-            && now.duration_since(since) < self.give_up_after
+            && !self.is_overdue(since, now)
         {
             self.phase = match self.phase.clone() {
                 Phase::Flowing => Phase::Rewinding { until: now + delay },

@@ -1,7 +1,7 @@
 //! One stream of a publisher: what waits, in which order, under which sequence (PQ-1).
 //!
-//! A batch moves `open` → `closed` → in flight (held by the machine) → ended. One that was refused
-//! for now, or lost its connection, goes to `retry`, which is sent before `closed`.
+//! A batch moves `open` → `closed` → `flying` → ended. One that was refused for now, or lost its
+//! connection, goes to `retry`, which is sent before `closed`.
 //!
 //! While a refused batch waits to be repeated the lane is *rewinding*: it sends nothing, and
 //! collects the batches behind it, which the server refuses because of the gap. When none is in
@@ -78,7 +78,8 @@ pub(crate) struct Lane {
     closed: VecDeque<Item>,
     /// In order.
     retry: VecDeque<Item>,
-    pub(crate) in_flight: usize,
+    /// Sent on this connection and not answered, in the order they were sent in.
+    flying: VecDeque<Item>,
     /// Sequence of the next batch that is sent for the first time.
     next_sequence: u64,
     /// Sequence after the last batch that is known to be appended.
@@ -87,8 +88,8 @@ pub(crate) struct Lane {
     /// A batch ended as `Unknown`: its sequence may be in use. Until the publisher has another
     /// producer id, the lane sends only what is ambiguous itself.
     pub(crate) tainted: bool,
-    /// Kept from the last batch, because it has the right capacity.
-    spare: Option<BatchBuilder>,
+    /// Records and body bytes of the last batch.
+    last_batch: (usize, usize),
     /// Whether the machine has it in its queue of lanes with something to send.
     pub(crate) queued: bool,
     /// First failure that `flush` has not told.
@@ -113,12 +114,12 @@ impl Lane {
             open: None,
             closed: VecDeque::new(),
             retry: VecDeque::new(),
-            in_flight: 0,
+            flying: VecDeque::new(),
             next_sequence: 0,
             server_next: 0,
             next_order: 0,
             tainted: false,
-            spare: None,
+            last_batch: (0, 0),
             queued: false,
             failure: None,
             waiting_bytes: 0,
@@ -151,8 +152,6 @@ impl Lane {
             return self.die(WireError::new(ErrorCode::StreamDeleted, text), out);
         }
         self.message_bytes_max = message_bytes_max;
-        // The limit is part of a builder.
-        self.spare = None;
     }
 
     /// The server did not bind the stream. Tried again if that may help; else the lane is dead.
@@ -207,23 +206,24 @@ impl Lane {
         {
             self.close_open();
         }
-        let mut open = match self.open.take() {
-            Some(open) => open,
-            None => OpenBatch::new(self.take_builder(), options),
-        };
+        let (records_hint, bytes_hint) = self.capacity(bytes);
+        let open = self.open.get_or_insert_with(|| {
+            let max = self.message_bytes_max;
+            OpenBatch::new(BatchBuilder::with_capacity(max, records_hint, bytes_hint), options)
+        });
         let before = if open.count() == 0 { 0 } else { open.len() };
-        let pushed = open.push(draft, permits);
-        if open.count() > 0 {
-            self.waiting_bytes += open.len() - before;
-            self.open = Some(open);
-        }
-        let index = pushed?;
-        self.sent_records += 1;
-        let outcome = match &self.open {
-            Some(open) => BatchOutcome::clone(open.outcome()),
-            // A successful push leaves the batch open.
-            None => return Err(SendError::Closed),
+        let index = match open.push(draft, permits) {
+            Ok(index) => index,
+            Err(refused) => {
+                if open.count() == 0 {
+                    self.open = None;
+                }
+                return Err(refused.into());
+            }
         };
+        let outcome = BatchOutcome::clone(open.outcome());
+        self.waiting_bytes += open.len() - before;
+        self.sent_records += 1;
         if !plain {
             self.close_open();
         }
@@ -239,7 +239,7 @@ impl Lane {
     ) -> Result<(BatchOutcome, u32), SendError> {
         self.check_open_for_messages()?;
         self.close_open();
-        let mut batch = OpenBatch::new(self.take_builder(), options);
+        let mut batch = OpenBatch::new(BatchBuilder::new(self.message_bytes_max), options);
         for (index, draft) in drafts.enumerate() {
             // All permits of the batch are carried by its first record.
             batch.push(&draft, if index == 0 { permits } else { 0 })?;
@@ -254,30 +254,34 @@ impl Lane {
     }
 
     fn check_open_for_messages(&self) -> Result<(), SendError> {
-        let stream = self.name.clone();
+        let stream = || self.name.clone();
         match &self.phase {
             Phase::Flowing | Phase::Rewinding { .. } => Ok(()),
-            Phase::Broken => Err(SendError::OrderBroken { stream }),
-            Phase::Dead(error) => Err(SendError::StreamGone { stream, error: error.clone() }),
+            Phase::Broken => Err(SendError::OrderBroken { stream: stream() }),
+            Phase::Dead(error) => {
+                Err(SendError::StreamGone { stream: stream(), error: error.clone() })
+            }
         }
     }
 
-    fn take_builder(&mut self) -> BatchBuilder {
-        self.spare.take().unwrap_or_else(|| BatchBuilder::new(self.message_bytes_max))
+    /// Room for the batch that begins with a message of `bytes`. While others are un-answered,
+    /// messages gather, and the batch will be like the last. Else the message is likely to go
+    /// alone, and room for more would be taken in vain, by each of ten thousand slow streams.
+    fn capacity(&self, bytes: usize) -> (usize, usize) {
+        let (records, body_bytes) = self.last_batch;
+        match self.flying.is_empty() && self.closed.is_empty() {
+            true => (1, bytes),
+            false => (records.max(1), body_bytes.max(bytes)),
+        }
     }
 
     fn close_open(&mut self) {
         if let Some(open) = self.open.take() {
-            let (item, builder) = open.close(self.next_order);
+            let item = open.close(self.next_order);
             self.next_order += 1;
+            self.last_batch = (item.count as usize, item.parts.body.len());
             self.closed.push_back(item);
-            self.spare = Some(builder);
         }
-    }
-
-    /// Forgets what is kept only for speed.
-    pub(crate) fn release_spare(&mut self) {
-        self.spare = None;
     }
 
     // ---- sending
@@ -316,8 +320,9 @@ impl Lane {
         self.retry.iter().any(|item| item.ambiguous)
     }
 
-    /// The batch to be sent now, with its sequence. `None`: those in turn had to be given up.
-    pub(crate) fn take_next(&mut self, out: &mut Vec<Completion>) -> Option<Item> {
+    /// Puts the batch in turn in flight, with its sequence. `None`: those in turn had to be given
+    /// up.
+    pub(crate) fn send_next(&mut self, now: Instant, out: &mut Vec<Completion>) -> Option<&Item> {
         while self.is_sendable() {
             let mut item = self.pop_next()?;
             self.waiting_bytes -= item.parts.len();
@@ -332,10 +337,10 @@ impl Lane {
                 Some(sequence) if item.ambiguous => sequence,
                 _ => self.next_sequence,
             };
-            item.sequence = Some(sequence);
+            (item.sequence, item.sent_at) = (Some(sequence), Some(now));
             self.next_sequence = self.next_sequence.max(sequence + u64::from(item.count));
-            self.in_flight += 1;
-            return Some(item);
+            self.flying.push_back(item);
+            return self.flying.back();
         }
         None
     }
@@ -355,7 +360,7 @@ impl Lane {
     /// When a rewinding lane may go on, if only time is missing.
     pub(crate) fn rewound_at(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Rewinding { until } if self.in_flight == 0 => Some(until),
+            Phase::Rewinding { until } if self.flying.is_empty() => Some(until),
             _ => None,
         }
     }
@@ -370,24 +375,52 @@ impl Lane {
         self.phase = Phase::Flowing;
     }
 
-    /// The connection was lost. `lost` are the batches that were in flight.
+    /// The connection was lost. `silent_since`: when the server began to owe an answer that did
+    /// not come.
     pub(crate) fn on_disconnected(
         &mut self,
-        lost: Vec<Item>,
+        silent_since: Instant,
         now: Instant,
         out: &mut Vec<Completion>,
     ) {
-        self.in_flight = 0;
-        for item in lost {
-            let item = Item { ambiguous: true, ..item };
+        for mut item in std::mem::take(&mut self.flying) {
+            item.ambiguous = true;
+            // Not before it was sent, and where answers came, slowly, not before the last of them.
+            let since = item.sent_at.map_or(now, |sent_at| sent_at.max(silent_since));
+            item.trying_since.get_or_insert(since);
             if matches!(self.phase, Phase::Broken | Phase::Dead(_)) {
                 self.abandon(item, out);
             } else {
                 self.requeue(item, now);
             }
         }
-        self.binding = Binding::Wanted { since: Some(now), not_before: None };
+        let since = match self.binding {
+            Binding::Bound => None,
+            Binding::Wanted { since, .. } | Binding::Asked { since } => since,
+        };
+        self.binding = Binding::Wanted { since, not_before: None };
         self.next_sequence = self.server_next;
+        if since.is_some_and(|since| self.is_overdue(since, now)) {
+            self.fail_all("its stream could not be bound in time", out);
+        }
+        self.end_overdue(now, out);
+    }
+
+    fn is_overdue(&self, since: Instant, now: Instant) -> bool {
+        now.duration_since(since) >= self.give_up_after
+    }
+
+    /// Ends what has been repeated for long enough, without an answer.
+    fn end_overdue(&mut self, now: Instant, out: &mut Vec<Completion>) {
+        let overdue = |lane: &Self, item: &Item| {
+            item.ambiguous && item.trying_since.is_some_and(|since| lane.is_overdue(since, now))
+        };
+        while let Some(place) = self.retry.iter().position(|item| overdue(self, item)) {
+            let Some(item) = self.retry.remove(place) else { return };
+            self.waiting_bytes -= item.parts.len();
+            let reason = format!("no answer to it in {:?}", self.give_up_after);
+            self.give_up(item, PublishError::Unknown { reason }, out);
+        }
     }
 
     /// A producer id that the server has never seen.
@@ -400,6 +433,10 @@ impl Lane {
         if self.uid.is_none() {
             self.unreachable.get_or_insert_with(|| reason.to_owned());
             return self.die(WireError::new(ErrorCode::Unavailable, reason), out);
+        }
+        if let Binding::Wanted { since, .. } | Binding::Asked { since } = &mut self.binding {
+            // What is pushed from now on is given its own time.
+            *since = None;
         }
         self.close_open();
         self.waiting_bytes = 0;
@@ -423,7 +460,7 @@ impl Lane {
 
     /// Whether [`Self::resume`] can be called: nothing of before is in flight.
     pub(crate) fn is_settled(&self) -> bool {
-        self.in_flight == 0
+        self.flying.is_empty()
     }
 
     /// The user has seen the failure: messages are taken again.
@@ -434,10 +471,10 @@ impl Lane {
         self.failure.take()
     }
 
-    /// The slots of all batches that wait.
-    pub(crate) fn waiting_outcomes(&self) -> impl Iterator<Item = &BatchOutcome> {
-        let items = self.retry.iter().chain(&self.closed).map(|item| &item.outcome);
-        items.chain(self.open.as_ref().map(OpenBatch::outcome))
+    /// The slots of all its batches that have not ended.
+    pub(crate) fn outcomes(&self) -> impl Iterator<Item = &BatchOutcome> {
+        let items = self.flying.iter().chain(&self.retry).chain(&self.closed);
+        items.map(|item| &item.outcome).chain(self.open.as_ref().map(OpenBatch::outcome))
     }
 }
 

@@ -2,6 +2,7 @@ use railgun_types::batch::RecordBatch;
 use railgun_types::{ErrorCode, Offset, Retry};
 
 use super::*;
+use crate::publish::lane::BindStatus;
 use crate::publish::outcome::{BatchResult, Published};
 
 const GIVE_UP: Duration = Duration::from_secs(10);
@@ -464,6 +465,135 @@ fn an_answer_that_does_not_fit_is_refused() {
     }
     rig.answer(vec![published(0, 1)]);
     assert_eq!(result(&a), Some(Ok(0)));
+}
+
+#[test]
+fn a_server_that_answers_nothing_is_given_up_and_what_it_was_sent_is_unknown() {
+    // PS-3, time-out: the connection lives, the disk behind it does not.
+    let (mut rig, lane) = Rig::with_lane(true);
+    assert_eq!(rig.machine.answer_due(), None);
+    let (a, _) = rig.push(lane, b"a");
+    rig.frame();
+    let due = rig.now + GIVE_UP;
+    assert_eq!(rig.machine.answer_due(), Some(due));
+    rig.now += GIVE_UP / 2;
+    let (b, _) = rig.push(lane, b"b");
+    rig.frame();
+    let (waiting, _) = rig.push(lane, b"waiting");
+    assert_eq!(rig.machine.answer_due(), Some(due), "more that is owed is no answer");
+    rig.now = due;
+    rig.disconnect();
+    assert_eq!(rig.machine.answer_due(), None);
+    for sent in [a, b] {
+        assert!(matches!(result(&sent), Some(Err(PublishError::Unknown { .. }))));
+    }
+    assert_eq!(result(&waiting), Some(Err(PublishError::OrderBroken)));
+    assert!(rig.machine.is_idle());
+}
+
+#[test]
+fn every_answer_gives_a_slow_server_more_time() {
+    let mut rig = Rig::new(true);
+    let lane = rig.machine.add_lane(StreamName::new("orders").expect("a valid name"));
+    rig.poll();
+    assert_eq!(rig.machine.answer_due(), Some(rig.now + GIVE_UP), "a binding is owed too");
+    let bound = v1::StreamBound {
+        stream_uid: Bytes::copy_from_slice(&[1; 16]),
+        message_bytes_max: 1 << 20,
+        ..v1::StreamBound::default()
+    };
+    rig.machine.on_bound(bound, rig.now, &mut rig.out).expect("asked for");
+    assert_eq!(rig.machine.answer_due(), None);
+    let (a, _) = rig.push(lane, b"a");
+    rig.frame();
+    let (b, _) = rig.push(lane, b"b");
+    rig.frame();
+    rig.now += GIVE_UP - Duration::from_secs(1);
+    rig.answer(vec![published(0, 1)]);
+    assert_eq!(rig.machine.answer_due(), Some(rig.now + GIVE_UP));
+    // A connection that was lost soon after an answer is worth another, however old the message.
+    rig.now += Duration::from_secs(2);
+    rig.disconnect();
+    assert_eq!((result(&a), result(&b)), (Some(Ok(0)), None));
+    rig.bind(lane, 1);
+    assert_eq!(rig.frame(), one(1, &["b"]));
+    rig.answer(vec![published(1, 1)]);
+    assert_eq!(result(&b), Some(Ok(1)));
+    assert_eq!(rig.machine.answer_due(), None);
+}
+
+#[test]
+fn a_message_that_loses_every_connection_ends() {
+    // PS-3: it may be what kills the server, whenever it comes.
+    let (mut rig, lane) = Rig::with_lane(false);
+    let started = rig.now;
+    let (a, _) = rig.push(lane, b"a");
+    while rig.now < started + GIVE_UP {
+        assert_eq!(result(&a), None);
+        assert_eq!(rig.frame(), one(0, &["a"]));
+        rig.now += Duration::from_secs(3);
+        rig.disconnect();
+        rig.bind(lane, 1);
+    }
+    assert!(matches!(result(&a), Some(Err(PublishError::Unknown { .. }))));
+    let (b, _) = rig.push(lane, b"b");
+    assert_eq!(rig.poll(), Transmit::NewProducer);
+    rig.disconnect();
+    rig.machine.on_new_producer();
+    rig.bind(lane, 1);
+    assert_eq!(rig.frame(), one(0, &["b"]));
+    rig.answer(vec![published(0, 1)]);
+    assert_eq!(result(&b), Some(Ok(0)));
+}
+
+#[test]
+fn a_stream_that_no_connection_lives_to_bind_ends_what_waits_for_it() {
+    let (mut rig, lane) = Rig::with_lane(true);
+    let fresh = rig.machine.add_lane(StreamName::new("fresh").expect("a valid name"));
+    rig.disconnect();
+    let (waiting, _) = rig.push(lane, b"waiting");
+    let started = rig.now;
+    while rig.now < started + GIVE_UP {
+        assert_eq!(result(&waiting), None);
+        assert_eq!(rig.machine.lane(fresh).bind_status(), BindStatus::Pending);
+        assert!(matches!(rig.poll(), Transmit::Bind(_)));
+        assert!(matches!(rig.poll(), Transmit::Bind(_)));
+        rig.now += Duration::from_secs(3);
+        rig.disconnect();
+    }
+    assert!(matches!(result(&waiting), Some(Err(PublishError::NotSent { .. }))));
+    let status = rig.machine.lane(fresh).bind_status();
+    assert!(matches!(status, BindStatus::Unreachable(_)), "{status:?}");
+
+    // What is pushed afterwards has its own time, and a server that is up again binds it.
+    assert!(rig.machine.resume(lane).is_some());
+    let (next, _) = rig.push(lane, b"next");
+    rig.bind(lane, 1);
+    rig.frame();
+    rig.answer(vec![published(0, 1)]);
+    assert_eq!(result(&next), Some(Ok(0)));
+}
+
+#[test]
+fn a_stream_knows_its_own_batches_wherever_they_are() {
+    let mut rig = Rig::new(false);
+    let (a, b) = (rig.lane("a"), rig.lane("b"));
+    let value = vec![7; FRAME_BYTES_WORTH];
+    let full = WireError::new(ErrorCode::HotTierFull, "").with_retry(Retry::Now);
+    // One in flight, one to be repeated behind it, one that is closed, one that is open.
+    rig.push(b, &value);
+    rig.push(a, &value);
+    rig.frame();
+    rig.push(a, &value);
+    rig.frame();
+    rig.answer(vec![published(0, 1), refused(full)]);
+    let options = BatchOptions { atomic: true, ..BatchOptions::default() };
+    let draft = || [RecordDraft::default()].into_iter();
+    rig.machine.push_atomic(a, draft(), 16, options).expect("taken");
+    rig.push(a, b"open");
+    assert_eq!(rig.machine.outcomes_of(a).len(), 4);
+    assert_eq!(rig.machine.outcomes_of(b).len(), 0);
+    assert_eq!(rig.machine.outcomes().len(), 4);
 }
 
 #[test]
