@@ -517,4 +517,6 @@ fn wire_item(id: LaneId, item: &Item) -> v1::PublishItem {
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;

@@ -1,0 +1,380 @@
+//! The machine beside a naive server: whatever is answered, lost and waited for, every message ends
+//! in exactly one outcome, and that is what the server's log says (PS-3, PQ-1).
+
+use std::collections::{BTreeMap, VecDeque};
+
+use proptest::prelude::*;
+use railgun_types::ErrorCode;
+use railgun_types::batch::RecordBatch;
+
+use super::*;
+
+const GIVE_UP: Duration = Duration::from_secs(10);
+const LANES: usize = 2;
+/// Rounds in which a server that behaves must have brought everything to an end.
+const ROUNDS_MAX: usize = 100;
+
+/// What happens to the publisher.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Push {
+        lane: usize,
+        large: bool,
+    },
+    /// The machine is asked for frames until it has none.
+    Send,
+    /// The server takes a frame, and says this of each of its batches.
+    Serve(Verdict, Verdict),
+    /// The client reads an answer.
+    Hear,
+    /// The connection is lost. Of the frames that the server has not taken, copies may come late.
+    Cut {
+        copies: bool,
+    },
+    /// The connection is lost, and no other came in time.
+    Outage,
+    /// A frame of a lost connection reaches the log.
+    Late,
+    Wait {
+        ms: u64,
+    },
+    Resume {
+        lane: usize,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Verdict {
+    /// What the log says.
+    Append,
+    /// The log says something, and the answer is lost on the way.
+    AppendUnheard,
+    /// Not appended, and not known to the client either.
+    Unknown,
+    /// Refused before the log, for now or for good.
+    Busy,
+    Invalid,
+}
+
+fn verdict() -> impl Strategy<Value = Verdict> {
+    prop_oneof![
+        6 => Just(Verdict::Append),
+        1 => Just(Verdict::AppendUnheard),
+        1 => Just(Verdict::Unknown),
+        1 => Just(Verdict::Busy),
+        1 => Just(Verdict::Invalid),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let lane = 0..LANES;
+    prop_oneof![
+        6 => (lane.clone(), any::<bool>()).prop_map(|(lane, large)| Step::Push { lane, large }),
+        6 => Just(Step::Send),
+        5 => (verdict(), verdict()).prop_map(|(a, b)| Step::Serve(a, b)),
+        5 => Just(Step::Hear),
+        2 => any::<bool>().prop_map(|copies| Step::Cut { copies }),
+        1 => Just(Step::Outage),
+        1 => Just(Step::Late),
+        2 => (1_u64..6_000).prop_map(|ms| Step::Wait { ms }),
+        1 => lane.prop_map(|lane| Step::Resume { lane }),
+    ]
+}
+
+/// A batch as the server has it.
+#[derive(Clone, Debug)]
+struct Batch {
+    producer: u32,
+    lane: usize,
+    sequence: u64,
+    messages: Vec<u32>,
+}
+
+#[derive(Default)]
+struct Producer {
+    next: u64,
+    /// First sequence, number and base offset of what it appended.
+    results: Vec<(u64, usize, u64)>,
+}
+
+/// The rules of PQ-1, and a log for each stream.
+#[derive(Default)]
+struct Log {
+    messages: [Vec<u32>; LANES],
+    producers: BTreeMap<(u32, usize), Producer>,
+}
+
+impl Log {
+    fn append(&mut self, batch: &Batch) -> Result<u64, WireError> {
+        let key = (batch.producer, batch.lane);
+        if !self.producers.contains_key(&key) && batch.sequence > 0 {
+            return Err(WireError::new(ErrorCode::ProducerUnknown, ""));
+        }
+        let producer = self.producers.entry(key).or_default();
+        let (first, count) = (batch.sequence, batch.messages.len());
+        if first > producer.next {
+            return Err(WireError::new(ErrorCode::SequenceGap, "").with_actual(producer.next));
+        }
+        if first < producer.next {
+            let stored = producer.results.iter().find(|(s, n, _)| (*s, *n) == (first, count));
+            let (.., base) = stored.ok_or(WireError::new(ErrorCode::Unknown, "forgotten"))?;
+            return Ok(*base);
+        }
+        let log = &mut self.messages[batch.lane];
+        let base = log.len() as u64;
+        log.extend(&batch.messages);
+        producer.next = first + count as u64;
+        producer.results.push((first, count, base));
+        Ok(base)
+    }
+}
+
+struct World {
+    machine: Machine,
+    now: Instant,
+    lanes: Vec<LaneId>,
+    out: Vec<Completion>,
+    producer: u32,
+    log: Log,
+    /// Frames on this connection that the server has not taken, and its answers under way.
+    sent: VecDeque<Vec<Batch>>,
+    answers: VecDeque<v1::PublishResult>,
+    /// Streams whose last batch on this connection was refused (PS-2).
+    broken: [bool; LANES],
+    late: VecDeque<Batch>,
+    /// The slot of every message.
+    taken: Vec<(usize, BatchOutcome, u32)>,
+    permits: usize,
+}
+
+impl World {
+    fn new(ordered: bool) -> Self {
+        let settings = Settings { ordered, unanswered_max: 8, give_up_after: GIVE_UP };
+        let mut machine = Machine::new(settings);
+        machine.on_connected(64 << 20, 8);
+        let lane = |n: usize| StreamName::new(&format!("s{n}")).expect("a valid name");
+        let lanes = (0..LANES).map(|n| machine.add_lane(lane(n))).collect();
+        let mut world = Self {
+            machine,
+            now: Instant::now(),
+            lanes,
+            out: Vec::new(),
+            producer: 0,
+            log: Log::default(),
+            sent: VecDeque::new(),
+            answers: VecDeque::new(),
+            broken: [false; LANES],
+            late: VecDeque::new(),
+            taken: Vec::new(),
+            permits: 0,
+        };
+        world.send();
+        world
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Push { lane, large } => self.push(lane, large),
+            Step::Send => self.send(),
+            Step::Serve(a, b) => self.serve([a, b]),
+            Step::Hear => self.hear(),
+            Step::Cut { copies } => self.cut(copies),
+            Step::Outage => {
+                self.cut(true);
+                self.machine.fail_all("no connection", &mut self.out);
+            }
+            Step::Late => {
+                if let Some(batch) = self.late.pop_front() {
+                    let _ = self.log.append(&batch);
+                }
+            }
+            Step::Wait { ms } => self.now += Duration::from_millis(ms),
+            Step::Resume { lane } => drop(self.machine.resume(self.lanes[lane])),
+        }
+        self.tell();
+        // As the driver does.
+        if self.machine.answer_due().is_some_and(|due| due <= self.now) {
+            self.cut(true);
+            self.tell();
+        }
+    }
+
+    fn push(&mut self, lane: usize, large: bool) {
+        let mut value = (self.taken.len() as u32).to_le_bytes().to_vec();
+        if large {
+            // One that is worth a frame, so that the window fills.
+            value.resize(FRAME_BYTES_WORTH, 0);
+        }
+        let draft = RecordDraft { value: &value, ..RecordDraft::default() };
+        let options = BatchOptions::default();
+        let pushed = self.machine.push(self.lanes[lane], &draft, value.len() + 16, 1, options);
+        if let Ok((outcome, index, _)) = pushed {
+            self.taken.push((lane, outcome, index));
+        }
+    }
+
+    fn send(&mut self) {
+        loop {
+            match self.machine.poll_transmit(self.now, &mut self.out) {
+                Transmit::Bind(bind) => {
+                    let bound = v1::StreamBound {
+                        alias: bind.alias,
+                        stream_uid: Bytes::copy_from_slice(&[bind.alias as u8; 16]),
+                        message_bytes_max: 1 << 20,
+                        error: None,
+                    };
+                    self.machine.on_bound(bound, self.now, &mut self.out).expect("asked for");
+                }
+                Transmit::Publish(publish, blob) => {
+                    let batches = self.read(&publish, blob);
+                    self.sent.push_back(batches);
+                }
+                Transmit::NewProducer => self.cut(false),
+                Transmit::Close | Transmit::Wait(_) => return,
+            }
+        }
+    }
+
+    fn read(&self, publish: &v1::Publish, blob: Vec<Bytes>) -> Vec<Batch> {
+        let mut blob = Bytes::from(blob.concat());
+        let mut read = |item: &v1::PublishItem| {
+            let batch = RecordBatch::verify(blob.split_to(item.batch_bytes as usize));
+            let batch = batch.expect("a batch");
+            let values = batch.records().map(|record| record.content().expect("content").value);
+            let number = |value: &[u8]| u32::from_le_bytes(value[..4].try_into().expect("four"));
+            Batch {
+                producer: self.producer,
+                lane: item.alias as usize,
+                sequence: item.sequence,
+                messages: values.map(number).collect(),
+            }
+        };
+        publish.items.iter().map(&mut read).collect()
+    }
+
+    fn serve(&mut self, verdicts: [Verdict; LANES]) {
+        let Some(batches) = self.sent.pop_front() else { return };
+        let items = batches.iter().map(|batch| self.judge(batch, verdicts[batch.lane])).collect();
+        self.answers.push_back(v1::PublishResult { items });
+    }
+
+    fn judge(&mut self, batch: &Batch, verdict: Verdict) -> v1::ItemResult {
+        let refuse = |code| Err(WireError::new(code, ""));
+        let result = match verdict {
+            Verdict::Append => self.log.append(batch),
+            Verdict::AppendUnheard => {
+                let _ = self.log.append(batch);
+                refuse(ErrorCode::Unknown)
+            }
+            Verdict::Unknown => refuse(ErrorCode::Unknown),
+            Verdict::Busy => refuse(ErrorCode::HotTierFull),
+            Verdict::Invalid => refuse(ErrorCode::InvalidHeader),
+        };
+        let broken = &mut self.broken[batch.lane];
+        match result {
+            Ok(base_offset) => {
+                *broken = false;
+                let published = batch.messages.len() as u32;
+                v1::ItemResult { base_offset, published, ..v1::ItemResult::default() }
+            }
+            Err(error) => {
+                let unknown = error.code == ErrorCode::ProducerUnknown;
+                let behind = *broken && (unknown || error.code == ErrorCode::SequenceGap);
+                *broken |= !unknown;
+                let error = if behind { WireError::new(ErrorCode::OrderBroken, "") } else { error };
+                v1::ItemResult { error: Some(error.into()), ..v1::ItemResult::default() }
+            }
+        }
+    }
+
+    fn hear(&mut self) {
+        if let Some(answer) = self.answers.pop_front() {
+            self.machine.on_result(answer, self.now, &mut self.out).expect("a lawful answer");
+        }
+    }
+
+    fn cut(&mut self, copies: bool) {
+        let lost = std::mem::take(&mut self.sent);
+        if copies {
+            self.late.extend(lost.into_iter().flatten());
+        }
+        self.answers.clear();
+        self.broken = [false; LANES];
+        self.machine.on_disconnected(self.now, &mut self.out);
+        if self.machine.wants_new_producer() {
+            self.producer += 1;
+            self.machine.on_new_producer();
+        }
+        self.machine.on_connected(64 << 20, 8);
+    }
+
+    fn tell(&mut self) {
+        for completion in self.out.drain(..) {
+            completion.outcome.set(completion.result).expect("a batch ends once");
+            self.permits += completion.permits;
+        }
+    }
+
+    /// Nothing more goes wrong, except that the server may say nothing at all.
+    fn finish(&mut self, silent: bool) {
+        let mut rounds = 0;
+        while !self.machine.is_idle() {
+            rounds += 1;
+            assert!(rounds < ROUNDS_MAX, "something never ends: {:?}", self.machine);
+            self.step(Step::Send);
+            if !silent {
+                self.step(Step::Serve(Verdict::Append, Verdict::Append));
+                self.step(Step::Hear);
+            }
+            self.step(Step::Wait { ms: 1_000 });
+        }
+        while !self.late.is_empty() {
+            self.step(Step::Late);
+        }
+    }
+
+    /// Compares what was told with what the log holds.
+    fn check(&self, ordered: bool) {
+        assert_eq!(self.permits, self.taken.len(), "every byte permit comes back");
+        let mut last = [None; LANES];
+        for (message, (lane, outcome, index)) in self.taken.iter().enumerate() {
+            let log = &self.log.messages[*lane];
+            let at: Vec<u64> = (0..)
+                .zip(log)
+                .filter(|(_, m)| **m as usize == message)
+                .map(|(offset, _)| offset)
+                .collect();
+            assert!(at.len() <= 1, "message {message} was appended at {at:?}");
+            let told = outcome.get().expect("every message ends").record(*index);
+            match told {
+                Ok(published) => {
+                    assert_eq!(at, [published.offset.0], "message {message}");
+                    assert!(!ordered || last[*lane] < Some(published.offset), "message {message}");
+                    last[*lane] = Some(published.offset);
+                }
+                Err(error) => assert!(
+                    at.is_empty() || !error.is_definite(),
+                    "message {message} is at {at:?}, and was told {error}"
+                ),
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_message_ends_once_and_as_it_was_told(
+        ordered: bool,
+        silent: bool,
+        steps in prop::collection::vec(step(), 0..80),
+    ) {
+        let mut world = World::new(ordered);
+        for step in steps {
+            world.step(step);
+        }
+        world.finish(silent);
+        world.check(ordered);
+    }
+}
