@@ -313,6 +313,39 @@ async fn a_publisher_that_is_never_opened_or_never_bound_fails_to_open() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_handle_flushes_its_own_stream_and_a_multi_publisher_all() {
+    let server = Server::new();
+    let (client, session) = server.connect().await;
+    let multi = client.multi_publisher().open();
+    let serve = async {
+        let mut stream = session.stream().await;
+        let _: v1::OpenPublisher = stream.receive().await;
+        stream.send(&v1::PublisherOpened { credit_bytes: 1 << 20 }).await;
+        stream.bind(UID).await;
+        stream.bind([8; 16]).await;
+        stream
+    };
+    let bind = async {
+        let bills = multi.bind(StreamName::new("bills").unwrap()).await.unwrap();
+        (multi.bind(orders()).await.unwrap(), bills)
+    };
+    let (mut stream, (orders, bills)) = tokio::join!(serve, bind);
+    let patience = Duration::from_secs(1);
+    drop(orders.send(Message::new("a")).await.unwrap());
+    stream.published().await;
+    drop(bills.send(Message::new("b")).await.unwrap());
+    stream.published().await;
+    tokio::time::timeout(patience, orders.flush()).await.unwrap_err();
+    stream.answer(0, 1).await;
+    tokio::time::timeout(patience, orders.flush()).await.unwrap().unwrap();
+    tokio::time::timeout(patience, bills.flush()).await.unwrap_err();
+    tokio::time::timeout(patience, multi.flush()).await.unwrap_err();
+    stream.answer(0, 1).await;
+    tokio::time::timeout(patience, multi.flush()).await.unwrap();
+    bills.flush().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_absent_stream_is_told_when_the_publisher_opens() {
     let server = Server::new();
     let (client, session) = server.connect().await;

@@ -206,10 +206,10 @@ impl Lane {
         {
             self.close_open();
         }
-        let (records_hint, bytes_hint) = self.capacity(bytes);
+        let (records, body_bytes) = self.room_for(bytes);
         let open = self.open.get_or_insert_with(|| {
             let max = self.message_bytes_max;
-            OpenBatch::new(BatchBuilder::with_capacity(max, records_hint, bytes_hint), options)
+            OpenBatch::new(BatchBuilder::with_capacity(max, records, body_bytes), options)
         });
         let before = if open.count() == 0 { 0 } else { open.len() };
         let index = match open.push(draft, permits) {
@@ -267,7 +267,7 @@ impl Lane {
     /// Room for the batch that begins with a message of `bytes`. While others are un-answered,
     /// messages gather, and the batch will be like the last. Else the message is likely to go
     /// alone, and room for more would be taken in vain, by each of ten thousand slow streams.
-    fn capacity(&self, bytes: usize) -> (usize, usize) {
+    fn room_for(&self, bytes: usize) -> (usize, usize) {
         let (records, body_bytes) = self.last_batch;
         match self.flying.is_empty() && self.closed.is_empty() {
             true => (1, bytes),
@@ -276,12 +276,17 @@ impl Lane {
     }
 
     fn close_open(&mut self) {
-        if let Some(open) = self.open.take() {
-            let item = open.close(self.next_order);
-            self.next_order += 1;
-            self.last_batch = (item.count as usize, item.parts.body.len());
+        if let Some(item) = self.take_open() {
             self.closed.push_back(item);
         }
+    }
+
+    /// The open batch, closed.
+    fn take_open(&mut self) -> Option<Item> {
+        let item = self.open.take()?.close(self.next_order);
+        self.next_order += 1;
+        self.last_batch = (item.count as usize, item.parts.body.len());
+        Some(item)
     }
 
     // ---- sending
@@ -339,6 +344,10 @@ impl Lane {
             };
             (item.sequence, item.sent_at) = (Some(sequence), Some(now));
             self.next_sequence = self.next_sequence.max(sequence + u64::from(item.count));
+            if self.flying.capacity() == 0 {
+                // A slow stream never has two in flight, and there may be ten thousand of them.
+                self.flying.reserve_exact(1);
+            }
             self.flying.push_back(item);
             return self.flying.back();
         }
@@ -349,10 +358,7 @@ impl Lane {
         if let Some(place) = self.next_retry() {
             return self.retry.remove(place);
         }
-        if self.closed.is_empty() {
-            self.close_open();
-        }
-        self.closed.pop_front()
+        self.closed.pop_front().or_else(|| self.take_open())
     }
 
     // ---- going on

@@ -41,6 +41,15 @@ enum Step {
     Resume {
         lane: usize,
     },
+    /// What the server says from now on when it is asked to bind.
+    Bind(Binds),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Binds {
+    Done,
+    Starting,
+    Silence,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -78,6 +87,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Late),
         2 => (1_u64..6_000).prop_map(|ms| Step::Wait { ms }),
         1 => lane.prop_map(|lane| Step::Resume { lane }),
+        1 => Just(Step::Bind(Binds::Done)),
+        1 => prop_oneof![Just(Binds::Starting), Just(Binds::Silence)].prop_map(Step::Bind),
     ]
 }
 
@@ -142,6 +153,7 @@ struct World {
     /// Streams whose last batch on this connection was refused (PS-2).
     broken: [bool; LANES],
     late: VecDeque<Batch>,
+    binds: Binds,
     /// The slot of every message.
     taken: Vec<(usize, BatchOutcome, u32)>,
     permits: usize,
@@ -165,6 +177,7 @@ impl World {
             answers: VecDeque::new(),
             broken: [false; LANES],
             late: VecDeque::new(),
+            binds: Binds::Done,
             taken: Vec::new(),
             permits: 0,
         };
@@ -190,6 +203,7 @@ impl World {
             }
             Step::Wait { ms } => self.now += Duration::from_millis(ms),
             Step::Resume { lane } => drop(self.machine.resume(self.lanes[lane])),
+            Step::Bind(binds) => self.binds = binds,
         }
         self.tell();
         // As the driver does.
@@ -216,15 +230,7 @@ impl World {
     fn send(&mut self) {
         loop {
             match self.machine.poll_transmit(self.now, &mut self.out) {
-                Transmit::Bind(bind) => {
-                    let bound = v1::StreamBound {
-                        alias: bind.alias,
-                        stream_uid: Bytes::copy_from_slice(&[bind.alias as u8; 16]),
-                        message_bytes_max: 1 << 20,
-                        error: None,
-                    };
-                    self.machine.on_bound(bound, self.now, &mut self.out).expect("asked for");
-                }
+                Transmit::Bind(bind) => self.bind(bind.alias),
                 Transmit::Publish(publish, blob) => {
                     let batches = self.read(&publish, blob);
                     self.sent.push_back(batches);
@@ -233,6 +239,22 @@ impl World {
                 Transmit::Close | Transmit::Wait(_) => return,
             }
         }
+    }
+
+    fn bind(&mut self, alias: u32) {
+        let starting = WireError::new(ErrorCode::StreamStarting, "");
+        let error = match self.binds {
+            Binds::Done => None,
+            Binds::Starting => Some(starting.into()),
+            Binds::Silence => return,
+        };
+        let bound = v1::StreamBound {
+            alias,
+            stream_uid: Bytes::copy_from_slice(&[alias as u8; 16]),
+            message_bytes_max: 1 << 20,
+            error,
+        };
+        self.machine.on_bound(bound, self.now, &mut self.out).expect("asked for");
     }
 
     fn read(&self, publish: &v1::Publish, blob: Vec<Bytes>) -> Vec<Batch> {
@@ -317,6 +339,7 @@ impl World {
 
     /// Nothing more goes wrong, except that the server may say nothing at all.
     fn finish(&mut self, silent: bool) {
+        self.binds = if silent { Binds::Silence } else { Binds::Done };
         let mut rounds = 0;
         while !self.machine.is_idle() {
             rounds += 1;
