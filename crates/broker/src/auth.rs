@@ -1,12 +1,25 @@
 //! Who may use this node: static tokens, kept as hashes.
 
+use std::fmt;
+use std::str::FromStr;
+
 use railgun_proto::WireError;
 use railgun_types::ErrorCode;
 use sha2::{Digest, Sha256};
 
-/// SHA-256 of a token.
+/// SHA-256 of a token, written `sha256:` and 64 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct TokenHash(pub [u8; 32]);
+
+/// What a written hash begins with.
+const PREFIX: &str = "sha256:";
+
+/// The text is no token hash. The text is not repeated: it may be a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "not a token hash: `sha256:` and 64 hex digits, as `railgun config hash-token` prints, are expected"
+)]
+pub struct InvalidTokenHash;
 
 impl TokenHash {
     /// The hash under which a token is configured.
@@ -16,9 +29,33 @@ impl TokenHash {
     }
 }
 
-impl std::fmt::Debug for TokenHash {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("TokenHash(…)")
+impl fmt::Debug for TokenHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenHash(hidden)")
+    }
+}
+
+impl fmt::Display for TokenHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(PREFIX)?;
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl FromStr for TokenHash {
+    type Err = InvalidTokenHash;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let hex = text.trim().strip_prefix(PREFIX).ok_or(InvalidTokenHash)?;
+        // Only digits: from_str_radix below would take a sign.
+        if hex.len() != 64 || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(InvalidTokenHash);
+        }
+        let mut hash = [0; 32];
+        for (byte, at) in hash.iter_mut().zip((0..).step_by(2)) {
+            *byte = u8::from_str_radix(&hex[at..at + 2], 16).map_err(|_| InvalidTokenHash)?;
+        }
+        Ok(Self(hash))
     }
 }
 
@@ -49,6 +86,30 @@ impl Auth {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hash_is_plain_sha256_and_reads_back() {
+        // printf 0123456789abcdef | sha256sum
+        let expected = "sha256:9f9f5111f7b27a781f1f1ddde5ebc2dd2b796bfc7365c9c28b548e564176929f";
+        let hash = TokenHash::of("0123456789abcdef");
+        assert_eq!(hash.to_string(), expected);
+        assert_eq!(expected.parse(), Ok(hash));
+    }
+
+    #[test]
+    fn malformed_hashes_are_refused_without_being_repeated() {
+        let hex = "9f".repeat(32);
+        for text in [&hex, &hex[..10], &format!("sha256:{hex}0"), &format!("sha256:+{}", &hex[1..])]
+        {
+            let error = text.parse::<TokenHash>().map_err(|error| error.to_string());
+            assert!(error.is_err_and(|error| !error.contains(text)), "{text}");
+        }
+        let hash = format!("sha256:{hex}").parse::<TokenHash>();
+        assert!(
+            hash.is_ok_and(|hash| !format!("{hash:?}").contains("9f")),
+            "a debug dump hides it"
+        );
+    }
 
     #[test]
     fn only_a_configured_token_opens_a_locked_node() {

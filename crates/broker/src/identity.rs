@@ -9,7 +9,7 @@ use railgun_types::{ClusterUid, NodeId};
 /// Name of the file in the data directory.
 const FILE: &str = "node.toml";
 /// Longest file that is read.
-const FILE_BYTES_MAX: usize = 4 << 10;
+const FILE_BYTES_MAX: usize = 16 << 10;
 
 /// The identity of a node's data directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,10 +86,10 @@ impl Identity {
 
     /// Behind a rename, so that a crash leaves the whole file or none.
     fn write(&self, disk: &dyn Disk) -> io::Result<()> {
-        let text = format!(
-            "node = {}\ncluster = \"{}\"\nbucket = {:?}\n",
-            self.node, self.cluster, self.bucket
-        );
+        // A TOML string: a bucket's text may hold what would end or change a plain one.
+        let bucket = toml::Value::from(self.bucket.as_str());
+        let (node, cluster) = (self.node, self.cluster);
+        let text = format!("node = {node}\ncluster = \"{cluster}\"\nbucket = {bucket}\n");
         let temporary = Path::new("node.new");
         if let Err(error) = disk.remove(temporary)
             && error.kind() != io::ErrorKind::NotFound
@@ -104,15 +104,12 @@ impl Identity {
     }
 
     fn parse(text: &str) -> Result<Self, &'static str> {
-        let field = |name: &str| {
-            text.lines().find_map(|line| {
-                let (key, value) = line.split_once(" = ")?;
-                (key == name).then_some(value.trim_matches('"'))
-            })
-        };
-        let node = field("node").and_then(|node| node.parse().ok()).ok_or("no node number")?;
-        let cluster = field("cluster").and_then(|uid| uid.parse().ok()).ok_or("no cluster uid")?;
-        let bucket = field("bucket").ok_or("no bucket")?.to_owned();
+        let table: toml::Table = text.parse().map_err(|_| "not TOML")?;
+        let text = |name: &str| table.get(name).and_then(toml::Value::as_str);
+        let node = table.get("node").and_then(toml::Value::as_integer);
+        let node = node.and_then(|node| node.try_into().ok()).ok_or("no node number")?;
+        let cluster = text("cluster").and_then(|uid| uid.parse().ok()).ok_or("no cluster uid")?;
+        let bucket = text("bucket").ok_or("no bucket")?.to_owned();
         Ok(Self { node: NodeId(node), cluster, bucket })
     }
 }
@@ -120,6 +117,19 @@ impl Identity {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bucket_of_any_name_is_known_again() {
+        for bucket in ["file:///a\"b", "file:///a\\b", "file:///हि", "file:///a'b\n#c", ""] {
+            let dir = tempfile::tempdir().expect("a directory");
+            let disk = railgun_log::RealDisk::open(dir.path()).expect("a disk");
+            let identity =
+                Identity { node: NodeId(1), cluster: ClusterUid([7; 16]), bucket: bucket.into() };
+            Identity::load_or_create(&disk, identity.clone()).expect("made");
+            let again = Identity::load_or_create(&disk, identity.clone());
+            assert_eq!(again.expect("read"), identity, "{bucket}");
+        }
+    }
 
     #[test]
     fn a_data_directory_keeps_its_identity() {

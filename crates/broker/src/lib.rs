@@ -17,7 +17,7 @@ mod session;
 mod shard;
 mod streams;
 
-pub use auth::TokenHash;
+pub use auth::{InvalidTokenHash, TokenHash};
 pub use builtin_bug::BuiltinBug;
 pub use clock::{Clock, SystemClock};
 pub use entropy::{Entropy, SystemEntropy};

@@ -57,6 +57,8 @@ impl HttpServer {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpStream,
@@ -106,6 +108,27 @@ mod tests {
         task.abort();
         assert!(task.await.unwrap_err().is_cancelled());
         assert!(TcpStream::connect(addr).await.is_err(), "a stopped server listens no more");
+    }
+
+    #[tokio::test]
+    async fn connections_that_stay_open_hold_up_nobody() {
+        let server = HttpServer::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let addr = server.local_addr();
+        let (_readiness, watched) = watch::channel(Readiness::Ready);
+        tokio::spawn(server.run(watched, Arc::new(OneCounter)));
+
+        // Half of them never ask, the others would ask again on the same connection.
+        let mut held = Vec::new();
+        for number in 0..2 * crate::connections::CONNECTIONS {
+            let mut stream = TcpStream::connect(addr).await.unwrap();
+            if number % 2 == 0 {
+                stream.write_all(b"GET /livez HTTP/1.1\r\nHost: node\r\n\r\n").await.unwrap();
+            }
+            held.push(stream);
+        }
+        let probe = tokio::time::timeout(Duration::from_secs(2), get(addr, "/livez")).await;
+        let answer = probe.expect("a probe is answered while all places are taken");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
 
     #[tokio::test]

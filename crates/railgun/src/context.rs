@@ -10,10 +10,12 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
+use railgun_broker::TokenHash;
 use serde::{Deserialize, Serialize};
 
 use crate::exit::{CommandResult, Exit, Failure};
-use crate::output::table::{Listing, Table};
+use crate::output::table::{Fields, Listing, Table};
+use crate::server::ServerArgs;
 
 /// The name of the context that `serve --dev` writes.
 const DEV: &str = "dev";
@@ -69,7 +71,11 @@ impl From<ContextError> for Failure {
         match error {
             ContextError::Unknown { .. } => failure.next("railgun context ls"),
             ContextError::NoHome => failure.next("pass --server and --ca, or set HOME"),
-            _ => failure,
+            ContextError::Invalid { path, .. } => failure
+                .next(format!("mend the file, or begin anew: mv {0} {0}.old", path.display())),
+            ContextError::Unreadable { path, .. } | ContextError::Unwritable { path, .. } => {
+                failure.next(format!("ls -ld {}", path.display()))
+            }
         }
     }
 }
@@ -126,30 +132,48 @@ impl Contexts {
     }
 }
 
+/// What `serve --dev` made of the context `dev`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DevContext {
+    /// Whether it is the current one.
+    pub(crate) selected: bool,
+    /// Whether it holds a token that the node takes, or the node takes any.
+    pub(crate) authorised: bool,
+}
+
 /// Writes the context `dev` for a node that was started with `serve --dev`, and selects it if no
-/// context is selected. Whether it is the current one then.
+/// context is selected. A token in it stays where it is one of `tokens`, those of the node.
 ///
 /// # Errors
 /// [`ContextError`] when the file cannot be read or written.
-pub(crate) fn write_dev_context(server: SocketAddr, ca_pem: &str) -> Result<bool, ContextError> {
-    write_dev_context_at(&Contexts::path()?, server, ca_pem)
+pub(crate) fn write_dev_context(
+    server: SocketAddr,
+    ca_pem: &str,
+    tokens: &[TokenHash],
+) -> Result<DevContext, ContextError> {
+    write_dev_context_at(&Contexts::path()?, server, ca_pem, tokens)
 }
 
 fn write_dev_context_at(
     path: &Path,
     server: SocketAddr,
     ca_pem: &str,
-) -> Result<bool, ContextError> {
+    tokens: &[TokenHash],
+) -> Result<DevContext, ContextError> {
     let mut contexts = Contexts::load(path)?;
-    let context = Context { server: server.to_string(), ca: Some(ca_pem.to_owned()), token: None };
+    let token = contexts.contexts.get(DEV).and_then(|context| context.token.clone());
+    let token = token.filter(|token| tokens.contains(&TokenHash::of(token)));
+    let authorised = tokens.is_empty() || token.is_some();
+    let context = Context { server: server.to_string(), ca: Some(ca_pem.to_owned()), token };
     let selected = contexts.put(DEV, context);
     contexts.save(path)?;
-    Ok(selected)
+    Ok(DevContext { selected, authorised })
 }
 
-/// List, select and show contexts: named ways to reach a cluster
+/// Make, list, select and show contexts: named ways to reach a cluster
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
+  railgun context set prod --server logs.example:7410 --token TOKEN
   railgun context ls
   railgun context use dev
   railgun context show")]
@@ -160,6 +184,16 @@ pub(crate) struct ContextArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum ContextCommand {
+    /// Make a context from --server, --ca and --token, or change those of one
+    ///
+    /// What is not named stays. The first context is selected.
+    #[command(after_help = "Examples:
+  railgun context set prod --server logs.example:7410 --ca ca.pem --token TOKEN
+  railgun context set dev --token TOKEN")]
+    Set {
+        /// Its name
+        name: String,
+    },
     /// List all contexts; the current one is marked
     #[command(after_help = "Examples:
   railgun context ls
@@ -178,18 +212,28 @@ enum ContextCommand {
     /// Show one context; its token is hidden
     #[command(after_help = "Examples:
   railgun context show
-  railgun context show dev")]
+  railgun context show dev -o json")]
     Show {
         /// Its name [default: the current one]
         name: Option<String>,
+        #[command(flatten)]
+        listing: Listing,
     },
 }
 
 /// Runs `railgun context …`.
-pub(crate) fn run(args: &ContextArgs) -> CommandResult {
+pub(crate) fn run(args: &ContextArgs, server: &ServerArgs) -> CommandResult {
+    if !matches!(args.command, ContextCommand::Set { .. }) {
+        server.refuse_for("context")?;
+    }
     let path = Contexts::path()?;
     let mut contexts = Contexts::load(&path)?;
     match &args.command {
+        ContextCommand::Set { name } => {
+            let context = contexts.contexts.get(name);
+            contexts.put(name, changed(name, context, server)?);
+            Ok(contexts.save(&path)?)
+        }
         ContextCommand::Ls { listing } => {
             let mut table = Table::new(&["current", "name", "server", "ca", "token"]);
             for (name, context) in &contexts.contexts {
@@ -207,19 +251,57 @@ pub(crate) fn run(args: &ContextArgs) -> CommandResult {
             contexts.current = Some(name.clone());
             Ok(contexts.save(&path)?)
         }
-        ContextCommand::Show { name } => {
+        ContextCommand::Show { name, listing } => {
             let Some((name, context)) = contexts.find(name.as_deref()) else {
-                let name = name.clone().unwrap_or_else(|| "(current)".to_owned());
-                return Err(ContextError::Unknown { path, name }.into());
+                return Err(match name {
+                    Some(name) => ContextError::Unknown { path, name: name.clone() }.into(),
+                    None => Failure::new(Exit::NotFound, "no context is selected")
+                        .at(path.display().to_string())
+                        .next("railgun context ls, and railgun context use NAME"),
+                });
             };
-            let mut table = Table::new(&["field", "value"]);
-            table.row(["name", name]);
-            table.row(["server", &context.server]);
-            table.row(["ca", context.ca.as_deref().unwrap_or("of the system")]);
-            table.row(["token", if context.token.is_some() { "(hidden)" } else { "none" }]);
-            Listing::table().print(&table)
+            let fields = Fields::default()
+                .field("name", name)
+                .field("server", context.server.as_str())
+                .field("ca", context.ca.as_deref().unwrap_or("of the system"))
+                .field("token", if context.token.is_some() { "(hidden)" } else { "none" });
+            listing.print_one(&fields)
         }
     }
+}
+
+/// The context `name` with what the flags say.
+fn changed(name: &str, old: Option<&Context>, flags: &ServerArgs) -> Result<Context, Failure> {
+    let (server, ca, token) = flags.parts();
+    if (server, ca, token) == (None, None, None) {
+        return Err(Failure::new(Exit::Usage, "nothing is to be set")
+            .next(format!("railgun context set {name} --server HOST:PORT")));
+    }
+    let server = server.or(old.map(|old| old.server.as_str())).ok_or_else(|| {
+        Failure::new(Exit::Usage, format!("there is no context '{name}' yet, so it needs a server"))
+            .next("the same with --server HOST:PORT")
+    })?;
+    let ca = match ca {
+        // The text, not the path: it means the same wherever commands are run, and a file that
+        // cannot be read is noticed now.
+        Some(path) => {
+            let unusable = |error: io::Error| {
+                Failure::new(Exit::of_io(&error), format!("cannot read the CA: {error}"))
+                    .at(path.display().to_string())
+                    .next("pass --ca with the CA's PEM file")
+            };
+            let pem = fs::read_to_string(path).map_err(unusable)?;
+            if !is_pem(&pem) {
+                return Err(Failure::new(Exit::Usage, "the file holds no certificate in PEM")
+                    .at(path.display().to_string())
+                    .next("pass --ca with the CA's PEM file"));
+            }
+            Some(pem)
+        }
+        None => old.and_then(|old| old.ca.clone()),
+    };
+    let token = token.map(str::to_owned).or_else(|| old?.token.clone());
+    Ok(Context { server: server.to_owned(), ca, token })
 }
 
 fn ca_summary(ca: &str) -> &str {
@@ -243,18 +325,41 @@ mod tests {
     fn the_dev_context_is_written_each_time_and_selected_when_none_is() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/railgun/contexts.toml");
-        assert!(write_dev_context_at(&path, server(), "-----BEGIN A").unwrap());
+        let made = write_dev_context_at(&path, server(), "-----BEGIN A", &[]).unwrap();
+        assert_eq!(made, DevContext { selected: true, authorised: true });
         // Another one is selected: it stays selected, dev is replaced.
         let mut contexts = Contexts::load(&path).unwrap();
         let other = Context { server: "b:1".into(), ca: None, token: Some("secret".into()) };
         contexts.put("prod", other.clone());
         contexts.current = Some("prod".into());
         contexts.save(&path).unwrap();
-        assert!(!write_dev_context_at(&path, "127.0.0.1:9".parse().unwrap(), "PEM\n2").unwrap());
+        let server = "127.0.0.1:9".parse().unwrap();
+        assert!(!write_dev_context_at(&path, server, "PEM\n2", &[]).unwrap().selected);
         let contexts = Contexts::load(&path).unwrap();
         assert_eq!(contexts.find(None), Some(("prod", &other)));
         let (_, dev) = contexts.find(Some("dev")).unwrap();
         assert_eq!((dev.server.as_str(), dev.ca.as_deref()), ("127.0.0.1:9", Some("PEM\n2")));
+    }
+
+    #[test]
+    fn the_token_of_the_dev_context_stays_while_the_node_takes_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("contexts.toml");
+        let ours = [TokenHash::of("sixteen bytes or more")];
+        let write = |tokens: &[TokenHash]| {
+            write_dev_context_at(&path, server(), "-----BEGIN", tokens).unwrap().authorised
+        };
+        assert!(!write(&ours), "no token is known");
+        let mut contexts = Contexts::load(&path).unwrap();
+        let dev = contexts.contexts.get_mut(DEV).unwrap();
+        dev.token = Some("sixteen bytes or more".into());
+        contexts.save(&path).unwrap();
+        assert!(write(&ours));
+        assert!(write(&ours), "it was kept");
+        assert!(
+            !write(&[TokenHash::of("another one, likewise long")]),
+            "it opens nothing any more"
+        );
     }
 
     #[test]
@@ -268,7 +373,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("contexts.toml");
-        write_dev_context_at(&path, server(), "").unwrap();
+        write_dev_context_at(&path, server(), "", &[]).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left behind");
     }

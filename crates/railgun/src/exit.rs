@@ -1,7 +1,7 @@
 //! How a command ends: the exit codes, and what a person is told when it fails.
 
-use std::fmt;
 use std::process::ExitCode;
+use std::{fmt, io};
 
 /// The exit codes of `railgun`. Scripts may rely on them; numbers never change meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,33 +13,50 @@ pub(crate) enum Exit {
     Failed = 1,
     /// The command line or a configuration file is wrong.
     Usage = 2,
-    /// No connection to the server, or it was lost and did not come back.
+    /// No connection to the server or the bucket, or it was lost and did not come back.
     CannotConnect = 3,
-    /// The stream, context or file does not exist.
+    /// The stream, context, file or directory does not exist.
     NotFound = 4,
     /// The server refused; nothing was changed. Also a drift found by `--mode check`.
     Refused = 5,
     /// It is not known whether the server did it.
     OutcomeUnknown = 6,
+    /// Ctrl-C, as a shell counts a process that ended by it. Of `serve`: a second one.
+    Interrupted = 130,
+    /// SIGTERM, likewise.
+    Terminated = 143,
 }
 
 impl Exit {
+    /// For a file or directory that cannot be used.
+    pub(crate) fn of_io(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NotFound => Self::NotFound,
+            _ => Self::Failed,
+        }
+    }
+
     /// Every code with its meaning, as `railgun --help` shows them.
     pub(crate) const ALL: &'static [(Self, &'static str)] = &[
         (Self::Ok, "done, or the reader of the output went away"),
         (Self::Failed, "failed"),
         (Self::Usage, "wrong command line or configuration"),
-        (Self::CannotConnect, "no connection to the server"),
-        (Self::NotFound, "no such stream, context or file"),
+        (Self::CannotConnect, "no connection to the server or the bucket"),
+        (Self::NotFound, "no such stream, context, file or directory"),
         (Self::Refused, "refused by the server, or drift found; nothing changed"),
         (Self::OutcomeUnknown, "not known whether it was done"),
+        (
+            Self::Interrupted,
+            "ended by Ctrl-C; of serve, which stops in order first: by a second one",
+        ),
+        (Self::Terminated, "ended by SIGTERM; serve stops in order and ends with 0"),
     ];
 
     /// The table of exit codes for the end of a help page.
     pub(crate) fn table() -> String {
         let mut table = String::from("Exit codes:\n");
         for (exit, meaning) in Self::ALL {
-            table.push_str(&format!("  {}  {meaning}\n", *exit as u8));
+            table.push_str(&format!("  {:<3}  {meaning}\n", *exit as u8));
         }
         table.truncate(table.trim_end().len());
         table
@@ -67,6 +84,12 @@ impl Failure {
     /// Where it happened: a server, a file, a bucket.
     pub(crate) fn at(mut self, place: impl Into<String>) -> Self {
         self.place = Some(place.into());
+        self
+    }
+
+    /// As [`Self::at`], where nobody said anything more exact.
+    pub(crate) fn or_at(mut self, place: &str) -> Self {
+        self.place.get_or_insert_with(|| place.to_owned());
         self
     }
 
@@ -116,7 +139,8 @@ mod tests {
     #[test]
     fn the_help_lists_every_code_once_and_in_order() {
         let numbers: Vec<u8> = Exit::ALL.iter().map(|(exit, _)| *exit as u8).collect();
-        assert_eq!(numbers, (0..=Exit::OutcomeUnknown as u8).collect::<Vec<_>>());
+        assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 130, 143]);
+        assert!(Exit::table().contains("\n  130  ended by Ctrl-C"), "{}", Exit::table());
     }
 
     #[test]

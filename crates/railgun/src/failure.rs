@@ -5,6 +5,7 @@ use railgun_client::{
     AdminError, ConnectError, ErrorCode, OpenError, PublishError, SendError, StreamName,
     SubscribeError, WireCode, WireError,
 };
+use railgun_types::batch::RecordRefused;
 
 use crate::exit::{Exit, Failure};
 
@@ -38,45 +39,99 @@ fn failure_text(error: &WireError) -> String {
 
 /// A refusal by the server, about a stream where there is one.
 pub(crate) fn wire(error: &WireError, stream: Option<&StreamName>) -> Failure {
-    let WireCode::Known(code) = error.code else {
-        return Failure::new(Exit::Refused, failure_text(error));
+    let exit = match error.code {
+        WireCode::Known(code) => exit(code),
+        _ => Exit::Refused,
     };
-    let exit = match code {
+    let next = match error.code {
+        WireCode::Known(code) => next(code, stream.map_or("STREAM", StreamName::as_str)),
+        _ => "look for a newer railgun: this one does not know what the server says".to_owned(),
+    };
+    Failure::new(exit, failure_text(error)).next(next)
+}
+
+fn exit(code: ErrorCode) -> Exit {
+    match code {
         ErrorCode::StreamNotFound | ErrorCode::StreamDeleted => Exit::NotFound,
         ErrorCode::Unknown | ErrorCode::Timeout => Exit::OutcomeUnknown,
         ErrorCode::Internal | ErrorCode::ColdCorrupt | ErrorCode::ColdUnavailable => Exit::Failed,
         ErrorCode::GoingAway | ErrorCode::NotLeader | ErrorCode::Unavailable => Exit::CannotConnect,
         _ => Exit::Refused,
-    };
-    let failure = Failure::new(exit, failure_text(error));
-    let name = stream.map_or("STREAM", StreamName::as_str);
-    let next = match code {
-        ErrorCode::StreamNotFound | ErrorCode::StreamDeleted => {
-            format!("railgun stream ensure {name}")
+    }
+}
+
+/// What to do about a refusal. Every code is named, so that a new one is thought of here.
+fn next(code: ErrorCode, name: &str) -> String {
+    use ErrorCode as Code;
+    match code {
+        // Whoever reads, describes or deletes what is not there has mistyped its name; that a
+        // publisher may want to make it is told by [`open`] and [`publish`].
+        Code::StreamNotFound | Code::StreamDeleted => {
+            "railgun stream ls, which lists those there are".to_owned()
         }
-        ErrorCode::StreamStarting
-        | ErrorCode::Unavailable
-        | ErrorCode::NotLeader
-        | ErrorCode::GoingAway
-        | ErrorCode::QuotaExceeded
-        | ErrorCode::ColdUnavailable => "try again in a moment".to_owned(),
-        ErrorCode::HotTierFull => {
+        Code::StreamStarting
+        | Code::Unavailable
+        | Code::NotLeader
+        | Code::GoingAway
+        | Code::QuotaExceeded
+        | Code::DedupIndexFull
+        | Code::TooManyUnanswered
+        | Code::ColdUnavailable => "try again in a moment".to_owned(),
+        Code::HotTierFull => {
             format!("railgun stream info {name}, which shows why the bucket takes no data")
         }
-        ErrorCode::MessageTooLarge => {
+        Code::MessageTooLarge => {
             format!("railgun stream ensure {name} --mode overwrite --max-message-bytes N")
         }
-        ErrorCode::OffsetOutOfRange => format!("railgun stream info {name}"),
-        ErrorCode::RevisionConflict => format!("railgun stream info {name}"),
-        ErrorCode::DestructiveChange => "the same with --allow-destructive, if it may".to_owned(),
-        ErrorCode::Unauthenticated | ErrorCode::Unauthorized => {
+        Code::InvalidHeader => {
+            "at most 64 headers of 16 KiB together, keys in ASCII and not beginning with rg-"
+                .to_owned()
+        }
+        Code::IdRequired => format!("railgun pub {name} MESSAGE --id ID"),
+        Code::DuplicateIdConflict => "another --id, or the message that it was used for".to_owned(),
+        Code::OffsetOutOfRange
+        | Code::RevisionConflict
+        | Code::KindMismatch
+        | Code::ImmutableField
+        | Code::ExpectedOffsetMismatch => format!("railgun stream info {name}"),
+        Code::DestructiveChange => "the same with --allow-destructive, if it may".to_owned(),
+        Code::InvalidName => {
+            "write names as words of letters, digits, _ and -, joined by dots".to_owned()
+        }
+        Code::InvalidSpec => "railgun stream ensure --help".to_owned(),
+        Code::Unauthenticated | Code::Unauthorized => {
             "pass another --token, or select another context: railgun context ls".to_owned()
         }
-        ErrorCode::Timeout => "the same again: it goes on in the background".to_owned(),
-        ErrorCode::Internal => "look into the server's log".to_owned(),
-        _ => return failure,
-    };
-    failure.next(next)
+        Code::UnsupportedVersion | Code::FeatureLevel => {
+            "use the version of railgun that the server has: railgun --version".to_owned()
+        }
+        Code::Unknown | Code::Timeout => {
+            format!("railgun stream info {name}, which shows how far it came")
+        }
+        Code::OrderBroken | Code::ProducerFenced | Code::ProducerUnknown | Code::SequenceGap => {
+            format!("railgun sub {name} --from last:1 --until-end, to see where to go on")
+        }
+        Code::Internal | Code::ColdCorrupt => "look into the server's log".to_owned(),
+        Code::ProtocolViolation
+        | Code::FrameTooLarge
+        | Code::BatchCorrupt
+        | Code::NonCanonicalRecord
+        | Code::BatchTooLarge => MISTAKE.to_owned(),
+    }
+}
+
+/// What only a mistake in railgun itself, or a device between, can be the cause of.
+const MISTAKE: &str = "report it, with this message and the server's log";
+
+/// The failure of who wants to publish: a stream that is absent can be made.
+fn publishing(error: &WireError, stream: &StreamName) -> Failure {
+    let failure = wire(error, Some(stream));
+    match error.code {
+        WireCode::Known(ErrorCode::StreamNotFound | ErrorCode::StreamDeleted) => {
+            failure.next(format!("railgun stream ensure {stream}"))
+        }
+        _ => failure,
+    }
 }
 
 /// A failed administrative call.
@@ -90,36 +145,50 @@ pub(crate) fn admin(error: &AdminError, stream: Option<&StreamName>) -> Failure 
         }
         AdminError::Unknown { .. } => Failure::new(Exit::OutcomeUnknown, text)
             .next("railgun stream ls, which shows whether it was done"),
-        AdminError::Protocol { .. } => Failure::new(Exit::Failed, text),
+        AdminError::Protocol { .. } => Failure::new(Exit::Failed, text).next(MISTAKE),
     }
 }
 
 /// A publisher that did not open.
 pub(crate) fn open(error: &OpenError) -> Failure {
     match error {
-        OpenError::Refused { stream, error } => wire(error, Some(stream)),
-        OpenError::Unreachable { .. } => Failure::new(Exit::CannotConnect, error.to_string()),
+        OpenError::Refused { stream, error } => publishing(error, stream),
+        OpenError::Unreachable { .. } => {
+            Failure::new(Exit::CannotConnect, error.to_string()).next(REACHABLE)
+        }
     }
 }
 
 /// A message that was not published.
 pub(crate) fn publish(error: &PublishError, stream: &StreamName) -> Failure {
+    let text = error.to_string();
+    let look = format!("railgun sub {stream} --from last:1 --until-end, to see what is there");
     match error {
-        PublishError::Refused(error) => wire(error, Some(stream)),
-        PublishError::OrderBroken => Failure::new(Exit::Refused, error.to_string()),
-        PublishError::NotSent { .. } => Failure::new(Exit::CannotConnect, error.to_string()),
-        PublishError::Unknown { .. } => Failure::new(Exit::OutcomeUnknown, error.to_string()).next(
-            format!("railgun sub {stream} --from last:1 --until-end, to see whether it is there"),
-        ),
+        PublishError::Refused(error) => publishing(error, stream),
+        PublishError::OrderBroken => Failure::new(Exit::Refused, text).next(look),
+        PublishError::NotSent { .. } => Failure::new(Exit::CannotConnect, text).next(REACHABLE),
+        PublishError::Unknown { .. } => Failure::new(Exit::OutcomeUnknown, text).next(look),
     }
 }
 
+/// Says whether a server that was there still is.
+const REACHABLE: &str = "railgun stream ls, which shows whether the server is back";
+
 /// A message that was not taken.
 pub(crate) fn send(error: &SendError) -> Failure {
+    let text = error.to_string();
     match error {
-        SendError::StreamGone { stream, error } => wire(error, Some(stream)),
-        SendError::Closed => Failure::new(Exit::CannotConnect, error.to_string()),
-        _ => Failure::new(Exit::Refused, error.to_string()),
+        SendError::StreamGone { stream, error } => publishing(error, stream),
+        SendError::OrderBroken { stream } => Failure::new(Exit::Refused, text)
+            .next(format!("railgun sub {stream} --from last:1 --until-end, to see what is there")),
+        SendError::Closed => Failure::new(Exit::CannotConnect, text).next(REACHABLE),
+        SendError::Message(refused) => Failure::new(Exit::Refused, text).next(match refused {
+            RecordRefused::TooLarge { .. } => next(ErrorCode::MessageTooLarge, "STREAM"),
+            RecordRefused::Header { .. } => next(ErrorCode::InvalidHeader, "STREAM"),
+            RecordRefused::Id { .. } => "the same with a shorter --id".to_owned(),
+        }),
+        SendError::AtomicBatch { .. } => Failure::new(Exit::Refused, text).next("smaller batches"),
+        SendError::Full => Failure::new(Exit::Failed, text).next("try again in a moment"),
     }
 }
 
@@ -129,7 +198,7 @@ pub(crate) fn subscribe(error: &SubscribeError) -> Failure {
         SubscribeError::Refused { stream, error } => wire(error, Some(stream)),
         SubscribeError::Disconnected { error, .. } => connect(error),
         SubscribeError::Damaged { .. } | SubscribeError::Protocol { .. } => {
-            Failure::new(Exit::Failed, error.to_string())
+            Failure::new(Exit::Failed, error.to_string()).next(MISTAKE)
         }
     }
 }
@@ -139,20 +208,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_code_has_an_exit_code_other_than_ok_and_usage() {
+    fn every_code_has_an_exit_code_other_than_ok_and_usage_and_says_what_next() {
         for &code in ErrorCode::ALL {
-            let exit = wire(&WireError::new(code, "x"), None).exit();
-            assert!(!matches!(exit, Exit::Ok | Exit::Usage), "{code}");
+            let failure = wire(&WireError::new(code, "x"), None);
+            assert!(!matches!(failure.exit(), Exit::Ok | Exit::Usage), "{code}");
+            assert!(failure.to_string().contains("\n next: "), "{failure}");
         }
     }
 
     #[test]
-    fn an_absent_stream_names_the_command_that_makes_it() {
+    fn an_absent_stream_is_looked_for_by_readers_and_made_by_publishers() {
         let stream = StreamName::new("orders").unwrap();
         let error = WireError::new(ErrorCode::StreamNotFound, "there is no stream 'orders'");
         assert_eq!(
             wire(&error, Some(&stream)).to_string(),
-            "error: there is no stream 'orders' (StreamNotFound)\n next: railgun stream ensure orders"
+            "error: there is no stream 'orders' (StreamNotFound)\n \
+             next: railgun stream ls, which lists those there are"
         );
+        let publish = publish(&PublishError::Refused(error), &stream).to_string();
+        assert!(publish.ends_with("\n next: railgun stream ensure orders"), "{publish}");
     }
 }

@@ -1,14 +1,11 @@
 //! Where reading begins and ends, as people write it.
 
 use std::str::FromStr;
-use std::time::Duration;
 
 use jiff::Timestamp as Instant;
 use railgun_client::{Offset, StartPosition, Timestamp};
 
-/// A span of time as people write it: `15m`, `1h30m`, `500ms`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Span(pub(crate) Duration);
+pub(crate) use crate::span::Span;
 
 /// The value of `--from`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,43 +35,6 @@ pub(crate) enum PositionError {
     Start,
     #[error("write an offset (12345), a time (2026-01-31T12:00:00Z) or an age (15m)")]
     Until,
-    #[error("write a span of time such as 500ms, 15m or 1h30m")]
-    Span,
-}
-
-/// Units of a span, in milliseconds. `ms` before `m` and `s`, so that it is found first.
-const UNITS: [(&str, u64); 6] = [
-    ("ms", 1),
-    ("s", 1_000),
-    ("m", 60_000),
-    ("h", 3_600_000),
-    ("d", 86_400_000),
-    ("w", 604_800_000),
-];
-
-impl FromStr for Span {
-    type Err = PositionError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut rest = text;
-        let mut total_ms = 0u64;
-        while !rest.is_empty() {
-            let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-            let number: u64 = rest[..digits].parse().map_err(|_| PositionError::Span)?;
-            rest = &rest[digits..];
-            let (unit, ms) = UNITS
-                .into_iter()
-                .find(|(unit, _)| rest.starts_with(unit))
-                .ok_or(PositionError::Span)?;
-            rest = &rest[unit.len()..];
-            let part = number.checked_mul(ms).ok_or(PositionError::Span)?;
-            total_ms = total_ms.checked_add(part).ok_or(PositionError::Span)?;
-        }
-        if text.is_empty() {
-            return Err(PositionError::Span);
-        }
-        Ok(Self(Duration::from_millis(total_ms)))
-    }
 }
 
 impl FromStr for Start {
@@ -190,17 +150,6 @@ mod tests {
         assert_eq!(end("2026-01-31T12:00:00Z"), Ok(End::Time(Timestamp(now.as_microsecond()))));
         for bad in ["", "earliest", "last:1", "2026-01-31"] {
             assert_eq!(end(bad), Err(PositionError::Until), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn spans_add_their_parts() {
-        let span = |text: &str| text.parse::<Span>().map(|span| span.0.as_millis());
-        assert_eq!(span("500ms"), Ok(500));
-        assert_eq!(span("1h30m5s"), Ok(5_405_000));
-        assert_eq!(span("2d"), Ok(172_800_000));
-        for bad in ["", "5", "s", "5 s", "5x", "-5s", "99999999999999999w"] {
-            assert_eq!(span(bad), Err(PositionError::Span), "{bad:?}");
         }
     }
 }

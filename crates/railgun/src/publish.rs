@@ -1,19 +1,19 @@
 //! `railgun pub`: publishes one message, or the lines of a file.
 
 use std::fs::File;
-use std::io::{self, IsTerminal as _, Read};
+use std::io::{self, Read};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use railgun_client::{PublishError, Publisher, RecordDraft, StreamName, Ticket};
+use railgun_client::{Client, PublishError, Publisher, RecordDraft, StreamName, Ticket};
 use railgun_types::limits::MESSAGE_BYTES_HARD;
-use tokio::time::Instant;
 
 use crate::exit::{CommandResult, Exit, Failure};
 use crate::failure;
 use crate::lines::{LineError, LineReader};
+use crate::output::progress;
 use crate::output::table::print;
+use crate::rate::{Pace, Rate};
 use crate::server::ServerArgs;
 
 /// How long a lost connection or a full server is met with trying again.
@@ -54,7 +54,7 @@ pub(crate) struct PubArgs {
     count: u64,
     /// Messages per second at most
     #[arg(long, value_name = "N")]
-    rate: Option<f64>,
+    rate: Option<Rate>,
 }
 
 fn parse_header(text: &str) -> Result<(String, String), String> {
@@ -71,21 +71,6 @@ struct Sender<'a> {
     pace: Option<Pace>,
     first: Option<Ticket>,
     last: Option<Ticket>,
-}
-
-/// An even pace: message n is due n intervals after the first, however long one takes.
-struct Pace {
-    began: Instant,
-    rate: f64,
-    sent: u64,
-}
-
-impl Pace {
-    async fn wait(&mut self) {
-        let due = self.began + Duration::from_secs_f64(self.sent as f64 / self.rate);
-        self.sent += 1;
-        tokio::time::sleep_until(due).await;
-    }
 }
 
 impl Sender<'_> {
@@ -110,15 +95,15 @@ impl Sender<'_> {
 
 /// Runs `railgun pub`.
 pub(crate) async fn run(args: PubArgs, server: &ServerArgs) -> CommandResult {
-    if args.rate.is_some_and(|rate| !(rate > 0.0 && rate.is_finite())) {
-        return Err(Failure::new(Exit::Usage, "--rate must be more than 0"));
-    }
     // Before connecting: a file that is not there is the cheaper mistake to find.
     let input = match &args.message {
         Some(_) => None,
         None => Some(Input::open(args.file.as_ref())?),
     };
-    let client = server.connect().await?;
+    server.with_client(async |client| publish(args, input, client).await).await
+}
+
+async fn publish(args: PubArgs, input: Option<Input>, client: &Client) -> CommandResult {
     let publisher = client.publisher(args.stream.clone()).give_up_after(GIVE_UP_AFTER).open();
     let publisher = publisher.await.map_err(|error| failure::open(&error))?;
     let headers = args.headers.iter().map(|(key, value)| (key.as_str(), value.as_bytes()));
@@ -127,7 +112,7 @@ pub(crate) async fn run(args: PubArgs, server: &ServerArgs) -> CommandResult {
         key: args.key.as_deref().map(str::as_bytes),
         headers: headers.collect(),
         id: args.id.as_deref().map(str::as_bytes),
-        pace: args.rate.map(|rate| Pace { began: Instant::now(), rate, sent: 0 }),
+        pace: args.rate.map(Pace::new),
         first: None,
         last: None,
     };
@@ -152,10 +137,9 @@ pub(crate) async fn run(args: PubArgs, server: &ServerArgs) -> CommandResult {
     if let Err(error) = settled {
         return Err(explain(&error, &args, published));
     }
-    sent.map_err(|failure| failure.at(after(&args.stream, published)))?;
+    sent.map_err(|failure| failure.or_at(&after(&args.stream, published)))?;
     let first = offset(first).await;
     let last = offset(last).await.or(first);
-    client.close().await;
     let stream = &args.stream;
     print(&match (first, last) {
         (Some(first), Some(last)) if first == last => format!("{stream}: offset {first}\n"),
@@ -204,23 +188,26 @@ impl Input {
         let name = path.display().to_string();
         let opened = File::open(path).and_then(|file| Ok((file.metadata()?, file)));
         let (metadata, file) = opened.map_err(|error| {
-            let missing = error.kind() == io::ErrorKind::NotFound;
-            let exit = if missing { Exit::NotFound } else { Exit::Failed };
-            Failure::new(exit, format!("cannot open the file: {error}")).at(&name)
+            Failure::new(Exit::of_io(&error), format!("cannot open the file: {error}"))
+                .at(&name)
+                .next("pass another --file, or - for standard input")
         })?;
         let bytes = metadata.is_file().then_some(metadata.len());
         Ok(Self { name, read: Box::new(file), bytes })
     }
 
     async fn send_all(self, sender: &mut Sender<'_>) -> Result<(), Failure> {
-        let bar = progress_bar(self.bytes);
+        let bar = progress::bytes(self.bytes);
         let mut lines = LineReader::new(self.read, MESSAGE_BYTES_HARD);
         let mut shown = 0;
         loop {
             let line = lines.next().map_err(|error| {
                 let exit =
                     if matches!(error, LineError::Read(_)) { Exit::Failed } else { Exit::Refused };
-                Failure::new(exit, error.to_string()).at(&self.name)
+                Failure::new(exit, error.to_string()).at(&self.name).next(
+                    "the lines in front are published; split or leave out this one, and go on \
+                     behind it",
+                )
             })?;
             let Some(line) = line else { break };
             sender.send(line).await?;
@@ -232,16 +219,4 @@ impl Input {
         bar.finish_and_clear();
         Ok(())
     }
-}
-
-/// A bar on a terminal; nothing elsewhere, and nothing for input whose length is not known.
-fn progress_bar(bytes: Option<u64>) -> ProgressBar {
-    let Some(bytes) = bytes.filter(|_| io::stderr().is_terminal()) else {
-        return ProgressBar::hidden();
-    };
-    let bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::stderr());
-    let template = "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
-    // The template is fixed; if it were wrong the default one would do.
-    bar.set_style(ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar()));
-    bar
 }

@@ -9,6 +9,7 @@ use railgun_types::{ClusterUid, Offset};
 
 use crate::exit::{CommandResult, Exit, Failure};
 use crate::output::format::Shown;
+use crate::output::progress;
 use crate::output::records::{Printed, RecordFormat, RecordPrinter};
 use crate::output::table::or_closed;
 use crate::position::{End, Start, Until};
@@ -68,9 +69,12 @@ pub(crate) async fn run(args: ReplayArgs) -> CommandResult {
         Some(End::Time(time)) => ReplayBound::Time(time),
     };
     let failed = |error: railgun_cold::ColdReadError| {
-        Failure::new(Exit::Failed, error.to_string()).at(place.clone())
+        Failure::new(Exit::Failed, error.to_string())
+            .at(place.clone())
+            .next("the same with --from behind the damage; or try again, if the bucket was away")
     };
     let mut cursor = replay.read(stream, from, until).await.map_err(failed)?;
+    let progress = progress::records();
     let mut printer = RecordPrinter::new(io::stdout().lock(), args.format, args.limit);
     while !printer.is_full() {
         let batches = match cursor.next().await {
@@ -81,6 +85,8 @@ pub(crate) async fn run(args: ReplayArgs) -> CommandResult {
             }
             None => break,
         };
+        let records: u64 = batches.iter().map(|batch| batch.batch.count() as u64).sum();
+        progress.inc(records);
         let printed = batches.iter().try_for_each(|batch| print(&mut printer, batch));
         if printed.is_err() {
             return or_closed(printed);
@@ -94,12 +100,15 @@ async fn open(url: &BucketUrl) -> Result<Bucket, Failure> {
     if let BucketUrl::File { root } = url
         && !root.is_dir()
     {
-        return Err(Failure::new(Exit::NotFound, "there is no such directory").at(place));
+        return Err(Failure::new(Exit::NotFound, "there is no such directory")
+            .at(place)
+            .next("pass the URL that the node was started with: railgun config show"));
     }
     // Only spreads the retries of processes that were started together.
     let seed = u64::from(std::process::id());
-    let bucket = Bucket::open(&place, &BucketOptions::new(seed))
-        .map_err(|error| Failure::new(Exit::Usage, error.to_string()).at(&place))?;
+    let bucket = Bucket::open(&place, &BucketOptions::new(seed)).map_err(|error| {
+        Failure::new(Exit::Usage, error.to_string()).at(&place).next("railgun replay --help")
+    })?;
     bucket.probe().await.map_err(|error| {
         Failure::new(Exit::CannotConnect, error.to_string())
             .at(place)
@@ -146,8 +155,11 @@ fn not_opened(error: &OpenReplayError, args: &ReplayArgs) -> Failure {
         OpenReplayError::UnknownCluster { .. } => {
             (Exit::NotFound, "the same without --cluster, which lists those there are".into())
         }
-        OpenReplayError::Bucket(_) | OpenReplayError::Manifest(_) => {
-            return Failure::new(Exit::Failed, error.to_string()).at(args.url.to_string());
+        OpenReplayError::Bucket(_) => {
+            (Exit::CannotConnect, "try again, and check the AWS_* variables".into())
+        }
+        OpenReplayError::Manifest(_) => {
+            (Exit::Failed, "restore the object that is named, or read through the node".into())
         }
     };
     Failure::new(exit, error.to_string()).at(args.url.to_string()).next(next)

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use railgun_client::{SegmentList, StreamName};
+use railgun_client::{Client, SegmentList, StreamName};
 use railgun_cold::BucketUrl;
 use railgun_cold::sql::Committed;
 use serde_json::Value;
@@ -10,9 +10,10 @@ use serde_json::Value;
 use crate::exit::{CommandResult, Exit, Failure};
 use crate::failure;
 use crate::output::format::rfc3339;
+use crate::output::progress;
 use crate::output::table::{Listing, Table, print};
-use crate::position::Span;
 use crate::server::ServerArgs;
+use crate::span::Span;
 
 /// See and make the objects in the bucket
 #[derive(Debug, clap::Args)]
@@ -62,9 +63,12 @@ enum SegmentCommand {
 
 /// Runs `railgun segment …`.
 pub(crate) async fn run(args: SegmentArgs, server: &ServerArgs) -> CommandResult {
-    let client = server.connect().await?;
+    server.with_client(async |client| answer(args.command, client).await).await
+}
+
+async fn answer(command: SegmentCommand, client: &Client) -> CommandResult {
     let admin = client.admin();
-    let result = match args.command {
+    match command {
         SegmentCommand::Ls { stream, files, sql, listing } => {
             let list = admin.list_segments(&stream).await;
             let list = list.map_err(|error| failure::admin(&error, Some(&stream)))?;
@@ -75,7 +79,9 @@ pub(crate) async fn run(args: SegmentArgs, server: &ServerArgs) -> CommandResult
             }
         }
         SegmentCommand::Seal { stream, retire, timeout } => {
+            let waiting = progress::waiting(format!("{stream}: on its way to the bucket,"));
             let sealed = admin.seal_stream(&stream, retire, timeout.0).await;
+            waiting.finish_and_clear();
             let sealed = sealed.map_err(|error| failure::admin(&error, Some(&stream)))?;
             let mut text = format!("{stream}: in the bucket up to offset {}", sealed.cold_end);
             if retire {
@@ -83,9 +89,7 @@ pub(crate) async fn run(args: SegmentArgs, server: &ServerArgs) -> CommandResult
             }
             print(&format!("{text}\n"))
         }
-    };
-    client.close().await;
-    result
+    }
 }
 
 fn table(list: &SegmentList, listing: Listing) -> CommandResult {
@@ -137,6 +141,7 @@ fn committed<'a>(list: &'a SegmentList, bucket: &'a BucketUrl) -> Option<Committ
 fn bucket(list: &SegmentList) -> Result<BucketUrl, Failure> {
     list.bucket.parse().map_err(|error| {
         Failure::new(Exit::Failed, format!("the server's bucket cannot be named: {error}"))
+            .next("railgun segment ls STREAM, which lists the keys")
     })
 }
 

@@ -1,13 +1,14 @@
 //! Which server a command talks to, and as whom.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use railgun_client::{Client, ClientOptions};
 
 use crate::context::{Context, Contexts, is_pem};
-use crate::exit::{Exit, Failure};
+use crate::exit::{CommandResult, Exit, Failure};
 use crate::failure;
+use crate::interrupt::close_on_signals;
 
 /// How to reach the cluster.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -22,15 +23,23 @@ pub(crate) struct ServerArgs {
     /// CA that signed the server's certificate, a PEM file [default: of the context]
     #[arg(long, global = true, value_name = "FILE")]
     ca: Option<PathBuf>,
-    /// Access token [default: of the context]
-    #[arg(
-        long,
-        global = true,
-        value_name = "TOKEN",
-        env = "RAILGUN_TOKEN",
-        hide_env_values = true
-    )]
+    /// Access token [env: RAILGUN_TOKEN] [default: of the context]
+    #[arg(long, global = true, value_name = "TOKEN")]
     token: Option<String>,
+}
+
+/// The variables that name a server.
+#[derive(Clone, Debug, Default)]
+struct Environment {
+    server: Option<String>,
+    token: Option<String>,
+}
+
+impl Environment {
+    fn of_process() -> Self {
+        let variable = |name| env::var(name).ok().filter(|value| !value.is_empty());
+        Self { server: variable("RAILGUN_SERVER"), token: variable("RAILGUN_TOKEN") }
+    }
 }
 
 /// Where a command goes.
@@ -44,15 +53,33 @@ struct Target {
 }
 
 impl ServerArgs {
-    /// Connects, once, within 3 s.
+    /// Runs a command with a client, and closes the connection however the command ends: a session
+    /// that nobody closes holds up the server's for 15 s.
+    pub(crate) async fn with_client(
+        &self,
+        command: impl AsyncFnOnce(&Client) -> CommandResult,
+    ) -> CommandResult {
+        let (client, place) = self.connect_to().await?;
+        close_on_signals(&client);
+        let result = command(&client).await;
+        client.close().await;
+        result.map_err(|failure| failure.or_at(&place))
+    }
+
+    /// Connects, once, within 3 s for each of the server's addresses. For commands that close the
+    /// client themselves.
     pub(crate) async fn connect(&self) -> Result<Client, Failure> {
+        self.connect_to().await.map(|(client, _)| client)
+    }
+
+    /// As [`Self::connect`], with the place that failures name.
+    async fn connect_to(&self) -> Result<(Client, String), Failure> {
         let contexts = match Contexts::path() {
             Ok(path) => Contexts::load(&path)?,
             // Without a home there are no contexts, and flags may suffice.
             Err(_) => Contexts::default(),
         };
-        let from_env = env::var("RAILGUN_SERVER").ok().filter(|server| !server.is_empty());
-        let target = self.target(&contexts, from_env)?;
+        let target = self.target(&contexts, Environment::of_process())?;
         let mut options = ClientOptions::new(&target.server);
         options.ca_pem = target.ca_pem;
         options.token = target.token;
@@ -61,12 +88,39 @@ impl ServerArgs {
             Some(context) => format!("{} (context '{context}')", target.server),
             None => target.server.clone(),
         };
-        Client::connect(options).await.map_err(|error| failure::connect(&error).at(place))
+        match Client::connect(options).await {
+            Ok(client) => Ok((client, place)),
+            Err(error) => Err(failure::connect(&error).at(place)),
+        }
+    }
+
+    /// Fails where a flag was given to a command that connects to nothing: it would be ignored, and
+    /// who gave it meant something.
+    pub(crate) fn refuse_for(&self, command: &str) -> CommandResult {
+        let given = [
+            (self.server.is_some(), "--server"),
+            (self.context.is_some(), "--context"),
+            (self.ca.is_some(), "--ca"),
+            (self.token.is_some(), "--token"),
+        ];
+        match given.into_iter().find(|(given, _)| *given) {
+            None => Ok(()),
+            Some((_, flag)) => Err(Failure::new(
+                Exit::Usage,
+                format!("{flag} means nothing to `railgun {command}`, which connects to no server"),
+            )
+            .next(format!("the same without {flag}; or railgun {command} --help"))),
+        }
+    }
+
+    /// What the flags say of a context, for `context set`.
+    pub(crate) fn parts(&self) -> (Option<&str>, Option<&Path>, Option<&str>) {
+        (self.server.as_deref(), self.ca.as_deref(), self.token.as_deref())
     }
 
     /// A flag counts more than the environment, which counts more than the current context. The
-    /// environment overrides the address only, and not that of a context that was named.
-    fn target(&self, contexts: &Contexts, from_env: Option<String>) -> Result<Target, Failure> {
+    /// environment overrides address and token, and not the address of a context that was named.
+    fn target(&self, contexts: &Contexts, from_env: Environment) -> Result<Target, Failure> {
         let found = contexts.find(self.context.as_deref());
         if let (Some(name), None) = (&self.context, found) {
             return Err(Failure::new(Exit::NotFound, format!("there is no context '{name}'"))
@@ -77,7 +131,7 @@ impl ServerArgs {
         let server = match (&self.server, &self.context) {
             (Some(server), _) => Some(server.clone()),
             (None, Some(_)) => from_context(),
-            (None, None) => from_env.or_else(from_context),
+            (None, None) => from_env.server.or_else(from_context),
         };
         let Some(server) = server else {
             return Err(Failure::new(
@@ -90,7 +144,7 @@ impl ServerArgs {
             server,
             context: found.map(|(name, _)| name.to_owned()),
             ca_pem: self.ca_pem(context)?,
-            token: self.token.clone().or_else(|| context?.token.clone()),
+            token: self.token.clone().or(from_env.token).or_else(|| context?.token.clone()),
         })
     }
 
@@ -102,8 +156,9 @@ impl ServerArgs {
             (None, None) => return Ok(None),
         };
         fs::read(&path).map(Some).map_err(|error| {
-            Failure::new(Exit::NotFound, format!("cannot read the CA: {error}"))
+            Failure::new(Exit::of_io(&error), format!("cannot read the CA: {error}"))
                 .at(path.display().to_string())
+                .next("pass --ca with the CA's PEM file; a node without a certificate keeps its own in ca/ca.pem of its data directory")
         })
     }
 }
@@ -121,7 +176,8 @@ mod tests {
     }
 
     fn server_of(args: ServerArgs, env: Option<&str>) -> String {
-        let target = args.target(&contexts(), env.map(str::to_owned));
+        let env = Environment { server: env.map(str::to_owned), token: None };
+        let target = args.target(&contexts(), env);
         target.map_or_else(|failure| failure.to_string(), |target| target.server)
     }
 
@@ -138,8 +194,21 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_overrides_the_address_only() {
-        let target = ServerArgs::default().target(&contexts(), Some("env:1".into())).unwrap();
+    fn the_environment_overrides_address_and_token_only() {
+        let env = Environment { server: Some("env:1".into()), token: Some("e".into()) };
+        let target = ServerArgs::default().target(&contexts(), env.clone()).unwrap();
         assert_eq!(target.ca_pem.as_deref(), Some(&b"-----BEGIN"[..]));
+        assert_eq!(target.token.as_deref(), Some("e"));
+        let flag = ServerArgs { token: Some("f".into()), ..ServerArgs::default() };
+        assert_eq!(flag.target(&contexts(), env).unwrap().token.as_deref(), Some("f"));
+    }
+
+    #[test]
+    fn a_flag_that_would_be_ignored_is_refused() {
+        assert_eq!(ServerArgs::default().refuse_for("replay"), Ok(()));
+        let args = ServerArgs { token: Some("t".into()), ..ServerArgs::default() };
+        let failure = args.refuse_for("replay").unwrap_err();
+        assert_eq!(failure.exit(), Exit::Usage);
+        assert!(failure.to_string().contains("--token means nothing to `railgun replay`"));
     }
 }

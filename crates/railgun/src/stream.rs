@@ -4,8 +4,8 @@ use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
 use clap::ValueEnum;
 use railgun_client::{
-    ChangeClass, Client, DescribedStream, EnsureMode, EnsureOptions, EnsureOutcome, FieldDiff,
-    SpecPatch, StreamName,
+    AdminError, ChangeClass, Client, DescribedStream, EnsureMode, EnsureOptions, EnsureOutcome,
+    ErrorCode, FieldDiff, SpecPatch, StreamName,
 };
 use serde_json::Value;
 
@@ -115,15 +115,13 @@ impl From<Mode> for EnsureMode {
 
 /// Runs `railgun stream …`.
 pub(crate) async fn run(args: StreamArgs, server: &ServerArgs) -> CommandResult {
-    let client = server.connect().await?;
-    let result = match args.command {
-        StreamCommand::Ensure(args) => ensure(&client, args).await,
-        StreamCommand::Ls { prefix, listing } => list(&client, &prefix, listing).await,
-        StreamCommand::Info { name, listing } => info(&client, &name, listing).await,
-        StreamCommand::Rm { name, yes } => remove(&client, &name, yes).await,
+    let answer = async |client: &Client| match args.command {
+        StreamCommand::Ensure(args) => ensure(client, args).await,
+        StreamCommand::Ls { prefix, listing } => list(client, &prefix, listing).await,
+        StreamCommand::Info { name, listing } => info(client, &name, listing).await,
+        StreamCommand::Rm { name, yes } => remove(client, &name, yes).await,
     };
-    client.close().await;
-    result
+    server.with_client(answer).await
 }
 
 async fn ensure(client: &Client, args: EnsureArgs) -> CommandResult {
@@ -136,7 +134,13 @@ async fn ensure(client: &Client, args: EnsureArgs) -> CommandResult {
     };
     let name = &args.name;
     let ensured = client.admin().ensure_stream(name, patch, options).await;
-    let ensured = ensured.map_err(|error| failure::admin(&error, Some(name)))?;
+    let ensured = ensured.map_err(|error| match &error {
+        // Only `--mode check` does not make what is absent.
+        AdminError::Refused(refused) if refused.code == ErrorCode::StreamNotFound => {
+            failure::admin(&error, Some(name)).next(format!("railgun stream ensure {name}"))
+        }
+        _ => failure::admin(&error, Some(name)),
+    })?;
     let revision = ensured.revision;
     match ensured.outcome {
         EnsureOutcome::Created => print(&format!("{name}: created, revision {revision}\n")),
@@ -224,7 +228,8 @@ async fn remove(client: &Client, name: &StreamName, yes: bool) -> CommandResult 
         let described = admin.describe_stream(name).await;
         let stream = described.map_err(|error| failure::admin(&error, Some(name)))?;
         if !confirmed(&stream) {
-            return Err(Failure::new(Exit::Refused, format!("stream '{name}' was not deleted")));
+            return Err(Failure::new(Exit::Refused, format!("stream '{name}' was not deleted"))
+                .next(format!("railgun stream rm {name} --yes")));
         }
     }
     let deleted = admin.delete_stream(name).await;

@@ -4,11 +4,12 @@ use std::io;
 use std::pin::pin;
 use std::task::Poll;
 
-use railgun_client::{Delivery, Event, Removed, RemovedReason, StreamName};
+use railgun_client::{Client, Delivery, Event, Removed, RemovedReason, StreamName};
 
 use crate::exit::CommandResult;
 use crate::failure;
 use crate::output::format::Shown;
+use crate::output::progress;
 use crate::output::records::{Printed, RecordFormat, RecordPrinter};
 use crate::output::table::or_closed;
 use crate::position::{End, Start, Until};
@@ -42,8 +43,11 @@ pub(crate) struct SubArgs {
 
 /// Runs `railgun sub`.
 pub(crate) async fn run(args: SubArgs, server: &ServerArgs) -> CommandResult {
+    server.with_client(async |client| read(args, client).await).await
+}
+
+async fn read(args: SubArgs, client: &Client) -> CommandResult {
     let now = jiff::Timestamp::now();
-    let client = server.connect().await?;
     let mut builder = client.subscribe(args.stream).start(args.from.start(now));
     match args.until.map(|until| until.end(now)) {
         Some(End::Offset(offset)) => builder = builder.until_offset(offset),
@@ -54,6 +58,7 @@ pub(crate) async fn run(args: SubArgs, server: &ServerArgs) -> CommandResult {
         builder = builder.until_end();
     }
     let mut subscription = builder.open().await.map_err(|error| failure::subscribe(&error))?;
+    let progress = progress::records();
     let mut printer = RecordPrinter::new(io::stdout().lock(), args.format, args.limit);
     while !printer.is_full() {
         let event = {
@@ -70,9 +75,12 @@ pub(crate) async fn run(args: SubArgs, server: &ServerArgs) -> CommandResult {
             }
         };
         let printed = match event {
-            Ok(Some(Event::Data(delivery))) => print(&mut printer, &delivery),
+            Ok(Some(Event::Data(delivery))) => {
+                progress.inc(delivery.len() as u64);
+                print(&mut printer, &delivery)
+            }
             Ok(Some(Event::Removed(removed))) => {
-                warn(&removed);
+                progress.suspend(|| warn(&removed));
                 Ok(())
             }
             Ok(None) => break,
@@ -85,9 +93,7 @@ pub(crate) async fn run(args: SubArgs, server: &ServerArgs) -> CommandResult {
             return or_closed(printed);
         }
     }
-    let flushed = or_closed(printer.flush());
-    client.close().await;
-    flushed
+    or_closed(printer.flush())
 }
 
 fn print<W: io::Write>(printer: &mut RecordPrinter<W>, delivery: &Delivery) -> io::Result<()> {

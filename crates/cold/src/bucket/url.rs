@@ -47,14 +47,20 @@ impl FromStr for BucketUrl {
             return Err(refuse("has a query or a fragment"));
         }
         match url.scheme() {
+            "file" if url.host_str().is_some_and(|host| !host.is_empty()) => {
+                Err(refuse("names a host, so write three slashes"))
+            }
             "file" => {
                 let root = url.to_file_path().map_err(|()| refuse("names no local directory"))?;
                 Ok(Self::File { root })
             }
             "s3" => {
                 let bucket = url.host_str().unwrap_or_default();
-                if bucket.is_empty() || url.port().is_some() {
+                if bucket.is_empty() {
                     return Err(refuse("names no bucket"));
+                }
+                if url.port().is_some() {
+                    return Err(refuse("has a port (endpoints belong into AWS_ENDPOINT_URL)"));
                 }
                 let prefix = url.path().trim_matches('/');
                 if prefix.contains('%')
@@ -75,7 +81,12 @@ impl FromStr for BucketUrl {
 impl fmt::Display for BucketUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File { root } => write!(f, "file://{}", root.display()),
+            // Escaped, so that it reads back as the same directory whatever its name is. Only a
+            // relative path has no URL, and is none that was parsed.
+            Self::File { root } => match url::Url::from_file_path(root) {
+                Ok(url) => f.write_str(url.as_str()),
+                Err(()) => write!(f, "file://{}", root.display()),
+            },
             Self::S3 { bucket, prefix } if prefix.is_empty() => write!(f, "s3://{bucket}"),
             Self::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
             Self::Memory => f.write_str("memory://"),
@@ -109,6 +120,16 @@ mod tests {
         assert_eq!(slashed.locate("k/v"), "s3://logs/a/k/v");
         let spaced: BucketUrl = "file:///a%20b".parse().unwrap();
         assert_eq!(spaced.locate("k"), "/a b/k");
+    }
+
+    #[test]
+    fn a_directory_of_any_name_reads_back_from_plain_text() {
+        for name in ["a b", "a\"b", "a\\b", "a#b", "a?b", "a%41", "हि", "é"] {
+            let url = BucketUrl::File { root: Path::new("/cold").join(name) };
+            let text = url.to_string();
+            assert!(text.is_ascii() && !text.contains(['"', '\\', ' ']), "{text}");
+            assert_eq!(text.parse(), Ok(url), "{text}");
+        }
     }
 
     #[test]

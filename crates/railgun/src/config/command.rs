@@ -12,12 +12,16 @@ use super::{
     machine::{load, misspelt_variables},
     settings::SettingsError,
     show,
-    token::{TokenHash, TokenTooShort},
+    token::{self, TokenTooShort},
 };
 use crate::exit::{CommandResult, Exit, Failure};
 
 /// Check and show the settings of a node, and hash its access tokens
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  railgun config check /etc/railgun/railgun.toml
+  railgun config show --dev
+  openssl rand -hex 32 | tee token | railgun config hash-token")]
 pub(crate) struct ConfigArgs {
     #[command(subcommand)]
     command: ConfigCommand,
@@ -57,10 +61,16 @@ impl From<ConfigError> for Failure {
             ConfigError::Settings(error) => error.into(),
             ConfigError::Token(_) => Self::new(Exit::Usage, error.to_string())
                 .next("openssl rand -hex 32 | tee token | railgun config hash-token"),
-            ConfigError::Certificate(_) => Self::new(Exit::Usage, error.to_string()),
-            ConfigError::Input { .. } | ConfigError::Output { .. } => {
-                Self::new(Exit::Failed, error.to_string())
+            ConfigError::Certificate(TlsError::Read { ref source, .. }) => {
+                Self::new(Exit::of_io(source), error.to_string())
+                    .next("correct `tls.cert` and `tls.key`: railgun config show --config FILE")
             }
+            ConfigError::Certificate(_) => Self::new(Exit::Usage, error.to_string())
+                .next("correct `tls.cert` and `tls.key`: railgun config show --config FILE"),
+            ConfigError::Input { .. } => Self::new(Exit::Failed, error.to_string())
+                .next("openssl rand -hex 32 | tee token | railgun config hash-token"),
+            ConfigError::Output { .. } => Self::new(Exit::Failed, error.to_string())
+                .next("the same with another place for the output"),
         }
     }
 }
@@ -110,5 +120,5 @@ fn hash_token() -> Result<String, ConfigError> {
     }
     let mut line = String::new();
     stdin.lock().read_line(&mut line).map_err(|source| ConfigError::Input { source })?;
-    Ok(format!("{}\n", TokenHash::of(line.trim_end_matches(['\r', '\n']))?))
+    Ok(format!("{}\n", token::hash(line.trim_end_matches(['\r', '\n']))?))
 }

@@ -12,6 +12,7 @@ use toml::{
 };
 
 use super::layer::{KEYS, Layer, nearest_key};
+use crate::exit::Exit;
 
 /// A configuration file was refused.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +27,16 @@ pub(crate) enum FileError {
 
 fn suggestion(nearest: Option<&str>) -> String {
     nearest.map(|known| format!(", did you mean `{known}`?")).unwrap_or_default()
+}
+
+impl FileError {
+    /// How a command ends that needs the file.
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::Unreadable { source, .. } => Exit::of_io(source),
+            Self::Invalid { .. } | Self::UnknownKey { .. } => Exit::Usage,
+        }
+    }
 }
 
 /// Reads and checks the file at `path`.
@@ -102,6 +113,7 @@ mod tests {
             auth.tokens = []
             [hot]
             max_bytes = "10GiB"
+            file_bytes = "64MiB"
             [shards]
             count = 4
             [cold]
@@ -117,6 +129,7 @@ mod tests {
         assert!(layer.listen.is_some() && layer.http.is_some());
         assert!(layer.tls.cert.is_some() && layer.tls.key.is_some());
         assert!(layer.auth.tokens.is_some() && layer.hot.max_bytes.is_some());
+        assert!(layer.hot.file_bytes.is_some());
         assert!(layer.shards.count.is_some() && layer.cold.max_time_to_cold.is_some());
         assert!(layer.log.format.is_some() && layer.log.filter.is_some());
     }

@@ -2,12 +2,11 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use railgun_broker::TokenHash;
 use serde::Deserialize;
 
-use super::{
-    quantity::{ByteSize, TimeSpan},
-    token::TokenHash,
-};
+use super::{quantity::ByteSize, token};
+use crate::span::Span;
 
 /// Every key a configuration may hold, in the order they are shown. The environment variable of a
 /// key is `RAILGUN_` and the key in capitals, dots as underscores.
@@ -53,6 +52,7 @@ pub(crate) struct TlsLayer {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct AuthLayer {
+    #[serde(deserialize_with = "token::list")]
     pub(crate) tokens: Option<Vec<TokenHash>>,
 }
 
@@ -72,7 +72,7 @@ pub(crate) struct ShardsLayer {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ColdLayer {
-    pub(crate) max_time_to_cold: Option<TimeSpan>,
+    pub(crate) max_time_to_cold: Option<Span>,
 }
 
 #[derive(Debug, Default, Deserialize)]

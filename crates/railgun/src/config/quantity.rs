@@ -1,8 +1,7 @@
-//! Sizes and spans of time as people write them.
+//! Sizes as people write them.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, str::FromStr};
 
-use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer, de};
 
 /// A number of bytes: `67108864`, `64MiB`, `64 MiB`, `10GB`.
@@ -84,45 +83,6 @@ impl de::Visitor<'_> for ByteSizeVisitor {
     }
 }
 
-/// A span of time: `10m`, `90s`, `1h 30m`. Never negative.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(try_from = "String")]
-pub(crate) struct TimeSpan(pub(crate) Duration);
-
-/// The text is no span of time.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is not a span of time: write it like `90s`, `10m` or `1h 30m`")]
-pub(crate) struct TimeSpanError {
-    text: String,
-}
-
-impl FromStr for TimeSpan {
-    type Err = TimeSpanError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let refused = || TimeSpanError { text: text.to_owned() };
-        let span: SignedDuration = text.parse().map_err(|_| refused())?;
-        Duration::try_from(span).map(Self).map_err(|_| refused())
-    }
-}
-
-impl TryFrom<String> for TimeSpan {
-    type Error = TimeSpanError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl fmt::Display for TimeSpan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match SignedDuration::try_from(self.0) {
-            Ok(span) => write!(f, "{span:#}"),
-            Err(_) => write!(f, "{}s", self.0.as_secs()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,24 +106,6 @@ mod tests {
         }
         for text in ["", "MiB", "-1", "1.5GiB", "1 XB", "16777216TiB", "18446744073709551616"] {
             assert!(text.parse::<ByteSize>().is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn spans_are_read_and_printed_and_negative_ones_refused() {
-        for (text, seconds, printed) in [
-            ("90s", 90, "1m 30s"),
-            ("10m", 600, "10m"),
-            ("1h 30m", 5400, "1h 30m"),
-            ("PT1M", 60, "1m"),
-        ] {
-            let span: TimeSpan = text.parse().unwrap();
-            assert_eq!(span, TimeSpan(Duration::from_secs(seconds)), "{text}");
-            assert_eq!(span.to_string(), printed);
-            assert_eq!(printed.parse(), Ok(span));
-        }
-        for text in ["", "10", "-5m", "5m ago", "soon"] {
-            assert!(text.parse::<TimeSpan>().is_err(), "{text}");
         }
     }
 }

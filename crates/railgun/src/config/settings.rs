@@ -7,17 +7,19 @@ use std::{
     time::Duration,
 };
 
-use url::Url;
+use railgun_broker::TokenHash;
+use railgun_cold::BucketUrl;
+use railgun_cold::bucket::InvalidBucketUrl;
 
 use super::{
     args::SettingsArgs,
     environment::{self, EnvironmentError},
     file::{self, FileError},
     layer::{Layer, LogFormat},
-    quantity::{ByteSize, TimeSpan},
-    token::TokenHash,
+    quantity::ByteSize,
 };
 use crate::exit::{Exit, Failure};
+use crate::span::Span;
 
 /// UDP port that clients connect to unless told otherwise.
 pub(crate) const PORT: u16 = 7410;
@@ -31,9 +33,9 @@ const HOT_FILE_BYTES_MAX: ByteSize = ByteSize(1024 * MIB);
 const HOT_BYTES_DEFAULT_MAX: ByteSize = ByteSize(10 * 1024 * MIB);
 const SHARDS_MAX: u32 = 64;
 const SHARDS_DEFAULT_MAX: usize = 8;
-const TIME_TO_COLD: TimeSpan = TimeSpan(Duration::from_secs(600));
-const TIME_TO_COLD_MIN: TimeSpan = TimeSpan(Duration::from_secs(1));
-const TIME_TO_COLD_MAX: TimeSpan = TimeSpan(Duration::from_secs(24 * 3600));
+const TIME_TO_COLD: Span = Span(Duration::from_secs(600));
+const TIME_TO_COLD_MIN: Span = Span(Duration::from_secs(1));
+const TIME_TO_COLD_MAX: Span = Span(Duration::from_secs(24 * 3600));
 
 /// Where a value came from, in order of precedence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +83,7 @@ pub(crate) struct Settings {
     pub(crate) hot_max_bytes: Sourced<ByteSize>,
     pub(crate) hot_file_bytes: Sourced<ByteSize>,
     pub(crate) shards: Sourced<u32>,
-    pub(crate) max_time_to_cold: Sourced<TimeSpan>,
+    pub(crate) max_time_to_cold: Sourced<Span>,
     pub(crate) log_format: Sourced<LogFormat>,
     pub(crate) log_filter: Sourced<String>,
 }
@@ -100,8 +102,8 @@ pub(crate) enum SettingsError {
     Missing { key: &'static str, flag: &'static str },
     #[error("`{key}` is {value}, outside {min} to {max}")]
     OutOfRange { key: &'static str, value: String, min: String, max: String },
-    #[error("`bucket` is `{url}`: {reason}")]
-    Bucket { url: String, reason: &'static str },
+    #[error("`bucket` cannot be used: {0}")]
+    Bucket(#[from] InvalidBucketUrl),
     #[error("`log.filter` is `{filter}`: {reason}")]
     LogFilter { filter: String, reason: String },
     #[error("`tls.cert` and `tls.key` go together, and only `{set}` is set")]
@@ -120,7 +122,17 @@ impl From<SettingsError> for Failure {
                 failure.next("openssl rand -hex 32 | tee token | railgun config hash-token")
             }
             SettingsError::Missing { .. } => failure.next("railgun serve --dev"),
-            _ => failure,
+            SettingsError::File(error) => match error.exit() {
+                Exit::Usage => failure.next("railgun config check FILE, once the file is mended"),
+                exit => Self::new(exit, error.to_string()).next("pass another file with --config"),
+            },
+            SettingsError::Environment(_) => failure.next("unset the variable, or correct it"),
+            SettingsError::Bucket(_)
+            | SettingsError::OutOfRange { .. }
+            | SettingsError::LogFilter { .. }
+            | SettingsError::HalfCertificate { .. } => failure.next(
+                "correct the setting: its flags, variables and keys are in railgun serve --help",
+            ),
         }
     }
 }
@@ -207,7 +219,7 @@ impl Settings {
                 max: SHARDS_MAX.to_string(),
             });
         }
-        check_bucket(&self.bucket.value)?;
+        self.bucket.value.parse::<BucketUrl>()?;
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log_filter.value) {
             let filter = self.log_filter.value.clone();
             return Err(SettingsError::LogFilter { filter, reason: error.to_string() });
@@ -284,32 +296,8 @@ fn shards(machine: Machine) -> u32 {
 
 /// The `file://` URL of a directory; a relative one counts from the working directory.
 fn directory_url(dir: &Path) -> String {
-    let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
-    // Fails for relative paths only; such a URL is then refused with its text.
-    Url::from_file_path(&absolute)
-        .map_or_else(|()| format!("file://{}", absolute.display()), String::from)
-}
-
-fn check_bucket(text: &str) -> Result<(), SettingsError> {
-    let refused = |url: &str, reason| Err(SettingsError::Bucket { url: url.to_owned(), reason });
-    let Ok(mut url) = Url::parse(text) else {
-        return refused(text, "a URL is expected, such as file:///dir or s3://bucket/prefix");
-    };
-    if !url.username().is_empty() || url.password().is_some() {
-        // The message must not show them.
-        let _ = (url.set_username(""), url.set_password(None));
-        return refused(
-            url.as_str(),
-            "credentials go into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, not into the URL",
-        );
-    }
-    let has_host = url.host_str().is_some_and(|host| !host.is_empty());
-    match url.scheme() {
-        "file" if has_host => refused(text, "write three slashes: file:///dir"),
-        "s3" if !has_host => refused(text, "the bucket's name is missing: s3://bucket/prefix"),
-        "file" | "s3" | "memory" => Ok(()),
-        _ => refused(text, "the scheme must be file, s3 or memory"),
-    }
+    let root = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+    BucketUrl::File { root }.to_string()
 }
 
 #[cfg(test)]

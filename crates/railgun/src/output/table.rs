@@ -26,11 +26,6 @@ pub(crate) struct Listing {
 }
 
 impl Listing {
-    /// Columns, for lists without the option.
-    pub(crate) fn table() -> Self {
-        Self { output: ListFormat::Table }
-    }
-
     /// Prints a table to standard output.
     pub(crate) fn print(self, table: &Table) -> CommandResult {
         print(&match self.output {
@@ -58,7 +53,9 @@ pub(crate) fn print(text: &str) -> CommandResult {
 pub(crate) fn or_closed(written: io::Result<()>) -> CommandResult {
     match written {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::new(Exit::Failed, format!("cannot write to standard output: {error}")))
+            Err(Failure::new(Exit::Failed, format!("cannot write: {error}"))
+                .at("standard output")
+                .next("the same with another place for the output"))
         }
         _ => Ok(()),
     }

@@ -2,7 +2,11 @@
 
 use std::{io, path::PathBuf};
 
+use railgun_broker::{IdentityError, StartError};
+use railgun_cold::bucket::OpenBucketError;
 use railgun_http::BindError;
+use railgun_log::SpawnError;
+use railgun_net::tls::TlsError;
 
 use super::{node::StartNodeError, tls::MaterialError};
 use crate::{
@@ -37,14 +41,74 @@ pub(crate) enum ServeError {
 impl From<ServeError> for Failure {
     fn from(error: ServeError) -> Self {
         let what = error.to_string();
+        let failed = |next: &str| Self::new(Exit::Failed, what.clone()).next(next);
         match error {
             ServeError::Settings(error) => error.into(),
-            ServeError::Http(_) => Self::new(Exit::Failed, what)
-                .next("pass another address, such as --http 127.0.0.1:0 for any free port"),
-            ServeError::DataDir { .. } => {
-                Self::new(Exit::Failed, what).next("pass another directory with --data-dir")
+            ServeError::Context(error) => error.into(),
+            ServeError::Http(_) => {
+                failed("pass another address, such as --http 127.0.0.1:0 for any free port")
             }
-            _ => Self::new(Exit::Failed, what),
+            ServeError::DataDir { .. } => failed("pass another directory with --data-dir"),
+            ServeError::Tls(error) => tls(&error, what),
+            ServeError::Start(error) => start(&error, what),
+            ServeError::Runtime { .. } | ServeError::Signals { .. } => {
+                failed("ulimit -a, which shows what the system allows a process")
+            }
+            ServeError::Failed { .. } => failed(
+                "start it again, which recovers from the log; dmesg shows whether the disk failed",
+            ),
         }
     }
+}
+
+fn tls(error: &MaterialError, what: String) -> Failure {
+    let next = "correct `tls.cert` and `tls.key`, or leave both out on a loopback address";
+    match error {
+        MaterialError::Configured(TlsError::Read { source, .. }) => {
+            Failure::new(Exit::of_io(source), what).next(next)
+        }
+        MaterialError::Configured(_) => Failure::new(Exit::Usage, what).next(next),
+        MaterialError::OwnCa(_) => Failure::new(Exit::Failed, what)
+            .next("move ca/ out of the data directory; clients then need the new ca/ca.pem"),
+    }
+}
+
+/// What keeps a node from starting, by what somebody can do about it.
+fn start(error: &StartNodeError, what: String) -> Failure {
+    let (exit, next) = match error {
+        StartNodeError::DataDir(_) => (Exit::Failed, "pass another directory with --data-dir"),
+        StartNodeError::Bucket(OpenBucketError::Directory { .. }) => {
+            (Exit::Failed, "pass another directory with --bucket file:///DIRECTORY")
+        }
+        StartNodeError::Bucket(_) => {
+            (Exit::Usage, "railgun config show, and check --bucket and the AWS_* variables")
+        }
+        StartNodeError::Broker(error) => match error {
+            StartError::Log(SpawnError::Lock(_)) => {
+                (Exit::Failed, "stop the other process, or pass another directory with --data-dir")
+            }
+            StartError::Bind(_) => (
+                Exit::Failed,
+                "pass another address, such as --listen 127.0.0.1:0 for any free port",
+            ),
+            StartError::Probe(_) | StartError::Owner(_) => (
+                Exit::CannotConnect,
+                "railgun config show, and check --bucket and the AWS_* variables",
+            ),
+            StartError::Identity(IdentityError::BucketMismatch { .. }) => (
+                Exit::Usage,
+                "pass the former with --bucket, or an empty directory with --data-dir",
+            ),
+            StartError::BucketLost { .. } => (
+                Exit::Failed,
+                "bring the bucket's objects back; to begin anew, pass an empty directory with --data-dir",
+            ),
+            StartError::OpenLog { .. } | StartError::Restore { .. } | StartError::Identity(_) => (
+                Exit::Failed,
+                "keep a copy of the data directory, and check its disk; what the bucket holds: railgun replay URL --stream NAME",
+            ),
+            _ => (Exit::Failed, "RAILGUN_LOG_FILTER=debug railgun serve …, which says more"),
+        },
+    };
+    Failure::new(exit, what).next(next)
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use railgun_broker::{Broker, BrokerSpec, Seams, StartError, TokenHash};
+use railgun_broker::{Broker, BrokerSpec, Seams, StartError};
 use railgun_cold::bucket::OpenBucketError;
 use railgun_cold::{Bucket, BucketOptions};
 use railgun_net::tls::ServerTls;
@@ -40,13 +40,12 @@ pub(crate) async fn start(
     let seed = u64::from_le_bytes(seams.entropy.uid()[..8].try_into().unwrap_or_default());
     let bucket = Bucket::open(&settings.bucket.value, &BucketOptions::new(seed))?;
     let listen = settings.listen.value;
-    let tokens = settings.tokens.value.iter();
     let spec = BrokerSpec {
         seams,
         bucket,
         listen: Box::new(move || Endpoint::bind(ListenSpec::new(listen, tls))),
         address: listen.to_string(),
-        tokens: tokens.map(|hash| TokenHash(*hash.as_bytes())).collect(),
+        tokens: settings.tokens.value.clone(),
         hot_max_bytes: settings.hot_max_bytes.value.0,
         shards: settings.shards.value,
         max_time_to_cold: settings.max_time_to_cold.value.0,

@@ -4,6 +4,8 @@ use std::{io, process};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::exit::Exit;
+
 /// The signals that stop a node.
 #[derive(Debug)]
 pub(crate) struct StopSignals {
@@ -35,5 +37,5 @@ impl StopSignals {
 
 /// Ends the process as an unhandled interrupt would. Safe for data at any time: a crash is.
 pub(crate) fn exit_now() -> ! {
-    process::exit(130)
+    process::exit(Exit::Interrupted as i32)
 }
