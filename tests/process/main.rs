@@ -2,6 +2,7 @@
 //! has directories and ports of its own, and ends the processes it started.
 
 mod bucket_lost;
+mod commands;
 mod disk_full;
 mod kill_loop;
 mod ledger;

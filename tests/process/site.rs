@@ -7,6 +7,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use railgun_client::{Client, ClientOptions, StreamName};
+use railgun_cold::BucketUrl;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -32,10 +33,9 @@ impl Site {
     /// With a directory as its bucket.
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let bucket = format!("file://{}", dir.path().join("bucket").display());
         Self {
             data_dir: dir.path().join("data"),
-            bucket,
+            bucket: BucketUrl::File { root: dir.path().join("bucket") }.to_string(),
             listen: free_address(),
             environment: Vec::new(),
             dir,
@@ -140,11 +140,38 @@ impl Site {
         Client::connect(options).await.expect("the node takes clients")
     }
 
-    /// Runs another command of the binary against this node.
-    pub(crate) fn run(&self, args: &[&str]) -> Output {
+    /// Another command of the binary, against this node.
+    pub(crate) fn client_command(&self, args: &[&str]) -> Command {
         let mut command = self.command();
         command.env("RAILGUN_SERVER", self.listen.to_string()).args(args);
+        command
+    }
+
+    /// Runs another command of the binary against this node.
+    pub(crate) fn run(&self, args: &[&str]) -> Output {
+        let mut command = self.client_command(args);
         tokio::task::block_in_place(|| command.output()).expect("the binary runs")
+    }
+
+    /// As [`Self::output`], of a command that reads `input`.
+    pub(crate) fn output_with_input(&self, args: &[&str], input: &str) -> Vec<u8> {
+        let file = self.dir.path().join("input");
+        fs::write(&file, input).expect("a file");
+        let mut command = self.client_command(args);
+        command.stdin(File::open(&file).expect("a file"));
+        let output = tokio::task::block_in_place(|| command.output()).expect("the binary runs");
+        assert!(output.status.success(), "{args:?}");
+        output.stdout
+    }
+
+    /// The home of all its processes.
+    pub(crate) fn home(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Where its node listens.
+    pub(crate) fn listen(&self) -> SocketAddr {
+        self.listen
     }
 
     /// As [`Self::run`]; what it prints. It must succeed.

@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use railgun_client::Message;
+use railgun_cold::BucketUrl;
 
 use crate::s3_gate::{Gate, S3Gate};
 use crate::site::{Site, free_address, name};
 
-/// "Could not start" in the table of exit codes.
+/// "Failed" in the table of exit codes.
 const FAILED: Option<i32> = Some(1);
+/// "No connection to the server or the bucket".
+const CANNOT_CONNECT: Option<i32> = Some(3);
 /// An unreachable bucket is told within 10 s; the process takes a moment to start.
 const UNREACHABLE_LIMIT: Duration = Duration::from_secs(12);
 
@@ -27,6 +30,7 @@ async fn a_second_node_on_one_data_directory_refuses_and_leaves_the_first_alone(
     let log = site.log();
     let reason = log.lines().rev().find(|line| line.starts_with("error: ")).expect("a reason");
     assert!(reason.contains("another process"), "{reason}");
+    assert!(log.contains("\n next: stop the other process"), "{log}");
 
     let next = publisher.send(Message::new("2")).await.expect("sent").await.expect("published");
     assert_eq!(next.offset.0, 1);
@@ -37,14 +41,47 @@ async fn a_second_node_on_one_data_directory_refuses_and_leaves_the_first_alone(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_port_in_use_is_named_with_what_to_pass_instead() {
+    let site = Site::new();
+    let _first = site.start().await;
+    let other = Site::new();
+    let status = other.spawn_at(site.listen()).ended(UNREACHABLE_LIMIT).await;
+    assert_eq!(status.code(), FAILED);
+    let log = other.log();
+    assert!(log.contains(&site.listen().to_string()) && log.contains("--listen"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn directories_of_any_name_are_started_on_again() {
+    let mut site = Site::new();
+    let odd = site.home().join("a \"b\" \\c #d %41 हि");
+    site.data_dir = odd.join("data");
+    site.bucket = BucketUrl::File { root: odd.join("bucket") }.to_string();
+    for message in ["1", "2"] {
+        let mut node = site.start().await;
+        site.output(&["stream", "ensure", "orders"]);
+        site.output(&["pub", "orders", message]);
+        site.output(&["segment", "seal", "orders"]);
+        let files = String::from_utf8(site.output(&["segment", "ls", "orders", "--files"]));
+        for file in files.expect("text").lines() {
+            assert!(std::path::Path::new(file).is_file(), "{file}");
+        }
+        node.terminate();
+        node.ended(UNREACHABLE_LIMIT).await;
+    }
+    assert_eq!(site.replay(&name("orders")), ["1", "2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_out_of_reach_is_named_within_ten_seconds() {
     for gate in [Gate::Closed, Gate::Hanging] {
         let s3 = S3Gate::start(gate).await;
         let mut site = Site::new();
         s3.serve(&mut site);
         let status = site.spawn().ended(UNREACHABLE_LIMIT).await;
-        assert_eq!(status.code(), FAILED, "{gate:?}");
+        assert_eq!(status.code(), CANNOT_CONNECT, "{gate:?}");
         let log = site.log();
+        assert!(log.contains("\n next: railgun config show"), "{log}");
         let reason = log.lines().rev().find(|line| line.starts_with("error: "));
         let reason = reason.expect("a reason");
         assert!(

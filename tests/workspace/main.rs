@@ -1,5 +1,7 @@
 //! The workspace keeps its own rules.
 
+mod documents;
+
 use std::collections::BTreeMap;
 use std::process::Command;
 
@@ -60,5 +62,20 @@ fn only_the_raft_crate_names_openraft() {
             .iter()
             .any(|d| d["name"].as_str().is_some_and(|name| name.starts_with("openraft")));
         assert_eq!(names_openraft, package["name"] == "railgun-raft", "{}", package["name"]);
+    }
+}
+
+#[test]
+fn decisions_know_neither_runtime_nor_randomness_nor_the_wire() {
+    for package in metadata()["packages"].as_array().expect("packages") {
+        if !matches!(package["name"].as_str(), Some("railgun-types" | "railgun-core")) {
+            continue;
+        }
+        for dependency in package["dependencies"].as_array().expect("dependencies") {
+            let name = dependency["name"].as_str().expect("a name");
+            let is_dev = dependency["kind"].as_str() == Some("dev");
+            let impure = ["tokio", "prost", "quinn", "getrandom", "rand"].contains(&name);
+            assert!(is_dev || !impure, "{} depends on {name}", package["name"]);
+        }
     }
 }

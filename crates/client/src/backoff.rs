@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Waits that double from `first` up to `max`, each shortened by up to a half at random, so that
-/// clients that lost the same server do not come back in step (PITFALLS 8).
+/// clients that lost the same server do not come back in step and load it all at once.
 #[derive(Clone, Debug)]
 pub(crate) struct Backoff {
     first: Duration,

@@ -1,4 +1,5 @@
-//! How we use QUIC: windows, timers, sockets (CRATES §3).
+//! How we use QUIC: windows, timers, sockets. Every bound is set here: quinn's own defaults leave the
+//! window of a connection open and send no signs of life.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};

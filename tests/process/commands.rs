@@ -1,0 +1,141 @@
+//! Client commands of the real binary against a real node: how they end, what they say, and that
+//! they leave no session behind.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::eventually;
+use crate::site::Site;
+
+/// Well below the 15 s after which a server gives up a client that went without a word.
+const CLOSED_LIMIT: Duration = Duration::from_secs(5);
+/// For the end of a command.
+const END_LIMIT: Duration = Duration::from_secs(10);
+/// More than a pipe and the buffers of both ends hold.
+const MANY: u32 = 50_000;
+
+/// How the command ends, what it prints on standard error. It must not succeed.
+fn failure(site: &Site, args: &[&str]) -> (Option<i32>, String) {
+    let output = site.run(args);
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{args:?}");
+    assert!(errors.starts_with("error: "), "{args:?}: {errors}");
+    assert!(errors.contains("\n   at: ") && errors.contains("\n next: "), "{args:?}: {errors}");
+    (output.status.code(), errors)
+}
+
+/// Runs the command until it has printed a line, and then `stop`s it.
+async fn stopped_amid(site: &Site, args: &[&str], stop: impl FnOnce(&mut Child)) -> ExitStatus {
+    let mut command = site.client_command(args);
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("the binary runs");
+    let mut printed = BufReader::new(child.stdout.take().expect("piped"));
+    let mut line = String::new();
+    tokio::task::block_in_place(|| printed.read_line(&mut line)).expect("a line");
+    stop(&mut child);
+    drop(printed);
+    eventually("the command ends", END_LIMIT, || {
+        std::future::ready(child.try_wait().expect("a child of this process"))
+    })
+    .await
+}
+
+fn tell(child: &Child, signal: Signal) {
+    let id = i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a process id");
+    kill_process(id, signal).expect("the process is there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_end_of_a_command_closes_its_session() {
+    let mut site = Site::new();
+    site.set("RAILGUN_LOG_FILTER", "info,openraft=error,railgun_broker::session=debug");
+    let _node = site.start().await;
+    site.output(&["stream", "ensure", "orders"]);
+    let many = MANY.to_string();
+    site.output(&["pub", "orders", "a message of some length", "--count", &many]);
+
+    // Failures on the way.
+    let (code, errors) = failure(&site, &["sub", "nope"]);
+    assert_eq!(code, Some(4));
+    assert!(errors.contains("railgun stream ls"), "{errors}");
+    let (code, errors) = failure(&site, &["pub", "nope", "x"]);
+    assert_eq!(code, Some(4));
+    assert!(errors.contains("railgun stream ensure nope"), "{errors}");
+    let (code, errors) = failure(&site, &["pub", "orders", "x", "--header", "rg-mine=1"]);
+    assert_eq!(code, Some(5), "{errors}");
+
+    // The reader of the output goes away: no error, and no message.
+    let read_all = ["sub", "orders", "--from", "earliest", "--raw"];
+    let status = stopped_amid(&site, &read_all, |_| ()).await;
+    assert_eq!(status.code(), Some(0));
+
+    // Told to stop while following.
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let status = stopped_amid(&site, &["sub", "orders", "--from", "last:1"], |child| {
+            tell(child, signal);
+        });
+        assert_eq!(status.await.code(), Some(code));
+    }
+
+    eventually("all sessions are closed", CLOSED_LIMIT, || {
+        let log = site.log();
+        let [opened, closed] = ["session opened", "session closed"].map(|t| log.matches(t).count());
+        std::future::ready((opened >= 8 && opened == closed).then_some(()))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_deleted_once_and_an_unknown_one_is_not_offered_to_be_made() {
+    let site = Site::new();
+    let _node = site.start().await;
+    site.output(&["stream", "ensure", "orders"]);
+    // Standard input is no terminal, so nobody is asked.
+    let deleted = site.output(&["stream", "rm", "orders"]);
+    assert!(String::from_utf8_lossy(&deleted).starts_with("orders: deleted (uid "));
+    for name in ["orders", "nope"] {
+        let (code, errors) = failure(&site, &["stream", "rm", name]);
+        assert_eq!(code, Some(4));
+        assert!(errors.contains("railgun stream ls") && !errors.contains("ensure"), "{errors}");
+    }
+    let (code, errors) = failure(&site, &["stream", "ensure", "orders", "--mode", "check"]);
+    assert_eq!(code, Some(4));
+    assert!(errors.ends_with(" next: railgun stream ensure orders\n"), "{errors}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_dev_context_works_with_a_token_once_it_is_told() {
+    const TOKEN: &str = "sixteen bytes or more";
+    let mut site = Site::new();
+    // printf 'sixteen bytes or more' | sha256sum
+    let hash = site.output_with_input(&["config", "hash-token"], TOKEN);
+    site.set("RAILGUN_AUTH_TOKENS", String::from_utf8(hash).expect("text").trim());
+    let told = |context: &str| std::fs::read_to_string(context).unwrap_or_default();
+    let contexts = site.home().join(".config/railgun/contexts.toml");
+    let contexts = contexts.to_str().expect("text").to_owned();
+    let mut node = site.spawn();
+    eventually("the context is written", END_LIMIT * 3, || {
+        std::future::ready(told(&contexts).contains("[contexts.dev]").then_some(()))
+    })
+    .await;
+    let (code, errors) = failure(&site, &["stream", "ensure", "orders"]);
+    assert_eq!(code, Some(5));
+    assert!(errors.contains("--token"), "{errors}");
+    // As the guide says.
+    site.output(&["context", "set", "dev", "--token", TOKEN]);
+    site.output(&["stream", "ensure", "orders"]);
+
+    // It is kept over a restart.
+    node.terminate();
+    node.ended(END_LIMIT * 2).await;
+    let old = std::fs::metadata(&contexts).and_then(|file| file.modified()).expect("a file");
+    let _node = site.spawn();
+    eventually("the context is written anew", END_LIMIT * 3, || {
+        let now = std::fs::metadata(&contexts).and_then(|file| file.modified()).expect("a file");
+        std::future::ready((now != old).then_some(()))
+    })
+    .await;
+    site.output(&["stream", "info", "orders"]);
+}
