@@ -20,6 +20,7 @@ const REMEDY: &str = "install python3 with its venv module and let it reach PyPI
     RAILGUN_PYTHON to a Python that has the packages of tests/cold/requirements.txt";
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::disallowed_methods, reason = "pip runs for a while, beside the test's tasks")]
 async fn duckdb_and_pyarrow_read_what_was_published() {
     let python = tokio::task::spawn_blocking(python).await.expect("a Python");
     // Shared with a neighbour, so that the bundles hold more than the stream.

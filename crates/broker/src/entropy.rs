@@ -15,6 +15,7 @@ pub struct SystemEntropy;
 impl Entropy for SystemEntropy {
     /// # Panics
     /// If the system has no random source: nothing this node makes would be unique.
+    #[expect(clippy::disallowed_methods, reason = "the one place where randomness is drawn")]
     fn uid(&self) -> [u8; 16] {
         let mut uid = [0; 16];
         if let Err(error) = getrandom::fill(&mut uid) {

@@ -55,6 +55,7 @@ impl Client {
             Some(seed) => seed,
             None => {
                 let mut seed = [0; 16];
+                #[expect(clippy::disallowed_methods, reason = "whoever injects gives `seed`")]
                 getrandom::fill(&mut seed)
                     .map_err(|error| ConnectError::NoRandomness { reason: error.to_string() })?;
                 seed

@@ -109,6 +109,7 @@ fn run(mut writer: LogWriter, stop: &AtomicBool) {
 }
 
 /// Counts on from 128 random bits: never the same twice, on this disk or another.
+#[expect(clippy::disallowed_methods, reason = "of a real disk; a simulated one is given its names")]
 fn uuids() -> Result<UuidSource, getrandom::Error> {
     let mut base = [0; 16];
     getrandom::fill(&mut base)?;

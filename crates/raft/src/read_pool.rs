@@ -18,6 +18,7 @@ pub trait ReadPool: Send + Sync + 'static {
 pub struct BlockingThreads;
 
 impl ReadPool for BlockingThreads {
+    #[expect(clippy::disallowed_methods, reason = "the pool that is injected")]
     fn run(&self, job: ReadJob) {
         tokio::task::spawn_blocking(job);
     }

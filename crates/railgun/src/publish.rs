@@ -46,7 +46,7 @@ pub(crate) struct PubArgs {
     /// Header of every message; may be repeated
     #[arg(long = "header", value_name = "KEY=VALUE", value_parser = parse_header)]
     headers: Vec<(String, String)>,
-    /// Message id, for streams with an ID time box
+    /// Message id, kept with the message
     #[arg(long, requires = "message")]
     id: Option<String>,
     /// Publish the message this many times

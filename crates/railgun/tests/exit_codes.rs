@@ -5,9 +5,10 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tempfile::TempDir;
+use tokio::time::Instant;
 
 /// Longer than the 3 s of one attempt, shorter than two.
 const CONNECT_LIMIT: Duration = Duration::from_secs(6);

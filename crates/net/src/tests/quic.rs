@@ -158,6 +158,7 @@ async fn nobody_listening_is_a_timeout() {
 }
 
 #[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "a test's own blocking socket")]
 async fn a_client_that_stops_in_the_handshake_holds_up_nobody() {
     within_deadline(async {
         let (endpoint, spec) = listening();
