@@ -1,7 +1,7 @@
 //! Client commands of the real binary against a real node: how they end, what they say, and that
 //! they leave no session behind.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -27,19 +27,25 @@ fn failure(site: &Site, args: &[&str]) -> (Option<i32>, String) {
     (output.status.code(), errors)
 }
 
-/// Runs the command until it has printed a line, and then `stop`s it.
+/// Runs the command until it has printed a line, and then `stop`s it. It must have nothing to complain
+/// of.
 async fn stopped_amid(site: &Site, args: &[&str], stop: impl FnOnce(&mut Child)) -> ExitStatus {
     let mut command = site.client_command(args);
-    let mut child = command.stdout(Stdio::piped()).spawn().expect("the binary runs");
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the binary runs");
     let mut printed = BufReader::new(child.stdout.take().expect("piped"));
     let mut line = String::new();
     tokio::task::block_in_place(|| printed.read_line(&mut line)).expect("a line");
     stop(&mut child);
     drop(printed);
-    eventually("the command ends", END_LIMIT, || {
+    let status = eventually("the command ends", END_LIMIT, || {
         std::future::ready(child.try_wait().expect("a child of this process"))
     })
-    .await
+    .await;
+    let mut errors = String::new();
+    child.stderr.take().expect("piped").read_to_string(&mut errors).expect("text");
+    assert_eq!(errors, "", "{args:?}");
+    status
 }
 
 fn tell(child: &Child, signal: Signal) {

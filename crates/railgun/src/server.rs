@@ -60,8 +60,9 @@ impl ServerArgs {
         command: impl AsyncFnOnce(&Client) -> CommandResult,
     ) -> CommandResult {
         let (client, place) = self.connect_to().await?;
-        close_on_signals(&client);
+        let interrupted = close_on_signals(&client);
         let result = command(&client).await;
+        interrupted.or_never().await;
         client.close().await;
         result.map_err(|failure| failure.or_at(&place))
     }
