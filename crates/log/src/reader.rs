@@ -153,7 +153,7 @@ impl Chunks<'_> {
     fn fill(&mut self, position: u64, bytes: usize) -> Result<(), DiskFailure> {
         let chunk_end = self.start + self.chunk.len() as u64;
         let held = match (self.start..chunk_end).contains(&position) {
-            true if chunk_end % BLOCK_BYTES as u64 == 0 => {
+            true if chunk_end.is_multiple_of(BLOCK_BYTES as u64) => {
                 self.chunk.slice((position - self.start) as usize..)
             }
             _ => Bytes::new(),

@@ -31,6 +31,14 @@ impl FromStr for Rate {
     }
 }
 
+impl Rate {
+    /// How long after the first message number `number` is due.
+    pub(crate) fn due_after(self, number: u64) -> Duration {
+        let seconds = Duration::try_from_secs_f64(number as f64 / self.0);
+        seconds.unwrap_or(NEVER).min(NEVER)
+    }
+}
+
 /// Message n is due n intervals after the first, however long one takes.
 #[derive(Debug)]
 pub(crate) struct Pace {
@@ -48,15 +56,9 @@ impl Pace {
         Self { began: Instant::now(), rate, sent: 0 }
     }
 
-    /// How long after the first message number `number` is due.
-    fn due_after(&self, number: u64) -> Duration {
-        let seconds = Duration::try_from_secs_f64(number as f64 / self.rate.0);
-        seconds.unwrap_or(NEVER).min(NEVER)
-    }
-
     /// Waits until the next message is due.
     pub(crate) async fn wait(&mut self) {
-        let due = self.began + self.due_after(self.sent);
+        let due = self.began + self.rate.due_after(self.sent);
         self.sent += 1;
         tokio::time::sleep_until(due).await;
     }
@@ -79,8 +81,8 @@ mod tests {
     #[test]
     fn the_slowest_pace_has_due_times_for_any_number_of_messages() {
         let pace = Pace::new("1e-6".parse().unwrap());
-        assert_eq!(pace.due_after(1), Duration::from_secs(1_000_000));
-        assert_eq!(pace.due_after(u64::MAX), NEVER);
+        assert_eq!(pace.rate.due_after(1), Duration::from_secs(1_000_000));
+        assert_eq!(pace.rate.due_after(u64::MAX), NEVER);
         let _due = pace.began + NEVER;
     }
 }

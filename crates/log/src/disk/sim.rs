@@ -367,7 +367,10 @@ impl DirectFile for SimFile {
     fn write_blocks_at(&self, blocks: &[u8], position: u64) -> io::Result<usize> {
         let block = self.block_bytes();
         let address = blocks.as_ptr().align_offset(block);
-        if address != 0 || blocks.len() % block != 0 || position % block as u64 != 0 {
+        if address != 0
+            || !blocks.len().is_multiple_of(block)
+            || !position.is_multiple_of(block as u64)
+        {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         self.write_vectored_at(&[IoSlice::new(blocks)], position)

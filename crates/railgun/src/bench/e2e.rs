@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use railgun_client::{Event, StartPosition, Subscription};
+use railgun_client::{Client, Event, StartPosition, Subscription};
 use tokio::time::Instant;
 
 use super::payload::{Payloads, Sequence};
@@ -12,6 +12,7 @@ use super::report::{Latencies, Report};
 use super::{Schedule, Workload};
 use crate::exit::{CommandResult, Exit, Failure};
 use crate::failure;
+use crate::rate::Rate;
 use crate::server::ServerArgs;
 
 /// Time for the last messages to arrive at a reader.
@@ -22,14 +23,17 @@ pub(super) struct E2eArgs {
     #[command(flatten)]
     workload: Workload,
     /// Messages per second; latency counts from when each was due
-    #[arg(long, value_name = "N", default_value_t = 1000.0)]
-    rate: f64,
+    #[arg(long, value_name = "N", default_value = "1000")]
+    rate: Rate,
 }
 
 pub(super) async fn run(args: E2eArgs, server: &ServerArgs) -> CommandResult {
+    server.with_client(async |client| measure(args, client).await).await
+}
+
+async fn measure(args: E2eArgs, client: &Client) -> CommandResult {
     let workload = &args.workload;
-    let client = server.connect().await?;
-    let names = workload.make_streams(&client).await?;
+    let names = workload.make_streams(client).await?;
     let multi = client.multi_publisher().open();
     let (mut publishers, mut subscriptions) = (Vec::new(), Vec::new());
     for name in names {
@@ -38,7 +42,7 @@ pub(super) async fn run(args: E2eArgs, server: &ServerArgs) -> CommandResult {
         publishers.push(multi.bind(name).await.map_err(|error| failure::open(&error))?);
     }
     let payloads = Arc::new(Payloads::new(workload.size()));
-    let schedule = Schedule::new(workload, Some(args.rate))?;
+    let schedule = Schedule::new(workload, Some(args.rate));
     let began = schedule.began;
     let (stop, stopped) = tokio::sync::watch::channel(None);
     let readers: Vec<_> = subscriptions
@@ -76,7 +80,6 @@ pub(super) async fn run(args: E2eArgs, server: &ServerArgs) -> CommandResult {
         latencies.merge(&read.map_err(|_| late())??);
     }
     let elapsed = began.elapsed();
-    client.close().await;
     let report = Report {
         workload: "e2e",
         streams: publishers.len(),

@@ -20,6 +20,7 @@ use crate::exit::{CommandResult, Exit, Failure};
 use crate::failure;
 use crate::output::table::Listing;
 use crate::position::Span;
+use crate::rate::Rate;
 use crate::runtime::block_on;
 use crate::server::ServerArgs;
 
@@ -145,24 +146,21 @@ fn names(stream: &StreamName, streams: u32) -> Result<Vec<StreamName>, Failure> 
 #[derive(Clone, Debug)]
 struct Schedule {
     began: Instant,
-    rate: Option<f64>,
+    rate: Option<Rate>,
     count: Option<u64>,
     duration: Duration,
 }
 
 impl Schedule {
-    fn new(workload: &Workload, rate: Option<f64>) -> Result<Self, Failure> {
-        if rate.is_some_and(|rate| !(rate > 0.0 && rate.is_finite())) {
-            return Err(Failure::new(Exit::Usage, "--rate must be more than 0"));
-        }
+    fn new(workload: &Workload, rate: Option<Rate>) -> Self {
         let (count, duration) = (workload.count, workload.duration.0);
-        Ok(Self { began: Instant::now(), rate, count, duration })
+        Self { began: Instant::now(), rate, count, duration }
     }
 
     /// When message `number` is due; `None` when the run is over. Without a rate, now.
     fn due(&self, number: u64) -> Option<Instant> {
         let due = match self.rate {
-            Some(rate) => self.began + Duration::from_secs_f64(number as f64 / rate),
+            Some(rate) => self.began + rate.due_after(number),
             None => Instant::now(),
         };
         let over = match self.count {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use railgun_client::{Publisher, RecordDraft, Ticket};
+use railgun_client::{Client, Publisher, RecordDraft, Ticket};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -11,6 +11,7 @@ use super::report::{Latencies, Report};
 use super::{Schedule, Workload};
 use crate::exit::{CommandResult, Exit, Failure};
 use crate::failure;
+use crate::rate::Rate;
 use crate::runtime::block_on;
 use crate::server::ServerArgs;
 
@@ -27,7 +28,7 @@ pub(super) struct PublishArgs {
     workload: Workload,
     /// Messages per second; latency then counts from when each was due
     #[arg(long, value_name = "N")]
-    rate: Option<f64>,
+    rate: Option<Rate>,
     /// Un-answered messages at most; 1 is one at a time [default: 16 MiB of them]
     #[arg(long, value_name = "N")]
     depth: Option<u32>,
@@ -52,9 +53,12 @@ impl PublishArgs {
 }
 
 async fn run(args: PublishArgs, server: &ServerArgs) -> CommandResult {
+    server.with_client(async |client| measure(args, client).await).await
+}
+
+async fn measure(args: PublishArgs, client: &Client) -> CommandResult {
     let workload = &args.workload;
-    let client = server.connect().await?;
-    let names = workload.make_streams(&client).await?;
+    let names = workload.make_streams(client).await?;
     let mut builder = client.multi_publisher().max_unanswered(args.batch_depth.into());
     if let Some(depth) = args.depth {
         builder = builder.buffer_bytes((workload.size() + OVERHEAD_BYTES) * depth.max(1) as usize);
@@ -65,7 +69,7 @@ async fn run(args: PublishArgs, server: &ServerArgs) -> CommandResult {
         publishers.push(multi.bind(name).await.map_err(|error| failure::open(&error))?);
     }
     let payloads = Payloads::new(workload.size());
-    let schedule = Schedule::new(workload, args.rate)?;
+    let schedule = Schedule::new(workload, args.rate);
     let (messages, latencies) = if args.depth == Some(1) && args.rate.is_none() {
         one_at_a_time(workload, &publishers, &payloads, &schedule).await?
     } else {
@@ -76,7 +80,6 @@ async fn run(args: PublishArgs, server: &ServerArgs) -> CommandResult {
     for publisher in &publishers {
         publisher.flush().await.map_err(|error| failure::publish(&error, publisher.stream()))?;
     }
-    client.close().await;
     let bytes = messages * workload.size() as u64;
     let streams = publishers.len();
     let latencies = Some(latencies);

@@ -36,16 +36,18 @@ pub(super) struct ReadArgs {
 type Totals = (u64, u64);
 
 pub(super) async fn run(args: ReadArgs, server: &ServerArgs) -> CommandResult {
-    let client = server.connect().await?;
+    server.with_client(async |client| measure(args, client).await).await
+}
+
+async fn measure(args: ReadArgs, client: &Client) -> CommandResult {
     let names = names(&args.stream, args.streams)?;
     let streams = names.len();
     let payloads = (!args.no_verify).then(|| Payloads::new(MESSAGE_BYTES_HARD));
     let start = args.from.start(jiff::Timestamp::now());
     let began = Instant::now();
-    let readers = names.into_iter().map(|name| read(&client, name, start, payloads.as_ref()));
+    let readers = names.into_iter().map(|name| read(client, name, start, payloads.as_ref()));
     let totals = futures::future::try_join_all(readers).await?;
     let elapsed = began.elapsed();
-    client.close().await;
     let (messages, bytes) = totals.iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
     let report = Report { workload: "read", streams, messages, bytes, elapsed, latencies: None };
     report.print(args.listing)
