@@ -2,6 +2,7 @@
 //! memory. Every request has a deadline of its own and is retried by class; keys are relative to the
 //! prefix of the bucket's address.
 
+mod directory;
 mod error;
 mod open;
 mod put;

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
-use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::{ClientConfigKey, ObjectStore, RetryConfig};
 
+use super::directory::DirectoryStore;
 use super::error::{Failure, FailureKind, RetryClass};
 use super::retry::attempt;
 use super::{Bucket, BucketUrl, InvalidBucketUrl, Pacer, RetryPolicy, TokioPacer};
@@ -152,9 +152,8 @@ impl Bucket {
                 let refuse =
                     |reason: String| OpenBucketError::Directory { path: path.clone(), reason };
                 std::fs::create_dir_all(root).map_err(|error| refuse(error.to_string()))?;
-                let store = LocalFileSystem::new_with_prefix(root)
-                    .map_err(|error| refuse(error.to_string()))?
-                    .with_fsync(true);
+                let store = DirectoryStore::open(root, options.pacer.random())
+                    .map_err(|error| refuse(error.to_string()))?;
                 (Arc::new(store), String::new(), format!("bucket {url}"))
             }
             BucketUrl::S3 { bucket, prefix } => {

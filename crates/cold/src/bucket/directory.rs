@@ -1,0 +1,302 @@
+//! A bucket in a local directory: [`LocalFileSystem`], but for how an object is written.
+//!
+//! A directory bucket often shares its disk with the log. What is dirty when an object is synced
+//! goes to the device in one go, and the log's own sync waits behind it: so an object is written in
+//! pieces, and no more than one of them is ever dirty. Only then does it get its name, so that an
+//! object is there as a whole or not at all, through a crash as well.
+//!
+//! Until then it lies in [`STAGING`] under a name no listing shows, locked by whoever writes it. What
+//! a crash left there nobody has locked: the next one to open the directory removes it.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Write};
+use std::ops::Range;
+use std::path::{Path as FilePath, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions,
+    Result,
+};
+
+/// Folder of objects in the making.
+const STAGING: &str = ".staging";
+/// How their names begin. They end in `#` and a number, which `LocalFileSystem` never lists.
+const STAGED: &str = "put-";
+/// Most bytes that are dirty at a time: a few milliseconds of a disk.
+const PIECE_BYTES: usize = 4 << 20;
+/// What errors call the store.
+const STORE: &str = "directory";
+
+/// The store. Blocking work runs on the blocking threads of the runtime that asks for it.
+#[derive(Debug)]
+pub(super) struct DirectoryStore {
+    files: LocalFileSystem,
+    staging: Arc<Staging>,
+}
+
+/// Where objects are before they have their names.
+#[derive(Debug)]
+struct Staging {
+    folder: PathBuf,
+    /// Tells the files of this store from those of other processes on the same directory.
+    tag: u64,
+    next: AtomicU64,
+}
+
+/// What could not be done in the directory.
+#[derive(Debug, thiserror::Error)]
+#[error("could not {what} {}", path.display())]
+struct DirectoryError {
+    what: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl DirectoryStore {
+    /// The directory `root`, which must exist. `tag` is a random number. Removes what writers that
+    /// are no more have left behind.
+    pub(super) fn open(root: &FilePath, tag: u64) -> Result<Self> {
+        let files = LocalFileSystem::new_with_prefix(root)?.with_fsync(true);
+        let staging = Staging { folder: root.join(STAGING), tag, next: AtomicU64::new(1) };
+        staging.clean();
+        Ok(Self { files, staging: Arc::new(staging) })
+    }
+}
+
+impl fmt::Display for DirectoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.files, f)
+    }
+}
+
+#[async_trait]
+// A method that is not passed on would silently be a slower or weaker one.
+#[deny(clippy::missing_trait_methods)]
+impl ObjectStore for DirectoryStore {
+    async fn put_opts(
+        &self,
+        location: &Path,
+        payload: PutPayload,
+        options: PutOptions,
+    ) -> Result<PutResult> {
+        if matches!(options.mode, PutMode::Update(_)) || !options.attributes.is_empty() {
+            let operation = "a put with a precondition or attributes".to_owned();
+            return Err(Error::NotImplemented { operation, implementer: STORE.to_owned() });
+        }
+        let to = self.files.path_to_filesystem(location)?;
+        let staging = self.staging.clone();
+        // Runs to its end even if the caller goes: the object is then there, or nothing is.
+        let work = move || staging.put(&to, &payload, &options.mode);
+        tokio::task::spawn_blocking(work).await??;
+        Ok(PutResult { e_tag: None, version: None, extensions: Default::default() })
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.files.put_multipart_opts(location, options).await
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.files.get_opts(location, options).await
+    }
+
+    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.files.get_ranges(location, ranges).await
+    }
+
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
+        self.files.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.files.list(prefix)
+    }
+
+    fn list_with_offset(
+        &self,
+        prefix: Option<&Path>,
+        offset: &Path,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.files.list_with_offset(prefix, offset)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        let mut found = self.files.list_with_delimiter(prefix).await?;
+        found.common_prefixes.retain(|folder| folder.as_ref() != STAGING);
+        Ok(found)
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.files.copy_opts(from, to, options).await
+    }
+
+    async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
+        self.files.rename_opts(from, to, options).await
+    }
+}
+
+impl Staging {
+    /// Writes `payload` and gives it the name `to`, durably.
+    fn put(&self, to: &FilePath, payload: &PutPayload, mode: &PutMode) -> Result<()> {
+        // Spares the write where the answer is known; the link below decides.
+        if *mode == PutMode::Create && to.exists() {
+            return Err(exists(to, ErrorKind::AlreadyExists.into()));
+        }
+        let (file, staged) = self.create()?;
+        let published = fill(file, &staged, payload).and_then(|()| publish(&staged, to, mode));
+        // A second name of the object by now, or a piece of one. After a rename there is none.
+        if published.is_err() || *mode == PutMode::Create {
+            let _ = fs::remove_file(&staged);
+        }
+        published
+    }
+
+    /// A new file, locked against [`Self::clean`] until it is closed.
+    fn create(&self) -> Result<(File, PathBuf)> {
+        fs::create_dir_all(&self.folder).map_err(failed("make", &self.folder))?;
+        loop {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let path = self.folder.join(format!("{STAGED}{:016x}#{number}", self.tag));
+            match OpenOptions::new().write(true).create_new(true).open(&path) {
+                Ok(file) => match file.try_lock() {
+                    // Someone who opens the directory takes it for a leftover and removes it.
+                    Err(TryLockError::WouldBlock) => {}
+                    // Without locks nobody can tell a leftover, and nobody removes any.
+                    Ok(()) | Err(TryLockError::Error(_)) => return Ok((file, path)),
+                },
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(failed("make", &path)(error)),
+            }
+        }
+    }
+
+    /// Removes what nobody writes any more. Best effort: leftovers cost space, nothing else, and a
+    /// reader may not be allowed to remove them.
+    fn clean(&self) {
+        let Ok(entries) = fs::read_dir(&self.folder) else { return };
+        for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+            if !is_staged(&path) {
+                continue;
+            }
+            let Ok(file) = File::open(&path) else { continue };
+            if file.try_lock().is_ok() && fs::remove_file(&path).is_ok() {
+                tracing::info!(path = %path.display(), "removed what is left of an upload");
+            }
+        }
+    }
+}
+
+fn is_staged(path: &FilePath) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.and_then(|name| name.strip_prefix(STAGED)?.split_once('#'))
+        .is_some_and(|(_, number)| number.parse::<u64>().is_ok())
+}
+
+/// A file in the making, as far as [`write_in_pieces`] sees it.
+trait Pieces {
+    fn write(&mut self, piece: &[u8]) -> io::Result<()>;
+    /// Returns when everything written is on the device.
+    fn sync(&mut self) -> io::Result<()>;
+}
+
+impl Pieces for File {
+    fn write(&mut self, piece: &[u8]) -> io::Result<()> {
+        self.write_all(piece)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.sync_data()
+    }
+}
+
+/// Writes the whole payload; what is dirty never exceeds a piece, whatever the chunks are.
+fn write_in_pieces(file: &mut impl Pieces, payload: &PutPayload) -> io::Result<()> {
+    let mut dirty = 0;
+    for chunk in payload {
+        let mut rest = &chunk[..];
+        while !rest.is_empty() {
+            let (piece, behind) = rest.split_at(rest.len().min(PIECE_BYTES - dirty));
+            file.write(piece)?;
+            dirty += piece.len();
+            rest = behind;
+            if dirty == PIECE_BYTES {
+                file.sync()?;
+                dirty = 0;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Fills and closes the file, durably.
+fn fill(mut file: File, path: &FilePath, payload: &PutPayload) -> Result<()> {
+    write_in_pieces(&mut file, payload).map_err(failed("write", path))?;
+    file.sync_all().map_err(failed("sync", path))
+}
+
+/// Gives a filled file its name, durably. The staged name is gone after an overwrite only.
+fn publish(staged: &FilePath, to: &FilePath, mode: &PutMode) -> Result<()> {
+    let Some(folder) = to.parent() else {
+        return Err(failed("name", to)(ErrorKind::InvalidInput.into()));
+    };
+    make_folders(folder).map_err(failed("make", folder))?;
+    match mode {
+        PutMode::Create => fs::hard_link(staged, to).map_err(|error| match error.kind() {
+            ErrorKind::AlreadyExists => exists(to, error),
+            _ => failed("name", to)(error),
+        })?,
+        PutMode::Overwrite | PutMode::Update(_) => {
+            fs::rename(staged, to).map_err(failed("name", to))?;
+        }
+    }
+    sync_folder(folder).map_err(failed("sync", folder))
+}
+
+/// Makes `folder` and those above it that are missing, durably.
+fn make_folders(folder: &FilePath) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let above = folder.parent().ok_or(ErrorKind::NotFound)?;
+    make_folders(above)?;
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+        // Whoever made it at the same time may not have synced it yet.
+        _ => {}
+    }
+    sync_folder(above)
+}
+
+fn sync_folder(folder: &FilePath) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+fn failed(what: &'static str, path: &FilePath) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| {
+        let error = DirectoryError { what, path, source };
+        Error::Generic { store: STORE, source: Box::new(error) }
+    }
+}
+
+fn exists(path: &FilePath, source: io::Error) -> Error {
+    Error::AlreadyExists { path: path.display().to_string(), source: Box::new(source) }
+}
+
+#[cfg(test)]
+mod tests;
