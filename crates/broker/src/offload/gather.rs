@@ -94,8 +94,8 @@ fn damaged(ranges: &[PlannedRange], found: &Found, source: BatchError) -> Gather
     GatherError::Damaged { stream, offset: found.point.base, source }
 }
 
-/// Hands out the batches that `wanted` names, which is in log order. Each is verified: what goes to
-/// the bucket outlives the log.
+/// Hands out the batches that `wanted` names, which is in log order. Each is verified, its table by
+/// decoding the entry: what goes to the bucket outlives the log.
 fn read(
     log: &ShardLog,
     ranges: &[PlannedRange],
@@ -127,8 +127,8 @@ fn read(
             return Err(misplaced());
         }
         let term = entry.id.term;
-        let batch = RecordBatch::verify(item.batch.as_bytes().clone())
-            .map_err(|source| GatherError::Damaged { stream, offset: point.base, source })?;
+        let damaged = |source| GatherError::Damaged { stream, offset: point.base, source };
+        let batch = item.batch.verified().map_err(damaged)?;
         each(Found { part, point, term, batch })?;
     }
     Ok(())

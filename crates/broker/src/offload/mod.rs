@@ -197,7 +197,9 @@ impl Offloader {
             return Ok(());
         };
         let log = self.spec.shard.log().clone();
-        let spec = EncodeSpec::new(cluster, shard, plan.term, kind);
+        let record_bytes_hint = plan.ranges.iter().map(|range| range.range.record_bytes).sum();
+        let spec =
+            EncodeSpec { record_bytes_hint, ..EncodeSpec::new(cluster, shard, plan.term, kind) };
         let ranges = plan.ranges.clone();
         let encode = move || gather::encode(&log, spec, &ranges, &parts);
         let encoded = run_on(&*self.spec.pool, encode).await??;

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use arrow_array::builder::{BinaryBuilder, StringBuilder, TimestampMicrosecondBuilder};
+use arrow_array::builder::{ArrayBuilder, BinaryBuilder, StringBuilder, TimestampMicrosecondBuilder};
+use arrow_array::types::Int32Type;
 use arrow_array::{
-    ArrayRef, Int32Array, Int64Array, ListArray, RecordBatch, StructArray,
+    ArrayRef, DictionaryArray, Int32Array, Int64Array, ListArray, RecordBatch, StructArray,
     TimestampMicrosecondArray,
 };
 use arrow_buffer::{OffsetBuffer, ScalarBuffer};
@@ -19,7 +20,12 @@ const ROW_BYTES: usize = 32;
 /// The row group in the making.
 #[derive(Debug, Default)]
 pub(super) struct Columns {
-    stream_uid: StringBuilder,
+    /// The streams of this row group, and which of them each row is of.
+    uids: StringBuilder,
+    uid: Vec<i32>,
+    /// The stream begun last, and whether it has a row in this row group.
+    stream: String,
+    stream_has_rows: bool,
     offset: Vec<i64>,
     ts: Vec<i64>,
     producer_ts: TimestampMicrosecondBuilder,
@@ -37,8 +43,7 @@ pub(super) struct Columns {
 
 /// Position of a record, in the types of the columns.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place<'a> {
-    pub(super) stream_uid: &'a str,
+pub(super) struct Place {
     pub(super) offset: i64,
     pub(super) ts: i64,
     pub(super) term: i64,
@@ -54,14 +59,26 @@ impl Columns {
         self.bytes
     }
 
+    /// Rows from here on are of the stream called `uid`.
+    pub(super) fn begin_stream(&mut self, uid: &str) {
+        self.stream.clear();
+        self.stream.push_str(uid);
+        self.stream_has_rows = false;
+    }
+
     pub(super) fn push(
         &mut self,
-        place: Place<'_>,
+        place: Place,
         record: &RecordEntry<'_>,
         content: &Content<'_>,
     ) {
         self.bytes += record.bytes.len() + ROW_BYTES;
-        self.stream_uid.append_value(place.stream_uid);
+        if !self.stream_has_rows {
+            self.uids.append_value(&self.stream);
+            self.stream_has_rows = true;
+        }
+        // Not more streams than rows, so it fits.
+        self.uid.push(self.uids.len() as i32 - 1);
         self.offset.push(place.offset);
         self.ts.push(place.ts);
         self.producer_ts.append_option(content.producer_ts);
@@ -80,7 +97,6 @@ impl Columns {
     }
 
     fn header_key_count(&self) -> i32 {
-        use arrow_array::builder::ArrayBuilder;
         self.header_key.len() as i32
     }
 
@@ -107,8 +123,12 @@ impl Columns {
             Arc::new(headers),
             None,
         )?;
+        let uids = DictionaryArray::<Int32Type>::try_new(
+            Int32Array::from(full.uid),
+            Arc::new(full.uids.finish()),
+        )?;
         let columns: Vec<ArrayRef> = vec![
-            Arc::new(full.stream_uid.finish()),
+            Arc::new(uids),
             Arc::new(Int64Array::from(full.offset)),
             Arc::new(TimestampMicrosecondArray::from(full.ts).with_timezone("UTC")),
             Arc::new(full.producer_ts.finish().with_timezone("UTC")),
@@ -127,7 +147,8 @@ impl Columns {
     fn with_capacity_of(full: &Self) -> Self {
         let rows = full.rows();
         Self {
-            stream_uid: StringBuilder::with_capacity(rows, rows * 32),
+            uid: Vec::with_capacity(rows),
+            stream: full.stream.clone(),
             offset: Vec::with_capacity(rows),
             ts: Vec::with_capacity(rows),
             header_ends: Vec::with_capacity(rows),

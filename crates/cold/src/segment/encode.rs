@@ -43,6 +43,8 @@ pub struct EncodeSpec {
     pub zstd_level: i32,
     /// Record bytes after which a row group closes: the unit of GET, cache and checksum.
     pub row_group_bytes: usize,
+    /// Record bytes that are expected, for a buffer that need not grow; 0 if unknown.
+    pub record_bytes_hint: u64,
 }
 
 impl EncodeSpec {
@@ -50,7 +52,17 @@ impl EncodeSpec {
     /// framing fits an 8 MiB block of a disk cache.
     #[must_use]
     pub fn new(cluster: ClusterUid, shard: ShardId, term: u64, kind: SegmentKind) -> Self {
-        Self { cluster, shard, term, kind, zstd_level: 1, row_group_bytes: 15 << 19 }
+        let (zstd_level, row_group_bytes) = (1, 15 << 19);
+        Self { cluster, shard, term, kind, zstd_level, row_group_bytes, record_bytes_hint: 0 }
+    }
+
+    /// The buffer of the object: what does not compress grows a little, for columns and footer.
+    /// Pages that are not written to cost nothing.
+    fn buffer(&self) -> Vec<u8> {
+        /// Objects have 128 MiB at most; a hint that lies must not cost more.
+        const CAPACITY_MAX: u64 = 160 << 20;
+        let bytes = self.record_bytes_hint;
+        Vec::with_capacity((bytes + bytes / 8).min(CAPACITY_MAX) as usize)
     }
 }
 
@@ -147,13 +159,52 @@ pub struct SegmentEncoder {
     parts: Vec<EncodedPart>,
     /// The stream in the making.
     open: Option<OpenPart>,
+    /// Of the object so far, and how much of it that is: row groups are hashed while they are still
+    /// in the processor's cache.
+    content: Sha256,
+    hashed: usize,
 }
 
 #[derive(Debug)]
 struct OpenPart {
     part: EncodedPart,
-    uid: String,
-    digest: Sha256,
+    digest: RowDigest,
+}
+
+/// The chained digest of a stream's rows: SHA-256 over what went before, then offset, log time and
+/// checksum of each row. Rows are gathered first: hashing them one by one costs more than hashing.
+#[derive(Debug)]
+struct RowDigest {
+    hash: Sha256,
+    rows: [u8; RowDigest::ROW_BYTES * RowDigest::ROWS],
+    filled: usize,
+}
+
+impl RowDigest {
+    const ROW_BYTES: usize = 20;
+    const ROWS: usize = 64;
+
+    fn new(previous: Digest) -> Self {
+        let rows = [0; Self::ROW_BYTES * Self::ROWS];
+        Self { hash: Sha256::new_with_prefix(previous), rows, filled: 0 }
+    }
+
+    fn push(&mut self, offset: i64, ts: i64, crc: u32) {
+        let row = &mut self.rows[self.filled..self.filled + Self::ROW_BYTES];
+        row[..8].copy_from_slice(&offset.to_le_bytes());
+        row[8..16].copy_from_slice(&ts.to_le_bytes());
+        row[16..].copy_from_slice(&crc.to_le_bytes());
+        self.filled += Self::ROW_BYTES;
+        if self.filled == self.rows.len() {
+            self.hash.update(self.rows);
+            self.filled = 0;
+        }
+    }
+
+    fn finish(mut self) -> Digest {
+        self.hash.update(&self.rows[..self.filled]);
+        self.hash.finalize().into()
+    }
 }
 
 impl SegmentEncoder {
@@ -168,6 +219,8 @@ impl SegmentEncoder {
             rows_written: 0,
             parts: Vec::new(),
             open: None,
+            content: Sha256::new(),
+            hashed: 0,
         }
     }
 
@@ -202,8 +255,8 @@ impl SegmentEncoder {
             previous_digest: previous,
             digest: previous,
         };
-        let digest = Sha256::new_with_prefix(previous);
-        self.open = Some(OpenPart { part, uid: stream.to_string(), digest });
+        self.columns.begin_stream(&stream.to_string());
+        self.open = Some(OpenPart { part, digest: RowDigest::new(previous) });
         Ok(())
     }
 
@@ -238,13 +291,9 @@ impl SegmentEncoder {
                 open.part.first_row_group =
                     u32::try_from(self.row_groups.len()).map_err(|_| EncodeError::TooLarge)?;
             }
-            let place = Place { stream_uid: &open.uid, offset, ts: slice.ts.0, term };
+            let place = Place { offset, ts: slice.ts.0, term };
             self.columns.push(place, &record, &content);
-            let mut row = [0; 20];
-            row[..8].copy_from_slice(&offset.to_le_bytes());
-            row[8..16].copy_from_slice(&slice.ts.0.to_le_bytes());
-            row[16..].copy_from_slice(&record.crc.to_le_bytes());
-            open.digest.update(row);
+            open.digest.push(offset, slice.ts.0, record.crc);
             open.part.count += 1;
             open.part.record_bytes += record.bytes.len() as u64;
         }
@@ -285,7 +334,8 @@ impl SegmentEncoder {
         writer.finish()?;
         let mut file = std::mem::take(writer.inner_mut());
         let footer_bytes = footer::insert_check(&mut file).ok_or(EncodeError::TooLarge)?;
-        let sha: [u8; 32] = Sha256::digest(&file).into();
+        self.content.update(&file[self.hashed..]);
+        let sha: [u8; 32] = self.content.finalize().into();
         let mut hash = ContentHash::default();
         hash.copy_from_slice(&sha[..8]);
         Ok(Encoded { bytes: file.into(), hash, footer_bytes, parts: footer.parts })
@@ -300,7 +350,7 @@ impl SegmentEncoder {
         if part.count == 0 {
             return Err(EncodeError::Empty);
         }
-        part.digest = digest.finalize().into();
+        part.digest = digest.finish();
         self.parts.push(part);
         Ok(())
     }
@@ -318,7 +368,7 @@ impl SegmentEncoder {
                     .with_properties(properties(self.spec.zstd_level, compress)?)
                     .with_skip_arrow_metadata(true);
                 let schema = schema::WRITE.clone();
-                let writer = ArrowWriter::try_new_with_options(Vec::new(), schema, options)?;
+                let writer = ArrowWriter::try_new_with_options(self.spec.buffer(), schema, options)?;
                 self.writer.insert(writer)
             }
         };
@@ -329,8 +379,12 @@ impl SegmentEncoder {
         let group = writer.flushed_row_groups().last().ok_or(EncodeError::Empty)?;
         let (start, bytes) = footer::place_of(group).ok_or(EncodeError::Empty)?;
         let span = start as usize..(start + bytes) as usize;
-        let written = writer.inner().get(span).ok_or(EncodeError::TooLarge)?;
+        let file = writer.inner();
+        let written = file.get(span).ok_or(EncodeError::TooLarge)?;
         self.row_groups.push(RowGroupPlace { start, bytes, crc32c: crc32c(written), rows });
+        // Nothing but the footer is still to come, and the check goes before it.
+        self.content.update(&file[self.hashed..]);
+        self.hashed = file.len();
         self.rows_written += rows;
         Ok(())
     }
@@ -342,11 +396,14 @@ fn shrinks(values: &[u8], level: i32) -> bool {
     const PIECE: usize = 16 << 10;
     const PIECES: usize = 16;
     let step = (values.len() / PIECES).max(PIECE);
+    // One context and one buffer for all pieces: making them costs more than packing a piece.
+    let Ok(mut packer) = zstd::bulk::Compressor::new(level) else { return false };
+    let mut buffer = vec![0; zstd::zstd_safe::compress_bound(PIECE)];
     let (mut plain, mut packed) = (0, 0);
     for start in (0..values.len()).step_by(step).take(PIECES) {
         let piece = &values[start..values.len().min(start + PIECE)];
         plain += piece.len();
-        packed += zstd::bulk::compress(piece, level).map_or(piece.len(), |packed| packed.len());
+        packed += packer.compress_to_buffer(piece, &mut buffer[..]).unwrap_or(piece.len());
     }
     packed * 10 < plain * 9
 }

@@ -22,11 +22,16 @@ pub(crate) mod column {
     pub(crate) const FLAGS: usize = 10;
 }
 
-/// The schema as it is written.
-pub(crate) static WRITE: LazyLock<SchemaRef> = LazyLock::new(|| schema(DataType::Binary));
+/// The schema as it is written: a stream's uid is there once for all its rows, which Parquet then
+/// takes for the string that it is.
+pub(crate) static WRITE: LazyLock<SchemaRef> = LazyLock::new(|| {
+    let uid = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+    schema(uid, DataType::Binary)
+});
 
 /// The schema as it is read: values are views into decompressed pages, not copies.
-pub(crate) static READ: LazyLock<SchemaRef> = LazyLock::new(|| schema(DataType::BinaryView));
+pub(crate) static READ: LazyLock<SchemaRef> =
+    LazyLock::new(|| schema(DataType::Utf8, DataType::BinaryView));
 
 /// `list<struct<key, value>>`: a map would promise unique keys, and its order to nobody.
 pub(crate) static HEADER_FIELDS: LazyLock<Fields> = LazyLock::new(|| {
@@ -40,10 +45,10 @@ pub(crate) static HEADERS_ELEMENT: LazyLock<Arc<Field>> = LazyLock::new(|| {
     Arc::new(field(13, "element", DataType::Struct(HEADER_FIELDS.clone()), false))
 });
 
-fn schema(value: DataType) -> SchemaRef {
+fn schema(stream_uid: DataType, value: DataType) -> SchemaRef {
     let instant = || DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
     Arc::new(Schema::new(vec![
-        field(1, "stream_uid", DataType::Utf8, false),
+        field(1, "stream_uid", stream_uid, false),
         field(2, "offset", DataType::Int64, false),
         field(3, "ts", instant(), false),
         field(4, "producer_ts", instant(), true),

@@ -58,9 +58,17 @@ impl RecordBatch {
     /// # Errors
     /// [`BatchError`] where a length or a checksum does not hold.
     pub fn verify(bytes: Bytes) -> Result<Self, BatchError> {
-        let batch = Self::open(bytes)?;
-        batch.walk(|_, _| Ok(()))?;
-        Ok(batch)
+        Self::open(bytes)?.verified()
+    }
+
+    /// The second half of [`Self::verify`], for a batch that was opened a moment ago: checks the
+    /// records, not header and table once more.
+    ///
+    /// # Errors
+    /// [`BatchError`] where a length or a checksum does not hold.
+    pub fn verified(self) -> Result<Self, BatchError> {
+        self.walk(|_, _| Ok(()))?;
+        Ok(self)
     }
 
     /// Reads header and table of a batch whose bytes are known to be whole, because they were
