@@ -157,8 +157,9 @@ impl Staging {
         if *mode == PutMode::Create && to.exists() {
             return Err(exists(to, ErrorKind::AlreadyExists.into()));
         }
-        let (file, staged) = self.create()?;
-        let published = fill(file, &staged, payload).and_then(|()| publish(&staged, to, mode));
+        // Locked until it has its name.
+        let (mut file, staged) = self.create()?;
+        let published = fill(&mut file, &staged, payload).and_then(|()| publish(&staged, to, mode));
         // A second name of the object by now, or a piece of one. After a rename there is none.
         if published.is_err() || *mode == PutMode::Create {
             let _ = fs::remove_file(&staged);
@@ -243,9 +244,9 @@ fn write_in_pieces(file: &mut impl Pieces, payload: &PutPayload) -> io::Result<(
     Ok(())
 }
 
-/// Fills and closes the file, durably.
-fn fill(mut file: File, path: &FilePath, payload: &PutPayload) -> Result<()> {
-    write_in_pieces(&mut file, payload).map_err(failed("write", path))?;
+/// Fills the file, durably.
+fn fill(file: &mut File, path: &FilePath, payload: &PutPayload) -> Result<()> {
+    write_in_pieces(file, payload).map_err(failed("write", path))?;
     file.sync_all().map_err(failed("sync", path))
 }
 
