@@ -145,6 +145,18 @@ mod tests {
         assert_eq!(clusters(&bucket).await.unwrap(), [ClusterUid([0; 16]), ours.cluster]);
     }
 
+    /// The bytes of version 1, forever. `REGENERATE_GOLDEN=1` writes them anew.
+    #[tokio::test]
+    async fn the_bytes_of_version_1_do_not_change() {
+        let bucket = Bucket::open("memory://", &BucketOptions::new(1)).unwrap();
+        let ours = owner(0xc1);
+        claim(&bucket, &ours).await.unwrap();
+        let key = Key::Owner { cluster: ours.cluster }.to_string();
+        let file = bucket.get(&key).await.unwrap();
+        crate::fixture::assert_golden("owner-v1.json", &file);
+        assert_eq!(read(&bucket, ours.cluster).await.unwrap(), Some(ours));
+    }
+
     #[tokio::test]
     async fn files_that_are_newer_foreign_or_broken_are_told_apart() {
         let bucket = Bucket::open("memory://", &BucketOptions::new(1)).unwrap();

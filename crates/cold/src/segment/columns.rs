@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow_array::builder::{ArrayBuilder, BinaryBuilder, StringBuilder, TimestampMicrosecondBuilder};
+use arrow_array::builder::{
+    ArrayBuilder, BinaryBuilder, StringBuilder, TimestampMicrosecondBuilder,
+};
 use arrow_array::types::Int32Type;
 use arrow_array::{
     ArrayRef, DictionaryArray, Int32Array, Int64Array, ListArray, RecordBatch, StructArray,
@@ -66,12 +68,7 @@ impl Columns {
         self.stream_has_rows = false;
     }
 
-    pub(super) fn push(
-        &mut self,
-        place: Place,
-        record: &RecordEntry<'_>,
-        content: &Content<'_>,
-    ) {
+    pub(super) fn push(&mut self, place: Place, record: &RecordEntry<'_>, content: &Content<'_>) {
         self.bytes += record.bytes.len() + ROW_BYTES;
         if !self.stream_has_rows {
             self.uids.append_value(&self.stream);

@@ -62,7 +62,7 @@ impl EncodeSpec {
         /// Objects have 128 MiB at most; a hint that lies must not cost more.
         const CAPACITY_MAX: u64 = 160 << 20;
         let bytes = self.record_bytes_hint;
-        Vec::with_capacity((bytes + bytes / 8).min(CAPACITY_MAX) as usize)
+        Vec::with_capacity(bytes.saturating_add(bytes / 8).min(CAPACITY_MAX) as usize)
     }
 }
 
@@ -368,7 +368,8 @@ impl SegmentEncoder {
                     .with_properties(properties(self.spec.zstd_level, compress)?)
                     .with_skip_arrow_metadata(true);
                 let schema = schema::WRITE.clone();
-                let writer = ArrowWriter::try_new_with_options(self.spec.buffer(), schema, options)?;
+                let writer =
+                    ArrowWriter::try_new_with_options(self.spec.buffer(), schema, options)?;
                 self.writer.insert(writer)
             }
         };

@@ -3,25 +3,61 @@ use railgun_types::batch::RecordBatch;
 use super::*;
 use crate::fixture::{self, Record, batch, encode, entry, golden_runs, noise, run, sampler, spec};
 
-fn golden_bundle() -> Encoded {
-    encode(spec(SegmentKind::Bundle), &golden_runs())
+/// The golden objects and what they are called.
+fn golden_objects() -> [(&'static str, Encoded); 2] {
+    let [first, second] = golden_runs();
+    [
+        ("segment", encode(spec(SegmentKind::Segment), std::slice::from_ref(&first))),
+        ("bundle", encode(spec(SegmentKind::Bundle), &[first, second])),
+    ]
 }
 
 /// The bytes of version 1, forever. `REGENERATE_GOLDEN=1` writes them anew.
 #[test]
 fn the_bytes_of_version_1_do_not_change() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/bundle-v1.parquet");
-    let encoded = golden_bundle();
-    assert_eq!(encoded.bytes, golden_bundle().bytes, "equal input, other bytes");
-    if std::env::var_os("REGENERATE_GOLDEN").is_some() {
-        std::fs::write(path, &encoded.bytes).unwrap();
+    for ((name, encoded), (_, again)) in golden_objects().into_iter().zip(golden_objects()) {
+        assert_eq!(encoded.bytes, again.bytes, "{name}: equal input, other bytes");
+        fixture::assert_golden(&format!("{name}-v1.parquet"), &encoded.bytes);
+        let sha = Sha256::digest(&encoded.bytes);
+        assert_eq!(encoded.hash, sha[..8], "{name}: not the hash of the object");
     }
-    assert!(std::fs::read(path).unwrap() == encoded.bytes, "the format changed");
+}
+
+/// What a buffer is expected to hold is not what it holds.
+#[test]
+fn a_hint_changes_no_byte() {
+    let [first, _] = golden_runs();
+    let plain = encode(spec(SegmentKind::Segment), std::slice::from_ref(&first));
+    for record_bytes_hint in [1, 1 << 20, u64::MAX] {
+        let spec = EncodeSpec { record_bytes_hint, ..spec(SegmentKind::Segment) };
+        assert_eq!(encode(spec, std::slice::from_ref(&first)).bytes, plain.bytes);
+    }
+}
+
+/// Rows are hashed in groups, row groups as they close: neither shows in a digest or a hash.
+#[test]
+fn digests_and_hashes_do_not_tell_how_they_were_made() {
+    for rows in [1, 63, 64, 65, 128, 200] {
+        let single = EncodeSpec { row_group_bytes: 4000, ..spec(SegmentKind::Bundle) };
+        let entries = || vec![entry(7, 2, (0..rows).map(|n| Record::of(noise(n, 90))).collect())];
+        let runs = [run(1, 3, entries()), run(2, 0, entries())];
+        let encoded = encode(single, &runs);
+        for (part, run) in encoded.parts.iter().zip(&runs) {
+            let mut digest = Sha256::new_with_prefix([9; 32]);
+            for (offset, ts, .., crc, _, _, _) in fixture::told_by_run(run) {
+                digest.update(offset.to_le_bytes());
+                digest.update(ts.to_le_bytes());
+                digest.update(crc.to_le_bytes());
+            }
+            assert_eq!(part.digest, <[u8; 32]>::from(digest.finalize()), "{rows}");
+        }
+        assert_eq!(encoded.hash, Sha256::digest(&encoded.bytes)[..8], "{rows}");
+    }
 }
 
 #[test]
 fn parts_tell_where_their_records_are() {
-    let encoded = golden_bundle();
+    let [_, (_, encoded)] = golden_objects();
     let [first, second] = &encoded.parts[..] else { panic!("{:?}", encoded.parts) };
     assert_eq!((first.base, first.count), (Offset(5), 8));
     assert_eq!((second.first_row, second.first_row_group), (8, 0));
