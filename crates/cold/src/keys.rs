@@ -266,6 +266,11 @@ impl fmt::Display for Version {
     }
 }
 
+/// How the file names of every version at log index `index` begin; those of later ones sort behind.
+pub(crate) fn version_prefix(index: u64) -> String {
+    format!("i{index:020}")
+}
+
 fn parse_version(text: &str) -> Option<ManifestVersion> {
     let (index, term) = text.split_once('-')?;
     let log_index = number(index.strip_prefix('i')?, 20)?;

@@ -9,7 +9,9 @@ mod put;
 mod retry;
 mod url;
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::future::ready;
 use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
@@ -20,7 +22,7 @@ use bytes::Bytes;
 use futures::future::Either;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
-use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
+use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt};
 
 pub use error::{BucketError, RetryClass};
 pub use open::{BucketOptions, OpenBucketError, ProbeError, S3Environment};
@@ -182,14 +184,52 @@ impl Bucket {
         if found.len() > LIST_KEYS_MAX {
             return Err(BucketError::TooManyKeys { key: prefix.into() });
         }
-        let mut listed: Vec<Listed> = found
-            .into_iter()
-            .filter_map(|meta| {
-                Some(Listed { key: self.relative(&meta.location)?, bytes: meta.size })
+        Ok(self.sorted(found))
+    }
+
+    /// Up to `limit` keys under the path `prefix` that sort behind the key `after`, sorted. They are
+    /// the first ones there, unless the bucket is a directory, which lists in no order.
+    ///
+    /// # Errors
+    /// [`BucketError`], after retries.
+    pub async fn list_after(
+        &self,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<Listed>, BucketError> {
+        let (path, after) = (self.path(prefix)?, self.path(after)?);
+        let listing = self.retry_loop_within(LIST_DEADLINE, || {
+            let pages = self.inner.store.list_with_offset(Some(&path), &after).take(limit);
+            pages.try_collect::<Vec<_>>()
+        });
+        let found = listing.await.map_err(|(failure, n)| failure.into_error(prefix, n))?;
+        Ok(self.sorted(found))
+    }
+
+    /// The `count` greatest keys under the path `prefix`, sorted. Walks all of them, but keeps no
+    /// more than it returns.
+    ///
+    /// # Errors
+    /// [`BucketError`], after retries.
+    pub async fn list_greatest(
+        &self,
+        prefix: &str,
+        count: usize,
+    ) -> Result<Vec<Listed>, BucketError> {
+        let path = self.path(prefix)?;
+        let listing = self.retry_loop_within(LIST_DEADLINE, || {
+            let pages = self.inner.store.list(Some(&path));
+            pages.try_fold(BTreeMap::new(), |mut greatest, meta| {
+                greatest.insert(meta.location.clone(), meta);
+                if greatest.len() > count {
+                    greatest.pop_first();
+                }
+                ready(Ok(greatest))
             })
-            .collect();
-        listed.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        Ok(listed)
+        });
+        let found = listing.await.map_err(|(failure, n)| failure.into_error(prefix, n))?;
+        Ok(self.sorted(found.into_values()))
     }
 
     /// The names directly under the path `prefix` that have keys below them, sorted.
@@ -231,6 +271,15 @@ impl Bucket {
             key: key.into(),
             reason: error.to_string().into(),
         })
+    }
+
+    fn sorted(&self, found: impl IntoIterator<Item = ObjectMeta>) -> Vec<Listed> {
+        let listed = |meta: ObjectMeta| {
+            Some(Listed { key: self.relative(&meta.location)?, bytes: meta.size })
+        };
+        let mut listed: Vec<Listed> = found.into_iter().filter_map(listed).collect();
+        listed.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        listed
     }
 
     fn relative(&self, path: &Path) -> Option<String> {

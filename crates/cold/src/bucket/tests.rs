@@ -57,6 +57,25 @@ async fn suite(bucket: Bucket) {
     let listed: Vec<_> = listed.iter().map(|listed| (listed.key.as_str(), listed.bytes)).collect();
     assert_eq!(listed, [("a/x=1/k", 100_000), ("a/x=2/k", 1)]);
 
+    let keys =
+        |listed: Vec<Listed>| listed.into_iter().map(|listed| listed.key).collect::<Vec<_>>();
+    let both = ["a/x=1/k", "a/x=2/k"];
+    for (after, limit, expected) in [
+        ("a/a", 9, &both[..]),
+        ("a/x=1", 9, &both),
+        ("a/x=1/k", 9, &both[1..]),
+        ("a/x=2/k", 9, &[]),
+        ("a/a", 0, &[]),
+    ] {
+        let found = keys(bucket.list_after("a", after, limit).await.unwrap());
+        assert_eq!(found, expected, "{after} {limit}");
+    }
+    assert_eq!(bucket.list_after("a", "a/a", 1).await.unwrap().len(), 1);
+    for count in 0..4 {
+        let found = keys(bucket.list_greatest("a", count).await.unwrap());
+        assert_eq!(found, both[2usize.saturating_sub(count)..], "{count}");
+    }
+
     bucket.delete("a/x=1/k").await.unwrap();
     bucket.delete("a/x=1/k").await.unwrap();
     assert_eq!(bucket.size("a/x=1/k").await.unwrap(), None);

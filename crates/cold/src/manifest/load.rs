@@ -7,6 +7,7 @@ use railgun_core::manifest::{ApplyManifestError, ManifestFile, ManifestVersion, 
 use railgun_types::{ClusterUid, ShardId};
 
 use super::codec::{self, BadManifest};
+use super::newest::{self, Newest};
 use crate::bucket::{Bucket, BucketError, Put};
 use crate::keys::{self, Key};
 
@@ -101,25 +102,20 @@ pub async fn load(
     cluster: ClusterUid,
     shard: ShardId,
 ) -> Result<Option<Loaded>, LoadError> {
-    let listed = bucket.list(&keys::manifests(cluster, shard)).await?;
-    let mut versions: Vec<ManifestVersion> = listed
-        .iter()
-        .filter_map(|listed| match listed.key.parse() {
-            Ok(Key::Manifest { cluster: c, shard: s, version }) if (c, s) == (cluster, shard) => {
-                Some(version)
-            }
-            _ => None,
-        })
-        .collect();
-    versions.sort_unstable();
-    let mut chains = Chains { bucket, cluster, shard, versions: &versions, files: BTreeMap::new() };
+    let Newest { versions, complete } = newest::newest(bucket, cluster, shard).await?;
+    let oldest = versions.first().copied();
+    let mut chains = Chains { bucket, cluster, shard, versions, files: BTreeMap::new() };
     let mut warnings = Vec::new();
-    for &version in versions.iter().rev() {
-        match chains.resolve(version).await? {
-            Ok(manifest) => return Ok(Some(Loaded { version, manifest, warnings })),
-            Err(bad) => {
-                warnings.push(LoadWarning { shard, version, reason: bad.to_string() });
-            }
+    if let Some(loaded) = chains.greatest(&mut warnings).await? {
+        return Ok(Some(loaded));
+    }
+    if !complete {
+        // Hundreds of versions in a row are of no use: worth to look at every one there is.
+        let mut versions = newest::all(bucket, cluster, shard).await?.versions;
+        versions.retain(|version| oldest.is_none_or(|oldest| *version < oldest));
+        chains.versions = versions;
+        if let Some(loaded) = chains.greatest(&mut warnings).await? {
+            return Ok(Some(loaded));
         }
     }
     if warnings.is_empty() { Ok(None) } else { Err(LoadError::NoneUsable { shard, warnings }) }
@@ -130,12 +126,36 @@ struct Chains<'a> {
     bucket: &'a Bucket,
     cluster: ClusterUid,
     shard: ShardId,
-    /// Ascending.
-    versions: &'a [ManifestVersion],
+    /// Candidates, ascending.
+    versions: Vec<ManifestVersion>,
     files: BTreeMap<ManifestVersion, Result<ManifestFile, BadFile>>,
 }
 
 impl Chains<'_> {
+    /// The greatest of the candidates with an unbroken chain, which may lead to others. Each that
+    /// has none adds a warning.
+    async fn greatest(
+        &mut self,
+        warnings: &mut Vec<LoadWarning>,
+    ) -> Result<Option<Loaded>, BucketError> {
+        for at in (0..self.versions.len()).rev() {
+            let (shard, version) = (self.shard, self.versions[at]);
+            match self.resolve(version).await? {
+                Ok(manifest) => {
+                    return Ok(Some(Loaded {
+                        version,
+                        manifest,
+                        warnings: std::mem::take(warnings),
+                    }));
+                }
+                Err(bad) => {
+                    warnings.push(LoadWarning { shard, version, reason: bad.to_string() });
+                }
+            }
+        }
+        Ok(None)
+    }
+
     /// The manifest at `version`. The outer error: the bucket; the inner: the chain is broken.
     async fn resolve(
         &mut self,

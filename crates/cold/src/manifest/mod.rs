@@ -2,6 +2,7 @@
 
 mod codec;
 mod load;
+mod newest;
 
 pub use codec::{BadManifest, decode, encode};
 pub use load::{LoadError, LoadWarning, Loaded, list_shards, load, store};

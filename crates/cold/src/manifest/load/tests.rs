@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use bytes::Bytes;
 use object_store::memory::InMemory;
 use railgun_core::manifest::{ObjectId, ShardManifest};
 
@@ -136,4 +137,36 @@ async fn an_outage_is_not_taken_for_corruption() {
     super::store(&shelf.bucket, &file).await.unwrap_err();
     let error = load(&shelf.bucket, CLUSTER, SHARD).await.unwrap_err();
     assert!(matches!(error, LoadError::Bucket(BucketError::Unavailable { .. })), "{error}");
+}
+
+/// Hundreds of versions that are of no use do not hide the good ones before them.
+#[tokio::test]
+async fn versions_far_back_are_found_where_all_newer_ones_are_broken() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = format!("file://{}", directory.path().display());
+    // A directory syncs each file: a few hundred must do.
+    for (url, broken) in [(file.as_str(), 300), ("memory://", 1300)] {
+        let mut shelf = Shelf::new(Bucket::open(url, &BucketOptions::new(1)).unwrap());
+        let states = history(&mut shelf, 5, 3).await;
+        for n in 6..6 + broken {
+            shelf.bucket.put_immutable(&key(10 * n), Bytes::from_static(b"RGM1")).await.unwrap();
+        }
+        let loaded = load(&shelf.bucket, CLUSTER, SHARD).await.unwrap().unwrap();
+        assert_eq!(
+            (loaded.version, loaded.warnings.len()),
+            (version(50), broken as usize),
+            "{url}"
+        );
+        assert_eq!(loaded.manifest, states[4], "{url}");
+    }
+}
+
+/// A chain may begin before the versions that are looked at first.
+#[tokio::test]
+async fn a_long_chain_is_followed_beyond_the_newest_versions() {
+    let mut shelf = memory();
+    let states = history(&mut shelf, 1300, 1300).await;
+    let loaded = load(&shelf.bucket, CLUSTER, SHARD).await.unwrap().unwrap();
+    assert_eq!((loaded.version, loaded.warnings.len()), (version(13_000), 0));
+    assert_eq!(Some(&loaded.manifest), states.last());
 }
