@@ -252,12 +252,6 @@ impl ColdBatches {
                 Some(run) if (run.ts, run.term) != (ts, term) => return Ok(row),
                 Some(_) => {}
             }
-            let value = columns.value.value(row);
-            let full = self.builder.len() + value.len() > BATCH_BYTES
-                || self.builder.count() >= BATCH_RECORDS;
-            if full && !self.builder.is_empty() {
-                return Ok(row);
-            }
             if columns.stream_uid.value(row) != self.stream_uid {
                 return Err(self.source.corrupt("a row is of another stream"));
             }
@@ -277,9 +271,15 @@ impl ColdBatches {
                     .producer_ts
                     .is_valid(row)
                     .then(|| columns.producer_ts.value(row)),
-                value,
+                value: columns.value.value(row),
                 id: columns.msg_id.is_valid(row).then(|| columns.msg_id.value(row)),
             };
+            // A record alone always fits: it was published.
+            let full = self.builder.len() + bytes_of(&draft) > BATCH_BYTES
+                || self.builder.count() >= BATCH_RECORDS;
+            if full && !self.builder.is_empty() {
+                return Ok(row);
+            }
             self.builder.push(&draft).map_err(|error| self.source.corrupt(&error.to_string()))?;
             self.crcs.push((columns.crc32c.value(row).cast_unsigned(), columns.flags.value(row)));
             self.next = self.next.plus(1);
@@ -308,6 +308,14 @@ impl ColdBatches {
         }
         Ok(ColdBatch { base: run.base, ts: run.ts, term: run.term, batch })
     }
+}
+
+/// What a record adds to a batch, but for a few bytes of lengths: each part of it may be almost all
+/// of the largest message.
+fn bytes_of(draft: &RecordDraft<'_>) -> usize {
+    let headers = draft.headers.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+    let len = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
+    len(draft.key) + headers + draft.value.len() + len(draft.id)
 }
 
 /// What the records of a batch have in common.

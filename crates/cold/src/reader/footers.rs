@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use foyer::{Cache, CacheBuilder};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::file::statistics::Statistics;
@@ -9,6 +10,7 @@ use railgun_types::Timestamp;
 
 use super::error::ColdReadError;
 use super::part::ObjectRef;
+use super::{ReaderOptions, RowGroupKey};
 use crate::bucket::Bucket;
 use crate::segment::Footer;
 use crate::segment::schema::{self, column};
@@ -49,42 +51,76 @@ impl CachedFooter {
 pub(super) struct Footers {
     bucket: Bucket,
     cache: Cache<Arc<str>, Arc<CachedFooter>>,
+    /// Where row groups go that came with a footer.
+    row_groups: Cache<RowGroupKey, Bytes>,
+    whole_bytes: u64,
 }
 
 impl Footers {
-    pub(super) fn new(bucket: Bucket, bytes: usize) -> Self {
-        let cache = CacheBuilder::new(bytes)
+    pub(super) fn new(
+        bucket: Bucket,
+        options: &ReaderOptions,
+        row_groups: Cache<RowGroupKey, Bytes>,
+    ) -> Self {
+        let cache = CacheBuilder::new(options.footer_bytes)
             .with_name("cold footers")
             .with_shards(1)
             .with_weighter(|_: &Arc<str>, footer: &Arc<CachedFooter>| footer.weight)
             .build();
-        Self { bucket, cache }
+        Self { bucket, cache, row_groups, whole_bytes: options.whole_bytes }
     }
 
-    /// The object's footer. Those who ask for the same at once share one request.
+    /// The object's footer. Those who ask for the same at once share one request. Of an object that
+    /// is fetched whole the row groups are in their cache afterwards, if they are not too large.
     pub(super) async fn get(&self, object: &ObjectRef) -> Result<Arc<CachedFooter>, ColdReadError> {
         let fetch = {
-            let (bucket, object) = (self.bucket.clone(), object.clone());
-            move || async move { fetch(&bucket, &object).await.map(Arc::new) }
+            let (footers, object) = (self.clone(), object.clone());
+            move || async move { footers.fetch(&object).await.map(Arc::new) }
         };
         match self.cache.get_or_fetch(&object.key, fetch).await {
             Ok(entry) => Ok(entry.value().clone()),
             Err(error) => Err(super::typed(&object.key, &error)),
         }
     }
+
+    async fn fetch(&self, object: &ObjectRef) -> Result<CachedFooter, ColdReadError> {
+        let key = &object.key;
+        let footer_start = object
+            .bytes
+            .checked_sub(u64::from(object.footer_bytes))
+            .ok_or_else(|| ColdReadError::corrupt(key, "its footer is larger than itself"))?;
+        let whole = object.bytes <= self.whole_bytes;
+        let start = if whole { 0 } else { footer_start };
+        let read = self
+            .bucket
+            .get_range(key, start..object.bytes)
+            .await
+            .map_err(|error| ColdReadError::from_bucket(key, &error))?;
+        // The bucket hands out exactly the range, so this is the length of the footer.
+        let footer = parse(object, &read[(footer_start - start) as usize..])?;
+        if whole {
+            self.keep_row_groups(key, &footer, &read);
+        }
+        Ok(footer)
+    }
+
+    /// Puts the row groups of `object`, which was fetched whole, where readers look for them. They
+    /// are checked there, as all are. Copied where there are several: the one that stays longest
+    /// would keep them all in memory.
+    fn keep_row_groups(&self, key: &Arc<str>, footer: &CachedFooter, object: &Bytes) {
+        let places = &footer.footer.row_groups;
+        for (number, place) in places.iter().enumerate() {
+            // Inside the object: the footer was checked for that.
+            let bytes = object.slice(place.start as usize..(place.start + place.bytes) as usize);
+            let bytes = if places.len() == 1 { bytes } else { Bytes::copy_from_slice(&bytes) };
+            self.row_groups.insert(RowGroupKey { object: key.clone(), number }, bytes);
+        }
+    }
 }
 
-async fn fetch(bucket: &Bucket, object: &ObjectRef) -> Result<CachedFooter, ColdReadError> {
+fn parse(object: &ObjectRef, tail: &[u8]) -> Result<CachedFooter, ColdReadError> {
     let key = &object.key;
-    let start = object
-        .bytes
-        .checked_sub(u64::from(object.footer_bytes))
-        .ok_or_else(|| ColdReadError::corrupt(key, "its footer is larger than itself"))?;
-    let tail = bucket
-        .get_range(key, start..object.bytes)
-        .await
-        .map_err(|error| ColdReadError::from_bucket(key, &error))?;
-    let (footer, meta) = Footer::parse(&tail, object.bytes)
+    let (footer, meta) = Footer::parse(tail, object.bytes)
         .map_err(|error| ColdReadError::corrupt(key, error.to_string()))?;
     if (footer.cluster, footer.shard) != (object.cluster, object.shard) {
         return Err(ColdReadError::corrupt(key, "it is of another cluster or shard"));

@@ -1,4 +1,4 @@
-//! Reading records back: footers and row groups by ranged GET, cached, each asked for once however
+//! Reading records back: footers and row groups by ranged GET, small objects whole, cached, each asked for once however
 //! many wait for it, and checked against their checksums on every use (I9).
 //!
 //! Fetching is asynchronous ([`ColdReader::fetch`]); decoding is not ([`RowGroup::batches`]), so
@@ -31,11 +31,14 @@ pub struct ReaderOptions {
     pub cache_bytes: usize,
     /// Bytes of parsed footers.
     pub footer_bytes: usize,
+    /// Objects up to this size, in bytes, are fetched whole on their first use: one round trip
+    /// instead of two, for bytes that are a row group or little more. Bundles are mostly such.
+    pub whole_bytes: u64,
 }
 
 impl Default for ReaderOptions {
     fn default() -> Self {
-        Self { cache_bytes: 128 << 20, footer_bytes: 16 << 20 }
+        Self { cache_bytes: 128 << 20, footer_bytes: 16 << 20, whole_bytes: 4 << 20 }
     }
 }
 
@@ -65,7 +68,7 @@ impl ColdReader {
             .with_shards((options.cache_bytes / SHARD_BYTES).clamp(1, 8))
             .with_weighter(|_: &RowGroupKey, bytes: &Bytes| bytes.len())
             .build();
-        let footers = Footers::new(bucket.clone(), options.footer_bytes);
+        let footers = Footers::new(bucket.clone(), options, row_groups.clone());
         Self { bucket, footers, row_groups }
     }
 

@@ -21,6 +21,12 @@ fn reader(bucket: &Bucket) -> ColdReader {
     ColdReader::new(bucket.clone(), &ReaderOptions::default())
 }
 
+/// A reader that fetches footers and row groups on their own, however small the object.
+fn by_range(bucket: &Bucket) -> ColdReader {
+    let options = ReaderOptions { whole_bytes: 0, ..ReaderOptions::default() };
+    ColdReader::new(bucket.clone(), &options)
+}
+
 /// Small row groups, so that few records make many.
 fn tight(kind: SegmentKind, row_group_bytes: usize) -> EncodeSpec {
     EncodeSpec { row_group_bytes, ..spec(kind) }
@@ -62,39 +68,48 @@ fn readers_move_between_threads() {
 
 /// Objects of version 1 are read for ever.
 #[tokio::test]
-async fn the_golden_bundle_is_read() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/bundle-v1.parquet");
-    let bytes = Bytes::from(std::fs::read(path).unwrap());
-    let bucket = memory();
-    bucket.put_immutable("golden", bytes.clone()).await.unwrap();
-    let object = ObjectRef {
-        key: "golden".into(),
-        cluster: fixture::CLUSTER,
-        shard: fixture::SHARD,
-        bytes: bytes.len() as u64,
-        footer_bytes: GOLDEN_FOOTER_BYTES,
-    };
-    let footer = Footers::new(bucket.clone(), 1 << 20).get(&object).await.unwrap();
-    for (part, run) in footer.footer.parts.iter().zip(fixture::golden_runs()) {
-        let range = railgun_core::manifest::ColdRange {
-            base: part.base,
-            count: part.count,
-            min_ts: part.min_ts,
-            max_ts: part.max_ts,
-            record_bytes: part.record_bytes,
-            object: railgun_core::manifest::ObjectId { seal_index: 0, part: 0 },
-            first_row_group: part.first_row_group,
-            first_row: part.first_row,
+async fn the_golden_objects_are_read() {
+    for (name, footer_bytes, runs) in [
+        ("segment-v1.parquet", SEGMENT_FOOTER_BYTES, &fixture::golden_runs()[..1]),
+        ("bundle-v1.parquet", BUNDLE_FOOTER_BYTES, &fixture::golden_runs()[..]),
+    ] {
+        let path = format!("{}/tests/golden/{name}", env!("CARGO_MANIFEST_DIR"));
+        let bytes = Bytes::from(std::fs::read(path).unwrap());
+        let bucket = memory();
+        bucket.put_immutable("golden", bytes.clone()).await.unwrap();
+        let object = ObjectRef {
+            key: "golden".into(),
+            cluster: fixture::CLUSTER,
+            shard: fixture::SHARD,
+            bytes: bytes.len() as u64,
+            footer_bytes,
         };
-        let part = ColdPart { stream: part.stream, range, object: object.clone() };
-        let read = reader(&bucket).read(&part, part.range.base, usize::MAX).await.unwrap();
-        assert_eq!(told_by_batches(&read), told_by_run(&run));
+        let footer = reader(&bucket).footers.get(&object).await.unwrap();
+        assert_eq!(footer.footer.parts.len(), runs.len(), "{name}");
+        for (part, run) in footer.footer.parts.iter().zip(runs) {
+            let range = railgun_core::manifest::ColdRange {
+                base: part.base,
+                count: part.count,
+                min_ts: part.min_ts,
+                max_ts: part.max_ts,
+                record_bytes: part.record_bytes,
+                object: railgun_core::manifest::ObjectId { seal_index: 0, part: 0 },
+                first_row_group: part.first_row_group,
+                first_row: part.first_row,
+            };
+            let part = ColdPart { stream: part.stream, range, object: object.clone() };
+            for reader in [reader(&bucket), by_range(&bucket)] {
+                let read = reader.read(&part, part.range.base, usize::MAX).await.unwrap();
+                assert_eq!(told_by_batches(&read), told_by_run(run), "{name}");
+            }
+        }
     }
-    assert_eq!(footer.footer.parts.len(), 2);
 }
 
 /// As its encoder told when the file was made.
-const GOLDEN_FOOTER_BYTES: u32 = 2095;
+const BUNDLE_FOOTER_BYTES: u32 = 2095;
+/// Likewise.
+const SEGMENT_FOOTER_BYTES: u32 = 1761;
 
 fn block_on<F: Future>(work: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
@@ -201,20 +216,22 @@ async fn flip(spec: EncodeSpec, entries: Vec<Entry>, step: usize) {
     };
     let (shelf, run, uid) = faulty(plan, spec, entries).await;
     let object = ColdPart::locate(&shelf.manifest, uid, Offset(0)).unwrap().object;
-    let footer = Footers::new(shelf.bucket.clone(), 1 << 20).get(&object).await.unwrap();
+    let footer = reader(&shelf.bucket).footers.get(&object).await.unwrap();
     let places = &footer.footer.row_groups;
     assert!(places.len() > 1);
     for position in (0..object.bytes).step_by(step) {
         flipped.store(position, Ordering::Relaxed);
         let in_row_group = places.iter().any(|p| (p.start..p.start + p.bytes).contains(&position));
         let in_footer = position >= object.bytes - u64::from(object.footer_bytes);
-        match read_all(&reader(&shelf.bucket), &shelf, uid, Offset(0), usize::MAX).await {
-            Ok(batches) => {
-                assert!(!in_row_group && !in_footer, "byte {position} was not looked at");
-                assert_eq!(told_by_batches(&batches), told_by_run(&run), "byte {position}");
+        for reader in [by_range(&shelf.bucket), reader(&shelf.bucket)] {
+            match read_all(&reader, &shelf, uid, Offset(0), usize::MAX).await {
+                Ok(batches) => {
+                    assert!(!in_row_group && !in_footer, "byte {position} was not looked at");
+                    assert_eq!(told_by_batches(&batches), told_by_run(&run), "byte {position}");
+                }
+                Err(ColdReadError::Corrupt { .. }) => assert!(in_row_group || in_footer),
+                Err(error) => panic!("byte {position}: {error}"),
             }
-            Err(ColdReadError::Corrupt { .. }) => assert!(in_row_group || in_footer),
-            Err(error) => panic!("byte {position}: {error}"),
         }
     }
 }
@@ -262,8 +279,10 @@ async fn a_cut_object_is_corrupt_wherever_it_ends() {
     let bytes = ColdPart::locate(&shelf.manifest, uid, Offset(0)).unwrap().object.bytes;
     for cut in (0..bytes).step_by(997).chain([bytes - 1]) {
         end.store(cut, Ordering::Relaxed);
-        let read = read_all(&reader(&shelf.bucket), &shelf, uid, Offset(0), usize::MAX).await;
-        assert!(matches!(read, Err(ColdReadError::Corrupt { .. })), "cut at {cut}: {read:?}");
+        for reader in [by_range(&shelf.bucket), reader(&shelf.bucket)] {
+            let read = read_all(&reader, &shelf, uid, Offset(0), usize::MAX).await;
+            assert!(matches!(read, Err(ColdReadError::Corrupt { .. })), "cut at {cut}: {read:?}");
+        }
     }
 }
 
@@ -312,13 +331,75 @@ async fn many_readers_of_one_row_group_make_one_request() {
     };
     let (shelf, _, uid) = sizeable_behind(plan).await;
     let part = ColdPart::locate(&shelf.manifest, uid, Offset(0)).unwrap();
-    let reader = reader(&shelf.bucket);
+    let reader = by_range(&shelf.bucket);
     let before = gets.load(Ordering::Relaxed);
     let reads = (0..16).map(|n| reader.read(&part, Offset(n % 4), 1));
     for read in futures::future::join_all(reads).await {
         read.unwrap();
     }
     assert_eq!(gets.load(Ordering::Relaxed) - before, 2, "one footer, one row group");
+}
+
+/// A seek into a small object is one round trip, and so is everything that follows in it.
+#[tokio::test]
+async fn a_small_object_is_fetched_whole_and_once() {
+    let gets = Arc::new(AtomicU64::new(0));
+    let plan = {
+        let gets = gets.clone();
+        move |request: &crate::testing::Request<'_>| {
+            gets.fetch_add(u64::from(request.operation == Operation::Get), Ordering::Relaxed);
+            None
+        }
+    };
+    for (row_group_bytes, row_groups) in [(20_000, 5), (1 << 20, 1)] {
+        let spec = tight(SegmentKind::Segment, row_group_bytes);
+        let (shelf, run, uid) = faulty(plan.clone(), spec, sizeable()).await;
+        let part = ColdPart::locate(&shelf.manifest, uid, Offset(0)).unwrap();
+        let before = gets.load(Ordering::Relaxed);
+        let reader = reader(&shelf.bucket);
+        let sought = reader.seek_time(&part, Timestamp(1003)).await.unwrap();
+        assert_eq!(sought, Offset(30));
+        let read = read_all(&reader, &shelf, uid, sought, usize::MAX).await.unwrap();
+        assert_eq!(told_by_batches(&read), &told_by_run(&run)[30..]);
+        assert_eq!(gets.load(Ordering::Relaxed) - before, 1);
+        let footer = reader.footers.get(&part.object).await.unwrap();
+        assert_eq!(footer.footer.row_groups.len(), row_groups);
+
+        // The size decides, to the byte.
+        for (spare, requests) in [(0, 1), (1, 2)] {
+            let whole_bytes = part.object.bytes - spare;
+            let options = ReaderOptions { whole_bytes, ..ReaderOptions::default() };
+            let before = gets.load(Ordering::Relaxed);
+            ColdReader::new(shelf.bucket.clone(), &options).fetch(&part, Offset(0)).await.unwrap();
+            assert_eq!(gets.load(Ordering::Relaxed) - before, requests);
+        }
+    }
+}
+
+/// A batch must fit a frame, whichever part of its records the bytes are in.
+#[tokio::test]
+async fn a_rebuilt_batch_fits_a_frame_whatever_its_records_are_made_of() {
+    use railgun_types::limits::{BATCH_BYTES_HARD, HEADERS, MESSAGE_BYTES_HARD};
+
+    let small = || Record::of(noise(1, 100 << 10));
+    let key = Record { key: Some(vec![7; MESSAGE_BYTES_HARD - 64]), ..Record::of("v") };
+    let value = Record::of(vec![7; MESSAGE_BYTES_HARD - 64]);
+    let header = |n: usize| (format!("h{n}"), vec![n as u8; 200]);
+    let headed = Record { headers: (0..HEADERS).map(header).collect(), ..Record::of("v") };
+    let named = Record { id: Some(vec![7; 128]), ..Record::of("") };
+    let mut records = vec![small(), key.clone(), small(), value, key];
+    records.extend(vec![headed; 60]);
+    records.extend(vec![named; 4000]);
+    let run = run(1, 0, vec![entry(1, 1, records)]);
+    let mut shelf = Shelf::new(memory());
+    let uid = shelf.stream(1, "a");
+    shelf.add(1, spec(SegmentKind::Segment), std::slice::from_ref(&run)).await;
+    let read = read_all(&reader(&shelf.bucket), &shelf, uid, Offset(0), usize::MAX).await.unwrap();
+    assert_eq!(told_by_batches(&read), told_by_run(&run));
+    for batch in &read {
+        let (bytes, count) = (batch.batch.len(), batch.batch.count());
+        assert!(bytes <= BATCH_BYTES_HARD && (count == 1 || bytes < 320 << 10), "{count}: {bytes}");
+    }
 }
 
 /// A byte that was damaged on its way, not in the bucket.
@@ -334,7 +415,8 @@ async fn a_passing_damage_is_healed_by_another_fetch() {
         }
     };
     let (shelf, run, uid) = sizeable_behind(plan).await;
-    let read = read_all(&reader(&shelf.bucket), &shelf, uid, Offset(0), usize::MAX).await.unwrap();
+    let reader = by_range(&shelf.bucket);
+    let read = read_all(&reader, &shelf, uid, Offset(0), usize::MAX).await.unwrap();
     assert_eq!(told_by_batches(&read), told_by_run(&run));
 }
 

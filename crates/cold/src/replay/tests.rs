@@ -158,7 +158,9 @@ async fn a_replay_reads_ahead_and_survives_an_outage() {
     let options = BucketOptions::new(1);
     let bucket = Bucket::with_store(Arc::new(store), "", "test", &options).unwrap();
     let (shelf, told) = mixed(bucket).await;
-    let replay = open(&shelf.bucket).await;
+    // Small as they are, these objects are to be read piece by piece.
+    let ranged = ReaderOptions { whole_bytes: 0, ..ReaderOptions::default() };
+    let replay = Replay::open(&shelf.bucket, None, &ranged).await.unwrap();
     let stream = replay.stream(&name("orders")).unwrap();
     let unbounded = ReplayBound::Unbounded;
     let mut cursor = replay.read(stream, unbounded, unbounded).await.unwrap();

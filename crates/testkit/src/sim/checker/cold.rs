@@ -29,7 +29,11 @@ pub(super) struct Cold {
 impl Cold {
     pub(super) fn new(bucket: SimBucket, history: History) -> Self {
         let fair = bucket.in_fair_weather();
-        let options = ReaderOptions { cache_bytes: 1 << 20, footer_bytes: 1 << 20 };
+        let options = ReaderOptions {
+            cache_bytes: 1 << 20,
+            footer_bytes: 1 << 20,
+            ..ReaderOptions::default()
+        };
         let reader = ColdReader::new(fair.clone(), &options);
         Self {
             bucket,
