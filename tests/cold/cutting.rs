@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use railgun_broker::Clock;
-use railgun_client::{StartPosition, Timestamp};
+use railgun_client::{Offset, StartPosition, Timestamp};
 use railgun_cold::testing::Conditions;
 use railgun_testkit::{NodeOptions, TestNode};
 
@@ -121,6 +121,20 @@ async fn no_object_holds_records_of_two_days() {
         let listed = client.admin().list_segments(&name(stream)).await.expect("listed").segments;
         let counts: Vec<_> = listed.iter().map(|segment| segment.count).collect();
         assert_eq!(counts, [first_day, told.len() as u64 - first_day], "{stream}");
+        // The same in pages of one; a page begins with the object that holds its offset.
+        let end = told.len() as u64;
+        for (from, expected) in [
+            (0, Some((0, true))),
+            (first_day - 1, Some((0, true))),
+            (first_day, Some((1, false))),
+            (end - 1, Some((1, false))),
+            (end, None),
+        ] {
+            let page = client.admin().list_segments_from(&name(stream), Offset(from), 1).await;
+            let page = page.expect("listed");
+            let found = expected.map(|(at, more)| (vec![listed[at].clone()], more));
+            assert_eq!((page.list.segments, page.more), found.unwrap_or_default(), "{from}");
+        }
         let seen = read(&client, stream, StartPosition::Earliest).await;
         assert_eq!(seen, (told.clone(), vec!["cold"]), "{stream}");
         assert_eq!(replay_all(&store.bucket, stream).await, told, "{stream}");

@@ -24,7 +24,7 @@ use crate::entropy::Entropy;
 use crate::offload::Reclaimer;
 use crate::reader::ReadFailure;
 use crate::session::failure;
-use crate::shard::{Extent, SegmentFacts, ShardHandle, StartResolved, StreamFacts};
+use crate::shard::{Extent, SegmentPage, ShardHandle, StartResolved, StreamFacts};
 
 /// See the module. Cheap to clone.
 #[derive(Clone)]
@@ -188,9 +188,14 @@ impl Streams {
         }
     }
 
-    pub(crate) async fn segments(&self, found: &Resolved) -> Result<Vec<SegmentFacts>, WireError> {
-        let segments = found.shard.segments(found.stream).await.map_err(|gone| stopping(&gone))?;
-        Ok(segments.unwrap_or_default())
+    pub(crate) async fn segments(
+        &self,
+        found: &Resolved,
+        from: Offset,
+        limit: usize,
+    ) -> Result<SegmentPage, WireError> {
+        let page = found.shard.segments(found.stream, from, limit);
+        Ok(page.await.map_err(|gone| stopping(&gone))?.unwrap_or_default())
     }
 
     /// Makes a stream what the request says: the catalog reserves the name, the shard decides, the

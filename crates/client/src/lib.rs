@@ -40,7 +40,8 @@ mod session;
 mod subscribe;
 
 pub use admin::{
-    Admin, AdminError, DescribedStream, EnsureOptions, Sealed, Segment, SegmentList, StreamPage,
+    Admin, AdminError, DescribedStream, EnsureOptions, Sealed, Segment, SegmentList, SegmentPage,
+    StreamPage,
 };
 pub use client::Client;
 pub use connect_error::ConnectError;

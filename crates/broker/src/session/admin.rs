@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use railgun_proto::convert::{EnsureRequest, Uid};
 use railgun_proto::{Frame, FrameKind, WireError, v1};
-use railgun_types::{ErrorCode, SpecPatch, StreamName};
+use railgun_types::{ErrorCode, Offset, SpecPatch, StreamName};
 
 use super::{QuicStream, SessionEnd};
 use crate::streams::{Resolved, Streams};
 
-/// Streams of one page of a list.
+/// Rows of one page of a list.
 const LIST_MAX: usize = 1_000;
 /// How long a seal may take unless the client says otherwise, and at the most.
 const SEAL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -79,9 +79,7 @@ async fn answer(
                 files_retired: sealed.files_retired,
             })
         }
-        Call::ListSegments(list) => {
-            Answer::SegmentList(list_segments(streams, &name(&list.name)?).await?)
-        }
+        Call::ListSegments(list) => Answer::SegmentList(list_segments(streams, &list).await?),
     })
 }
 
@@ -89,14 +87,19 @@ fn name(name: &str) -> Result<StreamName, WireError> {
     StreamName::new(name).map_err(|error| WireError::new(ErrorCode::InvalidName, error.to_string()))
 }
 
+/// How many rows to answer with; 0 leaves it to the server.
+fn page_limit(asked: u32) -> usize {
+    match asked as usize {
+        0 => LIST_MAX,
+        limit => limit.min(LIST_MAX),
+    }
+}
+
 async fn list_streams(
     streams: &Streams,
     list: v1::ListStreams,
 ) -> Result<v1::StreamList, WireError> {
-    let limit = match list.limit as usize {
-        0 => LIST_MAX,
-        limit => limit.min(LIST_MAX),
-    };
+    let limit = page_limit(list.limit);
     let after = match list.after.as_str() {
         "" => None,
         after => Some(name(after)?),
@@ -131,9 +134,13 @@ fn description(found: &Resolved) -> v1::StreamDescription {
     }
 }
 
-async fn list_segments(streams: &Streams, name: &StreamName) -> Result<v1::SegmentList, WireError> {
-    let found = streams.resolve(name).await?;
-    let segments = streams.segments(&found).await?;
+async fn list_segments(
+    streams: &Streams,
+    list: &v1::ListSegments,
+) -> Result<v1::SegmentList, WireError> {
+    let found = streams.resolve(&name(&list.name)?).await?;
+    let limit = page_limit(list.limit);
+    let page = streams.segments(&found, Offset(list.from_offset), limit).await?;
     let segment = |facts: &crate::shard::SegmentFacts| {
         let (range, object) = (&facts.part.range, &facts.part.object);
         v1::Segment {
@@ -149,7 +156,8 @@ async fn list_segments(streams: &Streams, name: &StreamName) -> Result<v1::Segme
     };
     Ok(v1::SegmentList {
         stream_uid: found.stream.to_wire(),
-        segments: segments.iter().map(segment).collect(),
+        segments: page.segments.iter().map(segment).collect(),
         bucket: streams.bucket_url(),
+        more: page.more,
     })
 }

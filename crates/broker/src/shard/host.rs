@@ -22,7 +22,7 @@ use super::figures::ShardFigures;
 use super::machine::{CommittedEntry, EntryContent};
 use super::pipeline::{Ends, Pipeline};
 use super::query::{
-    self, Located, OffloadStatus, ReadQuery, SegmentFacts, StartResolved, StreamFacts,
+    self, Located, OffloadStatus, ReadQuery, SegmentPage, StartResolved, StreamFacts,
 };
 use super::{AppendFailure, AppendRequest, ProposeFailure, QUEUE_BYTES, ShardHandle};
 use crate::checkpoint::{CheckpointStore, Schedule, Written};
@@ -59,7 +59,9 @@ pub(crate) enum Message {
     },
     Segments {
         stream: StreamUid,
-        reply: oneshot::Sender<Option<Vec<SegmentFacts>>>,
+        from: Offset,
+        limit: usize,
+        reply: oneshot::Sender<Option<SegmentPage>>,
     },
     WaitMirrored {
         extent: Extent,
@@ -232,8 +234,8 @@ impl Host {
                 }
                 drop(reply.send(facts));
             }
-            Message::Segments { stream, reply } => {
-                drop(reply.send(query::segments(&self.state, stream)));
+            Message::Segments { stream, from, limit, reply } => {
+                drop(reply.send(query::segments(&self.state, stream, from, limit)));
             }
             Message::WaitMirrored { extent, reply } => {
                 self.mirror_waits.push((extent, reply));

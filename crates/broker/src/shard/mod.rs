@@ -13,7 +13,7 @@ use std::sync::Arc;
 use railgun_core::command::CommandBody;
 use railgun_core::shard::Outcome;
 use railgun_log::ShardLog;
-use railgun_types::{ShardId, StartPosition, StreamUid};
+use railgun_types::{Offset, ShardId, StartPosition, StreamUid};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 pub(crate) use appender::{AppendFailure, AppendRequest, AppendResult};
@@ -22,7 +22,8 @@ pub(crate) use host::{Extent, HostSpec, Message};
 pub(crate) use machine::{CommittedEntry, EntryContent, Handover};
 pub(crate) use pipeline::{Ends, Pipeline, ProposeFailure, ends};
 pub(crate) use query::{
-    Located, OffloadStatus, PlanPart, ReadQuery, SegmentFacts, StartResolved, StreamFacts,
+    Located, OffloadStatus, PlanPart, ReadQuery, SegmentFacts, SegmentPage, StartResolved,
+    StreamFacts,
 };
 
 /// Bytes of batches that may wait in a shard's queue or be in flight. A session that finds no room
@@ -103,12 +104,15 @@ impl ShardHandle {
         self.ask(|reply| Message::Describe { stream, reply }).await
     }
 
-    /// The stream's ranges in the bucket; `None` if it is not here.
+    /// Up to `limit` of the stream's ranges in the bucket, those before `from` left out; `None` if
+    /// the stream is not here.
     pub(crate) async fn segments(
         &self,
         stream: StreamUid,
-    ) -> Result<Option<Vec<SegmentFacts>>, ShardGone> {
-        self.ask(|reply| Message::Segments { stream, reply }).await
+        from: Offset,
+        limit: usize,
+    ) -> Result<Option<SegmentPage>, ShardGone> {
+        self.ask(|reply| Message::Segments { stream, from, limit, reply }).await
     }
 
     /// Waits until it is in the bucket, and a manifest there says so.

@@ -76,6 +76,14 @@ pub(crate) struct SegmentFacts {
     pub(crate) bundle: bool,
 }
 
+/// Some of a stream's ranges in the bucket, in order.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SegmentPage {
+    pub(crate) segments: Vec<SegmentFacts>,
+    /// Whether there are others behind the last one.
+    pub(crate) more: bool,
+}
+
 /// What there is to upload.
 #[derive(Clone, Debug)]
 pub(crate) struct OffloadStatus {
@@ -184,7 +192,13 @@ pub(super) fn describe(state: &ShardState, uid: StreamUid) -> Option<StreamFacts
     })
 }
 
-pub(super) fn segments(state: &ShardState, uid: StreamUid) -> Option<Vec<SegmentFacts>> {
+/// Up to `limit` ranges, beginning with the one that holds `from` or the first one behind it.
+pub(super) fn segments(
+    state: &ShardState,
+    uid: StreamUid,
+    from: Offset,
+    limit: usize,
+) -> Option<SegmentPage> {
     state.stream(uid)?;
     let manifest = state.manifest();
     let facts = |range| {
@@ -192,7 +206,11 @@ pub(super) fn segments(state: &ShardState, uid: StreamUid) -> Option<Vec<Segment
         let kind = &manifest.objects.get(&range.object)?.kind;
         Some(SegmentFacts { part, bundle: matches!(kind, ObjectKind::Bundle) })
     };
-    Some(manifest.streams.get(&uid)?.ranges.iter().filter_map(facts).collect())
+    let ranges = &manifest.streams.get(&uid)?.ranges;
+    let ranges = &ranges[ranges.partition_point(|range| range.end() <= from)..];
+    let page = &ranges[..ranges.len().min(limit)];
+    let more = page.len() < ranges.len();
+    Some(SegmentPage { segments: page.iter().filter_map(facts).collect(), more })
 }
 
 pub(super) fn offload_status(state: &ShardState, serving: bool) -> OffloadStatus {

@@ -10,11 +10,13 @@ use railgun_proto::convert::{EnsureRequest, Ensured, Uid};
 use railgun_proto::v1::admin_request::Call;
 use railgun_proto::v1::admin_response::Answer;
 use railgun_proto::{WireError, v1};
-use railgun_types::{EnsureMode, ErrorCode, Retry, SpecPatch, StreamName, StreamUid};
+use railgun_types::{EnsureMode, ErrorCode, Offset, Retry, SpecPatch, StreamName, StreamUid};
 use tokio::time::Instant;
 
 pub use error::AdminError;
-pub use types::{DescribedStream, EnsureOptions, Sealed, Segment, SegmentList, StreamPage};
+pub use types::{
+    DescribedStream, EnsureOptions, Sealed, Segment, SegmentList, SegmentPage, StreamPage,
+};
 
 use crate::backoff::Backoff;
 use crate::client::ClientInner;
@@ -163,16 +165,46 @@ impl Admin {
         }
     }
 
-    /// The objects in the bucket that hold a stream's records.
+    /// Up to `limit` of the objects in the bucket that hold a stream's records, beginning with the
+    /// one that holds `from`, or the first one behind it. With 0 the server decides how many there
+    /// are in one answer, which it also bounds.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn list_segments_from(
+        &self,
+        stream: &StreamName,
+        from: Offset,
+        limit: u32,
+    ) -> Result<SegmentPage, AdminError> {
+        let (name, from_offset) = (stream.to_string(), from.0);
+        let call = Call::ListSegments(v1::ListSegments { name, from_offset, limit });
+        match self.call("list segments", call, Repeat::Safe, self.call_timeout()).await? {
+            Answer::SegmentList(list) => SegmentPage::try_from(list),
+            other => Err(unexpected("list segments", &other)),
+        }
+    }
+
+    /// All objects in the bucket that hold a stream's records.
     ///
     /// # Errors
     /// [`AdminError`].
     pub async fn list_segments(&self, stream: &StreamName) -> Result<SegmentList, AdminError> {
-        let call = Call::ListSegments(v1::ListSegments { name: stream.to_string() });
-        match self.call("list segments", call, Repeat::Safe, self.call_timeout()).await? {
-            Answer::SegmentList(list) => SegmentList::try_from(list),
-            other => Err(unexpected("list segments", &other)),
+        let SegmentPage { mut list, mut more } =
+            self.list_segments_from(stream, Offset(0), 0).await?;
+        while let Some(last) = list.segments.last().filter(|_| more) {
+            let from = last.last_offset().plus(1);
+            let page = self.list_segments_from(stream, from, 0).await?;
+            if page.list.stream_uid != list.stream_uid {
+                return Err(AdminError::Protocol {
+                    reason: format!("stream '{stream}' became another while it was listed"),
+                });
+            }
+            // A server that says "more" and sends nothing would be asked for ever.
+            more = page.more && !page.list.segments.is_empty();
+            list.segments.extend(page.list.segments);
         }
+        Ok(list)
     }
 
     fn call_timeout(&self) -> Duration {

@@ -82,6 +82,15 @@ pub struct SegmentList {
     pub segments: Vec<Segment>,
 }
 
+/// Some of the objects that hold a stream's records, in order of offset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentPage {
+    /// The ranges, with stream and bucket.
+    pub list: SegmentList,
+    /// Whether there are others behind the last one.
+    pub more: bool,
+}
+
 /// Consecutive records of a stream in one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
@@ -153,13 +162,14 @@ impl From<v1::StreamSealed> for Sealed {
     }
 }
 
-impl TryFrom<v1::SegmentList> for SegmentList {
+impl TryFrom<v1::SegmentList> for SegmentPage {
     type Error = AdminError;
 
     fn try_from(message: v1::SegmentList) -> Result<Self, Self::Error> {
         let stream_uid = StreamUid::from_wire("stream_uid", &message.stream_uid)?;
         let segments = message.segments.into_iter().map(Segment::from).collect();
-        Ok(Self { stream_uid, bucket: message.bucket, segments })
+        let list = SegmentList { stream_uid, bucket: message.bucket, segments };
+        Ok(Self { list, more: message.more })
     }
 }
 
