@@ -1,14 +1,17 @@
 //! The codecs on the way of a record: packing a batch, validating it, encoding and decoding the log
-//! entry that carries it.
+//! entry that carries it, encoding the segment it ends in.
 #![allow(missing_docs, reason = "criterion's macros make undocumented items")]
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use railgun_cold::{EncodeSpec, SegmentEncoder, SegmentKind, StreamSlice};
 use railgun_core::command::{Append, AppendMode, Command, CommandBody};
 use railgun_types::batch::{BatchBuilder, RecordBatch, RecordDraft};
-use railgun_types::{Limits, StreamUid, Timestamp};
+use railgun_types::{ClusterUid, Limits, Offset, ShardId, StreamUid, Timestamp};
 
 /// Bytes of records in each measured batch.
 const BATCH_BYTES: usize = 512 << 10;
+/// Batches of each measured segment.
+const SEGMENT_BATCHES: u64 = 32;
 
 fn pack(builder: &mut BatchBuilder, value: &[u8]) -> railgun_types::batch::BatchParts {
     for _ in 0..BATCH_BYTES / value.len() {
@@ -50,5 +53,53 @@ fn codec(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, codec);
+/// Bytes that no compressor shrinks.
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut step = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    (0..len.div_ceil(8)).flat_map(|_| step()).take(len).collect()
+}
+
+fn encode(batch: &RecordBatch) -> bytes::Bytes {
+    let (cluster, stream) = (ClusterUid([1; 16]), StreamUid([1; 16]));
+    let spec = EncodeSpec {
+        record_bytes_hint: SEGMENT_BATCHES * batch.body_bytes() as u64,
+        ..EncodeSpec::new(cluster, ShardId(1), 1, SegmentKind::Segment)
+    };
+    let mut encoder = SegmentEncoder::new(spec);
+    encoder.begin_stream(stream, Offset(0), [0; 32]).expect("the first");
+    let mut base = Offset(0);
+    for ts in 0..SEGMENT_BATCHES {
+        let (ts, records) = (Timestamp(ts.cast_signed()), 0..batch.count());
+        encoder.push(&StreamSlice { base, ts, term: 1, batch, records }).expect("in order");
+        base = base.plus(batch.count() as u64);
+    }
+    encoder.finish().expect("records").bytes
+}
+
+fn segment(c: &mut Criterion) {
+    for (kind, bytes) in
+        [("noise", noise(BATCH_BYTES)), ("text", b"abcdefgh".repeat(BATCH_BYTES / 8))]
+    {
+        let mut group = c.benchmark_group(format!("segment of {kind}"));
+        group.throughput(Throughput::Bytes(SEGMENT_BATCHES * BATCH_BYTES as u64)).sample_size(10);
+        for size in [100, 1024] {
+            let mut builder = BatchBuilder::new(1 << 20);
+            for value in bytes.chunks(size) {
+                let draft = RecordDraft { value, ..RecordDraft::default() };
+                builder.push(&draft).expect("within limits");
+            }
+            let batch = RecordBatch::verify(builder.finish().concat()).expect("our own");
+            group.bench_function(format!("{size} B"), |b| b.iter(|| encode(&batch)));
+        }
+        group.finish();
+    }
+}
+
+criterion_group!(benches, codec, segment);
 criterion_main!(benches);
