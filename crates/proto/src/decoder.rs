@@ -8,11 +8,12 @@ use crate::kind::FrameKind;
 /// Bytes that are allocated for a part before any of it has come.
 const START_BYTES: usize = 64 << 10;
 /// A part that is larger grows to this many times what has come: a length that lies costs its
-/// sender an eighth of what it costs us, and an honest one costs at most a seventh more copying.
+/// sender an eighth of what it costs us. An honest one pays with copying up to half of its bytes
+/// twice, but once in the life of a stream only: see [`FrameDecoder::proven`].
 const GROWTH: usize = 8;
 
 /// Turns the bytes of one QUIC stream into frames. Sizes are checked before anything is allocated,
-/// and the allocation follows what arrives, not what was announced.
+/// and the allocation follows what arrives or has arrived before, not what was announced.
 ///
 /// Call [`feed`](Self::feed) with each piece until it is empty. After an error the stream cannot be
 /// read further: the border of the next frame is not known.
@@ -25,6 +26,9 @@ pub struct FrameDecoder {
     body: Option<Body>,
     /// The one kind that may come.
     only: Option<FrameKind>,
+    /// Bytes of the largest part that came whole: a sender that has sent so many is believed to do
+    /// so again, and a part up to this size is allocated once and exactly.
+    proven: usize,
 }
 
 /// The frame behind a header that has come whole.
@@ -53,8 +57,8 @@ impl FrameDecoder {
             None => match self.feed_header(input)? {
                 Some(header) => Body {
                     header,
-                    head: Part::new(header.head_bytes()),
-                    blob: Part::new(header.blob_bytes()),
+                    head: Part::new(header.head_bytes(), self.proven),
+                    blob: Part::new(header.blob_bytes(), self.proven),
                 },
                 None => return Ok(None),
             },
@@ -63,6 +67,7 @@ impl FrameDecoder {
             self.body = Some(body);
             return Ok(None);
         }
+        self.proven = self.proven.max(body.head.len).max(body.blob.len);
         let blob = if body.blob.len == 0 { Vec::new() } else { vec![body.blob.bytes.into()] };
         Ok(Some(Frame::from_parts(body.header.kind(), body.head.bytes.into(), blob)))
     }
@@ -77,6 +82,13 @@ impl FrameDecoder {
     #[must_use]
     pub fn held(&self) -> usize {
         self.body.as_ref().map_or(0, |body| body.head.bytes.capacity() + body.blob.bytes.capacity())
+    }
+
+    /// Bytes of the frame under way as its header says; 0 before the header has come whole. Within
+    /// the limits of the frame's kind, and not to be believed beyond that.
+    #[must_use]
+    pub fn announced(&self) -> usize {
+        self.body.as_ref().map_or(0, |body| body.head.len + body.blob.len)
     }
 
     /// Whether the bytes so far end with a whole frame, so that a stream may end here.
@@ -107,12 +119,14 @@ impl FrameDecoder {
 #[derive(Debug)]
 struct Part {
     len: usize,
+    /// Bytes to allocate at once, if so many belong to it.
+    start: usize,
     bytes: Vec<u8>,
 }
 
 impl Part {
-    fn new(len: usize) -> Self {
-        Self { len, bytes: Vec::new() }
+    fn new(len: usize, proven: usize) -> Self {
+        Self { len, start: proven.max(START_BYTES), bytes: Vec::new() }
     }
 
     /// Takes what is missing from `input`; whether nothing is missing any more.
@@ -120,7 +134,7 @@ impl Part {
         let taken = (self.len - self.bytes.len()).min(input.len());
         let filled = self.bytes.len() + taken;
         if filled > self.bytes.capacity() {
-            let capacity = filled.saturating_mul(GROWTH).max(START_BYTES).min(self.len);
+            let capacity = filled.saturating_mul(GROWTH).max(self.start).min(self.len);
             self.bytes.reserve_exact(capacity - self.bytes.len());
         }
         self.bytes.extend_from_slice(&input[..taken]);
@@ -271,10 +285,31 @@ mod tests {
 
     #[test]
     fn a_part_of_known_size_is_allocated_once_and_exactly() {
-        let mut part = Part::new(START_BYTES);
+        let mut part = Part::new(START_BYTES, 0);
         assert!(!part.feed(&mut Bytes::from_static(b"x")));
         assert_eq!(part.bytes.capacity(), START_BYTES);
         assert!(part.feed(&mut vec![0; START_BYTES].into()));
         assert_eq!(part.bytes.capacity(), START_BYTES);
+    }
+
+    #[test]
+    fn what_came_whole_once_is_allocated_at_once() {
+        let mut decoder = FrameDecoder::new();
+        let header = |blob| FrameHeader::new(FrameKind::Publish, 0, blob).unwrap().to_bytes();
+        let begin = |decoder: &mut FrameDecoder, blob| {
+            let mut bytes = header(blob).to_vec();
+            bytes.push(7);
+            assert_eq!(decoder.feed(&mut bytes.into()), Ok(None));
+            decoder.held()
+        };
+        // Not proven: it grows with what comes.
+        assert_eq!(begin(&mut decoder, 1 << 20), START_BYTES);
+        let rest = decoder.feed(&mut vec![7; (1 << 20) - 1].into()).unwrap();
+        assert_eq!(rest.unwrap().blob_bytes(), 1 << 20);
+        // Proven: exactly what is announced, or was proven.
+        assert_eq!(begin(&mut decoder, 300_000), 300_000);
+        assert!(decoder.feed(&mut vec![7; 299_999].into()).unwrap().is_some());
+        assert_eq!(begin(&mut decoder, BATCH_BYTES_HARD), 1 << 20);
+        assert_eq!(decoder.announced(), BATCH_BYTES_HARD);
     }
 }
