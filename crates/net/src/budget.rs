@@ -60,6 +60,11 @@ impl BudgetShare {
 }
 
 impl BudgetShare {
+    /// Whether the peer is one we trust.
+    pub(crate) fn is_unbounded(&self) -> bool {
+        self.budget.max == usize::MAX
+    }
+
     /// The stream holds nothing.
     pub(crate) fn clear(&mut self) {
         self.budget.held.fetch_sub(std::mem::take(&mut self.held), Ordering::Relaxed);

@@ -108,6 +108,12 @@ impl Connection {
         Self::new(Transport::Memory(connection), ReceiveBudget::unbounded())
     }
 
+    /// The same with the bounds of a connection that a client made over QUIC.
+    #[cfg(test)]
+    pub(crate) fn distrusted(self) -> Self {
+        Self { budget: ReceiveBudget::bounded(), ..self }
+    }
+
     /// Opens a stream; for the dialling side. Waits while the peer allows no further one. The peer
     /// may notice the stream only with its first frame. On an accepted connection nothing can be
     /// opened: the call ends with the connection.

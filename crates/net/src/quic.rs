@@ -15,8 +15,9 @@ pub const STREAMS_MAX: u32 = 1_024;
 const STREAMS_GRANTED: u32 = STREAMS_MAX * 8 / 7;
 /// Silence after which a connection is lost.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
-/// Silence after which the dialling side sends a sign of life.
-pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// Silence after which the dialling side sends a sign of life. A node that was killed and has
+/// started again tells so only in answer to a packet: who waits for an answer learns it by this.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
 /// Bytes of one stream that are received before they are read.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;

@@ -1,10 +1,12 @@
 //! Frames coming in on one stream.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 use railgun_proto::{Frame, FrameDecoder, FrameError, Message, WireCode};
 use railgun_types::ErrorCode;
+use tokio::time::{Instant, timeout};
 
 use crate::budget::{BudgetShare, OverBudget};
 use crate::close_code;
@@ -13,6 +15,12 @@ use crate::memory::PipeReader;
 
 /// Pieces taken from the transport at a time. One is what a datagram brought, about 1.4 KB.
 const PIECES: usize = 32;
+/// How long the bytes of a frame may be waited for in all, on a connection that a client made,
+/// besides what the slowest line takes for its size. Without it, streams with frames that never end
+/// would be held as long as their connection lives.
+const FRAME_TIME: Duration = Duration::from_secs(30);
+/// The slowest line, in bytes per second.
+const LINE_BYTES: usize = 64 << 10;
 
 /// Why no further frame can be read from a stream.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,6 +34,12 @@ pub enum ReadError {
     /// Too many bytes of unfinished frames on the connection's streams together.
     #[error("the unfinished frames of this connection take too much memory")]
     OverBudget,
+    /// A frame began and did not come whole in time.
+    #[error("a frame of {bytes} bytes was waited for too long")]
+    Stalled {
+        /// Its size as announced; 0 if not even its header came.
+        bytes: usize,
+    },
     /// The peer gave the stream up.
     #[error("the stream was reset by the peer{}", close_code::suffix(code))]
     Reset {
@@ -45,6 +59,7 @@ impl ReadError {
             Self::Frame(error) => Some(error.code()),
             Self::CutShort => Some(ErrorCode::ProtocolViolation),
             Self::OverBudget => Some(ErrorCode::QuotaExceeded),
+            Self::Stalled { .. } => Some(ErrorCode::Timeout),
             Self::Reset { .. } | Self::ConnectionLost(_) => None,
         }
     }
@@ -59,6 +74,8 @@ pub struct FrameReader {
     pieces: Vec<Bytes>,
     next: usize,
     filled: usize,
+    /// How long the frame under way was waited for. Time in which nobody reads is not the peer's.
+    waited: Duration,
     failed: Option<ReadError>,
 }
 
@@ -71,6 +88,7 @@ impl FrameReader {
             pieces: vec![Bytes::new(); PIECES],
             next: 0,
             filled: 0,
+            waited: Duration::ZERO,
             failed: None,
         }
     }
@@ -120,16 +138,31 @@ impl FrameReader {
                 if frame.is_some() {
                     // What is handed on is its receiver's to account for.
                     self.budget.clear();
+                    self.waited = Duration::ZERO;
                     return Ok(frame);
                 }
             }
             self.budget.set(self.decoder.held()).map_err(|OverBudget| ReadError::OverBudget)?;
-            match self.raw.read(&mut self.pieces).await? {
+            match self.read_pieces().await? {
                 Some(filled) => (self.next, self.filled) = (0, filled),
                 None if self.decoder.at_border() => return Ok(None),
                 None => return Err(ReadError::CutShort),
             }
         }
+    }
+
+    /// Takes from the transport what has come: how many pieces, `None` at the end of the stream.
+    async fn read_pieces(&mut self) -> Result<Option<usize>, ReadError> {
+        let read = self.raw.read(&mut self.pieces);
+        if self.budget.is_unbounded() || self.decoder.at_border() {
+            return read.await;
+        }
+        let bytes = self.decoder.announced();
+        let allowed = FRAME_TIME + Duration::from_secs((bytes / LINE_BYTES) as u64);
+        let left = allowed.saturating_sub(self.waited);
+        let _waiting = Waiting { waited: &mut self.waited, since: Instant::now() };
+        // What has come is taken even if it is late.
+        timeout(left, read).await.unwrap_or(Err(ReadError::Stalled { bytes }))
     }
 
     /// Tells the peer to stop sending, and why. What it sent is discarded.
@@ -146,6 +179,18 @@ impl FrameReader {
 impl fmt::Debug for FrameReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FrameReader").field("failed", &self.failed).finish_non_exhaustive()
+    }
+}
+
+/// Notes how long it lived: a wait that is cancelled counts too.
+struct Waiting<'a> {
+    waited: &'a mut Duration,
+    since: Instant,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        *self.waited += self.since.elapsed();
     }
 }
 

@@ -1,5 +1,7 @@
-//! What every transport must do (`suite`), run over both; and what only QUIC has (`quic`).
+//! What every transport must do (`suite`), run over both; what only QUIC has (`quic`); and how long
+//! a frame is waited for (`patience`).
 
+mod patience;
 mod quic;
 mod suite;
 
