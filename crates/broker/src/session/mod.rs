@@ -2,6 +2,7 @@
 //! frame names.
 
 mod admin;
+mod aliases;
 pub(crate) mod failure;
 mod publisher;
 mod subscription;
@@ -220,4 +221,8 @@ impl QuicStream {
     pub(crate) fn session_number(&self) -> u64 {
         self.context.next_session.fetch_add(1, Ordering::Relaxed)
     }
+}
+
+fn going_away() -> SessionEnd {
+    WireError::new(ErrorCode::GoingAway, "the node is stopping").into()
 }

@@ -1,9 +1,9 @@
 //! A publisher's QUIC stream: batches in, results out, in the order of the frames. Owns the aliases
 //! and what is un-answered.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use railgun_core::command::{
     Append, AppendMode, CommandBody, ExpectedEnd, ProducerSequence, StreamCommand,
 };
@@ -15,16 +15,22 @@ use railgun_types::limits::{ATOMIC_BATCH_BYTES, ATOMIC_BATCH_RECORDS};
 use railgun_types::{ErrorCode, ProducerId, StreamName, StreamUid};
 use tokio::sync::oneshot;
 
-use super::{QuicStream, SessionEnd, failure};
-use crate::shard::{AppendResult, ProposeFailure, ShardHandle};
+use super::aliases::{ALIASES_MAX, Aliases, Bound};
+use super::{QuicStream, SessionEnd, failure, going_away};
+use crate::shard::{AppendFailure, AppendResult, ProposeFailure, ShardHandle};
 
-/// Most streams one publisher may bind.
-const ALIASES_MAX: usize = 65_536;
 /// Most items of one frame: their results, each with an error, fit into a frame too.
 const ITEMS_MAX: usize = 8_192;
 /// Batch bytes a publisher may have un-answered: the whole window of the largest frames, told to the
 /// client so that it can bound its memory. QUIC flow control is what enforces it.
 const CREDIT_BYTES: u64 = 16 << 20;
+/// A shard keeps the batches of a frame in memory for a while, and with any of them the whole frame.
+/// Where they are less than this part of it they are copied instead, so that what is kept alive is
+/// at most so many times what is kept. A half would copy every second share of a frame that two
+/// shards divide evenly.
+const PINNED_MAX: usize = 3;
+/// Streams on which a publisher that closes is forgotten by one log entry.
+const RELEASED_MAX: usize = 8_192;
 
 pub(super) async fn serve(stream: &mut QuicStream, first: &Frame) -> Result<(), SessionEnd> {
     let open: v1::OpenPublisher = first.decode()?;
@@ -43,7 +49,8 @@ pub(super) async fn serve(stream: &mut QuicStream, first: &Frame) -> Result<(), 
         session,
         producer,
         epoch: open.epoch,
-        aliases: BTreeMap::new(),
+        aliases: Aliases::default(),
+        shards: Vec::new(),
         unanswered: VecDeque::new(),
         closing: false,
         released: false,
@@ -56,22 +63,14 @@ struct Publisher<'s> {
     session: u64,
     producer: Option<ProducerId>,
     epoch: u32,
-    aliases: BTreeMap<u32, Bound>,
+    aliases: Aliases,
+    /// The shards of all streams that were bound.
+    shards: Vec<ShardHandle>,
     unanswered: VecDeque<Unanswered>,
     /// Nothing more comes.
     closing: bool,
     /// The client said that the producer will not come back.
     released: bool,
-}
-
-/// A stream bound to an alias.
-#[derive(Debug)]
-struct Bound {
-    shard: ShardHandle,
-    stream: StreamUid,
-    message_bytes_max: usize,
-    /// A batch was refused, and none was appended since: what comes after it has broken order.
-    broken: bool,
 }
 
 /// A frame whose results have not all come.
@@ -84,7 +83,50 @@ struct Unanswered {
 
 struct ItemState {
     alias: u32,
-    result: Option<Result<Appended, WireError>>,
+    outcome: Outcome,
+}
+
+/// What became of one batch. Made into words when it is told, not before: most are appended.
+enum Outcome {
+    /// Nothing has come, and if nothing does, nobody knows.
+    Unknown,
+    Appended(Appended),
+    /// Never reached its shard.
+    Invalid(Box<WireError>),
+    Refused(AppendRefusal),
+    Failed(AppendFailure),
+}
+
+/// The batches of one frame that belong to one shard.
+#[derive(Default)]
+struct Share {
+    appends: Vec<Append>,
+    /// Their places in the frame.
+    items: Vec<usize>,
+    bytes: usize,
+}
+
+impl Share {
+    fn push(&mut self, item: usize, append: Append, expected: usize) {
+        if self.appends.is_empty() {
+            self.appends.reserve(expected);
+            self.items.reserve(expected);
+        }
+        self.bytes += append.batch.len();
+        self.appends.push(append);
+        self.items.push(item);
+    }
+
+    /// Takes the batches out of the frame, if they are too small a part of it.
+    fn let_go_of(&mut self, frame_bytes: usize) {
+        if self.bytes.saturating_mul(PINNED_MAX) >= frame_bytes {
+            return;
+        }
+        let mut copies = BytesMut::with_capacity(self.bytes);
+        for append in &mut self.appends {
+            append.batch = append.batch.copied_into(&mut copies);
+        }
+    }
 }
 
 impl Publisher<'_> {
@@ -133,8 +175,8 @@ impl Publisher<'_> {
             self.answer(answered).await?;
         }
         // An alias that is bound again stands for the new stream, or for none.
-        self.aliases.remove(&bind.alias);
-        if self.aliases.len() >= ALIASES_MAX {
+        self.aliases.remove(bind.alias);
+        if self.aliases.is_full() {
             let message = format!("a publisher binds at most {ALIASES_MAX} streams");
             return Err(WireError::new(ErrorCode::ProtocolViolation, message).into());
         }
@@ -143,7 +185,7 @@ impl Publisher<'_> {
                 let answer = v1::StreamBound {
                     alias: bind.alias,
                     stream_uid: bound.stream.to_wire(),
-                    message_bytes_max: bound.message_bytes_max as u32,
+                    message_bytes_max: bound.message_bytes_max,
                     error: None,
                 };
                 self.aliases.insert(bind.alias, bound);
@@ -159,15 +201,21 @@ impl Publisher<'_> {
         Ok(())
     }
 
-    async fn bind(&self, name: &str) -> Result<Bound, WireError> {
+    async fn bind(&mut self, name: &str) -> Result<Bound, WireError> {
         let name = StreamName::new(name)
             .map_err(|error| WireError::new(ErrorCode::InvalidName, error.to_string()))?;
         let found = self.stream.context.streams.resolve(&name).await?;
+        let known = self.shards.iter().position(|shard| shard.id() == found.shard.id());
+        let shard = known.unwrap_or_else(|| {
+            self.shards.push(found.shard);
+            self.shards.len() - 1
+        });
         Ok(Bound {
-            message_bytes_max: found.facts.spec.max_message_bytes as usize,
-            shard: found.shard,
+            shard,
             stream: found.stream,
+            message_bytes_max: found.facts.spec.max_message_bytes,
             broken: false,
+            appended: false,
         })
     }
 
@@ -180,53 +228,53 @@ impl Publisher<'_> {
             return Err(WireError::new(ErrorCode::ProtocolViolation, message).into());
         }
         let mut blob = frame.blob();
+        let frame_bytes = blob.len();
+        let items = publish.items.len();
         let mut unanswered =
-            Unanswered { items: Vec::with_capacity(publish.items.len()), waiting: VecDeque::new() };
-        let mut by_shard: Vec<(ShardHandle, Vec<Append>, Vec<usize>)> = Vec::new();
-        for item in &publish.items {
+            Unanswered { items: Vec::with_capacity(items), waiting: VecDeque::new() };
+        let mut shares: Vec<Share> = Vec::new();
+        shares.resize_with(self.shards.len(), Share::default);
+        // An even share, and some more.
+        let expected = (items / self.shards.len().max(1) * 9 / 8 + 1).min(items);
+        for (at, item) in publish.items.iter().enumerate() {
             let len = item.batch_bytes as usize;
             if len > blob.len() {
                 let message = "the batches of a publish frame are shorter than its items say";
                 return Err(WireError::new(ErrorCode::ProtocolViolation, message).into());
             }
             let bytes = blob.split_to(len);
-            let at = unanswered.items.len();
-            let checked = self.check(item, bytes);
-            let result = checked.map(|(shard, append)| {
-                match by_shard.iter_mut().find(|(known, ..)| known.id() == shard.id()) {
-                    Some((_, appends, items)) => {
-                        appends.push(append);
-                        items.push(at);
-                    }
-                    None => by_shard.push((shard, vec![append], vec![at])),
+            let outcome = match self.check(item, bytes) {
+                Ok((shard, append)) => {
+                    shares[shard].push(at, append, expected);
+                    Outcome::Unknown
                 }
-            });
-            let result = result.err().map(Err);
-            unanswered.items.push(ItemState { alias: item.alias, result });
+                Err(error) => Outcome::Invalid(Box::new(error)),
+            };
+            unanswered.items.push(ItemState { alias: item.alias, outcome });
         }
         if !blob.is_empty() {
             let message = "the batches of a publish frame are longer than its items say";
             return Err(WireError::new(ErrorCode::ProtocolViolation, message).into());
         }
-        for (shard, appends, items) in by_shard {
-            let result = shard.append(self.session, appends).await?;
-            unanswered.waiting.push_back((result, items));
+        for (shard, mut share) in self.shards.iter().zip(shares) {
+            if !share.appends.is_empty() {
+                share.let_go_of(frame_bytes);
+                let result = shard.append(self.session, share.appends).await?;
+                unanswered.waiting.push_back((result, share.items));
+            }
         }
         self.unanswered.push_back(unanswered);
         Ok(())
     }
 
-    fn check(
-        &self,
-        item: &v1::PublishItem,
-        bytes: Bytes,
-    ) -> Result<(ShardHandle, Append), WireError> {
-        let bound = self.aliases.get(&item.alias).ok_or_else(|| {
+    /// The batch as its shard takes it, and the shard's place.
+    fn check(&self, item: &v1::PublishItem, bytes: Bytes) -> Result<(usize, Append), WireError> {
+        let bound = self.aliases.get(item.alias).ok_or_else(|| {
             let message = format!("no stream is bound to alias {}", item.alias);
             WireError::new(ErrorCode::ProtocolViolation, message)
         })?;
         let limits = &self.stream.context.limits;
-        let batch = RecordBatch::validate(bytes, limits, bound.message_bytes_max)
+        let batch = RecordBatch::validate(bytes, limits, bound.message_bytes_max as usize)
             .map_err(|error| failure::batch_error(&error))?;
         let mode = match item.mode() {
             v1::PublishMode::PublishEach => AppendMode::Each,
@@ -255,7 +303,7 @@ impl Publisher<'_> {
             sequence: item.sequence,
         });
         let append = Append { stream: bound.stream, producer, mode, expected_end, batch };
-        Ok((bound.shard.clone(), append))
+        Ok((bound.shard, append))
     }
 
     async fn answer(&mut self, answered: Unanswered) -> Result<(), SessionEnd> {
@@ -265,55 +313,67 @@ impl Publisher<'_> {
     }
 
     fn item_result(&mut self, item: ItemState) -> v1::ItemResult {
-        let unknown = || Err(failure::propose_failure(ProposeFailure::Unknown));
-        let result = item.result.unwrap_or_else(unknown);
-        let broken = self.aliases.get_mut(&item.alias).map(|bound| &mut bound.broken);
-        match result {
-            Ok(appended) => {
-                if let Some(broken) = broken {
-                    *broken = false;
+        let bound = self.aliases.get_mut(item.alias);
+        let error = match item.outcome {
+            Outcome::Appended(appended) => {
+                if let Some(bound) = bound {
+                    bound.broken = false;
+                    bound.appended = true;
                 }
-                v1::ItemResult {
+                return v1::ItemResult {
                     base_offset: appended.base.0,
                     ts_us: appended.ts.0,
                     published: appended.count,
                     ..Default::default()
-                }
+                };
             }
-            Err(mut error) => {
-                if let Some(broken) = broken {
-                    // PS-2: what follows a refused batch is refused for its sake. If that was the
-                    // producer's first, the shard has not heard of the producer.
-                    let unknown = error.code == ErrorCode::ProducerUnknown;
-                    if *broken && (unknown || error.code == ErrorCode::SequenceGap) {
-                        error.code = ErrorCode::OrderBroken.into();
-                        error.message = "an earlier batch of this publisher was refused".to_owned();
-                    }
-                    // A producer that was forgotten says nothing definite about what follows: it
-                    // may have been appended by an earlier attempt.
-                    *broken |= !unknown;
-                }
-                v1::ItemResult { error: Some(error.into()), ..Default::default() }
-            }
-        }
+            Outcome::Unknown => failure::propose_failure(ProposeFailure::Unknown),
+            Outcome::Invalid(error) => *error,
+            Outcome::Refused(refusal) => failure::append_refusal(refusal),
+            Outcome::Failed(failed) => failure::append_failure(failed),
+        };
+        v1::ItemResult { error: Some(after_broken(bound, error).into()), ..Default::default() }
     }
 
     async fn end(self) -> Result<(), SessionEnd> {
         if !self.closing {
-            return Err(WireError::new(ErrorCode::GoingAway, "the node is stopping").into());
+            return Err(going_away());
         }
         if let Some(producer) = self.producer.filter(|_| self.released) {
             // Everything it sent is answered, so nothing can come behind this (PQ-1). What fails is
             // forgotten by age.
-            let release = |bound: &Bound| {
-                let (shard, stream) = (bound.shard.clone(), bound.stream);
-                let body = CommandBody::Stream(StreamCommand::ReleaseProducer { stream, producer });
-                async move { shard.command(body).await }
-            };
-            futures::future::join_all(self.aliases.values().map(release)).await;
+            let known = self.aliases.values().filter(|bound| bound.appended);
+            let mut by_shard: BTreeMap<usize, BTreeSet<StreamUid>> = BTreeMap::new();
+            for bound in known {
+                by_shard.entry(bound.shard).or_default().insert(bound.stream);
+            }
+            for (shard, streams) in by_shard {
+                let streams: Vec<_> = streams.into_iter().collect();
+                for streams in streams.chunks(RELEASED_MAX) {
+                    let streams = streams.to_vec();
+                    let release = StreamCommand::ReleaseProducer { producer, streams };
+                    self.shards[shard].command(CommandBody::Stream(release)).await.ok();
+                }
+            }
         }
         Ok(())
     }
+}
+
+/// A failed batch as its publisher is told. What follows a refused batch is refused for its sake
+/// (PS-2); if that was the producer's first, the shard has not heard of the producer.
+fn after_broken(bound: Option<&mut Bound>, mut error: WireError) -> WireError {
+    let Some(bound) = bound else { return error };
+    let unknown = error.code == ErrorCode::ProducerUnknown;
+    if bound.broken && (unknown || error.code == ErrorCode::SequenceGap) {
+        error.code = ErrorCode::OrderBroken.into();
+        error.message = "an earlier batch of this publisher was refused".to_owned();
+    }
+    // A producer that was forgotten says nothing definite about what follows: it may have been
+    // appended by an earlier attempt.
+    bound.broken |= !unknown;
+    bound.appended |= error.code == ErrorCode::Unknown;
+    error
 }
 
 /// Waits for the first frame's results. Cancel safe: what has come stays noted.
@@ -336,19 +396,71 @@ fn note(
     items: &[usize],
     outcome: Result<AppendResult, oneshot::error::RecvError>,
 ) {
-    let mut results = match outcome {
-        Ok(Ok(results)) => results.into_iter().map(convert).collect::<Vec<_>>().into_iter(),
-        Ok(Err(failed)) => vec![Err(failure::append_failure(failed)); items.len()].into_iter(),
-        // Left empty: the outcome is not known.
-        Err(_) => return,
-    };
-    for &item in items {
-        if let Some(state) = states.get_mut(item) {
-            state.result = results.next();
+    // Otherwise they stay as they are: not known.
+    let Ok(outcome) = outcome else { return };
+    match outcome {
+        Ok(results) => {
+            for (&item, result) in items.iter().zip(results) {
+                states[item].outcome = match result {
+                    Ok(appended) => Outcome::Appended(appended),
+                    Err(refusal) => Outcome::Refused(refusal),
+                };
+            }
+        }
+        Err(failed) => {
+            for &item in items {
+                states[item].outcome = Outcome::Failed(failed);
+            }
         }
     }
 }
 
-fn convert(result: Result<Appended, AppendRefusal>) -> Result<Appended, WireError> {
-    result.map_err(failure::append_refusal)
+#[cfg(test)]
+mod tests {
+    use railgun_types::batch::{BatchBuilder, RecordDraft};
+
+    use super::*;
+
+    fn batch(value: &[u8]) -> Bytes {
+        let mut builder = BatchBuilder::new(1 << 20);
+        builder.push(&RecordDraft { value, ..RecordDraft::default() }).unwrap();
+        builder.finish().concat()
+    }
+
+    /// The share of the first `own` batches of a frame, and the frame's blob.
+    fn share(batches: &[Bytes], own: usize) -> (Share, Bytes) {
+        let blob = Bytes::from(batches.concat());
+        let (mut share, mut rest) = (Share::default(), blob.clone());
+        for (at, batch) in batches.iter().take(own).enumerate() {
+            let batch = RecordBatch::open(rest.split_to(batch.len())).unwrap();
+            let (stream, mode) = (StreamUid([1; 16]), AppendMode::Each);
+            let append = Append { stream, producer: None, mode, expected_end: None, batch };
+            share.push(at, append, own);
+        }
+        (share, blob)
+    }
+
+    #[test]
+    fn a_small_share_does_not_keep_its_frame_alive() {
+        let batches = [batch(b"few"), batch(b""), batch(&[7; 500])];
+        let (mut small, blob) = share(&batches, 2);
+        small.let_go_of(blob.len());
+        assert!(blob.is_unique(), "the share still holds the frame");
+        for (append, sent) in small.appends.iter().zip(&batches) {
+            assert_eq!(append.batch.as_bytes(), sent);
+            assert!(RecordBatch::verify(append.batch.as_bytes().clone()).is_ok());
+        }
+        // All batches of a frame stay the memory that was received.
+        let (mut whole, blob) = share(&batches, 3);
+        whole.let_go_of(blob.len());
+        assert_eq!(whole.appends[0].batch.as_bytes().as_ptr(), blob.as_ptr());
+    }
+
+    #[test]
+    fn refused_bytes_count_as_the_frame() {
+        // A valid batch in front of what its client knows to be refused.
+        let (mut share, blob) = share(&[batch(b"x"), Bytes::from(vec![7; 1 << 20])], 1);
+        share.let_go_of(blob.len());
+        assert!(blob.is_unique());
+    }
 }

@@ -5,6 +5,7 @@ use railgun_types::{
     EnsureMode, ProducerId, SpecPatch, StreamName, StreamUid, Truncated, WireCursor,
 };
 
+use crate::checkpoint::{list, put_list};
 use crate::codec;
 
 /// Creates, changes or deletes a stream.
@@ -17,12 +18,13 @@ pub enum StreamCommand {
         /// The stream.
         stream: StreamUid,
     },
-    /// Forget a producer whose handle was closed cleanly (PQ-1).
+    /// Forget a producer whose handle was closed cleanly (PQ-1), on all streams at once: a producer
+    /// may have written to very many, and an entry for each would hold up everybody else.
     ReleaseProducer {
-        /// The stream.
-        stream: StreamUid,
         /// The producer.
         producer: ProducerId,
+        /// The streams.
+        streams: Vec<StreamUid>,
     },
 }
 
@@ -42,6 +44,9 @@ pub struct EnsureStream {
     /// Changes that lose data are wanted.
     pub allow_destructive: bool,
 }
+
+/// Bytes of a stream's uid.
+const UID_BYTES: usize = 16;
 
 const ENSURE: u8 = 1;
 const DELETE: u8 = 2;
@@ -63,10 +68,10 @@ impl StreamCommand {
                 out.put_u8(DELETE);
                 out.put_slice(&stream.0);
             }
-            Self::ReleaseProducer { stream, producer } => {
+            Self::ReleaseProducer { producer, streams } => {
                 out.put_u8(RELEASE_PRODUCER);
-                out.put_slice(&stream.0);
                 out.put_slice(&producer.0);
+                put_list(out, streams.iter(), |out, stream| out.put_slice(&stream.0));
             }
         }
     }
@@ -83,8 +88,8 @@ impl StreamCommand {
             })),
             DELETE => Ok(Self::Delete { stream: StreamUid(cursor.array()?) }),
             RELEASE_PRODUCER => Ok(Self::ReleaseProducer {
-                stream: StreamUid(cursor.array()?),
                 producer: ProducerId(cursor.array()?),
+                streams: list(cursor, UID_BYTES, |cursor| Ok(StreamUid(cursor.array()?)))?,
             }),
             _ => Err(Truncated),
         }

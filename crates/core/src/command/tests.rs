@@ -45,8 +45,8 @@ fn others() -> Vec<CommandBody> {
         })),
         CommandBody::Stream(StreamCommand::Delete { stream }),
         CommandBody::Stream(StreamCommand::ReleaseProducer {
-            stream,
             producer: ProducerId([8; 16]),
+            streams: vec![stream, StreamUid([7; 16])],
         }),
         CommandBody::Segment(SegmentCommand::Seal(SealScope::OlderThan(Timestamp(-1)))),
         CommandBody::Segment(SegmentCommand::Seal(SealScope::Stream(stream))),

@@ -173,8 +173,10 @@ impl ShardState {
             CommandBody::Stream(StreamCommand::Delete { stream }) => {
                 Outcome::Deleted(self.delete(at, *stream))
             }
-            CommandBody::Stream(StreamCommand::ReleaseProducer { stream, producer }) => {
-                self.producers.release(*stream, *producer);
+            CommandBody::Stream(StreamCommand::ReleaseProducer { producer, streams }) => {
+                for stream in streams {
+                    self.producers.release(*stream, *producer);
+                }
                 Outcome::Released
             }
             CommandBody::Segment(SegmentCommand::Seal(scope)) => {

@@ -181,10 +181,11 @@ fn a_retried_batch_is_appended_once() {
     assert_eq!(shard.one(4, by(1, 4, item(A, 1))), Err(AppendRefusal::SequenceGap { expected: 3 }));
     // The sequence is per stream.
     assert_eq!(shard.one(5, by(1, 0, item(B, 1))), Ok(0));
-    // After a clean close the producer is unknown.
-    let producer = railgun_types::ProducerId([1; 16]);
-    shard.apply(6, CommandBody::Stream(StreamCommand::ReleaseProducer { stream: A, producer }));
+    // After a clean close the producer is unknown, on each stream that it names.
+    let (producer, streams) = (railgun_types::ProducerId([1; 16]), vec![A, B]);
+    shard.apply(6, CommandBody::Stream(StreamCommand::ReleaseProducer { producer, streams }));
     assert_eq!(shard.one(7, by(1, 3, item(A, 1))), Err(AppendRefusal::ProducerUnknown));
+    assert_eq!(shard.one(8, by(1, 1, item(B, 1))), Err(AppendRefusal::ProducerUnknown));
 }
 
 #[test]

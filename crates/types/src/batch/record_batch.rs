@@ -1,6 +1,6 @@
 //! A batch that was received or read back.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::builder::check_headers;
 use super::content::Content;
@@ -108,6 +108,15 @@ impl RecordBatch {
             return Err(BatchError::HeaderChecksum);
         }
         Ok(Self { bytes, count, table_bytes })
+    }
+
+    /// The same batch in memory of its own, cut off the end of `out`: for one that outlives the
+    /// much larger buffer it is a slice of. Several copied into an `out` of sufficient capacity
+    /// share one allocation.
+    #[must_use]
+    pub fn copied_into(&self, out: &mut BytesMut) -> Self {
+        out.extend_from_slice(&self.bytes);
+        Self { bytes: out.split().freeze(), ..*self }
     }
 
     /// Bytes of the batch whose first bytes are `head`, for readers that have only a beginning.

@@ -408,8 +408,8 @@ impl Step {
             }
             Self::Release { stream, producer } => {
                 CommandBody::Stream(StreamCommand::ReleaseProducer {
-                    stream: uid(*stream),
                     producer: ProducerId([*producer; 16]),
+                    streams: vec![uid(*stream)],
                 })
             }
             Self::Tick => CommandBody::Tick,
