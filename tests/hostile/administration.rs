@@ -2,11 +2,11 @@
 
 use railgun_proto::v1::admin_request::Call;
 use railgun_proto::v1::admin_response::Answer;
-use railgun_proto::{Frame, WireError, v1};
+use railgun_proto::{Frame, FrameKind, WireError, v1};
 use railgun_testkit::TestNode;
 use railgun_types::ErrorCode::{
-    self, FeatureLevel, InvalidName, InvalidSpec, ProtocolViolation, RevisionConflict,
-    StreamNotFound, StreamStarting,
+    self, FeatureLevel, InvalidName, InvalidSpec, ProtocolViolation, QuotaExceeded,
+    RevisionConflict, StreamNotFound, StreamStarting,
 };
 
 use crate::attacker::{Attacker, assert_refused, encode};
@@ -101,10 +101,24 @@ async fn a_connection_has_16_requesters_at_a_time() {
         line.expect::<v1::AdminResponse>().await;
         lines.push(line);
     }
-    for id in 0..20 {
-        let mut line = attacker.begin(&v1::AdminRequest { id, call: describe("x") }).await;
-        line.is_refused(ProtocolViolation).await;
+    // One more waits for one of them to end, if it is small; but not for ever.
+    let more = v1::AdminRequest { id: 16, call: describe("bystander") };
+    let mut waiting = Vec::new();
+    for _ in 0..20 {
+        waiting.push(attacker.begin(&more).await);
     }
+    let large = v1::ListStreams { prefix: "x".repeat(100_000), ..Default::default() };
+    let large = v1::AdminRequest { id: 17, call: Some(Call::ListStreams(large)) };
+    attacker.begin(&large).await.is_refused(QuotaExceeded).await;
+    lines.pop().expect("one of 16").finish();
+    let mut served = None;
+    for (at, line) in waiting.iter_mut().enumerate() {
+        match line.next().await.expect("an answer").kind() {
+            FrameKind::AdminResponse => assert_eq!(served.replace(at), None, "two for one place"),
+            kind => assert_eq!(kind, FrameKind::Error),
+        }
+    }
+    lines.push(waiting.swap_remove(served.expect("one takes the place")));
     // Others have their own, and those that were there live.
     other.is_served().await;
     bystander.is_served().await;

@@ -1,9 +1,9 @@
-//! SIGTERM: what is in flight is answered, everything goes to the bucket, and a bucket that is dead
-//! does not hold the exit.
+//! SIGTERM: what is in flight is answered, everything goes to the bucket, and neither a client that
+//! stays nor a bucket that is dead holds the exit. The log is marked in any case.
 
 use std::time::Duration;
 
-use railgun_client::ClientOptions;
+use railgun_client::{ClientOptions, Message, StartPosition};
 
 use crate::eventually;
 use crate::ledger::Ledger;
@@ -11,8 +11,11 @@ use crate::load::{self, Ended, Mode, Steering};
 use crate::s3_gate::{Gate, S3Gate};
 use crate::site::{Process, Site, name};
 
-/// 10 s for the bucket, 2 s for a broker that does not return, and a moment.
-const STOP_LIMIT: Duration = Duration::from_secs(13);
+/// 10 s for clients and bucket together, and a moment: a broker that has to be left behind, without
+/// marks, would take 12 s.
+const STOP_LIMIT: Duration = Duration::from_millis(11_500);
+/// What a node takes that has a bucket, and clients that only wait.
+const PROMPT: Duration = Duration::from_secs(5);
 /// Messages that are acknowledged before the signal.
 const ENOUGH: u64 = 2_000;
 
@@ -45,6 +48,7 @@ async fn stop_under_load(
     node.terminate();
     let status = node.ended(STOP_LIMIT).await;
     assert_eq!(status.code(), Some(0), "{}", site.log_tail());
+    stopped_in_order(site);
     steering.stop();
     let mut ledgers = Vec::new();
     for load in loads {
@@ -53,6 +57,58 @@ async fn stop_under_load(
     }
     client.close().await;
     ledgers
+}
+
+/// The node went through all steps of stopping; the last is to mark the log.
+fn stopped_in_order(site: &Site) {
+    let log = site.log();
+    let last = log.lines().last().unwrap_or_default();
+    assert!(last.contains("stopped"), "{}", site.log_tail());
+    for flaw in ["leaving a broker behind", "could not be marked", "did not finish in time"] {
+        assert!(!log.contains(flaw), "{flaw}: {}", site.log_tail());
+    }
+}
+
+/// Publishes one message, tells the node to stop while a client follows the stream, and waits.
+async fn stop_beside_a_follower(
+    site: &Site,
+    node: &mut Process,
+    before: impl FnOnce(),
+    limit: Duration,
+) {
+    let client = site.client().await;
+    let stream = name("followed");
+    client.admin().create_if_absent(&stream).await.expect("ensured");
+    let publisher = client.publisher(stream.clone()).open().await.expect("opened");
+    let ticket = publisher.send(Message::new("x")).await.expect("sent");
+    ticket.await.expect("published");
+    publisher.close().await.expect("closed");
+    let mut follower =
+        client.subscribe(stream).start(StartPosition::Earliest).open().await.expect("opened");
+    follower.next().await.expect("readable").expect("the record");
+    before();
+    node.terminate();
+    let status = node.ended(limit).await;
+    assert_eq!(status.code(), Some(0), "{}", site.log_tail());
+    stopped_in_order(site);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_wait_do_not_hold_the_exit() {
+    let site = Site::new();
+    let mut node = site.start().await;
+    stop_beside_a_follower(&site, &mut node, || {}, PROMPT).await;
+    assert_eq!(site.replay(&name("followed")), ["x"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_wait_leave_the_time_to_a_dead_bucket() {
+    let s3 = S3Gate::start(Gate::Open).await;
+    let mut site = Site::new();
+    s3.serve(&mut site);
+    let mut node = site.start().await;
+    let hang = || s3.set(Gate::Hanging);
+    stop_beside_a_follower(&site, &mut node, hang, STOP_LIMIT).await;
 }
 
 /// Starts the node again; nothing acknowledged is missing.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use railgun_core::catalog::{Catalog, CatalogEntry, CatalogOutcome, RestoredCatalog};
+use railgun_core::catalog::{Catalog, CatalogEntry, CatalogOutcome, Phase, RestoredCatalog};
 use railgun_core::command::{CatalogCommand, ClusterSettings, CommandBody};
 use railgun_core::shard::EntryPosition;
 use railgun_log::{EntryId, ShardLog};
@@ -39,6 +39,9 @@ pub(crate) enum Message {
         prefix: String,
         after: Option<StreamName>,
         limit: usize,
+        reply: oneshot::Sender<Vec<(StreamName, CatalogEntry)>>,
+    },
+    HalfDone {
         reply: oneshot::Sender<Vec<(StreamName, CatalogEntry)>>,
     },
     Settings {
@@ -106,6 +109,11 @@ impl CatalogHandle {
         limit: usize,
     ) -> Result<Vec<(StreamName, CatalogEntry)>, ShardGone> {
         self.ask(|reply| Message::List { prefix, after, limit, reply }).await
+    }
+
+    /// Names whose stream is being created or deleted.
+    pub(crate) async fn half_done(&self) -> Result<Vec<(StreamName, CatalogEntry)>, ShardGone> {
+        self.ask(|reply| Message::HalfDone { reply }).await
     }
 
     pub(crate) async fn settings(&self) -> Result<Option<ClusterSettings>, ShardGone> {
@@ -204,6 +212,13 @@ impl Owner {
                 let names = names.filter(|(name, _)| name.as_str().starts_with(&prefix));
                 let names = names.take(limit).map(|(name, entry)| (name.clone(), entry.clone()));
                 drop(reply.send(names.collect()));
+            }
+            Message::HalfDone { reply } => {
+                let names = self.catalog.names_after(None);
+                let names = names.filter(|(_, entry)| entry.phase != Phase::Active);
+                drop(
+                    reply.send(names.map(|(name, entry)| (name.clone(), entry.clone())).collect()),
+                );
             }
             Message::Settings { reply } => drop(reply.send(self.catalog.settings())),
         }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use railgun_cold::reader::{ColdBatch, ColdBatches, ColdReadError, ColdReader};
 use railgun_core::command::{Append, PartsCursor};
 use railgun_core::shard::IndexPoint;
@@ -18,6 +19,11 @@ use crate::shard::{Located, ReadQuery, ShardGone, ShardHandle};
 const HOT_BYTES: usize = 2 << 20;
 /// Bytes of batches that one step decodes from an object, at most, but one batch.
 const COLD_BYTES: usize = 1 << 20;
+/// Records that are less than this part of the memory they were read with are copied out of it: they
+/// may wait for a slow consumer, and what lies around them need not.
+const PINNED_MAX: usize = 4;
+/// What a read from a file takes at least, whatever was asked for.
+const FILE_READ_BYTES: usize = 1 << 20;
 
 /// Where records came from, for people who look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +116,17 @@ impl StreamReader {
         self.next
     }
 
+    /// Whether it holds records that no step has returned yet.
+    pub(crate) fn holds_records(&self) -> bool {
+        self.row_group.is_some()
+    }
+
+    /// Goes back to `next`, and lets go of what was read.
+    pub(crate) fn rewind(&mut self, next: Offset) {
+        self.next = next;
+        self.row_group = None;
+    }
+
     /// The next records; waits for them if `wait`. Cancel safe: a step that was not returned is
     /// read again.
     pub(crate) async fn step(&mut self, wait: bool) -> Result<Step, ReadFailure> {
@@ -176,11 +193,15 @@ impl StreamReader {
             };
             let read_to = entries.last().map_or(first.log_index, |entry| entry.id.index + 1);
             let here = rest[..run].iter().take_while(|point| point.log_index < read_to).count();
+            let begun = deliveries.len();
             for point in &rest[..here] {
                 let delivery = self.slice(&entries, first.log_index, *point, source)?;
                 bytes += delivery.batch.len();
                 deliveries.push(delivery);
             }
+            let read: usize = entries.iter().map(|entry| entry.payload.len()).sum();
+            let read = if source == Source::Hot { read.max(FILE_READ_BYTES) } else { read };
+            let_go_of(&mut deliveries[begun..], read);
             if bytes >= HOT_BYTES || here == 0 {
                 break;
             }
@@ -265,6 +286,18 @@ impl StreamReader {
     }
 }
 
+/// Copies the batches, if they are a small part of the `read` bytes that they keep in memory.
+fn let_go_of(deliveries: &mut [Delivery], read: usize) {
+    let bytes: usize = deliveries.iter().map(|delivery| delivery.batch.len()).sum();
+    if bytes.saturating_mul(PINNED_MAX) >= read {
+        return;
+    }
+    let mut copies = BytesMut::with_capacity(bytes);
+    for delivery in deliveries {
+        delivery.batch = delivery.batch.copied_into(&mut copies);
+    }
+}
+
 /// Batches out of a row group begin where they were asked to.
 fn cold_delivery(cold: ColdBatch) -> Delivery {
     Delivery {
@@ -274,5 +307,33 @@ fn cold_delivery(cold: ColdBatch) -> Delivery {
         ts: cold.ts,
         source: Source::Cold,
         batch: cold.batch,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use railgun_types::batch::{BatchBuilder, RecordDraft};
+
+    use super::*;
+
+    #[test]
+    fn a_few_records_do_not_keep_what_was_read_around_them() {
+        let mut builder = BatchBuilder::new(1 << 20);
+        builder.push(&RecordDraft { value: b"x", ..RecordDraft::default() }).unwrap();
+        let batch = builder.finish().concat();
+        let entry = Bytes::from([&batch[..], &[0; 1_000]].concat());
+        let delivered = || {
+            let batch = RecordBatch::open(entry.slice(..batch.len())).unwrap();
+            let (base, ts) = (Offset(0), Timestamp(0));
+            [Delivery { base, skip: 0, count: 1, ts, source: Source::Ring, batch }]
+        };
+        let mut few = delivered();
+        let_go_of(&mut few, entry.len());
+        assert!(entry.is_unique());
+        assert_eq!(few[0].batch.as_bytes(), &batch);
+        let mut most = delivered();
+        let_go_of(&mut most, batch.len() * PINNED_MAX);
+        assert!(!entry.is_unique());
     }
 }

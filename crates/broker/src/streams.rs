@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use railgun_cold::Bucket;
 use railgun_cold::reader::ColdReader;
@@ -10,14 +11,15 @@ use railgun_core::catalog::{CatalogEntry, CatalogOutcome, Phase};
 use railgun_core::command::{
     CatalogCommand, CommandBody, EnsureStream, SealScope, SegmentCommand, StreamCommand,
 };
-use railgun_core::shard::{Ensured as ShardEnsured, Outcome};
+use railgun_core::shard::{EnsureRefused, Ensured as ShardEnsured, Outcome};
 use railgun_proto::WireError;
 use railgun_proto::convert::{EnsureOutcome, EnsureRequest, Ensured};
 use railgun_raft::ReadPool;
 use railgun_types::{
-    ClusterUid, EnsureMode, ErrorCode, Offset, ShardId, StartPosition, StreamKind, StreamName,
-    StreamUid,
+    ClusterUid, EnsureMode, ErrorCode, Offset, ShardId, SpecPatch, StartPosition, StreamKind,
+    StreamName, StreamUid,
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::catalog::CatalogHandle;
 use crate::entropy::Entropy;
@@ -25,6 +27,9 @@ use crate::offload::Reclaimer;
 use crate::reader::ReadFailure;
 use crate::session::failure;
 use crate::shard::{Extent, SegmentPage, ShardHandle, StartResolved, StreamFacts};
+
+/// How often names are looked through for creations and deletions that nobody finishes.
+const RECONCILE_EVERY: Duration = Duration::from_secs(10);
 
 /// See the module. Cheap to clone.
 #[derive(Clone)]
@@ -117,7 +122,7 @@ impl Streams {
         Ok(&self.on_node(id)?.handle)
     }
 
-    async fn entry(&self, name: &StreamName) -> Result<Option<CatalogEntry>, WireError> {
+    pub(crate) async fn entry(&self, name: &StreamName) -> Result<Option<CatalogEntry>, WireError> {
         self.inner.catalog.get(name.clone()).await.map_err(|gone| stopping(&gone))
     }
 
@@ -199,40 +204,102 @@ impl Streams {
     }
 
     /// Makes a stream what the request says: the catalog reserves the name, the shard decides, the
-    /// catalog turns it active. Safe to repeat at any point.
+    /// catalog turns it active. Safe to repeat at any point; dropped in the midst of it, it leaves a
+    /// name that [`Self::keep_reconciled`] finishes.
     pub(crate) async fn ensure(&self, request: EnsureRequest) -> Result<Ensured, WireError> {
-        let entry = match self.entry(&request.name).await? {
-            None if request.mode == EnsureMode::Check => return Err(not_found(&request.name)),
+        let (entry, own) = match self.entry(&request.name).await? {
             None => self.reserve(&request).await?,
-            Some(entry) => entry,
+            Some(entry) => (entry, false),
         };
-        if entry.phase == Phase::Deleting {
-            let message = format!("stream '{}' is being deleted", request.name);
-            return Err(WireError::new(ErrorCode::StreamStarting, message));
+        match &entry.phase {
+            Phase::Active => self.ensure_on_shard(&entry, request).await,
+            Phase::Creating { .. } if request.mode == EnsureMode::Check => {
+                // It is not there yet, and looking must not make it (EN-1).
+                let message = format!("stream '{}' is being created", request.name);
+                Err(WireError::new(ErrorCode::StreamStarting, message))
+            }
+            Phase::Creating { patch } => {
+                // Whoever reserved the name said what the stream is; all others compare with that.
+                let created = self.create(&request.name, &entry, patch.clone()).await?;
+                if own && created.outcome == EnsureOutcome::Created {
+                    return Ok(created);
+                }
+                self.ensure_on_shard(&entry, request).await
+            }
+            Phase::Deleting => {
+                let message = format!("stream '{}' is being deleted", request.name);
+                Err(WireError::new(ErrorCode::StreamStarting, message))
+            }
         }
-        self.ensure_on_shard(&entry, request).await
     }
 
-    async fn reserve(&self, request: &EnsureRequest) -> Result<CatalogEntry, WireError> {
+    /// Takes a name that is free; says whether nobody else had taken it meanwhile.
+    async fn reserve(&self, request: &EnsureRequest) -> Result<(CatalogEntry, bool), WireError> {
+        if request.mode == EnsureMode::Check {
+            return Err(not_found(&request.name));
+        }
+        if request.if_revision.is_some_and(|revision| revision != 0) {
+            // EN-6: what is not there is at no revision.
+            return Err(failure::ensure_refused(&EnsureRefused::Revision { actual: 0 }));
+        }
         if request.patch.kind == Some(StreamKind::Ephemeral) {
             let message = "this release has persistent streams only";
             return Err(WireError::new(ErrorCode::FeatureLevel, message));
         }
-        let reserve = CatalogCommand::Reserve {
-            name: request.name.clone(),
-            stream: StreamUid(self.inner.entropy.uid()),
-            patch: request.patch.clone(),
-        };
-        self.change(reserve)
-            .await?
-            .ok_or_else(|| WireError::new(ErrorCode::Unavailable, "the catalog is not ready"))
+        let stream = StreamUid(self.inner.entropy.uid());
+        let (name, patch) = (request.name.clone(), request.patch.clone());
+        let reserved = self.change(CatalogCommand::Reserve { name, stream, patch }).await?;
+        let entry = reserved
+            .ok_or_else(|| WireError::new(ErrorCode::Unavailable, "the catalog is not ready"))?;
+        let own = entry.stream == stream;
+        Ok((entry, own))
     }
 
-    async fn change(&self, command: CatalogCommand) -> Result<Option<CatalogEntry>, WireError> {
+    pub(crate) async fn change(
+        &self,
+        command: CatalogCommand,
+    ) -> Result<Option<CatalogEntry>, WireError> {
         match self.inner.catalog.change(command).await.map_err(failure::propose_failure)? {
             CatalogOutcome::Entry(entry) => Ok(entry),
             CatalogOutcome::Founded(_) | CatalogOutcome::Refused => Ok(None),
         }
+    }
+
+    /// Finishes the creation of a reserved stream. Several may do so at once: one of them is told
+    /// that it was created, the others that it is there.
+    pub(crate) async fn create(
+        &self,
+        name: &StreamName,
+        entry: &CatalogEntry,
+        patch: SpecPatch,
+    ) -> Result<Ensured, WireError> {
+        let stream = entry.stream;
+        let request = EnsureRequest {
+            name: name.clone(),
+            patch,
+            mode: EnsureMode::Warn,
+            if_revision: None,
+            allow_destructive: false,
+        };
+        let ensured = match self.propose_ensure(entry, request).await? {
+            Ok(ensured) => ensured,
+            Err(refused) => {
+                // Definite, and it was not for the sake of a stream that lives: nobody else should
+                // wait for this name.
+                self.change(CatalogCommand::Free { name: name.clone(), stream }).await?;
+                return Err(failure::ensure_refused(&refused));
+            }
+        };
+        let activate = CatalogCommand::Activate { name: name.clone(), stream };
+        let now = self.change(activate).await?;
+        if now.is_none_or(|now| now.stream != stream || now.phase != Phase::Active) {
+            // The name was deleted between its reservation and this; the shard may have been asked
+            // to delete the stream before there was one. Without a name nobody finds it.
+            self.delete_on_shard(entry).await?;
+            let message = format!("stream '{name}' was deleted while it was created");
+            return Err(WireError::new(ErrorCode::StreamDeleted, message));
+        }
+        Ok(ensured)
     }
 
     async fn ensure_on_shard(
@@ -240,40 +307,32 @@ impl Streams {
         entry: &CatalogEntry,
         request: EnsureRequest,
     ) -> Result<Ensured, WireError> {
+        let ensured = self.propose_ensure(entry, request).await?;
+        ensured.map_err(|refused| failure::ensure_refused(&refused))
+    }
+
+    async fn propose_ensure(
+        &self,
+        entry: &CatalogEntry,
+        request: EnsureRequest,
+    ) -> Result<Result<Ensured, EnsureRefused>, WireError> {
         let EnsureRequest { name, patch, mode, if_revision, allow_destructive } = request;
         let stream = entry.stream;
-        let creating = matches!(entry.phase, Phase::Creating { .. });
-        let ensure = EnsureStream {
-            stream,
-            name: name.clone(),
-            patch,
-            mode,
-            if_revision,
-            allow_destructive,
-        };
+        let ensure = EnsureStream { stream, name, patch, mode, if_revision, allow_destructive };
         let body = CommandBody::Stream(StreamCommand::Ensure(ensure));
         let outcome = self.shard(entry.shard)?.command(body).await;
         let ensured = match outcome.map_err(failure::propose_failure)? {
             Outcome::Ensured(Ok(ensured)) => ensured,
-            Outcome::Ensured(Err(refused)) => {
-                if creating {
-                    // A definite refusal: nobody else should wait for this name.
-                    self.change(CatalogCommand::Free { name, stream }).await?;
-                }
-                return Err(failure::ensure_refused(&refused));
-            }
+            Outcome::Ensured(Err(refused)) => return Ok(Err(refused)),
             other => return Err(unexpected(&other)),
         };
-        if creating {
-            self.change(CatalogCommand::Activate { name, stream }).await?;
-        }
         let (outcome, revision) = match ensured {
             ShardEnsured::Created => (EnsureOutcome::Created, 1),
             ShardEnsured::Unchanged { revision } => (EnsureOutcome::Unchanged, revision),
             ShardEnsured::Drift { revision, diff } => (EnsureOutcome::Drift(diff), revision),
             ShardEnsured::Updated { revision, diff } => (EnsureOutcome::Updated(diff), revision),
         };
-        Ok(Ensured { outcome, stream_uid: stream, revision })
+        Ok(Ok(Ensured { outcome, stream_uid: stream, revision }))
     }
 
     /// Deletes a stream: the name is blocked, the shard leaves a tombstone, the name is free.
@@ -289,39 +348,61 @@ impl Streams {
         name: &StreamName,
         entry: &CatalogEntry,
     ) -> Result<(), WireError> {
-        let stream = entry.stream;
-        let body = CommandBody::Stream(StreamCommand::Delete { stream });
+        self.delete_on_shard(entry).await?;
+        let free = CatalogCommand::Free { name: name.clone(), stream: entry.stream };
+        self.change(free).await?;
+        Ok(())
+    }
+
+    async fn delete_on_shard(&self, entry: &CatalogEntry) -> Result<(), WireError> {
+        let body = CommandBody::Stream(StreamCommand::Delete { stream: entry.stream });
         self.shard(entry.shard)?.command(body).await.map_err(failure::propose_failure)?;
-        self.change(CatalogCommand::Free { name: name.clone(), stream }).await?;
         Ok(())
     }
 
     /// Finishes creations and deletions that a stopped node left half done.
     pub(crate) async fn reconcile(&self) -> Result<(), WireError> {
-        let names = self.inner.catalog.list(String::new(), None, usize::MAX).await;
-        for (name, entry) in names.map_err(|gone| stopping(&gone))? {
-            match entry.phase.clone() {
-                Phase::Active => {}
-                Phase::Creating { patch } => {
-                    tracing::info!(stream = %name, "finishing the creation of a stream");
-                    let request = EnsureRequest {
-                        name,
-                        patch,
-                        mode: EnsureMode::Warn,
-                        if_revision: None,
-                        allow_destructive: false,
-                    };
-                    if let Err(refused) = self.ensure_on_shard(&entry, request).await {
-                        tracing::warn!(%refused, "the creation of a stream was refused");
-                    }
-                }
-                Phase::Deleting => {
-                    tracing::info!(stream = %name, "finishing the deletion of a stream");
-                    self.finish_delete(&name, &entry).await?;
-                }
-            }
+        for (name, entry) in self.inner.catalog.half_done().await.map_err(|gone| stopping(&gone))? {
+            self.finish(&name, &entry).await;
         }
         Ok(())
+    }
+
+    /// Finishes, until the node stops, what failed half way while it runs: whatever is in the same
+    /// phase at two looks. What is merely slow loses nothing by being done twice.
+    pub(crate) async fn keep_reconciled(self, stopping: CancellationToken) {
+        let passes = async {
+            let mut before: BTreeMap<StreamName, CatalogEntry> = BTreeMap::new();
+            loop {
+                tokio::time::sleep(RECONCILE_EVERY).await;
+                let Ok(half_done) = self.inner.catalog.half_done().await else { return };
+                for (name, entry) in &half_done {
+                    if before.get(name) == Some(entry) {
+                        self.finish(name, entry).await;
+                    }
+                }
+                before = half_done.into_iter().collect();
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stopping.cancelled() => {}
+            () = passes => {}
+        }
+    }
+
+    async fn finish(&self, name: &StreamName, entry: &CatalogEntry) {
+        let (what, finished) = match entry.phase.clone() {
+            Phase::Active => return,
+            Phase::Creating { patch } => {
+                ("creation", self.create(name, entry, patch).await.map(drop))
+            }
+            Phase::Deleting => ("deletion", self.finish_delete(name, entry).await),
+        };
+        match finished {
+            Ok(()) => tracing::info!(stream = %name, "finished a {what} that was left half done"),
+            Err(error) => tracing::warn!(stream = %name, %error, "a {what} stays half done"),
+        }
     }
 
     /// Brings everything published to the stream so far into the bucket.

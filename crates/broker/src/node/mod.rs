@@ -1,6 +1,8 @@
 //! Starts and stops a node: identity, bucket, log, catalog, shards, sessions, in this order.
 
 mod starter;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,6 +21,7 @@ use railgun_raft::Failure;
 use railgun_types::{ClusterUid, ErrorCode, Limits, NodeId, ReplicaId, ShardId};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -26,15 +29,18 @@ use crate::auth::{Auth, TokenHash};
 use crate::identity::{Identity, IdentityError};
 use crate::offload::{OffloadSpec, Reclaimer};
 use crate::seams::{RunningLog, Seams};
-use crate::session::{self, SessionContext};
+use crate::session::{self, STOPPING, SessionContext};
 use crate::shard::{Extent, ShardFigures};
 use crate::streams::{ShardOnNode, Streams};
 use starter::{Replica, Starter};
 
 /// How long a shard may take to elect this node, which is alone.
 const LEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the bucket has for the records of a stopping node.
+/// How long a stopping node may take at most for answering its clients and for the bucket together.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long clients are waited for that must be told that their connection is closed; the bucket
+/// gets its records meanwhile.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Begins to listen, when everything else runs.
 pub type Listen = Box<dyn FnOnce() -> Result<Endpoint, BindError> + Send>;
@@ -150,6 +156,8 @@ pub struct Broker {
     cancel: CancellationToken,
     sessions: TaskTracker,
     actors: TaskTracker,
+    #[cfg(test)]
+    streams: Streams,
 }
 
 impl Broker {
@@ -229,16 +237,17 @@ impl Broker {
         if let Err(error) = streams.reconcile().await {
             tracing::warn!(%error, "half-done creations or deletions are left for the next start");
         }
+        let stopping = CancellationToken::new();
+        actors.spawn(streams.clone().keep_reconciled(stopping.clone()));
         let endpoint = Arc::new((spec.listen)()?);
         let context = Arc::new(SessionContext {
-            streams,
+            streams: streams.clone(),
             auth: Auth::new(spec.tokens),
             limits: Limits::default(),
             node_id: identity.node.0,
             server: format!("railgun/{}", env!("CARGO_PKG_VERSION")),
             next_session: AtomicU64::new(0),
         });
-        let stopping = CancellationToken::new();
         let accept = accept(Arc::clone(&endpoint), context, sessions.clone(), stopping.clone());
         sessions.spawn(accept);
         on_failure.disarm();
@@ -254,6 +263,8 @@ impl Broker {
             cancel,
             sessions,
             actors,
+            #[cfg(test)]
+            streams,
         })
     }
 
@@ -288,29 +299,38 @@ impl Broker {
         futures::future::select_all(failures).await.0
     }
 
-    /// Stops the node: no new clients, what is in flight is answered, records go to the bucket for
-    /// at most `drain`, the log is synced and marked. A dead bucket holds up nothing beyond that.
+    /// Stops the node: no new clients, what is in flight is answered, records go to the bucket, both
+    /// within `drain` (at most 10 s); then, whatever came of that, Raft is stopped and the log is
+    /// synced and marked. With a `drain` of zero, for a node that has failed, nothing is waited for.
     pub async fn shutdown(&self, drain: Duration) {
+        let end = Instant::now() + drain.min(DRAIN_TIMEOUT);
         self.ready.send_replace(false);
         self.endpoint.refuse_new();
         self.stopping.cancel();
         self.sessions.close();
-        if tokio::time::timeout(drain.min(DRAIN_TIMEOUT), self.sessions.wait()).await.is_err() {
+        let answered = end.min(Instant::now() + session::STOP_TIMEOUT);
+        if timeout_at(answered, self.sessions.wait()).await.is_err() {
             tracing::warn!("clients did not finish in time");
         }
-        self.endpoint.close(Some(ErrorCode::GoingAway), "the node is stopping");
-        if tokio::time::timeout(drain.min(DRAIN_TIMEOUT), self.offload_all()).await.is_err() {
-            tracing::warn!("not everything is in the bucket; the log keeps the rest");
+        self.endpoint.close(Some(ErrorCode::GoingAway), STOPPING);
+        if !drain.is_zero() {
+            let told =
+                timeout_at(end.min(Instant::now() + CLOSE_TIMEOUT), self.endpoint.wait_idle());
+            let (_, offloaded) = tokio::join!(told, timeout_at(end, self.offload_all()));
+            if offloaded.is_err() {
+                tracing::warn!("not everything is in the bucket; the log keeps the rest");
+            }
         }
         for replica in &self.replicas {
             replica.raft.shutdown().await;
         }
-        self.cancel.cancel();
-        self.actors.close();
-        self.actors.wait().await;
+        // Nothing is appended any more, and the writer, which may be an actor, still runs.
         for replica in &self.replicas {
             sync_mark(&replica.log).await;
         }
+        self.cancel.cancel();
+        self.actors.close();
+        self.actors.wait().await;
     }
 
     /// Seals everything and waits until it is in the bucket.

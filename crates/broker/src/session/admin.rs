@@ -5,8 +5,10 @@ use std::time::Duration;
 use railgun_proto::convert::{EnsureRequest, Uid};
 use railgun_proto::{Frame, FrameKind, WireError, v1};
 use railgun_types::{ErrorCode, Offset, SpecPatch, StreamName};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use super::{QuicStream, SessionEnd};
+use super::{QuicStream, STOPPING, SessionEnd};
 use crate::streams::{Resolved, Streams};
 
 /// Rows of one page of a list.
@@ -25,7 +27,7 @@ pub(super) async fn serve(stream: &mut QuicStream, first: Frame) -> Result<(), S
         let request: v1::AdminRequest = frame.decode()?;
         let id = request.id;
         let answer = match request.call {
-            Some(call) => answer(&stream.context.streams, call).await,
+            Some(call) => answer(&stream.context.streams, call, &stream.tasks, &stopping).await,
             None => Err(WireError::new(ErrorCode::ProtocolViolation, "the request has no call")),
         };
         let answer = answer.unwrap_or_else(|error| v1::admin_response::Answer::Error(error.into()));
@@ -45,12 +47,16 @@ pub(super) async fn serve(stream: &mut QuicStream, first: Frame) -> Result<(), S
 async fn answer(
     streams: &Streams,
     call: v1::admin_request::Call,
+    tasks: &TaskTracker,
+    stopping: &CancellationToken,
 ) -> Result<v1::admin_response::Answer, WireError> {
     use v1::admin_request::Call;
     use v1::admin_response::Answer;
     Ok(match call {
         Call::EnsureStream(ensure) => {
-            Answer::StreamEnsured((&streams.ensure(EnsureRequest::try_from(ensure)?).await?).into())
+            let (streams, request) = (streams.clone(), EnsureRequest::try_from(ensure)?);
+            let ensured = to_the_end(tasks, async move { streams.ensure(request).await }).await?;
+            Answer::StreamEnsured((&ensured).into())
         }
         Call::ListStreams(list) => Answer::StreamList(list_streams(streams, list).await?),
         Call::DescribeStream(describe) => {
@@ -58,7 +64,8 @@ async fn answer(
             Answer::StreamDescription(description(&found))
         }
         Call::DeleteStream(delete) => {
-            let uid = streams.delete(&name(&delete.name)?).await?;
+            let (streams, name) = (streams.clone(), name(&delete.name)?);
+            let uid = to_the_end(tasks, async move { streams.delete(&name).await }).await?;
             Answer::StreamDeleted(v1::StreamDeleted { stream_uid: uid.to_wire() })
         }
         Call::SealStream(seal) => {
@@ -68,7 +75,14 @@ async fn answer(
             };
             let name = name(&seal.name)?;
             let sealed = streams.seal(&name, seal.retire);
-            let sealed = tokio::time::timeout(timeout, sealed).await.map_err(|_| {
+            let sealed = tokio::select! {
+                biased;
+                () = stopping.cancelled() => {
+                    return Err(WireError::new(ErrorCode::GoingAway, STOPPING));
+                }
+                sealed = tokio::time::timeout(timeout, sealed) => sealed,
+            };
+            let sealed = sealed.map_err(|_| {
                 let message = format!(
                     "stream '{name}' is not in the bucket after {timeout:?}; the upload goes on"
                 );
@@ -80,6 +94,18 @@ async fn answer(
             })
         }
         Call::ListSegments(list) => Answer::SegmentList(list_segments(streams, &list).await?),
+    })
+}
+
+/// Makes a change of several steps whether or not the client stays for it: half of one would block
+/// the stream's name.
+async fn to_the_end<T: Send + 'static>(
+    tasks: &TaskTracker,
+    change: impl Future<Output = Result<T, WireError>> + Send + 'static,
+) -> Result<T, WireError> {
+    tasks.spawn(change).await.unwrap_or_else(|failed| {
+        let message = format!("the change was not finished: {failed}");
+        Err(WireError::new(ErrorCode::Unknown, message))
     })
 }
 
@@ -160,4 +186,24 @@ async fn list_segments(
         bucket: streams.bucket_url(),
         more: page.more,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_goes_on_without_its_client() {
+        let (tasks, (done, made)) = (TaskTracker::new(), tokio::sync::oneshot::channel());
+        let change = async move {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            assert!(done.send("made").is_ok());
+            Ok(())
+        };
+        let client = tokio::time::timeout(Duration::from_secs(1), to_the_end(&tasks, change));
+        assert!(client.await.is_err(), "the client has left");
+        assert_eq!(made.await, Ok("made"));
+        tasks.close();
+        tasks.wait().await;
+    }
 }

@@ -22,6 +22,8 @@ use crate::auth::Auth;
 use crate::streams::Streams;
 
 pub(crate) use failure::SessionEnd;
+#[cfg(test)]
+pub(crate) use subscription::HELD_TIME;
 
 /// The protocol version this release speaks.
 const PROTOCOL_VERSION: u32 = 1;
@@ -29,6 +31,19 @@ const PROTOCOL_VERSION: u32 = 1;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// Administrative QUIC streams a connection may have open at once.
 const ADMIN_STREAMS: usize = 16;
+/// How long one more waits for one of them to end.
+const ADMIN_SLOT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes of its first frame at most: it is held meanwhile.
+const WAITING_BYTES: usize = 16 << 10;
+/// How long a stream may be open before its first frame begins.
+const FIRST_FRAME_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a client of a stopping node has for taking the last answers.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+/// How long the sessions of a stopping node have for what is in flight; clients are told so.
+pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+/// The reason of a closed connection, for people.
+pub(crate) const STOPPING: &str = "the node is stopping";
 
 /// What every session of a node shares.
 #[derive(Debug)]
@@ -50,20 +65,28 @@ pub(crate) async fn serve(
     stopping: CancellationToken,
 ) {
     let remote = connection.remote_addr();
-    let control = match tokio::time::timeout(HELLO_TIMEOUT, handshake(&context, &connection)).await
-    {
+    let greeted = tokio::select! {
+        biased;
+        () = stopping.cancelled() => return connection.close(Some(ErrorCode::GoingAway), STOPPING),
+        greeted = tokio::time::timeout(HELLO_TIMEOUT, handshake(&context, &connection)) => greeted,
+    };
+    let control = match greeted {
         Ok(Ok(control)) => control,
         Ok(Err(refused)) => {
             tracing::debug!(%remote, %refused, "session refused");
             // The client reads the error from the stream; then it closes.
-            drop(tokio::time::timeout(HELLO_TIMEOUT, connection.closed()).await);
+            tokio::select! {
+                biased;
+                () = stopping.cancelled() => {}
+                _ = tokio::time::timeout(HELLO_TIMEOUT, connection.closed()) => {}
+            }
             return connection.close(Some(refused.code()), "");
         }
         Err(_) => return connection.close(Some(ErrorCode::ProtocolViolation), "no hello in time"),
     };
     tracing::debug!(%remote, "session opened");
     let ended = CancellationToken::new();
-    tasks.spawn(hold_control(control, connection.clone(), stopping.clone()));
+    let control = tasks.spawn(hold_control(control, connection.clone(), stopping.clone()));
     let streams = TaskTracker::new();
     let admin_slots = Arc::new(tokio::sync::Semaphore::new(ADMIN_STREAMS));
     loop {
@@ -76,6 +99,7 @@ pub(crate) async fn serve(
                         context: Arc::clone(&context),
                         writer,
                         reader,
+                        tasks: tasks.clone(),
                         ended: ended.clone(),
                         stopping: stopping.clone(),
                     };
@@ -86,12 +110,26 @@ pub(crate) async fn serve(
         }
     }
     if stopping.is_cancelled() {
-        // What is in flight is answered before the connection goes.
+        // What is in flight is answered before the connection goes; then it is the node that closes
+        // it, for the client waits for what the node may still owe.
         streams.close();
-        streams.wait().await;
+        let answered = async { tokio::join!(streams.wait(), control) };
+        tokio::select! {
+            biased;
+            _ = answered => {}
+            _ = connection.closed() => {}
+        }
+        connection.close(Some(ErrorCode::GoingAway), STOPPING);
     }
     ended.cancel();
     tracing::debug!(%remote, "session closed");
+}
+
+/// Resolves when the node has been stopping for long enough that a client which takes nothing is
+/// not waited for.
+async fn overdue(stopping: &CancellationToken) {
+    stopping.cancelled().await;
+    tokio::time::sleep(LAST_ANSWERS).await;
 }
 
 /// Hello and Welcome on the first stream of the connection.
@@ -144,9 +182,15 @@ async fn hold_control(
     tokio::select! {
         biased;
         () = stopping.cancelled() => {
-            let goaway = v1::GoAway { deadline_ms: 10_000, alternatives: Vec::new() };
-            drop(writer.send(Frame::new(&goaway)).await);
-            connection.closed().await;
+            let deadline_ms = STOP_TIMEOUT.as_millis() as u32;
+            let goaway = v1::GoAway { deadline_ms, alternatives: Vec::new() };
+            let said = async {
+                if writer.send(Frame::new(&goaway)).await.is_ok() {
+                    writer.finish();
+                    drop(writer.stopped().await);
+                }
+            };
+            drop(tokio::time::timeout(LAST_ANSWERS, said).await);
         }
         // Nothing but the end may come.
         end = reader.next() => {
@@ -165,6 +209,8 @@ pub(crate) struct QuicStream {
     pub(crate) context: Arc<SessionContext>,
     pub(crate) writer: FrameWriter,
     pub(crate) reader: FrameReader,
+    /// For what must go on without the client.
+    pub(crate) tasks: TaskTracker,
     /// The connection is gone.
     pub(crate) ended: CancellationToken,
     /// The node is stopping: finish what is in flight.
@@ -174,25 +220,51 @@ pub(crate) struct QuicStream {
 impl QuicStream {
     /// Serves the stream in the role its first frame names. A failure ends this stream alone.
     async fn serve(mut self, admin_slots: Arc<tokio::sync::Semaphore>) {
-        let ended = self.ended.clone();
+        let (ended, stopping) = (self.ended.clone(), self.stopping.clone());
         let work = async {
-            let served = match self.reader.next().await {
+            let served = match self.first_frame().await {
                 Ok(Some(frame)) => self.serve_role(frame, &admin_slots).await,
                 Ok(None) => Ok(()),
-                Err(error) => Err(error.into()),
+                Err(end) => Err(end),
             };
-            match served {
-                Ok(()) => self.writer.finish(),
-                Err(end) => {
-                    tracing::debug!(%end, "stream ended");
-                    failure::tell(&mut self.writer, &end).await;
+            if let Err(end) = &served {
+                tracing::debug!(%end, "stream ended");
+            }
+            let last = async {
+                match &served {
+                    Ok(()) => self.writer.finish(),
+                    Err(end) => failure::tell(&mut self.writer, end).await,
                 }
+                if stopping.is_cancelled() {
+                    // The connection is closed behind this, which throws away what is on its way.
+                    drop(self.writer.stopped().await);
+                }
+            };
+            tokio::select! {
+                biased;
+                () = last => {}
+                () = overdue(&stopping) => {}
             }
         };
         tokio::select! {
             biased;
             () = ended.cancelled() => {}
             () = work => {}
+        }
+    }
+
+    /// `None`: the client finished the stream without one.
+    async fn first_frame(&mut self) -> Result<Option<Frame>, SessionEnd> {
+        tokio::select! {
+            biased;
+            () = self.stopping.cancelled() => Err(going_away()),
+            first = tokio::time::timeout(FIRST_FRAME_TIMEOUT, self.reader.next()) => match first {
+                Ok(first) => Ok(first?),
+                Err(_) => {
+                    let message = "the stream's first frame did not come in time";
+                    Err(WireError::new(ErrorCode::Timeout, message).into())
+                }
+            },
         }
     }
 
@@ -205,15 +277,33 @@ impl QuicStream {
             FrameKind::OpenPublisher => publisher::serve(self, &first).await,
             FrameKind::Subscribe => subscription::serve(self, &first).await,
             FrameKind::AdminRequest => {
-                let slot = admin_slots.try_acquire().map_err(|_| {
-                    let message = format!("more than {ADMIN_STREAMS} administrative streams");
-                    WireError::new(ErrorCode::ProtocolViolation, message)
-                })?;
+                let slot = self.admin_slot(&first, admin_slots).await?;
                 let served = admin::serve(self, first).await;
                 drop(slot);
                 served
             }
             other => Err(SessionEnd::unexpected(other)),
+        }
+    }
+
+    /// Waits for one of the connection's administrative streams to end, if there are too many.
+    async fn admin_slot<'s>(
+        &self,
+        first: &Frame,
+        slots: &'s tokio::sync::Semaphore,
+    ) -> Result<tokio::sync::SemaphorePermit<'s>, SessionEnd> {
+        let too_many = || {
+            let message = format!("more than {ADMIN_STREAMS} administrative streams");
+            SessionEnd::from(WireError::new(ErrorCode::QuotaExceeded, message))
+        };
+        if first.wire_bytes() > WAITING_BYTES {
+            return slots.try_acquire().map_err(|_| too_many());
+        }
+        tokio::select! {
+            biased;
+            () = self.stopping.cancelled() => Err(going_away()),
+            slot = slots.acquire() => slot.map_err(|_| too_many()),
+            () = tokio::time::sleep(ADMIN_SLOT_TIMEOUT) => Err(too_many()),
         }
     }
 
@@ -224,5 +314,5 @@ impl QuicStream {
 }
 
 fn going_away() -> SessionEnd {
-    WireError::new(ErrorCode::GoingAway, "the node is stopping").into()
+    WireError::new(ErrorCode::GoingAway, STOPPING).into()
 }

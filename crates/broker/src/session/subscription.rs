@@ -1,14 +1,21 @@
 //! A subscription's QUIC stream: records out, credit in.
 
 use std::collections::VecDeque;
+use std::pin::pin;
+use std::time::Duration;
 
 use railgun_proto::convert::{SubscribeRequest, Uid};
 use railgun_proto::{Frame, FrameKind, WireError, v1};
 use railgun_types::{ErrorCode, Offset, Timestamp};
+use tokio::time::{Instant, sleep_until};
 
-use super::{QuicStream, SessionEnd, failure};
+use super::{QuicStream, SessionEnd, failure, going_away, overdue};
 use crate::reader::{Delivery, Source, Step, StreamReader};
 use crate::streams::Resolved;
+
+/// How long records that were read wait for credit. Then they are given up, to be read again when
+/// there is credit: a client that gives none does not hold memory.
+pub(crate) const HELD_TIME: Duration = Duration::from_secs(1);
 
 pub(super) async fn serve(stream: &mut QuicStream, first: &Frame) -> Result<(), SessionEnd> {
     let request = SubscribeRequest::try_from(first.decode::<v1::Subscribe>()?)?;
@@ -38,6 +45,7 @@ pub(super) async fn serve(stream: &mut QuicStream, first: &Frame) -> Result<(), 
         until,
         until_time: request.until_time,
         credit,
+        held_until: Instant::now(),
     };
     subscription.run().await
 }
@@ -56,38 +64,25 @@ struct Subscription<'s> {
     /// Batch bytes that may still be sent. The last batch may overdraw it, so that none is too large
     /// for ever.
     credit: i64,
+    /// When what was read and may not be sent is given up.
+    held_until: Instant,
 }
 
 impl Subscription<'_> {
     async fn run(mut self) -> Result<(), SessionEnd> {
-        let stopping = self.stream.stopping.clone();
         loop {
             if self.until.is_some_and(|until| self.next >= until) {
                 return self.end().await;
             }
             if self.credit <= 0 {
-                tokio::select! {
-                    biased;
-                    () = stopping.cancelled() => return Err(going_away()),
-                    frame = self.stream.reader.next() => self.on_frame(frame?)?,
-                }
+                self.wait_for_credit().await?;
                 continue;
             }
             if !self.ready.is_empty() {
                 self.deliver().await?;
                 continue;
             }
-            // Without an end in sight, wait for what is not published yet.
-            let step = tokio::select! {
-                biased;
-                () = stopping.cancelled() => return Err(going_away()),
-                frame = self.stream.reader.next() => {
-                    self.on_frame(frame?)?;
-                    continue;
-                }
-                step = self.reader.step(true) => step,
-            };
-            match step.map_err(|failed| failure::read_failure(&failed))? {
+            match self.step().await? {
                 Step::Records(deliveries) => self.keep_wanted(deliveries),
                 Step::End => {}
                 Step::Deleted => {
@@ -98,14 +93,37 @@ impl Subscription<'_> {
         }
     }
 
-    fn on_frame(&mut self, frame: Option<Frame>) -> Result<(), SessionEnd> {
-        let Some(frame) = frame else { return Err(SessionEnd::ClientLeft) };
-        if frame.kind() != FrameKind::Credit {
-            return Err(SessionEnd::unexpected(frame.kind()));
+    /// Waits for a frame of the client; what it has no credit for waits with it, but not for long.
+    async fn wait_for_credit(&mut self) -> Result<(), SessionEnd> {
+        let holds = !self.ready.is_empty() || self.reader.holds_records();
+        tokio::select! {
+            biased;
+            () = self.stream.stopping.cancelled() => return Err(going_away()),
+            () = sleep_until(self.held_until), if holds => {
+                self.ready = VecDeque::new();
+                self.reader.rewind(self.next);
+            }
+            frame = self.stream.reader.next() => add_credit(&mut self.credit, frame?)?,
         }
-        let credit: v1::Credit = frame.decode()?;
-        self.credit = self.credit.saturating_add_unsigned(credit.bytes);
         Ok(())
+    }
+
+    /// The next records; without an end in sight, those that are not published yet. Credit that
+    /// comes meanwhile is noted and does not disturb the read: begun anew for each frame, it would
+    /// cost the client a few bytes and the node a row group.
+    async fn step(&mut self) -> Result<Step, SessionEnd> {
+        let Self { stream, reader, credit, .. } = self;
+        let mut step = pin!(reader.step(true));
+        loop {
+            tokio::select! {
+                biased;
+                () = stream.stopping.cancelled() => return Err(going_away()),
+                frame = stream.reader.next() => add_credit(credit, frame?)?,
+                step = &mut step => {
+                    return step.map_err(|failed| failure::read_failure(&failed).into());
+                }
+            }
+        }
     }
 
     /// Keeps the records before the end of the subscription.
@@ -137,8 +155,12 @@ impl Subscription<'_> {
             self.next = delivery.end();
             frames.push(deliver_frame(&delivery));
         }
-        self.stream.writer.send_all(frames).await?;
-        Ok(())
+        self.held_until = Instant::now() + HELD_TIME;
+        tokio::select! {
+            biased;
+            sent = self.stream.writer.send_all(frames) => Ok(sent?),
+            () = overdue(&self.stream.stopping) => Err(SessionEnd::ClientLeft),
+        }
     }
 
     async fn end(self) -> Result<(), SessionEnd> {
@@ -146,6 +168,16 @@ impl Subscription<'_> {
         self.stream.writer.send(Frame::new(&end)).await?;
         Ok(())
     }
+}
+
+fn add_credit(credit: &mut i64, frame: Option<Frame>) -> Result<(), SessionEnd> {
+    let Some(frame) = frame else { return Err(SessionEnd::ClientLeft) };
+    if frame.kind() != FrameKind::Credit {
+        return Err(SessionEnd::unexpected(frame.kind()));
+    }
+    let more: v1::Credit = frame.decode()?;
+    *credit = credit.saturating_add_unsigned(more.bytes);
+    Ok(())
 }
 
 fn deliver_frame(delivery: &Delivery) -> Frame {
@@ -162,8 +194,4 @@ fn deliver_frame(delivery: &Delivery) -> Frame {
         source: source.into(),
     };
     Frame::with_blob(&head, vec![delivery.batch.as_bytes().clone()])
-}
-
-fn going_away() -> SessionEnd {
-    WireError::new(ErrorCode::GoingAway, "the node is stopping").into()
 }

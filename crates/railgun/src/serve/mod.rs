@@ -26,9 +26,10 @@ use crate::{
 };
 
 /// What a node that was asked to stop may still take for what is in flight, sealing and
-/// uploading.
+/// uploading. One that has failed takes nothing: whoever starts it again should not wait.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
-/// Beyond its deadline the broker gets this long to return; then the process leaves without it.
+/// Beyond its deadline the broker gets this long to stop Raft, mark the log and return; then the
+/// process leaves without it.
 const SHUTDOWN_SLACK: Duration = Duration::from_secs(2);
 
 /// Run a node
@@ -88,7 +89,8 @@ async fn serve(settings: &Settings, background: Handle) -> Result<(), ServeError
 
     let failure = run_until_stopped(&broker, &readiness, &mut signals).await;
     readiness.send_replace(Readiness::not_ready("shutting down"));
-    shut_down(&broker, signals).await;
+    let drain = if failure.is_none() { SHUTDOWN_DEADLINE } else { Duration::ZERO };
+    shut_down(&broker, drain, signals).await;
     match failure {
         None => Ok(()),
         Some(reason) => Err(ServeError::Failed { reason }),
@@ -128,14 +130,14 @@ async fn run_until_stopped(
 }
 
 /// Gives the broker its time, unless a second signal says not to.
-async fn shut_down(broker: &Broker, mut signals: StopSignals) {
+async fn shut_down(broker: &Broker, drain: Duration, mut signals: StopSignals) {
     tokio::select! {
         biased;
         signal = signals.next() => {
             tracing::warn!(signal, "told again to stop: leaving at once");
             stop::exit_now();
         }
-        done = timeout(SHUTDOWN_DEADLINE + SHUTDOWN_SLACK, broker.shutdown(SHUTDOWN_DEADLINE)) => {
+        done = timeout(drain + SHUTDOWN_SLACK, broker.shutdown(drain)) => {
             match done {
                 Ok(()) => tracing::info!("stopped"),
                 Err(_) => tracing::warn!("leaving a broker behind that did not stop in time"),

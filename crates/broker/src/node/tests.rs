@@ -1,0 +1,326 @@
+//! A whole node on simulated parts and paused time: what cannot be brought about from outside.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize};
+
+use railgun_cold::BucketOptions;
+use railgun_core::catalog::Phase;
+use railgun_core::command::{Append, AppendMode, CatalogCommand, StreamCommand};
+use railgun_log::{LogOptions, SimDisk};
+use railgun_net::memory::MemoryNetwork;
+use railgun_net::{Connection, FrameReader, FrameWriter};
+use railgun_proto::convert::{EnsureOutcome, EnsureRequest};
+use railgun_proto::{Frame, FrameKind, WireError, v1};
+use railgun_raft::{ReadJob, ReadPool};
+use railgun_types::batch::{BatchBuilder, RecordBatch, RecordDraft};
+use railgun_types::{EnsureMode, SpecPatch, StreamName, StreamUid, Timestamp};
+use tokio::time::sleep;
+
+use super::*;
+use crate::clock::Clock;
+use crate::entropy::Entropy;
+use crate::seams::LogDriver;
+use crate::session::HELD_TIME;
+
+#[derive(Debug, Default)]
+struct Counted(AtomicI64, AtomicU64);
+
+impl Clock for Counted {
+    fn now(&self) -> Timestamp {
+        Timestamp(1_772_409_570_000_000 + self.0.fetch_add(1, Relaxed))
+    }
+}
+
+impl Entropy for Counted {
+    fn uid(&self) -> [u8; 16] {
+        let number = self.1.fetch_add(1, Relaxed);
+        u128::from(number + 1).to_be_bytes()
+    }
+}
+
+/// How long a slow read takes.
+const READ_TIME: Duration = Duration::from_secs(1);
+
+/// Runs reads at once, or slowly.
+#[derive(Debug, Default)]
+struct Pool {
+    jobs: AtomicUsize,
+    slow: AtomicBool,
+}
+
+impl ReadPool for Pool {
+    fn run(&self, job: ReadJob) {
+        self.jobs.fetch_add(1, Relaxed);
+        if !self.slow.load(Relaxed) {
+            return job();
+        }
+        tokio::spawn(async move {
+            sleep(READ_TIME).await;
+            job();
+        });
+    }
+}
+
+async fn start(network: &MemoryNetwork) -> Broker {
+    start_with(network, Arc::default()).await
+}
+
+/// The log keeps no entries in memory: what is read is read by the pool.
+async fn start_with(network: &MemoryNetwork, pool: Arc<Pool>) -> Broker {
+    let options = LogOptions { file_bytes: 1 << 20, tail_bytes: 0, ..LogOptions::default() };
+    let counted = Arc::new(Counted::default());
+    let mut files = 0_u128;
+    let uuids = move || {
+        files += 1;
+        files.to_be_bytes()
+    };
+    let pace = || Duration::from_micros(100);
+    let network = network.clone();
+    let listen = move || {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        network
+            .listen(any)
+            .map_err(|taken| BindError { addr: taken.addr, source: std::io::Error::other(taken) })
+    };
+    let started = Broker::start(BrokerSpec {
+        seams: Seams {
+            disk: Arc::new(SimDisk::default()),
+            log_driver: LogDriver::Task(options, Box::new(uuids), Box::new(pace)),
+            pool,
+            background: None,
+            clock: Arc::clone(&counted) as _,
+            entropy: counted,
+            #[cfg(feature = "builtin-bugs")]
+            builtin_bug: None,
+        },
+        bucket: Bucket::open("memory://", &BucketOptions::new(1)).unwrap(),
+        listen: Box::new(listen),
+        address: "simulated".to_owned(),
+        tokens: Vec::new(),
+        hot_max_bytes: 64 << 20,
+        shards: 2,
+        max_time_to_cold: Duration::from_secs(600),
+    });
+    started.await.unwrap()
+}
+
+fn name(name: &str) -> StreamName {
+    StreamName::new(name).unwrap()
+}
+
+fn patch(max_message_bytes: u32) -> SpecPatch {
+    SpecPatch { max_message_bytes: Some(max_message_bytes), ..SpecPatch::default() }
+}
+
+fn wish(stream: &str, bytes: u32, mode: EnsureMode) -> EnsureRequest {
+    EnsureRequest {
+        name: name(stream),
+        patch: patch(bytes),
+        mode,
+        if_revision: None,
+        allow_destructive: false,
+    }
+}
+
+/// What a creator leaves that got no further than the catalog.
+async fn reserve(broker: &Broker, stream: &str) -> StreamUid {
+    let uid = StreamUid([stream.as_bytes()[0]; 16]);
+    let reserve = CatalogCommand::Reserve { name: name(stream), stream: uid, patch: patch(10) };
+    broker.streams.change(reserve).await.unwrap().unwrap();
+    uid
+}
+
+#[tokio::test(start_paused = true)]
+async fn looking_makes_no_stream_and_the_reserver_says_what_it_is() {
+    let broker = start(&MemoryNetwork::new()).await;
+    let streams = &broker.streams;
+    reserve(&broker, "a").await;
+    let looked = streams.ensure(wish("a", 10, EnsureMode::Check)).await.unwrap_err();
+    assert_eq!(looked.code, ErrorCode::StreamStarting, "{looked}");
+    let resolved = streams.resolve(&name("a")).await.unwrap_err();
+    assert_eq!(resolved.code, ErrorCode::StreamStarting, "looking has made it");
+    // Another creator finishes what the first one began, then compares.
+    let other = streams.ensure(wish("a", 20, EnsureMode::Warn)).await.unwrap();
+    assert!(matches!(other.outcome, EnsureOutcome::Drift(_)), "{other:?}");
+    let found = streams.resolve(&name("a")).await.unwrap();
+    assert_eq!((found.facts.spec.max_message_bytes, found.facts.revision), (10, 1));
+    // What is not there is at no revision (EN-6).
+    let stale = EnsureRequest { if_revision: Some(3), ..wish("b", 10, EnsureMode::Overwrite) };
+    let stale = streams.ensure(stale).await.unwrap_err();
+    assert_eq!((stale.code, stale.actual), (ErrorCode::RevisionConflict.into(), Some(0)));
+    let absent = streams.resolve(&name("b")).await.unwrap_err();
+    assert_eq!(absent.code, ErrorCode::StreamNotFound);
+    let made = streams.ensure(wish("b", 10, EnsureMode::Warn)).await.unwrap();
+    assert_eq!((made.outcome, made.revision), (EnsureOutcome::Created, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_left_half_done_is_finished_while_the_node_runs() {
+    let broker = start(&MemoryNetwork::new()).await;
+    let streams = &broker.streams;
+    reserve(&broker, "a").await;
+    let doomed = streams.ensure(wish("b", 10, EnsureMode::Warn)).await.unwrap().stream_uid;
+    let delete = CatalogCommand::Delete { name: name("b"), stream: doomed };
+    let left = streams.change(delete).await.unwrap().unwrap();
+    assert_eq!(left.phase, Phase::Deleting);
+    sleep(Duration::from_secs(25)).await;
+    let found = streams.resolve(&name("a")).await.unwrap();
+    assert_eq!(found.facts.spec.max_message_bytes, 10);
+    // The name is free for another stream.
+    let again = streams.ensure(wish("b", 10, EnsureMode::Warn)).await.unwrap();
+    assert_eq!(again.outcome, EnsureOutcome::Created);
+    assert_ne!(again.stream_uid, doomed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_deleted_while_it_is_created_is_not_left_without_a_name() {
+    let broker = start(&MemoryNetwork::new()).await;
+    let streams = &broker.streams;
+    let uid = reserve(&broker, "a").await;
+    let entry = streams.entry(&name("a")).await.unwrap().unwrap();
+    // It goes before its shard has heard of it.
+    streams.delete(&name("a")).await.unwrap();
+    let created = streams.create(&name("a"), &entry, patch(10)).await.unwrap_err();
+    assert_eq!(created.code, ErrorCode::StreamDeleted);
+    let shard = &broker.shards[&entry.shard].handle;
+    let delete = CommandBody::Stream(StreamCommand::Delete { stream: uid });
+    let facts = shard.describe(uid).await.unwrap();
+    assert!(facts.is_none(), "the stream lives: {facts:?}, {:?}", shard.command(delete).await);
+}
+
+/// A client that was let in and follows a stream.
+struct Follower {
+    connection: Connection,
+    control: FrameReader,
+    line: (FrameWriter, FrameReader),
+    _writer: FrameWriter,
+}
+
+impl Follower {
+    async fn begin(network: &MemoryNetwork, broker: &Broker) -> Self {
+        Self::begin_with(network, broker, 1_000).await
+    }
+
+    /// Reads from the beginning.
+    async fn begin_with(network: &MemoryNetwork, broker: &Broker, credit_bytes: u64) -> Self {
+        let connection = network.connect(broker.listen_addr()).await.unwrap();
+        let (mut writer, mut control) = connection.open().await.unwrap();
+        let hello = v1::Hello { version_min: 1, version_max: 1, ..v1::Hello::default() };
+        writer.send(Frame::new(&hello)).await.unwrap();
+        assert!(control.next_of::<v1::Welcome>().await.unwrap().is_some());
+        let mut line = connection.open().await.unwrap();
+        let start = Some(v1::subscribe::Start::Earliest(true));
+        let subscribe = v1::Subscribe {
+            stream: "s".to_owned(),
+            start,
+            credit_bytes,
+            ..v1::Subscribe::default()
+        };
+        line.0.send(Frame::new(&subscribe)).await.unwrap();
+        let subscribed = line.1.next().await.unwrap().unwrap();
+        assert_eq!(subscribed.kind(), FrameKind::Subscribed);
+        Self { connection, control, line, _writer: writer }
+    }
+
+    async fn credit(&mut self, bytes: u64) {
+        self.line.0.send(Frame::new(&v1::Credit { bytes })).await.unwrap();
+    }
+
+    async fn delivered(&mut self) -> u64 {
+        self.line.1.next_of::<v1::Deliver>().await.unwrap().unwrap().base_offset
+    }
+}
+
+/// The stream "s" with so many batches of one record; returns the bytes of one.
+async fn publish(broker: &Broker, batches: usize) -> u64 {
+    let mut builder = BatchBuilder::new(100);
+    builder.push(&RecordDraft { value: b"x", ..RecordDraft::default() }).unwrap();
+    let batch = RecordBatch::open(builder.finish().concat()).unwrap();
+    let stream = broker.streams.ensure(wish("s", 100, EnsureMode::Warn)).await.unwrap().stream_uid;
+    let found = broker.streams.resolve(&name("s")).await.unwrap();
+    for _ in 0..batches {
+        let (batch, mode) = (batch.clone(), AppendMode::Each);
+        let append = Append { stream, producer: None, mode, expected_end: None, batch };
+        let appended = found.shard.append(0, vec![append]).await.unwrap().await.unwrap();
+        assert!(appended.unwrap()[0].is_ok());
+    }
+    batch.len() as u64
+}
+
+#[tokio::test(start_paused = true)]
+async fn credit_does_not_disturb_a_read() {
+    let (network, pool) = (MemoryNetwork::new(), Arc::<Pool>::default());
+    let broker = start_with(&network, Arc::clone(&pool)).await;
+    publish(&broker, 1).await;
+    pool.slow.store(true, Relaxed);
+    let before = pool.jobs.load(Relaxed);
+    let mut follower = Follower::begin(&network, &broker).await;
+    for _ in 0..50 {
+        sleep(Duration::from_millis(2)).await;
+        follower.credit(0).await;
+    }
+    assert_eq!(follower.delivered().await, 0);
+    // The offloader has used the pool as well.
+    let jobs = pool.jobs.load(Relaxed) - before;
+    assert!(jobs < 10, "{jobs} reads");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_read_is_given_up_where_credit_does_not_come() {
+    let (network, pool) = (MemoryNetwork::new(), Arc::<Pool>::default());
+    let broker = start_with(&network, Arc::clone(&pool)).await;
+    let batch_bytes = publish(&broker, 3).await;
+    // The first batch may overdraw the credit; all were read with it.
+    let mut follower = Follower::begin_with(&network, &broker, 1).await;
+    assert_eq!(follower.delivered().await, 0);
+    // From here on it shows by the time whether something is read.
+    pool.slow.store(true, Relaxed);
+    sleep(HELD_TIME / 2).await;
+    follower.credit(batch_bytes).await;
+    let begin = Instant::now();
+    assert_eq!(follower.delivered().await, 1);
+    assert!(begin.elapsed() < READ_TIME, "it was read again too early");
+    // A client that keeps talking is no better than one that is silent.
+    for _ in 0..20 {
+        sleep(HELD_TIME / 10).await;
+        follower.credit(0).await;
+    }
+    follower.credit(1_000).await;
+    let begin = Instant::now();
+    assert_eq!(follower.delivered().await, 2);
+    assert!(begin.elapsed() >= READ_TIME, "it was held all the time");
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_that_wait_are_told_and_let_go_at_once() {
+    let network = MemoryNetwork::new();
+    let broker = start(&network).await;
+    broker.streams.ensure(wish("s", 10, EnsureMode::Warn)).await.unwrap();
+    let mut follower = Follower::begin(&network, &broker).await;
+    let greeting = network.connect(broker.listen_addr()).await.unwrap();
+    let begin = Instant::now();
+    let told = async {
+        let goaway = follower.control.next().await.unwrap().unwrap();
+        assert_eq!(goaway.kind(), FrameKind::GoAway);
+        let error = follower.line.1.next_of::<v1::Error>().await.unwrap().unwrap();
+        assert_eq!(WireError::from(error).code, ErrorCode::GoingAway);
+        follower.connection.closed().await;
+        greeting.closed().await;
+        assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+        drop((follower, greeting));
+    };
+    tokio::join!(told, broker.shutdown(Duration::from_secs(10)));
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_node_waits_for_nobody() {
+    let network = MemoryNetwork::new();
+    let broker = start(&network).await;
+    broker.streams.ensure(wish("s", 10, EnsureMode::Warn)).await.unwrap();
+    let _follower = Follower::begin(&network, &broker).await;
+    let begin = Instant::now();
+    broker.shutdown(Duration::ZERO).await;
+    assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+}
