@@ -114,6 +114,13 @@ pub enum LockError {
     },
 }
 
+/// Makes the directory and its parents, durably: a directory whose name is not synced is lost in a
+/// power cut with all that is in it, however well that was synced.
+pub fn make_dir(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+    disk.create_dir_all(dir)?;
+    dir.ancestors().skip(1).try_for_each(|parent| disk.sync_dir(parent))
+}
+
 /// Writes all of `parts` at `position`: splits what is too many slices for one call, goes on after
 /// partial writes and interruptions.
 pub fn write_all_vectored_at(

@@ -43,7 +43,7 @@ mod writer;
 
 pub use disk::{
     CrashPlan, DirectFile, Disk, DiskFile, DiskLock, Fault, LockError, RealDisk, SimDisk,
-    SimDiskOptions, SimOp, read_full_at, write_all_vectored_at,
+    SimDiskOptions, SimOp, make_dir, read_full_at, write_all_vectored_at,
 };
 pub use entry::{Entry, EntryId, Payload, Vote};
 pub use error::{DiskFailure, LogError, OpenError, ReadError, SpawnError};

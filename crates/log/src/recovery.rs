@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::disk::{Disk, DiskFile, read_full_at, write_all_vectored_at};
+use crate::disk::{Disk, DiskFile, make_dir, read_full_at, write_all_vectored_at};
 use crate::error::{Attempt, DiskFailure, OpenError};
 use crate::extent::Extent;
 use crate::files::{FileSet, Held, LogFile};
@@ -89,7 +89,7 @@ pub(crate) fn open(
         });
     }
     let disk = &*hub.disk;
-    make_dir(disk, dir)?;
+    make_dir(disk, dir).attempt("make", dir)?;
     let names = disk.list(dir).attempt("list", dir)?;
     let mut found = Vec::new();
     for name in names.iter().filter(|name| name.ends_with(".log")) {
@@ -135,12 +135,6 @@ pub(crate) fn open(
         spare,
     };
     Ok((ShardWriter::new(hub, dir, options, recovered), report))
-}
-
-/// Makes the directory and its parents, durably.
-fn make_dir(disk: &dyn Disk, dir: &Path) -> Result<(), DiskFailure> {
-    disk.create_dir_all(dir).attempt("make", dir)?;
-    dir.ancestors().skip(1).try_for_each(|parent| disk.sync_dir(parent).attempt("sync", parent))
 }
 
 fn read_header(disk: &dyn Disk, path: PathBuf) -> Result<Found, OpenError> {

@@ -21,10 +21,20 @@ pub struct RealDisk {
 }
 
 impl RealDisk {
-    /// Works below `root`, which is made if it is not there.
+    /// Works below `root`, which is made if it is not there, durably: nothing in a directory outlives
+    /// a power cut that its own name does not outlive.
     pub fn open(root: impl Into<PathBuf>) -> io::Result<Self> {
         let root = root.into();
+        let made = std::path::absolute(&root)?.ancestors().take_while(|dir| !dir.exists()).count();
         fs::create_dir_all(&root)?;
+        // Its own name even if it was there: who made it may have died before it was synced.
+        for parent in fs::canonicalize(&root)?.ancestors().skip(1).take(made.max(1)) {
+            match File::open(parent).and_then(|parent| parent.sync_all()) {
+                // An operator made the directory, in a place that is not ours to read.
+                Err(_) if made == 0 => {}
+                outcome => outcome?,
+            }
+        }
         Ok(Self { root })
     }
 

@@ -4,7 +4,7 @@
 //! differ are *dirty*. `sync_data` makes a file's dirty pages and length durable. Names have a durable
 //! and a current map, and the operations between the two, in order. A crash keeps any subset of the
 //! dirty pages, and any prefix of the operations on names since the last `sync_dir` (a journal keeps
-//! their order). Every disk operation is counted, so that a test can stop the world after any of them.
+//! their order); what lies in a directory that is lost is lost with it. Every disk operation is counted, so that a test can stop the world after any of them.
 
 mod crash;
 mod file;
@@ -252,8 +252,7 @@ impl Disk for SimDisk {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
         state.begin(SimOp::CreateDir)?;
-        state.names.make_dir(dir);
-        Ok(())
+        state.names.make_dir(dir)
     }
 
     fn create(&self, path: &Path, bytes: u64) -> io::Result<Arc<dyn DiskFile>> {

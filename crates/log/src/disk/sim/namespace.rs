@@ -6,73 +6,112 @@ use std::path::{Path, PathBuf};
 
 #[derive(Clone, Debug)]
 pub(super) enum NameOp {
+    MakeDir(PathBuf),
     Link(PathBuf, usize),
     Rename(PathBuf, PathBuf),
     Unlink(PathBuf),
 }
 
 impl NameOp {
-    fn apply(&self, names: &mut BTreeMap<PathBuf, usize>) -> io::Result<()> {
-        match self {
-            Self::Link(path, inode) => {
-                names.insert(path.clone(), *inode);
+    /// The directory whose entries it changes.
+    fn dir(&self) -> &Path {
+        let (Self::MakeDir(path)
+        | Self::Link(path, _)
+        | Self::Rename(path, _)
+        | Self::Unlink(path)) = self;
+        parent(path)
+    }
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new(""))
+}
+
+/// Names of files and directories. The root needs none.
+#[derive(Clone, Debug, Default)]
+struct Names {
+    files: BTreeMap<PathBuf, usize>,
+    dirs: BTreeSet<PathBuf>,
+}
+
+impl Names {
+    fn apply(&mut self, op: &NameOp) -> io::Result<()> {
+        match op {
+            NameOp::MakeDir(dir) => {
+                self.dirs.insert(dir.clone());
             }
-            Self::Rename(from, to) => {
-                let inode = names.remove(from).ok_or(io::ErrorKind::NotFound)?;
-                names.insert(to.clone(), inode);
+            NameOp::Link(path, inode) => {
+                self.files.insert(path.clone(), *inode);
             }
-            Self::Unlink(path) => {
-                names.remove(path).ok_or(io::ErrorKind::NotFound)?;
+            NameOp::Rename(from, to) => {
+                let inode = self.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
+                self.files.insert(to.clone(), inode);
+            }
+            NameOp::Unlink(path) => {
+                self.files.remove(path).ok_or(io::ErrorKind::NotFound)?;
             }
         }
         Ok(())
     }
 
-    fn dir(&self) -> &Path {
-        let (Self::Link(path, _) | Self::Rename(path, _) | Self::Unlink(path)) = self;
-        path.parent().unwrap_or(Path::new(""))
+    fn has_dir(&self, dir: &Path) -> bool {
+        dir.as_os_str().is_empty() || self.dirs.contains(dir)
+    }
+
+    /// Forgets what lies in directories that are not there.
+    fn drop_unreachable(&mut self) {
+        // Parents come before what is in them.
+        let mut reachable = Self::default();
+        for dir in std::mem::take(&mut self.dirs) {
+            if reachable.has_dir(parent(&dir)) {
+                reachable.dirs.insert(dir);
+            }
+        }
+        self.files.retain(|path, _| reachable.has_dir(parent(path)));
+        self.dirs = reachable.dirs;
     }
 }
 
-/// Renames stay inside one directory; directories are durable at once (the log makes them once, before
-/// anything depends on them).
+/// Renames stay inside one directory. A directory is durable when its parent is synced, whatever is
+/// synced in it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Namespace {
-    durable: BTreeMap<PathBuf, usize>,
-    current: BTreeMap<PathBuf, usize>,
-    dirs: BTreeSet<PathBuf>,
+    durable: Names,
+    current: Names,
     pub(super) pending: Vec<NameOp>,
 }
 
 impl Namespace {
-    pub(super) fn make_dir(&mut self, dir: &Path) {
-        self.dirs.extend(dir.ancestors().map(Path::to_owned));
+    /// Makes a directory and its parents.
+    pub(super) fn make_dir(&mut self, dir: &Path) -> io::Result<()> {
+        let missing = dir.ancestors().filter(|dir| !self.current.has_dir(dir));
+        let missing: Vec<_> = missing.map(Path::to_owned).collect();
+        missing.into_iter().rev().try_for_each(|dir| self.record(NameOp::MakeDir(dir)))
     }
 
     pub(super) fn lookup(&self, path: &Path) -> Option<usize> {
-        self.current.get(path).copied()
+        self.current.files.get(path).copied()
     }
 
     /// Files that have a name now.
     pub(super) fn inodes(&self) -> BTreeSet<usize> {
-        self.current.values().copied().collect()
+        self.current.files.values().copied().collect()
     }
 
     pub(super) fn record(&mut self, op: NameOp) -> io::Result<()> {
-        let dir = op.dir();
-        if !dir.as_os_str().is_empty() && !self.dirs.contains(dir) {
+        if !self.current.has_dir(op.dir()) {
             return Err(io::ErrorKind::NotFound.into());
         }
-        op.apply(&mut self.current)?;
+        self.current.apply(&op)?;
         self.pending.push(op);
         Ok(())
     }
 
     pub(super) fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        if !dir.as_os_str().is_empty() && !self.dirs.contains(dir) {
+        if !self.current.has_dir(dir) {
             return Err(io::ErrorKind::NotFound.into());
         }
-        let inside = self.current.keys().filter(|path| path.parent() == Some(dir));
+        let inside = self.current.files.keys().filter(|path| path.parent() == Some(dir));
         Ok(inside.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect())
     }
 
@@ -81,7 +120,7 @@ impl Namespace {
         pending.retain(|op| {
             // What applied to the current names applies to the durable ones, which have the same past in
             // this directory.
-            op.dir() != dir || op.apply(durable).is_err()
+            op.dir() != dir || durable.apply(op).is_err()
         });
     }
 
@@ -89,8 +128,9 @@ impl Namespace {
     pub(super) fn crash(&mut self, kept: usize) {
         for op in self.pending.drain(..).take(kept) {
             // As in `sync`: what applied once applies again, in the same order.
-            let _ = op.apply(&mut self.durable);
+            let _ = self.durable.apply(&op);
         }
+        self.durable.drop_unreachable();
         self.current.clone_from(&self.durable);
     }
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::disk::write_all_vectored_at;
+use crate::disk::{make_dir, write_all_vectored_at};
 
 fn disk() -> SimDisk {
     SimDisk::new(SimDiskOptions { page_bytes: 4, ..SimDiskOptions::default() })
@@ -37,6 +37,32 @@ fn a_crash_keeps_a_prefix_of_what_happened_to_names() {
         fork.crash(&CrashPlan::Explicit { pages: 0, names });
         assert_eq!(fork.list("".as_ref()).expect("lists"), expected);
     }
+}
+
+#[test]
+fn a_directory_is_lost_with_all_that_is_in_it_unless_its_own_name_is_synced() {
+    let disk = disk();
+    let (outer, inner) = (Path::new("outer"), Path::new("outer/inner"));
+    disk.create_dir_all(inner).expect("makes");
+    let file = disk.create(&inner.join("file"), 4).expect("creates");
+    write(&*file, b"aaaa", 0);
+    file.sync_data().expect("syncs");
+    disk.sync_dir(inner).expect("syncs");
+    let left = |disk: &SimDisk| {
+        let fork = disk.fork();
+        fork.crash(&CrashPlan::LoseAll);
+        (fork.contents("outer/inner/file").is_some(), fork.list(inner).is_ok())
+    };
+    assert_eq!(left(&disk), (false, false), "its parents' names are not there");
+    disk.sync_dir(outer).expect("syncs");
+    assert_eq!(left(&disk), (false, false), "nor is the outer one's");
+    disk.sync_dir("".as_ref()).expect("syncs");
+    assert_eq!(left(&disk), (true, true));
+
+    let disk = self::disk();
+    make_dir(&disk, inner).expect("makes");
+    disk.crash(&CrashPlan::LoseAll);
+    assert!(disk.list(inner).is_ok());
 }
 
 #[test]
