@@ -17,7 +17,10 @@ use railgun_types::{ClusterUid, Offset, ShardId, StreamUid, Timestamp};
 
 pub use checkpoint::Restored;
 pub use hot_index::{HotIndex, IndexPoint};
-pub use offload::{HotRange, PlannedObject, PlannedRange, RANGE_BYTES_MAX, SEGMENT_BYTES_MIN};
+pub use offload::{
+    BUNDLE_RANGES_MAX, HotRange, PlannedObject, PlannedRange, RANGE_BYTES_MAX, RANGE_RECORDS_MAX,
+    SEGMENT_BYTES_MIN,
+};
 pub use seal::CommitRefused;
 pub use stream::{EnsureRefused, Ensured, Stream};
 
@@ -25,7 +28,7 @@ use crate::command::{Append, Command, CommandBody, SegmentCommand, StreamCommand
 use crate::manifest::{ObjectId, ShardManifest};
 use manifest_log::ManifestLog;
 use offload::Floor;
-use producers::{Producers, Verdict};
+use producers::{Claim, Producers};
 
 /// Where a committed entry stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -223,11 +226,13 @@ impl ShardState {
             return Err(AppendRefusal::StreamDeleted);
         }
         let count = item.batch.count() as u32;
-        if let Some(claim) = item.producer
-            && let Verdict::Repeated(first) = self.producers.check(item.stream, claim, count)?
-        {
-            return Ok(first);
-        }
+        let slot = match item.producer {
+            None => None,
+            Some(claim) => match self.producers.claim(item.stream, claim, count)? {
+                Claim::Repeated(first) => return Ok(first),
+                Claim::Fresh(slot) => Some(slot),
+            },
+        };
         let next = stream.next_offset();
         if let Some(expected) = item.expected_end
             && expected.0 != next.0
@@ -238,8 +243,8 @@ impl ShardState {
         let bytes = item.batch.body_bytes() as u64;
         stream.append(point, bytes, &mut self.floor, &mut self.waiting);
         let appended = Appended { base: next, count, ts, repeated: false };
-        if let Some(claim) = item.producer {
-            self.producers.record(item.stream, claim, appended);
+        if let Some(used) = slot.and_then(|slot| slot.record(appended)) {
+            self.producers.note_use(used);
         }
         Ok(appended)
     }

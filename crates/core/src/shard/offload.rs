@@ -9,8 +9,14 @@ use crate::manifest::{ContentHash, ManifestVersion, ObjectId, ObjectInfo, Object
 
 /// Record bytes at which a range is closed, and most record bytes of a bundle.
 pub const RANGE_BYTES_MAX: u64 = 64 << 20;
+/// Records at which a range is closed, and most records of a bundle. A record costs an object some
+/// tens of bytes beside its own, so that one of 64 MiB of the smallest records would pass the
+/// 128 MiB that a PUT may have.
+pub const RANGE_RECORDS_MAX: u64 = 1 << 20;
 /// Waiting record bytes from which a stream gets segments of its own.
 pub const SEGMENT_BYTES_MIN: u64 = 4 << 20;
+/// Most ranges of a bundle: its footer, its commit and the time to apply that grow with them.
+pub const BUNDLE_RANGES_MAX: usize = 2_048;
 
 /// Consecutive records of a stream that are not planned for an object yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +33,14 @@ pub struct HotRange {
     pub since: Timestamp,
     /// Entry of the first record.
     pub first_log_index: u64,
+}
+
+impl HotRange {
+    /// Its records.
+    #[must_use]
+    pub fn records(&self) -> u64 {
+        self.end.0 - self.base.0
+    }
 }
 
 /// A range with its stream: part of a planned object.
@@ -76,8 +90,30 @@ pub(super) struct Planner {
     term: u64,
     next_part: u32,
     objects: Vec<(ObjectId, PlannedObject)>,
-    /// Bundles by day, the last of each day being filled, with its record bytes.
-    bundles: BTreeMap<i64, Vec<(PlannedObject, u64)>>,
+    /// Bundles by day, the last of each day being filled.
+    bundles: BTreeMap<i64, Vec<Bundle>>,
+}
+
+/// A bundle that is being filled.
+#[derive(Debug)]
+struct Bundle {
+    object: PlannedObject,
+    record_bytes: u64,
+    records: u64,
+}
+
+impl Bundle {
+    fn has_room(&self, range: &HotRange) -> bool {
+        self.record_bytes + range.record_bytes <= RANGE_BYTES_MAX
+            && self.records + range.records() <= RANGE_RECORDS_MAX
+            && self.object.ranges.len() < BUNDLE_RANGES_MAX
+    }
+
+    fn push(&mut self, planned: PlannedRange) {
+        self.record_bytes += planned.range.record_bytes;
+        self.records += planned.range.records();
+        self.object.ranges.push(planned);
+    }
 }
 
 impl Planner {
@@ -89,21 +125,21 @@ impl Planner {
     pub(super) fn place(&mut self, stream: StreamUid, ranges: Vec<HotRange>) {
         let waiting: u64 = ranges.iter().map(|range| range.record_bytes).sum();
         for range in ranges {
-            let (day, bytes) = (range.day, range.record_bytes);
+            let (term, day) = (self.term, range.day);
             let planned = PlannedRange { stream, range };
-            let object = |segment, ranges| PlannedObject { term: self.term, day, segment, ranges };
             if waiting >= SEGMENT_BYTES_MIN {
-                let segment = object(true, vec![planned]);
-                self.emit(segment);
+                self.emit(PlannedObject { term, day, segment: true, ranges: vec![planned] });
                 continue;
             }
             let bundles = self.bundles.entry(day).or_default();
-            match bundles.last_mut() {
-                Some((bundle, filled)) if *filled + bytes <= RANGE_BYTES_MAX => {
-                    bundle.ranges.push(planned);
-                    *filled += bytes;
+            match bundles.last_mut().filter(|bundle| bundle.has_room(&planned.range)) {
+                Some(bundle) => bundle.push(planned),
+                None => {
+                    let object = PlannedObject { term, day, segment: false, ranges: Vec::new() };
+                    let mut bundle = Bundle { object, record_bytes: 0, records: 0 };
+                    bundle.push(planned);
+                    bundles.push(bundle);
                 }
-                _ => bundles.push((object(false, vec![planned]), bytes)),
             }
         }
     }
@@ -117,8 +153,8 @@ impl Planner {
     /// The objects in the order in which they must be committed: bundles day by day, because a small
     /// stream may have a range in each.
     pub(super) fn finish(mut self) -> Vec<(ObjectId, PlannedObject)> {
-        for (bundle, _) in std::mem::take(&mut self.bundles).into_values().flatten() {
-            self.emit(bundle);
+        for bundle in std::mem::take(&mut self.bundles).into_values().flatten() {
+            self.emit(bundle.object);
         }
         self.objects
     }
@@ -229,6 +265,27 @@ mod tests {
         let sizes: Vec<_> =
             planner.finish().iter().map(|(_, object)| object.ranges.len()).collect();
         assert_eq!(sizes, [16, 16, 8]);
+    }
+
+    #[test]
+    fn a_bundle_of_tiny_records_is_bounded_by_their_number() {
+        let mut planner = Planner::new(1, 1);
+        let half = HotRange { end: Offset(RANGE_RECORDS_MAX / 2), ..range(0, 10, 1) };
+        (0..5).for_each(|stream| planner.place(uid(stream), vec![half.clone()]));
+        let sizes: Vec<_> =
+            planner.finish().iter().map(|(_, object)| object.ranges.len()).collect();
+        assert_eq!(sizes, [2, 2, 1]);
+    }
+
+    #[test]
+    fn a_bundle_holds_so_many_streams_and_no_more() {
+        let mut planner = Planner::new(1, 1);
+        for stream in 0..5_000_u128 {
+            planner.place(StreamUid(stream.to_be_bytes()), vec![range(0, 10, 1)]);
+        }
+        let sizes: Vec<_> =
+            planner.finish().iter().map(|(_, object)| object.ranges.len()).collect();
+        assert_eq!(sizes, [BUNDLE_RANGES_MAX, BUNDLE_RANGES_MAX, 5_000 - 2 * BUNDLE_RANGES_MAX]);
     }
 
     #[test]

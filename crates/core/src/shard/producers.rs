@@ -1,5 +1,6 @@
 //! Exactly-once append of retries: what the last batches of each producer became (PQ-1).
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 
 use railgun_types::limits::{PRODUCER_WINDOW, PRODUCERS_PER_SHARD};
@@ -41,40 +42,61 @@ pub(super) struct StoredResult {
 }
 
 /// What a producer's claim means for a batch.
-pub(super) enum Verdict {
-    /// Append it, if nothing else forbids.
-    Fresh,
+#[derive(Debug)]
+pub(super) enum Claim<'p> {
+    /// Append it, if nothing else forbids, and record that in the slot. Dropped unused, the slot
+    /// leaves the producer as it was.
+    Fresh(Slot<'p>),
     /// It was appended before; this is the result it had.
     Repeated(Appended),
 }
 
+/// Where the result of a batch goes: found once, when the batch is judged.
+#[derive(Debug)]
+pub(super) struct Slot<'p> {
+    producer: Entry<'p, ProducerKey, Producer>,
+    claim: ProducerSequence,
+}
+
+/// A use of a producer that must be noted for eviction.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Use {
+    key: ProducerKey,
+    before: Timestamp,
+    now: Timestamp,
+}
+
 impl Producers {
     /// Judges a batch of `count` records, before anything else is looked at but the stream.
-    pub(super) fn check(
-        &self,
+    pub(super) fn claim(
+        &mut self,
         stream: StreamUid,
         claim: ProducerSequence,
         count: u32,
-    ) -> Result<Verdict, AppendRefusal> {
-        let Some(producer) = self.states.get(&(stream, claim.id)) else {
-            let known = claim.sequence == 0;
-            return if known { Ok(Verdict::Fresh) } else { Err(AppendRefusal::ProducerUnknown) };
+    ) -> Result<Claim<'_>, AppendRefusal> {
+        let producer = match self.states.entry((stream, claim.id)) {
+            Entry::Occupied(known) => known,
+            unknown if claim.sequence == 0 => {
+                return Ok(Claim::Fresh(Slot { producer: unknown, claim }));
+            }
+            Entry::Vacant(_) => return Err(AppendRefusal::ProducerUnknown),
         };
-        if claim.epoch < producer.epoch {
-            return Err(AppendRefusal::ProducerFenced { epoch: producer.epoch });
+        let Producer { epoch, next, results, .. } = producer.get();
+        if claim.epoch < *epoch {
+            return Err(AppendRefusal::ProducerFenced { epoch: *epoch });
         }
         // A newer epoch begins again at 0.
-        let expected = if claim.epoch > producer.epoch { 0 } else { producer.next };
+        let expected = if claim.epoch > *epoch { 0 } else { *next };
         if claim.sequence == expected {
-            return Ok(Verdict::Fresh);
+            return Ok(Claim::Fresh(Slot { producer: Entry::Occupied(producer), claim }));
         }
         if claim.sequence > expected {
             return Err(AppendRefusal::SequenceGap { expected });
         }
-        let stored =
-            producer.results.iter().find(|r| r.sequence == claim.sequence && r.count == count);
+        let stored = results.iter().find(|r| r.sequence == claim.sequence && r.count == count);
         match stored {
-            Some(result) => Ok(Verdict::Repeated(Appended {
+            Some(result) => Ok(Claim::Repeated(Appended {
                 base: result.base,
                 count: result.count,
                 ts: result.ts,
@@ -84,30 +106,11 @@ impl Producers {
         }
     }
 
-    /// Notes that a batch judged fresh was appended.
-    pub(super) fn record(&mut self, stream: StreamUid, claim: ProducerSequence, result: Appended) {
-        let key = (stream, claim.id);
-        let producer = self.states.entry(key).or_default();
-        if claim.epoch > producer.epoch {
-            *producer = Producer { epoch: claim.epoch, used: producer.used, ..Producer::default() };
-        }
-        producer.next = claim.sequence + u64::from(result.count);
-        if producer.results.len() == PRODUCER_WINDOW {
-            producer.results.pop_front();
-        }
-        producer.results.push_back(StoredResult {
-            sequence: claim.sequence,
-            count: result.count,
-            base: result.base,
-            ts: result.ts,
-        });
-        let fresh = producer.results.len() == 1;
-        if fresh || result.ts.since_us(producer.used) >= USE_GRAIN_US {
-            self.by_use.remove(&(producer.used, key));
-            producer.used = result.ts;
-            self.by_use.insert((result.ts, key), ());
-            self.evict(result.ts, key);
-        }
+    /// Notes a use, and forgets producers for it.
+    pub(super) fn note_use(&mut self, Use { key, before, now }: Use) {
+        self.by_use.remove(&(before, key));
+        self.by_use.insert((now, key), ());
+        self.evict(now, key);
     }
 
     /// Forgets the longest unused while there are too many, and all that were unused too long, but
@@ -148,6 +151,36 @@ impl Producers {
     }
 }
 
+impl Slot<'_> {
+    /// Notes that the batch judged fresh was appended.
+    #[must_use = "a use that is told must be noted"]
+    pub(super) fn record(self, result: Appended) -> Option<Use> {
+        let Self { producer, claim } = self;
+        let key = *producer.key();
+        let producer = producer.or_default();
+        if claim.epoch > producer.epoch {
+            *producer = Producer { epoch: claim.epoch, used: producer.used, ..Producer::default() };
+        }
+        producer.next = claim.sequence + u64::from(result.count);
+        if producer.results.len() == PRODUCER_WINDOW {
+            producer.results.pop_front();
+        }
+        producer.results.push_back(StoredResult {
+            sequence: claim.sequence,
+            count: result.count,
+            base: result.base,
+            ts: result.ts,
+        });
+        let fresh = producer.results.len() == 1;
+        let before = producer.used;
+        if !fresh && result.ts.since_us(before) < USE_GRAIN_US {
+            return None;
+        }
+        producer.used = result.ts;
+        Some(Use { key, before, now: result.ts })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,33 +195,49 @@ mod tests {
         Appended { base: Offset(base), count, ts: Timestamp(ts), repeated: false }
     }
 
+    /// What a claim would mean, and that asking changes nothing.
     fn verdict(
-        p: &Producers,
+        p: &mut Producers,
         claim: ProducerSequence,
         count: u32,
     ) -> Result<Option<u64>, AppendRefusal> {
-        p.check(STREAM, claim, count).map(|verdict| match verdict {
-            Verdict::Fresh => None,
-            Verdict::Repeated(result) => Some(result.base.0),
-        })
+        let before = p.clone();
+        let verdict = p.claim(STREAM, claim, count).map(|claimed| match claimed {
+            Claim::Fresh(_) => None,
+            Claim::Repeated(result) => Some(result.base.0),
+        });
+        assert_eq!(*p, before, "a batch that is not appended leaves no trace");
+        verdict
+    }
+
+    fn record(p: &mut Producers, claim: ProducerSequence, result: Appended) {
+        let Ok(Claim::Fresh(slot)) = p.claim(STREAM, claim, result.count) else {
+            panic!("{claim:?} is not fresh")
+        };
+        if let Some(used) = slot.record(result) {
+            p.note_use(used);
+        }
     }
 
     #[test]
     fn a_retry_of_any_unanswered_batch_gets_its_first_result() {
         let mut producers = Producers::default();
         for batch in 0..9u64 {
-            assert_eq!(verdict(&producers, claim(1, 0, batch * 2), 2), Ok(None));
-            producers.record(STREAM, claim(1, 0, batch * 2), result(100 + batch * 2, 2, 0));
+            assert_eq!(verdict(&mut producers, claim(1, 0, batch * 2), 2), Ok(None));
+            record(&mut producers, claim(1, 0, batch * 2), result(100 + batch * 2, 2, 0));
         }
         for batch in 1..9u64 {
-            assert_eq!(verdict(&producers, claim(1, 0, batch * 2), 2), Ok(Some(100 + batch * 2)));
+            assert_eq!(
+                verdict(&mut producers, claim(1, 0, batch * 2), 2),
+                Ok(Some(100 + batch * 2))
+            );
         }
         // The ninth back is no longer known, and another cut of the same records never was.
         let forgotten = |sequence| Err(AppendRefusal::ForgottenSequence { sequence });
-        assert_eq!(verdict(&producers, claim(1, 0, 0), 2), forgotten(0));
-        assert_eq!(verdict(&producers, claim(1, 0, 4), 1), forgotten(4));
+        assert_eq!(verdict(&mut producers, claim(1, 0, 0), 2), forgotten(0));
+        assert_eq!(verdict(&mut producers, claim(1, 0, 4), 1), forgotten(4));
         assert_eq!(
-            verdict(&producers, claim(1, 0, 20), 1),
+            verdict(&mut producers, claim(1, 0, 20), 1),
             Err(AppendRefusal::SequenceGap { expected: 18 })
         );
     }
@@ -196,39 +245,39 @@ mod tests {
     #[test]
     fn epochs_fence_and_begin_again() {
         let mut producers = Producers::default();
-        producers.record(STREAM, claim(1, 3, 0), result(0, 5, 0));
+        record(&mut producers, claim(1, 3, 0), result(0, 5, 0));
         assert_eq!(
-            verdict(&producers, claim(1, 2, 5), 1),
+            verdict(&mut producers, claim(1, 2, 5), 1),
             Err(AppendRefusal::ProducerFenced { epoch: 3 })
         );
         assert_eq!(
-            verdict(&producers, claim(1, 4, 5), 1),
+            verdict(&mut producers, claim(1, 4, 5), 1),
             Err(AppendRefusal::SequenceGap { expected: 0 })
         );
-        assert_eq!(verdict(&producers, claim(1, 4, 0), 1), Ok(None));
-        producers.record(STREAM, claim(1, 4, 0), result(5, 1, 0));
+        assert_eq!(verdict(&mut producers, claim(1, 4, 0), 1), Ok(None));
+        record(&mut producers, claim(1, 4, 0), result(5, 1, 0));
         assert_eq!(
-            verdict(&producers, claim(1, 3, 5), 1),
+            verdict(&mut producers, claim(1, 3, 5), 1),
             Err(AppendRefusal::ProducerFenced { epoch: 4 })
         );
     }
 
     #[test]
     fn the_unknown_begin_at_zero_only() {
-        let producers = Producers::default();
-        assert_eq!(verdict(&producers, claim(1, 0, 0), 1), Ok(None));
-        assert_eq!(verdict(&producers, claim(1, 0, 1), 1), Err(AppendRefusal::ProducerUnknown));
+        let mut producers = Producers::default();
+        assert_eq!(verdict(&mut producers, claim(1, 0, 0), 1), Ok(None));
+        assert_eq!(verdict(&mut producers, claim(1, 0, 1), 1), Err(AppendRefusal::ProducerUnknown));
     }
 
     #[test]
     fn the_unused_are_forgotten_after_seven_days_of_log_time() {
         let mut producers = Producers::default();
-        producers.record(STREAM, claim(1, 0, 0), result(0, 1, 0));
-        producers.record(STREAM, claim(2, 0, 0), result(1, 1, 5 * USE_GRAIN_US));
+        record(&mut producers, claim(1, 0, 0), result(0, 1, 0));
+        record(&mut producers, claim(2, 0, 0), result(1, 1, 5 * USE_GRAIN_US));
         let later = PRODUCER_TTL_US + 5 * USE_GRAIN_US;
-        producers.record(STREAM, claim(3, 0, 0), result(2, 1, later));
+        record(&mut producers, claim(3, 0, 0), result(2, 1, later));
         assert_eq!(producers.len(), 2, "producer 1 is forgotten, 2 is just in time");
-        assert_eq!(verdict(&producers, claim(1, 0, 1), 1), Err(AppendRefusal::ProducerUnknown));
+        assert_eq!(verdict(&mut producers, claim(1, 0, 1), 1), Err(AppendRefusal::ProducerUnknown));
         producers.release_stream(STREAM);
         assert_eq!((producers.states.len(), producers.by_use.len()), (0, 0));
     }

@@ -68,10 +68,12 @@ impl ShardState {
         let object = commit.object;
         let plan = self.plans.get(&object).ok_or(CommitRefused::NotPlanned { object })?;
         // A stream deleted since the seal is no longer in the plan; its part is not looked at.
+        // Both are in the order of streams and offsets, so that one walk finds all.
+        let mut parts = commit.parts.iter();
         let parts = plan
             .ranges
             .iter()
-            .map(|planned| self.check_part(planned, &commit.parts))
+            .map(|planned| self.check_part(planned, &mut parts))
             .collect::<Result<Vec<_>, _>>()?;
         let info = plan.info(commit.hash, commit.bytes, commit.footer_bytes);
         for (planned, part) in plan.ranges.iter().zip(parts) {
@@ -99,20 +101,20 @@ impl ShardState {
         Ok(())
     }
 
-    /// Finds the part for a planned range and checks that it is that range, next in its stream.
+    /// Finds the part for a planned range, behind those found before, and checks that it is that
+    /// range, next in its stream.
     fn check_part<'c>(
         &self,
         planned: &PlannedRange,
-        parts: &'c [CommittedPart],
+        parts: &mut std::slice::Iter<'c, CommittedPart>,
     ) -> Result<&'c CommittedPart, CommitRefused> {
         let (stream, range) = (planned.stream, &planned.range);
         let part = parts
-            .iter()
             .find(|part| part.stream == stream && part.base == range.base)
             .filter(|part| part.base.plus(part.count) == range.end)
             .ok_or(CommitRefused::OtherRange { stream })?;
-        // A bundle holds at most one range of a stream per day, and a day's bundle is one object, so
-        // parts of one stream never depend on each other within one commit.
+        // A seal finds at most one range of a small stream for each day, so that parts of one stream
+        // never depend on each other within one bundle.
         let committed = self.manifest.streams.get(&stream).map(|manifest| manifest.end());
         if committed != Some(part.base) {
             let committed = committed.unwrap_or_default();

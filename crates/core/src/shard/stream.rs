@@ -5,7 +5,7 @@ use railgun_types::{
     Timestamp,
 };
 
-use super::offload::{Floor, HotRange, RANGE_BYTES_MAX};
+use super::offload::{Floor, HotRange, RANGE_BYTES_MAX, RANGE_RECORDS_MAX};
 use super::{EntryPosition, HotIndex, IndexPoint, ShardState, Waiting};
 use crate::command::EnsureStream;
 use crate::manifest::StreamManifest;
@@ -183,7 +183,10 @@ impl Stream {
         self.last_ts = point.ts;
         self.record_bytes += bytes;
         self.index.push(point);
-        if self.open.as_ref().is_some_and(|open| open.record_bytes >= RANGE_BYTES_MAX) {
+        let is_full = |open: &HotRange| {
+            open.record_bytes >= RANGE_BYTES_MAX || open.records() >= RANGE_RECORDS_MAX
+        };
+        if self.open.as_ref().is_some_and(is_full) {
             self.close(waiting);
         }
     }

@@ -312,6 +312,43 @@ fn ranges_end_at_midnight_and_when_full() {
 }
 
 #[test]
+fn a_range_of_tiny_records_ends_at_their_number() {
+    let mut shard = Shard::new();
+    let many = |records| Append { batch: batch(records, 2), ..item(A, 1) };
+    let most = railgun_types::limits::BATCH_RECORDS as u64;
+    for _ in 0..RANGE_RECORDS_MAX.div_ceil(most) {
+        shard.one(1, many(most as usize)).expect("appended");
+    }
+    let stream = shard.state.stream(A).expect("there");
+    assert_eq!((stream.closed().len(), stream.open()), (1, None));
+    assert!(stream.closed()[0].record_bytes < RANGE_BYTES_MAX);
+}
+
+#[test]
+fn a_commit_names_the_ranges_of_its_plan_in_order_and_may_name_others() {
+    let mut shard = Shard::new();
+    let uids: Vec<_> = (10..14_u8).map(|n| StreamUid([n; 16])).collect();
+    for &uid in &uids {
+        shard.ensure(uid, SpecPatch::default(), EnsureMode::Warn).expect("created");
+        shard.one(1, item(uid, 1)).expect("appended");
+    }
+    shard.seal(SealScope::All);
+    let upload = shard.first_plan();
+    // Deleted while it was uploaded: its part belongs to nobody.
+    let delete = CommandBody::Stream(StreamCommand::Delete { stream: uids[1] });
+    assert_eq!(shard.apply(2, delete), Outcome::Deleted(true));
+    let mut turned = upload.clone();
+    turned.parts.swap(0, 3);
+    assert_eq!(shard.commit(turned), Err(CommitRefused::OtherRange { stream: uids[2] }));
+    let mut short = upload.clone();
+    short.parts.pop();
+    assert_eq!(shard.commit(short), Err(CommitRefused::OtherRange { stream: uids[3] }));
+    shard.commit(upload).expect("as planned");
+    let ends = uids.iter().map(|uid| shard.state.manifest().streams[uid].end().0);
+    assert_eq!(ends.collect::<Vec<_>>(), [1, 0, 1, 1]);
+}
+
+#[test]
 fn manifest_files_extend_each_other_and_then_begin_anew() {
     let mut shard = Shard::new();
     let mut before = None;
