@@ -54,6 +54,10 @@ impl SnapshotSource for NoSnapshots {
     fn promote(&self, upto: u64) -> Result<Snapshot, SnapshotError> {
         Err(SnapshotError::NoCheckpoint { upto })
     }
+
+    fn stand_in(&self, upto: u64) -> Result<Snapshot, SnapshotError> {
+        Err(SnapshotError::NoCheckpoint { upto })
+    }
 }
 
 /// A replica and the tickets it has applied.

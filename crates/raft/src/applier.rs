@@ -10,6 +10,7 @@ use futures::{FutureExt, Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
 use railgun_log::{EntryId, ShardLog};
+use tokio::sync::watch;
 
 use crate::leadership::Leadership;
 use crate::machine::{
@@ -184,13 +185,14 @@ impl RaftStateMachine<Types> for Applier {
     }
 
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder> {
-        // Forced: entries are purged, so there must be a snapshot, for a follower may need it.
-        let promote = force.then(|| self.applied.map_or(0, |id| id.index));
-        Some(SnapshotBuilder { snapshots: self.snapshots.clone(), promote })
+        // Forced: entries are purged, so there must be a snapshot, for a follower may need it. It is
+        // not promoted: that is up to the owner, who knows what may be given up on its strength.
+        let stand_in = force.then(|| self.applied.map_or(0, |id| id.index));
+        Some(SnapshotBuilder { snapshots: self.snapshots.clone(), stand_in })
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        SnapshotBuilder { snapshots: self.snapshots.clone(), promote: None }
+        SnapshotBuilder { snapshots: self.snapshots.clone(), stand_in: None }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, path: PathBuf) -> io::Result<()> {
@@ -216,37 +218,51 @@ impl RaftStateMachine<Types> for Applier {
 pub(crate) struct Snapshots {
     source: Arc<dyn SnapshotSource>,
     reads: Arc<dyn ReadPool>,
+    /// What was given to openraft for a snapshot that is lost: current until one is promoted above it.
+    stand_in: watch::Sender<Option<Snapshot>>,
 }
 
 impl Snapshots {
     pub(crate) fn new(source: Arc<dyn SnapshotSource>, reads: Arc<dyn ReadPool>) -> Self {
-        Self { source, reads }
+        Self { source, reads, stand_in: watch::channel(None).0 }
     }
 
     pub(crate) async fn current(&self) -> io::Result<Option<Snapshot>> {
         let source = Arc::clone(&self.source);
         let read = move || source.current();
-        read_pool::run(&*self.reads, read).await?.map_err(io::Error::other)
+        let promoted = read_pool::run(&*self.reads, read).await?.map_err(io::Error::other)?;
+        let stand_in = self.stand_in.borrow().clone();
+        let id = |snapshot: &Option<Snapshot>| Some(snapshot.as_ref()?.applied.id);
+        Ok(if id(&promoted) >= id(&stand_in) { promoted } else { stand_in })
     }
 
     pub(crate) async fn promote(&self, upto: u64) -> io::Result<Result<Snapshot, SnapshotError>> {
         let source = Arc::clone(&self.source);
         read_pool::run(&*self.reads, move || source.promote(upto)).await
     }
+
+    async fn stand_in(&self, upto: u64) -> io::Result<Snapshot> {
+        let source = Arc::clone(&self.source);
+        let read = move || source.stand_in(upto);
+        let found = read_pool::run(&*self.reads, read).await?.map_err(io::Error::other)?;
+        self.stand_in.send_replace(Some(found.clone()));
+        Ok(found)
+    }
 }
 
 /// Does not build anything: what is current was promoted before openraft was asked to "build".
 pub(crate) struct SnapshotBuilder {
     snapshots: Snapshots,
-    promote: Option<u64>,
+    /// Instead of the current one, the newest checkpoint up to this index.
+    stand_in: Option<u64>,
 }
 
 impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
     type SnapshotData = PathBuf;
 
     async fn build_snapshot(&mut self) -> io::Result<RaftSnapshot> {
-        let snapshot = match self.promote {
-            Some(upto) => self.snapshots.promote(upto).await?.map_err(io::Error::other)?,
+        let snapshot = match self.stand_in {
+            Some(upto) => self.snapshots.stand_in(upto).await?,
             None => {
                 let none = || io::Error::other("no snapshot was promoted");
                 self.snapshots.current().await?.ok_or_else(none)?

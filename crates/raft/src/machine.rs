@@ -61,6 +61,13 @@ pub trait SnapshotSource: Send + Sync + 'static {
     /// # Errors
     /// [`SnapshotError::NoCheckpoint`] if there is none and no current snapshot either.
     fn promote(&self, upto: u64) -> Result<Snapshot, SnapshotError>;
+
+    /// The newest checkpoint at or below log index `upto`, current or not, left as it is: for a
+    /// replica whose log begins above its first entry and whose current snapshot is lost.
+    ///
+    /// # Errors
+    /// [`SnapshotError::NoCheckpoint`] if there is none.
+    fn stand_in(&self, upto: u64) -> Result<Snapshot, SnapshotError>;
 }
 
 /// How far a state has come.

@@ -217,8 +217,9 @@ impl RaftShard {
     }
 
     /// Makes the newest checkpoint at or below log index `upto` the shard's snapshot, and lets Raft
-    /// give up the entries in it. Returns the last entry in the snapshot. Purging follows at once
-    /// unless a follower that keeps up still reads those entries.
+    /// give up the entries in it that are at or below `upto`. Returns the last entry in the current
+    /// snapshot: above `upto` if that was promoted by another call. Purging follows at once unless
+    /// a follower that keeps up still reads those entries.
     ///
     /// The caller vouches that every record at or below `upto` is in the bucket (I2). Goes on if
     /// the future is dropped.
@@ -233,7 +234,8 @@ impl RaftShard {
                 shard.inner.snapshots.promote(upto).await.map_err(PromoteError::Pool)??;
             let id = promoted.applied.id;
             shard.publish_snapshot(to_log_id(id)).await?;
-            shard.purge(id.index).await?;
+            // Whatever is current: nobody vouches for what lies above.
+            shard.purge(id.index.min(upto)).await?;
             Ok(id)
         };
         Runtime::spawn(promotion).await.map_err(|_| ShardStopped)?

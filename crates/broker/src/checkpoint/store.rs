@@ -8,15 +8,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use railgun_log::{Disk, EntryId, read_full_at, write_all_vectored_at};
+use railgun_log::{Disk, EntryId, make_dir, read_full_at, write_all_vectored_at};
 use railgun_raft::{Applied, Snapshot, SnapshotError, SnapshotSource};
 
 /// Checkpoints kept above the current snapshot.
 const KEPT_MAX: usize = 16;
 
 /// Space held back for a checkpoint on a full disk: without one no log file can go, and the disk
-/// would stay full (DESIGN §1.7).
-const RESERVE_BYTES: u64 = 1 << 20;
+/// would stay full (DESIGN §1.7). Twice the last one, which the next may have outgrown; this at the
+/// least.
+const RESERVE_BYTES_MIN: u64 = 1 << 20;
 const RESERVE: &str = "reserve";
 
 /// Says whether a file's content is a checkpoint of this shard; returns the membership in it.
@@ -71,16 +72,18 @@ impl std::fmt::Debug for CheckpointStore {
 }
 
 impl CheckpointStore {
-    /// Opens, or makes, the directory.
+    /// Opens, or makes, the directory, durably: the log is purged on the strength of what is in it.
     pub(crate) fn open(
         disk: Arc<dyn Disk>,
         dir: PathBuf,
         check: Check,
     ) -> Result<Self, StoreError> {
-        let made = disk.create_dir_all(&dir);
+        let made = make_dir(&*disk, &dir);
         made.map_err(|source| StoreError { path: dir.clone(), source })?;
         let store = Self { disk, dir, check };
-        store.hold_reserve();
+        let newest = store.entries()?.pop().map(|entry| store.path(&entry));
+        let size = newest.map(|path| store.disk.open(&path).and_then(|file| file.size()));
+        store.hold_reserve(size.and_then(Result::ok).unwrap_or(0));
         Ok(store)
     }
 
@@ -107,7 +110,7 @@ impl CheckpointStore {
     }
 
     /// The newest file that holds a checkpoint; older ones stand in for damaged ones, which are
-    /// told. `None`: there is no file.
+    /// told. `None`: there is no file, or none is whole.
     pub(crate) fn newest(&self) -> Result<Option<(EntryId, Vec<u8>)>, StoreError> {
         for entry in self.entries()?.iter().rev() {
             let path = self.path(entry);
@@ -135,16 +138,23 @@ impl CheckpointStore {
         });
         written.map_err(|source| StoreError { path, source })?;
         self.thin()?;
-        self.hold_reserve();
+        self.hold_reserve(bytes as u64);
         Ok(bytes as u64)
     }
 
-    /// Holds the reserve again, if there is room. Its loss in a crash does no harm.
-    fn hold_reserve(&self) {
-        match self.disk.create(&self.dir.join(RESERVE), RESERVE_BYTES) {
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => tracing::warn!(%error, "no space can be held back for checkpoints"),
+    /// Holds the reserve for a checkpoint like the last one of `checkpoint` bytes, if there is room.
+    /// Its loss in a crash does no harm.
+    fn hold_reserve(&self, checkpoint: u64) {
+        let path = self.dir.join(RESERVE);
+        let bytes = RESERVE_BYTES_MIN.max(checkpoint.saturating_mul(2));
+        let held = match self.disk.create(&path, bytes) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.disk.open(&path).and_then(|file| file.allocate(bytes))
+            }
+            created => created.map(drop),
+        };
+        if let Err(error) = held {
+            tracing::warn!(%error, "no space can be held back for checkpoints");
         }
     }
 
@@ -156,8 +166,12 @@ impl CheckpointStore {
             return Err(error);
         }
         let file = match self.disk.create(path, bytes) {
-            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
-                self.disk.remove(&self.dir.join(RESERVE))?;
+            Err(error) if is_full(&error) => {
+                match self.disk.remove(&self.dir.join(RESERVE)) {
+                    // None is held: the disk is full, and that is what to tell.
+                    Err(gone) if gone.kind() == io::ErrorKind::NotFound => return Err(error),
+                    removed => removed?,
+                }
                 self.disk.create(path, bytes)?
             }
             created => created?,
@@ -201,20 +215,44 @@ impl CheckpointStore {
 }
 
 impl SnapshotSource for CheckpointStore {
+    /// A snapshot that is damaged is told and passed over while another file holds the state: the
+    /// next promotion replaces it.
     fn current(&self) -> Result<Option<Snapshot>, SnapshotError> {
         let entries = self.entries().map_err(as_snapshot_error)?;
-        let newest = entries.iter().rev().find(|entry| entry.promoted);
-        newest.map(|entry| self.snapshot(entry)).transpose()
+        let mut damaged = None;
+        for entry in entries.iter().rev().filter(|entry| entry.promoted) {
+            match self.snapshot(entry) {
+                Err(error @ SnapshotError::Damaged { .. }) => {
+                    tracing::error!(%error, "looking for another that is whole");
+                    damaged = damaged.or(Some(error));
+                }
+                whole => return whole.map(Some),
+            }
+        }
+        match damaged {
+            Some(damaged) if self.newest().map_err(as_snapshot_error)?.is_none() => Err(damaged),
+            _ => Ok(None),
+        }
     }
 
     fn promote(&self, upto: u64) -> Result<Snapshot, SnapshotError> {
         let entries = self.entries().map_err(as_snapshot_error)?;
         let below = |entry: &&Entry| entry.promoted || entry.id.index <= upto;
-        let Some(newest) = entries.iter().rev().find(below) else {
+        let mut found = None;
+        for entry in entries.iter().rev().filter(below) {
+            // Read and checked before it is relied on.
+            match self.snapshot(entry) {
+                // See `current`.
+                Err(SnapshotError::Damaged { .. }) if entry.promoted => {}
+                whole => {
+                    found = Some((entry, whole?));
+                    break;
+                }
+            }
+        }
+        let Some((newest, snapshot)) = found else {
             return Err(SnapshotError::NoCheckpoint { upto });
         };
-        // Read and checked before it is relied on.
-        let snapshot = self.snapshot(newest)?;
         if newest.promoted {
             return Ok(snapshot);
         }
@@ -226,6 +264,24 @@ impl SnapshotSource for CheckpointStore {
         self.thin().map_err(as_snapshot_error)?;
         Ok(Snapshot { path, ..snapshot })
     }
+
+    fn stand_in(&self, upto: u64) -> Result<Snapshot, SnapshotError> {
+        let entries = self.entries().map_err(as_snapshot_error)?;
+        for entry in entries.iter().rev().filter(|entry| entry.id.index <= upto) {
+            match self.snapshot(entry) {
+                Err(error @ SnapshotError::Damaged { .. }) => {
+                    tracing::error!(%error, "looking for another that is whole");
+                }
+                whole => return whole,
+            }
+        }
+        Err(SnapshotError::NoCheckpoint { upto })
+    }
+}
+
+/// Whether the disk, or the quota on it, has no room.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn as_snapshot_error(error: StoreError) -> SnapshotError {
@@ -234,7 +290,7 @@ fn as_snapshot_error(error: StoreError) -> SnapshotError {
 
 #[cfg(test)]
 mod tests {
-    use railgun_log::{RealDisk, SimDisk, SimDiskOptions};
+    use railgun_log::{CrashPlan, RealDisk, SimDisk, SimDiskOptions};
 
     use super::*;
 
@@ -286,13 +342,53 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_still_takes_a_checkpoint() {
+    fn a_damaged_snapshot_is_passed_over_while_a_checkpoint_is_whole() {
+        let (dir, store) = store();
+        for index in [3, 5] {
+            store.write(id(index), &[index.to_string().into()]).expect("written");
+        }
+        let snapshot = store.promote(3).expect("promoted");
+        std::fs::write(dir.path().join(snapshot.path), "bad").expect("written");
+        assert!(store.current().expect("the checkpoint is whole").is_none());
+        // Nothing is promoted that lies above what may be given up.
+        let stand_in = store.stand_in(9).expect("the checkpoint");
+        assert_eq!(stand_in.applied.id, id(5));
+        assert!(!store.entries().expect("listed").iter().any(|e| e.promoted && e.id == id(5)));
+        assert!(matches!(store.promote(4), Err(SnapshotError::NoCheckpoint { upto: 4 })));
+        // When it may, it takes the damaged one's place.
+        assert_eq!(store.promote(5).expect("promoted").applied.id, id(5));
+        assert_eq!(indexes(&store), [5]);
+        // Alone, a damaged snapshot is the loss of the state.
+        std::fs::write(dir.path().join(store.path(&store.entries().expect("listed")[0])), "bad")
+            .expect("written");
+        assert!(matches!(store.current(), Err(SnapshotError::Damaged { .. })));
+    }
+
+    fn simulated() -> (Arc<SimDisk>, PathBuf, CheckpointStore) {
         let disk = Arc::new(SimDisk::new(SimDiskOptions::default()));
+        let dir = PathBuf::from("shards/1/checkpoints");
+        let store = reopen(&disk, &dir);
+        (disk, dir, store)
+    }
+
+    fn reopen(disk: &Arc<SimDisk>, dir: &Path) -> CheckpointStore {
         let check: Check = Box::new(|bytes| Ok(Bytes::copy_from_slice(bytes)));
-        let dir = PathBuf::from("checkpoints");
-        let store = CheckpointStore::open(disk.clone(), dir.clone(), check).expect("opened");
-        disk.create(&dir.join("hog"), 1 << 20).expect("room");
-        disk.set_capacity(RESERVE_BYTES + (1 << 20));
+        CheckpointStore::open(Arc::clone(disk) as _, dir.to_owned(), check).expect("opened")
+    }
+
+    #[test]
+    fn a_checkpoint_outlives_a_power_cut_with_all_its_directories() {
+        let (disk, dir, store) = simulated();
+        store.write(id(1), &["one".into()]).expect("written");
+        disk.crash(&CrashPlan::LoseAll);
+        let newest = reopen(&disk, &dir).newest().expect("read");
+        assert_eq!(newest, Some((id(1), b"one".to_vec())));
+    }
+
+    #[test]
+    fn a_full_disk_still_takes_a_checkpoint() {
+        let (disk, dir, store) = simulated();
+        disk.set_capacity(disk.used());
         let piece = Bytes::from(vec![7; 100_000]);
         store.write(id(1), std::slice::from_ref(&piece)).expect("the reserve gives way");
         assert_eq!(store.newest().expect("read"), Some((id(1), piece.to_vec())));
@@ -300,6 +396,26 @@ mod tests {
         disk.set_capacity(u64::MAX);
         store.write(id(2), &[piece]).expect("written");
         assert!(disk.list(&dir).expect("listed").contains(&RESERVE.to_owned()));
+    }
+
+    #[test]
+    fn the_reserve_grows_with_the_checkpoints() {
+        let (disk, dir, store) = simulated();
+        let piece = |bytes| Bytes::from(vec![7; bytes]);
+        store.write(id(1), &[piece(3 << 20)]).expect("written");
+        disk.set_capacity(disk.used());
+        store.write(id(2), &[piece(5 << 20)]).expect("the reserve was as large");
+        // Only part of it can be held now, and the next checkpoint is told what is wrong.
+        let error = store.write(id(3), &[piece(8 << 20)]).expect_err("no room");
+        assert_eq!(error.source.kind(), io::ErrorKind::StorageFull);
+        let error = store.write(id(3), &[piece(8 << 20)]).expect_err("no room");
+        assert_eq!(error.source.kind(), io::ErrorKind::StorageFull, "{error}");
+        // A restart holds as much again.
+        disk.set_capacity(u64::MAX);
+        drop(store);
+        reopen(&disk, &dir);
+        disk.set_capacity(disk.used());
+        reopen(&disk, &dir).write(id(4), &[piece(9 << 20)]).expect("the reserve gives way");
     }
 
     #[test]

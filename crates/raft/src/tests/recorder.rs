@@ -182,6 +182,11 @@ impl SnapshotSource for Checkpoints {
             (_, Some(current)) => Ok(current),
         }
     }
+
+    fn stand_in(&self, upto: u64) -> Result<Snapshot, SnapshotError> {
+        let path = self.newest(upto).ok_or(SnapshotError::NoCheckpoint { upto })?;
+        Ok(Snapshot { applied: State::read(&path)?.applied, path })
+    }
 }
 
 impl State {

@@ -73,6 +73,44 @@ async fn a_promotion_that_fails_leaves_the_replica_alive() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nothing_above_what_the_owner_vouches_for_is_purged() {
+    let dir = tempdir();
+    let mut replica = Replica::create(dir.path()).await;
+    replica.fill(20).await;
+    let last = replica.log.state().last.expect("entries").index;
+    // Something else has made a newer state current.
+    let current = Checkpoints::new(dir.path()).promote(last).expect("promoted").applied.id;
+    let upto = last - 10;
+    let told = replica.shard.promote_snapshot(upto).await.expect("there is one");
+    assert_eq!(told, current, "the current one");
+    let purged = timeout(PATIENCE, replica.shard.purged(upto)).await.expect("in time");
+    assert_eq!(purged.expect("running").index, upto);
+    assert_eq!(replica.log.state().last_purged.map(|id| id.index), Some(upto));
+    replica.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_whose_snapshot_is_lost_starts_on_its_checkpoint_and_promotes_nothing() {
+    let dir = tempdir();
+    let mut replica = Replica::create(dir.path()).await;
+    replica.fill(20).await;
+    let last = replica.log.state().last.expect("entries").index;
+    let promoted = replica.shard.promote_snapshot(last - 10).await.expect("promoted");
+    timeout(PATIENCE, replica.shard.purged(promoted.index)).await.expect("in time").expect("runs");
+    replica.stop().await;
+    let checkpoints = Checkpoints::new(dir.path());
+    std::fs::remove_file(checkpoints.current_path()).expect("removed");
+
+    let mut replica = Replica::start(dir.path(), Recorder::restored(dir.path())).await;
+    replica.serving().await;
+    assert!(checkpoints.current().expect("read").is_none(), "that is up to the owner");
+    replica.propose(1, "new").await;
+    assert_eq!(replica.next_seen().await.bytes, "new");
+    assert_eq!(replica.log.state().last_purged, Some(promoted));
+    replica.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn promotions_take_turns() {
     let dir = tempdir();
     let mut replica = Replica::create(dir.path()).await;
