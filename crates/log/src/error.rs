@@ -69,15 +69,6 @@ pub enum LogError {
         /// The limit.
         max: usize,
     },
-    /// Nothing was written or queued. Preallocating the next file failed and what is already
-    /// preallocated is spoken for; goes away when the disk has space again.
-    #[error("disk is full: no room for {bytes} more bytes in log {}", log.display())]
-    DiskFull {
-        /// The log's directory.
-        log: Arc<Path>,
-        /// Bytes that were asked for.
-        bytes: u64,
-    },
     /// What is purged cannot be cut.
     #[error("cannot truncate after {kept}: purged up to {purged}")]
     TruncateBelowPurge {

@@ -95,8 +95,6 @@ pub(crate) struct Inner {
     applied: Option<u64>,
     /// Bytes of frames accepted and not yet durable.
     pub(crate) queued_bytes: u64,
-    /// Bytes that can be written without more space.
-    pub(crate) room: u64,
     pub(crate) disk_full: bool,
     /// Set once the log takes no more changes.
     pub(crate) failed: Option<LogError>,
@@ -116,7 +114,6 @@ impl Inner {
             mark_planned: false,
             applied: None,
             queued_bytes: 0,
-            room: 0,
             disk_full: false,
             failed: None,
         }
@@ -124,13 +121,6 @@ impl Inner {
 
     pub(crate) fn evict(&mut self) {
         self.tail.evict(self.applied.min(self.durable));
-    }
-
-    fn check_room(&self, bytes: u64) -> Result<(), LogError> {
-        if self.disk_full && self.queued_bytes + bytes > self.room {
-            return Err(LogError::DiskFull { log: self.files.dir().into(), bytes });
-        }
-        Ok(())
     }
 
     fn append(&mut self, entries: &[Entry]) -> Result<(), LogError> {
@@ -150,7 +140,6 @@ impl Inner {
             }
             bytes += (FRAME_BYTES + len) as u64;
         }
-        self.check_room(bytes)?;
         for entry in entries {
             self.image
                 .append(entry.id)
@@ -184,12 +173,13 @@ impl ShardLog {
     /// log thread after an fdatasync that covers them and everything before. Never blocks on the disk.
     ///
     /// What is queued and not yet durable is held in memory; bounding it is up to the caller
-    /// ([`queued_bytes`](Self::queued_bytes)).
+    /// ([`queued_bytes`](Self::queued_bytes)). On a full disk it waits for room: a caller that can refuse
+    /// work looks at [`LogState::disk_full`] first.
     ///
     /// # Errors
     /// [`LogError::Gap`] unless the first entry follows the last of the log and each the one before (a log
     /// that never held anything may begin at any index), [`LogError::EntryTooLarge`],
-    /// [`LogError::DiskFull`], [`LogError::Failed`], [`LogError::Closed`].
+    /// [`LogError::Failed`], [`LogError::Closed`].
     pub fn append(&self, entries: Vec<Entry>, on_flushed: Flushed) -> Result<(), LogError> {
         self.enqueue(Some(on_flushed), |inner, done| {
             inner.append(&entries)?;
@@ -200,7 +190,6 @@ impl ShardLog {
     /// Saves the vote, ordered after everything enqueued before.
     pub fn save_vote(&self, vote: Vote, on_flushed: Flushed) -> Result<(), LogError> {
         self.enqueue(Some(on_flushed), |inner, done| {
-            inner.check_room(FRAME_BYTES as u64)?;
             inner.image.vote = Some(vote);
             inner.queued_bytes += FRAME_BYTES as u64;
             Ok(done.take().map(|done| Op::Vote { vote, done }))

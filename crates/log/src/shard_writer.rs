@@ -144,7 +144,7 @@ impl ShardWriter {
             space_retry_at: None,
             stalled: false,
         };
-        writer.publish_room(false);
+        writer.publish_full(false);
         writer
     }
 

@@ -81,7 +81,7 @@ impl ShardWriter {
         if !self.stalled && (!paused || self.spare.is_some()) {
             self.space_retry_at = None;
         }
-        self.publish_room(self.space_retry_at.is_some());
+        self.publish_full(self.space_retry_at.is_some());
         Ok(())
     }
 
@@ -91,15 +91,12 @@ impl ShardWriter {
             tracing::warn!(log = %self.dir.display(), error = %failure, "disk is full");
         }
         self.space_retry_at = Some(now.saturating_add(self.options.space_retry_after));
-        self.publish_room(true);
+        self.publish_full(true);
     }
 
-    /// Tells the handles how much can be written without more space.
-    pub(super) fn publish_room(&self, full: bool) {
-        let spare = self.spare.as_ref().map_or(0, |spare| spare.bytes);
-        let mut inner = self.shared.inner.lock();
-        inner.room = self.left() + spare;
-        inner.disk_full = full;
+    /// Tells the handles whether there is space for more than what is preallocated.
+    pub(super) fn publish_full(&self, full: bool) {
+        self.shared.inner.lock().disk_full = full;
     }
 
     /// Frees what the backlog allows to be freed while its front waits for space: purges that do not

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::rig::{Rig, entry, small, small_pages};
-use crate::{EntryId, LogError, LogOptions, ReadError, Step};
+use crate::{EntryId, LogOptions, ReadError, Step, Vote};
 
 /// A log whose first file is more than half full, on a disk without space for another.
 fn full() -> Rig {
@@ -16,18 +16,25 @@ fn full() -> Rig {
 }
 
 #[test]
-fn the_log_says_so_before_it_is_out_of_room() {
+fn the_log_says_so_before_it_is_out_of_room_and_then_lets_wait() {
     let mut rig = full();
     assert!(rig.log.state().disk_full);
     // What is preallocated is still taken: votes, control entries, what was on its way.
     rig.append(1, 4..5, 500);
     assert_eq!(rig.callbacks.take_ok(), [4]);
     let bytes = rig.log.files()[0].bytes;
-    let refused = rig.log.append(vec![entry(1, 5, 3000)], rig.callbacks.tagged(5));
-    assert!(matches!(refused, Err(LogError::DiskFull { .. })), "{refused:?}");
-    rig.drive();
+    rig.log.append(vec![entry(1, 5, 3000)], rig.callbacks.tagged(5)).expect("queues");
+    rig.log
+        .save_vote(Vote { term: 2, ..Vote::default() }, rig.callbacks.tagged(6))
+        .expect("queues");
+    rig.pass(Duration::from_secs(5));
+    assert!(rig.callbacks.take().is_empty(), "both wait");
     assert_eq!(rig.log.files()[0].bytes, bytes, "nothing was written");
-    assert_eq!(rig.log.state().last, Some(EntryId::new(1, 4)));
+    assert_eq!(rig.log.state().durable, Some(4));
+    rig.disk.set_capacity(u64::MAX);
+    rig.pass(Duration::from_secs(1));
+    assert_eq!(rig.callbacks.take_ok(), [5, 6]);
+    assert_eq!(rig.log.state().last, Some(EntryId::new(1, 5)));
 }
 
 #[test]

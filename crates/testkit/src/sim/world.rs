@@ -22,8 +22,6 @@ use super::workload::Workload;
 const START_PATIENCE: Duration = Duration::from_secs(120);
 /// Time everybody has to finish when nothing goes wrong any more.
 const FINISH_PATIENCE: Duration = Duration::from_secs(600);
-/// A log looks for room again this long after the disk was full, at most.
-const FULL_NOTICED: Duration = Duration::from_secs(1);
 /// The world is looked at this often, whatever happens.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
 
@@ -167,10 +165,7 @@ impl World {
                 () = tokio::time::sleep(left) => break,
             };
             self.trace.note(format_args!("the node ends: {reason}"));
-            // openraft takes a log without room for one that has failed.
-            let just_full = self.trace.elapsed() <= self.full_until + FULL_NOTICED;
-            let full = (self.disk_full || just_full) && reason.contains("disk is full");
-            if !std::mem::take(&mut self.disk_hurt) && !full {
+            if !std::mem::take(&mut self.disk_hurt) {
                 self.history.violated("liveness", format_args!("the node ended itself: {reason}"));
             }
             // What it has answered is still on its way for a moment.
@@ -195,7 +190,6 @@ impl World {
         }
         if now >= self.full_until && std::mem::take(&mut self.disk_full) {
             self.node.disk.set_capacity(u64::MAX);
-            self.full_until = now;
         }
         if now >= self.slow_until {
             self.node.set_slowness(None);
