@@ -16,6 +16,7 @@ use crate::{drained, name, publisher, retire};
 /// 2026-03-01T23:59:59Z.
 const BEFORE_MIDNIGHT_US: i64 = 1_772_409_599_000_000;
 const SECOND_US: i64 = 1_000_000;
+const DAY_US: i64 = 86_400 * SECOND_US;
 
 /// Stands still until it is set.
 #[derive(Clone, Debug)]
@@ -62,6 +63,29 @@ async fn a_cut_is_due_when_the_oldest_record_is_old_enough() {
     for (stream, told) in [("old", old), ("young", young), ("asked", asked)] {
         assert_eq!(read(&client, stream, StartPosition::Earliest).await.0, told, "{stream}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_was_set_back_holds_up_no_cut() {
+    let (store, clock) = (Store::new(Conditions::Honoured), SetClock::at(DAY_US));
+    let clock_of_node: Option<Arc<dyn Clock>> = Some(Arc::new(clock.clone()));
+    let max_time_to_cold = Duration::from_millis(700);
+    let options = NodeOptions { max_time_to_cold, clock: clock_of_node, ..store.node() };
+    let node = TestNode::start_with(options).await;
+    let client = node.client().await;
+    let early = publisher(&client, "early").await;
+    // Log time stays a day ahead of the clock from here on.
+    let mut told = publish(&early, (0..10).map(message)).await;
+    clock.pass(-DAY_US + SECOND_US);
+    drained(&client, "early").await;
+    told.extend(publish(&early, (10..20).map(message)).await);
+    assert!(told.iter().all(|told| told.ts == DAY_US));
+    drained(&client, "early").await;
+    assert_eq!(store.puts(DATA), 2);
+    crate::eventually("the bucket alone tells it", || async {
+        replay_all(&store.bucket, "early").await == told
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

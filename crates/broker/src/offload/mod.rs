@@ -33,6 +33,8 @@ pub(crate) use reclaim::Reclaimer;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// A manifest that only tells of new or deleted streams is written at most this often.
 const MIRROR_EVERY: Duration = Duration::from_secs(5);
+/// Log time this far ahead of the wall clock is told: the clock was set back (CL-6).
+const CLOCK_BEHIND_US: i64 = 10_000_000;
 /// Pauses after a failure: doubled from the first to the last.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
@@ -74,6 +76,10 @@ struct Offloader {
     spec: OffloadSpec,
     /// Log index of the last cut: what lies above has not been sealed.
     cut_at: u64,
+    /// The oldest record that no cut has taken, by its log time, and when it was first seen.
+    unsealed: Option<(Timestamp, Instant)>,
+    /// That the clock was set back has been told.
+    clock_behind: bool,
     mirrored_at: Option<Instant>,
     pause: Duration,
 }
@@ -89,8 +95,7 @@ impl OffloadSpec {
     /// Runs until cancelled.
     pub(crate) async fn run(self, cancel: CancellationToken) {
         let mut wake = self.shard.offload_watch();
-        let mut offloader =
-            Offloader { spec: self, cut_at: 0, mirrored_at: None, pause: PAUSE_MIN };
+        let mut offloader = Offloader::new(self);
         loop {
             let step = tokio::select! {
                 biased;
@@ -121,6 +126,17 @@ impl OffloadSpec {
 }
 
 impl Offloader {
+    fn new(spec: OffloadSpec) -> Self {
+        Self {
+            spec,
+            cut_at: 0,
+            unsealed: None,
+            clock_behind: false,
+            mirrored_at: None,
+            pause: PAUSE_MIN,
+        }
+    }
+
     /// Tells that uploads work again.
     async fn succeeded(&mut self) {
         if self.pause > PAUSE_MIN {
@@ -145,9 +161,14 @@ impl Offloader {
         if !status.serving {
             return Ok(Progress::Idle);
         }
-        self.spec.reclaimer.shrink().await?;
+        self.watch_clock();
         if let Some(scope) = self.seal_due(&status) {
+            let last = self.spec.shard.log().state().last.map_or(0, |last| last.index);
             self.propose(SegmentCommand::Seal(scope)).await?;
+            // Not before it is known to be done: one that was refused has cut nothing.
+            if scope == SealScope::All {
+                (self.cut_at, self.unsealed) = (last, None);
+            }
             return Ok(Progress::More);
         }
         if let Some((id, plan, parts)) = status.next_plan {
@@ -171,16 +192,45 @@ impl Offloader {
     fn seal_due(&mut self, status: &OffloadStatus) -> Option<SealScope> {
         let log = self.spec.shard.log();
         let above = log.bytes_above(self.cut_at.max(status.floor.unwrap_or(0)));
-        let max_wait = i64::try_from(self.spec.max_time_to_cold.as_micros()).unwrap_or(i64::MAX);
-        let is_old = |since: Timestamp| self.spec.clock.now().since_us(since) >= max_wait;
+        let is_old = self.is_oldest_due(status.oldest_unsealed);
         let waiting = status.waiting;
-        if waiting.open + waiting.closed > 0
-            && (above >= self.spec.cut_bytes || status.oldest_unsealed.is_some_and(is_old))
-        {
-            self.cut_at = log.state().last.map_or(0, |last| last.index);
+        if waiting.open + waiting.closed > 0 && (above >= self.spec.cut_bytes || is_old) {
             return Some(SealScope::All);
         }
         (waiting.closed >= SEGMENT_BYTES_MIN).then_some(SealScope::Closed)
+    }
+
+    /// Whether the oldest record has waited long enough. Log time outlives restarts, but says nothing
+    /// after the clock was set back, until the clock has come there again; so the time since the
+    /// record was first seen counts as well.
+    fn is_oldest_due(&mut self, oldest: Option<Timestamp>) -> bool {
+        let Some(since) = oldest else {
+            self.unsealed = None;
+            return false;
+        };
+        let seen = match self.unsealed {
+            Some((known, seen)) if known == since => seen,
+            _ => Instant::now(),
+        };
+        self.unsealed = Some((since, seen));
+        let max_wait = self.spec.max_time_to_cold;
+        let max_wait_us = i64::try_from(max_wait.as_micros()).unwrap_or(i64::MAX);
+        self.spec.clock.now().since_us(since) >= max_wait_us || seen.elapsed() >= max_wait
+    }
+
+    /// Tells when the wall clock is behind log time, once each time.
+    fn watch_clock(&mut self) {
+        let behind_us = self.spec.shard.figures().log_time.since_us(self.spec.clock.now());
+        let is_behind = behind_us > CLOCK_BEHIND_US;
+        if is_behind && !self.clock_behind {
+            let seconds = behind_us / 1_000_000;
+            tracing::warn!(
+                shard = %self.spec.shard.id(),
+                "the clock is {seconds} s behind the newest record: it was set back, and records \
+                 get the time of that one until it has come there again"
+            );
+        }
+        self.clock_behind = is_behind;
     }
 
     async fn upload(
