@@ -13,6 +13,7 @@ mod records;
 mod retired;
 mod s3;
 mod store;
+mod wrong_bucket;
 
 use std::time::Duration;
 

@@ -12,8 +12,8 @@ use railgun_raft::{Outcome as RaftOutcome, RaftShard};
 use railgun_types::StreamName;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
+use crate::actors::Actors;
 use crate::checkpoint::{Schedule, Written};
 use crate::clock::Clock;
 use crate::shard::{CommittedEntry, Ends, EntryContent, Pipeline, ProposeFailure, ShardGone};
@@ -63,7 +63,7 @@ impl CatalogHandle {
         log: ShardLog,
         clock: Arc<dyn Clock>,
         ends: Ends,
-        tasks: &TaskTracker,
+        actors: &Actors,
         cancel: CancellationToken,
     ) -> (Self, mpsc::Sender<Message>) {
         let (to, from) = mpsc::channel(QUEUE);
@@ -79,10 +79,10 @@ impl CatalogHandle {
             checkpoints,
             raft: None,
             log,
-            tasks: tasks.clone(),
+            actors: actors.clone(),
             to_self,
         };
-        tasks.spawn(owner.run(from, cancel));
+        actors.spawn("the catalog", owner.run(from, cancel));
         (Self { to: to.clone() }, to)
     }
 
@@ -138,7 +138,7 @@ struct Owner {
     checkpoints: Schedule,
     raft: Option<RaftShard>,
     log: ShardLog,
-    tasks: TaskTracker,
+    actors: Actors,
     /// To itself, for what spawned work reports.
     to_self: mpsc::WeakSender<Message>,
     pipeline: Pipeline<oneshot::Sender<Result<CatalogOutcome, ProposeFailure>>>,
@@ -166,7 +166,7 @@ impl Owner {
         self.checkpoints.on_written(written);
         let Some(raft) = self.raft.clone().filter(|_| written.result.is_ok()) else { return };
         let (log, upto) = (self.log.clone(), written.id.index);
-        self.tasks.spawn(async move {
+        self.actors.spawn("the purge of the catalog", async move {
             let purged = match raft.promote_snapshot(upto).await {
                 Ok(promoted) => raft.purged(promoted.index).await,
                 Err(error) => return tracing::warn!(%error, "the catalog keeps its log"),

@@ -55,11 +55,11 @@ pub enum IdentityError {
 }
 
 impl Identity {
-    /// Reads the identity kept on `disk`, or makes it `fresh` and durable if there is none.
+    /// Reads the identity kept on `disk`, if there is one, for a node that is started with `bucket`.
     ///
     /// # Errors
     /// [`IdentityError`].
-    pub fn load_or_create(disk: &dyn Disk, fresh: Self) -> Result<Self, IdentityError> {
+    pub fn load(disk: &dyn Disk, bucket: &str) -> Result<Option<Self>, IdentityError> {
         let path = Path::new(FILE);
         let io = |source| IdentityError::Io { path: path.to_owned(), source };
         let damaged = |reason: &str| IdentityError::Damaged {
@@ -68,20 +68,28 @@ impl Identity {
         };
         let file = match disk.open(path) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                fresh.write(disk).map_err(io)?;
-                return Ok(fresh);
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(io(source)),
         };
         let mut bytes = [0; FILE_BYTES_MAX];
         let read = read_full_at(&*file, &mut bytes, 0).map_err(io)?;
         let text = std::str::from_utf8(&bytes[..read]).map_err(|_| damaged("not UTF-8"))?;
         let known = Self::parse(text).map_err(damaged)?;
-        if known.bucket != fresh.bucket {
-            return Err(IdentityError::BucketMismatch { known: known.bucket, given: fresh.bucket });
+        if known.bucket != bucket {
+            let given = bucket.to_owned();
+            return Err(IdentityError::BucketMismatch { known: known.bucket, given });
         }
-        Ok(known)
+        Ok(Some(known))
+    }
+
+    /// Keeps this identity on `disk`, durably, where there is none. From then on the data directory
+    /// belongs to its bucket: not before the bucket is known to be one.
+    ///
+    /// # Errors
+    /// [`IdentityError::Io`].
+    pub fn create(&self, disk: &dyn Disk) -> Result<(), IdentityError> {
+        let io = |source| IdentityError::Io { path: Path::new(FILE).to_owned(), source };
+        self.write(disk).map_err(io)
     }
 
     /// Behind a rename, so that a crash leaves the whole file or none.
@@ -141,13 +149,13 @@ mod tests {
             bucket: bucket.to_owned(),
         };
         let first = fresh(1, "file:///a");
-        assert_eq!(Identity::load_or_create(&disk, first.clone()).expect("made"), first);
-        let again = Identity::load_or_create(&disk, fresh(2, "file:///a"));
-        assert_eq!(again.expect("read"), first);
-        let other = Identity::load_or_create(&disk, fresh(2, "file:///b"));
+        assert_eq!(Identity::load(&disk, "file:///a").expect("read"), None);
+        first.create(&disk).expect("made");
+        assert_eq!(Identity::load(&disk, "file:///a").expect("read"), Some(first));
+        let other = Identity::load(&disk, "file:///b");
         assert!(matches!(other, Err(IdentityError::BucketMismatch { .. })), "{other:?}");
         std::fs::write(dir.path().join(FILE), "node = x").expect("written");
-        let damaged = Identity::load_or_create(&disk, first);
+        let damaged = Identity::load(&disk, "file:///a");
         assert!(matches!(damaged, Err(IdentityError::Damaged { .. })), "{damaged:?}");
     }
 }

@@ -2,6 +2,7 @@
 //! reached through one [`Broker`] handle.
 #![warn(missing_docs)]
 
+mod actors;
 mod auth;
 mod builtin_bug;
 mod catalog;
@@ -22,6 +23,6 @@ pub use builtin_bug::BuiltinBug;
 pub use clock::{Clock, SystemClock};
 pub use entropy::{Entropy, SystemEntropy};
 pub use identity::{Identity, IdentityError};
-pub use node::{Broker, BrokerSpec, Listen, StartError};
+pub use node::{Broker, BrokerSpec, Listen, NodeFailure, StartError};
 pub use seams::{LogDriver, Pace, Seams};
 pub use shard::ShardFigures;

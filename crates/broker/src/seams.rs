@@ -14,8 +14,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
+use crate::actors::Actors;
 use crate::builtin_bug::Planted;
 use crate::clock::{Clock, SystemClock};
 use crate::entropy::{Entropy, SystemEntropy};
@@ -121,7 +121,7 @@ impl LogDriver {
     pub(crate) fn start(
         self,
         disk: Arc<dyn Disk>,
-        tasks: &TaskTracker,
+        actors: &Actors,
         cancel: CancellationToken,
     ) -> Result<RunningLog, SpawnError> {
         match self {
@@ -132,7 +132,7 @@ impl LogDriver {
             Self::Task(options, uuids, pace) => {
                 let writer = LogWriter::new(disk, uuids)?;
                 let opener = writer.opener();
-                tasks.spawn(run_writer(writer, pace, cancel));
+                actors.spawn("the log writer", run_writer(writer, pace, cancel));
                 Ok(RunningLog { opener, options, _thread: None })
             }
         }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use railgun_broker::{Broker, BrokerSpec, Clock, Seams};
+use railgun_broker::{Broker, BrokerSpec, Clock, Seams, StartError};
 use railgun_client::{Client, ClientOptions};
 use railgun_cold::{Bucket, BucketOptions};
 use railgun_net::tls::DevCa;
@@ -61,10 +61,14 @@ impl TestNode {
     /// A fresh node with other options.
     pub async fn start_with(options: NodeOptions) -> Self {
         let dir = Arc::new(tempfile::tempdir().expect("a temporary directory"));
-        Self::start_in(dir, options).await
+        Self::start_in(dir, options).await.expect("the node starts")
     }
 
-    async fn start_in(dir: Arc<TempDir>, options: NodeOptions) -> Self {
+    /// A node on what another has left in `dir`, if it starts.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start_in(dir: Arc<TempDir>, options: NodeOptions) -> Result<Self, StartError> {
         let data_dir = dir.path().join("data");
         std::fs::create_dir_all(&data_dir).expect("a data directory");
         let ca = DevCa::load_or_create(&data_dir).expect("a certificate authority");
@@ -88,9 +92,8 @@ impl TestNode {
             shards: options.shards,
             max_time_to_cold: options.max_time_to_cold,
         })
-        .await
-        .expect("the node starts");
-        Self { dir, broker, ca: ca.pem().to_owned() }
+        .await?;
+        Ok(Self { dir, broker, ca: ca.pem().to_owned() })
     }
 
     /// Stops the node and starts it again on the same data.
@@ -98,14 +101,20 @@ impl TestNode {
         let Self { dir, broker, .. } = self;
         broker.shutdown(Duration::from_secs(10)).await;
         drop(broker);
-        Self::start_in(dir, options).await
+        Self::start_in(dir, options).await.expect("the node starts")
     }
 
     /// Drops the node, with whatever it was doing, and starts it again on the same data.
     pub async fn crash(self, options: NodeOptions) -> Self {
+        Self::start_in(self.end(), options).await.expect("the node starts")
+    }
+
+    /// Drops the node, with whatever it was doing, and leaves its data.
+    #[must_use]
+    pub fn end(self) -> Arc<TempDir> {
         let Self { dir, broker, .. } = self;
         drop(broker);
-        Self::start_in(dir, options).await
+        dir
     }
 
     /// The running broker.

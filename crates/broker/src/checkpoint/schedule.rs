@@ -8,9 +8,9 @@ use bytes::Bytes;
 use railgun_log::{EntryId, ShardLog};
 use railgun_raft::ReadPool;
 use tokio::time::Instant;
-use tokio_util::task::TaskTracker;
 
 use super::CheckpointStore;
+use crate::actors::Actors;
 use crate::seams::run_on;
 
 /// Log bytes after which a checkpoint is due, if they are this many times its size.
@@ -34,9 +34,9 @@ pub(crate) struct Written {
 pub(crate) struct Schedule {
     store: Arc<CheckpointStore>,
     log: ShardLog,
-    tasks: TaskTracker,
+    actors: Actors,
     pool: Arc<dyn ReadPool>,
-    /// Index of the last checkpoint on disk or under way.
+    /// Index of the last checkpoint on disk.
     last: Option<u64>,
     last_at: Instant,
     last_bytes: u64,
@@ -50,7 +50,7 @@ impl Schedule {
     pub(crate) fn new(
         store: Arc<CheckpointStore>,
         log: ShardLog,
-        tasks: TaskTracker,
+        actors: Actors,
         pool: Arc<dyn ReadPool>,
         restored: Option<u64>,
     ) -> Self {
@@ -58,7 +58,7 @@ impl Schedule {
         Self {
             store,
             log,
-            tasks,
+            actors,
             pool,
             last: restored,
             last_at,
@@ -74,10 +74,15 @@ impl Schedule {
         self.wanted = true;
     }
 
+    /// Whether a checkpoint on disk holds everything up to `applied`.
+    pub(crate) fn covers(&self, applied: u64) -> bool {
+        self.last.is_some_and(|last| last >= applied)
+    }
+
     /// Whether a checkpoint of the state at `applied` should be encoded now.
     pub(crate) fn is_due(&self, applied: u64) -> bool {
         let failed = self.failed_at.is_some_and(|at| at.elapsed() < RETRY_AFTER);
-        if self.writing || failed || self.last.is_some_and(|last| last >= applied) {
+        if self.writing || failed || self.covers(applied) {
             return false;
         }
         let grown = self.log.bytes_above(self.last.unwrap_or(0));
@@ -100,7 +105,7 @@ impl Schedule {
         self.last_at = Instant::now();
         let (store, log) = (Arc::clone(&self.store), self.log.clone());
         let pool = Arc::clone(&self.pool);
-        self.tasks.spawn(async move {
+        self.actors.spawn("a checkpoint writer", async move {
             let result = write_durably(&log, &*pool, store, id, pieces).await;
             report(Written { id, result }).await;
         });
@@ -130,13 +135,17 @@ async fn write_durably(
     id: EntryId,
     pieces: Vec<Bytes>,
 ) -> Result<u64, String> {
-    let (done, synced) = tokio::sync::oneshot::channel();
-    let on_done = Box::new(move |result: Result<(), _>| drop(done.send(result)));
-    log.sync_mark(on_done).map_err(|error| error.to_string())?;
-    match synced.await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => return Err(error.to_string()),
-        Err(_) => return Err("the log has stopped".to_owned()),
+    // Mostly it is: what is applied was committed. A mark would wait behind entries that wait for
+    // room, which only a checkpoint may be able to make.
+    if log.durable_index().is_none_or(|durable| durable < id.index) {
+        let (done, synced) = tokio::sync::oneshot::channel();
+        let on_done = Box::new(move |result: Result<(), _>| drop(done.send(result)));
+        log.sync_mark(on_done).map_err(|error| error.to_string())?;
+        match synced.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(error.to_string()),
+            Err(_) => return Err("the log has stopped".to_owned()),
+        }
     }
     let written = run_on(pool, move || store.write(id, &pieces)).await;
     written.map_err(|error| error.to_string())?.map_err(|error| error.to_string())

@@ -25,6 +25,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::actors::Actors;
 use crate::auth::{Auth, TokenHash};
 use crate::identity::{Identity, IdentityError};
 use crate::offload::{OffloadSpec, Reclaimer};
@@ -36,6 +37,8 @@ use starter::{Replica, Starter};
 
 /// How long a shard may take to elect this node, which is alone.
 const LEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the bucket has to say whose its keys are.
+const BUCKET_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a stopping node may take at most for answering its clients and for the bucket together.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long clients are waited for that must be told that their connection is closed; the bucket
@@ -138,6 +141,20 @@ pub enum StartError {
     Bind(#[from] BindError),
 }
 
+/// Why a node cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NodeFailure {
+    /// A shard has died.
+    #[error(transparent)]
+    Shard(#[from] Failure),
+    /// A bug: one of the node's tasks is gone, and what it owned with it.
+    #[error("a task of the node panicked: {actor}")]
+    Panicked {
+        /// Which one.
+        actor: &'static str,
+    },
+}
+
 /// A running node. Dropping it ends everything at once, as a crash of the process would; use
 /// [`shutdown`](Self::shutdown) where clients should be answered first.
 #[derive(Debug)]
@@ -155,7 +172,7 @@ pub struct Broker {
     /// Everything ends.
     cancel: CancellationToken,
     sessions: TaskTracker,
-    actors: TaskTracker,
+    actors: Actors,
     #[cfg(test)]
     streams: Streams,
 }
@@ -168,20 +185,25 @@ impl Broker {
     pub async fn start(spec: BrokerSpec) -> Result<Self, StartError> {
         let cancel = CancellationToken::new();
         let on_failure = cancel.clone().drop_guard();
-        let (actors, sessions) = (TaskTracker::new(), TaskTracker::new());
+        let (actors, sessions) = (Actors::new(), TaskTracker::new());
         let planted = spec.seams.planted();
         let Seams { disk, log_driver, pool, background, clock, entropy, .. } = spec.seams;
         let background = background.unwrap_or_else(Handle::current);
         // The writer locks the disk: a second process stops here.
         let log = log_driver.start(Arc::clone(&disk), &actors, cancel.clone())?;
         let bucket = spec.bucket;
-        let fresh = Identity {
-            node: NodeId(1),
-            cluster: ClusterUid(entropy.uid()),
-            bucket: bucket.url().to_string(),
-        };
-        let identity = Identity::load_or_create(&*disk, fresh)?;
+        let url = bucket.url().to_string();
+        let known = Identity::load(&*disk, &url)?;
         bucket.probe().await?;
+        let identity = match known {
+            Some(identity) => identity,
+            None => {
+                let cluster = ClusterUid(entropy.uid());
+                let fresh = Identity { node: NodeId(1), cluster, bucket: url };
+                fresh.create(&*disk)?;
+                fresh
+            }
+        };
         let mut starter = Starter {
             log,
             disk,
@@ -201,13 +223,16 @@ impl Broker {
             format: owner::FORMAT,
             node: identity.node,
         };
-        let claimed = owner::read(&bucket, settings.cluster).await?.is_some();
-        tell_of_others(&bucket, settings.cluster).await;
         let mut shards = BTreeMap::new();
         for shard in settings.data_shards() {
             let (handle, raft) = starter.shard(shard, &settings).await?;
             let hot_bytes_max = settings.hot_bytes_per_shard();
             let reclaimer = Reclaimer { shard: handle.clone(), raft, hot_bytes_max, planted };
+            shards.insert(shard, ShardOnNode { handle, reclaimer });
+        }
+        claim(&bucket, &owner, &shards).await?;
+        // Not before: what is uploaded to a wrong bucket is committed, and then given up here.
+        for ShardOnNode { handle, reclaimer } in shards.values() {
             let offload = OffloadSpec {
                 cluster: settings.cluster,
                 shard: handle.clone(),
@@ -216,21 +241,16 @@ impl Broker {
                 pool: Arc::clone(&pool),
                 reclaimer: reclaimer.clone(),
                 max_time_to_cold: spec.max_time_to_cold,
-                cut_bytes: hot_bytes_max / 4,
+                cut_bytes: settings.hot_bytes_per_shard() / 4,
             };
-            actors.spawn_on(offload.run(cancel.clone()), &background);
-            shards.insert(shard, ShardOnNode { handle, reclaimer });
+            actors.spawn_on("an offloader", offload.run(cancel.clone()), &background);
+            actors.spawn("a reclaimer", reclaimer.clone().run(cancel.clone()));
         }
-        if !claimed {
-            for (&id, shard) in &shards {
-                let status = shard.handle.offload_status().await;
-                if status.is_ok_and(|status| status.is_mirrored) {
-                    let cluster = settings.cluster;
-                    return Err(StartError::BucketLost { shard: id, cluster });
-                }
-            }
-            owner::claim(&bucket, &owner).await?;
-        }
+        let others = tell_of_others(bucket.clone(), settings.cluster);
+        let others = cancel.clone().run_until_cancelled_owned(others);
+        actors.spawn("the look at other clusters", async move {
+            others.await;
+        });
         let cold = ColdReader::new(bucket.clone(), &ReaderOptions::default());
         let streams =
             Streams::new(settings.cluster, catalog, shards.clone(), cold, bucket, entropy, pool);
@@ -238,7 +258,7 @@ impl Broker {
             tracing::warn!(%error, "half-done creations or deletions are left for the next start");
         }
         let stopping = CancellationToken::new();
-        actors.spawn(streams.clone().keep_reconciled(stopping.clone()));
+        actors.spawn("the reconciler", streams.clone().keep_reconciled(stopping.clone()));
         let endpoint = Arc::new((spec.listen)()?);
         let context = Arc::new(SessionContext {
             streams: streams.clone(),
@@ -292,11 +312,15 @@ impl Broker {
         self.shards.values().map(|shard| shard.handle.figures()).collect()
     }
 
-    /// Resolves when a shard has died on this node, with its reason: the process must end. Cancel
-    /// safe.
-    pub async fn failed(&self) -> Failure {
+    /// Resolves when a shard has died on this node or a bug has ended one of its tasks, with the
+    /// reason: the process must end. Cancel safe.
+    pub async fn failed(&self) -> NodeFailure {
         let failures = self.replicas.iter().map(|replica| Box::pin(replica.raft.failure()));
-        futures::future::select_all(failures).await.0
+        tokio::select! {
+            biased;
+            actor = self.actors.panicked() => NodeFailure::Panicked { actor },
+            (failure, ..) = futures::future::select_all(failures) => failure.into(),
+        }
     }
 
     /// Stops the node: no new clients, what is in flight is answered, records go to the bucket, both
@@ -346,9 +370,41 @@ impl Broker {
     }
 }
 
+/// Makes sure that the bucket is the one that records of this cluster went to, if any did, and makes
+/// its keys the cluster's.
+async fn claim(
+    bucket: &Bucket,
+    owner: &Owner,
+    shards: &BTreeMap<ShardId, ShardOnNode>,
+) -> Result<(), StartError> {
+    let cluster = owner.cluster;
+    if in_time(bucket, owner::read(bucket, cluster)).await??.is_some() {
+        return Ok(());
+    }
+    for (&shard, on_node) in shards {
+        let status = on_node.handle.offload_status().await;
+        // Has elected this node a moment ago, and is gone again.
+        let status = status.map_err(|_| StartError::NoLeader { shard })?;
+        if status.is_in_bucket {
+            return Err(StartError::BucketLost { shard, cluster });
+        }
+    }
+    in_time(bucket, owner::claim(bucket, owner)).await??;
+    Ok(())
+}
+
+/// What the bucket answers, unless it takes too long: a start that hangs tells nobody why.
+async fn in_time<T>(bucket: &Bucket, answer: impl Future<Output = T>) -> Result<T, ProbeError> {
+    let answer = tokio::time::timeout(BUCKET_TIMEOUT, answer).await;
+    answer.map_err(|_| ProbeError::Unreachable {
+        bucket: bucket.to_string(),
+        reason: format!("it did not say whose its keys are within {BUCKET_TIMEOUT:?}").into(),
+    })
+}
+
 /// Says how the clusters that lie in the bucket besides this one can be read.
-async fn tell_of_others(bucket: &Bucket, own: ClusterUid) {
-    let Ok(clusters) = owner::clusters(bucket).await else { return };
+async fn tell_of_others(bucket: Bucket, own: ClusterUid) {
+    let Ok(clusters) = owner::clusters(&bucket).await else { return };
     for cluster in clusters.into_iter().filter(|cluster| *cluster != own) {
         let url = bucket.url();
         tracing::info!(

@@ -13,9 +13,9 @@ use railgun_raft::{
 use railgun_types::{ClusterUid, ReplicaId, ShardId};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::{LEADER_TIMEOUT, StartError};
+use crate::actors::Actors;
 use crate::catalog::{self, CatalogHandle};
 use crate::checkpoint::{Check, CheckpointStore, Schedule};
 use crate::clock::Clock;
@@ -37,7 +37,7 @@ pub(super) struct Starter {
     pub(super) address: String,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) pool: Arc<dyn ReadPool>,
-    pub(super) actors: TaskTracker,
+    pub(super) actors: Actors,
     pub(super) cancel: CancellationToken,
     pub(super) replicas: Vec<Replica>,
 }
@@ -124,7 +124,7 @@ impl Starter {
         let (store, log) = (Arc::clone(&files.store), files.log.clone());
         let schedule = Schedule::new(store, log, self.actors.clone(), Arc::clone(&self.pool), at);
         let (outcomes, ends) = shard::ends();
-        let (clock, cancel) = (Arc::clone(&self.clock), self.cancel.clone());
+        let (clock, stopping) = (Arc::clone(&self.clock), self.cancel.clone());
         let (catalog, to) = CatalogHandle::spawn(
             restored,
             schedule,
@@ -132,15 +132,18 @@ impl Starter {
             clock,
             ends,
             &self.actors,
-            cancel,
+            stopping.clone(),
         );
-        let machine = Handover::new(to.clone(), catalog::Message::Applied, applied);
+        let machine = Handover::new(to.clone(), catalog::Message::Applied, applied, stopping);
         let raft = self.replica(shard, &files, Box::new(machine), outcomes).await?;
         send(&to, catalog::Message::Started(raft)).await;
+        let wish = ClusterSettings { cluster, shards, hot_bytes_max };
         if let Ok(Some(settings)) = catalog.settings().await {
+            for ignored in ignored(&wish, &settings) {
+                tracing::warn!("{ignored}");
+            }
             return Ok((catalog, settings));
         }
-        let wish = ClusterSettings { cluster, shards, hot_bytes_max };
         match catalog.change(CatalogCommand::Found(wish)).await {
             Ok(CatalogOutcome::Founded(settings)) => Ok((catalog, settings)),
             other => Err(StartError::Catalog { reason: format!("{other:?}") }),
@@ -179,12 +182,28 @@ impl Starter {
             hot_bytes_max: settings.hot_bytes_per_shard(),
             ends,
         };
-        let (handle, to) = host.spawn(&self.actors, self.cancel.clone());
-        let machine = Handover::new(to.clone(), shard::Message::Applied, applied);
+        let stopping = self.cancel.clone();
+        let (handle, to) = host.spawn(&self.actors, stopping.clone());
+        let machine = Handover::new(to.clone(), shard::Message::Applied, applied, stopping);
         let raft = self.replica(shard, &files, Box::new(machine), outcomes).await?;
         send(&to, shard::Message::Started(raft.clone())).await;
         Ok((handle, raft))
     }
+}
+
+/// What of `wish` is not in force, because it was decided when the cluster was made.
+fn ignored(wish: &ClusterSettings, in_force: &ClusterSettings) -> Vec<String> {
+    let settings = [
+        ("shards.count", u64::from(wish.shards), u64::from(in_force.shards)),
+        ("hot.max_bytes", wish.hot_bytes_max, in_force.hot_bytes_max),
+    ];
+    let differs = settings.into_iter().filter(|(_, wish, in_force)| wish != in_force);
+    let told = differs.map(|(name, wish, in_force)| {
+        format!(
+            "{name} = {wish} is ignored: it was decided when the cluster was made, and is {in_force}"
+        )
+    });
+    told.collect()
 }
 
 fn applied(at: Option<EntryPosition>, membership: &Bytes) -> Option<Applied> {
@@ -203,4 +222,24 @@ async fn wait_serving(mut leader: LeaderWatch) {
 /// To an actor that was just started and ends only with the node.
 async fn send<M>(to: &mpsc::Sender<M>, message: M) {
     drop(to.send(message).await);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_are_not_in_force_are_told_with_those_that_are() {
+        let cluster = ClusterUid([1; 16]);
+        let in_force = ClusterSettings { cluster, shards: 4, hot_bytes_max: 100 };
+        assert_eq!(ignored(&in_force, &in_force), [""; 0]);
+        let wish = ClusterSettings { shards: 8, hot_bytes_max: 200, ..in_force.clone() };
+        assert_eq!(
+            ignored(&wish, &in_force),
+            [
+                "shards.count = 8 is ignored: it was decided when the cluster was made, and is 4",
+                "hot.max_bytes = 200 is ignored: it was decided when the cluster was made, and is 100",
+            ]
+        );
+    }
 }

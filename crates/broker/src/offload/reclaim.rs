@@ -1,11 +1,17 @@
 //! Gives the local log's space back: promotes a checkpoint below the floor, lets Raft purge up to
 //! it, and removes files when the hot budget wants the space or somebody asks (DESIGN §1.3).
 
+use std::time::Duration;
+
 use railgun_log::{LogError, ShardLog};
 use railgun_raft::{PromoteError, RaftShard, SnapshotError};
+use tokio_util::sync::CancellationToken;
 
 use crate::builtin_bug::{BuiltinBug, Planted};
 use crate::shard::{ShardGone, ShardHandle};
+
+/// How often files are looked at that may go.
+const SHRINK_EVERY: Duration = Duration::from_millis(500);
 
 /// Why space could not be given back.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +39,33 @@ pub(crate) struct Reclaimer {
 impl Reclaimer {
     fn log(&self) -> &ShardLog {
         self.shard.log()
+    }
+
+    /// Keeps the log files within the budget until cancelled, whatever the offloader is waiting for:
+    /// an upload may take minutes.
+    pub(crate) async fn run(self, cancel: CancellationToken) {
+        let mut failing = false;
+        loop {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return,
+                () = tokio::time::sleep(SHRINK_EVERY) => {}
+            }
+            let shrunk = tokio::select! {
+                biased;
+                () = cancel.cancelled() => return,
+                shrunk = self.shrink() => shrunk,
+            };
+            match shrunk {
+                Err(ReclaimError::Gone(_)) => return,
+                Err(error) if !failing => {
+                    failing = true;
+                    tracing::warn!(shard = %self.shard.id(), %error, "log files cannot be freed");
+                }
+                Err(_) => {}
+                Ok(_) => failing = false,
+            }
+        }
     }
 
     /// Lets Raft give up what lies at or below `floor`, and frees files while they take more than
@@ -84,8 +117,13 @@ impl Reclaimer {
             Err(PromoteError::Source(SnapshotError::NoCheckpoint { .. })) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let purged = self.raft.purged(promoted.index).await.map_err(|_| ReclaimError::Stopped)?;
-        Ok(Some(purged.index))
+        if promoted.index > floor {
+            // Of an earlier life, or made current by Raft itself: it frees nothing above the floor.
+            tracing::warn!(shard = %self.shard.id(), %promoted, floor, "snapshot above the floor");
+        }
+        let upto = promoted.index.min(floor);
+        let purged = self.raft.purged(upto).await.map_err(|_| ReclaimError::Stopped)?;
+        Ok(Some(purged.index.min(floor)))
     }
 
     /// Removes closed files whose entries are all at or below `upto`.

@@ -2,19 +2,20 @@
 //! to change something, questions. Outputs: proposals to Raft, answers. Never: waits for disk,
 //! bucket or another actor.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use railgun_core::command::{Command, CommandBody};
-use railgun_core::shard::{AppendRefusal, Appended, Outcome, Restored, ShardState};
+use railgun_core::command::{Command, CommandBody, StreamCommand};
+use railgun_core::shard::{
+    AppendRefusal, Appended, Outcome, Restored, SEGMENT_BYTES_MIN, ShardState,
+};
 use railgun_log::{EntryId, ShardLog};
 use railgun_raft::{Outcome as RaftOutcome, RaftShard, ReadPool};
 use railgun_types::{Offset, ShardId, StartPosition, StreamUid};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::appender::{Appender, EntryReplies};
 use super::budget::{self, Admission};
@@ -24,7 +25,9 @@ use super::pipeline::{Ends, Pipeline};
 use super::query::{
     self, Located, OffloadStatus, ReadQuery, SegmentPage, StartResolved, StreamFacts,
 };
+use super::tail_readers::TailReaders;
 use super::{AppendFailure, AppendRequest, ProposeFailure, QUEUE_BYTES, ShardHandle};
+use crate::actors::Actors;
 use crate::checkpoint::{CheckpointStore, Schedule, Written};
 use crate::clock::Clock;
 
@@ -122,9 +125,11 @@ struct Host {
     hot_bytes_max: u64,
     /// The hot budget allows no entry before.
     slowed_until: Option<Instant>,
-    readers: BTreeMap<StreamUid, Vec<(ReadQuery, oneshot::Sender<Located>)>>,
+    readers: TailReaders<Located>,
     mirror_waits: Vec<(Extent, oneshot::Sender<()>)>,
     offload: watch::Sender<u64>,
+    /// The offloader has been told that there is something to do, and has not done it yet.
+    offload_due: bool,
     offload_error: Option<String>,
     figures: ShardFigures,
     published: watch::Sender<ShardFigures>,
@@ -141,7 +146,7 @@ impl HostSpec {
     /// The handle of the shard, and the sender for its Raft machine.
     pub(crate) fn spawn(
         self,
-        tasks: &TaskTracker,
+        actors: &Actors,
         cancel: CancellationToken,
     ) -> (ShardHandle, mpsc::Sender<Message>) {
         let (to, from) = mpsc::channel(QUEUE);
@@ -163,7 +168,7 @@ impl HostSpec {
         let restored = self.restored.state.applied().map(|at| at.index);
         let (store, log) = (self.checkpoints, self.log.clone());
         let host = Host {
-            checkpoints: Schedule::new(store, log, tasks.clone(), self.pool, restored),
+            checkpoints: Schedule::new(store, log, actors.clone(), self.pool, restored),
             checkpoint_waits: Vec::new(),
             membership: self.restored.membership,
             to_self: to.downgrade(),
@@ -174,14 +179,15 @@ impl HostSpec {
             ends: self.ends,
             hot_bytes_max: self.hot_bytes_max,
             slowed_until: None,
-            readers: BTreeMap::new(),
+            readers: TailReaders::default(),
             mirror_waits: Vec::new(),
             offload,
+            offload_due: false,
             offload_error: None,
             figures,
             published,
         };
-        tasks.spawn(host.run(from, cancel));
+        actors.spawn("the owner of a shard", host.run(from, cancel));
         (handle, to)
     }
 }
@@ -248,8 +254,12 @@ impl Host {
             Message::OffloadReport { error } => self.offload_error = error,
             Message::WantCheckpoint { reply } => {
                 let applied = self.state.applied().map_or(0, |at| at.index);
-                self.checkpoint_waits.push((applied, reply));
-                self.checkpoints.want();
+                if self.checkpoints.covers(applied) {
+                    reply.send(()).ok();
+                } else {
+                    self.checkpoint_waits.push((applied, reply));
+                    self.checkpoints.want();
+                }
             }
             Message::TrimIndex { log_index, reply } => {
                 self.state.trim_index_below(log_index);
@@ -262,12 +272,7 @@ impl Host {
     fn on_locate(&mut self, query: ReadQuery, reply: oneshot::Sender<Located>) {
         match query::locate(&self.state, query) {
             Some(located) => drop(reply.send(located)),
-            None => {
-                let waiting = self.readers.entry(query.stream).or_default();
-                // Readers that have gone away leave with the next one that comes.
-                waiting.retain(|(_, reply)| !reply.is_closed());
-                waiting.push((query, reply));
-            }
+            None => self.readers.wait(query.stream, query.from, reply),
         }
     }
 
@@ -311,9 +316,18 @@ impl Host {
                 self.answer_mirror_waits();
             }
         }
-        if self.state.waiting().closed > 0 || !self.state.plans().is_empty() {
+        self.wake_offloader();
+    }
+
+    /// Tells the offloader when something becomes due that should not wait for its next look. It
+    /// does all that is due before it rests, so once is enough.
+    fn wake_offloader(&mut self) {
+        let (closed, plans) = (self.state.waiting().closed, self.state.plans());
+        let due = closed >= SEGMENT_BYTES_MIN || !plans.is_empty();
+        if due && !std::mem::replace(&mut self.offload_due, due) {
             self.offload.send_modify(|version| *version += 1);
         }
+        self.offload_due = due;
     }
 
     /// Answers readers whose stream has new records or is gone.
@@ -323,11 +337,13 @@ impl Host {
         }
         match &command.body {
             CommandBody::Append(items) => {
-                for item in items {
-                    self.wake_readers_of(item.stream);
-                }
+                // Once for each stream, not for each of thousands of batches.
+                let streams = items.iter().map(|item| item.stream);
+                let waited: BTreeSet<_> =
+                    streams.filter(|stream| self.readers.any_of(*stream)).collect();
+                waited.into_iter().for_each(|stream| self.wake_readers_of(stream));
             }
-            CommandBody::Stream(railgun_core::command::StreamCommand::Delete { stream }) => {
+            CommandBody::Stream(StreamCommand::Delete { stream }) => {
                 self.wake_readers_of(*stream);
             }
             _ => {}
@@ -335,8 +351,9 @@ impl Host {
     }
 
     fn wake_readers_of(&mut self, stream: StreamUid) {
-        for (query, reply) in self.readers.remove(&stream).unwrap_or_default() {
-            self.on_locate(query, reply);
+        let next = self.state.stream(stream).map(|stream| stream.next_offset());
+        for (from, reply) in self.readers.take(stream, next) {
+            self.on_locate(ReadQuery { stream, from, wait: true }, reply);
         }
     }
 
@@ -467,3 +484,6 @@ impl Host {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@ use railgun_core::shard::EntryPosition;
 use railgun_log::EntryId;
 use railgun_raft::{Applied, ApplyError, ApplyItem, Snapshot, SnapshotError, StateMachine};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 /// What an entry brings.
 #[derive(Debug)]
@@ -34,7 +35,14 @@ pub(crate) struct Handover<M> {
     room: Option<mpsc::OwnedPermit<M>>,
     wrap: fn(Vec<CommittedEntry>) -> M,
     restored: Option<Applied>,
+    /// The node is stopping, and its actors with it.
+    stopping: CancellationToken,
 }
+
+/// Entries were committed and nobody is there to apply them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the owner of the shard's state has ended")]
+struct OwnerEnded;
 
 impl<M: Send + 'static> Handover<M> {
     /// `restored`: how far the owner's state came out of a checkpoint.
@@ -42,8 +50,9 @@ impl<M: Send + 'static> Handover<M> {
         to: mpsc::Sender<M>,
         wrap: fn(Vec<CommittedEntry>) -> M,
         restored: Option<Applied>,
+        stopping: CancellationToken,
     ) -> Self {
-        Self { to, room: None, wrap, restored }
+        Self { to, room: None, wrap, restored, stopping }
     }
 }
 
@@ -61,10 +70,14 @@ impl<M: Send + 'static> StateMachine for Handover<M> {
     }
 
     fn apply(&mut self, items: &mut Vec<ApplyItem>) -> Result<(), ApplyError> {
+        let Some(first) = items.first().map(ApplyItem::id) else { return Ok(()) };
         let entries = items.drain(..).map(committed).collect::<Result<Vec<_>, _>>()?;
-        // Without a place the owner has stopped, and the node with it.
-        if let Some(place) = self.room.take() {
-            place.send((self.wrap)(entries));
+        match self.room.take() {
+            Some(place) => drop(place.send((self.wrap)(entries))),
+            // Nobody looks at the state any more: a restart replays these.
+            None if self.stopping.is_cancelled() => {}
+            // They must not count as applied: who waits for them would wait for ever.
+            None => return Err(ApplyError { id: first, source: Box::new(OwnerEnded) }),
         }
         Ok(())
     }
@@ -97,4 +110,31 @@ fn committed(item: ApplyItem) -> Result<CommittedEntry, ApplyError> {
             .map_err(|source: CommandError| ApplyError { id, source: Box::new(source) })?,
     };
     Ok(CommittedEntry { at, content: EntryContent::Command(command), ticket })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn blank() -> Vec<ApplyItem> {
+        vec![ApplyItem::Blank { id: EntryId { term: 1, index: 5 } }]
+    }
+
+    #[tokio::test]
+    async fn entries_that_nobody_takes_end_the_shard_unless_the_node_is_stopping() {
+        let stopping = CancellationToken::new();
+        let (to, mut from) = mpsc::channel(1);
+        let mut handover = Handover::new(to, |entries| entries.len(), None, stopping.clone());
+        handover.room().await;
+        handover.apply(&mut blank()).expect("there is a place");
+        assert_eq!(from.recv().await, Some(1));
+        // The owner has panicked.
+        drop(from);
+        handover.room().await;
+        let refused = handover.apply(&mut blank()).expect_err("nobody is there");
+        assert_eq!(refused.id, EntryId { term: 1, index: 5 });
+        stopping.cancel();
+        handover.room().await;
+        handover.apply(&mut blank()).expect("it does not matter any more");
+    }
 }

@@ -7,6 +7,7 @@ mod host;
 mod machine;
 mod pipeline;
 mod query;
+mod tail_readers;
 
 use std::sync::Arc;
 

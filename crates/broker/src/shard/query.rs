@@ -98,8 +98,8 @@ pub(crate) struct OffloadStatus {
     pub(crate) manifest: Option<ManifestFile>,
     /// Committed objects wait for that manifest file: write it soon.
     pub(crate) awaits_mirror: bool,
-    /// The bucket has a manifest of this shard.
-    pub(crate) is_mirrored: bool,
+    /// Records of this shard have gone to a bucket, whether or not a manifest there tells of them.
+    pub(crate) is_in_bucket: bool,
     /// Everything at and below this log index is in the bucket.
     pub(crate) floor: Option<u64>,
 }
@@ -235,7 +235,7 @@ pub(super) fn offload_status(state: &ShardState, serving: bool) -> OffloadStatus
         oldest_unsealed: state.oldest_unsealed(),
         manifest: if next_plan.is_none() { state.manifest_file() } else { None },
         awaits_mirror: state.awaits_mirror(),
-        is_mirrored: state.mirrored().is_some(),
+        is_in_bucket: state.mirrored().is_some() || !state.manifest().objects.is_empty(),
         next_plan,
         floor: state.floor(),
     }

@@ -1,0 +1,152 @@
+//! A host without Raft: what it does by itself when entries come and questions are asked.
+
+use railgun_core::command::{Append, AppendMode, EnsureStream, SealScope, SegmentCommand};
+use railgun_core::shard::EntryPosition;
+use railgun_log::{LogOptions, LogWriter, SimDisk};
+use railgun_raft::Inline;
+use railgun_types::batch::{BatchBuilder, RecordBatch, RecordDraft};
+use railgun_types::{ClusterUid, EnsureMode, SpecPatch, StreamName, Timestamp};
+use tokio::time::timeout;
+
+use super::*;
+use crate::clock::SystemClock;
+
+/// Longer than anything here takes.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+const STREAM: StreamUid = StreamUid([1; 16]);
+const DAY_US: i64 = 86_400_000_000;
+
+struct Rig {
+    handle: ShardHandle,
+    to: mpsc::Sender<Message>,
+    next: u64,
+    /// Nobody steps it: nothing here waits for the log.
+    _writer: LogWriter,
+}
+
+impl Rig {
+    /// A shard with one stream, as of a checkpoint.
+    fn start() -> Self {
+        let disk: Arc<SimDisk> = Arc::default();
+        let mut drawn = 0;
+        let uuids = move || {
+            drawn += 1;
+            [drawn; 16]
+        };
+        let writer = LogWriter::new(Arc::clone(&disk) as _, Box::new(uuids)).expect("a disk");
+        let opened = writer.opener().open_shard("log".as_ref(), LogOptions::default());
+        let (log, _) = opened.expect("a log");
+        let shard = ShardId(1);
+        let check = Box::new(|bytes: &[u8]| Ok(Bytes::copy_from_slice(bytes)));
+        let checkpoints = CheckpointStore::open(disk, "checkpoints".into(), check);
+        let mut state = ShardState::new(ClusterUid([7; 16]), shard);
+        let ensure = EnsureStream {
+            stream: STREAM,
+            name: StreamName::new("s").expect("valid"),
+            patch: SpecPatch::default(),
+            mode: EnsureMode::Warn,
+            if_revision: None,
+            allow_destructive: false,
+        };
+        let body = CommandBody::Stream(StreamCommand::Ensure(ensure));
+        let at = EntryPosition { index: 0, term: 1 };
+        state.apply(at, &Command { ts: Timestamp(0), body });
+        let host = HostSpec {
+            restored: Restored { state, membership: Bytes::new() },
+            shard,
+            log,
+            checkpoints: Arc::new(checkpoints.expect("opened")),
+            pool: Arc::new(Inline),
+            clock: Arc::new(SystemClock),
+            hot_bytes_max: u64::MAX,
+            ends: super::super::ends().1,
+        };
+        let (handle, to) = host.spawn(&Actors::new(), CancellationToken::new());
+        Self { handle, to, next: 1, _writer: writer }
+    }
+
+    /// Has a command applied; returns when it is.
+    async fn apply(&mut self, ts: i64, body: CommandBody) {
+        let at = EntryPosition { index: self.next, term: 1 };
+        self.next += 1;
+        let content = EntryContent::Command(Command { ts: Timestamp(ts), body });
+        let entry = CommittedEntry { at, content, ticket: None };
+        self.to.send(Message::Applied(vec![entry])).await.expect("it runs");
+        self.handle.describe(STREAM).await.expect("it runs");
+    }
+
+    async fn append(&mut self, ts: i64, bytes: usize) {
+        let value = vec![0; bytes];
+        let mut builder = BatchBuilder::new(8 << 20);
+        builder.push(&RecordDraft { value: &value, ..RecordDraft::default() }).expect("small");
+        let batch = RecordBatch::verify(builder.finish().concat()).expect("our own");
+        let append = Append {
+            stream: STREAM,
+            producer: None,
+            mode: AppendMode::Each,
+            expected_end: None,
+            batch,
+        };
+        self.apply(ts, CommandBody::Append(vec![append])).await;
+    }
+}
+
+#[tokio::test]
+async fn who_wants_a_checkpoint_that_is_there_is_answered_at_once() {
+    let rig = Rig::start();
+    for _ in 0..2 {
+        timeout(PATIENCE, rig.handle.checkpoint()).await.expect("in time").expect("it runs");
+    }
+}
+
+#[tokio::test]
+async fn the_offloader_is_woken_when_something_becomes_due_and_not_by_each_entry() {
+    let mut rig = Rig::start();
+    let mut wake = rig.handle.offload_watch();
+    wake.mark_unchanged();
+    // A new day closes a small range, which waits for the others.
+    rig.append(1, 10).await;
+    rig.append(DAY_US, 10).await;
+    rig.append(DAY_US, 10).await;
+    assert!(!wake.has_changed().expect("it runs"));
+    // Closed ranges are worth an object.
+    rig.append(DAY_US, 5 << 20).await;
+    rig.append(2 * DAY_US, 10).await;
+    assert!(wake.has_changed().expect("it runs"));
+    wake.mark_unchanged();
+    // Told is told: the offloader does all there is before it rests.
+    rig.append(2 * DAY_US, 10).await;
+    let seal = CommandBody::Segment(SegmentCommand::Seal(SealScope::All));
+    rig.apply(2 * DAY_US, seal.clone()).await;
+    assert!(!wake.has_changed().expect("it runs"));
+    // Deleted with its plans: nothing is due. The next plan is told again.
+    let mut rig = Rig::start();
+    let mut wake = rig.handle.offload_watch();
+    rig.append(1, 10).await;
+    rig.apply(1, seal).await;
+    assert!(wake.has_changed().expect("it runs"));
+    wake.mark_unchanged();
+    let delete = CommandBody::Stream(StreamCommand::Delete { stream: STREAM });
+    rig.apply(1, delete).await;
+    assert!(!wake.has_changed().expect("it runs"));
+}
+
+#[tokio::test]
+async fn a_reader_at_the_end_gets_the_next_record_and_those_behind_it_wait() {
+    let mut rig = Rig::start();
+    let ask = |from| {
+        let handle = rig.handle.clone();
+        let query = ReadQuery { stream: STREAM, from: Offset(from), wait: true };
+        tokio::spawn(async move { handle.locate(query).await })
+    };
+    let (first, later) = (ask(0), ask(1 << 40));
+    rig.handle.describe(STREAM).await.expect("it runs");
+    tokio::task::yield_now().await;
+    rig.append(1, 10).await;
+    let found = timeout(PATIENCE, first).await.expect("in time").expect("no panic");
+    assert!(matches!(found, Ok(Located::Hot(points)) if points.len() == 1));
+    assert!(!later.is_finished());
+    rig.apply(2, CommandBody::Stream(StreamCommand::Delete { stream: STREAM })).await;
+    let gone = timeout(PATIENCE, later).await.expect("in time").expect("no panic");
+    assert!(matches!(gone, Ok(Located::Deleted)));
+}
