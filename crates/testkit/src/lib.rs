@@ -35,6 +35,8 @@ pub struct NodeOptions {
     pub shards: u32,
     /// Log bytes of all shards together.
     pub hot_max_bytes: u64,
+    /// Bytes of a log file; as usual if absent.
+    pub log_file_bytes: Option<u64>,
     /// See [`BrokerSpec::max_time_to_cold`].
     pub max_time_to_cold: Duration,
 }
@@ -47,6 +49,7 @@ impl Default for NodeOptions {
             clock: None,
             shards: 2,
             hot_max_bytes: 1 << 30,
+            log_file_bytes: None,
             max_time_to_cold: Duration::from_secs(600),
         }
     }
@@ -79,6 +82,9 @@ impl TestNode {
         let mut seams = Seams::real(&data_dir).expect("a data directory");
         if let Some(clock) = options.clock {
             seams.clock = clock;
+        }
+        if let Some(bytes) = options.log_file_bytes {
+            seams = seams.with_log_file_bytes(bytes);
         }
         let broker = Broker::start(BrokerSpec {
             seams,
