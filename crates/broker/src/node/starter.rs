@@ -233,7 +233,7 @@ mod tests {
         let cluster = ClusterUid([1; 16]);
         let in_force = ClusterSettings { cluster, shards: 4, hot_bytes_max: 100 };
         assert_eq!(ignored(&in_force, &in_force), [""; 0]);
-        let wish = ClusterSettings { shards: 8, hot_bytes_max: 200, ..in_force.clone() };
+        let wish = ClusterSettings { shards: 8, hot_bytes_max: 200, ..in_force };
         assert_eq!(
             ignored(&wish, &in_force),
             [
