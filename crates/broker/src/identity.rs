@@ -133,9 +133,9 @@ mod tests {
             let disk = railgun_log::RealDisk::open(dir.path()).expect("a disk");
             let identity =
                 Identity { node: NodeId(1), cluster: ClusterUid([7; 16]), bucket: bucket.into() };
-            Identity::load_or_create(&disk, identity.clone()).expect("made");
-            let again = Identity::load_or_create(&disk, identity.clone());
-            assert_eq!(again.expect("read"), identity, "{bucket}");
+            identity.create(&disk).expect("made");
+            let again = Identity::load(&disk, bucket).expect("read");
+            assert_eq!(again, Some(identity), "{bucket}");
         }
     }
 

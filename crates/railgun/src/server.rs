@@ -67,13 +67,8 @@ impl ServerArgs {
         result.map_err(|failure| failure.or_at(&place))
     }
 
-    /// Connects, once, within 3 s for each of the server's addresses. For commands that close the
-    /// client themselves.
-    pub(crate) async fn connect(&self) -> Result<Client, Failure> {
-        self.connect_to().await.map(|(client, _)| client)
-    }
-
-    /// As [`Self::connect`], with the place that failures name.
+    /// Connects, once, within 3 s for each of the server's addresses; tells the place that failures
+    /// name.
     async fn connect_to(&self) -> Result<(Client, String), Failure> {
         let contexts = match Contexts::path() {
             Ok(path) => Contexts::load(&path)?,
