@@ -7,9 +7,9 @@ use railgun_client::{
     AdminError, Client, ErrorCode, Offset, StartPosition, SubscribeError, WireCode,
 };
 use railgun_cold::testing::{Conditions, Fault, Operation};
-use railgun_testkit::TestNode;
+use railgun_testkit::{NodeOptions, TestNode};
 
-use crate::records::{message, publish, read, replay_all};
+use crate::records::{bulky, message, publish, read, replay_all};
 use crate::store::{DATA, MANIFESTS, Rule, Store};
 use crate::{LIMIT, drained, eventually, name, publisher, retire, seal};
 
@@ -133,4 +133,33 @@ pub(crate) async fn refusal(client: &Client, stream: &str, offset: u64) -> WireC
         Err(SubscribeError::Refused { error, .. }) => error.code,
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn log_files_do_not_pile_up_while_an_upload_hangs() {
+    const MIB: u64 = 1 << 20;
+    let store = Store::new(Conditions::Honoured);
+    let options = NodeOptions { hot_max_bytes: 8 * MIB, log_file_bytes: Some(MIB), ..store.node() };
+    let node = TestNode::start_with(options).await;
+    let client = node.client().await;
+    let orders = publisher(&client, "orders").await;
+    publish(&orders, (0..60).map(|n| bulky(n, 100 << 10))).await;
+    seal(&client, "orders").await;
+    // By the second mirror a checkpoint of the first cut is there, up to which Raft gives up the log.
+    publish(&orders, [message(0)]).await;
+    seal(&client, "orders").await;
+    // What is in the bucket may stay as a cache; it goes when the budget is spent on what is not.
+    store.fail([Rule::new(Operation::Put, DATA, Fault::Hangs)]);
+    publish(&orders, (60..120).map(|n| bulky(n, 100 << 10))).await;
+    let dir = node.data_dir().join("shards/1/log");
+    let file_bytes = || -> u64 {
+        let files = std::fs::read_dir(&dir).expect("listed").filter_map(Result::ok);
+        files.filter_map(|file| Some(file.metadata().ok()?.len())).sum()
+    };
+    eventually("the log keeps its budget", || async {
+        // The last batch of a file ends before it does, and one more is preallocated.
+        file_bytes() <= 10 * MIB + MIB / 2
+    })
+    .await;
+    assert!(file_bytes() >= 5 * MIB, "what is not in the bucket stays");
 }

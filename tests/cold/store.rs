@@ -48,15 +48,21 @@ impl Rule {
     }
 
     fn strikes(&self, request: &Request<'_>, before: &[Asked]) -> bool {
-        let put = |asked: &Asked| asked.0 == Operation::Put && asked.1 == request.path;
+        let put = |asked: &Asked| asked.operation == Operation::Put && asked.path == request.path;
         self.operation.is_none_or(|operation| operation == request.operation)
             && request.path.contains(&self.part)
             && (!self.once_put || before.iter().any(put))
     }
 }
 
-/// A request that came: what it wanted, and the key.
-type Asked = (Operation, String);
+/// A request that came.
+#[derive(Debug)]
+struct Asked {
+    operation: Operation,
+    path: String,
+    /// A rule made it fail.
+    struck: bool,
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -77,7 +83,8 @@ impl Store {
             let strikes = |rule: &&Rule| rule.strikes(request, &ask.borrow());
             let fault = rules.iter().find(strikes).map(|rule| rule.fault);
             ask.send_modify(|asked: &mut Vec<Asked>| {
-                asked.push((request.operation, request.path.to_owned()));
+                let path = request.path.to_owned();
+                asked.push(Asked { operation: request.operation, path, struck: fault.is_some() });
             });
             fault
         };
@@ -111,7 +118,8 @@ impl Store {
     pub(crate) async fn struck(&self, rule: &Rule) {
         let mut asked = self.asked.clone();
         let struck = asked.wait_for(|asked| {
-            asked.iter().enumerate().any(|(number, (operation, path))| {
+            asked.iter().enumerate().filter(|(_, asked)| asked.struck).any(|(number, one)| {
+                let Asked { operation, path, .. } = one;
                 let request = Request { operation: *operation, path, number: number as u64 };
                 rule.strikes(&request, &asked[..number])
             })
@@ -123,7 +131,10 @@ impl Store {
     /// How many times objects with such keys were written, or tried to.
     pub(crate) fn puts(&self, part: &str) -> usize {
         let asked = self.asked.borrow();
-        asked.iter().filter(|(op, path)| *op == Operation::Put && path.contains(part)).count()
+        asked
+            .iter()
+            .filter(|asked| asked.operation == Operation::Put && asked.path.contains(part))
+            .count()
     }
 
     /// The keys that hold an object.
