@@ -44,6 +44,7 @@ struct LinkTask {
     randomness: Arc<Randomness>,
     state: watch::Sender<LinkState>,
     cluster_uid: ClusterUid,
+    stop: CancellationToken,
 }
 
 impl Link {
@@ -59,7 +60,8 @@ impl Link {
         let (sender, state) = watch::channel(LinkState::Up(Arc::clone(&session)));
         let server = options.server.clone();
         let stop = CancellationToken::new();
-        let task = LinkTask { dial, options, randomness, state: sender, cluster_uid };
+        let task =
+            LinkTask { dial, options, randomness, state: sender, cluster_uid, stop: stop.clone() };
         tokio::spawn(stop.clone().run_until_cancelled_owned(task.run(session, control)));
         Ok(Self { state, server, cluster_uid, _stop_on_drop: stop.clone().drop_guard(), stop })
     }
@@ -124,6 +126,10 @@ impl LinkTask {
     async fn run(self, mut session: Arc<Session>, mut control: ControlStream) {
         loop {
             control.run(&session).await;
+            if self.stop.is_cancelled() {
+                // We have closed it.
+                return;
+            }
             self.state.send_replace(LinkState::Down(None));
             (session, control) = match self.reconnect(session.number + 1).await {
                 Ok((session, control)) => (Arc::new(session), control),

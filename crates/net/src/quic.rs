@@ -3,8 +3,10 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
 use std::time::Duration;
 
+use quinn::congestion::CubicConfig;
 use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -25,6 +27,10 @@ const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
 /// Bytes of a connection that are kept until the peer has acknowledged them.
 const SEND_WINDOW_BYTES: u64 = 32 << 20;
+/// What may be under way before the path is known, sent at the pace of the round trips: some 32 packets
+/// of the usual size. With less, a probe for large packets is enough to block what follows it, such as
+/// the word that the connection is closed.
+const INITIAL_WINDOW_BYTES: u64 = 48 << 10;
 /// What we ask the kernel for, in each direction.
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 /// Largest UDP payload, where the path takes it: half of what QUIC costs is paid per packet, and on
@@ -52,9 +58,12 @@ fn common() -> TransportConfig {
     let idle_ms = VarInt::from_u32(IDLE_TIMEOUT.as_millis() as u32);
     let mut discovery = MtuDiscoveryConfig::default();
     discovery.upper_bound(PACKET_BYTES);
+    let mut congestion = CubicConfig::default();
+    congestion.initial_window(INITIAL_WINDOW_BYTES);
     let mut transport = TransportConfig::default();
     transport
         .mtu_discovery_config(Some(discovery))
+        .congestion_controller_factory(Arc::new(congestion))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES))
