@@ -319,16 +319,21 @@ async fn faults_of_the_bucket_have_their_own_errors() {
     assert_eq!(told_by_batches(&read), told_by_run(&run));
 }
 
+/// Lets every request pass, and counts the GETs.
+fn counting(
+    gets: &Arc<AtomicU64>,
+) -> impl Fn(&crate::testing::Request<'_>) -> Option<Fault> + Clone + Send + Sync + 'static {
+    let gets = Arc::clone(gets);
+    move |request| {
+        gets.fetch_add(u64::from(request.operation == Operation::Get), Ordering::Relaxed);
+        None
+    }
+}
+
 #[tokio::test]
 async fn many_readers_of_one_row_group_make_one_request() {
     let gets = Arc::new(AtomicU64::new(0));
-    let plan = {
-        let gets = gets.clone();
-        move |request: &crate::testing::Request<'_>| {
-            gets.fetch_add(u64::from(request.operation == Operation::Get), Ordering::Relaxed);
-            None
-        }
-    };
+    let plan = counting(&gets);
     let (shelf, _, uid) = sizeable_behind(plan).await;
     let part = ColdPart::locate(&shelf.manifest, uid, Offset(0)).unwrap();
     let reader = by_range(&shelf.bucket);
@@ -344,13 +349,7 @@ async fn many_readers_of_one_row_group_make_one_request() {
 #[tokio::test]
 async fn a_small_object_is_fetched_whole_and_once() {
     let gets = Arc::new(AtomicU64::new(0));
-    let plan = {
-        let gets = gets.clone();
-        move |request: &crate::testing::Request<'_>| {
-            gets.fetch_add(u64::from(request.operation == Operation::Get), Ordering::Relaxed);
-            None
-        }
-    };
+    let plan = counting(&gets);
     for (row_group_bytes, row_groups) in [(20_000, 5), (1 << 20, 1)] {
         let spec = tight(SegmentKind::Segment, row_group_bytes);
         let (shelf, run, uid) = faulty(plan.clone(), spec, sizeable()).await;
