@@ -75,13 +75,24 @@ impl FrameWriter {
         &mut self,
         frames: impl IntoIterator<Item = Frame>,
     ) -> Result<(), WriteError> {
-        let queued = frames.into_iter().try_for_each(|frame| self.queue(frame));
-        self.gather();
+        let queued = self.queue_all(frames);
         self.flush().await?;
         Ok(queued?)
     }
 
-    /// Sends what a cancelled call left. Cancel-safe.
+    /// Takes frames as [`send_all`](Self::send_all) does, and leaves the sending to
+    /// [`flush`](Self::flush), so that the caller can do other work meanwhile. They stay in memory
+    /// until then: the caller bounds them.
+    ///
+    /// # Errors
+    /// The frames before the one that is over a limit were taken, and none from it on.
+    pub fn queue_all(&mut self, frames: impl IntoIterator<Item = Frame>) -> Result<(), FrameError> {
+        let queued = frames.into_iter().try_for_each(|frame| self.queue(frame));
+        self.gather();
+        queued
+    }
+
+    /// Sends what was queued, or what a cancelled call left. Cancel-safe.
     ///
     /// # Errors
     /// [`WriteError`].
@@ -134,7 +145,8 @@ impl FrameWriter {
         self.flush().await
     }
 
-    fn is_flushed(&self) -> bool {
+    /// Whether nothing waits for [`flush`](Self::flush).
+    pub fn is_flushed(&self) -> bool {
         self.sent == self.queue.len()
     }
 

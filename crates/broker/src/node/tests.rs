@@ -233,11 +233,13 @@ impl Follower {
 }
 
 /// The stream "s" with so many batches of one record; returns the bytes of one.
-async fn publish(broker: &Broker, batches: usize) -> u64 {
-    let mut builder = BatchBuilder::new(100);
-    builder.push(&RecordDraft { value: b"x", ..RecordDraft::default() }).unwrap();
+async fn publish(broker: &Broker, batches: usize, value: &[u8]) -> u64 {
+    let bytes_max = value.len() + 100;
+    let mut builder = BatchBuilder::new(bytes_max);
+    builder.push(&RecordDraft { value, ..RecordDraft::default() }).unwrap();
     let batch = RecordBatch::open(builder.finish().concat()).unwrap();
-    let stream = broker.streams.ensure(wish("s", 100, EnsureMode::Warn)).await.unwrap().stream_uid;
+    let wish = wish("s", bytes_max as u32, EnsureMode::Warn);
+    let stream = broker.streams.ensure(wish).await.unwrap().stream_uid;
     let found = broker.streams.resolve(&name("s")).await.unwrap();
     for _ in 0..batches {
         let (batch, mode) = (batch.clone(), AppendMode::Each);
@@ -252,7 +254,7 @@ async fn publish(broker: &Broker, batches: usize) -> u64 {
 async fn credit_does_not_disturb_a_read() {
     let (network, pool) = (MemoryNetwork::new(), Arc::<Pool>::default());
     let broker = start_with(&network, Arc::clone(&pool)).await;
-    publish(&broker, 1).await;
+    publish(&broker, 1, b"x").await;
     pool.slow.store(true, Relaxed);
     let before = pool.jobs.load(Relaxed);
     let mut follower = Follower::begin(&network, &broker).await;
@@ -270,7 +272,7 @@ async fn credit_does_not_disturb_a_read() {
 async fn what_was_read_is_given_up_where_credit_does_not_come() {
     let (network, pool) = (MemoryNetwork::new(), Arc::<Pool>::default());
     let broker = start_with(&network, Arc::clone(&pool)).await;
-    let batch_bytes = publish(&broker, 3).await;
+    let batch_bytes = publish(&broker, 3, b"x").await;
     // The first batch may overdraw the credit; all were read with it.
     let mut follower = Follower::begin_with(&network, &broker, 1).await;
     assert_eq!(follower.delivered().await, 0);
@@ -290,6 +292,28 @@ async fn what_was_read_is_given_up_where_credit_does_not_come() {
     let begin = Instant::now();
     assert_eq!(follower.delivered().await, 2);
     assert!(begin.elapsed() >= READ_TIME, "it was held all the time");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_records_are_read_while_the_last_are_sent_and_given_up_if_they_are_not_taken() {
+    let (network, pool) = (MemoryNetwork::new(), Arc::<Pool>::default());
+    let broker = start_with(&network, Arc::clone(&pool)).await;
+    // More than the line takes, in one step of a reader.
+    publish(&broker, 24, &[7; 64 << 10]).await;
+    for (waits, is_held) in [(HELD_TIME / 2, true), (HELD_TIME * 2, false)] {
+        pool.slow.store(false, Relaxed);
+        let mut follower = Follower::begin_with(&network, &broker, u64::MAX).await;
+        sleep(waits).await;
+        pool.slow.store(true, Relaxed);
+        let begin = Instant::now();
+        let mut base = 0;
+        while begin.elapsed() < READ_TIME {
+            assert_eq!(follower.delivered().await, base);
+            base += 1;
+        }
+        // Of two steps the second was there, or not; what came late is of the one behind it.
+        assert_eq!(base - 1, if is_held { 16 } else { 8 });
+    }
 }
 
 #[tokio::test(start_paused = true)]

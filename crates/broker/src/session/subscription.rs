@@ -79,7 +79,7 @@ impl Subscription<'_> {
                 continue;
             }
             if !self.ready.is_empty() {
-                self.deliver().await?;
+                self.deliver()?;
                 continue;
             }
             match self.step().await? {
@@ -99,31 +99,55 @@ impl Subscription<'_> {
         tokio::select! {
             biased;
             () = self.stream.stopping.cancelled() => return Err(going_away()),
-            () = sleep_until(self.held_until), if holds => {
-                self.ready = VecDeque::new();
-                self.reader.rewind(self.next);
-            }
+            () = sleep_until(self.held_until), if holds => self.let_go(),
+            sent = self.stream.writer.flush(), if !self.stream.writer.is_flushed() => sent?,
             frame = self.stream.reader.next() => add_credit(&mut self.credit, frame?)?,
         }
         Ok(())
     }
 
-    /// The next records; without an end in sight, those that are not published yet. Credit that
-    /// comes meanwhile is noted and does not disturb the read: begun anew for each frame, it would
-    /// cost the client a few bytes and the node a row group.
+    /// Gives up what was read and not delivered, to read it again.
+    fn let_go(&mut self) {
+        self.ready = VecDeque::new();
+        self.reader.rewind(self.next);
+    }
+
+    /// The next records; without an end in sight, those that are not published yet. They are read
+    /// while the ones before them are on their way to the client, and returned when those are gone.
+    ///
+    /// Credit that comes meanwhile is noted and does not disturb the read: begun anew for each frame,
+    /// it would cost the client a few bytes and the node a row group.
     async fn step(&mut self) -> Result<Step, SessionEnd> {
-        let Self { stream, reader, credit, .. } = self;
-        let mut step = pin!(reader.step(true));
-        loop {
+        let read = {
+            let Self { stream, reader, credit, .. } = self;
+            let mut step = pin!(reader.step(true));
+            loop {
+                tokio::select! {
+                    biased;
+                    () = stream.stopping.cancelled() => return Err(going_away()),
+                    sent = stream.writer.flush(), if !stream.writer.is_flushed() => sent?,
+                    frame = stream.reader.next() => add_credit(credit, frame?)?,
+                    read = &mut step => break read,
+                }
+            }
+        };
+        let read = read.map_err(|failed| SessionEnd::from(failure::read_failure(&failed)))?;
+        let held_until = Instant::now() + HELD_TIME;
+        let mut read = Some(read);
+        while !self.stream.writer.is_flushed() {
+            let Self { stream, credit, .. } = self;
             tokio::select! {
                 biased;
                 () = stream.stopping.cancelled() => return Err(going_away()),
-                frame = stream.reader.next() => add_credit(credit, frame?)?,
-                step = &mut step => {
-                    return step.map_err(|failed| failure::read_failure(&failed).into());
+                sent = stream.writer.flush() => sent?,
+                () = sleep_until(held_until), if read.is_some() => {
+                    read = None;
+                    self.let_go();
                 }
+                frame = stream.reader.next() => add_credit(credit, frame?)?,
             }
         }
+        Ok(read.unwrap_or(Step::End))
     }
 
     /// Keeps the records before the end of the subscription.
@@ -145,8 +169,8 @@ impl Subscription<'_> {
         }
     }
 
-    /// Sends what is ready, as far as the credit goes.
-    async fn deliver(&mut self) -> Result<(), SessionEnd> {
+    /// Queues what is ready for sending, as far as the credit goes.
+    fn deliver(&mut self) -> Result<(), SessionEnd> {
         let mut frames = Vec::with_capacity(self.ready.len());
         while self.credit > 0
             && let Some(delivery) = self.ready.pop_front()
@@ -156,17 +180,16 @@ impl Subscription<'_> {
             frames.push(deliver_frame(&delivery));
         }
         self.held_until = Instant::now() + HELD_TIME;
-        tokio::select! {
-            biased;
-            sent = self.stream.writer.send_all(frames) => Ok(sent?),
-            () = overdue(&self.stream.stopping) => Err(SessionEnd::ClientLeft),
-        }
+        Ok(self.stream.writer.queue_all(frames)?)
     }
 
     async fn end(self) -> Result<(), SessionEnd> {
         let end = v1::End { next_offset: self.next.0 };
-        self.stream.writer.send(Frame::new(&end)).await?;
-        Ok(())
+        tokio::select! {
+            biased;
+            sent = self.stream.writer.send(Frame::new(&end)) => Ok(sent?),
+            () = overdue(&self.stream.stopping) => Err(SessionEnd::ClientLeft),
+        }
     }
 }
 

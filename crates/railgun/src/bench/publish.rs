@@ -12,7 +12,7 @@ use super::{Schedule, Workload};
 use crate::exit::{CommandResult, Exit, Failure};
 use crate::failure;
 use crate::rate::Rate;
-use crate::runtime::block_on;
+use crate::runtime::{block_on, block_on_one_thread};
 use crate::server::ServerArgs;
 
 /// Without a rate one message of this many is timed: a ticket that is awaited costs time itself.
@@ -41,14 +41,11 @@ pub(super) struct PublishArgs {
 impl PublishArgs {
     /// One message at a time runs in one thread, where an answer wakes nobody else.
     pub(super) fn run(self, server: &ServerArgs) -> CommandResult {
-        if self.depth != Some(1) || self.rate.is_some() {
-            return block_on(run(self, server));
+        if self.depth == Some(1) && self.rate.is_none() {
+            block_on_one_thread(run(self, server))
+        } else {
+            block_on(run(self, server))
         }
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| Failure::new(Exit::Failed, format!("cannot start: {error}")))?
-            .block_on(run(self, server))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Owns the threads of a node's tasks: those that serve clients, and those that can wait.
 
 use std::io;
+use std::num::NonZero;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
@@ -17,7 +18,11 @@ pub(super) struct Runtimes {
 
 impl Runtimes {
     pub(super) fn start() -> io::Result<Self> {
-        let serving = Builder::new_multi_thread().enable_all().thread_name("railgun").build()?;
+        let serving = Builder::new_multi_thread()
+            .worker_threads(serving_threads())
+            .enable_all()
+            .thread_name("railgun")
+            .build()?;
         let background = Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -41,6 +46,12 @@ impl Runtimes {
         self.serving.shutdown_background();
         self.background.shutdown_background();
     }
+}
+
+/// One for each processor but one: the thread of the log needs that, and a thread more than there are
+/// processors is woken for work that another would have got to as soon.
+fn serving_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get).saturating_sub(1).max(1)
 }
 
 /// Lowers the priority of the calling thread.

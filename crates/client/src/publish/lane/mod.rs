@@ -25,6 +25,9 @@ use super::outcome::{BatchOutcome, BatchResult};
 /// Wait before a batch is repeated for which the server names no time.
 const RETRY_SOON: Duration = Duration::from_millis(20);
 
+/// Batches up to this size get room for one more record than the one before had.
+const SMALL_BATCH_BYTES: usize = 16 << 10;
+
 /// What a lane may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Phase {
@@ -271,6 +274,8 @@ impl Lane {
         let (records, body_bytes) = self.last_batch;
         match self.flying.is_empty() && self.closed.is_empty() {
             true => (1, bytes),
+            // Small ones vary by a record or two, and growing costs more than a little room does.
+            false if body_bytes + bytes <= SMALL_BATCH_BYTES => (records + 1, body_bytes + bytes),
             false => (records.max(1), body_bytes.max(bytes)),
         }
     }
