@@ -13,8 +13,10 @@ use super::publisher::{MultiPublisher, Publisher};
 use super::shared::Shared;
 use crate::client::ClientInner;
 
-/// Bytes of messages that wait or are un-answered, unless the builder says otherwise.
-const BUFFER_BYTES: usize = 16 << 20;
+/// Bytes of messages that wait or are un-answered, unless the builder says otherwise. With 10,000
+/// streams it is three messages of 1 KiB in a batch; half of it would be one or two, and a batch costs
+/// as much as the messages in it.
+const BUFFER_BYTES: usize = 32 << 20;
 
 /// Longest that a publisher is patient: far beyond any use, and an instant that far ahead exists.
 const PATIENCE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -73,7 +75,7 @@ impl MultiPublisherBuilder {
         self
     }
 
-    /// Bytes of messages that may wait or be un-answered before `send` waits. Default 16 MiB.
+    /// Bytes of messages that may wait or be un-answered before `send` waits. Default 32 MiB.
     #[must_use]
     pub fn buffer_bytes(mut self, bytes: usize) -> Self {
         self.buffer_bytes = bytes;

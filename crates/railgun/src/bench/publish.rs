@@ -29,7 +29,7 @@ pub(super) struct PublishArgs {
     /// Messages per second; latency then counts from when each was due
     #[arg(long, value_name = "N")]
     rate: Option<Rate>,
-    /// Un-answered messages at most; 1 is one at a time [default: 16 MiB of them]
+    /// Un-answered messages at most; 1 is one at a time [default: 32 MiB of them]
     #[arg(long, value_name = "N")]
     depth: Option<u32>,
     /// Un-answered frames at most: 1 to 8

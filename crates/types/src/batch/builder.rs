@@ -1,11 +1,14 @@
 //! Packing records into a batch.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::content::{self, Content, payload_hash};
 use super::{CHECKED_HEADER_BYTES, CODEC_NONE, ENTRY_BYTES, HAS_ID, HEADER_BYTES, MAGIC};
 use crate::limits::{self, MESSAGE_ID_BYTES};
 use crate::{crc32c, crc32c_append};
+
+/// Room for the table where no number of records was foreseen.
+const TABLE_BYTES_MIN: usize = 4 * ENTRY_BYTES;
 
 /// A message to be packed. Borrowed: packing is the only copy.
 #[derive(Clone, Copy, Debug, Default)]
@@ -74,11 +77,16 @@ impl BatchParts {
     }
 }
 
-/// Packs records into a batch. Bytes are copied once, into the body.
+/// Packs records into a batch, in one piece of memory: the table at its front, the records behind the
+/// room that the table is foreseen to need.
 #[derive(Debug)]
 pub struct BatchBuilder {
-    table: BytesMut,
-    body: BytesMut,
+    /// Header and table, room for more of the table, records.
+    memory: BytesMut,
+    /// Bytes of header and table.
+    head: usize,
+    /// Where the records begin.
+    body_at: usize,
     count: u32,
     message_bytes_max: usize,
     system: bool,
@@ -95,9 +103,9 @@ impl BatchBuilder {
     /// that a batch whose size is known is packed without growing.
     #[must_use]
     pub fn with_capacity(message_bytes_max: usize, records: usize, body_bytes: usize) -> Self {
-        let body = BytesMut::with_capacity(body_bytes);
-        let table = new_table(HEADER_BYTES + records * ENTRY_BYTES);
-        Self { table, body, count: 0, message_bytes_max, system: false }
+        let (head, body_at) = (HEADER_BYTES, HEADER_BYTES + records * ENTRY_BYTES);
+        let memory = new_memory(body_at, body_bytes);
+        Self { memory, head, body_at, count: 0, message_bytes_max, system: false }
     }
 
     /// As [`Self::new`], for the server itself: `rg-` headers are allowed, the message limit is the
@@ -123,7 +131,7 @@ impl BatchBuilder {
     /// Bytes of the batch if it were finished now.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.table.len() + self.body.len()
+        self.head + self.body_bytes()
     }
 
     /// Appends a record.
@@ -140,79 +148,104 @@ impl BatchBuilder {
             check_headers(draft.headers.iter().copied())
                 .map_err(|reason| RecordRefused::Header { reason })?;
         }
-        let start = self.body.len();
+        let start = self.memory.len();
         let headers = draft.headers.iter().copied();
-        content::encode(&mut self.body, draft.key, headers, draft.producer_ts, draft.value);
-        let bytes = self.body.len() - start;
+        content::encode(&mut self.memory, draft.key, headers, draft.producer_ts, draft.value);
+        let bytes = self.memory.len() - start;
         if bytes > self.message_bytes_max {
-            self.body.truncate(start);
+            self.memory.truncate(start);
             return Err(RecordRefused::TooLarge { bytes, limit: self.message_bytes_max });
         }
-        let record = &self.body[start..];
+        let record = &self.memory[start..];
         let crc = crc32c(record);
         let hash = match draft.id.map(|_| Content::decode(record)) {
             None => None,
             Some(Ok(decoded)) => Some(payload_hash(&decoded)),
             Some(Err(_)) => {
-                self.body.truncate(start);
+                self.memory.truncate(start);
                 return Err(RecordRefused::Header {
                     reason: "a header list that cannot be read back",
                 });
             }
         };
-        self.table.reserve(ENTRY_BYTES);
-        self.table.put_u32_le(bytes as u32);
-        self.table.put_u32_le(crc);
-        match draft.id.zip(hash) {
+        let id = draft.id.zip(hash);
+        let mut entry =
+            self.table_entry(ENTRY_BYTES + id.map_or(0, |(id, hash)| 1 + id.len() + hash.len()));
+        entry.put_u32_le(bytes as u32);
+        entry.put_u32_le(crc);
+        match id {
             Some((id, hash)) => {
-                self.table.put_u8(HAS_ID);
-                self.table.put_u8(id.len() as u8);
-                self.table.put_slice(id);
-                self.table.put_slice(&hash);
+                entry.put_u8(HAS_ID);
+                entry.put_u8(id.len() as u8);
+                entry.put_slice(id);
+                entry.put_slice(&hash);
             }
-            None => self.table.put_u8(0),
+            None => entry.put_u8(0),
         }
         self.count += 1;
         Ok(())
+    }
+
+    fn body_bytes(&self) -> usize {
+        self.memory.len() - self.body_at
+    }
+
+    /// Room for the next entry of the table.
+    fn table_entry(&mut self, bytes: usize) -> &mut [u8] {
+        let at = self.head;
+        self.head += bytes;
+        if self.head > self.body_at {
+            // Twice as much of everything, so that the records are moved a few times at most.
+            let body_at = (2 * self.head).max(HEADER_BYTES + TABLE_BYTES_MIN);
+            let mut memory = new_memory(body_at, 2 * self.body_bytes());
+            memory[..at].copy_from_slice(&self.memory[..at]);
+            memory.put_slice(&self.memory[self.body_at..]);
+            (self.memory, self.body_at) = (memory, body_at);
+        }
+        &mut self.memory[at..self.head]
     }
 
     /// Closes the batch and begins the next one, which keeps the settings of this one and has room
     /// for as much.
     #[must_use]
     pub fn finish(&mut self) -> BatchParts {
-        let next_table = new_table(self.table.len());
-        let table = std::mem::replace(&mut self.table, next_table);
-        let next_body = BytesMut::with_capacity(self.body.len());
-        let body = std::mem::replace(&mut self.body, next_body);
-        seal(table, body, std::mem::take(&mut self.count))
+        let next = Self {
+            memory: new_memory(self.head, self.body_bytes()),
+            head: HEADER_BYTES,
+            body_at: self.head,
+            count: 0,
+            message_bytes_max: self.message_bytes_max,
+            system: self.system,
+        };
+        std::mem::replace(self, next).into_parts()
     }
 
     /// Closes the batch, and there is no next one.
     #[must_use]
-    pub fn into_parts(self) -> BatchParts {
-        seal(self.table, self.body, self.count)
+    pub fn into_parts(mut self) -> BatchParts {
+        let body_bytes = self.body_bytes() as u32;
+        let (header, table) = self.memory[..self.head].split_at_mut(HEADER_BYTES);
+        let mut rest = &mut *header;
+        rest.put_slice(&MAGIC);
+        rest.put_u8(CODEC_NONE);
+        rest.put_bytes(0, 3);
+        rest.put_u32_le(self.count);
+        rest.put_u32_le(table.len() as u32);
+        rest.put_u32_le(body_bytes);
+        let crc = crc32c_append(crc32c(&header[..CHECKED_HEADER_BYTES]), table);
+        header[CHECKED_HEADER_BYTES..].copy_from_slice(&crc.to_le_bytes());
+        let mut body = self.memory.freeze();
+        let head = body.split_to(self.head);
+        body.advance(self.body_at - self.head);
+        BatchParts { head, body }
     }
 }
 
-fn new_table(capacity: usize) -> BytesMut {
-    let mut table = BytesMut::with_capacity(capacity);
-    table.put_bytes(0, HEADER_BYTES);
-    table
-}
-
-/// Fills in the header, whose room is at the front of `head`.
-fn seal(mut head: BytesMut, body: BytesMut, count: u32) -> BatchParts {
-    let table_bytes = (head.len() - HEADER_BYTES) as u32;
-    let mut header = &mut head[..HEADER_BYTES];
-    header.put_slice(&MAGIC);
-    header.put_u8(CODEC_NONE);
-    header.put_bytes(0, 3);
-    header.put_u32_le(count);
-    header.put_u32_le(table_bytes);
-    header.put_u32_le(body.len() as u32);
-    let crc = crc32c_append(crc32c(&head[..CHECKED_HEADER_BYTES]), &head[HEADER_BYTES..]);
-    head[CHECKED_HEADER_BYTES..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
-    BatchParts { head: head.freeze(), body: body.freeze() }
+/// Memory with `body_at` bytes of zeros, and room for as many more as are foreseen.
+fn new_memory(body_at: usize, body_bytes: usize) -> BytesMut {
+    let mut memory = BytesMut::with_capacity(body_at + body_bytes);
+    memory.put_bytes(0, body_at);
+    memory
 }
 
 /// The rules for a publisher's headers (SEMANTICS §0).
@@ -253,7 +286,7 @@ mod tests {
     fn a_batch_of_the_size_that_was_foreseen_does_not_grow() {
         let draft = RecordDraft { value: &[7; 1_000], ..RecordDraft::default() };
         let mut foreseen = BatchBuilder::with_capacity(1 << 20, 2, 2 * 1_001);
-        let rooms = |builder: &BatchBuilder| (builder.table.capacity(), builder.body.capacity());
+        let rooms = |builder: &BatchBuilder| (builder.body_at, builder.memory.capacity());
         let before = rooms(&foreseen);
         let mut grown = BatchBuilder::new(1 << 20);
         for _ in 0..2 {
