@@ -131,9 +131,8 @@ impl Subscription<'_> {
                 }
             }
         };
-        let read = read.map_err(|failed| SessionEnd::from(failure::read_failure(&failed)))?;
+        let mut read = Some(read.map_err(|failed| failure::read_failure(&failed))?);
         let held_until = Instant::now() + HELD_TIME;
-        let mut read = Some(read);
         while !self.stream.writer.is_flushed() {
             let Self { stream, credit, .. } = self;
             tokio::select! {

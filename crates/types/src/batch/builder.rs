@@ -7,8 +7,8 @@ use super::{CHECKED_HEADER_BYTES, CODEC_NONE, ENTRY_BYTES, HAS_ID, HEADER_BYTES,
 use crate::limits::{self, MESSAGE_ID_BYTES};
 use crate::{crc32c, crc32c_append};
 
-/// Room for the table where no number of records was foreseen.
-const TABLE_BYTES_MIN: usize = 4 * ENTRY_BYTES;
+/// Records that there is room for in the table where no number was foreseen.
+const RECORDS_USUAL: usize = 4;
 
 /// A message to be packed. Borrowed: packing is the only copy.
 #[derive(Clone, Copy, Debug, Default)]
@@ -96,16 +96,19 @@ impl BatchBuilder {
     /// An empty batch whose messages have at most `message_bytes_max` encoded bytes.
     #[must_use]
     pub fn new(message_bytes_max: usize) -> Self {
-        Self::with_capacity(message_bytes_max, 0, 0)
+        Self::with_capacity(message_bytes_max, RECORDS_USUAL, 0)
     }
 
     /// As [`Self::new`], with room for `records` records of together `body_bytes` encoded bytes, so
     /// that a batch whose size is known is packed without growing.
     #[must_use]
     pub fn with_capacity(message_bytes_max: usize, records: usize, body_bytes: usize) -> Self {
-        let (head, body_at) = (HEADER_BYTES, HEADER_BYTES + records * ENTRY_BYTES);
+        Self::with_room(message_bytes_max, HEADER_BYTES + records * ENTRY_BYTES, body_bytes)
+    }
+
+    fn with_room(message_bytes_max: usize, body_at: usize, body_bytes: usize) -> Self {
         let memory = new_memory(body_at, body_bytes);
-        Self { memory, head, body_at, count: 0, message_bytes_max, system: false }
+        Self { memory, head: HEADER_BYTES, body_at, count: 0, message_bytes_max, system: false }
     }
 
     /// As [`Self::new`], for the server itself: `rg-` headers are allowed, the message limit is the
@@ -196,7 +199,7 @@ impl BatchBuilder {
         self.head += bytes;
         if self.head > self.body_at {
             // Twice as much of everything, so that the records are moved a few times at most.
-            let body_at = (2 * self.head).max(HEADER_BYTES + TABLE_BYTES_MIN);
+            let body_at = 2 * self.head;
             let mut memory = new_memory(body_at, 2 * self.body_bytes());
             memory[..at].copy_from_slice(&self.memory[..at]);
             memory.put_slice(&self.memory[self.body_at..]);
@@ -209,15 +212,8 @@ impl BatchBuilder {
     /// for as much.
     #[must_use]
     pub fn finish(&mut self) -> BatchParts {
-        let next = Self {
-            memory: new_memory(self.head, self.body_bytes()),
-            head: HEADER_BYTES,
-            body_at: self.head,
-            count: 0,
-            message_bytes_max: self.message_bytes_max,
-            system: self.system,
-        };
-        std::mem::replace(self, next).into_parts()
+        let next = Self::with_room(self.message_bytes_max, self.head, self.body_bytes());
+        std::mem::replace(self, Self { system: self.system, ..next }).into_parts()
     }
 
     /// Closes the batch, and there is no next one.
