@@ -35,6 +35,25 @@ fn main() {
     println!("{:<44} {rate:>7.0} MB/s", "1 MiB writes, each with fdatasync");
     println!("{:<44} {:>7.0} MB/s", "4 MiB writes with O_DSYNC", dsync(&dir));
     println!("{:<44} {:>7.0} MB/s", "one QUIC stream, 1 MiB frames, one process", quic());
+    let late = late_timers();
+    let share = late.iter().sum::<Duration>().as_secs_f64() / TIME.as_secs_f64() * 100.0;
+    let longest = late.iter().max().copied().unwrap_or_default().as_micros();
+    println!("{:<44} {share:>10.2} %", "time for which a timer was over 1 ms late");
+    println!("{:<44} {longest:>9} µs", "the latest timer");
+}
+
+/// By how much timers of 200 µs were late, where it was more than a millisecond: pauses that the
+/// machine puts upon whatever runs on it, and which no tail of latencies can be below.
+fn late_timers() -> Vec<Duration> {
+    let (timer, begun) = (Duration::from_micros(200), Instant::now());
+    let mut late = Vec::new();
+    while begun.elapsed() < TIME {
+        let once = Instant::now();
+        std::thread::sleep(timer);
+        late.push(once.elapsed().saturating_sub(timer));
+    }
+    late.retain(|by| *by > Duration::from_millis(1));
+    late
 }
 
 fn scratch(dir: &Path, flags: i32) -> (PathBuf, File) {
