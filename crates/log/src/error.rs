@@ -77,6 +77,9 @@ pub enum LogError {
         /// Where the log begins.
         purged: EntryId,
     },
+    /// What was queued before waits for space, so it could not be marked as synced.
+    #[error("the disk is full, and entries wait for space")]
+    Full,
     /// The disk failed; the log takes no more changes until it is opened again.
     #[error("log has failed: {0}")]
     Failed(#[source] Arc<DiskFailure>),

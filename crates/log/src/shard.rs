@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::vec;
 
 use crate::error::{LogError, ReadError};
@@ -92,10 +94,9 @@ pub(crate) struct Inner {
     /// The writer will write a mark without being told.
     pub(crate) mark_planned: bool,
     pub(crate) durable: Option<u64>,
-    applied: Option<u64>,
+    pub(crate) applied: Option<u64>,
     /// Bytes of frames accepted and not yet durable.
     pub(crate) queued_bytes: u64,
-    pub(crate) disk_full: bool,
     /// Set once the log takes no more changes.
     pub(crate) failed: Option<LogError>,
 }
@@ -114,7 +115,6 @@ impl Inner {
             mark_planned: false,
             applied: None,
             queued_bytes: 0,
-            disk_full: false,
             failed: None,
         }
     }
@@ -155,7 +155,16 @@ impl Inner {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) inner: Guarded<Inner>,
+    /// Asked for each entry, so kept beside the lock.
+    pub(crate) disk_full: AtomicBool,
     pub(crate) hub: Arc<Hub>,
+}
+
+impl Shared {
+    pub(crate) fn new(inner: Inner, hub: &Arc<Hub>) -> Self {
+        let disk_full = AtomicBool::new(false);
+        Self { inner: Guarded::new(inner), disk_full, hub: Arc::clone(hub) }
+    }
 }
 
 /// Cheap-clone handle of one shard's log. All methods may be called from any thread; only
@@ -174,7 +183,7 @@ impl ShardLog {
     ///
     /// What is queued and not yet durable is held in memory; bounding it is up to the caller
     /// ([`queued_bytes`](Self::queued_bytes)). On a full disk it waits for room: a caller that can refuse
-    /// work looks at [`LogState::disk_full`] first.
+    /// work looks at [`disk_full`](Self::disk_full) first.
     ///
     /// # Errors
     /// [`LogError::Gap`] unless the first entry follows the last of the log and each the one before (a log
@@ -263,12 +272,13 @@ impl ShardLog {
     }
 
     /// Closes the current file and begins the next, so that [`retire`](Self::retire) can free it. A file
-    /// without a batch is left as it is.
+    /// without a batch is left as it is, and so is any where there is no space for another.
     pub fn roll(&self, on_done: Flushed) -> Result<(), LogError> {
         self.enqueue(Some(on_done), |_, done| Ok(done.take().map(|done| Op::Roll { done })))
     }
 
-    /// Syncs everything and marks it as synced on disk: the last act of a clean shutdown.
+    /// Syncs everything and marks it as synced on disk: the last act of a clean shutdown. Does not wait
+    /// for space: `on_done` gets [`LogError::Full`] where something queued before it does.
     pub fn sync_mark(&self, on_done: Flushed) -> Result<(), LogError> {
         self.enqueue(Some(on_done), |_, done| Ok(done.take().map(|done| Op::Mark { done })))
     }
@@ -283,8 +293,13 @@ impl ShardLog {
             last: inner.image.last(),
             durable: inner.durable,
             first_file_index: first_file_index(&inner.files),
-            disk_full: inner.disk_full,
+            disk_full: self.disk_full(),
         }
+    }
+
+    /// [`LogState::disk_full`], for callers that ask often.
+    pub fn disk_full(&self) -> bool {
+        self.shared.disk_full.load(Relaxed)
     }
 
     /// Everything up to this index is fsynced.

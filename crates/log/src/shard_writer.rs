@@ -121,7 +121,7 @@ impl ShardWriter {
         let newest = files.newest();
         let (current, position) = (Arc::clone(&newest.file), newest.extent.end);
         let inner = Inner::new(image.clone(), files, options.tail_bytes);
-        let shared = Shared { inner: Guarded::new(inner), hub: Arc::clone(hub) };
+        let shared = Shared::new(inner, hub);
         let writer = Self {
             shared: Arc::new(shared),
             dir: dir.to_owned(),
@@ -165,9 +165,20 @@ impl ShardWriter {
             Err(failure) if failure.is_full() => {
                 self.stalled = true;
                 self.note_full(now, &failure);
-                if self.relieve(now)? { Ok(Wrote::Chore) } else { Ok(Wrote::Nothing) }
+                self.relieved(now)
             }
             outcome => outcome,
+        }
+    }
+
+    /// What relieving did.
+    fn relieved(&mut self, now: Duration) -> Result<Wrote, DiskFailure> {
+        match self.relieve(now) {
+            Ok(true) => Ok(Wrote::Chore),
+            Ok(false) => Ok(Wrote::Nothing),
+            // Freeing space may take some itself. What it has begun is gone on with later.
+            Err(failure) if failure.is_full() => Ok(Wrote::Nothing),
+            Err(failure) => Err(failure),
         }
     }
 
@@ -190,7 +201,7 @@ impl ShardWriter {
 
     fn write_next(&mut self, now: Duration) -> Result<Wrote, DiskFailure> {
         if self.stalled && self.spare.is_none() && self.space_retry_at.is_some_and(|at| now < at) {
-            return if self.relieve(now)? { Ok(Wrote::Chore) } else { Ok(Wrote::Nothing) };
+            return self.relieved(now);
         }
         if self.pending.sealed.is_none() {
             if let Some(op) = self.next_chore() {
@@ -224,7 +235,14 @@ impl ShardWriter {
     fn do_chore(&mut self, op: Op) -> Result<(), DiskFailure> {
         let outcome = match op {
             Op::Retire { upto, .. } => self.retire(upto),
-            Op::Roll { .. } if self.position > self.current.header_bytes => self.roll(),
+            Op::Roll { .. } if self.position > self.current.header_bytes => match self.roll() {
+                // Given up: what is queued behind it has room in the current file.
+                Err(failure) if failure.is_full() => {
+                    tracing::info!(log = %self.dir.display(), error = %failure, "no new file is begun");
+                    Ok(())
+                }
+                rolled => rolled,
+            },
             _ => Ok(()),
         };
         match outcome {
@@ -300,9 +318,14 @@ impl ShardWriter {
         inner.cuts.drain(..self.pending.cuts);
         // What was cut meanwhile is not durable, though its bytes are.
         let cut = inner.cuts.iter().min().copied().unwrap_or(u64::MAX);
+        let durable_before = inner.durable;
         inner.durable = self.image.next_index().min(cut).checked_sub(1);
         inner.queued_bytes -= self.pending.queued_bytes;
-        inner.evict();
+        // Whoever applies gives up what is in the way, in memory of its own thread. Here only what
+        // was applied before it was durable, of which nobody else would think.
+        if inner.applied > durable_before {
+            inner.evict();
+        }
         self.mark_at = (self.needs_mark() || inner.committed_dirty)
             .then(|| now.saturating_add(self.options.mark_after));
         inner.mark_planned = self.mark_at.is_some();

@@ -80,7 +80,7 @@ impl Reclaimer {
     pub(crate) async fn shrink(&self) -> Result<u32, ReclaimError> {
         let Some(purged) = self.log().state().last_purged.map(|id| id.index) else { return Ok(0) };
         // On a full disk no file is worth keeping as a cache.
-        let bytes_max = if self.log().state().disk_full { 0 } else { self.hot_bytes_max };
+        let bytes_max = if self.log().disk_full() { 0 } else { self.hot_bytes_max };
         let files = self.log().files();
         let mut bytes: u64 = files.iter().map(|file| file.bytes).sum();
         let mut upto = None;

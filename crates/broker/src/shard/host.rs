@@ -390,7 +390,7 @@ impl Host {
     /// Sends out as many entries as may be in flight, as far as the disk and the hot budget allow.
     async fn propose_waiting(&mut self) {
         while self.appender.has_entry() {
-            if self.log.state().disk_full {
+            if self.log.disk_full() {
                 return self.refuse_waiting(AppendFailure::DiskFull);
             }
             match budget::admission(self.hot_bytes(), self.hot_bytes_max) {

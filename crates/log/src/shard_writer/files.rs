@@ -3,10 +3,11 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::{Op, ShardWriter, Spare};
-use crate::error::{Attempt, DiskFailure};
+use crate::error::{Attempt, DiskFailure, LogError};
 use crate::extent::Extent;
 use crate::files::Held;
 use crate::format::file_header::{FileHeader, PreviousFile};
@@ -96,12 +97,12 @@ impl ShardWriter {
 
     /// Tells the handles whether there is space for more than what is preallocated.
     pub(super) fn publish_full(&self, full: bool) {
-        self.shared.inner.lock().disk_full = full;
+        self.shared.disk_full.store(full, Relaxed);
     }
 
     /// Frees what the backlog allows to be freed while its front waits for space: purges that do not
     /// depend on the waiting work are written into what is reserved for them, then files retired. True if
-    /// something was done.
+    /// something was done; if not, whoever waits for a mark or a new file behind that work is let go.
     pub(super) fn relieve(&mut self, now: Duration) -> Result<bool, DiskFailure> {
         let relieved = self.purge_first(now)?;
         let (mut retires, rest): (VecDeque<Op>, VecDeque<Op>) = std::mem::take(&mut self.backlog)
@@ -116,7 +117,28 @@ impl ShardWriter {
                 return Err(failure);
             }
         }
+        if !done {
+            self.let_go();
+        }
         Ok(done)
+    }
+
+    /// Calls back those who would wait for space though they ask for none: marks with an error, for
+    /// what was queued before them is not durable, rolls as those that find no space.
+    fn let_go(&mut self) {
+        let is_let_go = |op: &Op| matches!(op, Op::Mark { .. } | Op::Roll { .. });
+        if !self.backlog.iter().any(is_let_go) {
+            return;
+        }
+        let (gone, rest): (Vec<Op>, VecDeque<Op>) =
+            std::mem::take(&mut self.backlog).into_iter().partition(is_let_go);
+        self.backlog = rest;
+        for op in gone {
+            let outcome = if matches!(op, Op::Mark { .. }) { Err(LogError::Full) } else { Ok(()) };
+            if let Some(done) = op.into_done() {
+                done(outcome);
+            }
+        }
     }
 
     /// Writes and syncs the last purge that speaks of written entries only. Such a purge commutes with the

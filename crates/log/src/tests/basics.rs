@@ -222,6 +222,24 @@ fn what_is_cut_stays_cut_behind_a_purge_that_lands_on_the_old_end() {
 }
 
 #[test]
+fn what_is_applied_and_durable_leaves_the_memory_whichever_came_last() {
+    for applied_first in [false, true] {
+        let mut rig = Rig::new(&small_pages(), small());
+        rig.log.append(vec![entry(1, 0, 300)], rig.callbacks.tagged(0)).expect("queues");
+        if applied_first {
+            rig.log.set_applied(0);
+            assert!(rig.log.read_tail(0, 1, 1).is_some(), "it is nowhere else");
+            rig.drive();
+        } else {
+            rig.drive();
+            rig.log.set_applied(0);
+        }
+        assert_eq!(rig.log.read_tail(0, 1, 1), None, "applied first: {applied_first}");
+        assert_eq!(rig.log.read(0, 1, 1).expect("reads"), [entry(1, 0, 300)]);
+    }
+}
+
+#[test]
 fn purged_entries_are_read_until_their_file_is_retired() {
     let disk = small_pages();
     let mut rig = Rig::new(&disk, small());

@@ -1,9 +1,10 @@
 //! A disk that is full.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use super::rig::{Rig, entry, small, small_pages};
-use crate::{EntryId, LogOptions, ReadError, Step, Vote};
+use crate::{EntryId, Fault, LogError, LogOptions, ReadError, SimOp, Step, Vote};
 
 /// A log whose first file is more than half full, on a disk without space for another.
 fn full() -> Rig {
@@ -96,6 +97,104 @@ fn space_is_freed_past_work_that_waits_for_space() {
     assert!(matches!(rig.log.read(0, 1, 1), Err(ReadError::Retired { .. })));
     let durable = rig.log.state().durable;
     assert!(durable > stuck_at, "the freed file is written to: {durable:?}");
+}
+
+/// A log of several files with entries that wait for space; all before 20 are applied.
+fn stuck() -> Rig {
+    let disk = small_pages();
+    let mut rig = Rig::new(&disk, small());
+    rig.append(1, 0..20, 500);
+    rig.log.set_applied(19);
+    disk.set_capacity(disk.used());
+    rig.append(1, 20..50, 500);
+    assert!(rig.log.state().durable < Some(49), "it is stuck");
+    rig.callbacks.take_ok();
+    rig
+}
+
+#[test]
+fn freeing_space_may_find_none_itself() {
+    for op in [SimOp::Write, SimOp::Remove, SimOp::Rename] {
+        let mut rig = stuck();
+        let stuck_at = rig.log.state().durable;
+        rig.disk.fail(Fault { op, after: 0, kind: ErrorKind::StorageFull });
+        rig.log.purge(EntryId::new(1, 19)).expect("purges");
+        rig.log.retire(19, rig.callbacks.tagged(100)).expect("retires");
+        rig.drive();
+        assert_eq!(rig.log.state().durable, stuck_at, "{op:?}");
+        // It is tried again.
+        rig.pass(Duration::from_secs(5));
+        assert!(rig.callbacks.take_ok().contains(&100), "{op:?}");
+        assert!(rig.log.state().durable > stuck_at, "{op:?}");
+        rig.disk.set_capacity(u64::MAX);
+        rig.pass(Duration::from_secs(1));
+        assert_eq!(rig.log.state().durable, Some(49), "{op:?}");
+        assert_eq!(rig.reopen(small()).log.state().last, Some(EntryId::new(1, 49)), "{op:?}");
+    }
+}
+
+#[test]
+fn a_sync_that_finds_no_space_has_lost_data() {
+    // Of the header of a file that is begun, and of a purge that is to free space.
+    let rolling = |rig: &mut Rig| rig.log.roll(rig.callbacks.tagged(100)).expect("queues");
+    let begun = {
+        let mut rig = Rig::new(&small_pages(), small());
+        rig.append(1, 0..2, 500);
+        rolling(&mut rig);
+        rig
+    };
+    let relieved = {
+        let rig = stuck();
+        rig.log.purge(EntryId::new(1, 19)).expect("purges");
+        rig.log.retire(19, rig.callbacks.tagged(100)).expect("retires");
+        rig
+    };
+    for mut rig in [begun, relieved] {
+        rig.callbacks.take_ok();
+        rig.disk.fail(Fault { op: SimOp::Sync, after: 0, kind: ErrorKind::StorageFull });
+        rig.drive();
+        let told = rig.callbacks.take();
+        let lost = |told: &Result<(), LogError>| matches!(told, Err(LogError::Failed(_)));
+        assert!(told.iter().any(|(tag, _)| *tag == 100), "{told:?}");
+        assert!(told.iter().all(|(_, told)| lost(told)), "{told:?}");
+        assert!(lost(&rig.log.truncate_after(None)), "nothing is taken any more");
+    }
+}
+
+#[test]
+fn a_new_file_that_finds_no_space_is_given_up_and_holds_up_nobody() {
+    let disk = small_pages();
+    let mut rig = Rig::new(&disk, small());
+    rig.append(1, 0..1, 500);
+    disk.set_capacity(disk.used());
+    rig.log.roll(rig.callbacks.tagged(100)).expect("queues");
+    rig.append(1, 1..2, 500);
+    assert_eq!(rig.callbacks.take_ok(), [0, 100, 1]);
+    assert_eq!(rig.log.files().len(), 1);
+    assert!(!rig.log.disk_full(), "the file has room");
+    // With space it is begun.
+    disk.set_capacity(u64::MAX);
+    rig.log.roll(rig.callbacks.tagged(100)).expect("queues");
+    rig.drive();
+    assert_eq!(rig.callbacks.take_ok(), [100]);
+    assert_eq!(rig.log.files().len(), 2);
+}
+
+#[test]
+fn a_mark_behind_entries_that_wait_for_space_is_refused_at_once() {
+    let mut rig = stuck();
+    rig.log.sync_mark(rig.callbacks.tagged(100)).expect("queues");
+    rig.log.roll(rig.callbacks.tagged(101)).expect("queues");
+    rig.drive();
+    let told = rig.callbacks.take();
+    assert!(matches!(told[..], [(100, Err(LogError::Full)), (101, Ok(()))]), "{told:?}");
+    // Those that wait, wait on.
+    rig.disk.set_capacity(u64::MAX);
+    rig.pass(Duration::from_secs(1));
+    assert_eq!(rig.callbacks.take_ok().last(), Some(&49));
+    rig.log.sync_mark(rig.callbacks.tagged(100)).expect("queues");
+    rig.drive();
+    assert_eq!(rig.callbacks.take_ok(), [100]);
 }
 
 #[test]
