@@ -194,8 +194,10 @@ impl StreamReader {
             let read_to = entries.last().map_or(first.log_index, |entry| entry.id.index + 1);
             let here = rest[..run].iter().take_while(|point| point.log_index < read_to).count();
             let begun = deliveries.len();
+            // The one walk through the entry that the last point was in.
+            let mut walk = None;
             for point in &rest[..here] {
-                let delivery = self.slice(&entries, first.log_index, *point, source)?;
+                let delivery = self.slice(&entries, first.log_index, *point, source, &mut walk)?;
                 bytes += delivery.batch.len();
                 deliveries.push(delivery);
             }
@@ -231,12 +233,14 @@ impl StreamReader {
     }
 
     /// Takes one batch out of the entries read, and checks that it is the one the index means.
-    fn slice(
+    /// `walk` is where it stands in the entry that it was called for last.
+    fn slice<'e>(
         &self,
-        entries: &[Entry],
+        entries: &'e [Entry],
         first_index: u64,
         point: IndexPoint,
         source: Source,
+        walk: &mut Option<(u64, PartsCursor<'e>)>,
     ) -> Result<Delivery, ReadFailure> {
         let misplaced = || ReadFailure::Index {
             shard: self.shard.id(),
@@ -246,9 +250,10 @@ impl StreamReader {
         let at = usize::try_from(point.log_index - first_index).map_err(|_| misplaced())?;
         let entry = entries.get(at).filter(|entry| entry.id.index == point.log_index);
         let parts = entry.ok_or_else(misplaced)?.payload.parts();
-        let mut cursor = PartsCursor::new(parts);
-        cursor.seek(parts, u64::from(point.position)).map_err(|_| misplaced())?;
-        let item = Append::decode(&mut cursor).map_err(|_| misplaced())?;
+        let begun = walk.take().filter(|(index, _)| *index == point.log_index);
+        let (_, cursor) = walk.insert(begun.unwrap_or((point.log_index, PartsCursor::new(parts))));
+        cursor.seek(u64::from(point.position)).map_err(|_| misplaced())?;
+        let item = Append::decode(cursor).map_err(|_| misplaced())?;
         if item.stream != self.stream || item.batch.count() != point.count as usize {
             return Err(misplaced());
         }

@@ -103,7 +103,8 @@ fn read(
     mut each: impl FnMut(Found) -> Result<(), GatherError>,
 ) -> Result<(), GatherError> {
     let mut entries: Vec<Entry> = Vec::new();
-    for Wanted { part, point } in wanted {
+    let mut wanted = wanted.into_iter().peekable();
+    while let Some(&Wanted { part, point }) = wanted.peek() {
         let holds = |entries: &[Entry]| {
             let first = entries.first()?.id.index;
             let at = usize::try_from(point.log_index.checked_sub(first)?).ok()?;
@@ -119,17 +120,29 @@ fn read(
         let stream = ranges[part].stream;
         let misplaced = || GatherError::Index { stream, offset: point.base };
         let entry = &entries[at.ok_or_else(misplaced)?];
-        let payload = entry.payload.parts();
-        let mut cursor = PartsCursor::new(payload);
-        cursor.seek(payload, u64::from(point.position)).map_err(|_| misplaced())?;
-        let item = Append::decode(&mut cursor).map_err(|_| misplaced())?;
-        if item.stream != stream || item.batch.count() != point.count as usize {
-            return Err(misplaced());
+        // One walk through the entry finds all that is wanted of it.
+        let mut cursor = PartsCursor::new(entry.payload.parts());
+        let here = |wanted: &Wanted| wanted.point.log_index == entry.id.index;
+        while let Some(Wanted { part, point }) = wanted.next_if(here) {
+            let batch = take(&mut cursor, ranges[part].stream, point)?;
+            each(Found { part, point, term: entry.id.term, batch })?;
         }
-        let term = entry.id.term;
-        let damaged = |source| GatherError::Damaged { stream, offset: point.base, source };
-        let batch = item.batch.verified().map_err(damaged)?;
-        each(Found { part, point, term, batch })?;
     }
     Ok(())
+}
+
+/// The batch that `point` names, of the entry that the cursor is in.
+fn take(
+    cursor: &mut PartsCursor<'_>,
+    stream: StreamUid,
+    point: IndexPoint,
+) -> Result<RecordBatch, GatherError> {
+    let offset = point.base;
+    let misplaced = || GatherError::Index { stream, offset };
+    cursor.seek(u64::from(point.position)).map_err(|_| misplaced())?;
+    let item = Append::decode(cursor).map_err(|_| misplaced())?;
+    if item.stream != stream || item.batch.count() != point.count as usize {
+        return Err(misplaced());
+    }
+    item.batch.verified().map_err(|source| GatherError::Damaged { stream, offset, source })
 }

@@ -31,7 +31,9 @@ pub(crate) use reclaim::Reclaimer;
 
 /// How often an idle shard is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// A manifest that only tells of new or deleted streams is written at most this often.
+/// A manifest that only tells of new or deleted streams is written at most this often, and one that
+/// committed objects wait for is put off no longer than this while there are others to upload: one
+/// is enough for all of a short queue, and a long one moves the floor as it goes.
 const MIRROR_EVERY: Duration = Duration::from_secs(5);
 /// Log time this far ahead of the wall clock is told: the clock was set back (CL-6).
 const CLOCK_BEHIND_US: i64 = 10_000_000;
@@ -81,6 +83,8 @@ struct Offloader {
     /// That the clock was set back has been told.
     clock_behind: bool,
     mirrored_at: Option<Instant>,
+    /// Since when committed objects have been seen to wait for a manifest.
+    awaiting_mirror: Option<Instant>,
     pause: Duration,
 }
 
@@ -133,6 +137,7 @@ impl Offloader {
             unsealed: None,
             clock_behind: false,
             mirrored_at: None,
+            awaiting_mirror: None,
             pause: PAUSE_MIN,
         }
     }
@@ -171,18 +176,27 @@ impl Offloader {
             }
             return Ok(Progress::More);
         }
+        let is_mirror_due = self.is_mirror_due(&status);
+        if let Some(file) = status.manifest.filter(|_| is_mirror_due) {
+            self.mirror(&file).await?;
+            return Ok(Progress::More);
+        }
         if let Some((id, plan, parts)) = status.next_plan {
             self.upload(id, plan, parts).await?;
             return Ok(Progress::More);
         }
-        if let Some(file) = status.manifest
-            && (status.awaits_mirror
-                || self.mirrored_at.is_none_or(|at| at.elapsed() >= MIRROR_EVERY))
-        {
-            self.mirror(&file).await?;
-            return Ok(Progress::More);
-        }
         Ok(Progress::Idle)
+    }
+
+    /// Whether a manifest must be written now, if there is one to write.
+    fn is_mirror_due(&mut self, status: &OffloadStatus) -> bool {
+        let is_long_ago = |at: Instant| at.elapsed() >= MIRROR_EVERY;
+        if !status.awaits_mirror {
+            self.awaiting_mirror = None;
+            return status.next_plan.is_none() && self.mirrored_at.is_none_or(is_long_ago);
+        }
+        let since = *self.awaiting_mirror.get_or_insert_with(Instant::now);
+        status.next_plan.is_none() || is_long_ago(since)
     }
 
     /// What must be sealed now: everything when the oldest record has waited long enough or the log
@@ -278,7 +292,7 @@ impl Offloader {
     async fn mirror(&mut self, file: &ManifestFile) -> Result<(), OffloadError> {
         manifest::store(&self.spec.bucket, file).await?;
         self.propose(SegmentCommand::Mirrored(file.version)).await?;
-        self.mirrored_at = Some(Instant::now());
+        (self.mirrored_at, self.awaiting_mirror) = (Some(Instant::now()), None);
         let floor = self.spec.shard.offload_status().await?.floor;
         self.spec.reclaimer.reclaim(floor.unwrap_or(0)).await?;
         Ok(())

@@ -61,7 +61,7 @@ pub(crate) struct StreamFacts {
     pub(crate) last_ts: Timestamp,
     pub(crate) record_bytes: u64,
     pub(crate) cold_end: Offset,
-    /// Record bytes not in the bucket yet, and log time of the first of them.
+    /// Bytes of records and ids not in the bucket yet, and log time of the first record of them.
     pub(crate) pending_bytes: u64,
     pub(crate) pending_since: Option<Timestamp>,
     pub(crate) cold_ranges: u64,
@@ -94,9 +94,10 @@ pub(crate) struct OffloadStatus {
     pub(crate) oldest_unsealed: Option<Timestamp>,
     /// The first planned object that is not committed, with what its upload needs.
     pub(crate) next_plan: Option<(ObjectId, PlannedObject, Vec<PlanPart>)>,
-    /// The manifest file that the bucket lacks, if no plan is left.
+    /// The manifest file that the bucket lacks. While plans are left, only if committed objects
+    /// wait for it.
     pub(crate) manifest: Option<ManifestFile>,
-    /// Committed objects wait for that manifest file: write it soon.
+    /// Committed objects wait for that manifest file, and the floor with them: write it soon.
     pub(crate) awaits_mirror: bool,
     /// Records of this shard have gone to a bucket, whether or not a manifest there tells of them.
     pub(crate) is_in_bucket: bool,
@@ -229,12 +230,13 @@ pub(super) fn offload_status(state: &ShardState, serving: bool) -> OffloadStatus
         };
         (*id, plan.clone(), plan.ranges.iter().filter_map(part).collect())
     });
+    let awaits_mirror = state.awaits_mirror();
     OffloadStatus {
         serving,
         waiting: state.waiting(),
         oldest_unsealed: state.oldest_unsealed(),
-        manifest: if next_plan.is_none() { state.manifest_file() } else { None },
-        awaits_mirror: state.awaits_mirror(),
+        manifest: if next_plan.is_none() || awaits_mirror { state.manifest_file() } else { None },
+        awaits_mirror,
         is_in_bucket: state.mirrored().is_some() || !state.manifest().objects.is_empty(),
         next_plan,
         floor: state.floor(),

@@ -56,7 +56,7 @@ impl Columns {
         self.offset.len()
     }
 
-    /// Bytes of the records, and a little for each.
+    /// Bytes of the records and their ids, and a little for each.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -69,7 +69,7 @@ impl Columns {
     }
 
     pub(super) fn push(&mut self, place: Place, record: &RecordEntry<'_>, content: &Content<'_>) {
-        self.bytes += record.bytes.len() + ROW_BYTES;
+        self.bytes += record.bytes.len() + record.id.map_or(0, <[u8]>::len) + ROW_BYTES;
         if !self.stream_has_rows {
             self.uids.append_value(&self.stream);
             self.stream_has_rows = true;

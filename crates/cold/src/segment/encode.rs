@@ -41,9 +41,9 @@ pub struct EncodeSpec {
     pub kind: SegmentKind,
     /// Level of compression, 1 to 22.
     pub zstd_level: i32,
-    /// Record bytes after which a row group closes: the unit of GET, cache and checksum.
+    /// Bytes of records and ids after which a row group closes: the unit of GET, cache and checksum.
     pub row_group_bytes: usize,
-    /// Record bytes that are expected, for a buffer that need not grow; 0 if unknown.
+    /// Bytes of records and ids that are expected, for a buffer that need not grow; 0 if unknown.
     pub record_bytes_hint: u64,
 }
 

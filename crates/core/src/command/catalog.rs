@@ -127,3 +127,18 @@ impl ClusterSettings {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hot_budget_is_divided_over_the_shards() {
+        let per_shard = |shards, hot_bytes_max| {
+            let cluster = ClusterUid([7; 16]);
+            ClusterSettings { cluster, shards, hot_bytes_max }.hot_bytes_per_shard()
+        };
+        assert_eq!((per_shard(1, 1_000), per_shard(3, 1_000)), (1_000, 333));
+        assert_eq!(per_shard(0, 1_000), 1_000, "no shard has no share, and nothing to divide by");
+    }
+}

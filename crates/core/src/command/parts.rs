@@ -7,6 +7,8 @@ use railgun_types::Truncated;
 /// commands are cut; it comes out as a slice, not a copy.
 #[derive(Debug)]
 pub struct PartsCursor<'a> {
+    all: &'a [Bytes],
+    /// Those not taken yet.
     parts: &'a [Bytes],
     /// Bytes taken from `parts[0]`.
     at: usize,
@@ -17,23 +19,30 @@ impl<'a> PartsCursor<'a> {
     /// Starts at the first byte.
     #[must_use]
     pub fn new(parts: &'a [Bytes]) -> Self {
-        Self { parts, at: 0, position: 0 }
+        Self { all: parts, parts, at: 0, position: 0 }
     }
 
-    /// Moves to an absolute position.
+    /// Moves to an absolute position. Goes on from where it stands if it can: a walk through all
+    /// items, in order, looks at each piece once.
     ///
     /// # Errors
-    /// [`Truncated`] if it lies behind the end.
-    pub fn seek(&mut self, parts: &'a [Bytes], position: u64) -> Result<(), Truncated> {
-        *self = Self::new(parts);
-        let mut left = usize::try_from(position).map_err(|_| Truncated)?;
-        self.position = position;
+    /// [`Truncated`] if it lies behind the end; the cursor is at the end then.
+    pub fn seek(&mut self, position: u64) -> Result<(), Truncated> {
+        if position < self.position {
+            *self = Self::new(self.all);
+        }
+        let left = usize::try_from(position - self.position).map_err(|_| Truncated)?;
+        let mut left = self.at.checked_add(left).ok_or(Truncated)?;
+        self.position -= self.at as u64;
+        self.at = 0;
         while let Some(first) = self.parts.first() {
             if left < first.len() {
                 self.at = left;
+                self.position = position;
                 return Ok(());
             }
             left -= first.len();
+            self.position += first.len() as u64;
             self.parts = &self.parts[1..];
         }
         if left == 0 { Ok(()) } else { Err(Truncated) }

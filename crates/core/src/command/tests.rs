@@ -105,12 +105,24 @@ fn an_item_is_found_at_its_position() {
     let second = u64::from(Command::ITEMS_AT) + items[0].encoded_len() as u64;
     for parts in [parts.clone(), vec![concat(&parts)]] {
         let mut cursor = PartsCursor::new(&parts);
-        cursor.seek(&parts, second).expect("inside");
+        cursor.seek(second).expect("inside");
         let item = Append::decode(&mut cursor).expect("an item");
         assert_eq!((item.stream, item.batch), (items[1].stream, items[1].batch.clone()));
         assert_eq!(cursor.remaining(), 0);
         assert_eq!(cursor.position(), second + items[1].encoded_len() as u64);
-        assert!(cursor.seek(&parts, cursor.position() + 1).is_err());
+        assert!(cursor.seek(cursor.position() + 1).is_err());
+        // From anywhere to anywhere, also from behind the end.
+        let total = cursor.position();
+        let whole = concat(&parts);
+        for (from, to) in (0..=total).flat_map(|from| [0, second, total].map(|to| (from, to))) {
+            for (at, reached) in [(from, true), (u64::MAX, false), (to, true)] {
+                assert_eq!(cursor.seek(at).is_ok(), reached, "{from} to {to}: {at}");
+                let at = at.min(total);
+                assert_eq!(cursor.position(), at);
+                assert_eq!(cursor.remaining() as u64, total - at);
+                assert!(whole[at as usize..].starts_with(cursor.peek()));
+            }
+        }
     }
 }
 

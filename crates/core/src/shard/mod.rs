@@ -130,7 +130,7 @@ pub struct ShardState {
     waiting: Waiting,
 }
 
-/// Record bytes that are not in the bucket yet, by how far they got.
+/// Bytes of records and their ids that are not in the bucket yet, by how far they got.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Waiting {
     /// In open ranges.
@@ -240,8 +240,8 @@ impl ShardState {
             return Err(AppendRefusal::ExpectedEnd { actual: next });
         }
         let point = IndexPoint { base: next, count, position, log_index: at.index, ts };
-        let bytes = item.batch.body_bytes() as u64;
-        stream.append(point, bytes, &mut self.floor, &mut self.waiting);
+        let (bytes, id_bytes) = (item.batch.body_bytes() as u64, item.batch.id_bytes() as u64);
+        stream.append(point, bytes, id_bytes, &mut self.floor, &mut self.waiting);
         let appended = Appended { base: next, count, ts, repeated: false };
         if let Some(used) = slot.and_then(|slot| slot.record(appended)) {
             self.producers.note_use(used);
@@ -320,7 +320,7 @@ impl ShardState {
         self.floor.awaits_mirror()
     }
 
-    /// Record bytes that are not in the bucket yet.
+    /// Bytes of records and their ids that are not in the bucket yet.
     #[must_use]
     pub fn waiting(&self) -> Waiting {
         self.waiting

@@ -7,7 +7,7 @@ use railgun_types::{Offset, StreamUid, Timestamp};
 
 use crate::manifest::{ContentHash, ManifestVersion, ObjectId, ObjectInfo, ObjectKind};
 
-/// Record bytes at which a range is closed, and most record bytes of a bundle.
+/// Bytes of records and ids at which a range is closed, and most of a bundle.
 pub const RANGE_BYTES_MAX: u64 = 64 << 20;
 /// Records at which a range is closed, and most records of a bundle. A record costs an object some
 /// tens of bytes beside its own, so that one of 64 MiB of the smallest records would pass the
@@ -25,7 +25,7 @@ pub struct HotRange {
     pub base: Offset,
     /// The offset after the last record.
     pub end: Offset,
-    /// Encoded bytes of the records.
+    /// Encoded bytes of the records, and those of their ids.
     pub record_bytes: u64,
     /// UTC day of all its records.
     pub day: i64,

@@ -270,6 +270,32 @@ mod tests {
     }
 
     #[test]
+    fn there_are_so_many_producers_and_the_longest_unused_go_first() {
+        let mut producers = Producers::default();
+        let of = |number: usize, sequence| {
+            let id = ProducerId((number as u128).to_be_bytes());
+            ProducerSequence { id, epoch: 0, sequence }
+        };
+        let mut use_at = |number, sequence, ts| {
+            record(&mut producers, of(number, sequence), result(0, 1, ts));
+            producers.len()
+        };
+        for number in 0..PRODUCERS_PER_SHARD {
+            assert_eq!(use_at(number, 0, number as i64), number + 1);
+        }
+        // The first is used again, so the second is the longest unused.
+        let later = 2 * USE_GRAIN_US;
+        assert_eq!(use_at(0, 1, later), PRODUCERS_PER_SHARD);
+        for number in [PRODUCERS_PER_SHARD, PRODUCERS_PER_SHARD + 1] {
+            assert_eq!(use_at(number, 0, later), PRODUCERS_PER_SHARD);
+        }
+        let known = |number| producers.states.contains_key(&(STREAM, of(number, 0).id));
+        let known: Vec<_> = [0, 1, 2, 3, PRODUCERS_PER_SHARD + 1].into_iter().map(known).collect();
+        assert_eq!(known, [true, false, false, true, true]);
+        assert_eq!(producers.by_use.len(), PRODUCERS_PER_SHARD);
+    }
+
+    #[test]
     fn the_unused_are_forgotten_after_seven_days_of_log_time() {
         let mut producers = Producers::default();
         record(&mut producers, claim(1, 0, 0), result(0, 1, 0));

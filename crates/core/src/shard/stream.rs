@@ -1,8 +1,10 @@
 //! One persistent stream as its shard knows it.
 
+use std::collections::btree_map::Entry;
+
 use railgun_types::{
-    ChangeClass, EnsureMode, FieldDiff, Offset, StreamKind, StreamName, StreamSpec, StreamUid,
-    Timestamp,
+    ChangeClass, EnsureMode, FieldDiff, Offset, SpecPatch, StreamKind, StreamName, StreamSpec,
+    StreamUid, Timestamp,
 };
 
 use super::offload::{Floor, HotRange, RANGE_BYTES_MAX, RANGE_RECORDS_MAX};
@@ -144,6 +146,30 @@ impl Stream {
         &self.closed
     }
 
+    /// The tombstone of a stream that was deleted before it was made. It has no name, so none can
+    /// be said; nobody asks a tombstone for it.
+    fn unborn(at: Timestamp) -> Self {
+        let name = StreamName::new("deleted").expect("a valid name");
+        Self { deleted: true, ..Self::new(name, SpecPatch::default().over_defaults(), at) }
+    }
+
+    /// A stream without records.
+    fn new(name: StreamName, spec: StreamSpec, created: Timestamp) -> Self {
+        Self {
+            name,
+            spec,
+            revision: 1,
+            created,
+            deleted: false,
+            next: Offset(0),
+            last_ts: Timestamp(0),
+            record_bytes: 0,
+            index: HotIndex::default(),
+            open: None,
+            closed: Vec::new(),
+        }
+    }
+
     pub(super) fn is_deleted(&self) -> bool {
         self.deleted
     }
@@ -153,11 +179,13 @@ impl Stream {
     }
 
     /// Appends one batch. A range never crosses a UTC day and is closed when it is full, by apply
-    /// itself, so that all replicas cut alike (DESIGN §3 "Ranges").
+    /// itself, so that all replicas cut alike (DESIGN §3 "Ranges"). Ids count for that, as an object
+    /// holds them too.
     pub(super) fn append(
         &mut self,
         point: IndexPoint,
         bytes: u64,
+        id_bytes: u64,
         floor: &mut Floor,
         waiting: &mut Waiting,
     ) {
@@ -177,8 +205,8 @@ impl Stream {
             }
         });
         open.end = point.end();
-        open.record_bytes += bytes;
-        waiting.open += bytes;
+        open.record_bytes += bytes + id_bytes;
+        waiting.open += bytes + id_bytes;
         self.next = point.end();
         self.last_ts = point.ts;
         self.record_bytes += bytes;
@@ -257,19 +285,7 @@ impl ShardState {
         if spec.kind != StreamKind::Persistent {
             return Err(EnsureRefused::Kind);
         }
-        let stream = Stream {
-            name: ensure.name.clone(),
-            spec,
-            revision: 1,
-            created: self.log_time,
-            deleted: false,
-            next: Offset(0),
-            last_ts: Timestamp(0),
-            record_bytes: 0,
-            index: HotIndex::default(),
-            open: None,
-            closed: Vec::new(),
-        };
+        let stream = Stream::new(ensure.name.clone(), spec, self.log_time);
         let manifest = StreamManifest {
             name: ensure.name.clone(),
             created: self.log_time,
@@ -283,11 +299,20 @@ impl ShardState {
         Ok(Ensured::Created)
     }
 
-    /// Leaves a tombstone. What was not offloaded is gone and no longer holds the floor.
+    /// Leaves a tombstone, also of a stream that was never here: its creator may be on the way, and
+    /// what it made would have no name. One at most for each name reserved in the catalog. What was
+    /// not offloaded is gone and no longer holds the floor.
     pub(super) fn delete(&mut self, at: EntryPosition, uid: StreamUid) -> bool {
-        let Some(stream) = self.streams.get_mut(&uid).filter(|stream| !stream.deleted) else {
-            return false;
+        let stream = match self.streams.entry(uid) {
+            Entry::Occupied(stream) => stream.into_mut(),
+            Entry::Vacant(place) => {
+                place.insert(Stream::unborn(self.log_time));
+                return false;
+            }
         };
+        if stream.deleted {
+            return false;
+        }
         stream.deleted = true;
         stream.index = HotIndex::default();
         if let Some(open) = stream.open.take() {

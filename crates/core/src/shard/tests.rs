@@ -290,6 +290,54 @@ fn a_deleted_stream_holds_nothing_back() {
 }
 
 #[test]
+fn a_stream_deleted_before_it_was_made_is_never_made() {
+    let mut shard = Shard::new();
+    let early = StreamUid([9; 16]);
+    let count = shard.state.stream_count();
+    for _ in 0..2 {
+        let delete = CommandBody::Stream(StreamCommand::Delete { stream: early });
+        assert_eq!(shard.apply(1, delete), Outcome::Deleted(false));
+    }
+    assert_eq!(shard.state.stream_count(), count + 1, "one tombstone");
+    // Not even after a restart, by the creator who comes late.
+    let pieces = shard.state.encode_checkpoint(&[], true).concat();
+    let restored = ShardState::decode_checkpoint(ClusterUid([7; 16]), ShardId(1), &pieces);
+    assert_eq!(restored.as_ref().map(|restored| &restored.state), Ok(&shard.state));
+    let late = shard.ensure(early, SpecPatch::default(), EnsureMode::Warn);
+    assert_eq!(late, Err(EnsureRefused::Deleted));
+    assert_eq!(shard.one(2, item(early, 1)), Err(AppendRefusal::StreamDeleted));
+    assert_eq!(shard.state.stream(early), None);
+    // Nobody who reads the bucket hears of it.
+    shard.mirror();
+    assert!(!shard.state.manifest().streams.contains_key(&early));
+}
+
+#[test]
+fn ids_count_for_the_end_of_a_range() {
+    let mut shard = Shard::new();
+    let most = railgun_types::limits::BATCH_RECORDS;
+    let id = [7; railgun_types::limits::MESSAGE_ID_BYTES];
+    let mut builder = BatchBuilder::new(8 << 20);
+    for _ in 0..most {
+        let draft = RecordDraft { value: b"x", id: Some(&id), ..RecordDraft::default() };
+        builder.push(&draft).expect("small");
+    }
+    let batch = RecordBatch::verify(builder.finish().concat()).expect("our own");
+    let (bytes, id_bytes) = (batch.body_bytes() as u64, batch.id_bytes() as u64);
+    assert!(id_bytes >= (most * id.len()) as u64);
+    let batches = RANGE_BYTES_MAX.div_ceil(bytes + id_bytes);
+    assert!(batches * (most as u64) < RANGE_RECORDS_MAX, "not ended by their number");
+    for sent in 0..batches {
+        assert_eq!(shard.state.stream(A).expect("there").closed(), [], "after {sent}");
+        shard.one(1, Append { batch: batch.clone(), ..item(A, 1) }).expect("appended");
+    }
+    let stream = shard.state.stream(A).expect("there");
+    assert_eq!((stream.closed().len(), stream.open()), (1, None));
+    assert_eq!(stream.record_bytes(), batches * bytes, "what a user reads of is records");
+    assert_eq!(shard.state.waiting().closed, stream.closed()[0].record_bytes);
+}
+
+#[test]
 fn ranges_end_at_midnight_and_when_full() {
     let mut shard = Shard::new();
     shard.one(DAY_US - 1, item(A, 1)).expect("appended");

@@ -166,6 +166,12 @@ impl RecordBatch {
         self.bytes.len() - HEADER_BYTES - self.table_bytes as usize
     }
 
+    /// Bytes that the ids of its records take, with what belongs to them; 0 if no record has one.
+    #[must_use]
+    pub fn id_bytes(&self) -> usize {
+        self.table_bytes as usize - self.count as usize * ENTRY_BYTES
+    }
+
     /// The batch in its wire form.
     #[must_use]
     pub fn as_bytes(&self) -> &Bytes {
