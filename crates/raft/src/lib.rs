@@ -40,5 +40,5 @@ pub use metrics::ShardMetrics;
 pub use proposal::{Companion, Outcome, OutcomeSink, Proposal};
 pub use read_pool::{BlockingThreads, Inline, ReadJob, ReadPool};
 pub use runtime::seeded;
-pub use shard::{RaftShard, ShardSpec};
+pub use shard::{PROPOSALS_MAX, RaftShard, ShardSpec};
 pub use supervisor::Failure;

@@ -33,6 +33,13 @@ const HEARTBEAT: Duration = Duration::from_millis(200);
 const ELECTION_MIN: Duration = Duration::from_millis(500);
 const ELECTION_MAX: Duration = Duration::from_millis(1000);
 
+/// Proposals that an owner may have in flight without ever waiting in [`RaftShard::propose`].
+pub const PROPOSALS_MAX: usize = 4096;
+/// Commits that may wait for the applier; the core waits with the next one.
+pub(crate) const MACHINE_QUEUE: usize = 256;
+/// Other requests that may be on their way to the core besides.
+const OTHERS_MAX: usize = 1024;
+
 /// What a replica of a shard consists of.
 pub struct ShardSpec {
     /// The shard, for logs.
@@ -166,7 +173,7 @@ impl RaftShard {
 
     /// Hands over a proposal; entries are appended in the order of these calls. Returns as soon as
     /// Raft has it, so that any number may be in flight: the caller bounds their number and bytes.
-    /// Waits only while 1024 messages are ahead.
+    /// Waits for nothing while there are no more than [`PROPOSALS_MAX`].
     ///
     /// After `Ok` the ticket comes back exactly once: in [`StateMachine::apply`] or as an
     /// [`Outcome`](crate::Outcome). After an error it does not. Dropping the future either takes
@@ -343,8 +350,10 @@ fn config(shard: ShardId) -> Config {
         max_payload_entries: 64,
         max_append_entries: Some(256),
         replication_lag_threshold: 64,
-        api_channel_size: Some(1024),
-        state_machine_channel_size: Some(256),
+        // Its owner would wait for a place while the core waits for the applier, and the applier for
+        // the owner: there is always one.
+        api_channel_size: Some((PROPOSALS_MAX + OTHERS_MAX) as u64),
+        state_machine_channel_size: Some(MACHINE_QUEUE as u64),
         // Replication starts when an entry is queued for the disk, not a loop turn later.
         broadcast_submitted_on_append: Some(true),
         ..Config::default()

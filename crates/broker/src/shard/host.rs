@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use railgun_core::command::{Command, CommandBody, StreamCommand};
@@ -33,6 +34,9 @@ use crate::clock::Clock;
 
 /// Messages that may wait. Appends are bounded by bytes besides.
 const QUEUE: usize = 1024;
+/// Figures are published at most this often: somebody reads them every some seconds, and entries come
+/// by the thousand.
+const FIGURES_EVERY: Duration = Duration::from_millis(100);
 /// Messages handled before the next entry is built: what came together is written together.
 const BATCH: usize = 256;
 
@@ -195,6 +199,10 @@ impl HostSpec {
 impl Host {
     async fn run(mut self, mut from: mpsc::Receiver<Message>, cancel: CancellationToken) {
         let mut batch = Vec::with_capacity(BATCH);
+        // What changes while they are paced is published when it fires.
+        let pace = tokio::time::sleep(Duration::ZERO);
+        tokio::pin!(pace);
+        let (mut is_paced, mut is_stale) = (false, false);
         loop {
             let slowed_until = self.slowed_until;
             tokio::select! {
@@ -203,6 +211,12 @@ impl Host {
                 Some(end) = self.ends.recv() => self.on_end(end),
                 () = tokio::time::sleep_until(slowed_until.unwrap_or_else(Instant::now)),
                     if slowed_until.is_some() => self.slowed_until = None,
+                () = &mut pace, if is_paced => {
+                    is_paced = false;
+                    if !is_stale {
+                        continue;
+                    }
+                }
                 received = from.recv_many(&mut batch, BATCH) => {
                     if received == 0 {
                         return;
@@ -214,7 +228,12 @@ impl Host {
             }
             self.propose_waiting().await;
             self.write_checkpoint();
-            self.publish_figures();
+            is_stale = is_paced;
+            if !is_paced {
+                self.publish_figures();
+                pace.as_mut().reset(Instant::now() + FIGURES_EVERY);
+                is_paced = true;
+            }
         }
     }
 

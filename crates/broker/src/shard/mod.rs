@@ -146,7 +146,7 @@ impl ShardHandle {
         self.offload.clone()
     }
 
-    /// The shard's figures, at most a batch of messages old.
+    /// The shard's figures, at most 100 ms old.
     pub(crate) fn figures(&self) -> ShardFigures {
         *self.figures.borrow()
     }

@@ -11,8 +11,9 @@ use tokio::sync::mpsc;
 
 use crate::clock::Clock;
 
-/// Most proposals in flight. Bounds the queue of ends, so that Raft's tasks never wait to report one.
-const IN_FLIGHT_MAX: usize = 4096;
+/// Most proposals in flight. Bounds the queue of ends, so that Raft's tasks never wait to report one;
+/// and what Raft takes at once, so that an owner never waits for Raft, which may be waiting for it.
+const IN_FLIGHT_MAX: usize = railgun_raft::PROPOSALS_MAX;
 
 /// Why a proposal did not reach apply on this node with its ticket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -77,7 +78,8 @@ impl<T> Pipeline<T> {
         self.last_ts = self.last_ts.max(ts);
     }
 
-    /// Proposes a command; `waiter` comes back by [`Self::applied`] or [`Self::ended`].
+    /// Proposes a command; `waiter` comes back by [`Self::applied`] or [`Self::ended`]. Waits for no
+    /// other task: there is room for all that may be in flight.
     ///
     /// # Errors
     /// Gives the waiter back where nothing was proposed.

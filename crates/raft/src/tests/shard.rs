@@ -6,19 +6,22 @@ use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use railgun_log::{EntryId, MAX_PAYLOAD_BYTES, Payload, ShardLog};
 use railgun_types::{NodeId, ReplicaId, ShardId};
 use tempfile::TempDir;
 use tokio::sync::mpsc::{self, error::TryRecvError};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::disk_log::DiskLog;
 use super::recorder::{Checkpoints, PANIC, POISON, Recorder, Seen, State};
 use crate::machine::{Applied, ApplyError, ApplyItem, Snapshot, SnapshotError, StateMachine};
 use crate::read_pool::BlockingThreads;
+use crate::shard::MACHINE_QUEUE;
 use crate::{
-    Companion, Failure, LeaderState, Outcome, Proposal, ProposeError, RaftShard, ShardSpec,
-    ShardStopped, StartError,
+    Companion, Failure, LeaderState, Outcome, PROPOSALS_MAX, Proposal, ProposeError, RaftShard,
+    ShardSpec, ShardStopped, StartError,
 };
 
 /// Longer than anything here takes; not a measure of speed.
@@ -312,6 +315,70 @@ async fn shutdown_waits_for_the_state_machine() {
     assert!(early.is_err(), "shutdown left the machine at work");
     timeout(PATIENCE, shard.shutdown()).await.expect("in time");
     assert_eq!(Arc::strong_count(&gate), 1, "the machine is gone");
+    disk_log.close();
+}
+
+/// Counts commands; takes batches while its gate is open.
+struct Gated {
+    open: watch::Receiver<bool>,
+    applied: mpsc::Sender<usize>,
+}
+
+impl StateMachine for Gated {
+    fn restored(&mut self) -> Option<Applied> {
+        None
+    }
+
+    fn room(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(async { drop(self.open.wait_for(|open| *open).await) })
+    }
+
+    fn apply(&mut self, items: &mut Vec<ApplyItem>) -> Result<(), ApplyError> {
+        let commands = items.iter().filter(|item| matches!(item, ApplyItem::Command { .. }));
+        self.applied.try_send(commands.count()).expect("room");
+        Ok(())
+    }
+
+    fn install(&mut self, _snapshot: &Snapshot) -> Result<(), SnapshotError> {
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_makes_no_room_can_propose_all_it_may_have_in_flight() {
+    let dir = tempdir();
+    let (disk_log, log) = DiskLog::open(dir.path());
+    let (gate, open) = watch::channel(true);
+    let (sender, mut applied) = mpsc::channel(1 << 16);
+    let (spec, _outcomes) =
+        spec(dir.path(), log.clone(), Box::new(Gated { open, applied: sender }));
+    let shard = RaftShard::start(spec).await.expect("started");
+    shard.initialize_single().await.expect("initialized");
+    let term = shard.leader().serving().await.expect("running").term;
+    gate.send_replace(false);
+    let before = log.state().last.expect("entries").index;
+    // One commit each, until the core waits for the machine and looks at nothing any more. The
+    // machine has one in hand.
+    let commits = u64::try_from(MACHINE_QUEUE).expect("small") + 2;
+    for ticket in 0..PROPOSALS_MAX as u64 {
+        let payload = Payload::from_bytes(Bytes::from_static(b"x"));
+        let proposal = Proposal { term, payload, ticket, companion: None };
+        let taken = timeout(PATIENCE, shard.propose(proposal)).await;
+        taken.unwrap_or_else(|_| panic!("{ticket} waits")).expect("taken");
+        let committed = || log.state().committed.map_or(0, |id| id.index);
+        let reached = async {
+            while ticket < commits && committed() < before + 1 + ticket {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, reached).await.expect("committed");
+    }
+    gate.send_replace(true);
+    let mut left = PROPOSALS_MAX;
+    while left > 0 {
+        left -= timeout(PATIENCE, applied.recv()).await.expect("in time").expect("running");
+    }
+    timeout(PATIENCE, shard.shutdown()).await.expect("in time");
     disk_log.close();
 }
 

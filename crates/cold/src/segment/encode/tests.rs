@@ -1,4 +1,4 @@
-use railgun_types::batch::RecordBatch;
+use railgun_types::batch::{BatchBuilder, RecordBatch, RecordDraft};
 
 use super::*;
 use crate::fixture::{self, Record, batch, encode, entry, golden_runs, noise, run, sampler, spec};
@@ -86,6 +86,28 @@ fn a_stream_begins_in_the_row_group_of_its_first_record() {
     let encoded = encode(single, &[run(1, 0, two()), run(2, 0, two())]);
     let places: Vec<_> = encoded.parts.iter().map(|p| (p.first_row_group, p.first_row)).collect();
     assert_eq!(places, [(0, 0), (2, 2)]);
+}
+
+/// Ids take space in a row group as records do.
+#[test]
+fn ids_count_for_the_end_of_a_row_group() {
+    let row_groups = |id: Option<&[u8]>| {
+        let mut builder = BatchBuilder::new(1 << 20);
+        for _ in 0..100 {
+            builder.push(&RecordDraft { value: b"x", id, ..RecordDraft::default() }).unwrap();
+        }
+        let batch = RecordBatch::verify(builder.finish().concat()).unwrap();
+        let kind = SegmentKind::Segment;
+        let mut encoder =
+            SegmentEncoder::new(EncodeSpec { row_group_bytes: 100 * 100, ..spec(kind) });
+        encoder.begin_stream(StreamUid([1; 16]), Offset(0), [0; 32]).unwrap();
+        let (base, ts) = (Offset(0), Timestamp(1));
+        let slice = StreamSlice { base, ts, term: 1, batch: &batch, records: 0..100 };
+        encoder.push(&slice).unwrap();
+        encoder.flush_row_group().unwrap();
+        encoder.row_groups.len()
+    };
+    assert_eq!((row_groups(None), row_groups(Some(&[7; 128]))), (1, 2));
 }
 
 #[test]
