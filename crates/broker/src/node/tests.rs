@@ -23,6 +23,8 @@ use crate::entropy::Entropy;
 use crate::seams::LogDriver;
 use crate::session::HELD_TIME;
 
+mod offload;
+
 #[derive(Debug, Default)]
 struct Counted(AtomicI64, AtomicU64);
 
@@ -66,8 +68,12 @@ async fn start(network: &MemoryNetwork) -> Broker {
     start_with(network, Arc::default()).await
 }
 
-/// The log keeps no entries in memory: what is read is read by the pool.
 async fn start_with(network: &MemoryNetwork, pool: Arc<Pool>) -> Broker {
+    Broker::start(spec_with(network, pool)).await.unwrap()
+}
+
+/// The log keeps no entries in memory: what is read is read by the pool.
+fn spec_with(network: &MemoryNetwork, pool: Arc<Pool>) -> BrokerSpec {
     let options = LogOptions { file_bytes: 1 << 20, tail_bytes: 0, ..LogOptions::default() };
     let counted = Arc::new(Counted::default());
     let mut files = 0_u128;
@@ -83,7 +89,7 @@ async fn start_with(network: &MemoryNetwork, pool: Arc<Pool>) -> Broker {
             .listen(any)
             .map_err(|taken| BindError { addr: taken.addr, source: std::io::Error::other(taken) })
     };
-    let started = Broker::start(BrokerSpec {
+    BrokerSpec {
         seams: Seams {
             disk: Arc::new(SimDisk::default()),
             log_driver: LogDriver::Task(options, Box::new(uuids), Box::new(pace)),
@@ -101,8 +107,7 @@ async fn start_with(network: &MemoryNetwork, pool: Arc<Pool>) -> Broker {
         hot_max_bytes: 64 << 20,
         shards: 2,
         max_time_to_cold: Duration::from_secs(600),
-    });
-    started.await.unwrap()
+    }
 }
 
 fn name(name: &str) -> StreamName {

@@ -1,0 +1,66 @@
+//! How a node's records come to the bucket while there are very many of them, or one shard of several.
+
+use super::*;
+
+const DAY_US: i64 = 86_400_000_000;
+/// Objects to upload; each takes [`READ_TIME`], for a slow pool encodes it.
+const OBJECTS: i64 = 30;
+
+/// Time stands still but for the days that the test lets pass.
+#[derive(Debug, Default)]
+struct Days(AtomicI64);
+
+impl Clock for Days {
+    fn now(&self) -> Timestamp {
+        Timestamp(1_772_409_570_000_000 + self.0.load(Relaxed) * DAY_US)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_floor_rises_while_objects_are_still_to_be_uploaded() {
+    let (network, pool, days) =
+        (MemoryNetwork::new(), Arc::<Pool>::default(), Arc::<Days>::default());
+    let spec = spec_with(&network, Arc::clone(&pool));
+    // Nothing is sealed by itself.
+    let max_time_to_cold = Duration::from_secs(1_000 * 86_400);
+    let seams = Seams { clock: Arc::clone(&days) as _, ..spec.seams };
+    let broker = Broker::start(BrokerSpec { seams, shards: 1, max_time_to_cold, ..spec });
+    let broker = broker.await.unwrap();
+    // A range for each day, and an object for each range.
+    for day in 0..OBJECTS {
+        days.0.store(day, Relaxed);
+        publish(&broker, 1, b"x").await;
+    }
+    pool.slow.store(true, Relaxed);
+    let shard = broker.streams.resolve(&name("s")).await.unwrap().shard;
+    let first = shard.offload_status().await.unwrap().floor;
+    let sealed = broker.streams.seal(&name("s"), false);
+    tokio::pin!(sealed);
+    let (mut floors, mut begin) = (vec![first], None);
+    loop {
+        tokio::select! {
+            sealed = &mut sealed => break drop(sealed.unwrap()),
+            () = sleep(Duration::from_millis(100)) => {}
+        }
+        let status = shard.offload_status().await.unwrap();
+        if status.next_plan.is_some() {
+            begin.get_or_insert_with(Instant::now);
+            floors.push(status.floor);
+        }
+    }
+    let took = begin.expect("there were plans").elapsed();
+    assert!(took >= READ_TIME * (OBJECTS as u32 - 2), "{took:?}");
+    floors.dedup();
+    assert!(floors.is_sorted(), "{floors:?}");
+    // A manifest for what some seconds have brought, not one for each object.
+    let moves = floors.len() as u64 - 1;
+    assert!((2..=took.as_secs() / 5).contains(&moves), "{floors:?} in {took:?}");
+    assert!(shard.offload_status().await.unwrap().floor > floors.last().copied().flatten());
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_shard_has_its_part_of_the_hot_budget() {
+    let broker = start(&MemoryNetwork::new()).await;
+    let budgets: Vec<_> = broker.figures().iter().map(|figures| figures.hot_bytes_max).collect();
+    assert_eq!(budgets, [32 << 20, 32 << 20]);
+}
