@@ -17,7 +17,6 @@ use crate::batch::{Batch, Change};
 use crate::disk::DiskFile;
 use crate::error::{Attempt, DiskFailure, LogError};
 use crate::files::{FileSet, LogFile};
-use crate::guarded::Guarded;
 use crate::hub::Hub;
 use crate::image::Image;
 use crate::options::{BuiltinBug, LogOptions};

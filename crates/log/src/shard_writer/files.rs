@@ -130,7 +130,7 @@ impl ShardWriter {
         if !self.backlog.iter().any(is_let_go) {
             return;
         }
-        let (gone, rest): (Vec<Op>, VecDeque<Op>) =
+        let (gone, rest): (VecDeque<Op>, VecDeque<Op>) =
             std::mem::take(&mut self.backlog).into_iter().partition(is_let_go);
         self.backlog = rest;
         for op in gone {
