@@ -32,14 +32,18 @@ async fn the_floor_rises_while_objects_are_still_to_be_uploaded() {
         publish(&broker, 1, b"x").await;
     }
     pool.slow.store(true, Relaxed);
-    let shard = broker.streams.resolve(&name("s")).await.unwrap().shard;
+    let stream = name("s");
+    let shard = broker.streams.resolve(&stream).await.unwrap().shard;
     let first = shard.offload_status().await.unwrap().floor;
-    let sealed = broker.streams.seal(&name("s"), false);
+    let sealed = broker.streams.seal(&stream, false);
     tokio::pin!(sealed);
     let (mut floors, mut begin) = (vec![first], None);
     loop {
         tokio::select! {
-            sealed = &mut sealed => break drop(sealed.unwrap()),
+            sealed = &mut sealed => {
+                sealed.unwrap();
+                break;
+            }
             () = sleep(Duration::from_millis(100)) => {}
         }
         let status = shard.offload_status().await.unwrap();

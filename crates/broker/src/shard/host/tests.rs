@@ -155,7 +155,7 @@ async fn a_reader_at_the_end_gets_the_next_record_and_those_behind_it_wait() {
 async fn figures_are_published_so_often_and_the_last_ones_are_told() {
     let mut rig = Rig::start();
     rig.append(1, 10).await;
-    tokio::time::sleep(FIGURES_EVERY).await;
+    tokio::time::sleep(FIGURES_EVERY * 3).await;
     let mut figures = rig.handle.figures.clone();
     for round in 1..4 {
         figures.mark_unchanged();
@@ -165,7 +165,7 @@ async fn figures_are_published_so_often_and_the_last_ones_are_told() {
         rig.append(1, 10).await;
         rig.append(1, 10).await;
         assert!(!figures.has_changed().expect("it runs"), "round {round}");
-        tokio::time::sleep(FIGURES_EVERY).await;
+        tokio::time::sleep(FIGURES_EVERY * 3).await;
         assert_eq!(figures.borrow_and_update().records_total, told + 2, "round {round}");
         tokio::time::sleep(FIGURES_EVERY * 10).await;
         assert!(!figures.has_changed().expect("it runs"), "an idle shard has nothing to tell");
