@@ -7,6 +7,10 @@
 //!
 //! Until then it lies in [`STAGING`] under a name no listing shows, locked by whoever writes it. What
 //! a crash left there nobody has locked: the next one to open the directory removes it.
+//!
+//! A name that can be seen may still be lost with the power: whoever gave it died, or failed, or hangs
+//! between that and the sync of a folder. So whether an object was written or was there already, its
+//! name and those of all folders above it are synced before anybody is told.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -46,7 +50,10 @@ pub(super) struct DirectoryStore {
 /// Where objects are before they have their names.
 #[derive(Debug)]
 struct Staging {
+    /// The directory of the whole bucket.
+    root: PathBuf,
     folder: PathBuf,
+    device: Box<dyn Device>,
     /// Tells the files of this store from those of other processes on the same directory.
     tag: u64,
     next: AtomicU64,
@@ -61,15 +68,57 @@ struct DirectoryError {
     source: io::Error,
 }
 
+/// What makes things durable. A seam, because no test of this crate can cut the power.
+trait Device: fmt::Debug + Send + Sync + 'static {
+    /// Returns when the file or folder `at`, opened as `file`, is on the device with all its content.
+    fn sync(&self, at: &FilePath, file: &File) -> io::Result<()>;
+}
+
+/// That of the operating system.
+#[derive(Debug)]
+struct RealDevice;
+
+impl Device for RealDevice {
+    fn sync(&self, _: &FilePath, file: &File) -> io::Result<()> {
+        file.sync_all()
+    }
+}
+
 impl DirectoryStore {
-    /// The directory `root`, which must exist. `tag` is a random number. Removes what writers that
-    /// are no more have left behind.
+    /// The directory `root`, which must exist: see [`make_root`]. `tag` is a random number. Removes
+    /// what writers that are no more have left behind.
     pub(super) fn open(root: &FilePath, tag: u64) -> Result<Self> {
+        Self::open_on(root, tag, Box::new(RealDevice))
+    }
+
+    fn open_on(root: &FilePath, tag: u64, device: Box<dyn Device>) -> Result<Self> {
         let files = LocalFileSystem::new_with_prefix(root)?.with_fsync(true);
-        let staging = Staging { folder: root.join(STAGING), tag, next: AtomicU64::new(1) };
+        // So the paths of objects begin.
+        let root = fs::canonicalize(root).map_err(failed("find", root))?;
+        let folder = root.join(STAGING);
+        let staging = Staging { root, folder, device, tag, next: AtomicU64::new(1) };
         staging.clean();
         Ok(Self { files, staging: Arc::new(staging) })
     }
+}
+
+/// Makes the directory `root` and those above it that are missing, durably.
+pub(super) fn make_root(root: &FilePath) -> io::Result<()> {
+    make_root_on(&RealDevice, root)
+}
+
+fn make_root_on(device: &dyn Device, root: &FilePath) -> io::Result<()> {
+    let made = std::path::absolute(root)?.ancestors().take_while(|dir| !dir.exists()).count();
+    fs::create_dir_all(root)?;
+    // Its own name even if it was there: who made it may have died before it was synced.
+    for above in fs::canonicalize(root)?.ancestors().skip(1).take(made.max(1)) {
+        match File::open(above).and_then(|folder| device.sync(above, &folder)) {
+            // An operator made the directory, in a place that is not ours to read.
+            Err(_) if made == 0 => {}
+            outcome => outcome?,
+        }
+    }
+    Ok(())
 }
 
 impl fmt::Display for DirectoryStore {
@@ -156,20 +205,54 @@ impl ObjectStore for DirectoryStore {
 }
 
 impl Staging {
-    /// Writes `payload` and gives it the name `to`, durably.
+    /// Writes `payload` and gives it the name `to`, durably. With [`PutMode::Create`] and an object
+    /// that is there, [`Error::AlreadyExists`] says that this one is durable.
     fn put(&self, to: &FilePath, payload: &PutPayload, mode: &PutMode) -> Result<()> {
         // Spares the write where the answer is known; the link below decides.
         if *mode == PutMode::Create && to.exists() {
+            self.settle(to)?;
             return Err(exists(to, ErrorKind::AlreadyExists.into()));
         }
         // Locked until it has its name.
         let (mut file, staged) = self.create()?;
-        let published = fill(&mut file, &staged, payload).and_then(|()| publish(&staged, to, mode));
+        let named = self.fill(&mut file, &staged, payload).and_then(|()| name(&staged, to, mode));
         // A second name of the object by now, or a piece of one. After a rename there is none.
-        if published.is_err() || *mode == PutMode::Create {
+        if named.is_err() || *mode == PutMode::Create {
             let _ = fs::remove_file(&staged);
         }
-        published
+        match named {
+            Ok(()) => self.sync_folders(to),
+            Err(error @ Error::AlreadyExists { .. }) => self.settle(to).and(Err(error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Fills the file, durably.
+    fn fill(&self, file: &mut File, path: &FilePath, payload: &PutPayload) -> Result<()> {
+        write_in_pieces(file, payload).map_err(failed("write", path))?;
+        self.device.sync(path, file).map_err(failed("sync", path))
+    }
+
+    /// Makes an object durable that is there already. Its content was on the device before it got its
+    /// name, if it came from here; what a crash or a sync that failed leaves open is the name.
+    fn settle(&self, object: &FilePath) -> Result<()> {
+        let opened = File::open(object).map_err(failed("open", object))?;
+        self.device.sync(object, &opened).map_err(failed("sync", object))?;
+        self.sync_folders(object)
+    }
+
+    /// Makes the name of `object` durable, and those of all folders on the way to it: a folder that
+    /// is there may have been made by someone who died before it was synced.
+    fn sync_folders(&self, object: &FilePath) -> Result<()> {
+        for folder in object.ancestors().skip(1) {
+            let synced = File::open(folder).and_then(|opened| self.device.sync(folder, &opened));
+            synced.map_err(failed("sync", folder))?;
+            // Its own name was seen to when it was opened.
+            if folder == self.root {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// A new file, locked against [`Self::clean`] until it is closed.
@@ -253,47 +336,22 @@ fn write_in_pieces(file: &mut impl Pieces, payload: &PutPayload) -> io::Result<(
     Ok(())
 }
 
-/// Fills the file, durably.
-fn fill(file: &mut File, path: &FilePath, payload: &PutPayload) -> Result<()> {
-    write_in_pieces(file, payload).map_err(failed("write", path))?;
-    file.sync_all().map_err(failed("sync", path))
-}
-
-/// Gives a filled file its name, durably. The staged name is gone after an overwrite only.
-fn publish(staged: &FilePath, to: &FilePath, mode: &PutMode) -> Result<()> {
+/// Gives a filled file its name; whether that is durable is seen to later. The staged name is gone
+/// after an overwrite only.
+fn name(staged: &FilePath, to: &FilePath, mode: &PutMode) -> Result<()> {
     let Some(folder) = to.parent() else {
         return Err(failed("name", to)(ErrorKind::InvalidInput.into()));
     };
-    make_folders(folder).map_err(failed("make", folder))?;
+    fs::create_dir_all(folder).map_err(failed("make", folder))?;
     match mode {
         PutMode::Create => fs::hard_link(staged, to).map_err(|error| match error.kind() {
             ErrorKind::AlreadyExists => exists(to, error),
             _ => failed("name", to)(error),
-        })?,
+        }),
         PutMode::Overwrite | PutMode::Update(_) => {
-            fs::rename(staged, to).map_err(failed("name", to))?;
+            fs::rename(staged, to).map_err(failed("name", to))
         }
     }
-    sync_folder(folder).map_err(failed("sync", folder))
-}
-
-/// Makes `folder` and those above it that are missing, durably.
-fn make_folders(folder: &FilePath) -> io::Result<()> {
-    if folder.is_dir() {
-        return Ok(());
-    }
-    let above = folder.parent().ok_or(ErrorKind::NotFound)?;
-    make_folders(above)?;
-    match fs::create_dir(folder) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
-        // Whoever made it at the same time may not have synced it yet.
-        _ => {}
-    }
-    sync_folder(above)
-}
-
-fn sync_folder(folder: &FilePath) -> io::Result<()> {
-    File::open(folder)?.sync_all()
 }
 
 fn failed(what: &'static str, path: &FilePath) -> impl FnOnce(io::Error) -> Error {

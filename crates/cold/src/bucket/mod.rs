@@ -54,6 +54,9 @@ struct Inner {
     pacer: Arc<dyn Pacer>,
     /// Falls when the store says that it knows no `If-None-Match`.
     creates_only: AtomicBool,
+    /// An object that can be seen is stored. Not so in a directory, where its name may not be on the
+    /// device yet: only the answer to a PUT tells.
+    seen_is_stored: bool,
 }
 
 impl fmt::Debug for Bucket {
@@ -103,6 +106,7 @@ impl Bucket {
         let inner = Inner {
             store,
             prefix,
+            seen_is_stored: !matches!(url, BucketUrl::File { .. }),
             url,
             name,
             retry: options.retry.clone(),

@@ -8,7 +8,7 @@ use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::memory::InMemory;
 use object_store::{ClientConfigKey, ObjectStore, RetryConfig};
 
-use super::directory::DirectoryStore;
+use super::directory::{self, DirectoryStore};
 use super::error::{Failure, FailureKind, RetryClass};
 use super::retry::attempt;
 use super::{Bucket, BucketUrl, InvalidBucketUrl, Pacer, RetryPolicy, TokioPacer};
@@ -138,7 +138,7 @@ pub enum ProbeError {
 }
 
 impl Bucket {
-    /// Opens the bucket at `url`. Makes the directory of a `file:` bucket; speaks to no network:
+    /// Opens the bucket at `url`. Makes the directory of a `file:` bucket, durably; speaks to no network:
     /// [`Bucket::probe`] does.
     ///
     /// # Errors
@@ -151,7 +151,7 @@ impl Bucket {
                 let path = root.display().to_string();
                 let refuse =
                     |reason: String| OpenBucketError::Directory { path: path.clone(), reason };
-                std::fs::create_dir_all(root).map_err(|error| refuse(error.to_string()))?;
+                directory::make_root(root).map_err(|error| refuse(error.to_string()))?;
                 let store = DirectoryStore::open(root, options.pacer.random())
                     .map_err(|error| refuse(error.to_string()))?;
                 (Arc::new(store), String::new(), format!("bucket {url}"))

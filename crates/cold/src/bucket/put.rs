@@ -9,12 +9,15 @@ use super::error::{BucketError, Failure, FailureKind, RetryClass};
 use super::retry::attempt;
 use super::{Bucket, Inner};
 
-/// Contents up to this size are read back after the write: two writers may race for one key where
-/// the store has no conditional PUT, and equal sizes are likely only for small objects.
+/// What is read back after a write: all of a small object, the end of a large one. There lies the
+/// footer of a segment or bundle, with digests of all it holds: so an object that was cut short or
+/// padded is noticed, and so is that of another writer, where the store has no conditional PUT.
+/// Against other bytes in the middle a store guards its own way in, with the signed hash of the
+/// request; what rots later is found by whoever reads it.
 const READ_BACK_BYTES: u64 = 64 << 10;
 
 /// Piece in which an existing object is compared with ours.
-const COMPARE_BYTES: u64 = 8 << 20;
+const COMPARE_BYTES: usize = 8 << 20;
 
 /// How an immutable object came to be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +31,8 @@ pub enum Put {
 
 impl Bucket {
     /// Writes `content` under `key`, which nothing else may ever have been written to, and checks
-    /// that it is there. Idempotent: an equal content that is there already is a success.
+    /// that it is there, by its size and its end. Idempotent: an equal content that is there already
+    /// is a success, in a directory after it was synced.
     ///
     /// Uses a conditional PUT. Where the store ignores or refuses the condition, the look before
     /// the write is all there is: two writers with different contents for one key may then race,
@@ -43,9 +47,8 @@ impl Bucket {
         let Inner { retry, pacer, .. } = &*self.inner;
         let mut attempts = 1;
         loop {
-            // The first look also finds what an attempt with a lost answer has written.
-            if let Some(bytes) = self.size(key).await? {
-                self.compare(key, bytes, &content).await?;
+            // The look also finds what an attempt with a lost answer has written.
+            if self.inner.seen_is_stored && self.is_there(key, &content).await? {
                 return Ok(Put::Existed);
             }
             let mode = if self.inner.creates_only.load(Ordering::Relaxed) {
@@ -58,8 +61,11 @@ impl Bucket {
                     Ok(()) => return Ok(Put::Stored),
                     Err(vanished) => vanished,
                 },
-                // Somebody was faster, maybe ourselves: the next look tells.
+                // Somebody was faster, maybe ourselves.
                 Err(failure) if failure.kind == FailureKind::AlreadyExists => {
+                    if self.is_there(key, &content).await? {
+                        return Ok(Put::Existed);
+                    }
                     Failure { kind: FailureKind::Transient, ..failure }
                 }
                 Err(failure)
@@ -75,9 +81,9 @@ impl Bucket {
             if class == RetryClass::Permanent || attempts >= retry.attempts {
                 // The last attempt may have stored it all the same.
                 if class != RetryClass::Permanent
-                    && let Some(bytes) = self.size(key).await?
+                    && self.inner.seen_is_stored
+                    && self.is_there(key, &content).await?
                 {
-                    self.compare(key, bytes, &content).await?;
                     return Ok(Put::Existed);
                 }
                 return Err(failure.into_error(key, attempts));
@@ -109,28 +115,39 @@ impl Bucket {
             let reason = "an acknowledged object is not there".into();
             return Ok(Err(Failure { kind: FailureKind::Transient, reason }));
         };
-        if bytes <= READ_BACK_BYTES {
-            self.compare(key, bytes, content).await?;
-        } else if bytes != content.len() as u64 {
-            return Err(BucketError::Conflict { key: key.into() });
-        }
+        let from = (content.len() as u64).saturating_sub(READ_BACK_BYTES);
+        self.compare(key, bytes, content, from).await?;
         Ok(Ok(()))
     }
 
-    /// Whether the object of `bytes` bytes under `key` is `content`.
-    async fn compare(&self, key: &str, bytes: u64, content: &Bytes) -> Result<(), BucketError> {
+    /// Whether there is an object under `key`; it must be `content`.
+    async fn is_there(&self, key: &str, content: &Bytes) -> Result<bool, BucketError> {
+        match self.size(key).await? {
+            Some(bytes) => self.compare(key, bytes, content, 0).await.map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// Compares the object of `bytes` bytes under `key` with `content`, whose bytes before `from`
+    /// are taken for granted.
+    async fn compare(
+        &self,
+        key: &str,
+        bytes: u64,
+        content: &Bytes,
+        from: u64,
+    ) -> Result<(), BucketError> {
         let conflict = || BucketError::Conflict { key: key.into() };
         if bytes != content.len() as u64 {
             return Err(conflict());
         }
-        for (piece, start) in
-            content.chunks(COMPARE_BYTES as usize).zip((0..).step_by(COMPARE_BYTES as usize))
-        {
-            let start: u64 = start;
-            let there = self.get_range(key, start..start + piece.len() as u64).await?;
-            if there != piece {
+        let mut start = from;
+        for piece in content[from as usize..].chunks(COMPARE_BYTES) {
+            let end = start + piece.len() as u64;
+            if self.get_range(key, start..end).await? != piece {
                 return Err(conflict());
             }
+            start = end;
         }
         Ok(())
     }

@@ -124,6 +124,24 @@ async fn a_put_survives_what_passes() {
     }
 }
 
+/// A store that says yes and has something else: nobody counts on it, however often it is asked.
+#[tokio::test]
+async fn what_was_stored_short_or_otherwise_is_no_success() {
+    for len in [1, 5_000, 64 << 10, 200_000] {
+        let last = len as u64 - 1;
+        for fault in [Fault::CutAt(last), Fault::CutAt(0), Fault::FlippedByte(last)] {
+            let (bucket, _) = scripted(Conditions::Honoured, vec![(Operation::Put, fault)]);
+            for _ in 0..2 {
+                let put = bucket.put_immutable("k", content(3, len)).await;
+                assert!(
+                    matches!(put, Err(BucketError::Conflict { .. })),
+                    "{len} {fault:?} {put:?}"
+                );
+            }
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_put_gives_up_in_the_end() {
     let (bucket, _) = scripted(Conditions::Honoured, vec![(Operation::Put, Fault::SlowDown); 4]);

@@ -57,9 +57,9 @@ pub enum Fault {
     AnswerLost,
     /// It is acknowledged, but was not carried out.
     Pretended,
-    /// The object's byte at this position arrives with its bits flipped.
+    /// The object's byte at this position arrives with its bits flipped; from a PUT, in the store.
     FlippedByte(u64),
-    /// The object ends here.
+    /// The object ends here; after a PUT it stays so.
     CutAt(u64),
     /// No answer ever.
     Hangs,
@@ -180,6 +180,7 @@ impl ObjectStore for FaultyStore {
             (Conditions::Refused | Conditions::Honoured, _) => {}
         }
         let fault = shared.fault(Operation::Put, Some(location));
+        let payload = spoilt(payload, fault);
         let put = shared.inner.put_opts(location, payload, opts);
         let pretended =
             || Some(PutResult { e_tag: None, version: None, extensions: Default::default() });
@@ -268,6 +269,24 @@ impl ObjectStore for FaultyStore {
     async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
         self.shared.inner.rename_opts(from, to, options).await
     }
+}
+
+/// The content of a PUT as it is stored.
+fn spoilt(payload: PutPayload, fault: Option<Fault>) -> PutPayload {
+    let mut bytes = match fault {
+        Some(Fault::FlippedByte(_) | Fault::CutAt(_)) => BytesMut::from(Bytes::from(payload)),
+        _ => return payload,
+    };
+    match fault {
+        Some(Fault::FlippedByte(position)) => {
+            if let Some(byte) = bytes.get_mut(position as usize) {
+                *byte ^= 0xff;
+            }
+        }
+        Some(Fault::CutAt(end)) => bytes.truncate(end as usize),
+        _ => {}
+    }
+    bytes.freeze().into()
 }
 
 /// The answer with its content damaged.
