@@ -7,7 +7,7 @@ use railgun_testkit::TestNode;
 
 use crate::records::{Told, bulky, message, publish, read, replay_all};
 use crate::store::{BUNDLES, DATA, MANIFESTS, Rule, SEGMENTS, Store};
-use crate::{LIMIT, drained, name, publisher};
+use crate::{LIMIT, drained, name, publisher, replays_in_the_end};
 
 /// Two streams that one cut brings into two objects.
 const LARGE: &str = "large";
@@ -62,10 +62,7 @@ async fn check(client: &Client, store: &Store, stream: &str, told: &[Told]) {
     }
     assert_eq!(next, told.len() as u64, "{stream}: {listed:?}");
     // Committed is not mirrored: the mirror follows by itself.
-    crate::eventually("the bucket alone tells it", || async {
-        replay_all(&store.bucket, stream).await == told
-    })
-    .await;
+    replays_in_the_end(&store.bucket, stream, told).await;
 }
 
 macro_rules! crash {

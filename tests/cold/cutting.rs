@@ -11,7 +11,7 @@ use railgun_testkit::{NodeOptions, TestNode};
 
 use crate::records::{bulky, message, publish, read, replay_all};
 use crate::store::{BUNDLES, DATA, SEGMENTS, Store};
-use crate::{drained, name, publisher, retire};
+use crate::{drained, name, publisher, replays_in_the_end, retire};
 
 /// 2026-03-01T23:59:59Z.
 const BEFORE_MIDNIGHT_US: i64 = 1_772_409_599_000_000;
@@ -82,10 +82,7 @@ async fn a_clock_that_was_set_back_holds_up_no_cut() {
     assert!(told.iter().all(|told| told.ts == DAY_US));
     drained(&client, "early").await;
     assert_eq!(store.puts(DATA), 2);
-    crate::eventually("the bucket alone tells it", || async {
-        replay_all(&store.bucket, "early").await == told
-    })
-    .await;
+    replays_in_the_end(&store.bucket, "early", &told).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

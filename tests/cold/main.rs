@@ -8,6 +8,7 @@ mod crashes;
 mod cutting;
 mod damage;
 mod engines;
+mod manifests;
 mod outages;
 mod records;
 mod retired;
@@ -18,6 +19,9 @@ mod wrong_bucket;
 use std::time::Duration;
 
 use railgun_client::{Client, Publisher, StreamName};
+use railgun_cold::Bucket;
+
+use records::{Told, replay_all};
 
 /// Time for what happens by itself, on a busy machine.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -43,6 +47,18 @@ async fn eventually<F: Future<Output = bool>>(what: &str, mut look: impl FnMut()
     };
     let found = tokio::time::timeout(LIMIT, looking).await;
     found.unwrap_or_else(|_| panic!("not within {LIMIT:?}: {what}"));
+}
+
+/// Waits until the bucket alone tells `told` of `stream`. Whatever it tells before that must be the
+/// beginning of it: a hole or another record is wrong at any time.
+async fn replays_in_the_end(bucket: &Bucket, stream: &str, told: &[Told]) {
+    eventually("the bucket alone tells it", || async {
+        let there = replay_all(bucket, stream).await;
+        let beginning = told.get(..there.len());
+        assert_eq!(Some(&there[..]), beginning, "{stream}: the bucket tells something else");
+        there.len() == told.len()
+    })
+    .await;
 }
 
 /// Brings everything of the shards of `stream` into the bucket, and frees the local log.

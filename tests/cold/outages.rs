@@ -4,13 +4,13 @@
 use std::time::Duration;
 
 use railgun_client::{
-    AdminError, Client, ErrorCode, Offset, StartPosition, SubscribeError, WireCode,
+    AdminError, Client, ErrorCode, Message, Offset, StartPosition, SubscribeError, WireCode,
 };
 use railgun_cold::testing::{Conditions, Fault, Operation};
 use railgun_testkit::{NodeOptions, TestNode};
 
 use crate::records::{bulky, message, publish, read, replay_all};
-use crate::store::{DATA, MANIFESTS, Rule, Store};
+use crate::store::{BUNDLES, DATA, MANIFESTS, Rule, SEGMENTS, Store};
 use crate::{LIMIT, drained, eventually, name, publisher, retire, seal};
 
 /// Time in which an upload that fails has failed.
@@ -69,6 +69,52 @@ async fn a_store_that_throttles() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_was_acknowledged_and_is_not_there() {
     outlasts(Rule::new(Operation::Put, DATA, Fault::Pretended)).await;
+}
+
+/// The store says yes to an object and keeps something else under its key. That one is not ours, now
+/// or later: the records stay where they are.
+async fn is_stored_otherwise(messages: Vec<Message>, part: &str, fault: Fault) {
+    let store = Store::new(Conditions::Honoured);
+    let node = TestNode::start_with(store.node()).await;
+    let client = node.client().await;
+    let told = publish(&publisher(&client, "orders").await, messages).await;
+    store.fail([Rule::new(Operation::Put, part, fault)]);
+    for _ in 0..2 {
+        let sealed = client.admin().seal_stream(&name("orders"), true, SOON).await;
+        let Err(AdminError::Refused(error)) = sealed else { panic!("{fault:?}: {sealed:?}") };
+        assert_eq!(error.code, WireCode::Known(ErrorCode::Timeout), "{fault:?}");
+        let admin = client.admin();
+        eventually("the failure shows", || async {
+            let told = admin.describe_stream(&name("orders")).await.expect("described");
+            assert_eq!(told.cold_end, Offset(0), "{fault:?}");
+            told.offload_error.is_some_and(|error| error.contains("another content"))
+        })
+        .await;
+        store.heal();
+    }
+    assert_eq!(store.keys(part).await.len(), 1, "{fault:?}");
+    client.close().await;
+    // The log alone has them.
+    let node = node.crash(store.node()).await;
+    let client = node.client().await;
+    let (seen, sources) = read(&client, "orders", StartPosition::Earliest).await;
+    assert_eq!(seen, told, "{fault:?}");
+    assert!(!sources.contains(&"cold"), "{fault:?}: {sources:?}");
+    assert_eq!(replay_all(&store.bucket, "orders").await, [], "{fault:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_object_that_is_stored_short_or_otherwise() {
+    for fault in [Fault::CutAt(1000), Fault::FlippedByte(1000), Fault::FlippedByte(u64::MAX)] {
+        is_stored_otherwise((0..50).map(message).collect(), BUNDLES, fault).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_object_that_is_stored_short_or_with_another_end() {
+    for fault in [Fault::CutAt(4 << 20), Fault::FlippedByte(u64::MAX)] {
+        is_stored_otherwise((0..5).map(|n| bulky(n, 900 << 10)).collect(), SEGMENTS, fault).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,9 +6,9 @@ use railgun_client::{Client, StartPosition};
 use railgun_cold::testing::{Conditions, Fault, Operation};
 use railgun_testkit::{NodeOptions, TestNode};
 
-use crate::records::{Told, message, publish, read, replay_all};
+use crate::records::{Told, message, publish, read};
 use crate::store::{DATA, MANIFESTS, Rule, Store};
-use crate::{LIMIT, drained, eventually, name, publisher};
+use crate::{LIMIT, drained, eventually, name, publisher, replays_in_the_end};
 
 /// Enough to have some on each shard.
 const STREAMS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
@@ -61,10 +61,7 @@ async fn is_refused(node: TestNode, store: &Store, told: &[Told]) {
     for stream in STREAMS {
         drained(&client, stream).await;
         let (hot, _) = read(&client, stream, StartPosition::Earliest).await;
-        eventually("the bucket alone tells it", || async {
-            replay_all(&store.bucket, stream).await == hot
-        })
-        .await;
+        replays_in_the_end(&store.bucket, stream, &hot).await;
         seen.extend(hot);
     }
     let sorted = |told: &[Told]| {

@@ -1,4 +1,4 @@
-use railgun_client::{ErrorCode, ExpectedEnd, Message, Offset, PublishError};
+use railgun_client::{Client, ErrorCode, ExpectedEnd, Message, Offset, PublishError, Timestamp};
 use railgun_testkit::TestNode;
 
 use crate::{drain, name, publish_numbers, publisher};
@@ -52,19 +52,24 @@ async fn everything_about_a_record_comes_back() {
     let node = TestNode::start().await;
     let client = node.client().await;
     let publisher = publisher(&client, "full").await;
-    let message = Message::new("value")
+    let mut message = Message::new("value")
         .with_key("")
         .with_header("b", "2")
         .with_header("a", "1")
         .with_header("b", "3")
         .with_id("id-1");
+    message.producer_ts = Some(Timestamp(-5));
     publisher.send(message).await.expect("sent").await.expect("published");
     publisher.send(Message::new("")).await.expect("sent").await.expect("published");
-    client
-        .admin()
-        .seal_stream(&name("full"), false, std::time::Duration::from_secs(20))
-        .await
-        .expect("sealed");
+    // From memory, and after it has left the log, from the bucket.
+    all_comes_back(&client, "ring").await;
+    let timeout = std::time::Duration::from_secs(20);
+    let sealed = client.admin().seal_stream(&name("full"), true, timeout).await.expect("sealed");
+    assert!(sealed.files_retired > 0);
+    all_comes_back(&client, "cold").await;
+}
+
+async fn all_comes_back(client: &Client, source: &str) {
     let mut reader = client
         .subscribe(name("full"))
         .start(railgun_client::StartPosition::Earliest)
@@ -75,14 +80,20 @@ async fn everything_about_a_record_comes_back() {
     let Ok(Some(railgun_client::Event::Data(record))) = reader.next().await else {
         panic!("no record")
     };
+    assert_eq!(record.source.name(), source);
     assert_eq!(record.key.as_deref(), Some(&b""[..]));
+    assert_eq!(&record.value[..], b"value");
+    assert_eq!(record.producer_ts, Some(Timestamp(-5)));
     assert_eq!(record.id.as_deref(), Some(&b"id-1"[..]));
     let headers: Vec<_> = record.headers.iter().map(|(k, v)| (k.as_str(), &v[..])).collect();
     assert_eq!(headers, [("b", &b"2"[..]), ("a", &b"1"[..]), ("b", &b"3"[..])]);
     let Ok(Some(railgun_client::Event::Data(record))) = reader.next().await else {
         panic!("no record")
     };
+    assert_eq!(record.source.name(), source);
     assert_eq!((record.key, record.headers.len(), record.value.len()), (None, 0, 0));
+    assert_eq!((record.producer_ts, record.id), (None, None));
+    assert!(matches!(reader.next().await, Ok(None)), "two records");
 }
 
 #[tokio::test(flavor = "multi_thread")]

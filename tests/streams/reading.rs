@@ -1,4 +1,4 @@
-use railgun_client::{Event, Message, Offset, StartPosition, Timestamp};
+use railgun_client::{Client, Event, Message, Offset, StartPosition, Subscription, Timestamp};
 use railgun_testkit::TestNode;
 
 use crate::{drain, name, publish_numbers, publisher};
@@ -72,35 +72,112 @@ async fn a_small_credit_is_enough_for_large_batches() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn records_read_the_same_from_either_tier() {
-    // T-2: a stream partly in a bundle, partly in the log.
+    // T-2: the same records from the log, from a bundle by way of the broker, from both, and from
+    // the bucket alone.
     let node = TestNode::start().await;
     let client = node.client().await;
     let publisher = publisher(&client, "tiers").await;
-    publish_numbers(&publisher, 0..500).await;
-    let sealed = client
-        .admin()
-        .seal_stream(&name("tiers"), false, std::time::Duration::from_secs(20))
-        .await
-        .expect("sealed");
+    let mut tickets = Vec::new();
+    for number in 0..500_u64 {
+        // Every third has all there is.
+        let mut message = Message::new(number.to_string());
+        if number % 3 == 0 {
+            message = message.with_key(format!("k{number}")).with_header("a", "1");
+            message = message.with_header("a", "").with_id(format!("id-{number}"));
+            message.producer_ts = Some(Timestamp(number as i64 - 7));
+        }
+        tickets.push(publisher.send(message).await.expect("sent"));
+    }
+    for ticket in tickets {
+        ticket.await.expect("published");
+    }
+    let timeout = std::time::Duration::from_secs(20);
+    let sealed = client.admin().seal_stream(&name("tiers"), false, timeout).await.expect("sealed");
     assert_eq!(sealed.cold_end, Offset(500));
-    publish_numbers(&publisher, 500..600).await;
     let segments = client.admin().list_segments(&name("tiers")).await.expect("listed");
     assert_eq!(segments.segments.iter().map(|s| s.count).sum::<u64>(), 500);
+    let all = |client: Client| async move {
+        let reader = client.subscribe(name("tiers")).start(StartPosition::Earliest).until_end();
+        everything(reader.open().await.expect("opened")).await
+    };
+    let (from_the_log, sources) = all(client.clone()).await;
+    assert_eq!(sources, ["ring"]);
+    let sealed = client.admin().seal_stream(&name("tiers"), true, timeout).await.expect("sealed");
+    assert!(sealed.files_retired > 0);
+    let (from_the_bucket, sources) = all(client.clone()).await;
+    assert_eq!(sources, ["cold"]);
+    assert_eq!(from_the_bucket.len(), 500);
+    assert_eq!(from_the_log, from_the_bucket);
+    let values = from_the_bucket.iter().map(|record| &record.value[..]);
+    assert!(values.eq((0..500).map(|number| number.to_string().into_bytes())));
+    publish_numbers(&publisher, 500..600).await;
+    let (from_both, sources) = all(client.clone()).await;
+    assert_eq!(sources, ["cold", "ring"]);
+    assert_eq!((from_both.len(), &from_both[..500]), (600, &from_the_log[..]));
+
     // Straight from the bucket, without the broker.
     let url = format!("file://{}", node.bucket_dir().display());
     let options = railgun_cold::BucketOptions::new(1);
     let bucket = railgun_cold::Bucket::open(&url, &options).expect("opened");
-    let replay = railgun_cold::replay::Replay::open(
-        &bucket,
-        None,
-        &railgun_cold::reader::ReaderOptions::default(),
-    )
-    .await
-    .expect("one cluster");
+    let options = railgun_cold::ReaderOptions::default();
+    let replay = railgun_cold::Replay::open(&bucket, None, &options).await.expect("one cluster");
     let stream = replay.stream(&name("tiers")).expect("in the manifest");
     assert_eq!(stream.uid, segments.stream_uid);
-    let manifest = &stream.manifest.streams[&stream.uid];
-    assert_eq!(manifest.end(), Offset(500));
+    let all = railgun_cold::replay::ReplayBound::Unbounded;
+    let mut cursor = replay.read(stream, all, all).await.expect("readable");
+    let mut replayed = Vec::new();
+    while let Some(batches) = cursor.next().await {
+        for batch in batches.expect("readable") {
+            for (entry, offset) in batch.batch.records().zip(batch.base.0..) {
+                let content = entry.content().expect("decodes");
+                let (key, id) = (content.key.map(Vec::from), entry.id.map(Vec::from));
+                let headers = content.headers.map(|(k, v)| (k.to_owned(), v.to_vec())).collect();
+                replayed.push(Whole {
+                    offset,
+                    ts: batch.ts.0,
+                    key,
+                    headers,
+                    producer_ts: content.producer_ts,
+                    value: content.value.to_vec(),
+                    id,
+                });
+            }
+        }
+    }
+    assert_eq!(replayed, from_the_log);
+}
+
+/// All of a record that must be equal across the tiers.
+#[derive(Debug, PartialEq, Eq)]
+struct Whole {
+    offset: u64,
+    ts: i64,
+    key: Option<Vec<u8>>,
+    headers: Vec<(String, Vec<u8>)>,
+    producer_ts: Option<i64>,
+    value: Vec<u8>,
+    id: Option<Vec<u8>>,
+}
+
+/// As [`drain`], but whole records.
+async fn everything(mut subscription: Subscription) -> (Vec<Whole>, Vec<&'static str>) {
+    let (mut records, mut sources) = (Vec::new(), Vec::new());
+    while let Some(event) = subscription.next().await.expect("readable") {
+        let Event::Data(record) = event else { panic!("a gap: {event:?}") };
+        if sources.last() != Some(&record.source.name()) {
+            sources.push(record.source.name());
+        }
+        records.push(Whole {
+            offset: record.offset.0,
+            ts: record.ts.0,
+            key: record.key.map(Vec::from),
+            headers: record.headers.into_iter().map(|(k, v)| (k, Vec::from(v))).collect(),
+            producer_ts: record.producer_ts.map(|ts| ts.0),
+            value: record.value.into(),
+            id: record.id.map(Vec::from),
+        });
+    }
+    (records, sources)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -50,11 +50,11 @@ pub enum ColdReadError {
 }
 
 impl ColdReadError {
-    pub(super) fn corrupt(object: &Arc<str>, what: impl Into<Arc<str>>) -> Self {
+    pub(crate) fn corrupt(object: &Arc<str>, what: impl Into<Arc<str>>) -> Self {
         Self::Corrupt { object: object.clone(), what: what.into() }
     }
 
-    pub(super) fn from_bucket(object: &Arc<str>, error: &BucketError) -> Self {
+    pub(crate) fn from_bucket(object: &Arc<str>, error: &BucketError) -> Self {
         let object = object.clone();
         let retry_after = match (error, error.retry_class()) {
             (BucketError::NotFound { .. }, _) => return Self::Missing { object },

@@ -57,7 +57,8 @@ pub enum Fault {
     AnswerLost,
     /// It is acknowledged, but was not carried out.
     Pretended,
-    /// The object's byte at this position arrives with its bits flipped; from a PUT, in the store.
+    /// The object's byte at this position arrives with its bits flipped; of a PUT in the store, and
+    /// the last byte of an object that is shorter.
     FlippedByte(u64),
     /// The object ends here; after a PUT it stays so.
     CutAt(u64),
@@ -279,7 +280,8 @@ fn spoilt(payload: PutPayload, fault: Option<Fault>) -> PutPayload {
     };
     match fault {
         Some(Fault::FlippedByte(position)) => {
-            if let Some(byte) = bytes.get_mut(position as usize) {
+            let last = bytes.len().saturating_sub(1);
+            if let Some(byte) = bytes.get_mut(last.min(position as usize)) {
                 *byte ^= 0xff;
             }
         }
