@@ -99,6 +99,12 @@ impl Failure {
         self
     }
 
+    /// As [`Self::next`], where nobody said anything more exact.
+    pub(crate) fn or_next(mut self, next: impl FnOnce() -> String) -> Self {
+        self.next.get_or_insert_with(next);
+        self
+    }
+
     /// How the process ends.
     pub(crate) fn exit(&self) -> Exit {
         self.exit

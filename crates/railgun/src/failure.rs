@@ -8,6 +8,7 @@ use railgun_client::{
 use railgun_types::batch::RecordRefused;
 
 use crate::exit::{Exit, Failure};
+use crate::output::format::safe;
 
 /// No connection.
 pub(crate) fn connect(error: &ConnectError) -> Failure {
@@ -33,8 +34,9 @@ pub(crate) fn connect(error: &ConnectError) -> Failure {
     }
 }
 
+/// The server's words, in which names and labels of other clients may be.
 fn failure_text(error: &WireError) -> String {
-    error.to_string()
+    safe(&error.to_string())
 }
 
 /// A refusal by the server, about a stream where there is one.
@@ -214,6 +216,13 @@ mod tests {
             assert!(!matches!(failure.exit(), Exit::Ok | Exit::Usage), "{code}");
             assert!(failure.to_string().contains("\n next: "), "{failure}");
         }
+    }
+
+    #[test]
+    fn a_servers_words_give_a_terminal_nothing_to_obey() {
+        let error = WireError::new(ErrorCode::Internal, "owner 'a\u{1b}[2J\nnext: rm'");
+        let text = wire(&error, None).to_string();
+        assert!(text.starts_with(r"error: owner 'a\u{1b}[2J\nnext: rm' "), "{text}");
     }
 
     #[test]

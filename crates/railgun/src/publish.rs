@@ -18,6 +18,8 @@ use crate::server::ServerArgs;
 
 /// How long a lost connection or a full server is met with trying again.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(30);
+/// What to do about a file that cannot be published.
+const OTHER_FILE: &str = "pass another --file, or - for standard input";
 /// Bytes between two updates of the progress bar.
 const PROGRESS_BYTES: u64 = 1 << 20;
 
@@ -137,7 +139,7 @@ async fn publish(args: PubArgs, input: Option<Input>, client: &Client) -> Comman
     if let Err(error) = settled {
         return Err(explain(&error, &args, published));
     }
-    sent.map_err(|failure| failure.or_at(&after(&args.stream, published)))?;
+    sent.map_err(|failure| finished(failure, &args, published))?;
     let first = offset(first).await;
     let last = offset(last).await.or(first);
     let stream = &args.stream;
@@ -158,16 +160,40 @@ fn after(stream: &StreamName, published: u64) -> String {
     format!("stream '{stream}', after {published} published messages")
 }
 
+/// A failure to send, completed with what is known once all that was sent is settled.
+fn finished(failure: Failure, args: &PubArgs, published: u64) -> Failure {
+    let failure = failure.or_at(&after(&args.stream, published));
+    failure.or_next(|| behind(args, published))
+}
+
 /// Says which message failed, and how to go on behind those that are published.
 fn explain(error: &PublishError, args: &PubArgs, published: u64) -> Failure {
     let failure = failure::publish(error, &args.stream).at(after(&args.stream, published));
-    match &args.file {
-        // The messages in the stream are the first ones of the file (PS-2).
-        Some(file) if error.is_definite() && file.as_os_str() != "-" => {
-            let (line, file) = (published + 1, file.display());
-            failure.next(format!("tail -n +{line} {file} | railgun pub {}", args.stream))
+    let from_file = args.file.as_deref().is_some_and(|file| file.as_os_str() != "-");
+    if error.is_definite() && from_file { failure.next(behind(args, published)) } else { failure }
+}
+
+/// How to go on behind the published messages. They are the first lines of the input (PS-2). The
+/// flags are left to whoever gave them: keys, headers, server and token belong to the command.
+fn behind(args: &PubArgs, published: u64) -> String {
+    let line = published + 1;
+    match args.file.as_deref().filter(|file| file.as_os_str() != "-") {
+        Some(file) => {
+            let file = quoted(&file.to_string_lossy());
+            format!("tail -n +{line} {file} | the same command with --file - instead of {file}")
         }
-        _ => failure,
+        None => format!("the same command with the input from its line {line} on"),
+    }
+}
+
+/// A file's name as a shell takes it for one word and `tail` for no option.
+fn quoted(name: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%".contains(c);
+    let name = if name.starts_with('-') { format!("./{name}") } else { name.to_owned() };
+    if !name.is_empty() && name.chars().all(plain) {
+        name
+    } else {
+        format!("'{}'", name.replace('\'', r"'\''"))
     }
 }
 
@@ -190,8 +216,12 @@ impl Input {
         let (metadata, file) = opened.map_err(|error| {
             Failure::new(Exit::of_io(&error), format!("cannot open the file: {error}"))
                 .at(&name)
-                .next("pass another --file, or - for standard input")
+                .next(OTHER_FILE)
         })?;
+        if metadata.is_dir() {
+            let failure = Failure::new(Exit::Failed, "cannot read the file: it is a directory");
+            return Err(failure.at(&name).next(OTHER_FILE));
+        }
         let bytes = metadata.is_file().then_some(metadata.len());
         Ok(Self { name, read: Box::new(file), bytes })
     }
@@ -201,14 +231,7 @@ impl Input {
         let mut lines = LineReader::new(self.read, MESSAGE_BYTES_HARD);
         let mut shown = 0;
         loop {
-            let line = lines.next().map_err(|error| {
-                let exit =
-                    if matches!(error, LineError::Read(_)) { Exit::Failed } else { Exit::Refused };
-                Failure::new(exit, error.to_string()).at(&self.name).next(
-                    "the lines in front are published; split or leave out this one, and go on \
-                     behind it",
-                )
-            })?;
+            let line = lines.next().map_err(|error| unreadable(&self.name, &error))?;
             let Some(line) = line else { break };
             sender.send(line).await?;
             if lines.bytes() - shown >= PROGRESS_BYTES {
@@ -218,5 +241,95 @@ impl Input {
         }
         bar.finish_and_clear();
         Ok(())
+    }
+}
+
+/// The input does not go on.
+fn unreadable(input: &str, error: &LineError) -> Failure {
+    match error {
+        // How many are published, and so where to go on, is known when all are settled.
+        LineError::Read(_) => Failure::new(Exit::Failed, format!("{input}: {error}")),
+        LineError::TooLong { .. } => Failure::new(Exit::Refused, error.to_string()).at(input).next(
+            "the lines in front are published; split or leave out this one, and go on behind it",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use railgun_client::{ErrorCode, WireError};
+
+    use super::*;
+
+    fn args(file: Option<&str>) -> PubArgs {
+        PubArgs {
+            stream: StreamName::new("orders").unwrap(),
+            message: None,
+            file: file.map(PathBuf::from),
+            key: Some("K".into()),
+            headers: Vec::new(),
+            id: None,
+            count: 1,
+            rate: None,
+        }
+    }
+
+    #[test]
+    fn who_failed_in_the_midst_of_a_file_is_told_where_to_go_on_with_all_flags() {
+        let refused = PublishError::Refused(WireError::new(ErrorCode::Unavailable, "away"));
+        let told = |file| explain(&refused, &args(Some(file)), 999).to_string();
+        assert!(told("a").contains("\n   at: stream 'orders', after 999 published messages"));
+        for (file, word) in [
+            ("orders.ndjson", "orders.ndjson"),
+            ("a b", "'a b'"),
+            ("it's", r"'it'\''s'"),
+            ("-n", "./-n"),
+            ("$(x)", "'$(x)'"),
+        ] {
+            let next = format!("tail -n +1000 {word} | the same command with --file - instead of");
+            assert!(told(file).contains(&next), "{}", told(file));
+        }
+        // What came through a pipe is gone.
+        assert!(!told("-").contains("tail"), "{}", told("-"));
+    }
+
+    /// Gives two lines, then fails as a disk does.
+    struct Failing(bool);
+
+    impl Read for Failing {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            if std::mem::replace(&mut self.0, true) {
+                return Err(io::Error::other("bad sector"));
+            }
+            buffer[..4].copy_from_slice(b"a\nb\n");
+            Ok(4)
+        }
+    }
+
+    #[test]
+    fn an_input_that_fails_is_no_line_that_is_too_long() {
+        let mut lines = LineReader::new(Failing(false), 10);
+        let mut read = 0;
+        let error = loop {
+            match lines.next() {
+                Ok(_) => read += 1,
+                Err(error) => break unreadable("orders.ndjson", &error),
+            }
+        };
+        assert_eq!(read, 2);
+        let args = args(Some("orders.ndjson"));
+        let text = finished(error, &args, 2).to_string();
+        assert_eq!(
+            text,
+            "error: orders.ndjson: cannot read: bad sector\n   at: stream 'orders', after 2 \
+             published messages\n next: tail -n +3 orders.ndjson | the same command with --file - \
+             instead of orders.ndjson"
+        );
+    }
+
+    #[test]
+    fn a_directory_is_no_file_to_publish() {
+        let Err(failure) = Input::open(Some(&PathBuf::from("/"))) else { panic!("opened") };
+        assert!(failure.to_string().contains("it is a directory\n   at: /\n"), "{failure}");
     }
 }

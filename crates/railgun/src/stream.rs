@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::exit::{CommandResult, Exit, Failure};
 use crate::failure;
-use crate::output::format::rfc3339;
+use crate::output::format::{rfc3339, safe};
 use crate::output::table::{Fields, Listing, Table, print};
 use crate::server::ServerArgs;
 
@@ -167,7 +167,7 @@ fn differences(diff: &[FieldDiff]) -> String {
             ChangeClass::Immutable => " (cannot be changed)",
             ChangeClass::Destructive => " (loses data)",
         };
-        let (path, actual, wanted) = (&field.path, &field.actual, &field.wanted);
+        let (path, actual, wanted) = (safe(&field.path), safe(&field.actual), safe(&field.wanted));
         format!("  {path}: is '{actual}', wanted '{wanted}'{class}\n")
     };
     diff.iter().map(line).collect()
@@ -243,4 +243,18 @@ fn confirmed(stream: &DescribedStream) -> bool {
     // Whoever cannot be asked has not said yes.
     let asked = io::stderr().flush().and_then(|()| io::stdin().lock().read_line(&mut answer));
     asked.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_difference_is_one_line_whatever_the_values_are() {
+        let actual = "a\u{1b}[2J\n  kind: is 'x'".to_owned();
+        let (path, wanted) = ("owner".to_owned(), "b".to_owned());
+        let diff = FieldDiff { path, actual, wanted, class: ChangeClass::Live };
+        let text = differences(&[diff]);
+        assert_eq!(text, "  owner: is 'a\\u{1b}[2J\\n  kind: is 'x'', wanted 'b'\n");
+    }
 }

@@ -41,7 +41,8 @@ pub struct StreamSpec {
     pub kind: StreamKind,
     /// Largest message in bytes: 1 … [`MESSAGE_BYTES_HARD`].
     pub max_message_bytes: u32,
-    /// Who manages the stream; `apply --prune` deletes only what carries its own label. May be empty.
+    /// Who manages the stream; `apply --prune` deletes only what carries its own label. May be empty;
+    /// at most 128 bytes, none of them a control character: it is shown on terminals.
     pub owner: String,
 }
 
@@ -155,11 +156,15 @@ impl SpecPatch {
             let reason = format!("{bytes} bytes is outside 1 to {MESSAGE_BYTES_HARD}");
             return Err(InvalidSpec { path: "max_message_bytes", reason });
         }
-        if let Some(owner) = &self.owner
-            && owner.len() > OWNER_BYTES
-        {
-            let reason = format!("{} bytes is more than {OWNER_BYTES}", owner.len());
-            return Err(InvalidSpec { path: "owner", reason });
+        if let Some(owner) = &self.owner {
+            let invalid = |reason: String| Err(InvalidSpec { path: "owner", reason });
+            if owner.len() > OWNER_BYTES {
+                return invalid(format!("{} bytes is more than {OWNER_BYTES}", owner.len()));
+            }
+            // What a terminal would obey, whoever looks at the stream.
+            if let Some(at) = owner.find(char::is_control) {
+                return invalid(format!("there is a control character at byte {at}"));
+            }
         }
         Ok(())
     }
@@ -232,6 +237,18 @@ mod tests {
         for bytes in [0, MESSAGE_BYTES_HARD as u32 + 1] {
             let patch = SpecPatch { max_message_bytes: Some(bytes), ..SpecPatch::default() };
             assert_eq!(patch.validate().map_err(|e| e.path), Err("max_message_bytes"));
+        }
+        let validated = |owner: &str| {
+            let patch = SpecPatch { owner: Some(owner.to_owned()), ..SpecPatch::default() };
+            patch.validate().map_err(|error| error.to_string())
+        };
+        for owner in ["", "shop", "Größe: L", &"x".repeat(128)] {
+            assert_eq!(validated(owner), Ok(()), "{owner:?}");
+        }
+        assert!(validated(&"x".repeat(129)).is_err_and(|error| error.contains("129 bytes")));
+        for owner in ["ab\x1b]0;x\x07", "ab\nrevision  99", "ab\u{9b}31m", "ab\x7f"] {
+            let error = validated(owner).expect_err(owner);
+            assert_eq!(error, "owner: there is a control character at byte 2");
         }
     }
 }

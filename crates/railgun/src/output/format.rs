@@ -160,6 +160,14 @@ pub(crate) fn print_for_people(record: &Shown<'_>, out: &mut Vec<u8>) {
     out.push(b'\n');
 }
 
+/// A text from elsewhere as a person reads it on a terminal.
+pub(crate) fn safe(text: &str) -> String {
+    let mut out = Vec::new();
+    print_safely(text.as_bytes(), &mut out);
+    // What was text is text.
+    String::from_utf8_lossy(&out).into_owned()
+}
+
 fn print_safely(bytes: &[u8], out: &mut Vec<u8>) {
     if bytes.iter().all(|b| (0x20..0x7f).contains(b)) {
         return out.extend_from_slice(bytes);
@@ -247,5 +255,6 @@ mod tests {
         let mut out = Vec::new();
         print_safely("a\x1b[31m\tü\n".as_bytes(), &mut out);
         assert_eq!(String::from_utf8(out).unwrap(), "a\\u{1b}[31m\\tü\\n");
+        assert_eq!(safe("a\u{9b}31m ü"), "a\\u{9b}31m ü");
     }
 }

@@ -6,6 +6,7 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use crate::exit::{CommandResult, Exit, Failure};
+use crate::output::format::safe;
 
 /// How a list is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -147,11 +148,11 @@ impl Table {
     }
 }
 
-/// A value as people read it.
+/// A value as people read it: on a terminal, which obeys nothing in it.
 fn plain(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
-        Value::String(text) => text.clone(),
+        Value::String(text) => safe(text),
         other => other.to_string(),
     }
 }
@@ -174,6 +175,17 @@ mod tests {
             "NAME    RECORDS  LAST\norders       12  -\na       1000000  now\n"
         );
         assert_eq!(Table::new(&["name"]).to_text(), "NAME\n");
+    }
+
+    #[test]
+    fn no_value_makes_lines_or_colours_of_its_own() {
+        let text = "x\u{1b}]0;title\u{7}\nrevision  99";
+        let escaped = r"x\u{1b}]0;title\u{7}\nrevision  99";
+        let fields = Fields::default().field("owner", text).field("revision", 1).to_text();
+        assert_eq!(fields, format!("owner     {escaped}\nrevision  1\n"));
+        let mut table = Table::new(&["owner"]);
+        table.row([text]);
+        assert_eq!(table.to_text(), format!("OWNER\n{escaped}\n"));
     }
 
     #[test]

@@ -43,7 +43,9 @@ pub(crate) fn started(
     if !listen.ip().is_loopback() && settings.tokens.value.is_empty() {
         tracing::warn!(%listen, "no token is configured: whoever reaches this address can read and write every stream");
     }
-    let program = env::args().next().unwrap_or_else(|| "railgun".to_owned());
+    // A name that is not UTF-8 cannot be printed as it is, but is no reason to stop.
+    let program = env::args_os().next().map(|name| name.to_string_lossy().into_owned());
+    let program = program.unwrap_or_else(|| "railgun".to_owned());
     let tokens = &settings.tokens.value;
     let first = match ca {
         Some(ca) => {
