@@ -48,6 +48,9 @@ pub enum OwnerError {
     },
 }
 
+/// Largest file that is read. One of ours has a few hundred bytes.
+const OWNER_BYTES_MAX: u64 = 64 << 10;
+
 /// The file as it is written. `created` is microseconds; the text beside it is for people.
 #[derive(Serialize, Deserialize)]
 struct OwnerFile {
@@ -84,9 +87,12 @@ pub async fn claim(bucket: &Bucket, owner: &Owner) -> Result<Put, OwnerError> {
 /// [`OwnerError`]; a file of a newer format is refused, not guessed at.
 pub async fn read(bucket: &Bucket, cluster: ClusterUid) -> Result<Option<Owner>, OwnerError> {
     let key = Key::Owner { cluster }.to_string();
-    let json = match bucket.get(&key).await {
+    let json = match bucket.get(&key, OWNER_BYTES_MAX).await {
         Ok(json) => json,
         Err(BucketError::NotFound { .. }) => return Ok(None),
+        Err(error @ BucketError::TooLarge { .. }) => {
+            return Err(OwnerError::Corrupt { reason: error.to_string(), key });
+        }
         Err(error) => return Err(error.into()),
     };
     let corrupt = |reason: String| OwnerError::Corrupt { key: key.clone(), reason };
@@ -152,9 +158,20 @@ mod tests {
         let ours = owner(0xc1);
         claim(&bucket, &ours).await.unwrap();
         let key = Key::Owner { cluster: ours.cluster }.to_string();
-        let file = bucket.get(&key).await.unwrap();
+        let file = bucket.get(&key, OWNER_BYTES_MAX).await.unwrap();
         crate::fixture::assert_golden("owner-v1.json", &file);
         assert_eq!(read(&bucket, ours.cluster).await.unwrap(), Some(ours));
+    }
+
+    /// A bucket that others write to may hold anything.
+    #[tokio::test]
+    async fn a_file_of_any_size_costs_no_memory() {
+        let bucket = Bucket::open("memory://", &BucketOptions::new(1)).unwrap();
+        let key = Key::Owner { cluster: ClusterUid([5; 16]) }.to_string();
+        let huge = Bytes::from(vec![b' '; OWNER_BYTES_MAX as usize + 1]);
+        bucket.put_immutable(&key, huge).await.unwrap();
+        let error = read(&bucket, ClusterUid([5; 16])).await.unwrap_err().to_string();
+        assert!(error.contains("65537 bytes"), "{error}");
     }
 
     #[tokio::test]
@@ -168,7 +185,7 @@ mod tests {
         let misplaced = owner(3);
         claim(&bucket, &misplaced).await.unwrap();
         let key = |n| Key::Owner { cluster: ClusterUid([n; 16]) }.to_string();
-        let file = bucket.get(&key(3)).await.unwrap();
+        let file = bucket.get(&key(3), OWNER_BYTES_MAX).await.unwrap();
         bucket.put_immutable(&key(4), file).await.unwrap();
         let error = read(&bucket, ClusterUid([4; 16])).await.unwrap_err();
         assert!(matches!(error, OwnerError::Corrupt { .. }), "{error}");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use railgun_proto::convert::{EnsureRequest, Uid};
 use railgun_proto::{Frame, FrameKind, WireError, v1};
-use railgun_types::{ErrorCode, Offset, SpecPatch, StreamName};
+use railgun_types::{ErrorCode, Offset, StreamName};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -136,15 +136,10 @@ async fn list_streams(
 
 fn description(found: &Resolved) -> v1::StreamDescription {
     let facts = &found.facts;
-    let spec = SpecPatch {
-        kind: Some(facts.spec.kind),
-        max_message_bytes: Some(facts.spec.max_message_bytes),
-        owner: Some(facts.spec.owner.clone()),
-    };
     v1::StreamDescription {
         name: facts.name.to_string(),
         stream_uid: found.stream.to_wire(),
-        spec: Some((&spec).into()),
+        spec: Some((&facts.spec).into()),
         revision: facts.revision,
         shard: found.shard.id().0,
         created_us: facts.created.0,

@@ -57,6 +57,16 @@ pub enum BucketError {
         /// End of the range, exclusive.
         end: u64,
     },
+    /// The object is larger than any that railgun writes under such a key. It was not fetched.
+    #[error("object {key} has {bytes} bytes, more than the {bytes_max} it may have")]
+    TooLarge {
+        /// The key.
+        key: Arc<str>,
+        /// Its size.
+        bytes: u64,
+        /// The most it may have.
+        bytes_max: u64,
+    },
     /// A listing passed the bound of [`LIST_KEYS_MAX`](super::LIST_KEYS_MAX) keys.
     #[error("more than {} keys lie under {key}", super::LIST_KEYS_MAX)]
     TooManyKeys {
@@ -83,6 +93,7 @@ impl BucketError {
             | Self::Denied { .. }
             | Self::Conflict { .. }
             | Self::OutOfRange { .. }
+            | Self::TooLarge { .. }
             | Self::TooManyKeys { .. }
             | Self::Refused { .. } => RetryClass::Permanent,
         }

@@ -122,12 +122,16 @@ impl Bucket {
         &self.inner.url
     }
 
-    /// The whole object. Asks for its size first: the deadline of the read depends on it.
+    /// The whole object of at most `bytes_max` bytes. Asks for its size first: the deadline of the
+    /// read depends on it, and so does whether there is memory for it.
     ///
     /// # Errors
-    /// [`BucketError`], after retries.
-    pub async fn get(&self, key: &str) -> Result<Bytes, BucketError> {
+    /// [`BucketError`], after retries; [`BucketError::TooLarge`] before anything is fetched.
+    pub async fn get(&self, key: &str, bytes_max: u64) -> Result<Bytes, BucketError> {
         match self.size(key).await? {
+            Some(bytes) if bytes > bytes_max => {
+                Err(BucketError::TooLarge { key: key.into(), bytes, bytes_max })
+            }
             Some(bytes) => self.get_range(key, 0..bytes).await,
             None => Err(BucketError::NotFound { key: key.into() }),
         }
@@ -256,11 +260,9 @@ impl Bucket {
         Ok(names)
     }
 
-    /// Deletes the object. One that does not exist counts as deleted.
-    ///
-    /// # Errors
-    /// [`BucketError`], after retries.
-    pub async fn delete(&self, key: &str) -> Result<(), BucketError> {
+    /// Deletes the object, as nobody but a test does. One that does not exist counts as deleted.
+    #[cfg(test)]
+    pub(crate) async fn delete(&self, key: &str) -> Result<(), BucketError> {
         let delete = |path: Path| async move { self.inner.store.delete(&path).await };
         match self.retried(key, delete).await {
             Err(BucketError::NotFound { .. }) => Ok(()),

@@ -31,7 +31,7 @@ async fn suite(bucket: Bucket) {
     bucket.probe().await.unwrap();
     assert_eq!(bucket.list("a").await.unwrap(), []);
     assert_eq!(bucket.list_folders("a").await.unwrap(), [""; 0]);
-    assert!(matches!(bucket.get("a/x").await, Err(BucketError::NotFound { .. })));
+    assert!(matches!(bucket.get("a/x", 1 << 20).await, Err(BucketError::NotFound { .. })));
     assert_eq!(bucket.size("a/x").await.unwrap(), None);
 
     let large = content(7, 100_000);
@@ -41,10 +41,10 @@ async fn suite(bucket: Bucket) {
         let refused = bucket.put_immutable("a/x=1/k", other).await;
         assert!(matches!(refused, Err(BucketError::Conflict { .. })), "{refused:?}");
     }
-    assert_eq!(bucket.get("a/x=1/k").await.unwrap(), large);
+    assert_eq!(bucket.get("a/x=1/k", 100_000).await.unwrap(), large);
     bucket.put_immutable("ab", content(1, 0)).await.unwrap();
     assert_eq!(bucket.get_range("a/x=1/k", 10..20).await.unwrap(), content(7, 10));
-    assert_eq!(bucket.get("ab").await.unwrap(), Bytes::new());
+    assert_eq!(bucket.get("ab", 0).await.unwrap(), Bytes::new());
     assert_eq!(bucket.get_range("a/x=1/k", 10..10).await.unwrap(), Bytes::new());
     for beyond in [99_999..100_001, 100_000..100_001, 200_000..200_001] {
         let refused = bucket.get_range("a/x=1/k", beyond.clone()).await;
@@ -118,7 +118,7 @@ async fn a_put_survives_what_passes() {
                 let put = bucket.put_immutable("k", content(3, 5000)).await;
                 let expected = if fault == Fault::AnswerLost { Put::Existed } else { Put::Stored };
                 assert_eq!(put.unwrap(), expected, "{conditions:?} {fault:?} {repeats}");
-                assert_eq!(bucket.get("k").await.unwrap(), content(3, 5000));
+                assert_eq!(bucket.get("k", 5000).await.unwrap(), content(3, 5000));
             }
         }
     }
@@ -153,6 +153,21 @@ async fn a_put_gives_up_in_the_end() {
     faults.push((Operation::Put, Fault::AnswerLost));
     let (bucket, _) = scripted(Conditions::Honoured, faults);
     assert_eq!(bucket.put_immutable("k", content(3, 10)).await.unwrap(), Put::Existed);
+}
+
+/// Nothing is fetched that there may be no memory for.
+#[tokio::test]
+async fn an_object_that_is_too_large_is_not_fetched() {
+    let memory = Arc::new(InMemory::new());
+    memory.put(&Path::from("pre/fix/k"), content(1, 100).into()).await.unwrap();
+    let plan = |request: &Request<'_>| {
+        assert_ne!(request.operation, Operation::Get);
+        None
+    };
+    let bucket = on(Arc::new(FaultyStore::new(memory, Conditions::Honoured, plan)));
+    let error = bucket.get("k", 99).await.unwrap_err();
+    assert!(matches!(error, BucketError::TooLarge { bytes: 100, bytes_max: 99, .. }), "{error}");
+    assert_eq!(error.retry_class(), RetryClass::Permanent);
 }
 
 #[tokio::test]

@@ -11,6 +11,8 @@ use super::newest::{self, Newest};
 use crate::bucket::{Bucket, BucketError, Put};
 use crate::keys::{self, Key};
 
+/// Largest file that is read, in bytes: tens of millions of ranges, whose state no node keeps.
+const FILE_BYTES_MAX: u64 = 1 << 30;
 /// Files fetched at once along a chain.
 const FETCH_AHEAD: usize = 16;
 
@@ -61,6 +63,8 @@ enum BadFile {
     Missing { key: String },
     #[error("file {key} is corrupt: {error}")]
     Corrupt { key: String, error: BadManifest },
+    #[error("file {key} has {bytes} bytes, more than the {FILE_BYTES_MAX} it may have")]
+    TooLarge { key: String, bytes: u64 },
     #[error("file {key} tells another version than its key")]
     Misplaced { key: String },
     #[error(transparent)]
@@ -225,9 +229,12 @@ impl Chains<'_> {
         version: ManifestVersion,
     ) -> Result<Result<ManifestFile, BadFile>, BucketError> {
         let key = self.key(version);
-        let bytes = match self.bucket.get(&key).await {
+        let bytes = match self.bucket.get(&key, FILE_BYTES_MAX).await {
             Ok(bytes) => bytes,
             Err(BucketError::NotFound { .. }) => return Ok(Err(BadFile::Missing { key })),
+            Err(BucketError::TooLarge { bytes, .. }) => {
+                return Ok(Err(BadFile::TooLarge { key, bytes }));
+            }
             Err(error) => return Err(error),
         };
         Ok(match codec::decode(&bytes) {

@@ -15,6 +15,13 @@ use crate::bucket::Bucket;
 use crate::segment::Footer;
 use crate::segment::schema::{self, column};
 
+/// Largest footer that is fetched. One tells of at most 2,048 ranges and some dozen row groups, each
+/// in less than a kilobyte, and of the pages' statistics.
+const FOOTER_BYTES_MAX: u32 = 64 << 20;
+/// Largest row group that is fetched. They close at 8 MiB of records, which may have ids of a few
+/// times that, and behind a last record of 8 MiB at most.
+const ROW_GROUP_BYTES_MAX: u64 = 256 << 20;
+
 /// A footer that passed its checksum, ready to decode with.
 #[derive(Debug)]
 pub(super) struct CachedFooter {
@@ -85,6 +92,9 @@ impl Footers {
 
     async fn fetch(&self, object: &ObjectRef) -> Result<CachedFooter, ColdReadError> {
         let key = &object.key;
+        if object.footer_bytes > FOOTER_BYTES_MAX {
+            return Err(ColdReadError::corrupt(key, "its footer is larger than any"));
+        }
         let footer_start = object
             .bytes
             .checked_sub(u64::from(object.footer_bytes))
@@ -124,6 +134,9 @@ fn parse(object: &ObjectRef, tail: &[u8]) -> Result<CachedFooter, ColdReadError>
         .map_err(|error| ColdReadError::corrupt(key, error.to_string()))?;
     if (footer.cluster, footer.shard) != (object.cluster, object.shard) {
         return Err(ColdReadError::corrupt(key, "it is of another cluster or shard"));
+    }
+    if footer.row_groups.iter().any(|group| group.bytes > ROW_GROUP_BYTES_MAX) {
+        return Err(ColdReadError::corrupt(key, "a row group is larger than any"));
     }
     let weight = tail.len() + meta.memory_size();
     let options = ArrowReaderOptions::new().with_schema(schema::READ.clone());

@@ -94,11 +94,9 @@ impl ColdReader {
 
     /// Records from `from` on: at least one batch, at most the rest of the row group, ending with
     /// the batch that reaches `max_bytes`. Decodes where it is called, each time from the beginning
-    /// of a page: who reads on keeps the iterator of [`RowGroup::batches`] instead.
-    ///
-    /// # Errors
-    /// [`ColdReadError`]; nothing is returned then.
-    pub async fn read(
+    /// of a page: who reads on keeps the iterator of [`RowGroup::batches`] instead, as all but tests do.
+    #[cfg(test)]
+    pub(crate) async fn read(
         &self,
         part: &ColdPart,
         from: Offset,

@@ -106,6 +106,21 @@ async fn the_golden_objects_are_read() {
     }
 }
 
+/// What a hostile manifest says of an object is no reason to fetch gigabytes.
+#[tokio::test]
+async fn a_footer_of_any_size_is_not_fetched() {
+    let bucket = memory();
+    let object = ObjectRef {
+        key: "nowhere".into(),
+        cluster: fixture::CLUSTER,
+        shard: fixture::SHARD,
+        bytes: 5 << 30,
+        footer_bytes: 1 << 30,
+    };
+    let error = reader(&bucket).footers.get(&object).await.unwrap_err();
+    assert!(matches!(&error, ColdReadError::Corrupt { .. }), "{error}");
+}
+
 /// As its encoder told when the file was made.
 const BUNDLE_FOOTER_BYTES: u32 = 2095;
 /// Likewise.

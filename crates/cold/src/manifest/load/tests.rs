@@ -76,7 +76,7 @@ async fn a_broken_chain_is_passed_over_with_a_warning() {
     assert_eq!(loaded.manifest, states[4]);
 
     // A file under a key of another version.
-    let other = shelf.bucket.get(&key(40)).await.unwrap();
+    let other = shelf.bucket.get(&key(40), 1 << 20).await.unwrap();
     overwrite(&shelf.bucket, &key(50), other.to_vec()).await;
     let loaded = load(&shelf.bucket, CLUSTER, SHARD).await.unwrap().unwrap();
     assert_eq!(newest(&loaded), (40, 4));
