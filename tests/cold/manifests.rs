@@ -14,8 +14,8 @@ use crate::records::{bulky, publish};
 use crate::store::{BUNDLES, SEGMENTS, Store};
 use crate::{name, publisher, retire};
 
-/// No two of them fit a row group, each alone is too little for a segment.
-const SMALL: [&str; 3] = ["small.a", "small.b", "small.c"];
+/// Each is too little for a segment; all do not fit a row group, so the last begins in the second.
+const SMALL: [&str; 4] = ["small.a", "small.b", "small.c", "small.d"];
 const LARGE: &str = "large";
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,11 +22,8 @@ impl Mount {
         let mounted = mount(&["-t", "tmpfs", "-o", &options, "railgun-test"], dir.path());
         match mounted {
             Ok(()) => Some(Self { dir }),
-            Err(reason) if std::env::var_os("CI").is_some() => {
-                panic!("no file system of limited size can be mounted: {reason}")
-            }
             Err(reason) => {
-                eprintln!("NOT TESTED: a full disk. Mounting a tmpfs needs root: {reason}");
+                crate::not_tested("a full disk", &format!("a tmpfs needs root: {reason}"));
                 None
             }
         }

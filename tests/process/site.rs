@@ -210,6 +210,11 @@ impl Process {
         self.child.try_wait().expect("a child of this process")
     }
 
+    /// Its id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// SIGKILL, as a crash would.
     pub(crate) fn kill(mut self) {
         self.end();

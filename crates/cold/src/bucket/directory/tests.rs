@@ -108,7 +108,7 @@ async fn a_put_that_fails_leaves_nothing() {
     store.put(&Path::from("file"), content(1).into()).await.unwrap();
     let below = store.put_opts(&Path::from("file/below"), content(1).into(), create()).await;
     let Err(Error::Generic { source, .. }) = &below else { panic!("{below:?}") };
-    assert!(source.to_string().contains("could not name"), "{source}");
+    assert!(source.to_string().contains("could not make"), "{source}");
     assert_eq!(staged(directory.path()), [] as [PathBuf; 0]);
 }
 
