@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use railgun_net::{FrameReader, FrameWriter, WriteError};
 use railgun_proto::{Frame, FrameKind, WireError, v1};
-use railgun_types::Retry;
+use railgun_types::{ErrorCode, Retry};
 use tokio::time::Instant;
 
 use super::error::ProtocolError;
@@ -37,7 +37,10 @@ pub(crate) struct Driver {
 /// Why the work on one QUIC stream ended.
 enum Ended {
     /// The user is done.
-    Closed,
+    Closed {
+        /// Whether the server is to forget the producer.
+        forget: bool,
+    },
     /// The machine wants another producer id; the server is to remember the old one.
     NewProducer,
     Lost(StreamLost),
@@ -78,7 +81,7 @@ impl Driver {
                 give_up_at = Instant::now() + give_up_after;
             }
             match ended {
-                Ended::Closed => break,
+                Ended::Closed { .. } => break,
                 Ended::NewProducer => {
                     // What is bound is bound to the old producer's QUIC stream.
                     self.input(|machine, now, out| machine.on_disconnected(now, out));
@@ -155,11 +158,17 @@ impl Driver {
             }
             ended => ended,
         };
-        // Not for `NewProducer`: a copy of what ended as unknown may still be on its way to the log,
-        // and a server that has forgotten the producer would append it a second time (PQ-1). It
-        // forgets by age.
-        if matches!(ended, Ended::Closed) {
-            let _ = tokio::time::timeout(CLOSE_TIMEOUT, close(writer, reader)).await;
+        match &ended {
+            Ended::Closed { forget: true } => {
+                let _ = tokio::time::timeout(CLOSE_TIMEOUT, close(writer, reader)).await;
+            }
+            // A copy of what was repeated, or ended as unknown, may still be on its way to the log,
+            // and a server that has forgotten the producer would append it a second time (PQ-1). It
+            // forgets by age.
+            Ended::Closed { forget: false } | Ended::NewProducer => writer.finish(),
+            // What the server has not read of it is repeated elsewhere: it need not come late.
+            Ended::Lost(StreamLost::NoAnswer { .. }) => writer.reset(ErrorCode::Timeout),
+            Ended::Lost(_) => {}
         }
         (ended, true)
     }
@@ -191,7 +200,7 @@ impl Driver {
             }
             let wake = match next {
                 Some(Transmit::NewProducer) => return Ended::NewProducer,
-                Some(Transmit::Close) => return Ended::Closed,
+                Some(Transmit::Close { forget }) => return Ended::Closed { forget },
                 Some(Transmit::Wait(wake)) => wake,
                 _ => continue,
             };
@@ -287,7 +296,7 @@ impl Driver {
         self.shared.work.notify_one();
         fed.map_err(|error| {
             tracing::warn!(%error, "the server broke the protocol");
-            let code = railgun_types::ErrorCode::ProtocolViolation;
+            let code = ErrorCode::ProtocolViolation;
             StreamLost::Refused(WireError::new(code, error.to_string()).with_retry(Retry::Now))
         })
     }

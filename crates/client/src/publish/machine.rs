@@ -69,7 +69,11 @@ pub(crate) enum Transmit {
     /// Leave this producer, without having it forgotten, and begin again with a new id.
     NewProducer,
     /// Everything is answered and the user is done.
-    Close,
+    Close {
+        /// Whether the server is to forget the producer. Not while copies of what was sent twice
+        /// may still be on their way to the log: it would append them again (PQ-1).
+        forget: bool,
+    },
     /// Nothing now; ask again after an input, or at this instant.
     Wait(Option<Instant>),
 }
@@ -335,7 +339,7 @@ impl Machine {
         }
         if quiet && self.closing && self.waiting_bytes == 0 && !self.closed {
             self.closed = true;
-            return Transmit::Close;
+            return Transmit::Close { forget: !self.lanes.iter().any(|lane| lane.repeated) };
         }
         self.parked = true;
         Transmit::Wait(wake)

@@ -181,6 +181,7 @@ impl Lane {
 
     pub(super) fn requeue(&mut self, mut item: Item, now: Instant) {
         item.trying_since.get_or_insert(now);
+        self.repeated |= item.ambiguous;
         self.waiting_bytes += item.parts.len();
         let place = self.retry.partition_point(|other| other.order < item.order);
         self.retry.insert(place, item);

@@ -91,6 +91,9 @@ pub(crate) struct Lane {
     /// A batch ended as `Unknown`: its sequence may be in use. Until the publisher has another
     /// producer id, the lane sends only what is ambiguous itself.
     pub(crate) tainted: bool,
+    /// A batch whose fate was unknown was sent again under this producer id, or is to be: an earlier
+    /// copy of it may reach the log at any time, however it ended.
+    pub(crate) repeated: bool,
     /// Records and body bytes of the last batch.
     last_batch: (usize, usize),
     /// Whether the machine has it in its queue of lanes with something to send.
@@ -122,6 +125,7 @@ impl Lane {
             server_next: 0,
             next_order: 0,
             tainted: false,
+            repeated: false,
             last_batch: (0, 0),
             queued: false,
             failure: None,
@@ -436,7 +440,8 @@ impl Lane {
 
     /// A producer id that the server has never seen.
     pub(crate) fn on_new_producer(&mut self) {
-        (self.next_sequence, self.server_next, self.tainted) = (0, 0, false);
+        (self.next_sequence, self.server_next) = (0, 0);
+        (self.tainted, self.repeated) = (false, false);
     }
 
     /// The connection did not come back in time: everything ends.

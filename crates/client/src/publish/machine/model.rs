@@ -236,7 +236,13 @@ impl World {
                     self.sent.push_back(batches);
                 }
                 Transmit::NewProducer => self.cut(false),
-                Transmit::Close | Transmit::Wait(_) => return,
+                Transmit::Close { forget } => {
+                    if forget {
+                        self.log.producers.retain(|(producer, _), _| *producer != self.producer);
+                    }
+                    return;
+                }
+                Transmit::Wait(_) => return,
             }
         }
     }
@@ -351,6 +357,8 @@ impl World {
             }
             self.step(Step::Wait { ms: 1_000 });
         }
+        self.machine.close();
+        self.step(Step::Send);
         while !self.late.is_empty() {
             self.step(Step::Late);
         }

@@ -612,7 +612,49 @@ fn closing_waits_for_every_answer() {
     rig.frame();
     assert_eq!(rig.expect_wait(), None);
     rig.answer(vec![published(0, 1)]);
-    assert_eq!(rig.poll(), Transmit::Close);
+    assert_eq!(rig.poll(), Transmit::Close { forget: true });
+}
+
+#[test]
+fn a_server_does_not_forget_a_producer_of_whose_batches_copies_may_come() {
+    // PQ-1: the first batch of a lane that the server does not know is appended whenever it comes.
+    let mut rig = Rig::new(true);
+    let (a, b) = (rig.lane("a"), rig.lane("b"));
+    rig.push(a, b"a");
+    rig.frame();
+    rig.push(b, b"b");
+    rig.frame();
+    rig.answer(vec![published(0, 1)]);
+    rig.disconnect();
+    rig.bind(a, 1);
+    rig.bind(b, 1);
+    assert_eq!(rig.frame()[0].2, ["b"]);
+    rig.answer(vec![published(0, 1)]);
+    rig.machine.close();
+    assert_eq!(rig.poll(), Transmit::Close { forget: false });
+}
+
+#[test]
+fn a_new_producer_and_a_connection_lost_while_all_was_answered_leave_no_copies() {
+    let (mut rig, lane) = Rig::with_lane(true);
+    rig.push(lane, b"lost");
+    rig.frame();
+    rig.disconnect();
+    rig.machine.fail_all("no connection", &mut rig.out);
+    rig.tell();
+    assert!(rig.machine.resume(lane).is_some());
+    rig.bind(lane, 1);
+    assert_eq!(rig.poll(), Transmit::NewProducer);
+    rig.disconnect();
+    rig.machine.on_new_producer();
+    rig.bind(lane, 1);
+    rig.push(lane, b"next");
+    rig.frame();
+    rig.answer(vec![published(0, 1)]);
+    rig.disconnect();
+    rig.bind(lane, 1);
+    rig.machine.close();
+    assert_eq!(rig.poll(), Transmit::Close { forget: true });
 }
 
 #[test]
