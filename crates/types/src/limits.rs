@@ -3,8 +3,8 @@
 
 /// Longest name of a stream, in bytes.
 pub const STREAM_NAME_BYTES: usize = 128;
-/// Longest name of a companion stream (a dead-letter queue), in bytes.
-pub const COMPANION_NAME_BYTES: usize = 200;
+/// Longest owner of a stream, in bytes.
+pub const OWNER_BYTES: usize = 128;
 /// Longest message id, in bytes.
 pub const MESSAGE_ID_BYTES: usize = 128;
 /// Most headers of one message.
@@ -32,6 +32,13 @@ pub const BATCH_RECORDS: usize = 65_536;
 pub const ENTRY_BYTES: usize = 1 << 20;
 /// Un-answered batches per publisher handle; the number of results a producer's state keeps (PQ-1).
 pub const PRODUCER_WINDOW: usize = 8;
+/// Most streams that one publisher binds.
+pub const PUBLISHER_STREAMS: usize = 65_536;
+/// Most batches of one frame of a publisher: its head stays far below 1 MiB, and so do their
+/// results, each with an error.
+pub const PUBLISH_ITEMS: usize = 8_192;
+/// Most administrative calls of one connection at a time, each on a QUIC stream of its own.
+pub const ADMIN_STREAMS: usize = 16;
 /// Producers kept per shard; beyond it the one unused for longest, in log time, is forgotten.
 pub const PRODUCERS_PER_SHARD: usize = 100_000;
 

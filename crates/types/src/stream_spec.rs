@@ -1,6 +1,6 @@
 //! What a user asks a stream to be, and how a wish differs from what is (SEMANTICS §8).
 
-use crate::limits::{MESSAGE_BYTES_DEFAULT, MESSAGE_BYTES_HARD};
+use crate::limits::{MESSAGE_BYTES_DEFAULT, MESSAGE_BYTES_HARD, OWNER_BYTES};
 
 /// The kinds of stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -140,9 +140,6 @@ pub struct InvalidSpec {
     /// What is wrong with its value.
     pub reason: String,
 }
-
-/// Longest owner label, in bytes.
-const OWNER_BYTES: usize = 128;
 
 impl SpecPatch {
     /// Checks every value that is present.

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use railgun_types::StreamUid;
+use railgun_types::limits::PUBLISHER_STREAMS;
 
-/// Most streams one publisher may bind.
-pub(super) const ALIASES_MAX: usize = 65_536;
 /// The table may have this many places for each bound stream, and as many to begin with: a client
 /// that binds its streams in any order finds them all in it, and one that leaves wide gaps pays
 /// with slow look-ups, not we with memory.
@@ -75,7 +74,7 @@ impl Aliases {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.count >= ALIASES_MAX
+        self.count >= PUBLISHER_STREAMS
     }
 
     /// All of them, in no particular order.

@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use railgun_net::{Connection, FrameReader, FrameWriter};
 use railgun_proto::convert::Uid;
-use railgun_proto::{Frame, FrameKind, WireError, v1};
+use railgun_proto::{Frame, FrameKind, VERSION, WireError, v1};
+use railgun_types::limits::ADMIN_STREAMS;
 use railgun_types::{ErrorCode, Limits};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -25,13 +26,9 @@ pub(crate) use failure::SessionEnd;
 #[cfg(test)]
 pub(crate) use subscription::HELD_TIME;
 
-/// The protocol version this release speaks.
-const PROTOCOL_VERSION: u32 = 1;
 /// A client that has not said hello by then is closed.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
-/// Administrative QUIC streams a connection may have open at once.
-const ADMIN_STREAMS: usize = 16;
-/// How long one more waits for one of them to end.
+/// How long an administrative QUIC stream waits for another to end where there are too many.
 const ADMIN_SLOT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of its first frame at most: it is held meanwhile.
 const WAITING_BYTES: usize = 16 << 10;
@@ -144,7 +141,7 @@ async fn handshake(
     }
     let limits = &context.limits;
     let welcome = v1::Welcome {
-        version: PROTOCOL_VERSION,
+        version: VERSION,
         server: context.server.clone(),
         cluster_uid: context.streams.cluster().to_wire(),
         node_id: context.node_id,
@@ -163,9 +160,9 @@ async fn let_in(context: &SessionContext, reader: &mut FrameReader) -> Result<()
     let Some(hello) = reader.next_of::<v1::Hello>().await? else {
         return Err(SessionEnd::ClientLeft);
     };
-    if hello.version_min > PROTOCOL_VERSION || hello.version_max < PROTOCOL_VERSION {
+    if hello.version_min > VERSION || hello.version_max < VERSION {
         let message = format!(
-            "the client speaks protocol versions {} to {}, this server version {PROTOCOL_VERSION}",
+            "the client speaks protocol versions {} to {}, this server version {VERSION}",
             hello.version_min, hello.version_max
         );
         return Err(WireError::new(ErrorCode::UnsupportedVersion, message).into());

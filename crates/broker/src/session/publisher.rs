@@ -11,16 +11,16 @@ use railgun_core::shard::{AppendRefusal, Appended};
 use railgun_proto::convert::Uid;
 use railgun_proto::{Frame, FrameKind, WireError, v1};
 use railgun_types::batch::RecordBatch;
-use railgun_types::limits::{ATOMIC_BATCH_BYTES, ATOMIC_BATCH_RECORDS};
+use railgun_types::limits::{
+    ATOMIC_BATCH_BYTES, ATOMIC_BATCH_RECORDS, PUBLISH_ITEMS, PUBLISHER_STREAMS,
+};
 use railgun_types::{ErrorCode, ProducerId, StreamName, StreamUid};
 use tokio::sync::oneshot;
 
-use super::aliases::{ALIASES_MAX, Aliases, Bound};
+use super::aliases::{Aliases, Bound};
 use super::{QuicStream, SessionEnd, failure, going_away};
 use crate::shard::{AppendFailure, AppendResult, ProposeFailure, ShardHandle};
 
-/// Most items of one frame: their results, each with an error, fit into a frame too.
-const ITEMS_MAX: usize = 8_192;
 /// Batch bytes a publisher may have un-answered: the whole window of the largest frames, told to the
 /// client so that it can bound its memory. QUIC flow control is what enforces it.
 const CREDIT_BYTES: u64 = 16 << 20;
@@ -177,7 +177,7 @@ impl Publisher<'_> {
         // An alias that is bound again stands for the new stream, or for none.
         self.aliases.remove(bind.alias);
         if self.aliases.is_full() {
-            let message = format!("a publisher binds at most {ALIASES_MAX} streams");
+            let message = format!("a publisher binds at most {PUBLISHER_STREAMS} streams");
             return Err(WireError::new(ErrorCode::ProtocolViolation, message).into());
         }
         let bound = match self.bind(&bind.stream).await {
@@ -223,8 +223,8 @@ impl Publisher<'_> {
     /// log; the producer sequence makes what follows it in order fail too.
     async fn on_publish(&mut self, frame: &Frame) -> Result<(), SessionEnd> {
         let publish: v1::Publish = frame.decode()?;
-        if publish.items.len() > ITEMS_MAX {
-            let message = format!("a publish frame has at most {ITEMS_MAX} items");
+        if publish.items.len() > PUBLISH_ITEMS {
+            let message = format!("a publish frame has at most {PUBLISH_ITEMS} items");
             return Err(WireError::new(ErrorCode::ProtocolViolation, message).into());
         }
         let mut blob = frame.blob();
