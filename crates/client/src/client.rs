@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use railgun_types::limits::ADMIN_STREAMS;
 use railgun_types::{ClusterUid, StreamName};
 
 use crate::admin::Admin;
@@ -26,15 +27,14 @@ pub(crate) struct ClientInner {
     pub(crate) link: Link,
     pub(crate) options: Arc<ClientOptions>,
     pub(crate) randomness: Arc<Randomness>,
-    /// Administrative calls under way (the protocol allows 16).
+    /// Administrative calls that may still be made.
     pub(crate) calls: tokio::sync::Semaphore,
 }
 
-/// Administrative calls at a time.
-const CALLS_MAX: usize = 16;
-
 impl Client {
     /// Connects over QUIC. Tries once; later losses are repaired in the background.
+    ///
+    /// Cancelling leaves nothing behind.
     ///
     /// # Errors
     /// [`ConnectError`], within about `options.connect_timeout` per address of the server.
@@ -63,7 +63,7 @@ impl Client {
         };
         let (options, randomness) = (Arc::new(options), Arc::new(Randomness::new(seed)));
         let link = Link::connect(dial, Arc::clone(&options), Arc::clone(&randomness)).await?;
-        let calls = tokio::sync::Semaphore::new(CALLS_MAX);
+        let calls = tokio::sync::Semaphore::new(ADMIN_STREAMS);
         Ok(Self { inner: Arc::new(ClientInner { link, options, randomness, calls }) })
     }
 
@@ -104,7 +104,7 @@ impl Client {
     }
 
     /// Closes the connection at once, under everything that uses it, and waits a moment for the
-    /// server to be told. Close publishers first.
+    /// server to be told. Close publishers first. Cancelled, the connection is closed all the same.
     pub async fn close(self) {
         self.inner.link.close().await;
     }

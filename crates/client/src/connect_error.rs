@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use railgun_net::{ConnectionLost, ReadError, WriteError};
 use railgun_proto::{FrameError, WireError};
-use railgun_types::ClusterUid;
+use railgun_types::{ClusterUid, Retry};
 
 /// Why a client has no session. Cheap to clone: one failure is told to everyone who waits.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -76,13 +76,23 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// Whether trying again may help, and when.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Refused { error, .. } => error.retry,
+            Self::OtherCluster { .. } | Self::Closed | Self::InvalidServer { .. } => Retry::Never,
+            Self::Unresolved { .. }
+            | Self::Transport(_)
+            | Self::Handshake { .. }
+            | Self::GaveUp { .. }
+            | Self::NoRandomness { .. } => Retry::Now,
+        }
+    }
+
     /// Whether trying again cannot help.
     pub(crate) fn is_final(&self) -> bool {
-        match self {
-            Self::Refused { error, .. } => error.retry == railgun_types::Retry::Never,
-            Self::OtherCluster { .. } | Self::Closed | Self::InvalidServer { .. } => true,
-            _ => false,
-        }
+        self.retry() == Retry::Never
     }
 }
 
@@ -108,6 +118,9 @@ pub(crate) enum StreamLost {
     /// The server owes an answer; the connection is there.
     #[error("no answer for {after:?}")]
     NoAnswer { after: Duration },
+    /// It was not opened, since as many are open as a connection may have.
+    #[error("all {streams} streams of the connection are in use")]
+    AllInUse { streams: usize },
     /// The server ended the stream with an Error frame.
     #[error(transparent)]
     Refused(WireError),

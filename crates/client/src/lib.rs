@@ -38,6 +38,8 @@ mod options;
 mod publish;
 mod session;
 mod subscribe;
+#[cfg(test)]
+mod tests;
 
 pub use admin::{
     Admin, AdminError, DescribedStream, EnsureOptions, Sealed, Segment, SegmentList, SegmentPage,
@@ -52,12 +54,15 @@ pub use publish::{
     AtomicTicket, ExpectedEnd, MultiPublisher, MultiPublisherBuilder, OpenError, Progress,
     PublishError, Published, PublishedRange, Publisher, PublisherBuilder, SendError, Ticket,
 };
+pub use railgun_net::tls::TlsError;
+pub use railgun_net::{ConnectError as TransportError, Connection, ConnectionLost};
 pub use railgun_proto::convert::{EnsureOutcome, Ensured};
 pub use railgun_proto::{WireCode, WireError};
-pub use railgun_types::batch::RecordDraft;
+pub use railgun_types::batch::{BatchError, ContentHeaders, RecordDraft, RecordRefused};
 pub use railgun_types::{
-    ChangeClass, ClusterUid, EnsureMode, ErrorCode, FieldDiff, Offset, Retry, SpecPatch,
-    StartPosition, StreamKind, StreamName, StreamSpec, StreamUid, Timestamp,
+    ChangeClass, ClusterUid, EnsureMode, ErrorCode, FieldDiff, InvalidName, InvalidSpec, Offset,
+    ParseUidError, Retry, ShardId, SpecPatch, StartPosition, StreamKind, StreamName, StreamSpec,
+    StreamUid, Timestamp, limits,
 };
 pub use subscribe::{
     Delivery, Event, Record, RecordRef, Removed, RemovedReason, Source, SubscribeBuilder,

@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+/// Shortest time that a server is given for an answer, however impatient the user: it may wait for
+/// a disk.
+pub(crate) const ANSWER_TIMEOUT_MIN: Duration = Duration::from_secs(1);
+
 /// How to reach a cluster. [`ClientOptions::new`] has the usual values; change what differs.
 #[derive(Clone)]
 pub struct ClientOptions {
@@ -17,8 +21,8 @@ pub struct ClientOptions {
     /// Time for one attempt to connect, handshake included. 3 s.
     pub connect_timeout: Duration,
     /// How long a lost connection, or an error that the server calls temporary, is met with trying
-    /// again before a message, a subscription or a call fails; and how long a publisher waits for
-    /// a server that answers nothing. 60 s.
+    /// again before a message or a subscription fails; and how long they wait for a server that
+    /// answers nothing. 60 s.
     pub give_up_after: Duration,
     /// Time for an administrative call, repeats included. 10 s.
     pub call_timeout: Duration,

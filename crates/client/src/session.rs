@@ -1,16 +1,21 @@
 //! One connection after its handshake.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use railgun_net::{Connection, FrameReader, FrameWriter};
+use railgun_net::{Connection, FrameReader, FrameWriter, STREAMS_MAX};
 use railgun_proto::convert::Uid;
 use railgun_proto::{Frame, FrameKind, Message, VERSION, WireError, v1};
 use railgun_types::{ClusterUid, ErrorCode};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::connect_error::{ConnectError, StreamLost};
 use crate::dial::Dial;
 use crate::options::ClientOptions;
+
+/// Streams of a connection beside the first.
+const STREAMS_BESIDE_CONTROL: usize = STREAMS_MAX as usize - 1;
 
 /// A connection on which the server said Welcome.
 #[derive(Debug)]
@@ -22,6 +27,17 @@ pub(crate) struct Session {
     pub(crate) unanswered_max: usize,
     /// The server stops: finish what is in flight, begin nothing.
     pub(crate) going_away: CancellationToken,
+    /// Streams that may still be opened. Beyond them QUIC would wait, for as long as no other ends.
+    slots: Arc<Semaphore>,
+}
+
+/// A QUIC stream of a session.
+#[derive(Debug)]
+pub(crate) struct SessionStream {
+    pub(crate) writer: FrameWriter,
+    pub(crate) reader: FrameReader,
+    /// Its place among those that a connection may have open.
+    _slot: OwnedSemaphorePermit,
 }
 
 /// The first stream of a connection. The session lives while it is open.
@@ -58,17 +74,18 @@ impl Session {
         }
         let unanswered_max = welcome.unanswered_max.max(1) as usize;
         let going_away = CancellationToken::new();
-        Ok((Self { connection, number, cluster_uid, unanswered_max, going_away }, control))
+        let slots = Arc::new(Semaphore::new(STREAMS_BESIDE_CONTROL));
+        let session = Self { connection, number, cluster_uid, unanswered_max, going_away, slots };
+        Ok((session, control))
     }
 
     /// A new QUIC stream that begins with `first`.
-    pub(crate) async fn open<M: Message>(
-        &self,
-        first: &M,
-    ) -> Result<(FrameWriter, FrameReader), StreamLost> {
+    pub(crate) async fn open<M: Message>(&self, first: &M) -> Result<SessionStream, StreamLost> {
+        let slot = Arc::clone(&self.slots).try_acquire_owned();
+        let slot = slot.map_err(|_| StreamLost::AllInUse { streams: STREAMS_BESIDE_CONTROL })?;
         let (mut writer, reader) = self.connection.open().await?;
         writer.send(Frame::new(first)).await?;
-        Ok((writer, reader))
+        Ok(SessionStream { writer, reader, _slot: slot })
     }
 }
 

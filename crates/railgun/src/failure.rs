@@ -2,17 +2,15 @@
 //! command to try next.
 
 use railgun_client::{
-    AdminError, ConnectError, ErrorCode, OpenError, PublishError, SendError, StreamName,
-    SubscribeError, WireCode, WireError,
+    AdminError, ConnectError, ErrorCode, OpenError, PublishError, RecordRefused, SendError,
+    StreamName, SubscribeError, TransportError, WireCode, WireError,
 };
-use railgun_types::batch::RecordRefused;
 
 use crate::exit::{Exit, Failure};
 use crate::output::format::safe;
 
 /// No connection.
 pub(crate) fn connect(error: &ConnectError) -> Failure {
-    use railgun_net::ConnectError as Net;
     let failure = Failure::new(Exit::CannotConnect, error.to_string());
     match error {
         ConnectError::InvalidServer { .. } => {
@@ -23,9 +21,11 @@ pub(crate) fn connect(error: &ConnectError) -> Failure {
                 .next("pass --token, or set RAILGUN_TOKEN")
         }
         ConnectError::Transport(source) => match **source {
-            Net::UntrustedCertificate { .. } | Net::Roots(_) => failure
+            TransportError::UntrustedCertificate { .. } | TransportError::Roots(_) => failure
                 .next("pass --ca with the CA's PEM file, or select a context: railgun context ls"),
-            Net::Timeout { .. } | Net::Refused { .. } | Net::Lost { .. } => {
+            TransportError::Timeout { .. }
+            | TransportError::Refused { .. }
+            | TransportError::Lost { .. } => {
                 failure.next("railgun serve --dev, if no server runs there")
             }
             _ => failure.next("railgun context show"),
@@ -158,6 +158,9 @@ pub(crate) fn open(error: &OpenError) -> Failure {
         OpenError::Unreachable { .. } => {
             Failure::new(Exit::CannotConnect, error.to_string()).next(REACHABLE)
         }
+        OpenError::TooManyStreams { .. } => {
+            Failure::new(Exit::Failed, error.to_string()).next("fewer streams at a time")
+        }
     }
 }
 
@@ -199,6 +202,9 @@ pub(crate) fn subscribe(error: &SubscribeError) -> Failure {
     match error {
         SubscribeError::Refused { stream, error } => wire(error, Some(stream)),
         SubscribeError::Disconnected { error, .. } => connect(error),
+        SubscribeError::TooManyStreams { .. } => {
+            Failure::new(Exit::Failed, error.to_string()).next("fewer streams at a time")
+        }
         SubscribeError::Damaged { .. } | SubscribeError::Protocol { .. } => {
             Failure::new(Exit::Failed, error.to_string()).next(MISTAKE)
         }

@@ -1,9 +1,7 @@
 //! How an administrative call can fail.
 
-use std::time::Duration;
-
 use railgun_proto::WireError;
-use railgun_proto::convert::InvalidMessage;
+use railgun_types::Retry;
 
 use crate::connect_error::ConnectError;
 
@@ -16,7 +14,8 @@ pub enum AdminError {
     /// There is no connection.
     #[error(transparent)]
     Connection(#[from] ConnectError),
-    /// The connection broke each time; asking again does no harm.
+    /// It was not done, or asking again does no harm: the connection broke each time, or the call
+    /// could not be sent.
     #[error("{call} was not answered: {reason}")]
     Lost {
         /// The call.
@@ -26,12 +25,12 @@ pub enum AdminError {
     },
     /// It may or may not have been done: the server did not answer in time, or the connection was
     /// lost before it did.
-    #[error("it is not known whether {call} was done: no answer within {waited:?}")]
+    #[error("it is not known whether {call} was done: {reason}")]
     Unknown {
         /// The call.
         call: &'static str,
-        /// The time it was given.
-        waited: Duration,
+        /// Why nothing more is known.
+        reason: String,
     },
     /// The server sent what the protocol does not allow.
     #[error("the server broke the protocol: {reason}")]
@@ -41,14 +40,21 @@ pub enum AdminError {
     },
 }
 
-impl From<InvalidMessage> for AdminError {
-    fn from(invalid: InvalidMessage) -> Self {
-        Self::Protocol { reason: invalid.to_string() }
+impl AdminError {
+    /// Whether the same call again may help, and when. Not after [`Self::Unknown`]: look first
+    /// whether it was done.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Refused(error) => error.retry,
+            Self::Connection(error) => error.retry(),
+            Self::Lost { .. } => Retry::Now,
+            Self::Unknown { .. } | Self::Protocol { .. } => Retry::Never,
+        }
     }
-}
 
-impl From<railgun_types::InvalidName> for AdminError {
-    fn from(invalid: railgun_types::InvalidName) -> Self {
-        Self::Protocol { reason: invalid.to_string() }
+    /// An answer that means nothing.
+    pub(super) fn protocol(what: impl std::fmt::Display) -> Self {
+        Self::Protocol { reason: what.to_string() }
     }
 }

@@ -10,6 +10,7 @@ use railgun_proto::convert::{EnsureRequest, Ensured, Uid};
 use railgun_proto::v1::admin_request::Call;
 use railgun_proto::v1::admin_response::Answer;
 use railgun_proto::{WireError, v1};
+use railgun_types::limits::ADMIN_STREAMS;
 use railgun_types::{EnsureMode, ErrorCode, Offset, Retry, SpecPatch, StreamName, StreamUid};
 use tokio::time::Instant;
 
@@ -20,7 +21,7 @@ pub use types::{
 
 use crate::backoff::Backoff;
 use crate::client::ClientInner;
-use crate::connect_error::StreamLost;
+use crate::connect_error::{ConnectError, StreamLost};
 use crate::session::expect;
 
 /// Time that a server gets to end a stream whose call it has answered.
@@ -42,11 +43,12 @@ impl Admin {
         Self { client }
     }
 
-    /// Makes a stream as wished, or says how it differs (SEMANTICS §8). Safe to repeat. Only the
-    /// fields present in `patch` are looked at.
+    /// Makes a stream as wished, or says how it differs (SEMANTICS §8). Safe to repeat, but with
+    /// `if_revision`. Only the fields present in `patch` are looked at.
     ///
     /// # Errors
-    /// [`AdminError`]. A difference is no error: it is in the outcome.
+    /// [`AdminError`]; with `if_revision`, [`AdminError::Unknown`] where the connection was lost
+    /// before the answer. A difference is no error: it is in the outcome.
     pub async fn ensure_stream(
         &self,
         stream: &StreamName,
@@ -61,8 +63,12 @@ impl Admin {
             allow_destructive: options.allow_destructive,
         };
         let call = Call::EnsureStream((&request).into());
-        match self.call("ensure", call, Repeat::Safe, self.call_timeout()).await? {
-            Answer::StreamEnsured(ensured) => Ensured::try_from(ensured).map_err(Into::into),
+        // Repeated after a lost answer, a change would meet the revision that it made itself.
+        let repeat = if options.if_revision.is_some() { Repeat::IfUnsent } else { Repeat::Safe };
+        match self.call("ensure", call, repeat, self.call_timeout()).await? {
+            Answer::StreamEnsured(ensured) => {
+                Ensured::try_from(ensured).map_err(AdminError::protocol)
+            }
             other => Err(unexpected("ensure", &other)),
         }
     }
@@ -139,7 +145,8 @@ impl Admin {
         // Repeated after a lost answer it would say "not found", or hit a new stream of that name.
         match self.call("delete", call, Repeat::IfUnsent, self.call_timeout()).await? {
             Answer::StreamDeleted(deleted) => {
-                Ok(StreamUid::from_wire("stream_uid", &deleted.stream_uid)?)
+                StreamUid::from_wire("stream_uid", &deleted.stream_uid)
+                    .map_err(AdminError::protocol)
             }
             other => Err(unexpected("delete", &other)),
         }
@@ -222,41 +229,56 @@ impl Admin {
         let deadline = Instant::now() + timeout;
         let mut backoff = Backoff::new();
         let mut after = None;
-        let no_permit = || AdminError::Protocol { reason: "the client is closed".into() };
-        let _permit = self.client.calls.acquire().await.map_err(|_| no_permit())?;
+        let permit = tokio::time::timeout_at(deadline, self.client.calls.acquire()).await;
+        let _permit = match permit {
+            Ok(permit) => permit.map_err(|_| ConnectError::Closed)?,
+            Err(_) => {
+                let reason = format!("{ADMIN_STREAMS} other calls took all of {timeout:?}");
+                return Err(AdminError::Lost { call: name, reason });
+            }
+        };
         loop {
             let session = self.client.link.session(after, deadline).await?;
             let request = v1::AdminRequest { id: 1, call: Some(call.clone()) };
             let mut sent = false;
             let asking = async {
-                let (mut writer, mut reader) = session.open(&request).await?;
+                let mut stream = session.open(&request).await?;
                 sent = true;
-                let response = expect::<v1::AdminResponse>(&mut reader).await?;
-                // The server has room for the next call when it has ended this one's stream.
-                writer.finish();
-                drop(tokio::time::timeout(END_TIMEOUT, reader.next()).await);
-                Ok(response)
+                let response = expect::<v1::AdminResponse>(&mut stream.reader).await?;
+                Ok((stream, response))
             };
             let asked = tokio::time::timeout_at(deadline, asking).await;
             let failure = match asked {
-                Ok(Ok(response)) => match response.answer {
-                    Some(Answer::Error(error)) => StreamLost::Refused(error.into()),
-                    Some(answer) => return Ok(answer),
-                    None => {
-                        let reason = format!("the answer to {name} is empty");
-                        return Err(AdminError::Protocol { reason });
+                Ok(Ok((mut stream, response))) => {
+                    // The server has room for the next call when it has ended this one's stream.
+                    stream.writer.finish();
+                    drop(tokio::time::timeout(END_TIMEOUT, stream.reader.next()).await);
+                    match response.answer {
+                        Some(Answer::Error(error)) => StreamLost::Refused(error.into()),
+                        Some(answer) => return Ok(answer),
+                        None => {
+                            let reason = format!("the answer to {name} is empty");
+                            return Err(AdminError::Protocol { reason });
+                        }
                     }
-                },
+                }
                 Ok(Err(lost)) => lost,
-                Err(_) => return Err(AdminError::Unknown { call: name, waited: timeout }),
+                Err(_) if sent => {
+                    let reason = StreamLost::NoAnswer { after: timeout }.to_string();
+                    return Err(AdminError::Unknown { call: name, reason });
+                }
+                Err(_) => {
+                    let reason = format!("it could not be sent within {timeout:?}");
+                    return Err(AdminError::Lost { call: name, reason });
+                }
             };
             let refused = match &failure {
                 StreamLost::Refused(error) if !is_temporary(error) => {
                     return Err(AdminError::Refused(error.clone()));
                 }
                 StreamLost::Refused(error) => Some(error.clone()),
-                _ if sent && repeat == Repeat::IfUnsent => {
-                    return Err(AdminError::Unknown { call: name, waited: timeout });
+                lost if sent && repeat == Repeat::IfUnsent => {
+                    return Err(AdminError::Unknown { call: name, reason: lost.to_string() });
                 }
                 _ => None,
             };

@@ -128,9 +128,11 @@ impl TryFrom<v1::StreamDescription> for DescribedStream {
         let instant = |us: i64| (us != 0).then_some(Timestamp(us));
         let text = |text: String| (!text.is_empty()).then_some(text);
         Ok(Self {
-            name: StreamName::new(&message.name)?,
-            uid: StreamUid::from_wire("stream_uid", &message.stream_uid)?,
-            spec: StreamSpec::try_from(message.spec.unwrap_or_default())?,
+            name: StreamName::new(&message.name).map_err(AdminError::protocol)?,
+            uid: StreamUid::from_wire("stream_uid", &message.stream_uid)
+                .map_err(AdminError::protocol)?,
+            spec: StreamSpec::try_from(message.spec.unwrap_or_default())
+                .map_err(AdminError::protocol)?,
             revision: message.revision,
             shard: ShardId(message.shard),
             created: Timestamp(message.created_us),
@@ -166,7 +168,8 @@ impl TryFrom<v1::SegmentList> for SegmentPage {
     type Error = AdminError;
 
     fn try_from(message: v1::SegmentList) -> Result<Self, Self::Error> {
-        let stream_uid = StreamUid::from_wire("stream_uid", &message.stream_uid)?;
+        let stream_uid = StreamUid::from_wire("stream_uid", &message.stream_uid)
+            .map_err(AdminError::protocol)?;
         let segments = message.segments.into_iter().map(Segment::from).collect();
         let list = SegmentList { stream_uid, bucket: message.bucket, segments };
         Ok(Self { list, more: message.more })

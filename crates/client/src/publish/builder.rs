@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use railgun_proto::WireError;
-use railgun_types::StreamName;
-use railgun_types::limits::PRODUCER_WINDOW;
+use railgun_types::limits::{PRODUCER_WINDOW, PUBLISHER_STREAMS};
+use railgun_types::{Retry, StreamName};
 
 use super::driver::Driver;
 use super::machine::{Machine, Settings};
@@ -33,7 +33,7 @@ pub enum OpenError {
         /// What the server said.
         error: WireError,
     },
-    /// No connection, or no answer in time.
+    /// No connection, no answer in time, or all streams of the connection are in use.
     #[error("cannot publish to stream '{stream}': {reason}")]
     Unreachable {
         /// The stream.
@@ -41,6 +41,28 @@ pub enum OpenError {
         /// What happened.
         reason: String,
     },
+    /// The [`MultiPublisher`] was bound to as many streams as one can be:
+    /// [`PUBLISHER_STREAMS`](crate::limits::PUBLISHER_STREAMS). Open another one.
+    #[error(
+        "cannot publish to stream '{stream}': a publisher is bound to at most \
+         {PUBLISHER_STREAMS} streams"
+    )]
+    TooManyStreams {
+        /// The stream.
+        stream: StreamName,
+    },
+}
+
+impl OpenError {
+    /// Whether trying again may help, and when.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Refused { error, .. } => error.retry,
+            Self::Unreachable { .. } => Retry::Now,
+            Self::TooManyStreams { .. } => Retry::Never,
+        }
+    }
 }
 
 /// Opens a [`MultiPublisher`].
@@ -141,6 +163,8 @@ impl PublisherBuilder {
     }
 
     /// Opens the publisher; the stream must exist.
+    ///
+    /// Cancelling leaves nothing behind.
     ///
     /// # Errors
     /// [`OpenError`]; what the server calls temporary is tried again for `give_up_after`.

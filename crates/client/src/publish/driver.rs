@@ -19,7 +19,7 @@ use super::shared::Shared;
 use crate::backoff::Backoff;
 use crate::client::ClientInner;
 use crate::connect_error::{ConnectError, StreamLost};
-use crate::session::{Session, expect};
+use crate::session::{Session, SessionStream, expect};
 
 /// Most frames handed to the transport at a time.
 const FRAMES_AT_ONCE: usize = 16;
@@ -57,6 +57,7 @@ impl Driver {
         let mut producer_id = self.client.randomness.identifier();
         let mut backoff = Backoff::new();
         let mut after = None;
+        let mut ever_open = false;
         let give_up_after = self.settings.give_up_after;
         let mut give_up_at = Instant::now() + give_up_after;
         loop {
@@ -77,6 +78,7 @@ impl Driver {
             }
             let (ended, was_open) = self.serve(&session, producer_id).await;
             if was_open {
+                ever_open = true;
                 backoff.reset();
                 give_up_at = Instant::now() + give_up_after;
             }
@@ -97,8 +99,10 @@ impl Driver {
                         break;
                     }
                     // What was sent has its own time. This is for what never is, because no
-                    // publisher opens, again and again.
-                    if Instant::now() >= give_up_at {
+                    // publisher opens, again and again. A new one that finds no room for itself on
+                    // the connection says so at once.
+                    let no_room = !ever_open && matches!(lost, StreamLost::AllInUse { .. });
+                    if no_room || Instant::now() >= give_up_at {
                         self.fail_all(&lost.to_string());
                         give_up_at = Instant::now() + give_up_after;
                     }
@@ -138,7 +142,7 @@ impl Driver {
     async fn serve(&self, session: &Session, producer_id: [u8; 16]) -> (Ended, bool) {
         let after = self.settings.answer_timeout();
         let opening = tokio::time::timeout(after, self.open(session, producer_id));
-        let (mut writer, mut reader) = match opening.await {
+        let mut stream = match opening.await {
             Ok(Ok(opened)) => opened,
             Ok(Err(lost)) => return (lost.into(), false),
             Err(_) => return (StreamLost::NoAnswer { after }.into(), false),
@@ -146,28 +150,29 @@ impl Driver {
         let ended = tokio::select! {
             // Answers first: they make room for frames.
             biased;
-            ended = self.read(&mut reader) => ended,
-            ended = self.write(&mut writer, session) => ended,
+            ended = self.read(&mut stream.reader) => ended,
+            ended = self.write(&mut stream.writer, session) => ended,
             ended = self.silence() => ended,
         };
         let ended = match ended {
             Ended::Lost(StreamLost::Write(WriteError::Stopped { .. })) => {
                 // A server that stops reading says why in its last frame.
-                let reason = tokio::time::timeout(LAST_WORDS_TIMEOUT, self.read(&mut reader));
+                let reason =
+                    tokio::time::timeout(LAST_WORDS_TIMEOUT, self.read(&mut stream.reader));
                 reason.await.unwrap_or(ended)
             }
             ended => ended,
         };
         match &ended {
             Ended::Closed { forget: true } => {
-                let _ = tokio::time::timeout(CLOSE_TIMEOUT, close(writer, reader)).await;
+                let _ = tokio::time::timeout(CLOSE_TIMEOUT, close(stream)).await;
             }
             // A copy of what was repeated, or ended as unknown, may still be on its way to the log,
             // and a server that has forgotten the producer would append it a second time (PQ-1). It
             // forgets by age.
-            Ended::Closed { forget: false } | Ended::NewProducer => writer.finish(),
+            Ended::Closed { forget: false } | Ended::NewProducer => stream.writer.finish(),
             // What the server has not read of it is repeated elsewhere: it need not come late.
-            Ended::Lost(StreamLost::NoAnswer { .. }) => writer.reset(ErrorCode::Timeout),
+            Ended::Lost(StreamLost::NoAnswer { .. }) => stream.writer.reset(ErrorCode::Timeout),
             Ended::Lost(_) => {}
         }
         (ended, true)
@@ -177,16 +182,16 @@ impl Driver {
         &self,
         session: &Session,
         producer_id: [u8; 16],
-    ) -> Result<(FrameWriter, FrameReader), StreamLost> {
+    ) -> Result<SessionStream, StreamLost> {
         let open = v1::OpenPublisher {
             producer_id: Bytes::copy_from_slice(&producer_id),
             epoch: 0,
             ordered: self.settings.ordered,
         };
-        let (writer, mut reader) = session.open(&open).await?;
-        let opened: v1::PublisherOpened = expect(&mut reader).await?;
+        let mut stream = session.open(&open).await?;
+        let opened: v1::PublisherOpened = expect(&mut stream.reader).await?;
         self.shared.lock().on_connected(opened.credit_bytes, session.unanswered_max);
-        Ok((writer, reader))
+        Ok(stream)
     }
 
     async fn write(&self, writer: &mut FrameWriter, session: &Session) -> Ended {
@@ -303,10 +308,10 @@ impl Driver {
 }
 
 /// Says that the producer is done, and waits until the server has ended the stream.
-async fn close(mut writer: FrameWriter, mut reader: FrameReader) {
-    if writer.send(Frame::new(&v1::ClosePublisher {})).await.is_ok() {
-        writer.finish();
-        while let Ok(Some(_)) = reader.next().await {}
+async fn close(mut stream: SessionStream) {
+    if stream.writer.send(Frame::new(&v1::ClosePublisher {})).await.is_ok() {
+        stream.writer.finish();
+        while let Ok(Some(_)) = stream.reader.next().await {}
     }
 }
 

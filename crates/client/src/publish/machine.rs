@@ -19,7 +19,7 @@ use bytes::Bytes;
 use railgun_proto::convert::Uid;
 use railgun_proto::{WireError, v1};
 use railgun_types::batch::RecordDraft;
-use railgun_types::limits::BATCH_BYTES_DEFAULT;
+use railgun_types::limits::{BATCH_BYTES_DEFAULT, PUBLISH_ITEMS, PUBLISHER_STREAMS};
 use railgun_types::{StreamName, StreamUid};
 use tokio::time::Instant;
 
@@ -27,6 +27,7 @@ use super::error::{ProtocolError, PublishError, SendError};
 use super::item::{BatchOptions, Completion, Item};
 use super::lane::{Binding, Lane};
 use super::outcome::BatchOutcome;
+use crate::options::ANSWER_TIMEOUT_MIN;
 
 /// Frames that may be un-answered however little the next one would carry: one is on its way while
 /// another is made durable.
@@ -35,12 +36,8 @@ const SMALL_FRAMES: usize = 2;
 const FRAME_BYTES_WORTH: usize = 64 << 10;
 /// Size at which a frame with batches of many streams is closed.
 const FRAME_BYTES: usize = BATCH_BYTES_DEFAULT;
-/// Most batches of one frame: keeps its head far below 1 MiB.
-const FRAME_ITEMS: usize = 8_192;
 /// Batches of one frame that room is made for at once: as many of 1 KiB as fit.
 const FRAME_ITEMS_USUAL: usize = 1_024;
-/// Shortest time that a server is given for an answer: it may wait for a disk.
-const ANSWER_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 
 /// What a publisher was asked to do.
 #[derive(Clone, Copy, Debug)]
@@ -138,12 +135,16 @@ impl Machine {
 
     // ---- commands
 
-    /// Adds a stream. It is bound by the next `poll_transmit`.
-    pub(crate) fn add_lane(&mut self, stream: StreamName) -> LaneId {
+    /// Adds a stream. It is bound by the next `poll_transmit`. `None`: there are as many as a
+    /// publisher may have.
+    pub(crate) fn add_lane(&mut self, stream: StreamName) -> Option<LaneId> {
+        if self.lanes.len() >= PUBLISHER_STREAMS {
+            return None;
+        }
         let id = LaneId(self.lanes.len() as u32);
         self.lanes.push(Lane::new(stream, self.settings.ordered, self.settings.give_up_after));
         self.unbound.push_back(id);
-        id
+        Some(id)
     }
 
     /// Takes a message. The slot of its batch, its index there, and whether the sender of frames
@@ -350,6 +351,9 @@ impl Machine {
             let id = self.unbound.pop_front()?;
             let lane = self.lane(id);
             let Binding::Wanted { since, not_before } = lane.binding else { continue };
+            if lane.dead().is_some() {
+                continue;
+            }
             if let Some(at) = not_before.filter(|at| *at > now) {
                 *wake = Some(wake.map_or(at, |wake| wake.min(at)));
                 self.unbound.push_back(id);
@@ -415,7 +419,7 @@ impl Machine {
             // The first frame goes out whatever the credit: it is never smaller than one batch.
             let first = self.flights.is_empty() && lanes.is_empty();
             let over_credit = !first && self.flight_bytes + bytes + len > self.credit_bytes;
-            if full || over_credit || lanes.len() == FRAME_ITEMS {
+            if full || over_credit || lanes.len() == PUBLISH_ITEMS {
                 self.lane(id).queued = true;
                 self.ready.push_front(id);
                 break;

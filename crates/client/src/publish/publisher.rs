@@ -55,11 +55,18 @@ impl MultiPublisher {
     /// A handle for one of its streams, which must exist. Binding a stream twice gives two handles
     /// with a sequence each: between them there is no order.
     ///
+    /// A publisher can be bound [`PUBLISHER_STREAMS`](crate::limits::PUBLISHER_STREAMS) times in its
+    /// life; dropping a handle does not give its place back.
+    ///
+    /// Cancelled, the stream may stay bound, and counts.
+    ///
     /// # Errors
     /// [`OpenError`]; what the server calls temporary is tried again for `give_up_after`.
     pub async fn bind(&self, stream: StreamName) -> Result<Publisher, OpenError> {
         let shared = &self.handle.shared;
-        let lane = shared.lock().add_lane(stream.clone());
+        let Some(lane) = shared.lock().add_lane(stream.clone()) else {
+            return Err(OpenError::TooManyStreams { stream });
+        };
         shared.work.notify_one();
         loop {
             // Registered before the look, so that no change falls between.
@@ -98,6 +105,8 @@ impl MultiPublisher {
     /// Ends the publisher, for all its handles: waits until everything has ended, and lets the
     /// server forget the producer. What failed is told by the tickets, and by `flush` of each
     /// handle.
+    ///
+    /// Cancelled, it goes on in the background.
     pub async fn close(self) {
         self.handle.close().await;
     }
@@ -148,7 +157,7 @@ impl Publisher {
     }
 
     /// As [`Self::send`], appended only if the stream then ends as expected; else the message fails
-    /// with `ExpectedOffsetMismatch`. Such a message is a batch by itself.
+    /// with `ExpectedOffsetMismatch`. Such a message is a batch by itself. Cancel-safe likewise.
     ///
     /// # Errors
     /// [`SendError`]: the message was not taken.
@@ -166,7 +175,7 @@ impl Publisher {
     }
 
     /// As [`Self::send`], for a message that is borrowed: its bytes are copied once, into the
-    /// batch.
+    /// batch. Cancel-safe likewise.
     ///
     /// # Errors
     /// [`SendError`]: the message was not taken.
@@ -263,6 +272,8 @@ impl Publisher {
 
     /// Ends the publisher, for all its handles: waits until everything has ended, and lets the
     /// server forget the producer.
+    ///
+    /// Cancelled, it goes on in the background.
     ///
     /// # Errors
     /// As [`Self::flush`].

@@ -84,8 +84,11 @@ impl SubscribeBuilder {
 
     /// Opens the subscription.
     ///
+    /// Cancelling leaves nothing behind.
+    ///
     /// # Errors
-    /// [`SubscribeError`]; what the server calls temporary is tried again for `give_up_after`.
+    /// [`SubscribeError`]; what the server calls temporary, and silence, is borne for
+    /// `give_up_after`.
     pub async fn open(self) -> Result<Subscription, SubscribeError> {
         Subscription::open(self.client, self.request, self.give_up_after).await
     }

@@ -2,7 +2,7 @@
 
 use railgun_proto::WireError;
 use railgun_types::batch::BatchError;
-use railgun_types::{Offset, StreamName};
+use railgun_types::{Offset, Retry, StreamName};
 
 use crate::connect_error::ConnectError;
 
@@ -26,6 +26,15 @@ pub enum SubscribeError {
         /// What happened.
         error: Box<ConnectError>,
     },
+    /// As many QUIC streams are in use as the connection of a client may have. A subscription, a
+    /// publisher, and a call under way take one each. Drop one, or use another client.
+    #[error("cannot read stream '{stream}': all {streams} streams of the connection are in use")]
+    TooManyStreams {
+        /// The stream.
+        stream: StreamName,
+        /// How many are in use.
+        streams: usize,
+    },
     /// A batch whose checksums do not hold. No wrong byte was handed out.
     #[error("the batch at offset {offset} of stream '{stream}' is damaged: {error}")]
     Damaged {
@@ -44,4 +53,17 @@ pub enum SubscribeError {
         /// What it sent.
         reason: String,
     },
+}
+
+impl SubscribeError {
+    /// Whether subscribing again, from where this one ended, may help, and when.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Refused { error, .. } => error.retry,
+            Self::Disconnected { error, .. } => error.retry(),
+            Self::TooManyStreams { .. } => Retry::Now,
+            Self::Damaged { .. } | Self::Protocol { .. } => Retry::Never,
+        }
+    }
 }

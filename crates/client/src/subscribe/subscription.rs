@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use railgun_net::{FrameReader, FrameWriter, WriteError};
+use railgun_net::WriteError;
 use railgun_proto::convert::{SubscribeRequest, Uid};
 use railgun_proto::{Frame, FrameKind, WireError, v1};
 use railgun_types::batch::RecordBatch;
@@ -16,7 +16,8 @@ use super::error::SubscribeError;
 use crate::backoff::Backoff;
 use crate::client::ClientInner;
 use crate::connect_error::{ConnectError, StreamLost};
-use crate::session::expect;
+use crate::options::ANSWER_TIMEOUT_MIN;
+use crate::session::{SessionStream, expect};
 
 /// Reads a stream from one position on, in order, each record once.
 ///
@@ -37,6 +38,8 @@ pub struct Subscription {
     /// Where `until_end` ends.
     end: Option<Offset>,
     state: State,
+    /// Whether the server ever served it.
+    was_open: bool,
     /// Bytes consumed for which no credit was returned.
     owed_bytes: u64,
     /// Found when the subscription was opened again.
@@ -62,8 +65,7 @@ enum State {
 /// The QUIC stream of a subscription.
 #[derive(Debug)]
 struct Reading {
-    writer: FrameWriter,
-    reader: FrameReader,
+    stream: SessionStream,
     /// Number of the session it belongs to.
     session: u64,
 }
@@ -90,6 +92,7 @@ impl Subscription {
             position: Offset(0),
             end: None,
             state: State::Lost { after: None, not_before: Instant::now() },
+            was_open: false,
             owed_bytes: 0,
             removed: None,
             records: VecDeque::new(),
@@ -389,23 +392,35 @@ impl Subscription {
             request.until_offset = Some(until);
         }
         let opening = async {
-            let (writer, mut reader) = session.open(&request).await?;
-            let opened: v1::Subscribed = expect(&mut reader).await?;
-            Ok((writer, reader, opened))
+            let mut stream = session.open(&request).await?;
+            let opened: v1::Subscribed = expect(&mut stream.reader).await?;
+            Ok((stream, opened))
         };
-        let (writer, reader, opened) = match opening.await {
-            Ok(opened) => opened,
-            Err(StreamLost::Refused(error)) if error.retry == Retry::Never => {
+        let began = Instant::now();
+        let deadline = give_up_at.max(began + ANSWER_TIMEOUT_MIN);
+        let (stream, opened) = match tokio::time::timeout_at(deadline, opening).await {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(StreamLost::Refused(error))) if error.retry == Retry::Never => {
                 return Err(Refusal::Final(self.refused(error)));
             }
-            Err(lost) => return Err(Refusal::Again(lost)),
+            // One that was open before had its place, and finds another when others make room.
+            Ok(Err(StreamLost::AllInUse { streams })) if !self.was_open => {
+                let stream = self.request.name.clone();
+                return Err(Refusal::Final(SubscribeError::TooManyStreams { stream, streams }));
+            }
+            Ok(Err(lost)) => return Err(Refusal::Again(lost)),
+            Err(_) => {
+                let after = deadline.duration_since(began);
+                return Err(Refusal::Again(StreamLost::NoAnswer { after }));
+            }
         };
+        self.was_open = true;
         if opened.resumed_at >= opened.next_offset {
             // Nothing waits to be read: silence is no failure.
             self.all_is_well();
         }
         self.owed_bytes = 0;
-        self.state = State::Reading(Box::new(Reading { writer, reader, session: session.number }));
+        self.state = State::Reading(Box::new(Reading { stream, session: session.number }));
         Ok(opened)
     }
 }
@@ -420,15 +435,15 @@ impl Reading {
     ) -> Result<Frame, StreamLost> {
         let written = if *owed_bytes >= quarter {
             let credit = v1::Credit { bytes: std::mem::take(owed_bytes) };
-            self.writer.send(Frame::new(&credit)).await
+            self.stream.writer.send(Frame::new(&credit)).await
         } else {
-            self.writer.flush().await
+            self.stream.writer.flush().await
         };
         match written {
             // A server that has sent everything reads no further; what it sent is still to come.
             Ok(()) | Err(WriteError::Stopped { .. }) => {}
             Err(error) => return Err(error.into()),
         }
-        self.reader.next().await?.ok_or(StreamLost::Ended)
+        self.stream.reader.next().await?.ok_or(StreamLost::Ended)
     }
 }

@@ -12,7 +12,7 @@ pub(crate) struct Shown<'a> {
     pub(crate) ts_us: i64,
     pub(crate) source: &'static str,
     pub(crate) key: Option<&'a [u8]>,
-    pub(crate) headers: railgun_types::batch::ContentHeaders<'a>,
+    pub(crate) headers: railgun_client::ContentHeaders<'a>,
     pub(crate) value: &'a [u8],
     pub(crate) id: Option<&'a [u8]>,
 }

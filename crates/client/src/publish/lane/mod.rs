@@ -171,6 +171,8 @@ impl Lane {
         let Binding::Asked { since } = self.binding else { return };
         let since = since.unwrap_or(now);
         if error.retry == Retry::Never || now.duration_since(since) >= self.give_up_after {
+            // It is answered: a second answer is one too many.
+            self.binding = Binding::Wanted { since: None, not_before: None };
             self.die(error, out);
         } else {
             let not_before = Some(now + retry_delay(error.retry));

@@ -165,7 +165,7 @@ impl World {
         let mut machine = Machine::new(settings);
         machine.on_connected(64 << 20, 8);
         let lane = |n: usize| StreamName::new(&format!("s{n}")).expect("a valid name");
-        let lanes = (0..LANES).map(|n| machine.add_lane(lane(n))).collect();
+        let lanes = (0..LANES).filter_map(|n| machine.add_lane(lane(n))).collect();
         let mut world = Self {
             machine,
             now: Instant::now(),

@@ -31,9 +31,14 @@ impl Rig {
     }
 
     fn lane(&mut self, name: &str) -> LaneId {
-        let lane = self.machine.add_lane(StreamName::new(name).expect("a valid name"));
+        let lane = self.unbound_lane(name);
         self.bind(lane, 1);
         lane
+    }
+
+    fn unbound_lane(&mut self, name: &str) -> LaneId {
+        let name = StreamName::new(name).expect("a valid name");
+        self.machine.add_lane(name).expect("few streams")
     }
 
     /// Asks for the binding of a lane and answers it.
@@ -468,6 +473,32 @@ fn an_answer_that_does_not_fit_is_refused() {
 }
 
 #[test]
+fn a_second_answer_to_a_refused_binding_is_refused() {
+    let mut rig = Rig::new(true);
+    rig.unbound_lane("absent");
+    assert!(matches!(rig.poll(), Transmit::Bind(_)));
+    let absent = WireError::new(ErrorCode::StreamNotFound, "");
+    let refusal = v1::StreamBound { error: Some(absent.into()), ..v1::StreamBound::default() };
+    rig.machine.on_bound(refusal.clone(), rig.now, &mut rig.out).expect("asked for");
+    let again = rig.machine.on_bound(refusal, rig.now, &mut rig.out);
+    assert_eq!(again, Err(ProtocolError::UnknownAlias { alias: 0 }));
+    // Nothing is owed, and what is dead is not bound on the next connection.
+    assert_eq!(rig.machine.answer_due(), None);
+    rig.disconnect();
+    assert_eq!(rig.expect_wait(), None);
+}
+
+#[test]
+fn a_publisher_takes_as_many_streams_as_a_server_binds() {
+    let mut rig = Rig::new(true);
+    let name = StreamName::new("orders").expect("a valid name");
+    for _ in 0..PUBLISHER_STREAMS {
+        assert!(rig.machine.add_lane(name.clone()).is_some());
+    }
+    assert_eq!(rig.machine.add_lane(name), None);
+}
+
+#[test]
 fn a_server_that_answers_nothing_is_given_up_and_what_it_was_sent_is_unknown() {
     // PS-3, time-out: the connection lives, the disk behind it does not.
     let (mut rig, lane) = Rig::with_lane(true);
@@ -494,7 +525,7 @@ fn a_server_that_answers_nothing_is_given_up_and_what_it_was_sent_is_unknown() {
 #[test]
 fn every_answer_gives_a_slow_server_more_time() {
     let mut rig = Rig::new(true);
-    let lane = rig.machine.add_lane(StreamName::new("orders").expect("a valid name"));
+    let lane = rig.unbound_lane("orders");
     rig.poll();
     assert_eq!(rig.machine.answer_due(), Some(rig.now + GIVE_UP), "a binding is owed too");
     let bound = v1::StreamBound {
@@ -549,7 +580,7 @@ fn a_message_that_loses_every_connection_ends() {
 #[test]
 fn a_stream_that_no_connection_lives_to_bind_ends_what_waits_for_it() {
     let (mut rig, lane) = Rig::with_lane(true);
-    let fresh = rig.machine.add_lane(StreamName::new("fresh").expect("a valid name"));
+    let fresh = rig.unbound_lane("fresh");
     rig.disconnect();
     let (waiting, _) = rig.push(lane, b"waiting");
     let started = rig.now;

@@ -165,7 +165,9 @@ fn judge(actor: &Actor, error: &SubscribeError) {
             )
         ),
         SubscribeError::Disconnected { .. } => true,
-        SubscribeError::Damaged { .. } | SubscribeError::Protocol { .. } => false,
+        SubscribeError::TooManyStreams { .. }
+        | SubscribeError::Damaged { .. }
+        | SubscribeError::Protocol { .. } => false,
     };
     if !excused {
         actor.history.violated("reading", format_args!("{}: {error}", actor.name));

@@ -1,0 +1,183 @@
+//! A whole client against a server that does as a test says, in one process and without real time.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use railgun_net::memory::MemoryNetwork;
+use railgun_net::{FrameReader, FrameWriter, STREAMS_MAX};
+use railgun_proto::v1::admin_response::Answer;
+use railgun_proto::{Frame, VERSION, v1};
+use tokio::time::Instant;
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Far beyond any patience: a test that gets here waits for something that never comes.
+const EVER: Duration = Duration::from_secs(3_600);
+
+#[derive(Debug)]
+struct TestDial {
+    network: MemoryNetwork,
+    addr: SocketAddr,
+}
+
+impl Dial for TestDial {
+    fn dial(&self) -> Dialling<'_> {
+        Box::pin(async { Ok(self.network.connect(self.addr).await?) })
+    }
+}
+
+/// A client whose server welcomes it, and then treats each stream as `serve` says.
+async fn client_of<S, F>(serve: S) -> Client
+where
+    S: Fn(FrameWriter, FrameReader) -> F + Send + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let network = MemoryNetwork::new();
+    let endpoint = network.listen(([127, 0, 0, 1], 0).into()).expect("nobody else is there");
+    let dial = TestDial { network, addr: endpoint.local_addr() };
+    tokio::spawn(async move {
+        let connection = endpoint.accept().await.expect("a client connects");
+        let (mut control, mut hello) = connection.accept().await.expect("a first stream");
+        hello.next_of::<v1::Hello>().await.expect("a frame").expect("the first");
+        let welcome = v1::Welcome {
+            version: VERSION,
+            cluster_uid: Bytes::from_static(&[1; 16]),
+            unanswered_max: 8,
+            ..v1::Welcome::default()
+        };
+        control.send(Frame::new(&welcome)).await.expect("the client listens");
+        while let Ok((writer, reader)) = connection.accept().await {
+            tokio::spawn(serve(writer, reader));
+        }
+    });
+    let options = ClientOptions {
+        give_up_after: PATIENCE,
+        call_timeout: PATIENCE,
+        seed: Some([7; 16]),
+        ..ClientOptions::new("test:1")
+    };
+    Client::connect_over(Arc::new(dial), options).await.expect("connects")
+}
+
+fn orders() -> StreamName {
+    StreamName::new("orders").expect("a valid name")
+}
+
+/// Reads, and never says a word.
+async fn silence(_writer: FrameWriter, mut reader: FrameReader) {
+    while let Ok(Some(_)) = reader.next().await {}
+}
+
+/// Opens every subscription, to a stream without records.
+async fn empty_stream(mut writer: FrameWriter, mut reader: FrameReader) {
+    if let Ok(Some(_)) = reader.next_of::<v1::Subscribe>().await {
+        let stream_uid = Bytes::from_static(&[2; 16]);
+        let opened = v1::Subscribed { stream_uid, ..v1::Subscribed::default() };
+        writer.send(Frame::new(&opened)).await.expect("the client listens");
+        silence(writer, reader).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_that_is_never_answered_ends() {
+    let client = client_of(silence).await;
+    let began = Instant::now();
+    let opening = client.subscribe(orders()).open();
+    let opened = tokio::time::timeout(EVER, opening).await.expect("it ends");
+    let error = opened.expect_err("nobody answered");
+    assert!(matches!(&error, SubscribeError::Disconnected { .. }), "{error}");
+    assert!(error.to_string().contains("no answer for 5s"), "{error}");
+    assert!(began.elapsed() < PATIENCE + Duration::from_secs(2), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_finds_all_streams_of_the_connection_in_use_is_told() {
+    let client = client_of(empty_stream).await;
+    let mut subscriptions = Vec::new();
+    for _ in 1..STREAMS_MAX {
+        subscriptions.push(client.subscribe(orders()).open().await.expect("there is room"));
+    }
+    let began = Instant::now();
+    let error = client.subscribe(orders()).open().await.expect_err("there is no room");
+    assert!(matches!(error, SubscribeError::TooManyStreams { streams: 1_023, .. }), "{error}");
+    let error = client.publisher(orders()).open().await.expect_err("there is no room");
+    let OpenError::Unreachable { reason, .. } = error else { panic!("{error}") };
+    assert_eq!(reason, "all 1023 streams of the connection are in use");
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+
+    // A call waits for room, and was not made if there was none.
+    let error = client.admin().delete_stream(&orders()).await.expect_err("there is no room");
+    assert!(matches!(error, AdminError::Lost { .. }), "{error}");
+
+    subscriptions.pop();
+    client.subscribe(orders()).open().await.expect("there is room again");
+}
+
+/// A client whose server hears out the first administrative call and hangs up, and refuses those
+/// behind it; and the number of calls it has heard.
+async fn client_of_a_server_that_hangs_up() -> (Client, Arc<AtomicUsize>) {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let heard = Arc::clone(&calls);
+    let client = client_of(move |mut writer, mut reader| {
+        let heard = Arc::clone(&heard);
+        async move {
+            let request = reader.next_of::<v1::AdminRequest>().await.expect("a frame");
+            if heard.fetch_add(1, Ordering::Relaxed) == 0 {
+                return;
+            }
+            let error = WireError::new(ErrorCode::RevisionConflict, "it has another revision");
+            let answer = Some(Answer::Error(error.into()));
+            let id = request.map_or(0, |request| request.id);
+            let response = v1::AdminResponse { id, answer };
+            writer.send(Frame::new(&response)).await.expect("the client listens");
+        }
+    });
+    (client.await, calls)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_of_a_known_revision_is_not_repeated_when_it_may_have_been_made() {
+    // EN-6: the repetition would meet the revision that the first attempt made.
+    let (client, calls) = client_of_a_server_that_hangs_up().await;
+    let options = EnsureOptions { if_revision: Some(3), ..EnsureOptions::default() };
+    let ensured = client.admin().ensure_stream(&orders(), SpecPatch::default(), options).await;
+    assert!(matches!(ensured, Err(AdminError::Unknown { .. })), "{ensured:?}");
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
+
+    // Any other is, for it says the same twice.
+    let (client, calls) = client_of_a_server_that_hangs_up().await;
+    let ensured = client.admin().create_if_absent(&orders()).await;
+    assert!(matches!(ensured, Err(AdminError::Refused(_))), "{ensured:?}");
+    assert_eq!(calls.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_not_answered_in_time_may_have_been_done() {
+    let client = client_of(silence).await;
+    let deleted = client.admin().delete_stream(&orders()).await;
+    let Err(AdminError::Unknown { reason, .. }) = deleted else { panic!("{deleted:?}") };
+    assert_eq!(reason, "no answer for 5s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_finds_no_turn_in_time_was_not_made() {
+    let client = client_of(silence).await;
+    let admin = client.admin();
+    let mut sealing = tokio::task::JoinSet::new();
+    for _ in 0..limits::ADMIN_STREAMS {
+        let admin = admin.clone();
+        sealing.spawn(async move { admin.seal_stream(&orders(), false, EVER).await });
+    }
+    // All of them are sent before anything else.
+    tokio::time::advance(Duration::from_millis(1)).await;
+    let (began, orders) = (Instant::now(), orders());
+    let deleting = tokio::time::timeout(EVER, admin.delete_stream(&orders));
+    let deleted = deleting.await.expect("it ends");
+    assert!(matches!(deleted, Err(AdminError::Lost { .. })), "{deleted:?}");
+    assert!(began.elapsed() < PATIENCE + Duration::from_secs(1), "{:?}", began.elapsed());
+}
