@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::payload::{Payloads, Sequence};
 use super::publish::send;
 use super::report::{Latencies, Report};
-use super::{Schedule, Workload};
+use super::{READ_AT_ONCE, Schedule, Workload};
 use crate::exit::{CommandResult, Exit, Failure};
 use crate::failure;
 use crate::rate::Rate;
@@ -28,7 +28,18 @@ pub(super) struct E2eArgs {
 }
 
 pub(super) async fn run(args: E2eArgs, server: &ServerArgs) -> CommandResult {
+    check_streams(args.workload.streams)?;
     server.with_client(async |client| measure(args, client).await).await
+}
+
+/// All streams are read from the beginning to the end of the run.
+fn check_streams(streams: u32) -> Result<(), Failure> {
+    if streams > READ_AT_ONCE {
+        let text = format!("--streams {streams}: at most {READ_AT_ONCE} are read at a time");
+        let next = format!("--streams {READ_AT_ONCE}, or railgun bench publish, which takes more");
+        return Err(Failure::new(Exit::Usage, text).next(next));
+    }
+    Ok(())
 }
 
 async fn measure(args: E2eArgs, client: &Client) -> CommandResult {
@@ -134,5 +145,18 @@ impl Reader {
                 received += 1;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_streams_than_a_connection_has_room_for() {
+        check_streams(READ_AT_ONCE).expect("that many are read");
+        let refused = check_streams(READ_AT_ONCE + 1).expect_err("one too many");
+        assert_eq!(refused.exit(), Exit::Usage);
+        assert!(refused.to_string().contains("at most 1000"), "{refused}");
     }
 }

@@ -11,8 +11,8 @@ mod report;
 
 use std::time::Duration;
 
+use railgun_client::limits::{MESSAGE_BYTES_DEFAULT, MESSAGE_BYTES_HARD, PUBLISHER_STREAMS};
 use railgun_client::{Client, StreamName};
-use railgun_types::limits::MESSAGE_BYTES_HARD;
 use tokio::time::Instant;
 
 use self::payload::Kind;
@@ -23,6 +23,10 @@ use crate::position::Span;
 use crate::rate::Rate;
 use crate::runtime::block_on;
 use crate::server::ServerArgs;
+
+/// Streams that are read at a time: each takes a QUIC stream, of which a connection may have 1,024
+/// open.
+const READ_AT_ONCE: u32 = 1_000;
 
 /// Measure a cluster: publish, read, and end to end
 #[derive(Debug, clap::Args)]
@@ -66,7 +70,7 @@ struct Workload {
     stream: StreamName,
     /// Number of streams, written round robin
     #[arg(long, value_name = "N", default_value_t = 1,
-        value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        value_parser = clap::value_parser!(u32).range(1..=PUBLISHER_STREAMS as i64))]
     streams: u32,
     /// Bytes of a message's value: 16 to 8388607
     #[arg(long, value_name = "BYTES", default_value_t = 1024,
@@ -108,7 +112,7 @@ impl Workload {
     async fn make_streams(&self, client: &Client) -> Result<Vec<StreamName>, Failure> {
         let names = self.names()?;
         let patch = railgun_client::SpecPatch {
-            max_message_bytes: (self.size() >= railgun_types::limits::MESSAGE_BYTES_DEFAULT)
+            max_message_bytes: (self.size() >= MESSAGE_BYTES_DEFAULT)
                 .then_some(MESSAGE_BYTES_HARD as u32),
             ..railgun_client::SpecPatch::default()
         };

@@ -1,12 +1,13 @@
 //! `railgun bench read`.
 
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use railgun_client::limits::MESSAGE_BYTES_HARD;
 use railgun_client::{Client, Delivery, Event, StartPosition, StreamName};
-use railgun_types::limits::MESSAGE_BYTES_HARD;
 use tokio::time::Instant;
 
-use super::names;
 use super::payload::{Payloads, Sequence};
 use super::report::Report;
+use super::{READ_AT_ONCE, names};
 use crate::exit::{CommandResult, Exit, Failure};
 use crate::failure;
 use crate::output::table::Listing;
@@ -18,7 +19,7 @@ pub(super) struct ReadArgs {
     /// The stream; with --streams N, NAME.0 to NAME.N-1
     #[arg(long, value_name = "NAME", default_value = "bench")]
     stream: StreamName,
-    /// Number of streams, read at once
+    /// Number of streams, read at once, or 1000 at a time
     #[arg(long, value_name = "N", default_value_t = 1,
         value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     streams: u32,
@@ -46,7 +47,8 @@ async fn measure(args: ReadArgs, client: &Client) -> CommandResult {
     let start = args.from.start(jiff::Timestamp::now());
     let began = Instant::now();
     let readers = names.into_iter().map(|name| read(client, name, start, payloads.as_ref()));
-    let totals = futures::future::try_join_all(readers).await?;
+    let readers = stream::iter(readers).buffer_unordered(READ_AT_ONCE as usize);
+    let totals = readers.try_collect::<Vec<Totals>>().await?;
     let elapsed = began.elapsed();
     let (messages, bytes) = totals.iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
     let report = Report { workload: "read", streams, messages, bytes, elapsed, latencies: None };
