@@ -103,7 +103,8 @@ impl MultiPublisher {
     }
 
     /// Ends the publisher, for all its handles: waits until everything has ended, and lets the
-    /// server forget the producer. What failed is told by the tickets, and by `flush` of each
+    /// server forget the producer, at once or, where something had to be repeated, by age. What
+    /// failed is told by the tickets, and by `flush` of each
     /// handle.
     ///
     /// Cancelled, it goes on in the background.
@@ -271,7 +272,7 @@ impl Publisher {
     }
 
     /// Ends the publisher, for all its handles: waits until everything has ended, and lets the
-    /// server forget the producer.
+    /// server forget the producer, as [`MultiPublisher::close`] does.
     ///
     /// Cancelled, it goes on in the background.
     ///
