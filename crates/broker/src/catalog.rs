@@ -208,8 +208,7 @@ impl Owner {
             }
             Message::Get { name, reply } => drop(reply.send(self.catalog.get(&name).cloned())),
             Message::List { prefix, after, limit, reply } => {
-                let names = self.catalog.names_after(after.as_ref());
-                let names = names.filter(|(name, _)| name.as_str().starts_with(&prefix));
+                let names = self.catalog.names_with_prefix(&prefix, after.as_ref());
                 let names = names.take(limit).map(|(name, entry)| (name.clone(), entry.clone()));
                 drop(reply.send(names.collect()));
             }

@@ -125,7 +125,22 @@ impl Catalog {
     ) -> impl Iterator<Item = (&'a StreamName, &'a CatalogEntry)> {
         use std::ops::Bound;
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.names.range((from, Bound::Unbounded))
+        self.names.range::<StreamName, _>((from, Bound::Unbounded))
+    }
+
+    /// Every name that begins with `prefix` and comes after `after`, in order. Looks at no others.
+    pub fn names_with_prefix<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a StreamName>,
+    ) -> impl Iterator<Item = (&'a StreamName, &'a CatalogEntry)> {
+        use std::ops::Bound;
+        let from = match after.map(StreamName::as_str) {
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            _ => Bound::Included(prefix),
+        };
+        let names = self.names.range::<str, _>((from, Bound::Unbounded));
+        names.take_while(move |(name, _)| name.as_str().starts_with(prefix))
     }
 
     /// Log time of the last entry.
@@ -186,5 +201,27 @@ mod tests {
         assert_eq!(phase(apply(&mut catalog, 10, activate(one))), Some((one, Phase::Deleting)));
         assert_eq!(phase(apply(&mut catalog, 11, free(two))), Some((one, Phase::Deleting)));
         assert_eq!(phase(apply(&mut catalog, 12, free(one))), None);
+    }
+
+    #[test]
+    fn names_are_found_by_what_they_begin_with() {
+        let mut catalog = Catalog::default();
+        apply(&mut catalog, 1, CatalogCommand::Found(settings(1)));
+        let texts = ["shop", "shop-x", "shop.a", "shop.a.b", "shop.b", "shoq", "a", "Z"];
+        let names = texts.map(|text| StreamName::new(text).expect("valid"));
+        for (at, name) in names.iter().enumerate() {
+            let (stream, patch) = (StreamUid([at as u8; 16]), SpecPatch::default());
+            apply(&mut catalog, 2, CatalogCommand::Reserve { name: name.clone(), stream, patch });
+        }
+        for prefix in ["", "s", "shop", "shop.", "shop.a", "shop.b", "shop.c", "~", "Z", "\u{20ac}"]
+        {
+            for after in names.iter().map(Some).chain([None]) {
+                let found: Vec<_> =
+                    catalog.names_with_prefix(prefix, after).map(|(name, _)| name).collect();
+                let all = catalog.names_after(after).map(|(name, _)| name);
+                let wanted: Vec<_> = all.filter(|name| name.as_str().starts_with(prefix)).collect();
+                assert_eq!(found, wanted, "'{prefix}' after {after:?}");
+            }
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Names that users give. Parsed once at the edge; what holds a `StreamName` needs no further check.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -62,6 +63,13 @@ impl FromStr for StreamName {
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         Self::new(name)
+    }
+}
+
+/// In maps, names are found by their text and by what they begin with.
+impl Borrow<str> for StreamName {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 
