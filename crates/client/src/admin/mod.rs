@@ -163,7 +163,8 @@ impl Admin {
         retire: bool,
         timeout: Duration,
     ) -> Result<Sealed, AdminError> {
-        let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+        // To the server, 0 is no timeout of ours but its own.
+        let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX).max(1);
         let call =
             Call::SealStream(v1::SealStream { name: stream.to_string(), retire, timeout_ms });
         match self.call("seal", call, Repeat::Safe, timeout.saturating_add(SEAL_SLACK)).await? {
