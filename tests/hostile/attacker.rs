@@ -280,13 +280,6 @@ impl Line {
         }
     }
 
-    /// The kind of the next frame; `None` if the stream or the connection ends instead.
-    pub(crate) async fn answer_or_close(&mut self) -> Option<FrameKind> {
-        let chunk = within("an answer or the end", self.receive.read_chunk(64 << 10, true)).await;
-        let mut piece = chunk.ok()??.bytes;
-        Some(self.decoder.feed(&mut piece).expect("a frame").expect("a small frame").kind())
-    }
-
     /// The next frame, which must carry an `M`.
     pub(crate) async fn expect<M: Message>(&mut self) -> M {
         let frame = self.next().await.unwrap_or_else(|| panic!("the end instead of {}", M::KIND));

@@ -10,6 +10,7 @@ use railgun_types::ErrorCode;
 use crate::budget::ReceiveBudget;
 use crate::close_code;
 use crate::memory::MemoryConnection;
+use crate::quic;
 use crate::reader::{FrameReader, RawReader};
 use crate::writer::{FrameWriter, RawWriter};
 
@@ -112,6 +113,16 @@ impl Connection {
     #[cfg(test)]
     pub(crate) fn distrusted(self) -> Self {
         Self { budget: ReceiveBudget::bounded(), ..self }
+    }
+
+    /// Lets the peer open as many streams, and send as much before it is read, as the protocol tells;
+    /// for the accepting side, as soon as it knows whom it serves. Before that a peer has one stream
+    /// and 32 KiB, and waits. In memory there are no strangers, and no bound for a connection.
+    pub fn admit(&self) {
+        match &self.transport {
+            Transport::Quic { connection, .. } => quic::admit(connection),
+            Transport::Memory(_) => {}
+        }
     }
 
     /// Opens a stream; for the dialling side. Waits while the peer allows no further one. The peer

@@ -15,6 +15,8 @@ pub const STREAMS_MAX: u32 = 1_024;
 /// Streams that the accepting side grants. quinn gives back those that have ended in steps of an
 /// eighth of this; with an eighth held back, [`STREAMS_MAX`] can be open at any time.
 const STREAMS_GRANTED: u32 = STREAMS_MAX * 8 / 7;
+/// Streams of a client that has not been admitted: the one on which it says who it is.
+const STREAMS_BEFORE: u32 = 1;
 /// Silence after which a connection is lost.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Silence after which the dialling side sends a sign of life. A node that was killed and has
@@ -25,6 +27,9 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(1);
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 /// The same for all streams of a connection together. Bounds the memory of a connection.
 const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
+/// The same of a client that has not been admitted: twice the largest greeting. Anybody can have so
+/// much kept, for as long as the greeting may take.
+const WINDOW_BEFORE_BYTES: u32 = 32 << 10;
 /// Bytes of a connection that are kept until the peer has acknowledged them.
 const SEND_WINDOW_BYTES: u64 = 32 << 20;
 /// What may be under way before the path is known, sent at the pace of the round trips: some 32 packets
@@ -39,11 +44,19 @@ const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 /// more would make every such write fail.
 const PACKET_BYTES: u16 = 6_500;
 
-/// The transport of an accepting side.
+/// The transport of an accepting side, for clients that nobody knows yet.
 pub(crate) fn accepting() -> TransportConfig {
     let mut transport = common();
-    transport.max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_GRANTED));
     transport
+        .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_BEFORE))
+        .receive_window(VarInt::from_u32(WINDOW_BEFORE_BYTES));
+    transport
+}
+
+/// Grants a client all the streams and the window of a connection.
+pub(crate) fn admit(connection: &quinn::Connection) {
+    connection.set_max_concurrent_bi_streams(VarInt::from_u32(STREAMS_GRANTED));
+    connection.set_receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES));
 }
 
 /// The transport of a dialling side, which opens all streams.

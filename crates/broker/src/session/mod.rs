@@ -28,6 +28,10 @@ pub(crate) use subscription::HELD_TIME;
 
 /// A client that has not said hello by then is closed.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a client that was refused may take to read why and to close.
+const REFUSED_TIMEOUT: Duration = Duration::from_secs(1);
+/// Bytes of a client's name for itself that are kept for the log.
+const CLIENT_NAME_BYTES: usize = 128;
 /// How long an administrative QUIC stream waits for another to end where there are too many.
 const ADMIN_SLOT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of its first frame at most: it is held meanwhile.
@@ -67,21 +71,21 @@ pub(crate) async fn serve(
         () = stopping.cancelled() => return connection.close(Some(ErrorCode::GoingAway), STOPPING),
         greeted = tokio::time::timeout(HELLO_TIMEOUT, handshake(&context, &connection)) => greeted,
     };
-    let control = match greeted {
-        Ok(Ok(control)) => control,
+    let (control, client) = match greeted {
+        Ok(Ok(greeted)) => greeted,
         Ok(Err(refused)) => {
             tracing::debug!(%remote, %refused, "session refused");
             // The client reads the error from the stream; then it closes.
             tokio::select! {
                 biased;
                 () = stopping.cancelled() => {}
-                _ = tokio::time::timeout(HELLO_TIMEOUT, connection.closed()) => {}
+                _ = tokio::time::timeout(REFUSED_TIMEOUT, connection.closed()) => {}
             }
             return connection.close(Some(refused.code()), "");
         }
         Err(_) => return connection.close(Some(ErrorCode::ProtocolViolation), "no hello in time"),
     };
-    tracing::debug!(%remote, "session opened");
+    tracing::debug!(%remote, ?client, "session opened");
     let ended = CancellationToken::new();
     let control = tasks.spawn(hold_control(control, connection.clone(), stopping.clone()));
     let streams = TaskTracker::new();
@@ -129,16 +133,21 @@ async fn overdue(stopping: &CancellationToken) {
     tokio::time::sleep(LAST_ANSWERS).await;
 }
 
-/// Hello and Welcome on the first stream of the connection.
+/// Hello and Welcome on the first stream of the connection, and what the client calls itself.
 async fn handshake(
     context: &SessionContext,
     connection: &Connection,
-) -> Result<(FrameWriter, FrameReader), SessionEnd> {
+) -> Result<((FrameWriter, FrameReader), String), SessionEnd> {
     let (mut writer, mut reader) = connection.accept().await?;
-    if let Err(refused) = let_in(context, &mut reader).await {
-        failure::tell(&mut writer, &refused).await;
-        return Err(refused);
-    }
+    let client = match let_in(context, &mut reader).await {
+        Ok(client) => client,
+        Err(refused) => {
+            failure::tell(&mut writer, &refused).await;
+            return Err(refused);
+        }
+    };
+    // In front of the Welcome: who has read that may go on at once.
+    connection.admit();
     let limits = &context.limits;
     let welcome = v1::Welcome {
         version: VERSION,
@@ -152,11 +161,12 @@ async fn handshake(
         feature_level: 1,
     };
     writer.send(Frame::new(&welcome)).await?;
-    Ok((writer, reader))
+    Ok(((writer, reader), client))
 }
 
-/// Reads and checks the Hello. Whoever has not shown a token yet cannot make us read anything else.
-async fn let_in(context: &SessionContext, reader: &mut FrameReader) -> Result<(), SessionEnd> {
+/// Reads and checks the Hello; returns what the client calls itself. Whoever has not shown a token
+/// yet can make us neither read anything else nor keep it.
+async fn let_in(context: &SessionContext, reader: &mut FrameReader) -> Result<String, SessionEnd> {
     let Some(hello) = reader.next_of::<v1::Hello>().await? else {
         return Err(SessionEnd::ClientLeft);
     };
@@ -167,7 +177,13 @@ async fn let_in(context: &SessionContext, reader: &mut FrameReader) -> Result<()
         );
         return Err(WireError::new(ErrorCode::UnsupportedVersion, message).into());
     }
-    Ok(context.auth.check(&hello.token)?)
+    context.auth.check(&hello.token)?;
+    Ok(cut(&hello.client, CLIENT_NAME_BYTES).to_owned())
+}
+
+/// The beginning of `text`, of at most so many bytes.
+fn cut(text: &str, bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes)]
 }
 
 /// Keeps the control stream: the client ends the session by closing it, the node says goodbye on it.
@@ -312,4 +328,16 @@ impl QuicStream {
 
 fn going_away() -> SessionEnd {
     WireError::new(ErrorCode::GoingAway, STOPPING).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_name_is_cut_between_two_letters() {
+        assert_eq!(cut("railgun-rust/0.1.0", CLIENT_NAME_BYTES), "railgun-rust/0.1.0");
+        assert_eq!(cut(&"x".repeat(129), CLIENT_NAME_BYTES), "x".repeat(128));
+        assert_eq!(cut(&"\u{20ac}".repeat(100), CLIENT_NAME_BYTES), "\u{20ac}".repeat(42));
+    }
 }

@@ -7,6 +7,7 @@ mod suite;
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -37,6 +38,7 @@ async fn quic_pair() -> Pair {
     let (endpoint, spec) = listening();
     let client = crate::connect(spec).await.unwrap();
     let server = endpoint.accept().await.unwrap();
+    server.admit();
     Pair { client, server, _endpoint: endpoint }
 }
 
@@ -49,6 +51,11 @@ fn listening() -> (Endpoint, ConnectSpec) {
     let roots = Roots::Pem(ca.pem().into());
     let spec = ConnectSpec::new(endpoint.local_addr(), "localhost", roots);
     (endpoint, spec)
+}
+
+/// Drives `future` until it waits for the other side.
+fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
 /// A deadline, so that a test that hangs fails.

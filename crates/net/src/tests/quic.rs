@@ -2,6 +2,7 @@
 
 use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,10 +12,13 @@ use railgun_types::ErrorCode;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::{ANY_PORT, credit, listening, pattern, publish, within_deadline};
+use super::{ANY_PORT, credit, listening, pattern, poll_once, publish, within_deadline};
 use crate::memory::{AddrInUse, MemoryNetwork};
 use crate::tls::{DevCa, DevCaError, ServerTls};
-use crate::{CONNECT_TIMEOUT, ConnectError, ConnectionLost, Endpoint, ListenSpec, Roots, connect};
+use crate::{
+    CONNECT_TIMEOUT, ConnectError, ConnectSpec, ConnectionLost, Endpoint, ListenSpec, Roots,
+    connect,
+};
 
 fn other_ca() -> Roots {
     let dir = tempfile::tempdir().unwrap();
@@ -217,6 +221,56 @@ async fn a_full_or_stopping_server_refuses() {
         assert_eq!(first.closed().await, ConnectionLost::ClosedByPeer { code, reason });
         drop((first, server));
         endpoint.wait_idle().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_is_not_admitted_has_one_stream_and_few_bytes() {
+    within_deadline(async {
+        let (endpoint, spec) = listening();
+        let client = connect(spec).await.unwrap();
+        let server = endpoint.accept().await.unwrap();
+        let (mut writer, _reader) = client.open().await.unwrap();
+        let mut further = pin!(client.open());
+        assert!(poll_once(further.as_mut()).is_pending(), "a second stream");
+        let mut sending = pin!(writer.send(publish(1, vec![pattern(1 << 20, 0)])));
+        assert!(poll_once(sending.as_mut()).is_pending(), "a megabyte");
+        let (_far_writer, mut far_reader) = server.accept().await.unwrap();
+        server.admit();
+        let mut streams = vec![further.await.unwrap()];
+        let reading = async { far_reader.next().await.unwrap().unwrap().blob_bytes() };
+        let (sent, bytes) = tokio::join!(sending, reading);
+        assert_eq!((sent, bytes), (Ok(()), 1 << 20));
+        // As many as the protocol tells, with the first one.
+        for _ in 2..crate::STREAMS_MAX {
+            streams.push(client.open().await.unwrap());
+        }
+    })
+    .await;
+}
+
+/// Lets simulated time pass; what is on its way between two sockets of this thread takes none.
+async fn minutes_pass(minutes: u32) {
+    tokio::time::pause();
+    tokio::time::sleep(Duration::from_secs(60) * minutes).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn a_connection_outlives_silence_by_signs_of_life_and_not_without() {
+    let (endpoint, spec) = listening();
+    let never = ConnectSpec { keep_alive: Duration::from_secs(3_600), ..spec.clone() };
+    let lively = connect(spec).await.unwrap();
+    let server = endpoint.accept().await.unwrap();
+    let silent = connect(never).await.unwrap();
+    minutes_pass(5).await;
+    within_deadline(async {
+        assert_eq!(silent.closed().await, ConnectionLost::TimedOut);
+        let (mut writer, _reader) = lively.open().await.unwrap();
+        writer.send(credit(1)).await.unwrap();
+        let (_writer, mut reader) = server.accept().await.unwrap();
+        assert_eq!(reader.next().await, Ok(Some(credit(1))));
     })
     .await;
 }

@@ -1,17 +1,15 @@
 //! Every transport must pass this.
 
-use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 use railgun_proto::{Frame, FrameError, FrameKind, WireCode, v1};
 use railgun_types::ErrorCode;
 use railgun_types::limits::BATCH_BYTES_HARD;
 
-use super::{Pair, credit, pattern, publish, sequence};
+use super::{Pair, credit, pattern, poll_once, publish, sequence};
 use crate::{Connection, ConnectionLost, FrameReader, FrameWriter, ReadError, WriteError};
 
 macro_rules! over_both {
@@ -91,11 +89,6 @@ fn encoded(frame: Frame) -> Bytes {
         bytes.extend_from_slice(&part);
     }
     bytes.freeze()
-}
-
-/// Drives `future` until it waits for the other side.
-fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
-    future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
 async fn frames_come_back_as_they_were_sent(pair: Pair) {
