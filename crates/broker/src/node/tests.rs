@@ -1,5 +1,9 @@
 //! A whole node on simulated parts and paused time: what cannot be brought about from outside.
 
+mod offload;
+mod publishers;
+mod retired;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize};
@@ -20,10 +24,9 @@ use tokio::time::sleep;
 use super::*;
 use crate::clock::Clock;
 use crate::entropy::Entropy;
-use crate::seams::LogDriver;
+use crate::seams::{LogDriver, Pace};
 use crate::session::HELD_TIME;
-
-mod offload;
+use crate::shard::Queueing;
 
 #[derive(Debug, Default)]
 struct Counted(AtomicI64, AtomicU64);
@@ -69,11 +72,16 @@ async fn start(network: &MemoryNetwork) -> Broker {
 }
 
 async fn start_with(network: &MemoryNetwork, pool: Arc<Pool>) -> Broker {
-    Broker::start(spec_with(network, pool)).await.unwrap()
+    start_on(network, pool, Box::new(|| Duration::from_micros(100))).await
+}
+
+/// The same with any pool, and a disk as slow as `pace` says.
+async fn start_on(network: &MemoryNetwork, pool: Arc<dyn ReadPool>, pace: Pace) -> Broker {
+    Broker::start(spec_with(network, pool, pace)).await.unwrap()
 }
 
 /// The log keeps no entries in memory: what is read is read by the pool.
-fn spec_with(network: &MemoryNetwork, pool: Arc<Pool>) -> BrokerSpec {
+fn spec_with(network: &MemoryNetwork, pool: Arc<dyn ReadPool>, pace: Pace) -> BrokerSpec {
     let options = LogOptions { file_bytes: 1 << 20, tail_bytes: 0, ..LogOptions::default() };
     let counted = Arc::new(Counted::default());
     let mut files = 0_u128;
@@ -81,7 +89,6 @@ fn spec_with(network: &MemoryNetwork, pool: Arc<Pool>) -> BrokerSpec {
         files += 1;
         files.to_be_bytes()
     };
-    let pace = || Duration::from_micros(100);
     let network = network.clone();
     let listen = move || {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -92,7 +99,7 @@ fn spec_with(network: &MemoryNetwork, pool: Arc<Pool>) -> BrokerSpec {
     BrokerSpec {
         seams: Seams {
             disk: Arc::new(SimDisk::default()),
-            log_driver: LogDriver::Task(options, Box::new(uuids), Box::new(pace)),
+            log_driver: LogDriver::Task(options, Box::new(uuids), pace),
             pool,
             background: None,
             clock: Arc::clone(&counted) as _,
@@ -194,6 +201,19 @@ async fn a_stream_deleted_while_it_is_created_is_not_left_without_a_name() {
     assert!(facts.is_none(), "the stream lives: {facts:?}, {:?}", shard.command(delete).await);
 }
 
+/// A client that was let in, and its control stream.
+async fn enter(
+    network: &MemoryNetwork,
+    broker: &Broker,
+) -> (Connection, (FrameWriter, FrameReader)) {
+    let connection = network.connect(broker.listen_addr()).await.unwrap();
+    let (mut writer, mut control) = connection.open().await.unwrap();
+    let hello = v1::Hello { version_min: 1, version_max: 1, ..v1::Hello::default() };
+    writer.send(Frame::new(&hello)).await.unwrap();
+    assert!(control.next_of::<v1::Welcome>().await.unwrap().is_some());
+    (connection, (writer, control))
+}
+
 /// A client that was let in and follows a stream.
 struct Follower {
     connection: Connection,
@@ -209,11 +229,7 @@ impl Follower {
 
     /// Reads from the beginning.
     async fn begin_with(network: &MemoryNetwork, broker: &Broker, credit_bytes: u64) -> Self {
-        let connection = network.connect(broker.listen_addr()).await.unwrap();
-        let (mut writer, mut control) = connection.open().await.unwrap();
-        let hello = v1::Hello { version_min: 1, version_max: 1, ..v1::Hello::default() };
-        writer.send(Frame::new(&hello)).await.unwrap();
-        assert!(control.next_of::<v1::Welcome>().await.unwrap().is_some());
+        let (connection, (writer, control)) = enter(network, broker).await;
         let mut line = connection.open().await.unwrap();
         let start = Some(v1::subscribe::Start::Earliest(true));
         let subscribe = v1::Subscribe {
@@ -237,19 +253,28 @@ impl Follower {
     }
 }
 
+fn one_record(value: &[u8]) -> RecordBatch {
+    let mut builder = BatchBuilder::new(value.len() + 100);
+    builder.push(&RecordDraft { value, ..RecordDraft::default() }).unwrap();
+    RecordBatch::open(builder.finish().concat()).unwrap()
+}
+
 /// The stream "s" with so many batches of one record; returns the bytes of one.
 async fn publish(broker: &Broker, batches: usize, value: &[u8]) -> u64 {
-    let bytes_max = value.len() + 100;
-    let mut builder = BatchBuilder::new(bytes_max);
-    builder.push(&RecordDraft { value, ..RecordDraft::default() }).unwrap();
-    let batch = RecordBatch::open(builder.finish().concat()).unwrap();
-    let wish = wish("s", bytes_max as u32, EnsureMode::Warn);
+    let batch = one_record(value);
+    let wish = wish("s", batch.len() as u32, EnsureMode::Warn);
     let stream = broker.streams.ensure(wish).await.unwrap().stream_uid;
     let found = broker.streams.resolve(&name("s")).await.unwrap();
     for _ in 0..batches {
         let (batch, mode) = (batch.clone(), AppendMode::Each);
         let append = Append { stream, producer: None, mode, expected_end: None, batch };
-        let appended = found.shard.append(0, vec![append]).await.unwrap().await.unwrap();
+        let appended = found
+            .shard
+            .append(&Queueing::new(u64::MAX), vec![append])
+            .await
+            .unwrap()
+            .await
+            .unwrap();
         assert!(appended.unwrap()[0].is_ok());
     }
     batch.len() as u64

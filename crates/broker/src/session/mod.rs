@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::Auth;
+use crate::shard::Queueing;
 use crate::streams::Streams;
 
 pub(crate) use failure::SessionEnd;
@@ -86,6 +87,7 @@ pub(crate) async fn serve(
         Err(_) => return connection.close(Some(ErrorCode::ProtocolViolation), "no hello in time"),
     };
     tracing::debug!(%remote, ?client, "session opened");
+    let queueing = Queueing::new(context.next_session.fetch_add(1, Ordering::Relaxed));
     let ended = CancellationToken::new();
     let control = tasks.spawn(hold_control(control, connection.clone(), stopping.clone()));
     let streams = TaskTracker::new();
@@ -100,6 +102,7 @@ pub(crate) async fn serve(
                         context: Arc::clone(&context),
                         writer,
                         reader,
+                        queueing: queueing.clone(),
                         tasks: tasks.clone(),
                         ended: ended.clone(),
                         stopping: stopping.clone(),
@@ -222,6 +225,8 @@ pub(crate) struct QuicStream {
     pub(crate) context: Arc<SessionContext>,
     pub(crate) writer: FrameWriter,
     pub(crate) reader: FrameReader,
+    /// The connection's place in the queues of shards.
+    pub(crate) queueing: Queueing,
     /// For what must go on without the client.
     pub(crate) tasks: TaskTracker,
     /// The connection is gone.
@@ -318,11 +323,6 @@ impl QuicStream {
             slot = slots.acquire() => slot.map_err(|_| too_many()),
             () = tokio::time::sleep(ADMIN_SLOT_TIMEOUT) => Err(too_many()),
         }
-    }
-
-    /// A number for a queueing session of this stream.
-    pub(crate) fn session_number(&self) -> u64 {
-        self.context.next_session.fetch_add(1, Ordering::Relaxed)
     }
 }
 

@@ -10,7 +10,7 @@ use railgun_core::command::{
 use railgun_core::shard::{AppendRefusal, Appended};
 use railgun_proto::convert::Uid;
 use railgun_proto::{Frame, FrameKind, WireError, v1};
-use railgun_types::batch::RecordBatch;
+use railgun_types::batch::{BatchError, RecordBatch};
 use railgun_types::limits::{
     ATOMIC_BATCH_BYTES, ATOMIC_BATCH_RECORDS, PUBLISH_ITEMS, PUBLISHER_STREAMS,
 };
@@ -43,15 +43,14 @@ pub(super) async fn serve(stream: &mut QuicStream, first: &Frame) -> Result<(), 
         return Err(WireError::new(ErrorCode::ProtocolViolation, message).into());
     }
     stream.writer.send(Frame::new(&v1::PublisherOpened { credit_bytes: CREDIT_BYTES })).await?;
-    let session = stream.session_number();
     let publisher = Publisher {
         stream,
-        session,
         producer,
         epoch: open.epoch,
         aliases: Aliases::default(),
         shards: Vec::new(),
         unanswered: VecDeque::new(),
+        unanswered_items: 0,
         closing: false,
         released: false,
     };
@@ -60,13 +59,14 @@ pub(super) async fn serve(stream: &mut QuicStream, first: &Frame) -> Result<(), 
 
 struct Publisher<'s> {
     stream: &'s mut QuicStream,
-    session: u64,
     producer: Option<ProducerId>,
     epoch: u32,
     aliases: Aliases,
     /// The shards of all streams that were bound.
     shards: Vec<ShardHandle>,
     unanswered: VecDeque<Unanswered>,
+    /// Items of all of them.
+    unanswered_items: usize,
     /// Nothing more comes.
     closing: bool,
     /// The client said that the producer will not come back.
@@ -86,15 +86,54 @@ struct ItemState {
     outcome: Outcome,
 }
 
-/// What became of one batch. Made into words when it is told, not before: most are appended.
+// Of a client that takes no results, this is kept.
+const _: () = assert!(size_of::<ItemState>() <= 48);
+
+/// What became of one batch. Made into words when it is told, not before: most are appended, and the
+/// words of one that is refused are many times as long as what was sent.
 enum Outcome {
     /// Nothing has come, and if nothing does, nobody knows.
     Unknown,
     Appended(Appended),
     /// Never reached its shard.
-    Invalid(Box<WireError>),
+    Invalid(Invalid),
     Refused(AppendRefusal),
     Failed(AppendFailure),
+}
+
+/// Why a batch never reached its shard.
+enum Invalid {
+    /// No stream is bound to its alias.
+    Unbound,
+    Batch(BatchError),
+    /// Over the limits of an atomic batch.
+    AtomicTooLarge,
+    /// No stream ever ends at the offset that was expected.
+    NoSuchEnd(i64),
+}
+
+impl Invalid {
+    /// As the client is told.
+    fn told(&self, alias: u32) -> WireError {
+        let (code, message) = match self {
+            Self::Batch(error) => return failure::batch_error(error),
+            Self::Unbound => {
+                (ErrorCode::ProtocolViolation, format!("no stream is bound to alias {alias}"))
+            }
+            Self::AtomicTooLarge => {
+                let message = format!(
+                    "an atomic batch has at most {ATOMIC_BATCH_RECORDS} messages and \
+                     {ATOMIC_BATCH_BYTES} bytes"
+                );
+                (ErrorCode::BatchTooLarge, message)
+            }
+            Self::NoSuchEnd(last) => {
+                let message = format!("no stream ends at offset {last}; -1 is an empty one");
+                (ErrorCode::ProtocolViolation, message)
+            }
+        };
+        WireError::new(code, message)
+    }
 }
 
 /// The batches of one frame that belong to one shard.
@@ -134,8 +173,9 @@ impl Publisher<'_> {
         let window = self.stream.context.limits.unanswered_batches;
         let stopping = self.stream.stopping.clone();
         loop {
-            let reading =
-                !self.closing && self.unanswered.len() < window && !stopping.is_cancelled();
+            // An item that is refused takes more memory than the bytes it came with.
+            let has_room = self.unanswered.len() < window && self.unanswered_items < PUBLISH_ITEMS;
+            let reading = has_room && !self.closing && !stopping.is_cancelled();
             if !reading && self.unanswered.is_empty() {
                 return self.end().await;
             }
@@ -248,7 +288,7 @@ impl Publisher<'_> {
                     shares[shard].push(at, append, expected);
                     Outcome::Unknown
                 }
-                Err(error) => Outcome::Invalid(Box::new(error)),
+                Err(invalid) => Outcome::Invalid(invalid),
             };
             unanswered.items.push(ItemState { alias: item.alias, outcome });
         }
@@ -256,45 +296,39 @@ impl Publisher<'_> {
             let message = "the batches of a publish frame are longer than its items say";
             return Err(WireError::new(ErrorCode::ProtocolViolation, message).into());
         }
+        // There may be a long wait for room.
+        drop(publish);
         for (shard, mut share) in self.shards.iter().zip(shares) {
             if !share.appends.is_empty() {
                 share.let_go_of(frame_bytes);
-                let result = shard.append(self.session, share.appends).await?;
+                let result = shard.append(&self.stream.queueing, share.appends).await?;
                 unanswered.waiting.push_back((result, share.items));
             }
         }
+        self.unanswered_items += items;
         self.unanswered.push_back(unanswered);
         Ok(())
     }
 
     /// The batch as its shard takes it, and the shard's place.
-    fn check(&self, item: &v1::PublishItem, bytes: Bytes) -> Result<(usize, Append), WireError> {
-        let bound = self.aliases.get(item.alias).ok_or_else(|| {
-            let message = format!("no stream is bound to alias {}", item.alias);
-            WireError::new(ErrorCode::ProtocolViolation, message)
-        })?;
+    fn check(&self, item: &v1::PublishItem, bytes: Bytes) -> Result<(usize, Append), Invalid> {
+        let bound = self.aliases.get(item.alias).ok_or(Invalid::Unbound)?;
         let limits = &self.stream.context.limits;
         let batch = RecordBatch::validate(bytes, limits, bound.message_bytes_max as usize)
-            .map_err(|error| failure::batch_error(&error))?;
+            .map_err(Invalid::Batch)?;
         let mode = match item.mode() {
             v1::PublishMode::PublishEach => AppendMode::Each,
             v1::PublishMode::PublishAtomic => AppendMode::Atomic,
         };
         let over = batch.count() > ATOMIC_BATCH_RECORDS || batch.len() > ATOMIC_BATCH_BYTES;
         if mode == AppendMode::Atomic && over {
-            let message = format!(
-                "an atomic batch has at most {ATOMIC_BATCH_RECORDS} messages and \
-                 {ATOMIC_BATCH_BYTES} bytes"
-            );
-            return Err(WireError::new(ErrorCode::BatchTooLarge, message));
+            return Err(Invalid::AtomicTooLarge);
         }
         let expected_end = match item.expected_last_offset {
             None => None,
             Some(last) => {
-                Some(ExpectedEnd(u64::try_from(last.saturating_add(1)).map_err(|_| {
-                    let message = format!("no stream ends at offset {last}; -1 is an empty one");
-                    WireError::new(ErrorCode::ProtocolViolation, message)
-                })?))
+                let end = u64::try_from(last.saturating_add(1));
+                Some(ExpectedEnd(end.map_err(|_| Invalid::NoSuchEnd(last))?))
             }
         };
         let producer = self.producer.map(|id| ProducerSequence {
@@ -307,8 +341,11 @@ impl Publisher<'_> {
     }
 
     async fn answer(&mut self, answered: Unanswered) -> Result<(), SessionEnd> {
+        self.unanswered_items -= answered.items.len();
         let items = answered.items.into_iter().map(|item| self.item_result(item)).collect();
-        self.stream.writer.send(Frame::new(&v1::PublishResult { items })).await?;
+        // While the client takes it, there is the frame and not what it was made of.
+        let frame = Frame::new(&v1::PublishResult { items });
+        self.stream.writer.send(frame).await?;
         Ok(())
     }
 
@@ -328,7 +365,7 @@ impl Publisher<'_> {
                 };
             }
             Outcome::Unknown => failure::propose_failure(ProposeFailure::Unknown),
-            Outcome::Invalid(error) => *error,
+            Outcome::Invalid(invalid) => invalid.told(item.alias),
             Outcome::Refused(refusal) => failure::append_refusal(refusal),
             Outcome::Failed(failed) => failure::append_failure(failed),
         };

@@ -40,8 +40,15 @@ pub(crate) struct AppendRequest {
     pub(crate) items: Vec<Append>,
     pub(crate) bytes: usize,
     pub(crate) reply: oneshot::Sender<AppendResult>,
-    /// Bytes of the shard's queue; given back when the request has ended.
-    pub(crate) permit: OwnedSemaphorePermit,
+    /// Given back when the request has ended.
+    pub(crate) room: Room,
+}
+
+/// Bytes of what a session may have in queues, and of the shard's queue.
+#[derive(Debug)]
+pub(crate) struct Room {
+    pub(super) _session: OwnedSemaphorePermit,
+    pub(super) _queue: OwnedSemaphorePermit,
 }
 
 /// The requests that one entry was made of.
@@ -52,7 +59,7 @@ pub(crate) struct EntryReplies(Vec<RequestReply>);
 struct RequestReply {
     items: usize,
     reply: oneshot::Sender<AppendResult>,
-    _permit: OwnedSemaphorePermit,
+    _room: Room,
 }
 
 impl EntryReplies {
@@ -123,7 +130,7 @@ impl Appender {
                 replies.push(RequestReply {
                     items: request.items.len(),
                     reply: request.reply,
-                    _permit: request.permit,
+                    _room: request.room,
                 });
                 items.extend(request.items);
             }
@@ -153,7 +160,7 @@ impl Appender {
         let reply = |request: AppendRequest| RequestReply {
             items: request.items.len(),
             reply: request.reply,
-            _permit: request.permit,
+            _room: request.room,
         };
         EntryReplies(queues.into_values().flatten().map(reply).collect())
     }
@@ -168,8 +175,9 @@ mod tests {
     use super::*;
 
     fn request(session: u64, bytes: usize) -> AppendRequest {
-        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("free");
-        AppendRequest { session, items: Vec::new(), bytes, reply: oneshot::channel().0, permit }
+        let permit = || Arc::new(Semaphore::new(1)).try_acquire_owned().expect("free");
+        let room = Room { _session: permit(), _queue: permit() };
+        AppendRequest { session, items: Vec::new(), bytes, reply: oneshot::channel().0, room }
     }
 
     fn next(appender: &mut Appender) -> Option<usize> {

@@ -15,8 +15,9 @@ use railgun_core::command::CommandBody;
 use railgun_core::shard::Outcome;
 use railgun_log::ShardLog;
 use railgun_types::{Offset, ShardId, StartPosition, StreamUid};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
+use appender::Room;
 pub(crate) use appender::{AppendFailure, AppendRequest, AppendResult};
 pub use figures::ShardFigures;
 pub(crate) use host::{Extent, HostSpec, Message};
@@ -30,11 +31,29 @@ pub(crate) use query::{
 /// Bytes of batches that may wait in a shard's queue or be in flight. A session that finds no room
 /// stops reading from its client: QUIC flow control carries the pressure on.
 const QUEUE_BYTES: usize = 32 << 20;
+/// The part of it that one session may take, over all shards: whoever waits for room has at most so
+/// much of each other session in front of it.
+const SESSION_BYTES: usize = QUEUE_BYTES / 2;
 
 /// The node is stopping: the shard's actor is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the node is stopping")]
 pub(crate) struct ShardGone;
+
+/// A client's place in the queues of shards, the same for all that one connection publishes: whoever
+/// opens many publishers gets no more turns by that. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Queueing {
+    session: u64,
+    bytes: Arc<Semaphore>,
+}
+
+impl Queueing {
+    /// For a session of this number, which no other has.
+    pub(crate) fn new(session: u64) -> Self {
+        Self { session, bytes: Arc::new(Semaphore::new(SESSION_BYTES)) }
+    }
+}
 
 /// The handle of a shard. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -58,19 +77,20 @@ impl ShardHandle {
         &self.log
     }
 
-    /// Queues batches to be appended; waits for room. The result comes by the receiver; a dropped
+    /// Queues batches to be appended; waits for room, first among those of its own session. The result comes by the receiver; a dropped
     /// one means that the outcome is not known. Cancel safe: a request is queued whole or not.
     pub(crate) async fn append(
         &self,
-        session: u64,
+        queueing: &Queueing,
         items: Vec<railgun_core::command::Append>,
     ) -> Result<oneshot::Receiver<AppendResult>, ShardGone> {
         let bytes: usize = items.iter().map(railgun_core::command::Append::encoded_len).sum();
-        let room = u32::try_from(bytes.min(QUEUE_BYTES)).unwrap_or(u32::MAX);
-        let queue = Arc::clone(&self.queue_bytes);
-        let permit = queue.acquire_many_owned(room).await.map_err(|_| ShardGone)?;
+        let room = Room {
+            _session: acquire(&queueing.bytes, bytes.min(SESSION_BYTES)).await?,
+            _queue: acquire(&self.queue_bytes, bytes.min(QUEUE_BYTES)).await?,
+        };
         let (reply, result) = oneshot::channel();
-        let request = AppendRequest { session, items, bytes, reply, permit };
+        let request = AppendRequest { session: queueing.session, items, bytes, reply, room };
         self.send(Message::Append(request)).await?;
         Ok(result)
     }
@@ -163,4 +183,9 @@ impl ShardHandle {
     async fn send(&self, message: Message) -> Result<(), ShardGone> {
         self.to.send(message).await.map_err(|_| ShardGone)
     }
+}
+
+async fn acquire(room: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, ShardGone> {
+    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+    Arc::clone(room).acquire_many_owned(bytes).await.map_err(|_| ShardGone)
 }

@@ -20,7 +20,7 @@ impl Clock for Days {
 async fn the_floor_rises_while_objects_are_still_to_be_uploaded() {
     let (network, pool, days) =
         (MemoryNetwork::new(), Arc::<Pool>::default(), Arc::<Days>::default());
-    let spec = spec_with(&network, Arc::clone(&pool));
+    let spec = spec_with(&network, Arc::clone(&pool) as _, Box::new(|| Duration::from_micros(100)));
     // Nothing is sealed by itself.
     let max_time_to_cold = Duration::from_secs(1_000 * 86_400);
     let seams = Seams { clock: Arc::clone(&days) as _, ..spec.seams };

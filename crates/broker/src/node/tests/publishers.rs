@@ -1,0 +1,193 @@
+//! How much of what is published waits, and whose turn it is. The disk stands still meanwhile.
+
+use railgun_types::limits::PUBLISH_ITEMS;
+use tokio::time::timeout;
+
+use super::*;
+
+/// Bytes of one batch: two fit into a log entry.
+const VALUE_BYTES: usize = 400_000;
+/// More than a stream of the in-memory network and its reader take when nobody asks for a frame.
+const LARGE_BYTES: usize = 1_000_000;
+/// For so long a disk does nothing when it stands still.
+const STILL: Duration = Duration::from_secs(5);
+/// Long enough for all that happens without a disk.
+const A_WHILE: Duration = Duration::from_secs(1);
+const ALIAS: u32 = 1;
+/// As a publisher's results may have, and a shard's queue.
+const QUEUE_BYTES: usize = 32 << 20;
+
+/// A node with the stream "s", whose disk can be made to stand still.
+struct Node {
+    network: MemoryNetwork,
+    broker: Broker,
+    still: Arc<AtomicBool>,
+}
+
+impl Node {
+    async fn start() -> Self {
+        let (network, still) = (MemoryNetwork::new(), Arc::<AtomicBool>::default());
+        let stands = Arc::clone(&still);
+        let pace = move || if stands.load(Relaxed) { STILL } else { Duration::from_micros(100) };
+        let broker = start_on(&network, Arc::<Pool>::default(), Box::new(pace)).await;
+        broker.streams.ensure(wish("s", 1 << 20, EnsureMode::Warn)).await.unwrap();
+        Self { network, broker, still }
+    }
+
+    /// Nothing is written any more, for [`STILL`] at least.
+    async fn stand_still(&self) {
+        // What it has begun is done by then.
+        sleep(A_WHILE).await;
+        self.still.store(true, Relaxed);
+    }
+
+    /// What was begun is written soon.
+    fn go_on(&self) {
+        self.still.store(false, Relaxed);
+    }
+
+    async fn enter(&self) -> (Connection, (FrameWriter, FrameReader)) {
+        enter(&self.network, &self.broker).await
+    }
+}
+
+/// A publisher that has bound the stream.
+async fn open(connection: &Connection) -> (FrameWriter, FrameReader) {
+    let (mut writer, mut reader) = connection.open().await.unwrap();
+    writer.send(Frame::new(&v1::OpenPublisher::default())).await.unwrap();
+    assert!(reader.next_of::<v1::PublisherOpened>().await.unwrap().is_some());
+    let bind = v1::BindStream { alias: ALIAS, stream: "s".to_owned() };
+    writer.send(Frame::new(&bind)).await.unwrap();
+    let bound = reader.next_of::<v1::StreamBound>().await.unwrap().unwrap();
+    assert_eq!(bound.error, None);
+    (writer, reader)
+}
+
+fn frame(value: &[u8]) -> Frame {
+    let batch = one_record(value);
+    let batch_bytes = batch.len() as u32;
+    let item = v1::PublishItem { alias: ALIAS, batch_bytes, ..Default::default() };
+    Frame::with_blob(&v1::Publish { items: vec![item] }, vec![batch.as_bytes().clone()])
+}
+
+/// Sends what the node reads at once.
+async fn is_read(writer: &mut FrameWriter, frame: Frame) {
+    timeout(A_WHILE, writer.send(frame)).await.expect("the frame is read").unwrap();
+}
+
+/// Sends what the node reads no more.
+async fn is_not_read(writer: &mut FrameWriter, frame: Frame) {
+    let begin = Instant::now();
+    let sent = timeout(A_WHILE, writer.send(frame)).await;
+    assert!(sent.is_err(), "the frame was read: {sent:?} after {:?}", begin.elapsed());
+}
+
+async fn results(reader: &mut FrameReader) -> Vec<v1::ItemResult> {
+    reader.next_of::<v1::PublishResult>().await.unwrap().unwrap().items
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_ninth_unanswered_frame_is_not_read() {
+    let node = Node::start().await;
+    let (connection, _control) = node.enter().await;
+    let (mut writer, mut reader) = open(&connection).await;
+    node.stand_still().await;
+    for _ in 0..8 {
+        is_read(&mut writer, frame(&[7; LARGE_BYTES])).await;
+    }
+    is_not_read(&mut writer, frame(&[7; LARGE_BYTES])).await;
+    node.go_on();
+    writer.flush().await.unwrap();
+    for offset in 0..9 {
+        let result = results(&mut reader).await.remove(0);
+        assert_eq!((result.error, result.base_offset), (None, offset));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn behind_many_unanswered_items_no_frame_is_read_and_each_is_told_why_it_was_refused() {
+    let node = Node::start().await;
+    let (connection, _control) = node.enter().await;
+    let (mut writer, mut reader) = open(&connection).await;
+    node.stand_still().await;
+    // No result may go out before that of the first frame.
+    is_read(&mut writer, frame(b"x")).await;
+    let unbound = v1::PublishItem { alias: 9, ..Default::default() };
+    let mut items = vec![unbound; PUBLISH_ITEMS / 2];
+    items[0].batch_bytes = LARGE_BYTES as u32;
+    let refused = Frame::with_blob(&v1::Publish { items }, vec![vec![7; LARGE_BYTES].into()]);
+    for _ in 0..2 {
+        is_read(&mut writer, refused.clone()).await;
+    }
+    is_not_read(&mut writer, refused).await;
+    node.go_on();
+    let read = async {
+        assert_eq!(results(&mut reader).await[0].error, None);
+        for _ in 0..3 {
+            let results = results(&mut reader).await;
+            assert_eq!(results.len(), PUBLISH_ITEMS / 2);
+            for result in results {
+                let error = WireError::from(result.error.unwrap());
+                assert_eq!(error.code, ErrorCode::ProtocolViolation);
+                assert_eq!(error.message, "no stream is bound to alias 9");
+            }
+        }
+    };
+    let (sent, ()) = tokio::join!(writer.flush(), read);
+    sent.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_a_shard_is_bounded_in_bytes_and_half_of_it_for_each_session() {
+    let node = Node::start().await;
+    let found = node.broker.streams.resolve(&name("s")).await.unwrap();
+    let (stream, mode) = (found.stream, AppendMode::Each);
+    let batch = one_record(&[7; VALUE_BYTES]);
+    let append = Append { stream, producer: None, mode, expected_end: None, batch };
+    let queue = async |queueing: &Queueing| {
+        timeout(A_WHILE, found.shard.append(queueing, vec![append.clone()])).await
+    };
+    node.stand_still().await;
+    let mut waiting = Vec::new();
+    let greedy = Queueing::new(u64::MAX);
+    while let Ok(queued) = queue(&greedy).await {
+        waiting.push(queued.unwrap());
+        assert!(waiting.len() * VALUE_BYTES <= QUEUE_BYTES / 2, "{}", waiting.len());
+    }
+    assert!(waiting.len() * VALUE_BYTES > QUEUE_BYTES / 2 - 2 * VALUE_BYTES);
+    while let Ok(queued) = queue(&Queueing::new(waiting.len() as u64)).await {
+        waiting.push(queued.unwrap());
+        assert!(waiting.len() * VALUE_BYTES <= QUEUE_BYTES, "{}", waiting.len());
+    }
+    assert!(waiting.len() * VALUE_BYTES > QUEUE_BYTES - 2 * VALUE_BYTES);
+    // Whatever ends makes room, in both.
+    node.go_on();
+    for waits in waiting {
+        waits.await.unwrap().ok();
+    }
+    assert!(queue(&greedy).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_has_one_turn_however_many_publishers_it_opens() {
+    let node = Node::start().await;
+    let (greedy, _control) = node.enter().await;
+    let mut lines = Vec::new();
+    for _ in 0..100 {
+        lines.push(open(&greedy).await);
+    }
+    let (neighbour, _control) = node.enter().await;
+    let (mut writer, mut reader) = open(&neighbour).await;
+    node.stand_still().await;
+    // More than a shard's queue takes.
+    for (writer, _) in &mut lines {
+        is_read(writer, frame(&[7; VALUE_BYTES])).await;
+    }
+    is_read(&mut writer, frame(b"x")).await;
+    sleep(A_WHILE).await;
+    node.go_on();
+    let result = results(&mut reader).await.remove(0);
+    assert_eq!(result.error, None);
+    // Eight entries of two batches were on their way already; then it is one here, one there.
+    assert!(result.base_offset <= 2 * 8 + 2, "{} were first", result.base_offset);
+}
