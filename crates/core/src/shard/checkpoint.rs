@@ -40,7 +40,7 @@ use railgun_types::{
 use super::manifest_log::{ManifestLog, StreamDirt};
 use super::offload::{Floor, HotRange, PlannedObject, PlannedRange};
 use super::producers::{Producer, ProducerKey, Producers, StoredResult};
-use super::{HotIndex, ShardState, Stream, Waiting};
+use super::{HotIndex, SEGMENT_BYTES_MIN, ShardState, Stream, Waiting};
 use crate::checkpoint::{
     CheckpointError, CheckpointReader, CheckpointWriter, Header, Section, list, map, narrow,
     put_list, put_varints,
@@ -98,6 +98,8 @@ impl ShardState {
             plans,
             floor: Floor { holds: _, unmirrored },
             waiting: _,
+            // Of this node's version, not of the state.
+            segment_bytes_min: _,
         } = self;
         let ShardManifest { cluster, shard, streams: cold, objects } = manifest;
         let mut writer = CheckpointWriter::new(&Header {
@@ -179,6 +181,7 @@ impl ShardState {
                 plans,
                 floor,
                 waiting,
+                segment_bytes_min: SEGMENT_BYTES_MIN,
             },
             membership: Bytes::copy_from_slice(header.membership),
         })

@@ -128,6 +128,7 @@ pub struct ShardState {
     plans: BTreeMap<ObjectId, PlannedObject>,
     floor: Floor,
     waiting: Waiting,
+    segment_bytes_min: u64,
 }
 
 /// Bytes of records and their ids that are not in the bucket yet, by how far they got.
@@ -160,7 +161,22 @@ impl ShardState {
             plans: BTreeMap::new(),
             floor: Floor::default(),
             waiting: Waiting::default(),
+            segment_bytes_min: SEGMENT_BYTES_MIN,
         }
+    }
+
+    /// The same with another least size of a segment, in record bytes, than [`SEGMENT_BYTES_MIN`].
+    /// Apply decides by it: it must be the same on all replicas, and after every restart.
+    #[must_use]
+    pub fn with_segment_bytes_min(mut self, bytes: u64) -> Self {
+        self.segment_bytes_min = bytes;
+        self
+    }
+
+    /// Waiting record bytes from which a stream gets segments of its own.
+    #[must_use]
+    pub fn segment_bytes_min(&self) -> u64 {
+        self.segment_bytes_min
     }
 
     /// Applies a committed command. Entries without a command (a new leader's first, membership) are

@@ -88,6 +88,7 @@ impl PlannedObject {
 pub(super) struct Planner {
     seal_index: u64,
     term: u64,
+    segment_bytes_min: u64,
     next_part: u32,
     objects: Vec<(ObjectId, PlannedObject)>,
     /// Bundles by day, the last of each day being filled.
@@ -117,8 +118,15 @@ impl Bundle {
 }
 
 impl Planner {
-    pub(super) fn new(seal_index: u64, term: u64) -> Self {
-        Self { seal_index, term, next_part: 0, objects: Vec::new(), bundles: BTreeMap::new() }
+    pub(super) fn new(seal_index: u64, term: u64, segment_bytes_min: u64) -> Self {
+        Self {
+            seal_index,
+            term,
+            segment_bytes_min,
+            next_part: 0,
+            objects: Vec::new(),
+            bundles: BTreeMap::new(),
+        }
     }
 
     /// Places the closed ranges of one stream. Streams come in ascending order.
@@ -127,7 +135,7 @@ impl Planner {
         for range in ranges {
             let (term, day) = (self.term, range.day);
             let planned = PlannedRange { stream, range };
-            if waiting >= SEGMENT_BYTES_MIN {
+            if waiting >= self.segment_bytes_min {
                 self.emit(PlannedObject { term, day, segment: true, ranges: vec![planned] });
                 continue;
             }
@@ -233,7 +241,7 @@ mod tests {
 
     #[test]
     fn small_streams_share_bundles_by_day_and_large_ones_get_segments() {
-        let mut planner = Planner::new(7, 2);
+        let mut planner = Planner::new(7, 2, SEGMENT_BYTES_MIN);
         planner.place(uid(1), vec![range(0, 10, 1), range(1, 10, 2)]);
         planner.place(uid(2), vec![range(0, SEGMENT_BYTES_MIN - 1, 1), range(1, 1, 2)]);
         planner.place(uid(3), vec![range(0, 20, 1)]);
@@ -258,7 +266,7 @@ mod tests {
 
     #[test]
     fn a_full_bundle_is_followed_by_another() {
-        let mut planner = Planner::new(1, 1);
+        let mut planner = Planner::new(1, 1, SEGMENT_BYTES_MIN);
         for stream in 0..40 {
             planner.place(uid(stream), vec![range(0, SEGMENT_BYTES_MIN - 1, 1)]);
         }
@@ -269,7 +277,7 @@ mod tests {
 
     #[test]
     fn a_bundle_of_tiny_records_is_bounded_by_their_number() {
-        let mut planner = Planner::new(1, 1);
+        let mut planner = Planner::new(1, 1, SEGMENT_BYTES_MIN);
         let half = HotRange { end: Offset(RANGE_RECORDS_MAX / 2), ..range(0, 10, 1) };
         (0..5).for_each(|stream| planner.place(uid(stream), vec![half.clone()]));
         let sizes: Vec<_> =
@@ -279,7 +287,7 @@ mod tests {
 
     #[test]
     fn a_bundle_holds_so_many_streams_and_no_more() {
-        let mut planner = Planner::new(1, 1);
+        let mut planner = Planner::new(1, 1, SEGMENT_BYTES_MIN);
         for stream in 0..5_000_u128 {
             planner.place(StreamUid(stream.to_be_bytes()), vec![range(0, 10, 1)]);
         }
@@ -290,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_stream_in_two_days_is_committed_in_order() {
-        let mut planner = Planner::new(1, 1);
+        let mut planner = Planner::new(1, 1, SEGMENT_BYTES_MIN);
         for stream in 0..20 {
             let half = SEGMENT_BYTES_MIN - 2;
             planner.place(uid(stream), vec![range(0, 1, 1), range(1, half, 2)]);

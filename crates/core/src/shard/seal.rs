@@ -37,7 +37,7 @@ pub enum CommitRefused {
 impl ShardState {
     /// Closes the ranges in scope and plans objects for all that is closed. Returns how many.
     pub(super) fn seal(&mut self, at: EntryPosition, scope: SealScope) -> usize {
-        let mut planner = Planner::new(at.index, at.term);
+        let mut planner = Planner::new(at.index, at.term, self.segment_bytes_min);
         for (&uid, stream) in &mut self.streams {
             let in_scope = match scope {
                 SealScope::Closed => false,

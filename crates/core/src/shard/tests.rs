@@ -17,11 +17,13 @@ const DAY_US: i64 = 86_400_000_000;
 struct Shard {
     state: ShardState,
     next: u64,
+    term: u64,
 }
 
 impl Shard {
     fn new() -> Self {
-        let mut shard = Self { state: ShardState::new(ClusterUid([7; 16]), ShardId(1)), next: 0 };
+        let state = ShardState::new(ClusterUid([7; 16]), ShardId(1));
+        let mut shard = Self { state, next: 0, term: 1 };
         for uid in [A, B] {
             assert!(matches!(
                 shard.ensure(uid, SpecPatch::default(), EnsureMode::Warn),
@@ -32,7 +34,7 @@ impl Shard {
     }
 
     fn apply(&mut self, ts: i64, body: CommandBody) -> Outcome {
-        let at = EntryPosition { index: self.next, term: 1 };
+        let at = EntryPosition { index: self.next, term: self.term };
         self.next += 1;
         self.state.apply(at, &Command { ts: Timestamp(ts), body })
     }
@@ -418,4 +420,50 @@ fn manifest_files_extend_each_other_and_then_begin_anew() {
         before = Some(shard.mirror());
     }
     assert_eq!(fulls, 3, "one in 64");
+}
+
+#[test]
+fn a_commit_of_another_attempt_changes_nothing() {
+    let mut shard = Shard::new();
+    shard.one(1, item(A, 2)).expect("appended");
+    shard.seal(SealScope::All);
+    let first = shard.first_plan();
+    shard.commit(first.clone()).expect("as planned");
+    // In another term: the same stream goes on, and is sealed again.
+    shard.term = 2;
+    shard.one(2, item(A, 3)).expect("appended");
+    shard.seal(SealScope::All);
+    let second = shard.first_plan();
+    assert_eq!(shard.state.plans()[&second.object].term, 2);
+    let before = |shard: &Shard| (shard.state.manifest().clone(), shard.state.plans().clone());
+    let known = before(&shard);
+    // What the leader of the older term still had on its way, once more or under another name.
+    let late = ObjectCommit { hash: [9; 8], ..first.clone() };
+    assert_eq!(shard.commit(late), Err(CommitRefused::NotPlanned { object: first.object }));
+    let renamed = ObjectCommit { object: second.object, ..first };
+    assert_eq!(shard.commit(renamed), Err(CommitRefused::OtherRange { stream: A }));
+    // What no seal has asked for: of an entry that is none, and of a part that its seal has not.
+    for object in [
+        ObjectId { seal_index: second.object.seal_index - 1, part: 0 },
+        ObjectId { part: second.object.part + 1, ..second.object },
+    ] {
+        let foreign = ObjectCommit { object, ..second.clone() };
+        assert_eq!(shard.commit(foreign), Err(CommitRefused::NotPlanned { object }));
+    }
+    assert_eq!(before(&shard), known);
+    shard.commit(second).expect("as planned");
+    assert_eq!(shard.state.manifest().streams[&A].end(), Offset(5));
+}
+
+#[test]
+fn the_least_size_of_a_segment_can_be_another() {
+    let mut shard = Shard::new();
+    shard.state = shard.state.with_segment_bytes_min(100);
+    shard.one(1, item(A, 1)).expect("appended");
+    shard.one(1, item(B, 40)).expect("appended");
+    let bytes = shard.state.waiting().open;
+    assert!(bytes > 100, "{bytes}");
+    shard.seal(SealScope::All);
+    let kinds = shard.state.plans().values().map(|plan| (plan.segment, plan.ranges[0].stream));
+    assert_eq!(kinds.collect::<Vec<_>>(), [(true, B), (false, A)]);
 }
