@@ -9,6 +9,10 @@ pub enum BuiltinBug {
     PurgeAboveFloor,
     /// Space is given back when an object is committed, before a manifest in the bucket names it.
     DeleteBeforeMirrored,
+    /// Objects are committed that were never uploaded.
+    CommitBeforePut,
+    /// Publishers are taken in whatever the hot budget says.
+    NoAdmission,
 }
 
 /// The bug of this node, if it has one.

@@ -17,6 +17,7 @@ mod seams;
 mod session;
 mod shard;
 mod streams;
+mod thresholds;
 
 pub use auth::{InvalidTokenHash, TokenHash};
 pub use builtin_bug::BuiltinBug;
@@ -26,3 +27,4 @@ pub use identity::{Identity, IdentityError};
 pub use node::{Broker, BrokerSpec, Listen, NodeFailure, StartError};
 pub use seams::{LogDriver, Pace, Seams};
 pub use shard::ShardFigures;
+pub use thresholds::{CheckpointCadence, Thresholds};

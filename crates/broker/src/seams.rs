@@ -19,6 +19,7 @@ use crate::actors::Actors;
 use crate::builtin_bug::Planted;
 use crate::clock::{Clock, SystemClock};
 use crate::entropy::{Entropy, SystemEntropy};
+use crate::thresholds::Thresholds;
 
 /// The parts of a node that a simulation replaces, besides its network and bucket.
 pub struct Seams {
@@ -35,6 +36,8 @@ pub struct Seams {
     pub clock: Arc<dyn Clock>,
     /// Random identifiers.
     pub entropy: Arc<dyn Entropy>,
+    /// When segments and checkpoints are made.
+    pub thresholds: Thresholds,
     /// A bug planted on purpose.
     #[cfg(feature = "builtin-bugs")]
     pub builtin_bug: Option<crate::BuiltinBug>,
@@ -65,6 +68,7 @@ impl Seams {
             background: None,
             clock: Arc::new(SystemClock),
             entropy: Arc::new(SystemEntropy),
+            thresholds: Thresholds::default(),
             #[cfg(feature = "builtin-bugs")]
             builtin_bug: None,
         })

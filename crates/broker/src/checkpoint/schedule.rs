@@ -12,13 +12,8 @@ use tokio::time::Instant;
 use super::CheckpointStore;
 use crate::actors::Actors;
 use crate::seams::run_on;
+use crate::thresholds::CheckpointCadence;
 
-/// Log bytes after which a checkpoint is due, if they are this many times its size.
-const LOG_BYTES: u64 = 64 << 20;
-const SIZE_FACTOR: u64 = 16;
-/// A quieter log is checkpointed after this time, if there is at least this much.
-const QUIET: Duration = Duration::from_secs(30);
-const QUIET_BYTES: u64 = 1 << 20;
 /// Pause after one that could not be written.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -36,6 +31,7 @@ pub(crate) struct Schedule {
     log: ShardLog,
     actors: Actors,
     pool: Arc<dyn ReadPool>,
+    cadence: CheckpointCadence,
     /// Index of the last checkpoint on disk.
     last: Option<u64>,
     last_at: Instant,
@@ -52,6 +48,7 @@ impl Schedule {
         log: ShardLog,
         actors: Actors,
         pool: Arc<dyn ReadPool>,
+        cadence: CheckpointCadence,
         restored: Option<u64>,
     ) -> Self {
         let last_at = Instant::now();
@@ -60,6 +57,7 @@ impl Schedule {
             log,
             actors,
             pool,
+            cadence,
             last: restored,
             last_at,
             last_bytes: 0,
@@ -86,9 +84,10 @@ impl Schedule {
             return false;
         }
         let grown = self.log.bytes_above(self.last.unwrap_or(0));
+        let CheckpointCadence { log_bytes, size_factor, quiet, quiet_bytes } = self.cadence;
         self.wanted
-            || grown >= LOG_BYTES.max(self.last_bytes.saturating_mul(SIZE_FACTOR))
-            || (grown >= QUIET_BYTES && self.last_at.elapsed() >= QUIET)
+            || grown >= log_bytes.max(self.last_bytes.saturating_mul(size_factor))
+            || (grown >= quiet_bytes && self.last_at.elapsed() >= quiet)
     }
 
     /// Writes the encoded state; `report` is called when it is on disk.
@@ -149,4 +148,150 @@ async fn write_durably(
     }
     let written = run_on(pool, move || store.write(id, &pieces)).await;
     written.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use railgun_log::{Entry, LogOptions, LogWriter, Payload, SimDisk, Step};
+    use railgun_raft::Inline;
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::checkpoint::Check;
+
+    const CADENCE: CheckpointCadence = CheckpointCadence {
+        log_bytes: 100_000,
+        size_factor: 16,
+        quiet: Duration::from_secs(30),
+        quiet_bytes: 10_000,
+    };
+
+    /// A log whose writer is stepped by hand, and the schedule of its checkpoints.
+    struct Rig {
+        writer: LogWriter,
+        log: ShardLog,
+        store: Arc<CheckpointStore>,
+        schedule: Schedule,
+        next: u64,
+    }
+
+    impl Rig {
+        fn start() -> Self {
+            let disk: Arc<SimDisk> = Arc::default();
+            let mut drawn = 0;
+            let uuids = move || {
+                drawn += 1;
+                [drawn; 16]
+            };
+            let writer = LogWriter::new(Arc::clone(&disk) as _, Box::new(uuids)).expect("a disk");
+            let opened = writer.opener().open_shard("log".as_ref(), LogOptions::default());
+            let (log, _) = opened.expect("a log");
+            let check: Check = Box::new(|bytes| Ok(Bytes::copy_from_slice(bytes)));
+            let store = CheckpointStore::open(disk, "checkpoints".into(), check);
+            let store = Arc::new(store.expect("opened"));
+            let (actors, pool) = (Actors::new(), Arc::new(Inline));
+            let schedule =
+                Schedule::new(Arc::clone(&store), log.clone(), actors, pool, CADENCE, None);
+            let mut rig = Self { writer, log, store, schedule, next: 0 };
+            // What is above it is counted.
+            rig.append(1);
+            rig.drive();
+            rig
+        }
+
+        /// Appends an entry of about so many bytes; it is queued, and not yet durable.
+        fn append(&mut self, bytes: usize) -> EntryId {
+            let id = EntryId { term: 1, index: self.next };
+            self.next += 1;
+            let payload = Payload::from_bytes(vec![7; bytes].into());
+            let entry = Entry { id, kind: 0, payload };
+            self.log.append(vec![entry], Box::new(|_| ())).expect("taken");
+            id
+        }
+
+        fn drive(&mut self) {
+            while self.writer.step(Duration::ZERO) == Step::Progressed {}
+        }
+
+        fn is_due(&self) -> bool {
+            self.schedule.is_due(self.next - 1)
+        }
+
+        /// Notes that a checkpoint of everything was written, of so many bytes.
+        fn written(&mut self, bytes: u64) {
+            let id = EntryId { term: 1, index: self.next - 1 };
+            self.schedule.last_at = Instant::now();
+            self.schedule.on_written(&Written { id, result: Ok(bytes) });
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_is_due_after_so_much_log() {
+        let mut rig = Rig::start();
+        rig.append(60_000);
+        rig.drive();
+        assert!(!rig.is_due(), "not enough yet");
+        rig.append(60_000);
+        rig.drive();
+        assert!(rig.is_due());
+        rig.written(10_000);
+        assert!(!rig.is_due(), "nothing is new");
+        // Now as much log as 16 of its size.
+        rig.append(120_000);
+        rig.drive();
+        assert!(!rig.is_due());
+        rig.append(50_000);
+        rig.drive();
+        assert!(rig.is_due());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_of_a_quiet_log_is_due_after_a_while() {
+        let mut rig = Rig::start();
+        rig.append(5_000);
+        rig.drive();
+        advance(CADENCE.quiet * 2).await;
+        assert!(!rig.is_due(), "too little to be worth one");
+        rig.append(20_000);
+        rig.drive();
+        assert!(rig.is_due());
+        rig.written(10);
+        rig.append(20_000);
+        rig.drive();
+        assert!(!rig.is_due(), "not so soon after the last one");
+        advance(CADENCE.quiet).await;
+        assert!(rig.is_due());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_failed_is_tried_again_after_a_pause() {
+        let mut rig = Rig::start();
+        let id = rig.append(10);
+        rig.drive();
+        assert!(!rig.is_due());
+        rig.schedule.want();
+        assert!(rig.is_due(), "whatever the log's growth");
+        rig.schedule.on_written(&Written { id, result: Err("no room".to_owned()) });
+        assert!(!rig.is_due());
+        advance(RETRY_AFTER).await;
+        assert!(rig.is_due());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn none_is_written_before_the_log_is_durable_up_to_it() {
+        let mut rig = Rig::start();
+        let id = rig.append(10);
+        let (to, mut from) = tokio::sync::mpsc::channel(1);
+        rig.schedule.write(id, vec!["state".into()], move |written| async move {
+            to.send(written).await.expect("the test listens");
+        });
+        assert!(!rig.is_due(), "one at a time");
+        // Time passes when nothing else can go on.
+        advance(Duration::from_secs(60)).await;
+        assert!(rig.store.newest().expect("read").is_none(), "the entry is not durable");
+        rig.drive();
+        let written = from.recv().await.expect("written");
+        assert_eq!((written.id, written.result), (id, Ok(5)));
+        assert_eq!(rig.store.newest().expect("read"), Some((id, b"state".to_vec())));
+    }
 }

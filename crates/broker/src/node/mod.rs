@@ -187,7 +187,8 @@ impl Broker {
         let on_failure = cancel.clone().drop_guard();
         let (actors, sessions) = (Actors::new(), TaskTracker::new());
         let planted = spec.seams.planted();
-        let Seams { disk, log_driver, pool, background, clock, entropy, .. } = spec.seams;
+        let Seams { disk, log_driver, pool, background, clock, entropy, thresholds, .. } =
+            spec.seams;
         let background = background.unwrap_or_else(Handle::current);
         // The writer locks the disk: a second process stops here.
         let log = log_driver.start(Arc::clone(&disk), &actors, cancel.clone())?;
@@ -211,6 +212,8 @@ impl Broker {
             address: spec.address,
             clock: Arc::clone(&clock),
             pool: Arc::clone(&pool),
+            thresholds,
+            planted,
             actors: actors.clone(),
             cancel: cancel.clone(),
             replicas: Vec::new(),
@@ -242,6 +245,7 @@ impl Broker {
                 reclaimer: reclaimer.clone(),
                 max_time_to_cold: spec.max_time_to_cold,
                 cut_bytes: settings.hot_bytes_per_shard() / 4,
+                segment_bytes_min: thresholds.segment_bytes_min,
             };
             actors.spawn_on("an offloader", offload.run(cancel.clone()), &background);
             actors.spawn("a reclaimer", reclaimer.clone().run(cancel.clone()));

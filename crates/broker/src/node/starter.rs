@@ -16,11 +16,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{LEADER_TIMEOUT, StartError};
 use crate::actors::Actors;
+use crate::builtin_bug::{BuiltinBug, Planted};
 use crate::catalog::{self, CatalogHandle};
 use crate::checkpoint::{Check, CheckpointStore, Schedule};
 use crate::clock::Clock;
 use crate::seams::RunningLog;
 use crate::shard::{self, Handover, HostSpec, ShardHandle};
+use crate::thresholds::Thresholds;
 
 /// A shard's Raft replica and its log.
 #[derive(Debug)]
@@ -37,6 +39,8 @@ pub(super) struct Starter {
     pub(super) address: String,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) pool: Arc<dyn ReadPool>,
+    pub(super) thresholds: Thresholds,
+    pub(super) planted: Planted,
     pub(super) actors: Actors,
     pub(super) cancel: CancellationToken,
     pub(super) replicas: Vec<Replica>,
@@ -122,7 +126,9 @@ impl Starter {
         let applied = applied(restored.applied, &restored.membership);
         let at = restored.applied.map(|at| at.index);
         let (store, log) = (Arc::clone(&files.store), files.log.clone());
-        let schedule = Schedule::new(store, log, self.actors.clone(), Arc::clone(&self.pool), at);
+        let cadence = self.thresholds.checkpoints;
+        let (actors, pool) = (self.actors.clone(), Arc::clone(&self.pool));
+        let schedule = Schedule::new(store, log, actors, pool, cadence, at);
         let (outcomes, ends) = shard::ends();
         let (clock, stopping) = (Arc::clone(&self.clock), self.cancel.clone());
         let (catalog, to) = CatalogHandle::spawn(
@@ -170,8 +176,10 @@ impl Starter {
         // Files may have gone since the checkpoint was written; none at all holds an entry if the
         // node died right after they went.
         restored.state.trim_index_below(files.log.first_file_index().unwrap_or(u64::MAX));
+        restored.state = restored.state.with_segment_bytes_min(self.thresholds.segment_bytes_min);
         let applied = applied(restored.state.applied(), &restored.membership);
         let (outcomes, ends) = shard::ends();
+        let admits_all = self.planted.is(BuiltinBug::NoAdmission);
         let host = HostSpec {
             restored,
             shard,
@@ -179,7 +187,8 @@ impl Starter {
             checkpoints: Arc::clone(&files.store),
             clock: Arc::clone(&self.clock),
             pool: Arc::clone(&self.pool),
-            hot_bytes_max: settings.hot_bytes_per_shard(),
+            cadence: self.thresholds.checkpoints,
+            hot_bytes_max: if admits_all { u64::MAX } else { settings.hot_bytes_per_shard() },
             ends,
         };
         let stopping = self.cancel.clone();

@@ -27,6 +27,7 @@ use crate::entropy::Entropy;
 use crate::seams::{LogDriver, Pace};
 use crate::session::HELD_TIME;
 use crate::shard::Queueing;
+use crate::thresholds::Thresholds;
 
 #[derive(Debug, Default)]
 struct Counted(AtomicI64, AtomicU64);
@@ -104,6 +105,7 @@ fn spec_with(network: &MemoryNetwork, pool: Arc<dyn ReadPool>, pace: Pace) -> Br
             background: None,
             clock: Arc::clone(&counted) as _,
             entropy: counted,
+            thresholds: Thresholds::default(),
             #[cfg(feature = "builtin-bugs")]
             builtin_bug: None,
         },

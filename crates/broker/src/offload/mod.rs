@@ -14,7 +14,7 @@ use railgun_cold::segment::{EncodeSpec, SegmentKind};
 use railgun_cold::{Bucket, BucketError, manifest};
 use railgun_core::command::{CommandBody, CommittedPart, ObjectCommit, SealScope, SegmentCommand};
 use railgun_core::manifest::{ManifestFile, ObjectId};
-use railgun_core::shard::{CommitRefused, Outcome, PlannedObject, SEGMENT_BYTES_MIN};
+use railgun_core::shard::{CommitRefused, Outcome, PlannedObject};
 use railgun_raft::ReadPool;
 use railgun_types::{ClusterUid, Timestamp};
 use tokio::time::Instant;
@@ -53,6 +53,8 @@ pub(crate) struct OffloadSpec {
     pub(crate) max_time_to_cold: Duration,
     /// Log bytes above the last cut that make a new one due.
     pub(crate) cut_bytes: u64,
+    /// Record bytes in closed ranges that are worth an object.
+    pub(crate) segment_bytes_min: u64,
 }
 
 /// Why a step of the offload did not succeed. It is tried again.
@@ -211,7 +213,7 @@ impl Offloader {
         if waiting.open + waiting.closed > 0 && (above >= self.spec.cut_bytes || is_old) {
             return Some(SealScope::All);
         }
-        (waiting.closed >= SEGMENT_BYTES_MIN).then_some(SealScope::Closed)
+        (waiting.closed >= self.spec.segment_bytes_min).then_some(SealScope::Closed)
     }
 
     /// Whether the oldest record has waited long enough. Log time outlives restarts, but says nothing
@@ -271,7 +273,9 @@ impl Offloader {
         let info = plan.info(encoded.hash, size, encoded.footer_bytes);
         let key = Key::of_object(cluster, shard, id, &info, &name).to_string();
         let bytes = encoded.bytes.clone();
-        self.spec.bucket.put_immutable(&key, bytes).await?;
+        if !self.spec.reclaimer.planted.is(BuiltinBug::CommitBeforePut) {
+            self.spec.bucket.put_immutable(&key, bytes).await?;
+        }
         let commit = ObjectCommit {
             object: id,
             hash: encoded.hash,

@@ -8,9 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use railgun_core::command::{Command, CommandBody, StreamCommand};
-use railgun_core::shard::{
-    AppendRefusal, Appended, Outcome, Restored, SEGMENT_BYTES_MIN, ShardState,
-};
+use railgun_core::shard::{AppendRefusal, Appended, Outcome, Restored, ShardState};
 use railgun_log::{EntryId, ShardLog};
 use railgun_raft::{Outcome as RaftOutcome, RaftShard, ReadPool};
 use railgun_types::{Offset, ShardId, StartPosition, StreamUid};
@@ -31,6 +29,7 @@ use super::{AppendFailure, AppendRequest, ProposeFailure, QUEUE_BYTES, ShardHand
 use crate::actors::Actors;
 use crate::checkpoint::{CheckpointStore, Schedule, Written};
 use crate::clock::Clock;
+use crate::thresholds::CheckpointCadence;
 
 /// Messages that may wait. Appends are bounded by bytes besides.
 const QUEUE: usize = 1024;
@@ -107,6 +106,7 @@ pub(crate) struct HostSpec {
     pub(crate) log: ShardLog,
     pub(crate) checkpoints: Arc<CheckpointStore>,
     pub(crate) pool: Arc<dyn ReadPool>,
+    pub(crate) cadence: CheckpointCadence,
     pub(crate) clock: Arc<dyn Clock>,
     /// Log bytes above the floor at which publishing is refused.
     pub(crate) hot_bytes_max: u64,
@@ -172,7 +172,14 @@ impl HostSpec {
         let restored = self.restored.state.applied().map(|at| at.index);
         let (store, log) = (self.checkpoints, self.log.clone());
         let host = Host {
-            checkpoints: Schedule::new(store, log, actors.clone(), self.pool, restored),
+            checkpoints: Schedule::new(
+                store,
+                log,
+                actors.clone(),
+                self.pool,
+                self.cadence,
+                restored,
+            ),
             checkpoint_waits: Vec::new(),
             membership: self.restored.membership,
             to_self: to.downgrade(),
@@ -342,7 +349,7 @@ impl Host {
     /// does all that is due before it rests, so once is enough.
     fn wake_offloader(&mut self) {
         let (closed, plans) = (self.state.waiting().closed, self.state.plans());
-        let due = closed >= SEGMENT_BYTES_MIN || !plans.is_empty();
+        let due = closed >= self.state.segment_bytes_min() || !plans.is_empty();
         if due && !std::mem::replace(&mut self.offload_due, due) {
             self.offload.send_modify(|version| *version += 1);
         }

@@ -57,6 +57,7 @@ impl Rig {
             log,
             checkpoints: Arc::new(checkpoints.expect("opened")),
             pool: Arc::new(Inline),
+            cadence: CheckpointCadence::default(),
             clock: Arc::new(SystemClock),
             hot_bytes_max: u64::MAX,
             ends: super::super::ends().1,
