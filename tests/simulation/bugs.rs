@@ -40,3 +40,14 @@ fn a_purge_above_the_floor_is_found() {
 fn deletion_before_the_mirror_is_found() {
     is_found(Bug::DeleteBeforeMirrored, 1..6, &["I2"]);
 }
+
+#[test]
+fn a_commit_of_what_was_never_uploaded_is_found() {
+    is_found(Bug::CommitBeforePut, 1..6, &["I2", "reading"]);
+}
+
+/// While the bucket is away, as with this seed, publishers are taken in for ever.
+#[test]
+fn a_log_without_bounds_is_found() {
+    is_found(Bug::NoAdmission, 2..3, &["I10"]);
+}

@@ -1,6 +1,8 @@
-use railgun_testkit::sim::{self, Options, Report};
+use std::time::Duration;
 
-/// Runs unless the environment says otherwise: well below a minute in a development build.
+use railgun_testkit::sim::{self, Counts, FAULTS, Options, Report};
+
+/// Runs unless the environment says otherwise: about a minute in a development build.
 const SEEDS: u64 = 8;
 
 /// Prints what is needed to look at a failed run again.
@@ -29,25 +31,74 @@ fn number(variable: &str) -> Option<u64> {
 
 #[test]
 fn every_rule_holds_under_faults() {
-    let seeds = match number("RAILGUN_SIM_SEED") {
+    let only = number("RAILGUN_SIM_SEED");
+    let seeds = match only {
         Some(seed) => seed..seed + 1,
         None => 1..1 + number("RAILGUN_SIM_SEEDS").unwrap_or(SEEDS),
     };
+    let (mut all, mut runs) = (Counts::default(), 0);
     for seed in seeds {
         let report = sim::run(seed, &Options::default());
         println!(
             "seed {seed}: {} of {} messages acked, {} lives, {:?} of virtual time, {} events, trace \
-             {:016x}",
+             {:016x}\n{:?}",
             report.acked,
             report.sent,
             report.lives,
             report.virtual_time,
             report.trace.len(),
             report.trace_hash,
+            report.counts,
         );
         if traced() {
             println!("{}", report.trace.join("\n"));
         }
         assert!(report.violations.is_empty(), "{}", describe(&report));
+        check_run(&report);
+        all.add(&report.counts);
+        runs += 1;
     }
+    if runs >= SEEDS {
+        check_all(&all);
+    }
+}
+
+/// Rules that hold in a run in which nothing happens say nothing.
+fn check_run(report: &Report) {
+    let Report { seed, sent, acked, counts, .. } = report;
+    assert!(*acked > 100 && *acked > sent / 4, "seed {seed}: {acked} of {sent} acked");
+    assert!(report.lives > 1, "seed {seed}: the node was never started again");
+    assert!(counts.segments + counts.bundles > 0, "seed {seed}: nothing in the bucket: {counts:?}");
+    assert!(counts.read_cold > 0, "seed {seed}: nothing read from it: {counts:?}");
+    assert!(counts.retired > 0, "seed {seed}: no log file was given up: {counts:?}");
+}
+
+/// Over all runs everything came about that the rules speak of.
+fn check_all(counts: &Counts) {
+    for fault in FAULTS {
+        assert!(counts.faults.contains_key(fault), "no run has seen: {fault}: {counts:?}");
+    }
+    let at_least = [
+        ("refused messages", counts.refused, 10),
+        ("refusals by a full log or disk", counts.refused_full, 10),
+        ("refusals while the bucket was away for minutes", counts.refused_in_outage, 10),
+        ("records from memory", counts.read_ring, 100),
+        ("records from the log", counts.read_hot, 100),
+        ("records from the bucket", counts.read_cold, 100),
+        ("seals", counts.sealed, 10),
+        ("segments", counts.segments, 10),
+        ("bundles", counts.bundles, 10),
+        ("manifests", counts.manifests, 10),
+        ("checkpoints", counts.checkpoints, 10),
+        ("promotions", counts.promotions, 10),
+        ("promotions of the catalog", counts.catalog_promotions, 1),
+        ("log files given up", counts.retired, 10),
+        ("ends of the node by itself", counts.ended_itself, 3),
+        ("starts refused for rot", counts.rot_refused, 1),
+    ];
+    for (what, count, least) in at_least {
+        assert!(count >= least, "{what}: {count}, and {least} are the least: {counts:?}");
+    }
+    let outage = counts.outage;
+    assert!(outage >= Duration::from_secs(120), "no longer outage than {outage:?}: {counts:?}");
 }

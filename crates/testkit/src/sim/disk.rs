@@ -15,10 +15,13 @@ use super::trace::{Trace, digest};
 /// A write of more than this to a log carries records.
 const MARK_BYTES_MAX: usize = 400;
 
+/// The catalog's directory.
+const CATALOG: &str = "shards/0";
+
 /// What those outside want to know of a disk, or make it do, through every life.
 #[derive(Clone, Debug)]
 pub(super) struct Hooks {
-    /// Rung when a log file is removed.
+    /// Rung when a log file is given up: removed, or renamed to be used again.
     pub(super) removed: Arc<Notify>,
     /// Syncs of log files that still succeed; the machine stops before the next one, when the batch is
     /// written. Those of mere marks do not count.
@@ -61,6 +64,25 @@ impl LifeDisk {
         result
     }
 
+    fn retired(&self) {
+        self.trace.count(|counts| counts.retired += 1);
+        self.hooks.removed.notify_one();
+    }
+
+    fn count_rename(&self, from: &Path, to: &Path) {
+        if is_log(from) {
+            self.retired();
+        }
+        match to.extension().and_then(|extension| extension.to_str()) {
+            Some("ckpt") => self.trace.count(|counts| counts.checkpoints += 1),
+            Some("snap") => self.trace.count(|counts| {
+                counts.promotions += 1;
+                counts.catalog_promotions += u64::from(to.starts_with(CATALOG));
+            }),
+            _ => {}
+        }
+    }
+
     fn count_sync(&self) {
         let stops = self.hooks.syncs_left.with(|left| {
             let stops = *left == Some(0);
@@ -101,14 +123,18 @@ impl Disk for LifeDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.check()?;
-        self.noted("rename to", to, self.disk.rename(from, to))
+        let renamed = self.noted("rename to", to, self.disk.rename(from, to));
+        if renamed.is_ok() {
+            self.count_rename(from, to);
+        }
+        renamed
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.check()?;
         let removed = self.noted("remove", path, self.disk.remove(path));
         if removed.is_ok() && is_log(path) {
-            self.hooks.removed.notify_one();
+            self.retired();
         }
         removed
     }

@@ -5,6 +5,26 @@ use std::time::Duration;
 use super::bucket::Weather;
 use super::random::Random;
 
+/// What everything that strikes is counted under.
+pub const FAULTS: [&str; 13] = [
+    "power loss",
+    "power loss at a change of the disk",
+    "power loss before a sync",
+    "kill",
+    "restart",
+    "cut connections",
+    "stormy bucket",
+    "no bucket",
+    "full disk",
+    "disk error",
+    "slow disk",
+    "clock jump",
+    "look",
+];
+
+/// A roll of the dice for each.
+const ROLLS: [u64; 12] = [0, 6, 20, 34, 38, 42, 46, 66, 72, 77, 84, 92];
+
 /// Something that befalls the world.
 #[derive(Clone, Debug)]
 pub(super) enum Fault {
@@ -36,9 +56,51 @@ pub(super) enum Fault {
 }
 
 impl Fault {
+    /// The bucket is gone for minutes: longer than any client is patient.
+    pub(super) fn outage(random: &mut Random) -> Self {
+        let weather = *random.pick(&[Weather::Away, Weather::Throttling, Weather::Denied]);
+        Self::Bucket { weather, time: Duration::from_secs(random.within(130..180)) }
+    }
+
+    /// Whether the node goes on and the disk is as it was, so that it needs no start, for which it
+    /// would need its bucket.
+    pub(super) fn is_mild(&self) -> bool {
+        matches!(self, Self::Cut | Self::SlowDisk { .. } | Self::Clock { .. } | Self::Look)
+    }
+
+    /// Under which it is counted.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::PowerLoss => "power loss",
+            Self::PowerLossAtDisk { .. } => "power loss at a change of the disk",
+            Self::PowerLossAtSync { .. } => "power loss before a sync",
+            Self::Kill => "kill",
+            Self::Restart { .. } => "restart",
+            Self::Cut => "cut connections",
+            Self::Bucket { weather: Weather::Stormy(_), .. } => "stormy bucket",
+            Self::Bucket { .. } => "no bucket",
+            Self::DiskFull { .. } => "full disk",
+            Self::DiskError { .. } => "disk error",
+            Self::SlowDisk { .. } => "slow disk",
+            Self::Clock { .. } => "clock jump",
+            Self::Look => "look",
+        }
+    }
+
     pub(super) fn draw(random: &mut Random) -> Self {
+        let roll = random.within(0..100);
+        Self::of(roll, random)
+    }
+
+    /// The first ones of a run, so that a few runs with consecutive seeds see everything.
+    pub(super) fn first(seed: u64, random: &mut Random) -> [Self; 2] {
+        let place = |at: u64| (seed.wrapping_mul(2).wrapping_add(at) % ROLLS.len() as u64) as usize;
+        [0, 1].map(|at| Self::of(ROLLS[place(at)], random))
+    }
+
+    fn of(roll: u64, random: &mut Random) -> Self {
         let ms = |random: &mut Random, most| Duration::from_millis(random.within(100..most));
-        match random.within(0..100) {
+        match roll {
             0..6 => Self::PowerLoss,
             6..20 => Self::PowerLossAtSync { syncs: random.within(0..5) },
             20..34 => Self::PowerLossAtDisk { operations: random.within(0..40) },
@@ -50,8 +112,8 @@ impl Fault {
                 let choices =
                     [Weather::Denied, Weather::Throttling, Weather::Away, storm, storm, storm];
                 let weather = *random.pick(&choices);
-                // Minutes, now and then: longer than anybody is patient.
-                let most = if random.percent(20) { 180_000 } else { 12_000 };
+                // Half a minute, now and then. For what lasts longer, see `outage`.
+                let most = if random.percent(20) { 30_000 } else { 12_000 };
                 Self::Bucket { weather, time: ms(random, most) }
             }
             66..72 => Self::DiskFull { time: ms(random, 5_000) },
@@ -69,5 +131,23 @@ impl Fault {
             }
             _ => Self::Look,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn everything_is_drawn_sooner_or_later_and_has_a_name() {
+        let mut random = Random::new(1);
+        let drawn: BTreeSet<_> = (0..2_000).map(|_| Fault::draw(&mut random).name()).collect();
+        assert_eq!(drawn, BTreeSet::from(FAULTS));
+        let bucket = ["no bucket", "stormy bucket"];
+        let first = (1..7).flat_map(|seed| Fault::first(seed, &mut random)).map(|f| f.name());
+        let first: BTreeSet<_> = first.chain(bucket).collect();
+        assert_eq!(first, BTreeSet::from(FAULTS), "six runs see all");
     }
 }

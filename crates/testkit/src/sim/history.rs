@@ -6,9 +6,11 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
+use railgun_client::Message;
 use railgun_types::{Offset, StreamUid, Timestamp};
 
 use super::random::Random;
+use super::said::Said;
 use super::shared::Shared;
 use super::trace::Trace;
 
@@ -40,9 +42,9 @@ pub(super) enum End {
 }
 
 #[derive(Debug)]
-struct Message {
+struct Sent {
     stream: StreamUid,
-    value: Bytes,
+    message: Message,
     end: End,
     /// Where it was seen.
     at: Option<Offset>,
@@ -65,7 +67,7 @@ struct Stream {
 
 #[derive(Debug, Default)]
 struct Inner {
-    messages: Vec<Message>,
+    messages: Vec<Sent>,
     lanes: Vec<Lane>,
     /// Messages that must be at consecutive offsets, or nowhere (PS-4).
     atomic: Vec<Vec<MessageId>>,
@@ -121,13 +123,14 @@ impl History {
         })
     }
 
-    /// A new message: its number and its value, `bytes` long but at least its number.
+    /// A new message: its number, and what to publish. Its value is `bytes` long but at least its
+    /// number; one in five has everything besides that a message may have.
     pub(super) fn message(
         &self,
         stream: StreamUid,
         lane: LaneId,
         bytes: usize,
-    ) -> (MessageId, Bytes) {
+    ) -> (MessageId, Message) {
         self.inner.with(|inner| {
             let id = inner.messages.len() as MessageId;
             let mut value = id.to_le_bytes().to_vec();
@@ -136,10 +139,20 @@ impl History {
                 value.extend(filler.next().to_le_bytes());
             }
             value.truncate(bytes.max(NUMBER_BYTES));
-            let value = Bytes::from(value);
-            inner.messages.push(Message { stream, value: value.clone(), end: End::Open, at: None });
+            let mut message = Message::new(value);
+            if filler.percent(20) {
+                let key = filler.bytes()[..filler.within(0..17) as usize].to_vec();
+                message = message
+                    .with_key(key)
+                    .with_header("h", id.to_string())
+                    .with_header("h", Bytes::new())
+                    .with_id(id.to_be_bytes().to_vec());
+                message.producer_ts = Some(Timestamp(filler.within(0..1 << 50) as i64));
+            }
+            let sent = Sent { stream, message: message.clone(), end: End::Open, at: None };
+            inner.messages.push(sent);
             inner.lanes[lane.0].messages.push(id);
-            (id, value)
+            (id, message)
         })
     }
 
@@ -151,6 +164,7 @@ impl History {
     /// The publisher was told how a message ended.
     pub(super) fn ended(&self, id: MessageId, end: End) {
         self.trace.note(format_args!("message {id} {end:?}"));
+        self.trace.count(|counts| counts.refused += u64::from(end == End::Refused));
         let seen_at = self.inner.with(|inner| {
             let message = &mut inner.messages[id as usize];
             message.end = end;
@@ -179,10 +193,10 @@ impl History {
         stream: StreamUid,
         offset: Offset,
         ts: Timestamp,
-        value: &[u8],
+        said: &Said<'_>,
         by: &str,
     ) -> Option<MessageId> {
-        let Some(id) = self.identify(stream, value) else {
+        let Some(id) = self.identify(stream, said) else {
             let text = format_args!("{by} got bytes at offset {offset} that nobody published");
             self.violated("I9", text);
             return None;
@@ -196,13 +210,13 @@ impl History {
         Some(id)
     }
 
-    /// The message whose value this is, to the last byte.
-    pub(super) fn identify(&self, stream: StreamUid, value: &[u8]) -> Option<MessageId> {
-        let number = value.first_chunk::<NUMBER_BYTES>()?;
+    /// The message that says this, to the last byte.
+    pub(super) fn identify(&self, stream: StreamUid, said: &Said<'_>) -> Option<MessageId> {
+        let number = said.value.first_chunk::<NUMBER_BYTES>()?;
         let id = MessageId::from_le_bytes(*number);
         self.inner.with(|inner| {
-            let message = inner.messages.get(usize::try_from(id).ok()?)?;
-            (message.stream == stream && message.value == value).then_some(id)
+            let sent = inner.messages.get(usize::try_from(id).ok()?)?;
+            (sent.stream == stream && Said::from(&sent.message) == *said).then_some(id)
         })
     }
 
@@ -246,14 +260,40 @@ impl History {
         self.inner.with(|inner| inner.streams.entry(stream).or_default().deleted = true);
     }
 
+    /// Notes a record that came where `next` belongs; the one after it is next.
+    pub(super) fn follows(&self, rule: &str, stream: StreamUid, next: &mut Offset, offset: Offset) {
+        if offset != *next {
+            let how = format_args!("record {offset} of {stream} came where {next} belongs");
+            self.violated(rule, how);
+        }
+        *next = offset.plus(1);
+    }
+
+    /// A stream that stays was read to its end: nothing that anybody was told or has seen lies behind.
+    pub(super) fn check_end(&self, stream: StreamUid, end: Offset) {
+        let (acked, seen) = self
+            .inner
+            .with(|inner| {
+                let stream = inner.streams.get(&stream).filter(|stream| !stream.deleted)?;
+                let seen = stream.records.last_key_value();
+                Some((stream.acked, seen.map_or(Offset(0), |(last, _)| last.plus(1))))
+            })
+            .unwrap_or_default();
+        if end < acked {
+            self.violated("PS-1", format_args!("stream {stream} ends at {end}, acked to {acked}"));
+        } else if end < seen {
+            self.violated("PS-5", format_args!("stream {stream} ends at {end}, seen to {seen}"));
+        }
+    }
+
     /// Every acked message of a stream that was not deleted.
     pub(super) fn acked(&self) -> Vec<(StreamUid, Offset, MessageId)> {
         self.inner.with(|inner| {
-            let acked = |(number, message): (usize, &Message)| match message.end {
+            let acked = |(number, sent): (usize, &Sent)| match sent.end {
                 End::Published(offset, _)
-                    if !inner.streams.get(&message.stream).is_some_and(|s| s.deleted) =>
+                    if !inner.streams.get(&sent.stream).is_some_and(|s| s.deleted) =>
                 {
-                    Some((message.stream, offset, number as MessageId))
+                    Some((sent.stream, offset, number as MessageId))
                 }
                 _ => None,
             };
@@ -264,7 +304,7 @@ impl History {
     /// How many messages were given to publishers, and how many were acked.
     pub(super) fn counts(&self) -> (u64, u64) {
         self.inner.with(|inner| {
-            let acked = |message: &&Message| matches!(message.end, End::Published(..));
+            let acked = |sent: &&Sent| matches!(sent.end, End::Published(..));
             let published = inner.messages.iter().filter(acked).count();
             (inner.messages.len() as u64, published as u64)
         })

@@ -5,8 +5,11 @@
 //! The same seed gives the same trace. [`run`] is the whole of it.
 
 mod bucket;
+#[cfg(test)]
+mod catalog_tests;
 mod checker;
 mod clock;
+mod counts;
 mod dial;
 mod disk;
 mod faults;
@@ -14,11 +17,14 @@ mod history;
 mod node;
 mod options;
 mod random;
+mod said;
 mod shared;
 mod trace;
 mod workload;
 mod world;
 
+pub use counts::Counts;
+pub use faults::FAULTS;
 pub use options::{Bug, Options};
 pub use random::Random;
 pub use trace::Trace;

@@ -84,9 +84,9 @@ impl SimNode {
         }
     }
 
-    /// Directories of the data shards' logs.
+    /// Directories of all logs: the catalog's, then those of the data shards.
     pub(super) fn log_dirs(&self) -> Vec<PathBuf> {
-        (1..=self.shape.shards).map(Self::log_dir).collect()
+        (0..=self.shape.shards).map(Self::log_dir).collect()
     }
 
     pub(super) fn log_dir(shard: u32) -> PathBuf {
@@ -143,6 +143,7 @@ impl SimNode {
             background: None,
             clock: Arc::new(self.clock.clone()),
             entropy: Arc::new(self.entropy.clone()),
+            thresholds: self.shape.thresholds,
             builtin_bug: self.bug.and_then(Bug::of_broker),
         }
     }

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use railgun_broker::{CheckpointCadence, Thresholds};
+
 use super::random::Random;
 
 /// How a run differs from the usual one.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Virtual time in which things go wrong. What comes after is time to heal, and the last checks.
+    /// Virtual time in which things go wrong; an outage of the bucket makes it longer. What comes
+    /// after is time to heal, and the last checks.
     pub duration: Duration,
     /// A bug planted on purpose, to show that the run finds it.
     pub bug: Option<Bug>,
@@ -30,6 +33,10 @@ pub enum Bug {
     PurgeAboveFloor,
     /// Log files go when their records are committed, before a manifest tells of them (against I2).
     DeleteBeforeMirrored,
+    /// Objects are committed that were never uploaded (against I2).
+    CommitBeforePut,
+    /// Publishers are taken in whatever the log holds (against I10).
+    NoAdmission,
 }
 
 impl Bug {
@@ -37,7 +44,10 @@ impl Bug {
         match self {
             Self::AckBeforeFsync => Some(railgun_log::BuiltinBug::CallbackBeforeSync),
             Self::RotAsTorn => Some(railgun_log::BuiltinBug::RotAsTorn),
-            Self::PurgeAboveFloor | Self::DeleteBeforeMirrored => None,
+            Self::PurgeAboveFloor
+            | Self::DeleteBeforeMirrored
+            | Self::CommitBeforePut
+            | Self::NoAdmission => None,
         }
     }
 
@@ -46,6 +56,8 @@ impl Bug {
             Self::AckBeforeFsync | Self::RotAsTorn => None,
             Self::PurgeAboveFloor => Some(railgun_broker::BuiltinBug::PurgeAboveFloor),
             Self::DeleteBeforeMirrored => Some(railgun_broker::BuiltinBug::DeleteBeforeMirrored),
+            Self::CommitBeforePut => Some(railgun_broker::BuiltinBug::CommitBeforePut),
+            Self::NoAdmission => Some(railgun_broker::BuiltinBug::NoAdmission),
         }
     }
 }
@@ -61,6 +73,7 @@ pub(super) struct Shape {
     pub(super) tail_bytes: usize,
     pub(super) mark_after_ms: u64,
     pub(super) max_time_to_cold: Duration,
+    pub(super) thresholds: Thresholds,
     /// Publisher handles with order, without, and over many streams.
     pub(super) publishers: [u64; 3],
     pub(super) readers: u64,
@@ -77,6 +90,15 @@ impl Shape {
             tail_bytes: *random.pick(&[8, 32, 128]) << 10,
             mark_after_ms: random.within(50..1000),
             max_time_to_cold: Duration::from_millis(random.within(500..6000)),
+            thresholds: Thresholds {
+                segment_bytes_min: *random.pick(&[8, 32, 128]) << 10,
+                checkpoints: CheckpointCadence {
+                    log_bytes: *random.pick(&[32, 128, 512]) << 10,
+                    size_factor: random.within(1..4),
+                    quiet: Duration::from_secs(random.within(1..8)),
+                    quiet_bytes: *random.pick(&[256, 1024, 4096]),
+                },
+            },
             publishers: [random.within(1..4), random.within(1..3), random.within(0..2)],
             readers: random.within(1..4),
         }

@@ -1,10 +1,12 @@
-//! What happened, in order and with virtual time: two runs are the same iff their traces are.
+//! What happened, in order and with virtual time: two runs are the same iff their traces are. And how
+//! often.
 
 use std::fmt;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::counts::Counts;
 use super::shared::Shared;
 
 /// The ordered log of a run. Cheap to clone; clones are one trace.
@@ -12,12 +14,14 @@ use super::shared::Shared;
 pub struct Trace {
     start: Instant,
     lines: Shared<Vec<String>>,
+    counts: Shared<Counts>,
 }
 
 impl Trace {
     /// An empty trace that begins now.
     pub(super) fn begin() -> Self {
-        Self { start: Instant::now(), lines: Shared::new(Vec::new()) }
+        let (lines, counts) = (Shared::new(Vec::new()), Shared::new(Counts::default()));
+        Self { start: Instant::now(), lines, counts }
     }
 
     /// Virtual time since the beginning.
@@ -30,6 +34,17 @@ impl Trace {
     pub(super) fn note(&self, event: fmt::Arguments<'_>) {
         let line = format!("{:>12.6} {event}", self.elapsed().as_secs_f64());
         self.lines.with(|lines| lines.push(line));
+    }
+
+    /// Counts something.
+    pub(super) fn count(&self, add: impl FnOnce(&mut Counts)) {
+        self.counts.with(add);
+    }
+
+    /// How often what came about so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counts.with(|counts| counts.clone())
     }
 
     /// Every event so far.

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use railgun_broker::StartError;
 use railgun_client::{Offset, StartPosition, StreamUid};
 use railgun_log::{CrashPlan, Fault as DiskFault};
 use railgun_net::memory::MemoryNetwork;
 
 use super::bucket::{SimBucket, Weather};
 use super::checker::{Checker, Damage};
+use super::counts::Counts;
 use super::dial::SimDial;
 use super::faults::Fault;
 use super::history::History;
@@ -22,6 +24,9 @@ use super::workload::Workload;
 const START_PATIENCE: Duration = Duration::from_secs(120);
 /// Time everybody has to finish when nothing goes wrong any more.
 const FINISH_PATIENCE: Duration = Duration::from_secs(600);
+/// One seed in so many sees the bucket go away for minutes.
+const OUTAGE_EVERY: u64 = 8;
+const OUTAGE_AT: u64 = 2;
 /// The world is looked at this often, whatever happens.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
 
@@ -42,6 +47,8 @@ pub struct Report {
     pub acked: u64,
     /// Times the node was started.
     pub lives: u64,
+    /// What came about, and how often.
+    pub counts: Counts,
     /// Virtual time it took.
     pub virtual_time: Duration,
 }
@@ -52,12 +59,16 @@ pub struct Report {
 /// If the simulation itself is at fault.
 #[must_use]
 pub fn run(seed: u64, options: &Options) -> Report {
+    in_virtual_time(seed, async { Box::pin(World::new(seed, options).run()).await })
+}
+
+/// Runs `world` to its end in this thread, on paused time.
+pub(super) fn in_virtual_time<T>(seed: u64, world: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .expect("a runtime");
-    let world = async { Box::pin(World::new(seed, options).run()).await };
     runtime.block_on(railgun_raft::seeded(seed, world))
 }
 
@@ -95,7 +106,7 @@ impl World {
         let dial = SimDial::new(MemoryNetwork::new());
         let node = SimNode::new(shape, options.bug, bucket, dial, random.fork(), trace.clone());
         let (node, history) = (Arc::new(node), History::new(trace.clone()));
-        let checker = Checker::new(Arc::clone(&node), history.clone());
+        let checker = Checker::new(Arc::clone(&node), history.clone(), trace.clone());
         Self {
             seed,
             random,
@@ -121,10 +132,15 @@ impl World {
         let random = self.random.fork();
         let workload =
             Workload::start(&self.node, &self.history, &self.checker, random, &self.trace).await;
+        let mut outage_at = self.draw_outage();
+        let mut first = Fault::first(self.seed, &mut self.random).into_iter();
         while self.trace.elapsed() < self.duration && self.history.is_sound() {
             let pause = Duration::from_millis(self.random.within(20..2_500));
             self.pass(pause).await;
-            let fault = Fault::draw(&mut self.random);
+            if outage_at.take_if(|at| *at <= self.trace.elapsed()).is_some() {
+                self.lose_bucket().await;
+            }
+            let fault = first.next().unwrap_or_else(|| Fault::draw(&mut self.random));
             self.strike(fault).await;
         }
         if self.history.is_sound() {
@@ -138,6 +154,10 @@ impl World {
             self.judge().await;
         }
         watching.abort();
+        self.checker.count_objects().await;
+        if acked_nothing(&self.history) {
+            self.history.violated("liveness", format_args!("nothing was acknowledged"));
+        }
         let virtual_time = self.trace.elapsed();
         self.crash(&CrashPlan::LoseAll);
         let (sent, acked) = self.history.counts();
@@ -149,6 +169,7 @@ impl World {
             sent,
             acked,
             lives: self.lives,
+            counts: self.trace.counts(),
             virtual_time,
         }
     }
@@ -165,6 +186,7 @@ impl World {
                 () = tokio::time::sleep(left) => break,
             };
             self.trace.note(format_args!("the node ends: {reason}"));
+            self.trace.count(|counts| counts.ended_itself += 1);
             if !std::mem::take(&mut self.disk_hurt) {
                 self.history.violated("liveness", format_args!("the node ended itself: {reason}"));
             }
@@ -198,6 +220,7 @@ impl World {
 
     async fn strike(&mut self, fault: Fault) {
         self.trace.note(format_args!("fault: {fault:?}"));
+        self.trace.count(|counts| *counts.faults.entry(fault.name()).or_default() += 1);
         let now = self.trace.elapsed();
         match fault {
             Fault::PowerLoss => self.lose_power().await,
@@ -250,6 +273,43 @@ impl World {
         }
     }
 
+    /// When the bucket goes away for minutes, if it does in this run.
+    fn draw_outage(&mut self) -> Option<Duration> {
+        let third = self.duration / 3;
+        (self.seed % OUTAGE_EVERY == OUTAGE_AT).then(|| {
+            let us = self.random.within(0..third.as_micros() as u64 + 1);
+            third + Duration::from_micros(us)
+        })
+    }
+
+    /// The bucket is away for minutes while the node runs, and only mild things happen besides: to
+    /// start again it would need its bucket. Nobody's patience lasts until it is back.
+    async fn lose_bucket(&mut self) {
+        // A planted disk error may lie in wait: a restart forgets it.
+        self.heal().await;
+        let (lives, refused) = (self.lives, self.trace.counts().refused_full);
+        let begun = self.trace.elapsed();
+        let outage = Fault::outage(&mut self.random);
+        self.strike(outage).await;
+        while self.node.bucket.weather() != Weather::Fair && self.history.is_sound() {
+            let pause = Duration::from_millis(self.random.within(20..5_000));
+            self.pass(pause).await;
+            let fault = Fault::draw(&mut self.random);
+            if fault.is_mild() {
+                self.strike(fault).await;
+            }
+        }
+        let outage = self.trace.elapsed() - begun;
+        self.duration += outage;
+        if self.lives == lives {
+            let refused = self.trace.counts().refused_full - refused;
+            self.trace.count(|counts| {
+                counts.outage = counts.outage.max(outage);
+                counts.refused_in_outage += refused;
+            });
+        }
+    }
+
     fn hurt_disk(&mut self) {
         self.disk_hurt = true;
         self.history.disk_was_hurt();
@@ -268,7 +328,8 @@ impl World {
     async fn lose_power_soon(&mut self) {
         self.hurt_disk();
         if let Some(life) = &self.life {
-            drop(tokio::time::timeout(Duration::from_secs(4), life.failed()).await);
+            let ended = tokio::time::timeout(Duration::from_secs(4), life.failed()).await.is_ok();
+            self.trace.count(|counts| counts.ended_itself += u64::from(ended));
         }
         self.pause(30).await;
         self.lose_power().await;
@@ -279,7 +340,7 @@ impl World {
         self.crash(&plan);
         self.checker.check().await;
         self.checker.check_verdict(&mut self.random);
-        if self.random.percent(20) {
+        if self.random.percent(40) {
             self.start_on_rot().await;
         }
         self.restart().await;
@@ -299,7 +360,11 @@ impl World {
                 self.history.violated("torn/rot", how);
             }
             // Another trouble may come first.
-            Ok(Err(error)) => self.trace.note(format_args!("the node does not start: {error}")),
+            Ok(Err(error)) => {
+                self.trace.note(format_args!("the node does not start: {error}"));
+                let rot = matches!(error, StartError::OpenLog { .. });
+                self.trace.count(|counts| counts.rot_refused += u64::from(rot));
+            }
             Err(_) if self.node.bucket.weather() != Weather::Fair => {}
             Err(_) => {
                 let how = format_args!("no end of a start on {} with rot", path.display());
@@ -422,18 +487,17 @@ impl World {
                         for record in delivery.records() {
                             let (offset, ts) = (record.offset, record.ts);
                             let by = "the last reader";
-                            self.history.read(stream.uid, offset, ts, record.value, by);
+                            self.history.read(stream.uid, offset, ts, &record.into(), by);
                         }
                     }
                 }
                 Ok::<_, railgun_client::SubscribeError>(reader.position())
             };
             match reading.await {
-                Ok(end) if end < self.history.acked_end(stream.uid) => {
-                    let how = format_args!("stream {} ends at {end}", stream.uid);
-                    self.history.violated("PS-1", how);
+                Ok(end) => {
+                    self.history.check_end(stream.uid, end);
+                    ends.push((stream.uid, end));
                 }
-                Ok(end) => ends.push((stream.uid, end)),
                 Err(error) => self.history.violated("reading", format_args!("at last: {error}")),
             }
         }
@@ -463,6 +527,11 @@ impl World {
             }
         }
     }
+}
+
+/// Whether the run says nothing.
+fn acked_nothing(history: &History) -> bool {
+    history.is_sound() && history.counts().1 == 0
 }
 
 /// Looks at the world when a log file was removed, and now and then.

@@ -7,7 +7,7 @@ use object_store::ObjectStore;
 use railgun_cold::reader::{ColdPart, ColdReadError, ColdReader, ReaderOptions};
 use railgun_cold::{Bucket, manifest, owner};
 use railgun_core::manifest::{ColdRange, ShardManifest};
-use railgun_types::{Offset, StreamUid};
+use railgun_types::{Offset, ShardId, StreamUid};
 
 use super::super::bucket::SimBucket;
 use super::super::history::{History, MessageId};
@@ -22,9 +22,14 @@ pub(super) struct Cold {
     /// Ranges that were read, by stream.
     ranges: BTreeMap<StreamUid, Vec<ColdRange>>,
     messages: BTreeSet<MessageId>,
-    /// Every object ever seen, with what tells one content from another.
-    objects: BTreeMap<String, (u64, Option<String>)>,
+    /// Every object ever seen.
+    objects: Objects,
+    /// The newest manifest of each shard.
+    manifests: BTreeMap<ShardId, ShardManifest>,
 }
+
+/// Keys in the bucket, with what tells one content from another.
+pub(super) type Objects = BTreeMap<String, (u64, Option<String>)>;
 
 impl Cold {
     pub(super) fn new(bucket: SimBucket, history: History) -> Self {
@@ -43,7 +48,18 @@ impl Cold {
             ranges: BTreeMap::new(),
             messages: BTreeSet::new(),
             objects: BTreeMap::new(),
+            manifests: BTreeMap::new(),
         }
+    }
+
+    /// The newest manifest of each shard.
+    pub(super) fn manifests(&self) -> impl Iterator<Item = &ShardManifest> {
+        self.manifests.values()
+    }
+
+    /// Keys in the bucket.
+    pub(super) fn objects(&self) -> &Objects {
+        &self.objects
     }
 
     /// Messages in the bucket.
@@ -66,19 +82,11 @@ impl Cold {
     /// Keys are never overwritten or reused (I4), and nothing is deleted yet (I3, I6).
     async fn check_objects(&mut self) {
         let listed: Vec<_> = self.bucket.store().list(None).try_collect().await.unwrap_or_default();
-        let now: BTreeMap<_, _> = listed
+        let now: Objects = listed
             .into_iter()
             .map(|object| (object.location.to_string(), (object.size, object.e_tag)))
             .collect();
-        for (key, known) in &self.objects {
-            match now.get(key) {
-                None => self.history.violated("I3", format_args!("object {key} is gone")),
-                Some(found) if found != known => {
-                    self.history.violated("I4", format_args!("object {key} was overwritten"));
-                }
-                Some(_) => {}
-            }
-        }
+        check_objects(&self.history, &self.objects, &now);
         self.objects = now;
     }
 
@@ -93,6 +101,7 @@ impl Cold {
                         return Err(warning.to_string());
                     }
                     self.take(&loaded.manifest).await;
+                    self.manifests.insert(shard, loaded.manifest);
                 }
             }
         }
@@ -102,21 +111,7 @@ impl Cold {
     async fn take(&mut self, manifest: &ShardManifest) {
         for (&stream, told) in &manifest.streams {
             let known = self.ranges.entry(stream).or_default();
-            if told.ranges.len() < known.len() || told.ranges[..known.len()] != **known {
-                let how = format_args!("committed ranges of stream {stream} have changed");
-                self.history.violated("I3", how);
-                continue;
-            }
-            let fresh = told.ranges[known.len()..].to_vec();
-            let mut end = known.last().map_or(Offset(0), ColdRange::end);
-            for range in &fresh {
-                if range.base != end {
-                    let base = range.base;
-                    let how = format_args!("stream {stream} goes on at {base}, not at {end}");
-                    self.history.violated("I1", how);
-                }
-                end = range.end();
-            }
+            let fresh = fresh_ranges(&self.history, stream, known, &told.ranges).to_vec();
             known.extend(fresh.iter().cloned());
             for range in fresh {
                 let read = match ColdPart::new(manifest, stream, &range) {
@@ -139,23 +134,50 @@ impl Cold {
                 let batch = batch?;
                 for (at, record) in batch.batch.records().enumerate() {
                     let offset = batch.base.plus(at as u64);
-                    if offset != next {
-                        let how = format_args!("record {offset} came where {next} belongs");
-                        self.history.violated("I7", how);
-                    }
-                    next = offset.plus(1);
-                    let value = record.content().map_or(&[][..], |content| content.value);
-                    let id = self.history.read(
-                        part.stream,
-                        offset,
-                        batch.ts,
-                        value,
-                        "the bucket's reader",
-                    );
+                    self.history.follows("I7", part.stream, &mut next, offset);
+                    let (said, by) = (record.into(), "the bucket's reader");
+                    let id = self.history.read(part.stream, offset, batch.ts, &said, by);
                     self.messages.extend(id);
                 }
             }
         }
         Ok(())
     }
+}
+
+/// No object is gone or has become another one.
+pub(super) fn check_objects(history: &History, known: &Objects, now: &Objects) {
+    for (key, known) in known {
+        match now.get(key) {
+            None => history.violated("I3", format_args!("object {key} is gone")),
+            Some(found) if found != known => {
+                history.violated("I4", format_args!("object {key} was overwritten"));
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+/// The ranges that a manifest tells besides those `known`: it tells those too, and what is new goes on
+/// where they end.
+pub(super) fn fresh_ranges<'r>(
+    history: &History,
+    stream: StreamUid,
+    known: &[ColdRange],
+    told: &'r [ColdRange],
+) -> &'r [ColdRange] {
+    let Some(fresh) = told.strip_prefix(known) else {
+        let how = format_args!("committed ranges of stream {stream} have changed");
+        history.violated("I3", how);
+        return &[];
+    };
+    let mut end = known.last().map_or(Offset(0), ColdRange::end);
+    for range in fresh {
+        if range.base != end {
+            let base = range.base;
+            history.violated("I1", format_args!("{stream} goes on at {base}, not at {end}"));
+        }
+        end = range.end();
+    }
+    fresh
 }

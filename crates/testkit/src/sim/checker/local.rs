@@ -1,11 +1,14 @@
 //! What the logs on the disk would hold after a power failure now.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use railgun_core::command::{Command, CommandBody};
-use railgun_log::{CrashPlan, Disk, LogWriter, ShardLog, SimDisk};
+use railgun_core::command::{Command, CommandBody, SegmentCommand};
+use railgun_core::manifest::{ContentHash, ObjectId};
+use railgun_log::{CrashPlan, Disk, Entry, LogWriter, ShardLog, SimDisk};
+use railgun_types::ShardId;
 
 use super::super::history::{History, MessageId};
 use super::super::node::SimNode;
@@ -15,24 +18,44 @@ const READ_BYTES: usize = 4 << 20;
 /// Raft's kind of an entry that carries a command.
 const COMMAND: u8 = 1;
 
-/// Every message in an entry that is durable.
-pub(super) fn messages(node: &SimNode, history: &History) -> Vec<MessageId> {
+/// What one shard's log says, in its order.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// Entries that carry records.
+    pub(super) appends: Vec<Appends>,
+    /// Every entry, by its index: the term, if it is a seal.
+    pub(super) seals: BTreeMap<u64, Option<u64>>,
+    /// Commits.
+    pub(super) commits: Vec<(ObjectId, ContentHash)>,
+    /// Bytes above what Raft has given up.
+    pub(super) unpurged_bytes: u64,
+}
+
+/// An entry that carries records.
+#[derive(Debug, Default)]
+pub(super) struct Appends {
+    pub(super) bytes: u64,
+    pub(super) messages: Vec<MessageId>,
+}
+
+/// What every log says that is durable.
+pub(super) fn told(node: &SimNode, history: &History) -> BTreeMap<ShardId, Told> {
     let disk = node.disk.fork();
     disk.set_capacity(u64::MAX);
     disk.crash(&CrashPlan::LoseAll);
-    let mut found = Vec::new();
-    with_logs(node, &disk, |log| match log {
-        Ok(log) => read_all(&log, history, &mut found),
+    let mut found = BTreeMap::new();
+    with_logs(node, &disk, |shard, log| match log {
+        Ok(log) => drop(found.insert(shard, read_all(&log, history))),
         Err(error) => history.violated("torn/rot", format_args!("a durable log: {error}")),
     });
     found
 }
 
-/// Opens the logs of all data shards on a copy of the disk.
-pub(super) fn with_logs(
+/// Opens every log on a copy of the disk.
+fn with_logs(
     node: &SimNode,
     disk: &SimDisk,
-    mut each: impl FnMut(Result<ShardLog, railgun_log::OpenError>),
+    mut each: impl FnMut(ShardId, Result<ShardLog, railgun_log::OpenError>),
 ) {
     let mut next = 0u128;
     let uuids = move || {
@@ -41,51 +64,67 @@ pub(super) fn with_logs(
     };
     let writer = LogWriter::new(Arc::new(disk.clone()), Box::new(uuids));
     let mut writer = writer.expect("nobody else has this copy of the disk");
-    for dir in node.log_dirs() {
+    for (shard, dir) in (0..).map(ShardId).zip(node.log_dirs()) {
         if disk.list(&dir).is_ok() {
-            each(writer.opener().open_shard(&dir, node.log_options()).map(|(log, _)| log));
+            let opened = writer.opener().open_shard(&dir, node.log_options());
+            each(shard, opened.map(|(log, _)| log));
             writer.step(Duration::ZERO);
         }
     }
 }
 
-fn read_all(log: &ShardLog, history: &History, found: &mut Vec<MessageId>) {
-    let Some(mut next) = log.first_file_index() else { return };
+fn read_all(log: &ShardLog, history: &History) -> Told {
+    let mut told = Told::default();
+    let purged = log.state().last_purged;
+    told.unpurged_bytes = log.bytes_above(purged.map_or(0, |purged| purged.index));
+    let Some(mut next) = log.first_file_index() else { return told };
     loop {
         let entries = match log.read(next, u64::MAX, READ_BYTES) {
-            Ok(entries) if entries.is_empty() => return,
+            Ok(entries) if entries.is_empty() => return told,
             Ok(entries) => entries,
             Err(error) => {
-                return history.violated("torn/rot", format_args!("a durable entry: {error}"));
+                history.violated("torn/rot", format_args!("a durable entry: {error}"));
+                return told;
             }
         };
         for entry in entries {
             next = entry.id.index + 1;
-            if entry.kind != COMMAND {
-                continue;
-            }
-            match Command::decode(entry.payload.parts()) {
-                Ok(Command { body: CommandBody::Append(items), .. }) => {
-                    for item in items {
-                        for record in item.batch.records() {
-                            let value = record.content().map_or(&[][..], |content| content.value);
-                            match history.identify(item.stream, value) {
-                                Some(id) => found.push(id),
-                                None => {
-                                    let index = entry.id.index;
-                                    let how = format_args!("entry {index} holds unknown bytes");
-                                    history.violated("I9", how);
-                                }
-                            }
+            read(&entry, history, &mut told);
+        }
+    }
+}
+
+fn read(entry: &Entry, history: &History, told: &mut Told) {
+    let index = entry.id.index;
+    told.seals.insert(index, None);
+    if entry.kind != COMMAND {
+        return;
+    }
+    match Command::decode(entry.payload.parts()).map(|command| command.body) {
+        Ok(CommandBody::Append(items)) => {
+            let mut appends = Appends { bytes: entry.payload.len() as u64, messages: Vec::new() };
+            for item in items {
+                for record in item.batch.records() {
+                    match history.identify(item.stream, &record.into()) {
+                        Some(id) => appends.messages.push(id),
+                        None => {
+                            let how = format_args!("entry {index} holds unknown bytes");
+                            history.violated("I9", how);
                         }
                     }
                 }
-                Ok(_) => {}
-                Err(error) => {
-                    let how = format_args!("entry {} is no command: {error}", entry.id.index);
-                    history.violated("torn/rot", how);
-                }
             }
+            told.appends.push(appends);
+        }
+        Ok(CommandBody::Segment(SegmentCommand::Seal(_))) => {
+            told.seals.insert(index, Some(entry.id.term));
+        }
+        Ok(CommandBody::Segment(SegmentCommand::Commit(commit))) => {
+            told.commits.push((commit.object, commit.hash));
+        }
+        Ok(_) => {}
+        Err(error) => {
+            history.violated("torn/rot", format_args!("entry {index} is no command: {error}"));
         }
     }
 }

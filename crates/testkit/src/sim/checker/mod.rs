@@ -1,25 +1,40 @@
 //! Looks at disk and bucket as they are and compares them with the history (DESIGN §5): I1 to I5, I9,
 //! I10, and PS-1 as far as it speaks of what a crash leaves.
 
+mod attempts;
 mod cold;
 mod local;
 mod replay;
 mod rot;
+#[cfg(test)]
+mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use railgun_core::command::ClusterSettings;
 use railgun_core::placement::shard_of;
-use railgun_types::{ClusterUid, Offset, StreamUid};
+use railgun_types::{ClusterUid, Offset, ShardId, StreamUid};
 
-use super::history::History;
+use super::history::{History, MessageId};
 use super::node::SimNode;
 use super::random::Random;
 use super::shared::Shared;
+use super::trace::Trace;
+use attempts::Attempts;
 use cold::Cold;
+use local::{Appends, Told};
 
 pub(super) use rot::Damage;
+
+/// Entries with records that a shard may have on their way into its log.
+const ENTRIES_IN_FLIGHT: usize = 8;
+/// From here on no more are let in, in hundredths of the hot budget.
+const HARD_PERCENT: u64 = 90;
+/// What the clients of a run have on their way at most, by a generous measure.
+const IN_FLIGHT_BYTES: u64 = 512 << 10;
+/// The node knows its log bytes to within one step of a sparse index: so many, or an entry.
+const INDEX_STEP_BYTES: u64 = 4 << 10;
 
 /// See the module. Clones are one.
 #[derive(Clone, Debug)]
@@ -27,14 +42,17 @@ pub(super) struct Checker {
     node: Arc<SimNode>,
     history: History,
     cold: Shared<Option<Cold>>,
+    attempts: Shared<Attempts>,
+    trace: Trace,
     /// The disk is damaged on purpose for now, and no check would pass.
     looks_away: Shared<bool>,
 }
 
 impl Checker {
-    pub(super) fn new(node: Arc<SimNode>, history: History) -> Self {
-        let cold = Cold::new(node.bucket.clone(), history.clone());
-        Self { node, history, cold: Shared::new(Some(cold)), looks_away: Shared::new(false) }
+    pub(super) fn new(node: Arc<SimNode>, history: History, trace: Trace) -> Self {
+        let cold = Shared::new(Some(Cold::new(node.bucket.clone(), history.clone())));
+        let (attempts, looks_away) = (Shared::new(Attempts::default()), Shared::new(false));
+        Self { node, history, cold, attempts, trace, looks_away }
     }
 
     /// Everything acked is on the disk, as a power failure would leave it now, or in the bucket
@@ -47,19 +65,14 @@ impl Checker {
         let Some(mut cold) = self.cold.with(Option::take) else { return };
         let acked = self.history.acked();
         cold.look().await;
-        let local = local::messages(&self.node, &self.history);
-        let kept: BTreeSet<_> = local.into_iter().chain(cold.messages()).collect();
-        for (stream, offset, id) in acked {
-            if !kept.contains(&id) {
-                let how = format_args!(
-                    "message {id}, acked at offset {offset} of {stream}, is neither in the durable \
-                     log nor in the bucket behind a manifest"
-                );
-                self.history.violated("I2", how);
-                break;
-            }
-        }
-        self.check_budget();
+        let told = local::told(&self.node, &self.history);
+        let in_bucket: BTreeSet<_> = cold.messages().collect();
+        check_kept(&self.history, &acked, &in_bucket, &told);
+        self.attempts.with(|attempts| {
+            told.iter().for_each(|(shard, told)| attempts.take(*shard, told));
+            cold.manifests().for_each(|manifest| attempts.check(manifest, &self.history));
+        });
+        self.check_budget(&acked, &in_bucket, &told);
         self.cold.with(|place| *place = Some(cold));
     }
 
@@ -80,14 +93,25 @@ impl Checker {
 
     /// Everything that was published is in the bucket, and a replay without a broker gives it back.
     pub(super) async fn check_replay(&self, ends: &[(StreamUid, Offset)]) {
-        let replayed = replay::ends(&self.node, &self.history).await;
-        for (stream, end) in ends {
-            let found = replayed.get(stream).copied().unwrap_or_default();
-            if found != *end {
-                let how = format_args!("replay of {stream} ends at {found}, the stream at {end}");
-                self.history.violated("replay", how);
+        check_ends(&self.history, &replay::ends(&self.node, &self.history).await, ends);
+    }
+
+    /// Counts what lies in the bucket.
+    pub(super) async fn count_objects(&self) {
+        let Some(mut cold) = self.cold.with(Option::take) else { return };
+        cold.look().await;
+        self.trace.count(|counts| {
+            for key in cold.objects().keys() {
+                let count = match key {
+                    key if key.contains("/data/bundle/") => &mut counts.bundles,
+                    key if key.contains("/data/stream=") => &mut counts.segments,
+                    key if key.contains("/manifest/") => &mut counts.manifests,
+                    _ => continue,
+                };
+                *count += 1;
             }
-        }
+        });
+        self.cold.with(|place| *place = Some(cold));
     }
 
     /// What stays in a log when everything is in the bucket and retired is what the next entries
@@ -120,21 +144,108 @@ impl Checker {
         Some(end)
     }
 
-    /// Log bytes are bounded, whatever the bucket does (I10).
-    fn check_budget(&self) {
+    /// Log bytes are bounded, whatever the bucket does (I10): what is let in, and what stays.
+    fn check_budget(
+        &self,
+        acked: &[(StreamUid, Offset, MessageId)],
+        in_bucket: &BTreeSet<MessageId>,
+        told: &BTreeMap<ShardId, Told>,
+    ) {
         let shape = &self.node.shape;
         let budget = shape.hot_max_bytes / u64::from(shape.shards);
-        // What was in flight when the mark was passed, the file being written and the next one.
-        let slack = (1 << 20) + 3 * shape.file_bytes;
-        for dir in self.node.log_dirs() {
-            let bytes = local::log_bytes(&self.node, &dir);
-            if bytes > budget + slack {
-                let how = format_args!(
-                    "the log in {} has {bytes} bytes, the budget is {budget}",
-                    dir.display()
-                );
-                self.history.violated("I10", how);
-            }
+        let held: BTreeSet<_> =
+            acked.iter().map(|(_, _, id)| *id).filter(|id| !in_bucket.contains(id)).collect();
+        for (&shard, told) in told.iter().filter(|(shard, _)| **shard != ShardId::CATALOG) {
+            check_admission(&self.history, shard, budget, &told.appends, &held);
+            let files = local::log_bytes(&self.node, &SimNode::log_dir(shard.0));
+            self.trace.count(|counts| {
+                let percent = |bytes: u64| bytes * 100 / budget;
+                counts.log_percent_max = counts.log_percent_max.max(percent(files));
+                let unpurged = percent(told.unpurged_bytes);
+                counts.unpurged_percent_max = counts.unpurged_percent_max.max(unpurged);
+            });
+            check_stays(&self.history, shard, budget, shape.file_bytes, told, files);
+        }
+    }
+}
+
+/// Every message that was acked is in a durable log or in the bucket.
+fn check_kept(
+    history: &History,
+    acked: &[(StreamUid, Offset, MessageId)],
+    in_bucket: &BTreeSet<MessageId>,
+    told: &BTreeMap<ShardId, Told>,
+) {
+    let appends = told.values().flat_map(|told| &told.appends);
+    let logged: BTreeSet<_> = appends.flat_map(|entry| entry.messages.iter().copied()).collect();
+    for (stream, offset, id) in acked {
+        if !logged.contains(id) && !in_bucket.contains(id) {
+            let how = format_args!(
+                "message {id}, acked at offset {offset} of {stream}, is neither in the durable log \
+                 nor in the bucket behind a manifest"
+            );
+            return history.violated("I2", how);
+        }
+    }
+}
+
+/// When the last entry was let in, those before it from the first on that holds what is not in the
+/// bucket took less than the hard mark, but for those that were on their way into the log. Entries
+/// that carry no records count for the node, and are left out here: the bound is exact.
+fn check_admission(
+    history: &History,
+    shard: ShardId,
+    budget: u64,
+    appends: &[Appends],
+    held: &BTreeSet<MessageId>,
+) {
+    let holds = |entry: &Appends| entry.messages.iter().any(|id| held.contains(id));
+    let Some(first) = appends.iter().position(holds) else { return };
+    // The last one itself, those on their way, and one that an index step may hide.
+    let seen = appends.len().saturating_sub(ENTRIES_IN_FLIGHT + 2).max(first);
+    let bytes: u64 = appends[first..seen].iter().map(|entry| entry.bytes).sum();
+    if bytes > budget * HARD_PERCENT / 100 + INDEX_STEP_BYTES {
+        let how = format_args!(
+            "shard {shard} let an entry in with {bytes} bytes in its log that are not in the bucket, of {budget}"
+        );
+        history.violated("I10", how);
+    }
+}
+
+/// What stays in the files of a log beyond its budget is what was in flight when the mark was passed,
+/// the file being written and the next one; the same goes for what Raft has not given up.
+fn check_stays(
+    history: &History,
+    shard: ShardId,
+    budget: u64,
+    file_bytes: u64,
+    told: &Told,
+    files: u64,
+) {
+    let slack = IN_FLIGHT_BYTES + 3 * file_bytes;
+    if files > budget + slack {
+        let how =
+            format_args!("the log of shard {shard} has {files} bytes, the budget is {budget}");
+        history.violated("I10", how);
+    }
+    let unpurged = told.unpurged_bytes;
+    if unpurged > budget + IN_FLIGHT_BYTES {
+        let how = format_args!("shard {shard} keeps {unpurged} bytes, the budget is {budget}");
+        history.violated("I10", how);
+    }
+}
+
+/// A replay of every stream ends where the stream does.
+fn check_ends(
+    history: &History,
+    replayed: &BTreeMap<StreamUid, Offset>,
+    ends: &[(StreamUid, Offset)],
+) {
+    for (stream, end) in ends {
+        let found = replayed.get(stream).copied().unwrap_or_default();
+        if found != *end {
+            let how = format_args!("replay of {stream} ends at {found}, the stream at {end}");
+            history.violated("replay", how);
         }
     }
 }

@@ -48,8 +48,8 @@ pub(super) async fn ends(node: &SimNode, history: &History) -> BTreeMap<StreamUi
                     history.violated("replay", how);
                 }
                 for (at, record) in batch.batch.records().enumerate() {
-                    let value = record.content().map_or(&[][..], |content| content.value);
-                    history.read(uid, batch.base.plus(at as u64), batch.ts, value, "replay");
+                    let offset = batch.base.plus(at as u64);
+                    history.read(uid, offset, batch.ts, &record.into(), "replay");
                 }
                 next = batch.end();
             }

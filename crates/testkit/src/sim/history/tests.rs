@@ -8,7 +8,7 @@ fn history() -> History {
 }
 
 /// Messages of one lane.
-fn sent(history: &History, ordered: bool, count: usize) -> Vec<(MessageId, Bytes)> {
+fn sent(history: &History, ordered: bool, count: usize) -> Vec<(MessageId, Message)> {
     let lane = history.lane(ordered);
     (0..count).map(|_| history.message(STREAM, lane, 20)).collect()
 }
@@ -23,7 +23,7 @@ fn an_undisturbed_history_is_sound() {
     let history = history();
     for (at, (id, value)) in (0..).zip(sent(&history, true, 3)) {
         history.ended(id, End::Published(Offset(at), TS));
-        history.read(STREAM, Offset(at), TS, &value, "a reader");
+        history.read(STREAM, Offset(at), TS, &(&value).into(), "a reader");
     }
     history.check_whole();
     assert_eq!(history.violations(), Vec::<String>::new());
@@ -35,9 +35,9 @@ fn what_was_acked_stays_where_it_was() {
     let history = history();
     let messages = sent(&history, true, 2);
     history.ended(messages[0].0, End::Published(Offset(0), TS));
-    history.read(STREAM, Offset(0), TS, &messages[1].1, "a reader");
+    history.read(STREAM, Offset(0), TS, &(&messages[1].1).into(), "a reader");
     assert_eq!(broken(&history), ["PS-1"], "another record is there");
-    history.read(STREAM, Offset(0), Timestamp(8), &messages[0].1, "a reader");
+    history.read(STREAM, Offset(0), Timestamp(8), &(&messages[0].1).into(), "a reader");
     assert_eq!(broken(&history), ["PS-1", "PS-1"], "it has another log time");
 }
 
@@ -45,8 +45,8 @@ fn what_was_acked_stays_where_it_was() {
 fn a_retried_message_is_appended_once() {
     let history = history();
     let (_, value) = &sent(&history, true, 1)[0];
-    history.read(STREAM, Offset(0), TS, value, "a reader");
-    history.read(STREAM, Offset(1), TS, value, "a reader");
+    history.read(STREAM, Offset(0), TS, &value.into(), "a reader");
+    history.read(STREAM, Offset(1), TS, &value.into(), "a reader");
     assert_eq!(broken(&history), ["PQ-1"]);
 }
 
@@ -54,14 +54,14 @@ fn a_retried_message_is_appended_once() {
 fn a_definite_error_is_definite() {
     let history = history();
     let messages = sent(&history, false, 3);
-    history.read(STREAM, Offset(0), TS, &messages[0].1, "a reader");
+    history.read(STREAM, Offset(0), TS, &(&messages[0].1).into(), "a reader");
     history.ended(messages[0].0, End::Refused);
     assert_eq!(broken(&history), ["PS-3"], "seen, then refused");
     history.ended(messages[1].0, End::Refused);
-    history.read(STREAM, Offset(1), TS, &messages[1].1, "a reader");
+    history.read(STREAM, Offset(1), TS, &(&messages[1].1).into(), "a reader");
     assert_eq!(broken(&history), ["PS-3", "PS-3"], "refused, then seen");
     history.ended(messages[2].0, End::Unknown);
-    history.read(STREAM, Offset(2), TS, &messages[2].1, "a reader");
+    history.read(STREAM, Offset(2), TS, &(&messages[2].1).into(), "a reader");
     assert_eq!(broken(&history).len(), 2, "what is unknown may be there");
 }
 
@@ -74,7 +74,7 @@ fn order_atomicity_and_density_are_judged_at_the_end() {
             history.atomic(messages.iter().map(|(id, _)| *id).collect());
         }
         for (message, offset) in places {
-            history.read(STREAM, Offset(*offset), TS, &messages[*message].1, "a reader");
+            history.read(STREAM, Offset(*offset), TS, &(&messages[*message].1).into(), "a reader");
         }
         history.check_whole();
         broken(&history)
@@ -88,14 +88,71 @@ fn order_atomicity_and_density_are_judged_at_the_end() {
 }
 
 #[test]
-fn bytes_that_nobody_published_are_wrong_bytes() {
+fn what_nobody_published_is_wrong() {
     let history = history();
-    let (_, value) = &sent(&history, true, 1)[0];
-    let mut damaged = value.to_vec();
+    // One that has everything a message may have.
+    let sent = sent(&history, true, 40);
+    let (id, message) = sent.iter().find(|(_, message)| message.id.is_some()).expect("one in five");
+    let whole = Said::from(message);
+    let mut damaged = message.value.to_vec();
     damaged[19] ^= 1;
-    history.read(STREAM, Offset(0), TS, &damaged, "a reader");
-    history.read(StreamUid([2; 16]), Offset(0), TS, value, "a reader");
-    assert_eq!(broken(&history), ["I9", "I9"]);
+    let mut turned = whole.headers.clone();
+    turned.reverse();
+    let wrong = [
+        Said { value: &damaged, ..whole.clone() },
+        Said { key: None, ..whole.clone() },
+        Said { key: Some(b"another"), ..whole.clone() },
+        Said { headers: turned, ..whole.clone() },
+        Said { headers: Vec::new(), ..whole.clone() },
+        Said { producer_ts: None, ..whole.clone() },
+        Said { id: Some(b"another"), ..whole.clone() },
+        Said::default(),
+    ];
+    for said in &wrong {
+        assert_eq!(history.read(STREAM, Offset(0), TS, said, "a reader"), None, "{said:?}");
+    }
+    history.read(StreamUid([2; 16]), Offset(0), TS, &whole, "a reader");
+    assert_eq!(broken(&history), ["I9"; 9]);
+    assert_eq!(history.read(STREAM, Offset(0), TS, &whole, "a reader"), Some(*id));
+    assert_eq!(broken(&history).len(), 9, "it is what was published");
+}
+
+#[test]
+fn records_come_one_after_the_other() {
+    let history = history();
+    let mut next = Offset(3);
+    history.follows("PS-5", STREAM, &mut next, Offset(3));
+    assert_eq!((next, broken(&history)), (Offset(4), Vec::new()));
+    history.follows("PS-5", STREAM, &mut next, Offset(3));
+    history.follows("I7", STREAM, &mut next, Offset(5));
+    assert_eq!(broken(&history), ["PS-5", "I7"], "one twice, then one left out");
+}
+
+#[test]
+fn nothing_at_the_end_of_a_stream_is_lost() {
+    let history = history();
+    let messages = sent(&history, true, 2);
+    history.ended(messages[0].0, End::Published(Offset(0), TS));
+    history.read(STREAM, Offset(1), TS, &(&messages[1].1).into(), "a reader");
+    history.check_end(STREAM, Offset(2));
+    assert_eq!(broken(&history), [""; 0]);
+    history.check_end(STREAM, Offset(1));
+    assert_eq!(broken(&history), ["PS-5"], "seen, never acked, gone");
+    history.check_end(STREAM, Offset(0));
+    assert_eq!(broken(&history), ["PS-5", "PS-1"]);
+    history.deleted(STREAM);
+    history.check_end(STREAM, Offset(0));
+    assert_eq!(broken(&history).len(), 2, "nothing is promised of a deleted stream");
+}
+
+#[test]
+fn log_time_of_a_stream_never_falls() {
+    let history = history();
+    let messages = sent(&history, false, 2);
+    history.read(STREAM, Offset(0), Timestamp(8), &(&messages[0].1).into(), "a reader");
+    history.read(STREAM, Offset(1), Timestamp(7), &(&messages[1].1).into(), "a reader");
+    history.check_whole();
+    assert_eq!(broken(&history), ["log time"]);
 }
 
 #[test]

@@ -41,6 +41,7 @@ pub(super) async fn run(actor: Actor) {
                     let timeout = Duration::from_secs(actor.draw(1..30));
                     let sealed = admin.seal_stream(&name, retire, timeout).await;
                     if let Ok(sealed) = &sealed {
+                        actor.trace.count(|counts| counts.sealed += 1);
                         actor.note(format_args!("sealed {name}, retire {retire}: {sealed:?}"));
                         check_sealed(&actor, stream, acked).await;
                     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use railgun_client::{
-    AdminError, Client, ErrorCode, Message, StartPosition, StreamName, StreamUid, WireCode,
+    AdminError, Client, ErrorCode, StartPosition, StreamName, StreamUid, WireCode,
 };
 
 use super::super::history::End;
@@ -43,8 +43,8 @@ async fn use_stream(actor: &Actor, client: &Client, name: &StreamName, stream: S
     let lane = actor.history.lane(true);
     let mut open = Vec::new();
     for _ in 0..actor.draw(1..200) {
-        let (id, value) = actor.history.message(stream, lane, actor.draw(8..300) as usize);
-        match publisher.send(Message::new(value)).await {
+        let (id, message) = actor.history.message(stream, lane, actor.draw(8..300) as usize);
+        match publisher.send(message).await {
             Ok(ticket) => open.push((id, ticket)),
             Err(_) => {
                 actor.history.ended(id, End::Refused);

@@ -135,12 +135,7 @@ impl<'a> Handle<'a> {
             80..99 => self.actor.draw(400..6_000),
             _ => self.actor.draw(6_000..40_000),
         };
-        let (id, value) = self.actor.history.message(self.stream, self.lane, bytes as usize);
-        let mut message = Message::new(value);
-        if self.actor.percent(20) {
-            message = message.with_key("k").with_header("h", "v");
-        }
-        (id, message)
+        self.actor.history.message(self.stream, self.lane, bytes as usize)
     }
 
     async fn send(&mut self) {
@@ -258,18 +253,10 @@ impl<'a> Handle<'a> {
     fn judge(&self, error: &PublishError) {
         self.actor.note(format_args!("failed: {error}"));
         if let PublishError::Refused(refused) = error {
-            let excused = matches!(
-                refused.code,
-                WireCode::Known(
-                    ErrorCode::ExpectedOffsetMismatch
-                        | ErrorCode::OrderBroken
-                        | ErrorCode::HotTierFull
-                        | ErrorCode::Unavailable
-                        | ErrorCode::GoingAway
-                        | ErrorCode::StreamStarting
-                )
-            );
-            if !excused {
+            if refused.code == WireCode::Known(ErrorCode::HotTierFull) {
+                self.actor.trace.count(|counts| counts.refused_full += 1);
+            }
+            if !is_excused(refused.code) {
                 let how = format_args!("{} was told: {refused}", self.actor.name);
                 self.actor.history.violated("PS errors", how);
             }
@@ -277,6 +264,34 @@ impl<'a> Handle<'a> {
     }
 }
 
+/// Whether a publisher that does nothing wrong may be told this.
+fn is_excused(code: WireCode) -> bool {
+    matches!(
+        code,
+        WireCode::Known(
+            ErrorCode::ExpectedOffsetMismatch
+                | ErrorCode::OrderBroken
+                | ErrorCode::HotTierFull
+                | ErrorCode::Unavailable
+                | ErrorCode::GoingAway
+                | ErrorCode::StreamStarting
+        )
+    )
+}
+
 fn end_of(error: &PublishError) -> End {
     if error.is_definite() { End::Refused } else { End::Unknown }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_publisher_that_does_nothing_wrong_is_not_told_so() {
+        assert!(is_excused(WireCode::Known(ErrorCode::HotTierFull)));
+        for code in [ErrorCode::Internal, ErrorCode::StreamNotFound, ErrorCode::ProducerFenced] {
+            assert!(!is_excused(WireCode::Known(code)), "{code:?}");
+        }
+    }
 }

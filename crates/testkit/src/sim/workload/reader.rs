@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use railgun_client::{
-    ErrorCode, Event, Offset, StartPosition, StreamUid, SubscribeError, Subscription, WireCode,
+    ErrorCode, Event, Offset, Source, StartPosition, StreamUid, SubscribeError, Subscription,
+    Timestamp, WireCode,
 };
 
+use super::super::said::Said;
 use super::Actor;
 
 /// Reads again and again.
@@ -67,20 +69,29 @@ async fn read_some(actor: &Actor, client: &railgun_client::Client) {
 /// A start is where SEMANTICS §3 says.
 fn check_start(actor: &Actor, stream: StreamUid, start: StartPosition, opened: &Subscription) {
     let (at, next) = (opened.position(), opened.bounds_at_open().1);
-    let fine = match start {
+    if !is_start(start, at, next, |offset| actor.history.time_of(stream, offset)) {
+        let how = format_args!("{start:?} of {stream}, which goes to {next}, began at {at}");
+        actor.history.violated("start", how);
+    }
+}
+
+/// Whether `at` is the start of a stream that ends before `next`, as far as log times are known.
+fn is_start(
+    start: StartPosition,
+    at: Offset,
+    next: Offset,
+    time_of: impl Fn(Offset) -> Option<Timestamp>,
+) -> bool {
+    match start {
         StartPosition::Earliest => at == Offset(0),
         StartPosition::Offset(offset) => at == offset,
         StartPosition::Latest => at == next,
         StartPosition::Last(count) => at.0 == next.0.saturating_sub(count),
         StartPosition::Time(ts) => {
-            let early = actor.history.time_of(stream, at).is_some_and(|found| found < ts);
-            let before = at.0.checked_sub(1).and_then(|o| actor.history.time_of(stream, Offset(o)));
+            let early = time_of(at).is_some_and(|found| found < ts);
+            let before = at.0.checked_sub(1).and_then(|offset| time_of(Offset(offset)));
             !early && before.is_none_or(|before| before < ts)
         }
-    };
-    if !fine {
-        let how = format_args!("{start:?} of {stream}, which goes to {next}, began at {at}");
-        actor.history.violated("start", how);
     }
 }
 
@@ -97,8 +108,8 @@ pub(super) async fn read_all(
         if whole {
             match subscription.next().await? {
                 Some(Event::Data(record)) => {
-                    let source = record.source.name();
-                    took(actor, stream, &mut next, record.offset, record.ts, &record.value, source);
+                    let at = (record.offset, record.ts);
+                    took(actor, stream, &mut next, at, &(&record).into(), record.source);
                 }
                 Some(Event::Removed(removed)) => gap(actor, stream, &removed),
                 None => return Ok(next),
@@ -106,10 +117,10 @@ pub(super) async fn read_all(
         } else {
             match subscription.next_batch().await? {
                 Some(Event::Data(delivery)) => {
-                    let source = delivery.source().name();
+                    let source = delivery.source();
                     for record in delivery.records() {
-                        let (offset, ts) = (record.offset, record.ts);
-                        took(actor, stream, &mut next, offset, ts, record.value, source);
+                        let at = (record.offset, record.ts);
+                        took(actor, stream, &mut next, at, &record.into(), source);
                     }
                 }
                 Some(Event::Removed(removed)) => gap(actor, stream, &removed),
@@ -126,18 +137,20 @@ fn took(
     actor: &Actor,
     stream: StreamUid,
     next: &mut Offset,
-    offset: Offset,
-    ts: railgun_client::Timestamp,
-    value: &[u8],
-    source: &str,
+    (offset, ts): (Offset, Timestamp),
+    said: &Said<'_>,
+    source: Source,
 ) {
-    if offset != *next {
-        let how = format_args!("record {offset} of {stream} came where {next} belongs");
-        actor.history.violated("PS-5", how);
-    }
-    *next = offset.plus(1);
-    actor.history.read(stream, offset, ts, value, &format!("{} ({source})", actor.name));
-    actor.note(format_args!("read {stream} {offset} from {source}"));
+    actor.history.follows("PS-5", stream, next, offset);
+    let name = source.name();
+    actor.history.read(stream, offset, ts, said, &format!("{} ({name})", actor.name));
+    actor.note(format_args!("read {stream} {offset} from {name}"));
+    actor.trace.count(|counts| match source {
+        Source::Ring => counts.read_ring += 1,
+        Source::Hot => counts.read_hot += 1,
+        Source::Cold => counts.read_cold += 1,
+        Source::Unknown => {}
+    });
 }
 
 fn gap(actor: &Actor, stream: StreamUid, removed: &railgun_client::Removed) {
@@ -171,5 +184,31 @@ fn judge(actor: &Actor, error: &SubscribeError) {
     };
     if !excused {
         actor.history.violated("reading", format_args!("{}: {error}", actor.name));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_elsewhere_is_noticed() {
+        // Records 0 to 9, at the times 0, 0, 10, 10, 20 …
+        let times = |offset: Offset| (offset.0 < 10).then_some(Timestamp(offset.0 as i64 / 2 * 10));
+        let right = |start, at| is_start(start, Offset(at), Offset(10), times);
+        let starts = [
+            (StartPosition::Earliest, 0),
+            (StartPosition::Offset(Offset(3)), 3),
+            (StartPosition::Latest, 10),
+            (StartPosition::Last(4), 6),
+            (StartPosition::Last(40), 0),
+            (StartPosition::Time(Timestamp(10)), 2),
+            (StartPosition::Time(Timestamp(11)), 4),
+            (StartPosition::Time(Timestamp(99)), 10),
+        ];
+        for (start, at) in starts {
+            let found: Vec<_> = (0..11).filter(|at| right(start, *at)).collect();
+            assert_eq!(found, [at], "{start:?}");
+        }
     }
 }

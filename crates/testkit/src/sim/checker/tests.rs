@@ -1,0 +1,172 @@
+//! Every check finds what it is there for, in a history made by hand.
+
+use railgun_core::manifest::{ColdRange, ObjectId, ObjectInfo, ObjectKind, ShardManifest};
+use railgun_types::Timestamp;
+
+use super::super::trace::Trace;
+use super::cold::{Objects, check_objects, fresh_ranges};
+use super::*;
+
+const STREAM: StreamUid = StreamUid([1; 16]);
+const SHARD: ShardId = ShardId(1);
+
+fn broken(check: impl FnOnce(&History)) -> Vec<String> {
+    let history = History::new(Trace::begin());
+    check(&history);
+    let rule = |text: String| text.split(':').next().unwrap_or_default().to_owned();
+    history.violations().into_iter().map(rule).collect()
+}
+
+fn object(seal_index: u64) -> ObjectId {
+    ObjectId { seal_index, part: 0 }
+}
+
+fn range(base: u64, count: u64) -> ColdRange {
+    ColdRange {
+        base: Offset(base),
+        count,
+        min_ts: Timestamp(0),
+        max_ts: Timestamp(0),
+        record_bytes: 1,
+        object: object(base),
+        first_row_group: 0,
+        first_row: 0,
+    }
+}
+
+fn told(appends: &[(u64, &[MessageId])]) -> Told {
+    let entry = |(bytes, messages): &(u64, &[MessageId])| Appends {
+        bytes: *bytes,
+        messages: messages.to_vec(),
+    };
+    Told { appends: appends.iter().map(entry).collect(), ..Told::default() }
+}
+
+#[test]
+fn what_was_acked_is_somewhere() {
+    let acked = [0, 1, 2].map(|id| (STREAM, Offset(id), id));
+    let check = |in_bucket: &[MessageId], logged: &[MessageId]| {
+        let told = BTreeMap::from([(SHARD, told(&[(10, logged)]))]);
+        broken(|history| check_kept(history, &acked, &in_bucket.iter().copied().collect(), &told))
+    };
+    assert_eq!(check(&[0, 1], &[1, 2]), [""; 0]);
+    assert_eq!(check(&[], &[0, 1, 2, 3]), [""; 0], "more than that does no harm");
+    assert_eq!(check(&[0], &[2]), ["I2"]);
+    assert_eq!(check(&[], &[]), ["I2"]);
+}
+
+#[test]
+fn committed_ranges_go_on_and_stay() {
+    let check = |known: &[ColdRange], told: &[ColdRange]| {
+        broken(|history| drop(fresh_ranges(history, STREAM, known, told).to_vec()))
+    };
+    let (first, second) = (range(0, 5), range(5, 2));
+    let both = [first.clone(), second.clone()];
+    assert_eq!(check(&[], &both), [""; 0]);
+    assert_eq!(check(&both[..1], &both), [""; 0]);
+    assert_eq!(check(&[], &both[1..]), ["I1"], "it does not begin at 0");
+    assert_eq!(check(&both[..1], &[first.clone(), range(6, 1)]), ["I1"], "a hole");
+    assert_eq!(check(&both[..1], &[first.clone(), range(4, 1)]), ["I1"], "an overlap");
+    assert_eq!(check(&both, &both[..1]), ["I3"], "one is gone");
+    let elsewhere = ColdRange { object: object(9), ..first };
+    assert_eq!(check(&both, &[elsewhere, second]), ["I3"], "one has become another");
+}
+
+#[test]
+fn objects_stay_as_they_are() {
+    let objects = |content: &[(&str, u64, &str)]| -> Objects {
+        let object = |(key, bytes, tag): &(&str, u64, &str)| {
+            ((*key).to_owned(), (*bytes, Some((*tag).to_owned())))
+        };
+        content.iter().map(object).collect()
+    };
+    let known = objects(&[("a", 1, "x"), ("b", 2, "y")]);
+    let check = |now: &Objects| broken(|history| check_objects(history, &known, now));
+    assert_eq!(check(&objects(&[("a", 1, "x"), ("b", 2, "y"), ("c", 1, "z")])), [""; 0]);
+    assert_eq!(check(&objects(&[("a", 1, "x")])), ["I3"]);
+    assert_eq!(check(&objects(&[("a", 1, "x"), ("b", 2, "other")])), ["I4"]);
+    assert_eq!(check(&objects(&[("a", 2, "x"), ("b", 2, "y")])), ["I4"]);
+}
+
+#[test]
+fn an_object_is_what_its_seal_asked_for_and_was_committed_first() {
+    let mut attempts = Attempts::default();
+    // A seal in term 2 at 7; an upload of it was committed, then one with other content.
+    attempts.take(
+        SHARD,
+        &Told {
+            seals: BTreeMap::from([(6, None), (7, Some(2)), (8, None), (9, None)]),
+            commits: vec![(object(7), [1; 8]), (object(7), [2; 8])],
+            ..Told::default()
+        },
+    );
+    let check = |shard, seal_index, term, hash| {
+        let info = ObjectInfo {
+            kind: ObjectKind::Bundle,
+            day: 1,
+            term,
+            hash: [hash; 8],
+            bytes: 1,
+            footer_bytes: 1,
+            live_parts: 1,
+        };
+        let manifest = ShardManifest {
+            cluster: ClusterUid::default(),
+            shard,
+            streams: BTreeMap::new(),
+            objects: BTreeMap::from([(object(seal_index), info)]),
+        };
+        broken(|history| attempts.check(&manifest, history))
+    };
+    assert_eq!(check(SHARD, 7, 2, 1), [""; 0]);
+    assert_eq!(check(SHARD, 7, 1, 1), ["I5"], "of an older term");
+    assert_eq!(check(SHARD, 7, 3, 1), ["I5"], "of a term after it");
+    assert_eq!(check(SHARD, 7, 2, 2), ["I5"], "of the attempt that came late");
+    assert_eq!(check(SHARD, 6, 2, 1), ["I5"], "no seal is there");
+    assert_eq!(check(SHARD, 5, 2, 1), [""; 0], "nobody has looked there");
+    assert_eq!(check(ShardId(2), 6, 2, 1), [""; 0], "another shard's entry");
+}
+
+#[test]
+fn no_more_is_let_in_than_the_hot_budget_allows() {
+    const BUDGET: u64 = 100 << 10;
+    // Entries of a tenth of the budget, of which those from `first` on are not in the bucket.
+    let check = |entries: u64, first: u64| {
+        let appends: Vec<_> =
+            (0..entries).map(|id| Appends { bytes: BUDGET / 10, messages: vec![id] }).collect();
+        let held = (first..entries).collect();
+        broken(|history| check_admission(history, SHARD, BUDGET, &appends, &held))
+    };
+    // Nine make the hard mark, ten may not have been there yet.
+    assert_eq!(check(19, 0), [""; 0]);
+    assert_eq!(check(20, 0), ["I10"]);
+    assert_eq!(check(30, 11), [""; 0]);
+    assert_eq!(check(30, 10), ["I10"]);
+    assert_eq!(check(30, 30), [""; 0], "all of it is in the bucket");
+    assert_eq!(check(3, 0), [""; 0]);
+}
+
+#[test]
+fn no_more_stays_than_the_hot_budget_allows() {
+    const BUDGET: u64 = 1 << 20;
+    let check = |files: u64, unpurged_bytes: u64| {
+        let told = Told { unpurged_bytes, ..Told::default() };
+        broken(|history| check_stays(history, SHARD, BUDGET, 16 << 10, &told, files))
+    };
+    assert_eq!(check(BUDGET, BUDGET), [""; 0]);
+    assert_eq!(check(2 * BUDGET, BUDGET), ["I10"]);
+    assert_eq!(check(BUDGET, 2 * BUDGET), ["I10"]);
+}
+
+#[test]
+fn a_replay_ends_where_the_stream_does() {
+    let check = |replayed: &[(StreamUid, Offset)], end| {
+        let replayed = replayed.iter().copied().collect();
+        broken(|history| check_ends(history, &replayed, &[(STREAM, Offset(end))]))
+    };
+    assert_eq!(check(&[(STREAM, Offset(3))], 3), [""; 0]);
+    assert_eq!(check(&[], 0), [""; 0]);
+    assert_eq!(check(&[(STREAM, Offset(2))], 3), ["replay"]);
+    assert_eq!(check(&[(STREAM, Offset(4))], 3), ["replay"]);
+    assert_eq!(check(&[], 3), ["replay"]);
+}

@@ -1,0 +1,100 @@
+//! What came about in a run. A rule that holds in a run of nothing says nothing.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// See the module.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Messages that certainly are not in their stream.
+    pub refused: u64,
+    /// Of these, because the log had taken all that it may hold, or the disk had no room.
+    pub refused_full: u64,
+    /// Records that readers got from the node's memory.
+    pub read_ring: u64,
+    /// Records that they got from its log.
+    pub read_hot: u64,
+    /// Records that they got from the bucket.
+    pub read_cold: u64,
+    /// Seals that somebody asked for and that ended well.
+    pub sealed: u64,
+    /// Objects in the bucket that hold one stream each.
+    pub segments: u64,
+    /// Objects in the bucket that hold many.
+    pub bundles: u64,
+    /// Manifest files in the bucket.
+    pub manifests: u64,
+    /// Checkpoints that were written.
+    pub checkpoints: u64,
+    /// Checkpoints that became Raft snapshots.
+    pub promotions: u64,
+    /// The same, of the catalog.
+    pub catalog_promotions: u64,
+    /// Log files that were given up.
+    pub retired: u64,
+    /// Times the node ended itself, with a reason.
+    pub ended_itself: u64,
+    /// Starts on rot that were refused.
+    pub rot_refused: u64,
+    /// What struck, by its name.
+    pub faults: BTreeMap<&'static str, u64>,
+    /// The longest time that one life of the node went on without its bucket.
+    pub outage: Duration,
+    /// Publishers that were told meanwhile that the log is full.
+    pub refused_in_outage: u64,
+    /// Most bytes in the files of a shard's log, in hundredths of its budget.
+    pub log_percent_max: u64,
+    /// Most log bytes above a shard's purge point, in hundredths of its budget.
+    pub unpurged_percent_max: u64,
+}
+
+impl Counts {
+    /// Both runs together.
+    pub fn add(&mut self, other: &Self) {
+        // Named one by one, so that a new field cannot be forgotten.
+        let Self {
+            refused,
+            refused_full,
+            read_ring,
+            read_hot,
+            read_cold,
+            sealed,
+            segments,
+            bundles,
+            manifests,
+            checkpoints,
+            promotions,
+            catalog_promotions,
+            retired,
+            ended_itself,
+            rot_refused,
+            faults,
+            outage,
+            refused_in_outage,
+            log_percent_max,
+            unpurged_percent_max,
+        } = other;
+        self.refused += refused;
+        self.refused_full += refused_full;
+        self.read_ring += read_ring;
+        self.read_hot += read_hot;
+        self.read_cold += read_cold;
+        self.sealed += sealed;
+        self.segments += segments;
+        self.bundles += bundles;
+        self.manifests += manifests;
+        self.checkpoints += checkpoints;
+        self.promotions += promotions;
+        self.catalog_promotions += catalog_promotions;
+        self.retired += retired;
+        self.ended_itself += ended_itself;
+        self.rot_refused += rot_refused;
+        for (fault, times) in faults {
+            *self.faults.entry(fault).or_default() += times;
+        }
+        self.outage = self.outage.max(*outage);
+        self.refused_in_outage += refused_in_outage;
+        self.log_percent_max = self.log_percent_max.max(*log_percent_max);
+        self.unpurged_percent_max = self.unpurged_percent_max.max(*unpurged_percent_max);
+    }
+}
