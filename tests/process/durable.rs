@@ -220,7 +220,7 @@ fn check_objects(calls: &[Call], log: &str, bucket: &str) {
     let retired = calls.iter().find(|call| {
         let takes_away = call.name.starts_with("rename") || call.name.starts_with("unlink");
         let file = |path: &&str| path.starts_with(log) && path.ends_with(".log");
-        takes_away && call.paths().first().is_some_and(|path| file(path))
+        takes_away && call.paths().first().is_some_and(file)
     });
     let retired = retired.expect("a log file was retired").began;
     let synced = |file: &str, after: usize, before: usize| {
