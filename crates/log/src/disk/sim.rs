@@ -170,6 +170,11 @@ impl SimDisk {
         self.state.lock().faults.push(fault);
     }
 
+    /// Failures that are planned and have not come.
+    pub fn faults_left(&self) -> usize {
+        self.state.lock().faults.len()
+    }
+
     /// Sets the bytes all files together may have.
     pub fn set_capacity(&self, bytes: u64) {
         self.state.lock().options.capacity = bytes;

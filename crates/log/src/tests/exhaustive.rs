@@ -1,12 +1,14 @@
-//! Every crash point, with every subset of what was not synced; every flipped byte.
+//! Every crash point, with every subset of what was not synced; every flipped byte; every operation
+//! that finds the disk full.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use super::naive::{Asked, Naive, recovered_prefix};
 use super::rig::{Rig, entry, small_pages};
 use crate::{
-    BuiltinBug, CrashPlan, Entry, EntryId, LogOptions, OpenError, ReadError, SimDisk,
-    SimDiskOptions, Vote,
+    BuiltinBug, CrashPlan, Entry, EntryId, Fault, LogOptions, OpenError, ReadError, SimDisk,
+    SimDiskOptions, SimOp, Vote,
 };
 
 /// Files of a few batches, batches of a few pages.
@@ -23,6 +25,8 @@ fn id(term: u64, index: u64) -> EntryId {
 struct Life {
     asked: Vec<Asked>,
     acked: usize,
+    /// Something was told to have failed.
+    failed: bool,
 }
 
 impl Life {
@@ -44,8 +48,9 @@ impl Life {
     fn drive(&mut self, rig: &mut Rig) {
         rig.drive();
         for (tag, outcome) in rig.callbacks.take() {
-            if outcome.is_ok() {
-                self.acked = self.acked.max(tag as usize);
+            match outcome {
+                Ok(()) => self.acked = self.acked.max(tag as usize),
+                Err(_) => self.failed = true,
             }
         }
     }
@@ -183,6 +188,72 @@ fn no_crash_confuses_cuts_purges_and_recycled_files() {
     for direct in [false, true] {
         let recoveries = every_crash(&tiny(), direct, Life::turnover).expect("recovers");
         assert!(recoveries > 300, "{recoveries}");
+    }
+}
+
+/// Lets each operation of a kind find no space, one a run, and looks again once there is some. Whether
+/// each run went on as if nothing had been, and how many there were.
+fn every_full(
+    op: SimOp,
+    kind: ErrorKind,
+    script: impl Fn(&mut Life, &mut Rig),
+) -> Result<(bool, u64), String> {
+    let mut goes_on = None;
+    for after in 0.. {
+        let disk = SimDisk::new(SimDiskOptions { page_bytes: 256, ..SimDiskOptions::default() });
+        let mut rig = Rig::new(&disk, tiny());
+        disk.fail(Fault { op, after, kind });
+        let mut life = Life::default();
+        script(&mut life, &mut rig);
+        for _ in 0..3 {
+            rig.pass(Duration::from_secs(5));
+            life.drive(&mut rig);
+        }
+        if disk.faults_left() > 0 {
+            let goes_on = goes_on.ok_or_else(|| format!("the script has no {op:?}"))?;
+            return Ok((goes_on, after as u64));
+        }
+        let context = |why| format!("{op:?} {after}: {why}");
+        // What nobody waited for, such as a mark.
+        life.failed |= rig.log.roll(rig.ignored()).is_err();
+        // The last thing that a script asks for is an append.
+        let went_on = !life.failed && life.acked == life.asked.len();
+        if !life.failed && !went_on {
+            return Err(context(format!("{} of {} acked", life.acked, life.asked.len())));
+        }
+        if goes_on.is_some_and(|goes_on| goes_on != went_on) {
+            return Err(context(format!("it went on: {went_on}, unlike the runs before")));
+        }
+        goes_on = Some(went_on);
+        drop(rig);
+        disk.crash(&CrashPlan::LoseAll);
+        recover_twice(&disk, &tiny(), &Naive::prefixes(&life.asked), life.acked)
+            .map_err(context)?;
+    }
+    unreachable!("a script has an end")
+}
+
+#[test]
+fn a_disk_that_is_full_anywhere_loses_nothing_that_was_accepted() {
+    for kind in [ErrorKind::StorageFull, ErrorKind::QuotaExceeded] {
+        let mut runs = 0;
+        for op in [SimOp::Write, SimOp::Create] {
+            let (goes_on, places) = every_full(op, kind, Life::appends).expect("holds");
+            assert!(goes_on, "{op:?}");
+            runs += places;
+        }
+        for op in [SimOp::Write, SimOp::Create, SimOp::Rename, SimOp::Remove] {
+            let (goes_on, places) = every_full(op, kind, Life::turnover).expect("holds");
+            assert!(goes_on, "{op:?}");
+            runs += places;
+        }
+        // What a sync did not bring to the disk is nowhere.
+        for op in [SimOp::Sync, SimOp::SyncDir] {
+            let (goes_on, places) = every_full(op, kind, Life::turnover).expect("holds");
+            assert!(!goes_on, "{op:?}");
+            runs += places;
+        }
+        assert!(runs > 60, "{runs}");
     }
 }
 
