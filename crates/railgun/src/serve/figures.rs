@@ -55,7 +55,7 @@ fn shards(samples: &mut Samples, shards: &[ShardFigures]) {
     family(
         Gauge,
         "railgun_shard_waiting_bytes",
-        "Record bytes that are not in the bucket yet",
+        "Bytes of records and their ids that are not in the bucket yet",
         |s| (s.waiting.open + s.waiting.closed + s.waiting.planned) as f64,
     );
     family(Gauge, "railgun_shard_log_time_seconds", "Log time of the last entry", |s| {
