@@ -133,7 +133,8 @@ impl Endpoint {
     }
 
     /// The next connection, with TLS done and the protocol agreed. Clients that fail in this, or
-    /// take too long, never show. It has one stream until it is [admitted](Connection::admit). `None` after [`close`](Self::close). Cancel-safe.
+    /// take too long, never show. It has one stream until it is [admitted](Connection::admit). `None`
+    /// after [`close`](Self::close). Cancel-safe.
     pub async fn accept(&self) -> Option<Connection> {
         match &self.0 {
             Listener::Quic { ready, .. } => ready.recv().await.ok(),

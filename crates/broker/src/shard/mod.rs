@@ -77,8 +77,9 @@ impl ShardHandle {
         &self.log
     }
 
-    /// Queues batches to be appended; waits for room, first among those of its own session. The result comes by the receiver; a dropped
-    /// one means that the outcome is not known. Cancel safe: a request is queued whole or not.
+    /// Queues batches to be appended; waits for room, first among those of its own session. The
+    /// result comes by the receiver; a dropped one means that the outcome is not known. Cancel safe:
+    /// a request is queued whole or not.
     pub(crate) async fn append(
         &self,
         queueing: &Queueing,

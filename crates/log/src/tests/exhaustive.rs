@@ -211,7 +211,7 @@ fn every_full(
         }
         if disk.faults_left() > 0 {
             let goes_on = goes_on.ok_or_else(|| format!("the script has no {op:?}"))?;
-            return Ok((goes_on, after as u64));
+            return Ok((goes_on, after));
         }
         let context = |why| format!("{op:?} {after}: {why}");
         // What nobody waited for, such as a mark.
