@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use railgun_cold::reader::{ColdBatch, ColdBatches, ColdReadError, ColdReader};
-use railgun_core::command::{Append, PartsCursor};
+use railgun_core::command::PartsCursor;
 use railgun_core::shard::IndexPoint;
 use railgun_log::{Entry, ReadError as LogReadError};
 use railgun_raft::ReadPool;
@@ -252,11 +252,7 @@ impl StreamReader {
         let parts = entry.ok_or_else(misplaced)?.payload.parts();
         let begun = walk.take().filter(|(index, _)| *index == point.log_index);
         let (_, cursor) = walk.insert(begun.unwrap_or((point.log_index, PartsCursor::new(parts))));
-        cursor.seek(u64::from(point.position)).map_err(|_| misplaced())?;
-        let item = Append::decode(cursor).map_err(|_| misplaced())?;
-        if item.stream != self.stream || item.batch.count() != point.count as usize {
-            return Err(misplaced());
-        }
+        let batch = point.find(cursor, self.stream).ok_or_else(misplaced)?;
         let skip = u32::try_from(self.next.0.saturating_sub(point.base.0)).unwrap_or(0);
         Ok(Delivery {
             base: point.base,
@@ -264,7 +260,7 @@ impl StreamReader {
             count: point.count - skip,
             ts: point.ts,
             source,
-            batch: item.batch,
+            batch,
         })
     }
 

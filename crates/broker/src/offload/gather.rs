@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use railgun_cold::segment::{EncodeError, EncodeSpec, Encoded, SegmentEncoder, StreamSlice};
-use railgun_core::command::{Append, PartsCursor};
+use railgun_core::command::PartsCursor;
 use railgun_core::shard::{IndexPoint, PlannedRange};
 use railgun_log::{Entry, ReadError, ShardLog};
 use railgun_types::batch::{BatchError, RecordBatch};
@@ -124,25 +124,13 @@ fn read(
         let mut cursor = PartsCursor::new(entry.payload.parts());
         let here = |wanted: &Wanted| wanted.point.log_index == entry.id.index;
         while let Some(Wanted { part, point }) = wanted.next_if(here) {
-            let batch = take(&mut cursor, ranges[part].stream, point)?;
+            let (stream, offset) = (ranges[part].stream, point.base);
+            let batch = point.find(&mut cursor, stream);
+            let batch = batch.ok_or(GatherError::Index { stream, offset })?;
+            let damaged = |source| GatherError::Damaged { stream, offset, source };
+            let batch = batch.verified().map_err(damaged)?;
             each(Found { part, point, term: entry.id.term, batch })?;
         }
     }
     Ok(())
-}
-
-/// The batch that `point` names, of the entry that the cursor is in.
-fn take(
-    cursor: &mut PartsCursor<'_>,
-    stream: StreamUid,
-    point: IndexPoint,
-) -> Result<RecordBatch, GatherError> {
-    let offset = point.base;
-    let misplaced = || GatherError::Index { stream, offset };
-    cursor.seek(u64::from(point.position)).map_err(|_| misplaced())?;
-    let item = Append::decode(cursor).map_err(|_| misplaced())?;
-    if item.stream != stream || item.batch.count() != point.count as usize {
-        return Err(misplaced());
-    }
-    item.batch.verified().map_err(|source| GatherError::Damaged { stream, offset, source })
 }

@@ -2,7 +2,10 @@
 
 use std::collections::VecDeque;
 
-use railgun_types::{Offset, Timestamp};
+use railgun_types::batch::RecordBatch;
+use railgun_types::{Offset, StreamUid, Timestamp};
+
+use crate::command::{Append, PartsCursor};
 
 /// One batch of a stream in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +23,16 @@ pub struct IndexPoint {
 }
 
 impl IndexPoint {
+    /// The batch that it names, out of the entry that `cursor` walks through; `None` if that is
+    /// not there. The cursor goes forward cheaply, and starts over for what lies behind it.
+    #[must_use]
+    pub fn find(&self, cursor: &mut PartsCursor<'_>, stream: StreamUid) -> Option<RecordBatch> {
+        cursor.seek(u64::from(self.position)).ok()?;
+        let item = Append::decode(cursor).ok()?;
+        let is_meant = item.stream == stream && item.batch.count() == self.count as usize;
+        is_meant.then_some(item.batch)
+    }
+
     /// The offset after the last record.
     #[must_use]
     pub fn end(&self) -> Offset {
