@@ -1,22 +1,12 @@
 //! Records of every shape, publishing them, and reading them back by either way.
 
-use railgun_client::{Client, Event, Message, Publisher, Record, StartPosition, Timestamp};
+use railgun_client::{Client, Message, Publisher, StartPosition, Timestamp};
 use railgun_cold::replay::{Replay, ReplayBound};
 use railgun_cold::{Bucket, ReaderOptions};
+pub(crate) use railgun_testkit::records::Told;
+use railgun_testkit::records::{self, drain};
 
 use crate::{LIMIT, name};
-
-/// Everything that must be equal across the tiers (T-2).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Told {
-    pub(crate) offset: u64,
-    pub(crate) ts: i64,
-    pub(crate) key: Option<Vec<u8>>,
-    pub(crate) headers: Vec<(String, Vec<u8>)>,
-    pub(crate) producer_ts: Option<i64>,
-    pub(crate) value: Vec<u8>,
-    pub(crate) id: Option<Vec<u8>>,
-}
 
 /// Message `number`, which goes through all shapes: what is absent in one is empty in another.
 pub(crate) fn message(number: u64) -> Message {
@@ -85,31 +75,10 @@ pub(crate) async fn read(
 ) -> (Vec<Told>, Vec<&'static str>) {
     let reading = async {
         let reader = client.subscribe(name(stream)).start(start).until_end();
-        let mut reader = reader.open().await.expect("opened");
-        let (mut told, mut sources) = (Vec::new(), Vec::new());
-        while let Some(event) = reader.next().await.expect("readable") {
-            let Event::Data(record) = event else { panic!("a gap: {event:?}") };
-            if sources.last() != Some(&record.source.name()) {
-                sources.push(record.source.name());
-            }
-            told.push(told_by(record));
-        }
-        (told, sources)
+        drain(reader.open().await.expect("opened")).await
     };
     let read = tokio::time::timeout(LIMIT, reading).await;
     read.unwrap_or_else(|_| panic!("not read within {LIMIT:?}: {stream} from {start:?}"))
-}
-
-fn told_by(record: Record) -> Told {
-    Told {
-        offset: record.offset.0,
-        ts: record.ts.0,
-        key: record.key.map(Vec::from),
-        headers: record.headers.into_iter().map(|(k, v)| (k, Vec::from(v))).collect(),
-        producer_ts: record.producer_ts.map(|ts| ts.0),
-        value: record.value.into(),
-        id: record.id.map(Vec::from),
-    }
 }
 
 /// What the bucket alone gives. Nothing, if no manifest knows the stream.
@@ -122,25 +91,7 @@ pub(crate) async fn replay(
     let replay = Replay::open(bucket, None, &ReaderOptions::default()).await.expect("a cluster");
     assert!(replay.warnings().is_empty(), "{:?}", replay.warnings());
     let Some(found) = replay.stream(&name(stream)) else { return Vec::new() };
-    let mut cursor = replay.read(found, from, until).await.expect("bounds are found");
-    let mut told = Vec::new();
-    while let Some(batches) = cursor.next().await {
-        for batch in batches.expect("readable") {
-            for (at, entry) in batch.batch.records().enumerate() {
-                let content = entry.content().expect("decodes");
-                told.push(Told {
-                    offset: batch.base.0 + at as u64,
-                    ts: batch.ts.0,
-                    key: content.key.map(<[u8]>::to_vec),
-                    headers: content.headers.map(|(k, v)| (k.to_owned(), v.to_vec())).collect(),
-                    producer_ts: content.producer_ts,
-                    value: content.value.to_vec(),
-                    id: entry.id.map(<[u8]>::to_vec),
-                });
-            }
-        }
-    }
-    told
+    records::replay(&replay, found, from, until).await
 }
 
 /// As [`replay`], all of it.

@@ -1,5 +1,5 @@
-use railgun_client::{Client, Event, Message, Offset, StartPosition, Subscription, Timestamp};
-use railgun_testkit::TestNode;
+use railgun_client::{Client, Event, Message, Offset, StartPosition, Timestamp};
+use railgun_testkit::{TestNode, records};
 
 use crate::{drain, name, publish_numbers, publisher};
 
@@ -98,7 +98,7 @@ async fn records_read_the_same_from_either_tier() {
     assert_eq!(segments.segments.iter().map(|s| s.count).sum::<u64>(), 500);
     let all = |client: Client| async move {
         let reader = client.subscribe(name("tiers")).start(StartPosition::Earliest).until_end();
-        everything(reader.open().await.expect("opened")).await
+        records::drain(reader.open().await.expect("opened")).await
     };
     let (from_the_log, sources) = all(client.clone()).await;
     assert_eq!(sources, ["ring"]);
@@ -124,60 +124,8 @@ async fn records_read_the_same_from_either_tier() {
     let stream = replay.stream(&name("tiers")).expect("in the manifest");
     assert_eq!(stream.uid, segments.stream_uid);
     let all = railgun_cold::replay::ReplayBound::Unbounded;
-    let mut cursor = replay.read(stream, all, all).await.expect("readable");
-    let mut replayed = Vec::new();
-    while let Some(batches) = cursor.next().await {
-        for batch in batches.expect("readable") {
-            for (entry, offset) in batch.batch.records().zip(batch.base.0..) {
-                let content = entry.content().expect("decodes");
-                let (key, id) = (content.key.map(Vec::from), entry.id.map(Vec::from));
-                let headers = content.headers.map(|(k, v)| (k.to_owned(), v.to_vec())).collect();
-                replayed.push(Whole {
-                    offset,
-                    ts: batch.ts.0,
-                    key,
-                    headers,
-                    producer_ts: content.producer_ts,
-                    value: content.value.to_vec(),
-                    id,
-                });
-            }
-        }
-    }
+    let replayed = records::replay(&replay, stream, all, all).await;
     assert_eq!(replayed, from_the_log);
-}
-
-/// All of a record that must be equal across the tiers.
-#[derive(Debug, PartialEq, Eq)]
-struct Whole {
-    offset: u64,
-    ts: i64,
-    key: Option<Vec<u8>>,
-    headers: Vec<(String, Vec<u8>)>,
-    producer_ts: Option<i64>,
-    value: Vec<u8>,
-    id: Option<Vec<u8>>,
-}
-
-/// As [`drain`], but whole records.
-async fn everything(mut subscription: Subscription) -> (Vec<Whole>, Vec<&'static str>) {
-    let (mut records, mut sources) = (Vec::new(), Vec::new());
-    while let Some(event) = subscription.next().await.expect("readable") {
-        let Event::Data(record) = event else { panic!("a gap: {event:?}") };
-        if sources.last() != Some(&record.source.name()) {
-            sources.push(record.source.name());
-        }
-        records.push(Whole {
-            offset: record.offset.0,
-            ts: record.ts.0,
-            key: record.key.map(Vec::from),
-            headers: record.headers.into_iter().map(|(k, v)| (k, Vec::from(v))).collect(),
-            producer_ts: record.producer_ts.map(|ts| ts.0),
-            value: record.value.into(),
-            id: record.id.map(Vec::from),
-        });
-    }
-    (records, sources)
 }
 
 #[tokio::test(flavor = "multi_thread")]

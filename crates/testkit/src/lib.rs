@@ -1,6 +1,7 @@
 //! What the suites share: a node of the real parts in this process, and clients for it.
 #![allow(clippy::expect_used, reason = "a test that cannot go on says where")]
 
+pub mod records;
 pub mod sim;
 
 use std::path::{Path, PathBuf};
