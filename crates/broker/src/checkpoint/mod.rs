@@ -3,6 +3,8 @@
 
 mod schedule;
 mod store;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub(crate) use schedule::{Schedule, Written};
 pub(crate) use store::{Check, CheckpointStore};

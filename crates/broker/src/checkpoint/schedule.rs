@@ -152,12 +152,12 @@ async fn write_durably(
 
 #[cfg(test)]
 mod tests {
-    use railgun_log::{Entry, LogOptions, LogWriter, Payload, SimDisk, Step};
+    use railgun_log::{Entry, LogWriter, Payload, Step};
     use railgun_raft::Inline;
     use tokio::time::advance;
 
     use super::*;
-    use crate::checkpoint::Check;
+    use crate::checkpoint::testing::log_and_checkpoints;
 
     const CADENCE: CheckpointCadence = CheckpointCadence {
         log_bytes: 100_000,
@@ -177,18 +177,7 @@ mod tests {
 
     impl Rig {
         fn start() -> Self {
-            let disk: Arc<SimDisk> = Arc::default();
-            let mut drawn = 0;
-            let uuids = move || {
-                drawn += 1;
-                [drawn; 16]
-            };
-            let writer = LogWriter::new(Arc::clone(&disk) as _, Box::new(uuids)).expect("a disk");
-            let opened = writer.opener().open_shard("log".as_ref(), LogOptions::default());
-            let (log, _) = opened.expect("a log");
-            let check: Check = Box::new(|bytes| Ok(Bytes::copy_from_slice(bytes)));
-            let store = CheckpointStore::open(disk, "checkpoints".into(), check);
-            let store = Arc::new(store.expect("opened"));
+            let (writer, log, store) = log_and_checkpoints();
             let (actors, pool) = (Actors::new(), Arc::new(Inline));
             let schedule =
                 Schedule::new(Arc::clone(&store), log.clone(), actors, pool, CADENCE, None);

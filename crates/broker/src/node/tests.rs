@@ -19,7 +19,7 @@ use railgun_proto::{Frame, FrameKind, WireError, v1};
 use railgun_raft::{ReadJob, ReadPool};
 use railgun_types::batch::{BatchBuilder, RecordBatch, RecordDraft};
 use railgun_types::{EnsureMode, SpecPatch, StreamName, StreamUid, Timestamp};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::*;
 use crate::clock::Clock;
@@ -178,7 +178,14 @@ async fn what_was_left_half_done_is_finished_while_the_node_runs() {
     let delete = CatalogCommand::Delete { name: name("b"), stream: doomed };
     let left = streams.change(delete).await.unwrap().unwrap();
     assert_eq!(left.phase, Phase::Deleting);
-    sleep(Duration::from_secs(25)).await;
+    let finished = async {
+        while streams.resolve(&name("a")).await.is_err()
+            || streams.entry(&name("b")).await.unwrap().is_some()
+        {
+            sleep(Duration::from_secs(1)).await;
+        }
+    };
+    timeout(Duration::from_secs(25), finished).await.expect("the reconciler has had its turn");
     let found = streams.resolve(&name("a")).await.unwrap();
     assert_eq!(found.facts.spec.max_message_bytes, 10);
     // The name is free for another stream.

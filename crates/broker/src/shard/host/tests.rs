@@ -2,13 +2,14 @@
 
 use railgun_core::command::{Append, AppendMode, EnsureStream, SealScope, SegmentCommand};
 use railgun_core::shard::EntryPosition;
-use railgun_log::{LogOptions, LogWriter, SimDisk};
+use railgun_log::LogWriter;
 use railgun_raft::Inline;
 use railgun_types::batch::{BatchBuilder, RecordBatch, RecordDraft};
 use railgun_types::{ClusterUid, EnsureMode, SpecPatch, StreamName, Timestamp};
 use tokio::time::timeout;
 
 use super::*;
+use crate::checkpoint::testing::log_and_checkpoints;
 use crate::clock::SystemClock;
 
 /// Longer than anything here takes.
@@ -27,18 +28,8 @@ struct Rig {
 impl Rig {
     /// A shard with one stream, as of a checkpoint.
     fn start() -> Self {
-        let disk: Arc<SimDisk> = Arc::default();
-        let mut drawn = 0;
-        let uuids = move || {
-            drawn += 1;
-            [drawn; 16]
-        };
-        let writer = LogWriter::new(Arc::clone(&disk) as _, Box::new(uuids)).expect("a disk");
-        let opened = writer.opener().open_shard("log".as_ref(), LogOptions::default());
-        let (log, _) = opened.expect("a log");
+        let (writer, log, checkpoints) = log_and_checkpoints();
         let shard = ShardId(1);
-        let check = Box::new(|bytes: &[u8]| Ok(Bytes::copy_from_slice(bytes)));
-        let checkpoints = CheckpointStore::open(disk, "checkpoints".into(), check);
         let mut state = ShardState::new(ClusterUid([7; 16]), shard);
         let ensure = EnsureStream {
             stream: STREAM,
@@ -55,7 +46,7 @@ impl Rig {
             restored: Restored { state, membership: Bytes::new() },
             shard,
             log,
-            checkpoints: Arc::new(checkpoints.expect("opened")),
+            checkpoints,
             pool: Arc::new(Inline),
             cadence: CheckpointCadence::default(),
             clock: Arc::new(SystemClock),
