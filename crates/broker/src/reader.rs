@@ -22,8 +22,6 @@ const COLD_BYTES: usize = 1 << 20;
 /// Records that are less than this part of the memory they were read with are copied out of it: they
 /// may wait for a slow consumer, and what lies around them need not.
 const PINNED_MAX: usize = 4;
-/// What a read from a file takes at least, whatever was asked for.
-const FILE_READ_BYTES: usize = 1 << 20;
 
 /// Where records came from, for people who look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,7 +200,6 @@ impl StreamReader {
                 deliveries.push(delivery);
             }
             let read: usize = entries.iter().map(|entry| entry.payload.len()).sum();
-            let read = if source == Source::Hot { read.max(FILE_READ_BYTES) } else { read };
             let_go_of(&mut deliveries[begun..], read);
             if bytes >= HOT_BYTES || here == 0 {
                 break;

@@ -62,6 +62,10 @@ impl Extent {
         self.start == self.next
     }
 
+    pub(crate) fn contains(&self, index: u64) -> bool {
+        (self.start..self.next).contains(&index)
+    }
+
     /// An entry was written at `position`.
     pub(crate) fn entry(&mut self, index: u64, position: u64) {
         if index != self.next {
@@ -122,7 +126,7 @@ impl Extent {
 
     /// How to reach `index`, which must be in the extent, and go on to indices below `until` at most.
     pub(crate) fn walk(&self, index: u64, until: u64) -> Option<Walk> {
-        if !(self.start..self.next).contains(&index) {
+        if !self.contains(index) {
             return None;
         }
         let relative = (index - self.start) as u32;
@@ -138,6 +142,20 @@ impl Extent {
             until,
             end: self.end_before(until),
         })
+    }
+
+    /// The same, as far as the entries lie within `bytes` of the file, to within one step of the
+    /// points; none if that is not one.
+    pub(crate) fn walk_within(&self, index: u64, until: u64, bytes: u64) -> Option<Walk> {
+        let walk = self.walk(index, until)?;
+        let reach = walk.position.saturating_add(bytes);
+        if walk.end <= reach {
+            return Some(walk);
+        }
+        let within = self.points.partition_point(|point| u64::from(point.position) <= reach);
+        let last = self.points[within.checked_sub(1)?];
+        let until = walk.until.min(self.start + u64::from(last.index));
+        (until > index).then(|| Walk { until, end: self.end_before(until), ..walk })
     }
 
     /// A position that no entry below `until` passes, to within one step of the points.
@@ -184,6 +202,24 @@ mod tests {
         let walk = extent.walk(10, 12).expect("in range");
         assert_eq!(walk, Walk { position: 264, index: 10, until: 12, end: 5000 });
         assert_eq!(extent.walk(10, 11).expect("in range").end, 5000);
+    }
+
+    #[test]
+    fn a_walk_is_no_longer_than_the_bytes_asked_for() {
+        let mut extent = Extent::new(10, 200);
+        for (index, position) in [(10, 1000), (11, 9000), (12, 19_000), (13, 29_000)] {
+            extent.entry(index, position);
+        }
+        extent.end = 39_000;
+        let until = |index, bytes| extent.walk_within(index, 14, bytes).map(|walk| walk.until);
+        assert_eq!(until(10, 38_000), Some(14), "all of them");
+        assert_eq!(until(10, 37_999), Some(13), "the last one passes the bytes by one");
+        assert_eq!(until(10, 18_000), Some(12));
+        assert_eq!(until(10, 17_999), Some(11));
+        assert_eq!(until(10, 7_999), None, "not one fits");
+        assert_eq!(until(13, 9_999), None);
+        assert_eq!(extent.walk_within(10, 14, 18_000).expect("two fit").end, 19_000);
+        assert_eq!(extent.walk_within(10, 11, 18_000).expect("one is wanted").until, 11);
     }
 
     #[test]

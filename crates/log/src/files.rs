@@ -128,15 +128,15 @@ impl FileSet {
         self.newest_mut().end = end;
     }
 
-    /// Where to read `index`, and what follows below `until`, if a file holds it.
-    pub(crate) fn locate(&self, index: u64, until: u64) -> Option<(Arc<LogFile>, Walk)> {
+    /// The file that holds `index`, and what else it holds.
+    pub(crate) fn locate(&self, index: u64) -> Option<(&Arc<LogFile>, &Extent)> {
         if index < self.floor {
             return None;
         }
         // Live ranges ascend and do not overlap; files without any may repeat a start.
         let after = self.files.partition_point(|held| held.extent.start <= index);
         let held = self.files[..after].iter().rev().find(|held| !held.extent.is_empty())?;
-        Some((Arc::clone(&held.file), held.extent.walk(index, until)?))
+        held.extent.contains(index).then_some((&held.file, &held.extent))
     }
 
     /// The oldest file, if it is closed and holds nothing above `bound`.

@@ -1,13 +1,14 @@
 //! Reading entries from the tail and from files.
 
 use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use crc32c::crc32c_append;
 
 use crate::disk::{DiskFile, read_full_at};
 use crate::error::{Attempt, DiskFailure, ReadError};
-use crate::extent::Walk;
+use crate::extent::{POINT_EVERY, Walk};
 use crate::files::LogFile;
 use crate::format::batch::{BATCH_HEADER_BYTES, BATCH_MAGIC, BatchHeader};
 use crate::format::frame::{FRAME_BYTES, Record};
@@ -18,7 +19,7 @@ use crate::{Entry, Payload};
 
 /// Bounds of what is read from a file at once; a longer frame is read whole.
 const CHUNK_BYTES_MIN: usize = 16 << 10;
-const CHUNK_BYTES_MAX: usize = 1 << 20;
+const CHUNK_BYTES_MAX: usize = 2 << 20;
 
 /// Reads from this length on go around the page cache: whoever reads that much at a time goes through
 /// the log once, at the pace of the disk.
@@ -30,7 +31,7 @@ const BLOCK_BYTES: usize = 4096;
 enum Next {
     Done,
     Tail(Vec<Entry>),
-    File(std::sync::Arc<LogFile>, Walk),
+    File(Arc<LogFile>, Walk),
 }
 
 /// See [`ShardLog::read`](crate::ShardLog::read).
@@ -111,14 +112,21 @@ fn next(
         }
         return Ok(Next::Tail(entries));
     }
-    let until = end.min(inner.tail.first().unwrap_or(u64::MAX));
-    let Some((file, walk)) = inner.files.locate(from, until) else {
+    let Some((file, extent)) = inner.files.locate(from) else {
         let floor = inner.files.floor();
         // Above the first file only what a purge has jumped over is in none.
         let purged = inner.image.purged.map_or(0, |purged| purged.index + 1);
         return Err(ReadError::Retired { first: if from < floor { floor } else { purged } });
     };
-    Ok(Next::File(file, walk))
+    let until = end.min(inner.tail.first().unwrap_or(u64::MAX));
+    // Not much more is read than may be taken: a step of the points on either side.
+    let room = taken.bytes_max.saturating_sub(taken.bytes) as u64;
+    let walk = extent.walk_within(from, until, room.saturating_add(2 * POINT_EVERY));
+    let walk = match walk {
+        None if taken.entries.is_empty() => extent.walk(from, from + 1),
+        walk => walk,
+    };
+    Ok(walk.map_or(Next::Done, |walk| Next::File(Arc::clone(file), walk)))
 }
 
 /// Bytes of one file, read in chunks that payloads are slices of.

@@ -310,7 +310,7 @@ impl ShardLog {
     /// Entries `[start, end)` in order, as far as there are any, up to `bytes_max` bytes of payload but at
     /// least one. From memory where they are, else from the files, with blocking reads: call it on a pool.
     /// Every frame read from a file is checked against its checksum. Entries below the purge point are
-    /// given while their file exists. A payload read from a file shares a buffer of up to 1 MiB with its
+    /// given while their file exists. A payload read from a file shares a buffer of up to 2 MiB with its
     /// neighbours.
     ///
     /// # Errors
@@ -405,5 +405,5 @@ impl ShardLog {
 
 fn first_file_index(files: &FileSet) -> Option<u64> {
     let first = files.floor();
-    files.locate(first, u64::MAX).is_some().then_some(first)
+    files.locate(first).is_some().then_some(first)
 }
