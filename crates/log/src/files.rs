@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::disk::DiskFile;
-use crate::extent::{Extent, Walk};
+use crate::extent::Extent;
 use crate::format::FileUuid;
 use crate::format::frame::FrameSeed;
 
