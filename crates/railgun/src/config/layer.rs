@@ -10,7 +10,7 @@ use crate::span::Span;
 
 /// Every key a configuration may hold, in the order they are shown. The environment variable of a
 /// key is `RAILGUN_` and the key in capitals, dots as underscores.
-pub(crate) const KEYS: [&str; 13] = [
+pub(crate) const KEYS: [&str; 14] = [
     "data_dir",
     "bucket",
     "listen",
@@ -21,6 +21,7 @@ pub(crate) const KEYS: [&str; 13] = [
     "hot.max_bytes",
     "hot.file_bytes",
     "shards.count",
+    "cpu.keep_awake",
     "cold.max_time_to_cold",
     "log.format",
     "log.filter",
@@ -38,6 +39,7 @@ pub(crate) struct Layer {
     pub(crate) auth: AuthLayer,
     pub(crate) hot: HotLayer,
     pub(crate) shards: ShardsLayer,
+    pub(crate) cpu: CpuLayer,
     pub(crate) cold: ColdLayer,
     pub(crate) log: LogLayer,
 }
@@ -67,6 +69,12 @@ pub(crate) struct HotLayer {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ShardsLayer {
     pub(crate) count: Option<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct CpuLayer {
+    pub(crate) keep_awake: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -83,6 +83,7 @@ pub(crate) struct Settings {
     pub(crate) hot_max_bytes: Sourced<ByteSize>,
     pub(crate) hot_file_bytes: Sourced<ByteSize>,
     pub(crate) shards: Sourced<u32>,
+    pub(crate) keep_awake: Sourced<bool>,
     pub(crate) max_time_to_cold: Sourced<Span>,
     pub(crate) log_format: Sourced<LogFormat>,
     pub(crate) log_filter: Sourced<String>,
@@ -176,6 +177,7 @@ impl Settings {
             ),
             hot_file_bytes,
             shards: layers.or(|layer| &mut layer.shards.count, || shards(machine)),
+            keep_awake: layers.or(|layer| &mut layer.cpu.keep_awake, || false),
             max_time_to_cold: layers.or(|layer| &mut layer.cold.max_time_to_cold, || TIME_TO_COLD),
             log_format: layers.or(|layer| &mut layer.log.format, || LogFormat::Pretty),
             log_filter: layers

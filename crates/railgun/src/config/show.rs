@@ -52,6 +52,7 @@ fn rows(settings: &Settings) -> Vec<Row> {
         row("hot.max_bytes", &settings.hot_max_bytes, text),
         row("hot.file_bytes", &settings.hot_file_bytes, text),
         row("shards.count", &settings.shards, u32::to_string),
+        row("cpu.keep_awake", &settings.keep_awake, bool::to_string),
         row("cold.max_time_to_cold", &settings.max_time_to_cold, text),
         row("log.format", &settings.log_format, |format| text(format.name())),
         row("log.filter", &settings.log_filter, text),

@@ -4,6 +4,7 @@
 //! for a reason to stop, stop in order. Each step has its own file.
 
 mod announce;
+mod awake;
 mod data_dir;
 mod error;
 mod figures;
@@ -86,10 +87,15 @@ async fn serve(settings: &Settings, background: Handle) -> Result<(), ServeError
     let broker = Arc::new(started?);
     broker_figures.send_replace(Some(Arc::clone(&broker)));
     announce::started(settings, &broker, http_addr, tls.ca.as_ref())?;
+    let mut awake = JoinSet::new();
+    if settings.keep_awake.value {
+        awake.spawn(awake::while_records_come(Arc::clone(&broker)));
+    }
 
     let failure = run_until_stopped(&broker, &readiness, &mut signals).await;
     readiness.send_replace(Readiness::not_ready("shutting down"));
     let drain = if failure.is_none() { SHUTDOWN_DEADLINE } else { Duration::ZERO };
+    drop(awake);
     shut_down(&broker, drain, signals).await;
     match failure {
         None => Ok(()),
