@@ -18,7 +18,7 @@ use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use railgun_types::{
-    ClusterUid, ShardId, Timestamp, Truncated, WireCursor, crc32c, crc32c_append, put_varint,
+    ByteCursor, ClusterUid, Malformed, ShardId, Timestamp, crc32c, crc32c_append, put_varint,
 };
 
 use crate::codec;
@@ -153,9 +153,9 @@ impl<'a> Header<'a> {
         out.freeze()
     }
 
-    fn decode(cursor: &mut WireCursor<'a>) -> Result<Self, CheckpointError> {
+    fn decode(cursor: &mut ByteCursor<'a>) -> Result<Self, CheckpointError> {
         const SECTION: Section = Section::Header;
-        let truncated = |_: Truncated| CheckpointError::Truncated { section: SECTION };
+        let truncated = |_: Malformed| CheckpointError::Truncated { section: SECTION };
         let whole = cursor.rest();
         if !whole.starts_with(&MAGIC[..whole.len().min(MAGIC.len())]) {
             return Err(CheckpointError::NotACheckpoint);
@@ -166,11 +166,11 @@ impl<'a> Header<'a> {
             return Err(CheckpointError::UnknownVersion { version });
         }
         // Read before it is known to be sound: only to find the checksum.
-        let fields = |cursor: &mut WireCursor<'a>| {
+        let fields = |cursor: &mut ByteCursor<'a>| {
             let flags = cursor.u16()?;
             let header = Self {
                 shard: ShardId(cursor.u32()?),
-                cluster: codec::option(cursor, WireCursor::array)?.map(ClusterUid),
+                cluster: codec::option(cursor, ByteCursor::array)?.map(ClusterUid),
                 applied: codec::option(cursor, |cursor| {
                     Ok(EntryPosition { index: cursor.u64()?, term: cursor.u64()? })
                 })?,
@@ -251,12 +251,12 @@ impl CheckpointWriter {
 /// Reads a checkpoint, section by section.
 #[derive(Debug)]
 pub(crate) struct CheckpointReader<'a> {
-    cursor: WireCursor<'a>,
+    cursor: ByteCursor<'a>,
 }
 
 impl<'a> CheckpointReader<'a> {
     pub(crate) fn new(bytes: &'a [u8]) -> Result<(Header<'a>, Self), CheckpointError> {
-        let mut cursor = WireCursor::new(bytes);
+        let mut cursor = ByteCursor::new(bytes);
         let header = Header::decode(&mut cursor)?;
         Ok((header, Self { cursor }))
     }
@@ -265,14 +265,14 @@ impl<'a> CheckpointReader<'a> {
     pub(crate) fn section<T>(
         &mut self,
         section: Section,
-        read: impl FnOnce(&mut WireCursor<'a>) -> Result<T, Truncated>,
+        read: impl FnOnce(&mut ByteCursor<'a>) -> Result<T, Malformed>,
     ) -> Result<T, CheckpointError> {
         let truncated = |_| CheckpointError::Truncated { section };
         let head = self.cursor.take(9).map_err(truncated)?;
-        let mut fields = WireCursor::new(head);
+        let mut fields = ByteCursor::new(head);
         let tag = fields.u8().map_err(truncated)?;
         let content_bytes = fields.u64().map_err(truncated)?;
-        let content_bytes = usize::try_from(content_bytes).map_err(|_| truncated(Truncated))?;
+        let content_bytes = usize::try_from(content_bytes).map_err(|_| truncated(Malformed))?;
         let content = self.cursor.take(content_bytes).map_err(truncated)?;
         let crc = self.cursor.u32().map_err(truncated)?;
         if crc32c_append(crc32c(head), content) != crc {
@@ -282,7 +282,7 @@ impl<'a> CheckpointReader<'a> {
         if tag != section as u8 {
             return Err(malformed);
         }
-        let mut content = WireCursor::new(content);
+        let mut content = ByteCursor::new(content);
         let value = read(&mut content).map_err(|_| malformed)?;
         if content.remaining() > 0 { Err(malformed) } else { Ok(value) }
     }
@@ -326,13 +326,13 @@ pub(crate) fn put_varints<const N: usize>(out: &mut BytesMut, values: [u64; N]) 
 /// Reads a list whose items take at least `item_bytes_min` each, which bounds what a length can make
 /// us allocate.
 pub(crate) fn list<'a, T>(
-    cursor: &mut WireCursor<'a>,
+    cursor: &mut ByteCursor<'a>,
     item_bytes_min: usize,
-    mut read: impl FnMut(&mut WireCursor<'a>) -> Result<T, Truncated>,
-) -> Result<Vec<T>, Truncated> {
-    let count = usize::try_from(cursor.varint()?).map_err(|_| Truncated)?;
+    mut read: impl FnMut(&mut ByteCursor<'a>) -> Result<T, Malformed>,
+) -> Result<Vec<T>, Malformed> {
+    let count = usize::try_from(cursor.varint()?).map_err(|_| Malformed)?;
     if count > cursor.remaining() / item_bytes_min {
-        return Err(Truncated);
+        return Err(Malformed);
     }
     let mut items = Vec::with_capacity(count);
     for _ in 0..count {
@@ -343,21 +343,21 @@ pub(crate) fn list<'a, T>(
 
 /// Reads a map: a list in strictly ascending order of its keys.
 pub(crate) fn map<'a, K: Ord, V>(
-    cursor: &mut WireCursor<'a>,
+    cursor: &mut ByteCursor<'a>,
     item_bytes_min: usize,
-    read: impl FnMut(&mut WireCursor<'a>) -> Result<(K, V), Truncated>,
-) -> Result<BTreeMap<K, V>, Truncated> {
+    read: impl FnMut(&mut ByteCursor<'a>) -> Result<(K, V), Malformed>,
+) -> Result<BTreeMap<K, V>, Malformed> {
     let items = list(cursor, item_bytes_min, read)?;
     if items.is_sorted_by(|a, b| a.0 < b.0) {
         Ok(items.into_iter().collect())
     } else {
-        Err(Truncated)
+        Err(Malformed)
     }
 }
 
 /// A varint that fits a `u32`.
-pub(crate) fn narrow(cursor: &mut WireCursor<'_>) -> Result<u32, Truncated> {
-    u32::try_from(cursor.varint()?).map_err(|_| Truncated)
+pub(crate) fn narrow(cursor: &mut ByteCursor<'_>) -> Result<u32, Malformed> {
+    u32::try_from(cursor.varint()?).map_err(|_| Malformed)
 }
 
 #[cfg(test)]

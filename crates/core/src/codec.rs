@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, BytesMut};
 use railgun_types::{
-    EnsureMode, SpecPatch, StreamKind, StreamName, Truncated, WireCursor, put_varint,
+    ByteCursor, EnsureMode, Malformed, SpecPatch, StreamKind, StreamName, put_varint,
 };
 
 pub(crate) fn put_text(out: &mut BytesMut, text: &str) {
@@ -10,24 +10,24 @@ pub(crate) fn put_text(out: &mut BytesMut, text: &str) {
     out.put_slice(text.as_bytes());
 }
 
-pub(crate) fn text(cursor: &mut WireCursor<'_>) -> Result<String, Truncated> {
+pub(crate) fn text(cursor: &mut ByteCursor<'_>) -> Result<String, Malformed> {
     let bytes = cursor.sized()?;
-    std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| Truncated)
+    std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| Malformed)
 }
 
-pub(crate) fn name(cursor: &mut WireCursor<'_>) -> Result<StreamName, Truncated> {
-    StreamName::new(&text(cursor)?).map_err(|_| Truncated)
+pub(crate) fn name(cursor: &mut ByteCursor<'_>) -> Result<StreamName, Malformed> {
+    StreamName::new(&text(cursor)?).map_err(|_| Malformed)
 }
 
 pub(crate) fn put_bool(out: &mut BytesMut, value: bool) {
     out.put_u8(u8::from(value));
 }
 
-pub(crate) fn bool(cursor: &mut WireCursor<'_>) -> Result<bool, Truncated> {
+pub(crate) fn bool(cursor: &mut ByteCursor<'_>) -> Result<bool, Malformed> {
     match cursor.u8()? {
         0 => Ok(false),
         1 => Ok(true),
-        _ => Err(Truncated),
+        _ => Err(Malformed),
     }
 }
 
@@ -44,18 +44,18 @@ pub(crate) fn put_option<T>(
 }
 
 pub(crate) fn option<'a, T>(
-    cursor: &mut WireCursor<'a>,
-    read: impl FnOnce(&mut WireCursor<'a>) -> Result<T, Truncated>,
-) -> Result<Option<T>, Truncated> {
+    cursor: &mut ByteCursor<'a>,
+    read: impl FnOnce(&mut ByteCursor<'a>) -> Result<T, Malformed>,
+) -> Result<Option<T>, Malformed> {
     if bool(cursor)? { read(cursor).map(Some) } else { Ok(None) }
 }
 
-pub(crate) fn kind(cursor: &mut WireCursor<'_>) -> Result<StreamKind, Truncated> {
-    StreamKind::from_u8(cursor.u8()?).ok_or(Truncated)
+pub(crate) fn kind(cursor: &mut ByteCursor<'_>) -> Result<StreamKind, Malformed> {
+    StreamKind::from_u8(cursor.u8()?).ok_or(Malformed)
 }
 
-pub(crate) fn ensure_mode(cursor: &mut WireCursor<'_>) -> Result<EnsureMode, Truncated> {
-    EnsureMode::from_u8(cursor.u8()?).ok_or(Truncated)
+pub(crate) fn ensure_mode(cursor: &mut ByteCursor<'_>) -> Result<EnsureMode, Malformed> {
+    EnsureMode::from_u8(cursor.u8()?).ok_or(Malformed)
 }
 
 pub(crate) fn put_patch(out: &mut BytesMut, patch: &SpecPatch) {
@@ -64,10 +64,10 @@ pub(crate) fn put_patch(out: &mut BytesMut, patch: &SpecPatch) {
     put_option(out, patch.owner.as_deref(), put_text);
 }
 
-pub(crate) fn patch(cursor: &mut WireCursor<'_>) -> Result<SpecPatch, Truncated> {
+pub(crate) fn patch(cursor: &mut ByteCursor<'_>) -> Result<SpecPatch, Malformed> {
     Ok(SpecPatch {
         kind: option(cursor, kind)?,
-        max_message_bytes: option(cursor, WireCursor::u32)?,
+        max_message_bytes: option(cursor, ByteCursor::u32)?,
         owner: option(cursor, text)?,
     })
 }

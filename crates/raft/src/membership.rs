@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use railgun_log::EntryId;
-use railgun_types::{Truncated, WireCursor, put_varint};
+use railgun_types::{ByteCursor, Malformed, put_varint};
 
 use crate::raft_types::{Membership, Peer, StoredMembership, to_entry_id, to_log_id};
 
@@ -23,8 +23,8 @@ const VERSION: u8 = 1;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidMembership {
     /// The bytes end early or hold a number in a longer form than needed.
-    #[error("the membership is cut short")]
-    Truncated(#[from] Truncated),
+    #[error("the membership is malformed")]
+    Malformed(#[from] Malformed),
     /// Written by another version of railgun.
     #[error("the membership has the unknown version {0}")]
     Version(u8),
@@ -52,7 +52,7 @@ pub(crate) fn encode(membership: &Membership) -> Bytes {
 }
 
 pub(crate) fn decode(bytes: &[u8]) -> Result<Membership, InvalidMembership> {
-    let mut cursor = WireCursor::new(bytes);
+    let mut cursor = ByteCursor::new(bytes);
     let membership = read_membership(&mut cursor)?;
     expect_end(&cursor)?;
     Ok(membership)
@@ -75,7 +75,7 @@ pub(crate) fn encode_stored(stored: &StoredMembership) -> Bytes {
 }
 
 pub(crate) fn decode_stored(bytes: &[u8]) -> Result<StoredMembership, InvalidMembership> {
-    let mut cursor = WireCursor::new(bytes);
+    let mut cursor = ByteCursor::new(bytes);
     expect_version(&mut cursor)?;
     let id = match cursor.u8()? {
         0 => None,
@@ -104,7 +104,7 @@ fn put_membership(out: &mut BytesMut, membership: &Membership) {
 }
 
 /// Counts are not trusted: each element is read before it takes memory.
-fn read_membership(cursor: &mut WireCursor<'_>) -> Result<Membership, InvalidMembership> {
+fn read_membership(cursor: &mut ByteCursor<'_>) -> Result<Membership, InvalidMembership> {
     expect_version(cursor)?;
     let mut configs = Vec::new();
     for _ in 0..cursor.varint()? {
@@ -135,14 +135,14 @@ fn ascending(last: Option<&u64>, id: u64) -> Result<(), InvalidMembership> {
     Ok(())
 }
 
-fn expect_version(cursor: &mut WireCursor<'_>) -> Result<(), InvalidMembership> {
+fn expect_version(cursor: &mut ByteCursor<'_>) -> Result<(), InvalidMembership> {
     match cursor.u8()? {
         VERSION => Ok(()),
         version => Err(InvalidMembership::Version(version)),
     }
 }
 
-fn expect_end(cursor: &WireCursor<'_>) -> Result<(), InvalidMembership> {
+fn expect_end(cursor: &ByteCursor<'_>) -> Result<(), InvalidMembership> {
     match cursor.remaining() {
         0 => Ok(()),
         bytes => Err(InvalidMembership::TrailingBytes(bytes)),
@@ -213,7 +213,7 @@ mod tests {
         assert_eq!(decode(no_text), Err(InvalidMembership::Address(7)));
         // A count of 2^63 ends with the bytes, not with the memory.
         let huge = b"\x01\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01";
-        assert!(matches!(decode(huge), Err(InvalidMembership::Truncated(_))));
+        assert!(matches!(decode(huge), Err(InvalidMembership::Malformed(_))));
     }
 
     proptest! {

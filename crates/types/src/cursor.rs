@@ -1,16 +1,16 @@
 //! Reading and writing the primitive values of our binary formats: little-endian integers and
-//! minimal LEB128 varints. Reads are bounds-checked: any bytes in, a value or `Truncated` out.
+//! minimal LEB128 varints. Reads are bounds-checked: any bytes in, a value or `Malformed` out.
 
 use bytes::{BufMut, BytesMut};
 
-/// The bytes ended before the value did, or a varint was not minimal or too large.
+/// The bytes are no value: they end before it does, are not its one encoding, or say what cannot be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the value is cut short or not in its one minimal encoding")]
-pub struct Truncated;
+#[error("the value is cut short or malformed")]
+pub struct Malformed;
 
 /// A position in a byte slice that never passes its end.
 #[derive(Clone, Debug)]
-pub struct WireCursor<'a> {
+pub struct ByteCursor<'a> {
     rest: &'a [u8],
 }
 
@@ -19,16 +19,16 @@ macro_rules! read_int {
         $(#[$doc])*
         ///
         /// # Errors
-        /// [`Truncated`] if fewer bytes remain.
-        pub fn $name(&mut self) -> Result<$int, Truncated> {
-            let (head, rest) = self.rest.split_first_chunk().ok_or(Truncated)?;
+        /// [`Malformed`] if fewer bytes remain.
+        pub fn $name(&mut self) -> Result<$int, Malformed> {
+            let (head, rest) = self.rest.split_first_chunk().ok_or(Malformed)?;
             self.rest = rest;
             Ok(<$int>::from_le_bytes(*head))
         }
     };
 }
 
-impl<'a> WireCursor<'a> {
+impl<'a> ByteCursor<'a> {
     /// Nothing to read.
     pub const EMPTY: Self = Self { rest: &[] };
 
@@ -53,9 +53,9 @@ impl<'a> WireCursor<'a> {
     /// The next `len` bytes.
     ///
     /// # Errors
-    /// [`Truncated`] if fewer remain.
-    pub fn take(&mut self, len: usize) -> Result<&'a [u8], Truncated> {
-        let (head, rest) = self.rest.split_at_checked(len).ok_or(Truncated)?;
+    /// [`Malformed`] if fewer remain.
+    pub fn take(&mut self, len: usize) -> Result<&'a [u8], Malformed> {
+        let (head, rest) = self.rest.split_at_checked(len).ok_or(Malformed)?;
         self.rest = rest;
         Ok(head)
     }
@@ -63,9 +63,9 @@ impl<'a> WireCursor<'a> {
     /// The next `N` bytes by value.
     ///
     /// # Errors
-    /// [`Truncated`] if fewer remain.
-    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], Truncated> {
-        let (head, rest) = self.rest.split_first_chunk().ok_or(Truncated)?;
+    /// [`Malformed`] if fewer remain.
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+        let (head, rest) = self.rest.split_first_chunk().ok_or(Malformed)?;
         self.rest = rest;
         Ok(*head)
     }
@@ -94,30 +94,30 @@ impl<'a> WireCursor<'a> {
     /// A minimal LEB128 varint.
     ///
     /// # Errors
-    /// [`Truncated`] if it is cut short, longer than needed, or above `u64::MAX`.
-    pub fn varint(&mut self) -> Result<u64, Truncated> {
+    /// [`Malformed`] if it is cut short, longer than needed, or above `u64::MAX`.
+    pub fn varint(&mut self) -> Result<u64, Malformed> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
             let byte = self.u8()?;
             let bits = u64::from(byte & 0x7f);
             if shift == 63 && bits > 1 {
-                return Err(Truncated);
+                return Err(Malformed);
             }
             value |= bits << shift;
             if byte & 0x80 == 0 {
                 // A last byte of zero means that a shorter encoding exists.
-                return if byte == 0 && shift > 0 { Err(Truncated) } else { Ok(value) };
+                return if byte == 0 && shift > 0 { Err(Malformed) } else { Ok(value) };
             }
         }
-        Err(Truncated)
+        Err(Malformed)
     }
 
     /// A varint length followed by that many bytes.
     ///
     /// # Errors
-    /// [`Truncated`] as for [`Self::varint`] and [`Self::take`].
-    pub fn sized(&mut self) -> Result<&'a [u8], Truncated> {
-        let len = usize::try_from(self.varint()?).map_err(|_| Truncated)?;
+    /// [`Malformed`] as for [`Self::varint`] and [`Self::take`].
+    pub fn sized(&mut self) -> Result<&'a [u8], Malformed> {
+        let len = usize::try_from(self.varint()?).map_err(|_| Malformed)?;
         self.take(len)
     }
 }
@@ -161,7 +161,7 @@ mod tests {
             let mut out = BytesMut::new();
             put_varint(&mut out, value);
             prop_assert_eq!(out.len(), varint_len(value));
-            let mut cursor = WireCursor::new(&out);
+            let mut cursor = ByteCursor::new(&out);
             prop_assert_eq!(cursor.varint(), Ok(value));
             prop_assert_eq!(cursor.remaining(), 0);
         }
@@ -173,7 +173,7 @@ mod tests {
 
         #[test]
         fn a_varint_has_one_encoding(bytes in proptest::collection::vec(any::<u8>(), 0..12)) {
-            let mut cursor = WireCursor::new(&bytes);
+            let mut cursor = ByteCursor::new(&bytes);
             if let Ok(value) = cursor.varint() {
                 let mut again = BytesMut::new();
                 put_varint(&mut again, value);

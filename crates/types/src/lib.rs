@@ -13,7 +13,7 @@ mod names;
 mod start;
 mod stream_spec;
 
-pub use cursor::{Truncated, WireCursor, put_varint, unzigzag, varint_len, zigzag};
+pub use cursor::{ByteCursor, Malformed, put_varint, unzigzag, varint_len, zigzag};
 pub use error_code::{ErrorCode, Retry};
 pub use ids::{
     ClusterUid, NodeId, Offset, ParseUidError, ProducerId, ReplicaId, ShardId, StreamUid, Timestamp,

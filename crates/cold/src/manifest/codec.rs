@@ -25,7 +25,7 @@ use railgun_core::manifest::{
     StreamManifest,
 };
 use railgun_types::{
-    ClusterUid, Offset, ShardId, StreamName, StreamUid, Timestamp, Truncated, WireCursor, crc32c,
+    ByteCursor, ClusterUid, Malformed, Offset, ShardId, StreamName, StreamUid, Timestamp, crc32c,
     put_varint, unzigzag, zigzag,
 };
 
@@ -95,8 +95,8 @@ pub fn decode(bytes: &[u8]) -> Result<ManifestFile, BadManifest> {
     if crc32c(content) != u32::from_le_bytes(*crc) {
         return Err(BadManifest::Checksum);
     }
-    let mut at = WireCursor::new(&content[MAGIC.len()..]);
-    let bad = |field| move |_: Truncated| BadManifest::Malformed { field };
+    let mut at = ByteCursor::new(&content[MAGIC.len()..]);
+    let bad = |field| move |_: Malformed| BadManifest::Malformed { field };
     let cluster = ClusterUid(at.array().map_err(bad("cluster"))?);
     let shard = ShardId(narrow(&mut at).map_err(bad("shard"))?);
     let version = version(&mut at).map_err(bad("version"))?;
@@ -131,11 +131,11 @@ fn put_version(out: &mut BytesMut, version: ManifestVersion) {
     put_varint(out, version.term);
 }
 
-fn version(at: &mut WireCursor<'_>) -> Result<ManifestVersion, Truncated> {
+fn version(at: &mut ByteCursor<'_>) -> Result<ManifestVersion, Malformed> {
     Ok(ManifestVersion { log_index: at.varint()?, term: at.varint()? })
 }
 
-fn extends(at: &mut WireCursor<'_>) -> Result<Option<ManifestVersion>, Truncated> {
+fn extends(at: &mut ByteCursor<'_>) -> Result<Option<ManifestVersion>, Malformed> {
     if flag(at)? { Ok(Some(version(at)?)) } else { Ok(None) }
 }
 
@@ -144,7 +144,7 @@ fn put_object_id(out: &mut BytesMut, id: ObjectId) {
     put_varint(out, u64::from(id.part));
 }
 
-fn object_id(at: &mut WireCursor<'_>) -> Result<ObjectId, Truncated> {
+fn object_id(at: &mut ByteCursor<'_>) -> Result<ObjectId, Malformed> {
     Ok(ObjectId { seal_index: at.varint()?, part: narrow(at)? })
 }
 
@@ -170,10 +170,10 @@ fn put_stream(out: &mut BytesMut, uid: StreamUid, change: &StreamChange) {
     }
 }
 
-fn stream(at: &mut WireCursor<'_>) -> Result<(StreamUid, StreamChange), Truncated> {
+fn stream(at: &mut ByteCursor<'_>) -> Result<(StreamUid, StreamChange), Malformed> {
     let uid = StreamUid(at.array()?);
-    let name = std::str::from_utf8(at.sized()?).map_err(|_| Truncated)?;
-    let name = StreamName::new(name).map_err(|_| Truncated)?;
+    let name = std::str::from_utf8(at.sized()?).map_err(|_| Malformed)?;
+    let name = StreamName::new(name).map_err(|_| Malformed)?;
     let created = Timestamp(unzigzag(at.varint()?));
     let deleted = flag(at)?;
     let digest = at.array()?;
@@ -216,7 +216,7 @@ fn put_object(out: &mut BytesMut, id: ObjectId, object: &ObjectInfo) {
     put_varint(out, u64::from(object.live_parts));
 }
 
-fn object(at: &mut WireCursor<'_>) -> Result<(ObjectId, ObjectInfo), Truncated> {
+fn object(at: &mut ByteCursor<'_>) -> Result<(ObjectId, ObjectInfo), Malformed> {
     let id = object_id(at)?;
     let kind = match at.u8()? {
         0 => ObjectKind::Segment {
@@ -225,7 +225,7 @@ fn object(at: &mut WireCursor<'_>) -> Result<(ObjectId, ObjectInfo), Truncated> 
             last: Offset(at.varint()?),
         },
         1 => ObjectKind::Bundle,
-        _ => return Err(Truncated),
+        _ => return Err(Malformed),
     };
     let info = ObjectInfo {
         kind,
@@ -239,23 +239,23 @@ fn object(at: &mut WireCursor<'_>) -> Result<(ObjectId, ObjectInfo), Truncated> 
     Ok((id, info))
 }
 
-fn narrow(at: &mut WireCursor<'_>) -> Result<u32, Truncated> {
-    u32::try_from(at.varint()?).map_err(|_| Truncated)
+fn narrow(at: &mut ByteCursor<'_>) -> Result<u32, Malformed> {
+    u32::try_from(at.varint()?).map_err(|_| Malformed)
 }
 
-fn flag(at: &mut WireCursor<'_>) -> Result<bool, Truncated> {
+fn flag(at: &mut ByteCursor<'_>) -> Result<bool, Malformed> {
     match at.u8()? {
         0 => Ok(false),
         1 => Ok(true),
-        _ => Err(Truncated),
+        _ => Err(Malformed),
     }
 }
 
 /// A count and that many items. Grows with what is read: a count alone allocates nothing.
 fn many<'a, T>(
-    at: &mut WireCursor<'a>,
-    mut item: impl FnMut(&mut WireCursor<'a>) -> Result<T, Truncated>,
-) -> Result<Vec<T>, Truncated> {
+    at: &mut ByteCursor<'a>,
+    mut item: impl FnMut(&mut ByteCursor<'a>) -> Result<T, Malformed>,
+) -> Result<Vec<T>, Malformed> {
     let count = at.varint()?;
     let mut items = Vec::new();
     for _ in 0..count {

@@ -7,7 +7,7 @@
 //! ```
 
 use bytes::{BufMut, Bytes, BytesMut};
-use railgun_types::{ClusterUid, ShardId, StreamName, StreamUid, Timestamp, Truncated, WireCursor};
+use railgun_types::{ByteCursor, ClusterUid, Malformed, ShardId, StreamName, StreamUid, Timestamp};
 
 use super::{Catalog, CatalogEntry, Phase};
 use crate::checkpoint::{
@@ -103,7 +103,7 @@ fn put_name(out: &mut BytesMut, (name, entry): (&StreamName, &CatalogEntry)) {
     }
 }
 
-fn name(cursor: &mut WireCursor<'_>) -> Result<(StreamName, CatalogEntry), Truncated> {
+fn name(cursor: &mut ByteCursor<'_>) -> Result<(StreamName, CatalogEntry), Malformed> {
     let name = codec::name(cursor)?;
     let stream = StreamUid(cursor.array()?);
     let shard = ShardId(narrow(cursor)?);
@@ -112,7 +112,7 @@ fn name(cursor: &mut WireCursor<'_>) -> Result<(StreamName, CatalogEntry), Trunc
         CREATING => Phase::Creating { patch: codec::patch(cursor)? },
         ACTIVE => Phase::Active,
         DELETING => Phase::Deleting,
-        _ => return Err(Truncated),
+        _ => return Err(Malformed),
     };
     Ok((name, CatalogEntry { stream, shard, phase, since }))
 }

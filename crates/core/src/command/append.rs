@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use railgun_types::batch::RecordBatch;
-use railgun_types::{ProducerId, StreamUid, Truncated, WireCursor, crc32c};
+use railgun_types::{ByteCursor, Malformed, ProducerId, StreamUid, crc32c};
 
 use super::PartsCursor;
 
@@ -87,7 +87,7 @@ pub(super) fn encode(mut meta: BytesMut, items: &[Append]) -> Vec<Bytes> {
 }
 
 /// Reads items up to the end of the entry.
-pub(super) fn decode(cursor: &mut PartsCursor<'_>) -> Result<Vec<Append>, Truncated> {
+pub(super) fn decode(cursor: &mut PartsCursor<'_>) -> Result<Vec<Append>, Malformed> {
     let mut items = Vec::new();
     while !cursor.peek().is_empty() {
         items.push(Append::decode(cursor)?);
@@ -107,15 +107,15 @@ impl Append {
     /// Reads one item where the cursor stands. The item's header is checked; the batch is opened.
     ///
     /// # Errors
-    /// [`Truncated`] where the bytes are no item.
-    pub fn decode(cursor: &mut PartsCursor<'_>) -> Result<Self, Truncated> {
+    /// [`Malformed`] where the bytes are no item.
+    pub fn decode(cursor: &mut PartsCursor<'_>) -> Result<Self, Malformed> {
         let bytes = cursor.peek();
-        let mut fields = WireCursor::new(bytes);
+        let mut fields = ByteCursor::new(bytes);
         let stream = StreamUid(fields.array()?);
         let batch_bytes = fields.u32()? as usize;
         let flags = fields.u8()?;
         if flags & !(FLAG_PRODUCER | FLAG_EXPECTED | FLAG_ATOMIC) != 0 {
-            return Err(Truncated);
+            return Err(Malformed);
         }
         let producer = if flags & FLAG_PRODUCER != 0 {
             let id = ProducerId(fields.array()?);
@@ -127,10 +127,10 @@ impl Append {
             if flags & FLAG_EXPECTED != 0 { Some(ExpectedEnd(fields.u64()?)) } else { None };
         let header_bytes = bytes.len() - fields.remaining();
         if crc32c(&bytes[..header_bytes]) != fields.u32()? {
-            return Err(Truncated);
+            return Err(Malformed);
         }
         cursor.take(header_bytes + 4)?;
-        let batch = RecordBatch::open(cursor.take(batch_bytes)?).map_err(|_| Truncated)?;
+        let batch = RecordBatch::open(cursor.take(batch_bytes)?).map_err(|_| Malformed)?;
         let mode = if flags & FLAG_ATOMIC != 0 { AppendMode::Atomic } else { AppendMode::Each };
         Ok(Self { stream, producer, mode, expected_end, batch })
     }

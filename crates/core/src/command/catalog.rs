@@ -1,7 +1,7 @@
 //! Commands of shard 0, the owner of names and placement.
 
 use bytes::{BufMut, BytesMut};
-use railgun_types::{ClusterUid, ShardId, SpecPatch, StreamName, StreamUid, Truncated, WireCursor};
+use railgun_types::{ByteCursor, ClusterUid, Malformed, ShardId, SpecPatch, StreamName, StreamUid};
 
 use crate::codec;
 
@@ -95,7 +95,7 @@ impl CatalogCommand {
         }
     }
 
-    pub(super) fn decode(cursor: &mut WireCursor<'_>) -> Result<Self, Truncated> {
+    pub(super) fn decode(cursor: &mut ByteCursor<'_>) -> Result<Self, Malformed> {
         let kind = cursor.u8()?;
         if kind == FOUND {
             return ClusterSettings::decode(cursor).map(Self::Found);
@@ -107,7 +107,7 @@ impl CatalogCommand {
             ACTIVATE => Ok(Self::Activate { name, stream }),
             DELETE => Ok(Self::Delete { name, stream }),
             FREE => Ok(Self::Free { name, stream }),
-            _ => Err(Truncated),
+            _ => Err(Malformed),
         }
     }
 }
@@ -119,7 +119,7 @@ impl ClusterSettings {
         out.put_u64_le(self.hot_bytes_max);
     }
 
-    pub(crate) fn decode(cursor: &mut WireCursor<'_>) -> Result<Self, Truncated> {
+    pub(crate) fn decode(cursor: &mut ByteCursor<'_>) -> Result<Self, Malformed> {
         Ok(Self {
             cluster: ClusterUid(cursor.array()?),
             shards: cursor.u32()?,

@@ -19,7 +19,7 @@ mod segment;
 mod stream;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use railgun_types::{Timestamp, Truncated, WireCursor, crc32c};
+use railgun_types::{ByteCursor, Malformed, Timestamp, crc32c};
 
 pub use append::{Append, AppendMode, ExpectedEnd, ProducerSequence};
 pub use catalog::{CatalogCommand, ClusterSettings};
@@ -117,9 +117,9 @@ impl Command {
     /// not verified: the log's own checksum covers them.
     pub fn decode(parts: &[Bytes]) -> Result<Self, CommandError> {
         let mut cursor = PartsCursor::new(parts);
-        let malformed = |position| move |_: Truncated| CommandError::Malformed { position };
+        let malformed = |position| move |_: Malformed| CommandError::Malformed { position };
         let header = cursor.take(HEADER_BYTES).map_err(malformed(0))?;
-        let mut fields = WireCursor::new(&header);
+        let mut fields = ByteCursor::new(&header);
         let version = fields.u8().map_err(malformed(0))?;
         if version != VERSION {
             return Err(CommandError::Unknown { what: "version", value: version });
@@ -138,7 +138,7 @@ impl Command {
         if railgun_types::crc32c_append(crc32c(&header), content) != u32::from_le_bytes(*crc) {
             return Err(CommandError::Malformed { position });
         }
-        let mut fields = WireCursor::new(content);
+        let mut fields = ByteCursor::new(content);
         let body = match kind {
             KIND_STREAM => StreamCommand::decode(&mut fields).map(CommandBody::Stream),
             KIND_SEGMENT => SegmentCommand::decode(&mut fields).map(CommandBody::Segment),

@@ -1,7 +1,7 @@
 //! Reading a value that lies in several pieces of memory.
 
 use bytes::Bytes;
-use railgun_types::Truncated;
+use railgun_types::Malformed;
 
 /// A position in a sequence of byte pieces. What is taken must lie inside one piece, which is how
 /// commands are cut; it comes out as a slice, not a copy.
@@ -26,13 +26,13 @@ impl<'a> PartsCursor<'a> {
     /// items, in order, looks at each piece once.
     ///
     /// # Errors
-    /// [`Truncated`] if it lies behind the end; the cursor is at the end then.
-    pub fn seek(&mut self, position: u64) -> Result<(), Truncated> {
+    /// [`Malformed`] if it lies behind the end; the cursor is at the end then.
+    pub fn seek(&mut self, position: u64) -> Result<(), Malformed> {
         if position < self.position {
             *self = Self::new(self.all);
         }
-        let left = usize::try_from(position - self.position).map_err(|_| Truncated)?;
-        let mut left = self.at.checked_add(left).ok_or(Truncated)?;
+        let left = usize::try_from(position - self.position).map_err(|_| Malformed)?;
+        let mut left = self.at.checked_add(left).ok_or(Malformed)?;
         self.position -= self.at as u64;
         self.at = 0;
         while let Some(first) = self.parts.first() {
@@ -45,7 +45,7 @@ impl<'a> PartsCursor<'a> {
             self.position += first.len() as u64;
             self.parts = &self.parts[1..];
         }
-        if left == 0 { Ok(()) } else { Err(Truncated) }
+        if left == 0 { Ok(()) } else { Err(Malformed) }
     }
 
     /// Bytes taken so far.
@@ -84,13 +84,13 @@ impl<'a> PartsCursor<'a> {
     /// The next `len` bytes.
     ///
     /// # Errors
-    /// [`Truncated`] if they do not lie in one piece.
-    pub fn take(&mut self, len: usize) -> Result<Bytes, Truncated> {
+    /// [`Malformed`] if they do not lie in one piece.
+    pub fn take(&mut self, len: usize) -> Result<Bytes, Malformed> {
         if len == 0 {
             return Ok(Bytes::new());
         }
-        let first = self.current().ok_or(Truncated)?;
-        let end = self.at.checked_add(len).filter(|&end| end <= first.len()).ok_or(Truncated)?;
+        let first = self.current().ok_or(Malformed)?;
+        let end = self.at.checked_add(len).filter(|&end| end <= first.len()).ok_or(Malformed)?;
         let taken = first.slice(self.at..end);
         self.at = end;
         self.position += len as u64;

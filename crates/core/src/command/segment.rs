@@ -1,7 +1,7 @@
 //! Commands that move ranges of records to object storage (DESIGN §4.8).
 
 use bytes::{BufMut, BytesMut};
-use railgun_types::{Offset, StreamUid, Timestamp, Truncated, WireCursor, put_varint};
+use railgun_types::{ByteCursor, Malformed, Offset, StreamUid, Timestamp, put_varint};
 
 use crate::manifest::{ContentHash, Digest, ManifestVersion, ObjectId};
 
@@ -107,14 +107,14 @@ impl SegmentCommand {
         }
     }
 
-    pub(super) fn decode(cursor: &mut WireCursor<'_>) -> Result<Self, Truncated> {
+    pub(super) fn decode(cursor: &mut ByteCursor<'_>) -> Result<Self, Malformed> {
         match cursor.u8()? {
             SEAL => Ok(Self::Seal(match cursor.u8()? {
                 0 => SealScope::Closed,
                 1 => SealScope::OlderThan(Timestamp(cursor.i64()?)),
                 2 => SealScope::Stream(StreamUid(cursor.array()?)),
                 3 => SealScope::All,
-                _ => return Err(Truncated),
+                _ => return Err(Malformed),
             })),
             COMMIT => {
                 let object = ObjectId { seal_index: cursor.u64()?, part: cursor.u32()? };
@@ -130,7 +130,7 @@ impl SegmentCommand {
                 log_index: cursor.u64()?,
                 term: cursor.u64()?,
             })),
-            _ => Err(Truncated),
+            _ => Err(Malformed),
         }
     }
 }
@@ -148,7 +148,7 @@ impl CommittedPart {
         out.put_slice(&self.digest);
     }
 
-    fn decode(cursor: &mut WireCursor<'_>) -> Result<Self, Truncated> {
+    fn decode(cursor: &mut ByteCursor<'_>) -> Result<Self, Malformed> {
         Ok(Self {
             stream: StreamUid(cursor.array()?),
             base: Offset(cursor.u64()?),

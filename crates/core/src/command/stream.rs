@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, BytesMut};
 use railgun_types::{
-    EnsureMode, ProducerId, SpecPatch, StreamName, StreamUid, Truncated, WireCursor,
+    ByteCursor, EnsureMode, Malformed, ProducerId, SpecPatch, StreamName, StreamUid,
 };
 
 use crate::checkpoint::{list, put_list};
@@ -76,14 +76,14 @@ impl StreamCommand {
         }
     }
 
-    pub(super) fn decode(cursor: &mut WireCursor<'_>) -> Result<Self, Truncated> {
+    pub(super) fn decode(cursor: &mut ByteCursor<'_>) -> Result<Self, Malformed> {
         match cursor.u8()? {
             ENSURE => Ok(Self::Ensure(EnsureStream {
                 stream: StreamUid(cursor.array()?),
                 name: codec::name(cursor)?,
                 patch: codec::patch(cursor)?,
                 mode: codec::ensure_mode(cursor)?,
-                if_revision: codec::option(cursor, WireCursor::u64)?,
+                if_revision: codec::option(cursor, ByteCursor::u64)?,
                 allow_destructive: codec::bool(cursor)?,
             })),
             DELETE => Ok(Self::Delete { stream: StreamUid(cursor.array()?) }),
@@ -91,7 +91,7 @@ impl StreamCommand {
                 producer: ProducerId(cursor.array()?),
                 streams: list(cursor, UID_BYTES, |cursor| Ok(StreamUid(cursor.array()?)))?,
             }),
-            _ => Err(Truncated),
+            _ => Err(Malformed),
         }
     }
 }

@@ -33,8 +33,8 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::{BufMut, Bytes, BytesMut};
 use railgun_types::limits::PRODUCER_WINDOW;
 use railgun_types::{
-    ClusterUid, Offset, ProducerId, ShardId, StreamSpec, StreamUid, Timestamp, Truncated,
-    WireCursor, put_varint, unzigzag, zigzag,
+    ByteCursor, ClusterUid, Malformed, Offset, ProducerId, ShardId, StreamSpec, StreamUid,
+    Timestamp, put_varint, unzigzag, zigzag,
 };
 
 use super::manifest_log::{ManifestLog, StreamDirt};
@@ -159,7 +159,7 @@ impl ShardState {
         let (plans, floor, waiting) = reader.section(Section::Offload, |cursor| {
             let plans = map(cursor, bytes_min::PLAN, plan)?;
             let unmirrored = unmirrored(cursor)?;
-            let (floor, waiting) = account(&streams, &plans, unmirrored).ok_or(Truncated)?;
+            let (floor, waiting) = account(&streams, &plans, unmirrored).ok_or(Malformed)?;
             Ok((plans, floor, waiting))
         })?;
         if header.has_index {
@@ -244,7 +244,7 @@ fn put_stream(out: &mut BytesMut, (uid, stream): (&StreamUid, &Stream)) {
     put_list(out, closed.iter(), put_range);
 }
 
-fn stream(cursor: &mut WireCursor<'_>) -> Result<(StreamUid, Stream), Truncated> {
+fn stream(cursor: &mut ByteCursor<'_>) -> Result<(StreamUid, Stream), Malformed> {
     let uid = StreamUid(cursor.array()?);
     let stream = Stream {
         name: codec::name(cursor)?,
@@ -276,11 +276,11 @@ fn put_range(out: &mut BytesMut, range: &HotRange) {
     put_varint(out, *first_log_index);
 }
 
-fn range(cursor: &mut WireCursor<'_>) -> Result<HotRange, Truncated> {
+fn range(cursor: &mut ByteCursor<'_>) -> Result<HotRange, Malformed> {
     let base = cursor.varint()?;
     Ok(HotRange {
         base: Offset(base),
-        end: Offset(base.checked_add(cursor.varint()?).ok_or(Truncated)?),
+        end: Offset(base.checked_add(cursor.varint()?).ok_or(Malformed)?),
         record_bytes: cursor.varint()?,
         day: unzigzag(cursor.varint()?),
         since: Timestamp(cursor.i64()?),
@@ -297,11 +297,11 @@ fn after(ts: Timestamp, earlier: Timestamp) -> u64 {
     above(ts.0 as u64, earlier.0 as u64)
 }
 
-fn difference(cursor: &mut WireCursor<'_>, expected: u64) -> Result<u64, Truncated> {
+fn difference(cursor: &mut ByteCursor<'_>, expected: u64) -> Result<u64, Malformed> {
     Ok(expected.wrapping_add(unzigzag(cursor.varint()?) as u64))
 }
 
-fn later(cursor: &mut WireCursor<'_>, earlier: Timestamp) -> Result<Timestamp, Truncated> {
+fn later(cursor: &mut ByteCursor<'_>, earlier: Timestamp) -> Result<Timestamp, Malformed> {
     Ok(Timestamp(difference(cursor, earlier.0 as u64)? as i64))
 }
 
@@ -323,7 +323,7 @@ fn put_producer(out: &mut BytesMut, (key, producer): (&ProducerKey, &Producer)) 
     });
 }
 
-fn producer(cursor: &mut WireCursor<'_>) -> Result<(ProducerKey, Producer), Truncated> {
+fn producer(cursor: &mut ByteCursor<'_>) -> Result<(ProducerKey, Producer), Malformed> {
     let key = (StreamUid(cursor.array()?), ProducerId(cursor.array()?));
     let epoch = narrow(cursor)?;
     let next = cursor.varint()?;
@@ -338,7 +338,7 @@ fn producer(cursor: &mut WireCursor<'_>) -> Result<(ProducerKey, Producer), Trun
         Ok(before)
     })?;
     if results.len() > PRODUCER_WINDOW {
-        return Err(Truncated);
+        return Err(Malformed);
     }
     Ok((key, Producer { epoch, next, used, results: results.into() }))
 }
@@ -370,7 +370,7 @@ fn put_stream_manifest(out: &mut BytesMut, (uid, stream): (&StreamUid, &StreamMa
     });
 }
 
-fn stream_manifest(cursor: &mut WireCursor<'_>) -> Result<(StreamUid, StreamManifest), Truncated> {
+fn stream_manifest(cursor: &mut ByteCursor<'_>) -> Result<(StreamUid, StreamManifest), Malformed> {
     let uid = StreamUid(cursor.array()?);
     let name = codec::name(cursor)?;
     let created = Timestamp(cursor.i64()?);
@@ -402,7 +402,7 @@ fn put_object_id(out: &mut BytesMut, id: ObjectId) {
     put_varint(out, u64::from(id.part));
 }
 
-fn object_id(cursor: &mut WireCursor<'_>) -> Result<ObjectId, Truncated> {
+fn object_id(cursor: &mut ByteCursor<'_>) -> Result<ObjectId, Malformed> {
     Ok(ObjectId { seal_index: cursor.varint()?, part: narrow(cursor)? })
 }
 
@@ -426,7 +426,7 @@ fn put_object(out: &mut BytesMut, (id, object): (&ObjectId, &ObjectInfo)) {
     put_varint(out, u64::from(*live_parts));
 }
 
-fn object(cursor: &mut WireCursor<'_>) -> Result<(ObjectId, ObjectInfo), Truncated> {
+fn object(cursor: &mut ByteCursor<'_>) -> Result<(ObjectId, ObjectInfo), Malformed> {
     let id = object_id(cursor)?;
     let kind = match cursor.u8()? {
         SEGMENT => ObjectKind::Segment {
@@ -435,7 +435,7 @@ fn object(cursor: &mut WireCursor<'_>) -> Result<(ObjectId, ObjectInfo), Truncat
             last: Offset(cursor.varint()?),
         },
         BUNDLE => ObjectKind::Bundle,
-        _ => return Err(Truncated),
+        _ => return Err(Malformed),
     };
     let info = ObjectInfo {
         kind,
@@ -468,7 +468,7 @@ fn put_manifest_log(out: &mut BytesMut, log: &ManifestLog) {
     });
 }
 
-fn manifest_log(cursor: &mut WireCursor<'_>) -> Result<ManifestLog, Truncated> {
+fn manifest_log(cursor: &mut ByteCursor<'_>) -> Result<ManifestLog, Malformed> {
     Ok(ManifestLog {
         newest: codec::option(cursor, |cursor| {
             Ok(ManifestVersion { log_index: cursor.varint()?, term: cursor.varint()? })
@@ -496,7 +496,7 @@ fn put_plan(out: &mut BytesMut, (id, plan): (&ObjectId, &PlannedObject)) {
     });
 }
 
-fn plan(cursor: &mut WireCursor<'_>) -> Result<(ObjectId, PlannedObject), Truncated> {
+fn plan(cursor: &mut ByteCursor<'_>) -> Result<(ObjectId, PlannedObject), Malformed> {
     let id = object_id(cursor)?;
     let plan = PlannedObject {
         term: cursor.varint()?,
@@ -510,10 +510,10 @@ fn plan(cursor: &mut WireCursor<'_>) -> Result<(ObjectId, PlannedObject), Trunca
 }
 
 /// In the order of their commits, which is the order in which mirrors release them.
-fn unmirrored(cursor: &mut WireCursor<'_>) -> Result<VecDeque<(u64, u64)>, Truncated> {
-    let pair = |cursor: &mut WireCursor<'_>| Ok((cursor.varint()?, cursor.varint()?));
+fn unmirrored(cursor: &mut ByteCursor<'_>) -> Result<VecDeque<(u64, u64)>, Malformed> {
+    let pair = |cursor: &mut ByteCursor<'_>| Ok((cursor.varint()?, cursor.varint()?));
     let pairs = list(cursor, bytes_min::UNMIRRORED, pair)?;
-    if pairs.is_sorted_by_key(|(commit, _)| *commit) { Ok(pairs.into()) } else { Err(Truncated) }
+    if pairs.is_sorted_by_key(|(commit, _)| *commit) { Ok(pairs.into()) } else { Err(Malformed) }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::{fs, io};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use railgun_log::EntryId;
-use railgun_types::WireCursor;
+use railgun_types::ByteCursor;
 use tokio::sync::mpsc;
 
 use crate::machine::{
@@ -202,7 +202,7 @@ impl State {
     fn read(path: &Path) -> Result<Self, SnapshotError> {
         let failed = |source| SnapshotError::Io { path: path.to_owned(), source };
         let bytes = fs::read(path).map_err(failed)?;
-        let mut cursor = WireCursor::new(&bytes);
+        let mut cursor = ByteCursor::new(&bytes);
         let mut block = || {
             let id = EntryId { term: cursor.u64().ok()?, index: cursor.u64().ok()? };
             let len = cursor.u32().ok()? as usize;

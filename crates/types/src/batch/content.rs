@@ -4,7 +4,7 @@ use bytes::{BufMut, BytesMut};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use super::{ATTR_HEADERS, ATTR_KEY, ATTR_PRODUCER_TS, PAYLOAD_HASH_BYTES};
-use crate::cursor::{Truncated, WireCursor, put_varint, unzigzag, varint_len, zigzag};
+use crate::cursor::{ByteCursor, Malformed, put_varint, unzigzag, varint_len, zigzag};
 
 /// The decoded content of a record, borrowed from its batch.
 #[derive(Clone, Debug)]
@@ -23,11 +23,11 @@ pub struct Content<'a> {
 #[derive(Clone, Debug)]
 pub struct ContentHeaders<'a> {
     left: usize,
-    cursor: WireCursor<'a>,
+    cursor: ByteCursor<'a>,
 }
 
 impl<'a> ContentHeaders<'a> {
-    const NONE: Self = Self { left: 0, cursor: WireCursor::EMPTY };
+    const NONE: Self = Self { left: 0, cursor: ByteCursor::EMPTY };
 
     /// Headers not yet iterated.
     #[must_use]
@@ -51,26 +51,26 @@ impl<'a> Content<'a> {
     /// Decodes one record.
     ///
     /// # Errors
-    /// [`Truncated`] where the bytes are not the one encoding of a content: cut short, a varint
+    /// [`Malformed`] where the bytes are not the one encoding of a content: cut short, a varint
     /// longer than needed, an unknown attribute, an empty header list, a key that is not UTF-8.
-    pub fn decode(record: &'a [u8]) -> Result<Self, Truncated> {
-        let mut cursor = WireCursor::new(record);
+    pub fn decode(record: &'a [u8]) -> Result<Self, Malformed> {
+        let mut cursor = ByteCursor::new(record);
         let attributes = cursor.u8()?;
         if attributes & !(ATTR_KEY | ATTR_HEADERS | ATTR_PRODUCER_TS) != 0 {
-            return Err(Truncated);
+            return Err(Malformed);
         }
         let key = if attributes & ATTR_KEY != 0 { Some(cursor.sized()?) } else { None };
         let mut headers = ContentHeaders::NONE;
         if attributes & ATTR_HEADERS != 0 {
-            let count = usize::try_from(cursor.varint()?).map_err(|_| Truncated)?;
+            let count = usize::try_from(cursor.varint()?).map_err(|_| Malformed)?;
             if count == 0 {
-                return Err(Truncated);
+                return Err(Malformed);
             }
             headers = ContentHeaders { left: count, cursor: cursor.clone() };
             for _ in 0..count {
                 let key = cursor.sized()?;
                 if !key.is_ascii() {
-                    std::str::from_utf8(key).map_err(|_| Truncated)?;
+                    std::str::from_utf8(key).map_err(|_| Malformed)?;
                 }
                 cursor.sized()?;
             }

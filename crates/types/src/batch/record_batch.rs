@@ -8,7 +8,7 @@ use super::error::BatchError;
 use super::{
     CHECKED_HEADER_BYTES, CODEC_NONE, ENTRY_BYTES, HAS_ID, HEADER_BYTES, MAGIC, PAYLOAD_HASH_BYTES,
 };
-use crate::cursor::WireCursor;
+use crate::cursor::ByteCursor;
 use crate::limits::{Limits, MESSAGE_ID_BYTES};
 use crate::{crc32c, crc32c_append};
 
@@ -78,7 +78,7 @@ impl RecordBatch {
     /// [`BatchError`] where header or table do not hold. Records are not looked at.
     pub fn open(bytes: Bytes) -> Result<Self, BatchError> {
         let len = bytes.len();
-        let mut header = WireCursor::new(&bytes);
+        let mut header = ByteCursor::new(&bytes);
         let short = |_| BatchError::Length { len };
         if header.array().map_err(short)? != MAGIC {
             return Err(BatchError::Unknown { field: "magic number or version" });
@@ -123,7 +123,7 @@ impl RecordBatch {
     /// `None` if `head` is shorter than a batch header. Not verified: check it against a limit.
     #[must_use]
     pub fn len_from_header(head: &[u8]) -> Option<u64> {
-        let mut cursor = WireCursor::new(head.get(12..HEADER_BYTES)?);
+        let mut cursor = ByteCursor::new(head.get(12..HEADER_BYTES)?);
         let (table, body) = (cursor.u32().ok()?, cursor.u32().ok()?);
         Some(HEADER_BYTES as u64 + u64::from(table) + u64::from(body))
     }
@@ -182,7 +182,7 @@ impl RecordBatch {
     #[must_use]
     pub fn records(&self) -> Records<'_> {
         let (table, body) = self.bytes[HEADER_BYTES..].split_at(self.table_bytes as usize);
-        Records { table: WireCursor::new(table), body: WireCursor::new(body), left: self.count }
+        Records { table: ByteCursor::new(table), body: ByteCursor::new(body), left: self.count }
     }
 }
 
@@ -222,8 +222,8 @@ impl<'a> RecordEntry<'a> {
 /// [`RecordBatch::validate`] and [`RecordBatch::verify`] exclude.
 #[derive(Clone, Debug)]
 pub struct Records<'a> {
-    table: WireCursor<'a>,
-    body: WireCursor<'a>,
+    table: ByteCursor<'a>,
+    body: ByteCursor<'a>,
     left: u32,
 }
 

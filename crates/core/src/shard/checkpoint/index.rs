@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 
 use bytes::{BufMut, BytesMut};
-use railgun_types::{Offset, StreamUid, Timestamp, Truncated, WireCursor, put_varint};
+use railgun_types::{ByteCursor, Malformed, Offset, StreamUid, Timestamp, put_varint};
 
 use super::{Stream, list, map, narrow, put_list, put_varints};
 use crate::shard::IndexPoint;
@@ -38,10 +38,10 @@ pub(super) fn encode_index(out: &mut BytesMut, streams: &BTreeMap<StreamUid, Str
 
 /// Reads the index into `streams`. Each must end where its stream does, at or before `applied`.
 pub(super) fn decode_index(
-    cursor: &mut WireCursor<'_>,
+    cursor: &mut ByteCursor<'_>,
     applied: Option<u64>,
     streams: &mut BTreeMap<StreamUid, Stream>,
-) -> Result<(), Truncated> {
+) -> Result<(), Malformed> {
     let held = map(cursor, STREAM_BYTES_MIN, |cursor| {
         let uid = StreamUid(cursor.array()?);
         let mut end = cursor.varint()?;
@@ -49,19 +49,19 @@ pub(super) fn decode_index(
         let points = list(cursor, POINT_BYTES_MIN, |cursor| {
             let (count, position) = (narrow(cursor)?, narrow(cursor)?);
             let base = Offset(end);
-            end = end.checked_add(u64::from(count)).ok_or(Truncated)?;
-            last_index = last_index.checked_add(cursor.varint()?).ok_or(Truncated)?;
-            last_ts = last_ts.checked_add_unsigned(cursor.varint()?).ok_or(Truncated)?;
+            end = end.checked_add(u64::from(count)).ok_or(Malformed)?;
+            last_index = last_index.checked_add(cursor.varint()?).ok_or(Malformed)?;
+            last_ts = last_ts.checked_add_unsigned(cursor.varint()?).ok_or(Malformed)?;
             let ts = Timestamp(last_ts);
             Ok(IndexPoint { base, count, position, log_index: last_index, ts })
         })?;
         Ok((uid, points))
     })?;
     for (uid, points) in held {
-        let last = *points.last().ok_or(Truncated)?;
-        let stream = streams.get_mut(&uid).ok_or(Truncated)?;
+        let last = *points.last().ok_or(Malformed)?;
+        let stream = streams.get_mut(&uid).ok_or(Malformed)?;
         if last.end() != stream.next || Some(last.log_index) > applied {
-            return Err(Truncated);
+            return Err(Malformed);
         }
         stream.index.points = points.into();
     }
