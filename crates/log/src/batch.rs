@@ -6,7 +6,7 @@ use bytes::Bytes;
 use crc32c::crc32c_append;
 
 use crate::Entry;
-use crate::appender::Appender;
+use crate::block_writer::BlockWriter;
 use crate::format::aligned;
 use crate::format::batch::{BATCH_HEADER_BYTES, BatchHeader};
 use crate::format::frame::{self, FRAME_BYTES, FrameSeed, Record};
@@ -142,7 +142,7 @@ impl Batch {
     }
 
     /// Writes the sealed batch. May be repeated at the same position after a failure.
-    pub(crate) fn write(&self, file: &mut Appender, position: u64) -> io::Result<()> {
+    pub(crate) fn write(&self, file: &mut BlockWriter, position: u64) -> io::Result<()> {
         let mut slices = Vec::with_capacity(2 * self.parts.len() + 2);
         let mut from = 0;
         for (to, part) in &self.parts {

@@ -16,8 +16,8 @@
 //! run. One batch of a log is un-synced at a time; each step of the writer takes all that is queued, so
 //! batches grow as the disk gets slower.
 
-mod appender;
 mod batch;
+mod block_writer;
 mod disk;
 mod entry;
 mod error;

@@ -201,8 +201,8 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::appender::Appender;
     use crate::batch::Batch;
+    use crate::block_writer::BlockWriter;
     use crate::disk::{Disk, SimDisk};
     use crate::image::TermTable;
     use crate::{Entry, EntryId, Payload};
@@ -242,7 +242,7 @@ mod tests {
                 previous_crc: link(number, crc),
                 frames_crc: 0,
             });
-            batch.write(&mut Appender::new(Arc::clone(&file)), position).expect("writes");
+            batch.write(&mut BlockWriter::new(Arc::clone(&file)), position).expect("writes");
             position += batch.file_bytes();
         }
         if let Some(at) = swap {

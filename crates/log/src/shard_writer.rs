@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::appender::Appender;
 use crate::batch::{Batch, Change};
+use crate::block_writer::BlockWriter;
 use crate::disk::DiskFile;
 use crate::error::{Attempt, DiskFailure, LogError};
 use crate::files::{FileSet, LogFile};
@@ -72,7 +72,7 @@ pub(crate) struct ShardWriter {
     dir: PathBuf,
     options: LogOptions,
     current: Arc<LogFile>,
-    appender: Appender,
+    block_writer: BlockWriter,
     /// End of the current file's valid part.
     position: u64,
     /// Length to which the current file is preallocated.
@@ -125,7 +125,7 @@ impl ShardWriter {
             shared: Arc::new(shared),
             dir: dir.to_owned(),
             options,
-            appender: Appender::new(Arc::clone(&current.file)),
+            block_writer: BlockWriter::new(Arc::clone(&current.file)),
             current,
             position,
             file_bytes,
@@ -278,7 +278,7 @@ impl ShardWriter {
             file.allocate(end).attempt("extend", path)?;
             self.file_bytes = end;
         }
-        self.batch.write(&mut self.appender, self.position).attempt("write", path)?;
+        self.batch.write(&mut self.block_writer, self.position).attempt("write", path)?;
         if self.options.has_bug(BuiltinBug::CallbackBeforeSync) {
             self.pending.dones.drain(..).for_each(|done| done(Ok(())));
         }

@@ -10,8 +10,8 @@ use super::batch::{BATCH_HEADER_BYTES, BatchHeader};
 use super::file_header::{FIXED_BYTES, FileHeader, HeaderError, PreviousFile};
 use super::frame::{self, FRAME_BYTES, FrameSeed, Record};
 use super::positions::{self, Identity};
-use crate::appender::Appender;
 use crate::batch::Batch;
+use crate::block_writer::BlockWriter;
 use crate::disk::{Disk, SimDisk};
 use crate::extent::{Extent, Point};
 use crate::image::TermTable;
@@ -143,7 +143,7 @@ fn golden_batch() {
             frames_crc: 0,
         };
         previous_crc = batch.seal(header);
-        batch.write(&mut Appender::new(Arc::clone(&file)), position).expect("writes");
+        batch.write(&mut BlockWriter::new(Arc::clone(&file)), position).expect("writes");
         position += batch.file_bytes();
     }
     let bytes = disk.contents("batches").expect("is there");

@@ -49,7 +49,7 @@ impl ShardWriter {
         self.unmarked = false;
         self.mark_at = None;
         self.position = file.header_bytes;
-        self.appender.follow(Arc::clone(&file.file));
+        self.block_writer.follow(Arc::clone(&file.file));
         let closed_file = std::mem::replace(&mut self.current, Arc::clone(&file));
         let extent = Extent::new(header.first_index, file.header_bytes);
         self.shared.inner.lock().files.push(Held { file, extent });

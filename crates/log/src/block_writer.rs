@@ -14,7 +14,7 @@ const STAGING_BYTES_MAX: usize = 4 << 20;
 
 /// Appends to one file. Owned by the writer of its log.
 #[derive(Debug)]
-pub(crate) struct Appender {
+pub(crate) struct BlockWriter {
     file: Arc<dyn DiskFile>,
     direct: Option<Direct>,
     staging: Staging,
@@ -29,11 +29,11 @@ struct Direct {
     end: Option<u64>,
 }
 
-impl Appender {
+impl BlockWriter {
     pub(crate) fn new(file: Arc<dyn DiskFile>) -> Self {
-        let mut appender = Self { file, direct: None, staging: Staging::default() };
-        appender.open_direct();
-        appender
+        let mut writer = Self { file, direct: None, staging: Staging::default() };
+        writer.open_direct();
+        writer
     }
 
     /// Goes on with another file.
@@ -177,18 +177,18 @@ mod tests {
             let file = disk.create("a".as_ref(), 1 << 20).expect("room");
             let mut expected: Vec<u8> = (0..first).map(|at| at as u8 | 1).collect();
             write_all_vectored_at(&*file, &mut [IoSlice::new(&expected)], 0).expect("written");
-            let mut appender = Appender::new(Arc::clone(&file));
+            let mut writer = BlockWriter::new(Arc::clone(&file));
             for (seed, (lengths, anew)) in pieces.into_iter().enumerate() {
                 if anew {
-                    appender = Appender::new(Arc::clone(&file));
+                    writer = BlockWriter::new(Arc::clone(&file));
                 }
                 let parts: Vec<Vec<u8>> =
                     lengths.into_iter().map(|len| vec![seed as u8 | 1; len]).collect();
                 let slices = || parts.iter().map(|part| IoSlice::new(part)).collect::<Vec<_>>();
                 let position = expected.len() as u64;
-                appender.append(&mut slices(), position).expect("written");
+                writer.append(&mut slices(), position).expect("written");
                 // As after a failure.
-                appender.append(&mut slices(), position).expect("written again");
+                writer.append(&mut slices(), position).expect("written again");
                 expected.extend(parts.concat());
             }
             let mut found = vec![0; expected.len()];
@@ -202,15 +202,15 @@ mod tests {
         let options = SimDiskOptions { direct: true, ..SimDiskOptions::default() };
         let disk = SimDisk::new(options);
         let file = disk.create("a".as_ref(), 16 << 20).expect("room");
-        let mut appender = Appender::new(Arc::clone(&file));
+        let mut writer = BlockWriter::new(Arc::clone(&file));
         let long: Vec<u8> = (0..2 * STAGING_BYTES_MAX + 5000).map(|at| (at / 1000) as u8).collect();
         for position in [7, 7 + long.len() as u64] {
-            appender.append(&mut [IoSlice::new(&long)], position).expect("written");
+            writer.append(&mut [IoSlice::new(&long)], position).expect("written");
             let mut found = vec![0; long.len()];
             read_full_at(&*file, &mut found, position).expect("read");
             assert_eq!(found, long);
         }
-        assert!(appender.direct.is_some());
-        assert_eq!(appender.staging.len, STAGING_BYTES_MAX);
+        assert!(writer.direct.is_some());
+        assert_eq!(writer.staging.len, STAGING_BYTES_MAX);
     }
 }
