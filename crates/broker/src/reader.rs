@@ -8,11 +8,10 @@ use railgun_cold::reader::{ColdBatch, ColdBatches, ColdReadError, ColdReader};
 use railgun_core::command::PartsCursor;
 use railgun_core::shard::IndexPoint;
 use railgun_log::{Entry, ReadError as LogReadError};
-use railgun_raft::ReadPool;
+use railgun_raft::{BlockingPool, PoolStopped, run_on};
 use railgun_types::batch::RecordBatch;
 use railgun_types::{Offset, ShardId, StreamUid, Timestamp};
 
-use crate::seams::{PoolStopped, run_on};
 use crate::shard::{Located, ReadQuery, ShardGone, ShardHandle};
 
 /// Bytes of log entries that one step reads from files, at most, but one entry.
@@ -89,7 +88,7 @@ pub(crate) enum ReadFailure {
 pub(crate) struct StreamReader {
     shard: ShardHandle,
     cold: ColdReader,
-    pool: Arc<dyn ReadPool>,
+    pool: Arc<dyn BlockingPool>,
     stream: StreamUid,
     next: Offset,
     /// The rest of the row group being read.
@@ -102,7 +101,7 @@ impl StreamReader {
     pub(crate) fn new(
         shard: ShardHandle,
         cold: ColdReader,
-        pool: Arc<dyn ReadPool>,
+        pool: Arc<dyn BlockingPool>,
         stream: StreamUid,
         next: Offset,
     ) -> Self {

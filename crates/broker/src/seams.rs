@@ -9,9 +9,9 @@ use std::time::Duration;
 use railgun_log::{
     Disk, LogOpener, LogOptions, LogThread, LogWriter, RealDisk, SpawnError, Step, UuidSource,
 };
-use railgun_raft::{BlockingThreads, ReadPool};
+use railgun_raft::{BlockingPool, BlockingThreads};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -28,7 +28,7 @@ pub struct Seams {
     /// What runs the log writer.
     pub log_driver: LogDriver,
     /// Where blocking work runs.
-    pub pool: Arc<dyn ReadPool>,
+    pub pool: Arc<dyn BlockingPool>,
     /// The runtime of what can wait: encoding and uploading. Its threads should yield the processor
     /// to those that serve clients. `None`: the one that everything runs on.
     pub background: Option<Handle>,
@@ -165,19 +165,4 @@ async fn run_writer(mut writer: LogWriter, mut pace: Pace, cancel: CancellationT
             () = tokio::time::sleep(wait) => {}
         }
     }
-}
-
-/// The pool dropped a piece of work: the node is stopping.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the pool for blocking work has stopped")]
-pub(crate) struct PoolStopped;
-
-/// Runs blocking `work` on the pool. Dropping the future leaves the work running.
-pub(crate) async fn run_on<T: Send + 'static>(
-    pool: &dyn ReadPool,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, PoolStopped> {
-    let (done, result) = oneshot::channel();
-    pool.run(Box::new(move || drop(done.send(work()))));
-    result.await.map_err(|_| PoolStopped)
 }

@@ -14,7 +14,7 @@ use railgun_core::command::{
 use railgun_core::shard::{EnsureRefused, Ensured as ShardEnsured, Outcome};
 use railgun_proto::WireError;
 use railgun_proto::convert::{EnsureOutcome, EnsureRequest, Ensured};
-use railgun_raft::ReadPool;
+use railgun_raft::BlockingPool;
 use railgun_types::{
     ClusterUid, EnsureMode, ErrorCode, Offset, ShardId, SpecPatch, StartPosition, StreamKind,
     StreamName, StreamUid,
@@ -50,7 +50,7 @@ struct Inner {
     cold: ColdReader,
     bucket: Bucket,
     entropy: Arc<dyn Entropy>,
-    pool: Arc<dyn ReadPool>,
+    pool: Arc<dyn BlockingPool>,
 }
 
 /// A shard whose replica is on this node.
@@ -90,7 +90,7 @@ impl Streams {
         cold: ColdReader,
         bucket: Bucket,
         entropy: Arc<dyn Entropy>,
-        pool: Arc<dyn ReadPool>,
+        pool: Arc<dyn BlockingPool>,
     ) -> Self {
         Self { inner: Arc::new(Inner { cluster, catalog, shards, cold, bucket, entropy, pool }) }
     }
@@ -103,8 +103,8 @@ impl Streams {
         self.inner.cold.clone()
     }
 
-    /// Where blocking reads run.
-    pub(crate) fn pool(&self) -> Arc<dyn ReadPool> {
+    /// Where blocking work runs.
+    pub(crate) fn pool(&self) -> Arc<dyn BlockingPool> {
         Arc::clone(&self.inner.pool)
     }
 

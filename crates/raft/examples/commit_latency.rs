@@ -156,7 +156,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         machine: Box::new(Echo(sender)),
         snapshots: Arc::new(NoSnapshots),
         outcomes: Arc::new(|outcome| eprintln!("{outcome:?}")),
-        reads: Arc::new(BlockingThreads),
+        pool: Arc::new(BlockingThreads),
     };
     let begin = Instant::now();
     let shard = RaftShard::start(spec).await?;

@@ -12,6 +12,7 @@ use openraft::{OptionalSend, RaftSnapshotBuilder};
 use railgun_log::{EntryId, ShardLog};
 use tokio::sync::watch;
 
+use crate::blocking_pool::{BlockingPool, run_on};
 use crate::leadership::Leadership;
 use crate::machine::{
     Applied, ApplyItem, Proposed, Snapshot, SnapshotError, SnapshotSource, StateMachine,
@@ -21,7 +22,6 @@ use crate::proposal::{Claim, Deposit};
 use crate::raft_types::{
     Command, LogId, RaftPayload, SnapshotMeta, StoredMembership, Types, to_entry_id, to_log_id,
 };
-use crate::read_pool::{self, ReadPool};
 
 /// A batch for apply ends here even if more is ready, so that results leave in good time and the
 /// memory that the batch holds is bounded.
@@ -217,20 +217,20 @@ impl RaftStateMachine<Types> for Applier {
 #[derive(Clone)]
 pub(crate) struct Snapshots {
     source: Arc<dyn SnapshotSource>,
-    reads: Arc<dyn ReadPool>,
+    pool: Arc<dyn BlockingPool>,
     /// What was given to openraft for a snapshot that is lost: current until one is promoted above it.
     stand_in: watch::Sender<Option<Snapshot>>,
 }
 
 impl Snapshots {
-    pub(crate) fn new(source: Arc<dyn SnapshotSource>, reads: Arc<dyn ReadPool>) -> Self {
-        Self { source, reads, stand_in: watch::channel(None).0 }
+    pub(crate) fn new(source: Arc<dyn SnapshotSource>, pool: Arc<dyn BlockingPool>) -> Self {
+        Self { source, pool, stand_in: watch::channel(None).0 }
     }
 
     pub(crate) async fn current(&self) -> io::Result<Option<Snapshot>> {
         let source = Arc::clone(&self.source);
         let read = move || source.current();
-        let promoted = read_pool::run(&*self.reads, read).await?.map_err(io::Error::other)?;
+        let promoted = run_on(&*self.pool, read).await?.map_err(io::Error::other)?;
         let stand_in = self.stand_in.borrow().clone();
         let id = |snapshot: &Option<Snapshot>| Some(snapshot.as_ref()?.applied.id);
         Ok(if id(&promoted) >= id(&stand_in) { promoted } else { stand_in })
@@ -238,13 +238,13 @@ impl Snapshots {
 
     pub(crate) async fn promote(&self, upto: u64) -> io::Result<Result<Snapshot, SnapshotError>> {
         let source = Arc::clone(&self.source);
-        read_pool::run(&*self.reads, move || source.promote(upto)).await
+        Ok(run_on(&*self.pool, move || source.promote(upto)).await?)
     }
 
     async fn stand_in(&self, upto: u64) -> io::Result<Snapshot> {
         let source = Arc::clone(&self.source);
         let read = move || source.stand_in(upto);
-        let found = read_pool::run(&*self.reads, read).await?.map_err(io::Error::other)?;
+        let found = run_on(&*self.pool, read).await?.map_err(io::Error::other)?;
         self.stand_in.send_replace(Some(found.clone()));
         Ok(found)
     }

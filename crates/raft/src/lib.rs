@@ -12,6 +12,7 @@
 #![warn(missing_docs)]
 
 mod applier;
+mod blocking_pool;
 mod entry;
 mod error;
 mod leadership;
@@ -22,7 +23,6 @@ mod metrics;
 mod network;
 mod proposal;
 mod raft_types;
-mod read_pool;
 mod runtime;
 mod shard;
 mod supervisor;
@@ -30,6 +30,7 @@ mod supervisor;
 mod tests;
 mod watch;
 
+pub use blocking_pool::{BlockingJob, BlockingPool, BlockingThreads, Inline, PoolStopped, run_on};
 pub use error::{PromoteError, ProposeError, ReadIndexError, StartError};
 pub use leadership::{LeaderState, LeaderWatch, ShardStopped};
 pub use machine::{
@@ -38,7 +39,6 @@ pub use machine::{
 pub use membership::InvalidMembership;
 pub use metrics::ShardMetrics;
 pub use proposal::{Companion, Outcome, OutcomeSink, Proposal};
-pub use read_pool::{BlockingThreads, Inline, ReadJob, ReadPool};
 pub use runtime::seeded;
 pub use shard::{PROPOSALS_MAX, RaftShard, ShardSpec};
 pub use supervisor::Failure;

@@ -12,11 +12,11 @@ use openraft::{OptionalSend, RaftLogReader};
 use railgun_log::{Entry, EntryId, LogError, ShardLog};
 use tokio::sync::oneshot;
 
+use crate::blocking_pool::{BlockingPool, run_on};
 use crate::entry;
 use crate::raft_types::{
     LogId, RaftEntry, RaftVote, Types, to_entry_id, to_log_id, to_log_vote, to_raft_vote,
 };
-use crate::read_pool::{self, ReadPool};
 
 /// Bytes of entries read at a time: what a replication request holds at most, and what a replay
 /// holds in memory per step.
@@ -26,12 +26,12 @@ const READ_BYTES_MAX: usize = 2 << 20;
 #[derive(Clone)]
 pub(crate) struct LogStore {
     log: ShardLog,
-    reads: Arc<dyn ReadPool>,
+    pool: Arc<dyn BlockingPool>,
 }
 
 impl LogStore {
-    pub(crate) fn new(log: ShardLog, reads: Arc<dyn ReadPool>) -> Self {
-        Self { log, reads }
+    pub(crate) fn new(log: ShardLog, pool: Arc<dyn BlockingPool>) -> Self {
+        Self { log, pool }
     }
 
     /// The part of `[start, end)` that Raft may see: above the purge point, not past the end. Files
@@ -50,7 +50,7 @@ impl LogStore {
             None => {
                 let log = self.log.clone();
                 let read = move || log.read(start, end, READ_BYTES_MAX).map_err(io::Error::other);
-                read_pool::run(&*self.reads, read).await??
+                run_on(&*self.pool, read).await??
             }
         };
         // What is read is applied or sent without another look at its place.

@@ -47,7 +47,7 @@ pub trait StateMachine: Send + Sync + 'static {
 }
 
 /// Gives out a shard's snapshots, which are promoted checkpoints (DESIGN §1.3). Methods may block;
-/// they run on the [`ReadPool`](crate::ReadPool).
+/// they run on the [`BlockingPool`](crate::BlockingPool).
 pub trait SnapshotSource: Send + Sync + 'static {
     /// The snapshot promoted or installed last, if any. Its index never falls.
     ///

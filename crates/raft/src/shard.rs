@@ -12,6 +12,7 @@ use railgun_types::{ReplicaId, ShardId};
 use tokio::sync::Semaphore;
 
 use crate::applier::{Applier, Snapshots};
+use crate::blocking_pool::BlockingPool;
 use crate::error::{PromoteError, ProposeError, ReadIndexError, StartError};
 use crate::leadership::{LeaderWatch, Leadership, ShardStopped};
 use crate::log_store::LogStore;
@@ -20,7 +21,6 @@ use crate::metrics::ShardMetrics;
 use crate::network::NoPeers;
 use crate::proposal::{OutcomeSink, Proposal, Responder};
 use crate::raft_types::{Command, LogId, Peer, Types, to_entry_id, to_log_id};
-use crate::read_pool::ReadPool;
 use crate::runtime::Runtime;
 use crate::supervisor::{Failure, Supervisor};
 use crate::watch::{self, Receiver};
@@ -56,8 +56,8 @@ pub struct ShardSpec {
     pub snapshots: Arc<dyn SnapshotSource>,
     /// Where proposals end that do not reach apply with their ticket.
     pub outcomes: OutcomeSink,
-    /// Where blocking reads run.
-    pub reads: Arc<dyn ReadPool>,
+    /// Where blocking work runs.
+    pub pool: Arc<dyn BlockingPool>,
 }
 
 /// A replica of a shard, running. Clones are handles of the same replica, which runs until
@@ -91,7 +91,7 @@ impl RaftShard {
     /// [`StartError`]; nothing runs then.
     pub async fn start(spec: ShardSpec) -> Result<Self, StartError> {
         let (shard, replica) = (spec.shard, spec.replica);
-        let snapshots = Snapshots::new(spec.snapshots, Arc::clone(&spec.reads));
+        let snapshots = Snapshots::new(spec.snapshots, Arc::clone(&spec.pool));
         let (leadership, leader) = Leadership::new(replica);
         let (alive, machine) = watch::channel(());
         let applier = Applier::new(
@@ -119,7 +119,7 @@ impl RaftShard {
             }
         }
 
-        let store = LogStore::new(spec.log, spec.reads);
+        let store = LogStore::new(spec.log, spec.pool);
         let raft = Raft::new(replica.0, Arc::new(config(shard)), NoPeers, store, applier)
             .await
             .map_err(|error| storage(&error))?;

@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use railgun_log::{EntryId, ShardLog};
-use railgun_raft::ReadPool;
+use railgun_raft::{BlockingPool, run_on};
 use tokio::time::Instant;
 
 use super::CheckpointStore;
 use crate::actors::Actors;
-use crate::seams::run_on;
 use crate::thresholds::CheckpointCadence;
 
 /// Pause after one that could not be written.
@@ -30,7 +29,7 @@ pub(crate) struct Schedule {
     store: Arc<CheckpointStore>,
     log: ShardLog,
     actors: Actors,
-    pool: Arc<dyn ReadPool>,
+    pool: Arc<dyn BlockingPool>,
     cadence: CheckpointCadence,
     /// Index of the last checkpoint on disk.
     last: Option<u64>,
@@ -47,7 +46,7 @@ impl Schedule {
         store: Arc<CheckpointStore>,
         log: ShardLog,
         actors: Actors,
-        pool: Arc<dyn ReadPool>,
+        pool: Arc<dyn BlockingPool>,
         cadence: CheckpointCadence,
         restored: Option<u64>,
     ) -> Self {
@@ -129,7 +128,7 @@ impl Schedule {
 
 async fn write_durably(
     log: &ShardLog,
-    pool: &dyn ReadPool,
+    pool: &dyn BlockingPool,
     store: Arc<CheckpointStore>,
     id: EntryId,
     pieces: Vec<Bytes>,

@@ -8,7 +8,7 @@ use railgun_core::command::{CatalogCommand, ClusterSettings};
 use railgun_core::shard::{EntryPosition, Restored, ShardState};
 use railgun_log::{Disk, EntryId, ShardLog};
 use railgun_raft::{
-    Applied, LeaderWatch, OutcomeSink, RaftShard, ReadPool, ShardSpec, StateMachine,
+    Applied, BlockingPool, LeaderWatch, OutcomeSink, RaftShard, ShardSpec, StateMachine,
 };
 use railgun_types::{ClusterUid, ReplicaId, ShardId};
 use tokio::sync::mpsc;
@@ -38,7 +38,7 @@ pub(super) struct Starter {
     pub(super) replica: ReplicaId,
     pub(super) address: String,
     pub(super) clock: Arc<dyn Clock>,
-    pub(super) pool: Arc<dyn ReadPool>,
+    pub(super) pool: Arc<dyn BlockingPool>,
     pub(super) thresholds: Thresholds,
     pub(super) planted: Planted,
     pub(super) actors: Actors,
@@ -88,7 +88,7 @@ impl Starter {
             machine,
             snapshots: Arc::clone(&files.store) as _,
             outcomes,
-            reads: Arc::clone(&self.pool),
+            pool: Arc::clone(&self.pool),
         })
         .await?;
         let lead = async {

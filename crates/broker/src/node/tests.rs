@@ -16,7 +16,7 @@ use railgun_net::memory::MemoryNetwork;
 use railgun_net::{Connection, FrameReader, FrameWriter};
 use railgun_proto::convert::{EnsureOutcome, EnsureRequest};
 use railgun_proto::{Frame, FrameKind, WireError, v1};
-use railgun_raft::{ReadJob, ReadPool};
+use railgun_raft::{BlockingJob, BlockingPool};
 use railgun_types::batch::{BatchBuilder, RecordBatch, RecordDraft};
 use railgun_types::{EnsureMode, SpecPatch, StreamName, StreamUid, Timestamp};
 use tokio::time::{sleep, timeout};
@@ -55,8 +55,8 @@ struct Pool {
     slow: AtomicBool,
 }
 
-impl ReadPool for Pool {
-    fn run(&self, job: ReadJob) {
+impl BlockingPool for Pool {
+    fn run(&self, job: BlockingJob) {
         self.jobs.fetch_add(1, Relaxed);
         if !self.slow.load(Relaxed) {
             return job();
@@ -77,12 +77,12 @@ async fn start_with(network: &MemoryNetwork, pool: Arc<Pool>) -> Broker {
 }
 
 /// The same with any pool, and a disk as slow as `pace` says.
-async fn start_on(network: &MemoryNetwork, pool: Arc<dyn ReadPool>, pace: Pace) -> Broker {
+async fn start_on(network: &MemoryNetwork, pool: Arc<dyn BlockingPool>, pace: Pace) -> Broker {
     Broker::start(spec_with(network, pool, pace)).await.unwrap()
 }
 
 /// The log keeps no entries in memory: what is read is read by the pool.
-fn spec_with(network: &MemoryNetwork, pool: Arc<dyn ReadPool>, pace: Pace) -> BrokerSpec {
+fn spec_with(network: &MemoryNetwork, pool: Arc<dyn BlockingPool>, pace: Pace) -> BrokerSpec {
     let options = LogOptions { file_bytes: 1 << 20, tail_bytes: 0, ..LogOptions::default() };
     let counted = Arc::new(Counted::default());
     let mut files = 0_u128;

@@ -15,14 +15,13 @@ use railgun_cold::{Bucket, BucketError, manifest};
 use railgun_core::command::{CommandBody, CommittedPart, ObjectCommit, SealScope, SegmentCommand};
 use railgun_core::manifest::{ManifestFile, ObjectId};
 use railgun_core::shard::{CommitRefused, Outcome, PlannedObject};
-use railgun_raft::ReadPool;
+use railgun_raft::{BlockingPool, PoolStopped, run_on};
 use railgun_types::{ClusterUid, Timestamp};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::builtin_bug::BuiltinBug;
 use crate::clock::Clock;
-use crate::seams::{PoolStopped, run_on};
 use crate::shard::{OffloadStatus, PlanPart, ProposeFailure, ShardGone, ShardHandle};
 use gather::GatherError;
 use reclaim::ReclaimError;
@@ -47,7 +46,7 @@ pub(crate) struct OffloadSpec {
     pub(crate) shard: ShardHandle,
     pub(crate) bucket: Bucket,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) pool: Arc<dyn ReadPool>,
+    pub(crate) pool: Arc<dyn BlockingPool>,
     pub(crate) reclaimer: Reclaimer,
     /// No record waits longer than this to be sealed.
     pub(crate) max_time_to_cold: Duration,

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use railgun_core::command::{Command, CommandBody, StreamCommand};
 use railgun_core::shard::{AppendRefusal, Appended, Outcome, Restored, ShardState};
 use railgun_log::{EntryId, ShardLog};
-use railgun_raft::{Outcome as RaftOutcome, RaftShard, ReadPool};
+use railgun_raft::{BlockingPool, Outcome as RaftOutcome, RaftShard};
 use railgun_types::{Offset, ShardId, StartPosition, StreamUid};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -105,7 +105,7 @@ pub(crate) struct HostSpec {
     pub(crate) shard: ShardId,
     pub(crate) log: ShardLog,
     pub(crate) checkpoints: Arc<CheckpointStore>,
-    pub(crate) pool: Arc<dyn ReadPool>,
+    pub(crate) pool: Arc<dyn BlockingPool>,
     pub(crate) cadence: CheckpointCadence,
     pub(crate) clock: Arc<dyn Clock>,
     /// Log bytes above the floor at which publishing is refused.

@@ -15,11 +15,11 @@ use super::disk_log::DiskLog;
 use super::recorder::Checkpoints;
 use super::shard::tempdir;
 use crate::applier::{Applier, Snapshots};
+use crate::blocking_pool::{BlockingThreads, Inline};
 use crate::leadership::Leadership;
 use crate::log_store::LogStore;
 use crate::machine::{Applied, ApplyError, ApplyItem, Snapshot, SnapshotError, StateMachine};
 use crate::raft_types::{Command, RaftEntry, RaftPayload, Types, to_log_id};
-use crate::read_pool::{BlockingThreads, Inline};
 use crate::watch;
 
 /// Tells the size of each batch.

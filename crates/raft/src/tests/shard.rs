@@ -16,8 +16,8 @@ use tokio::time::timeout;
 
 use super::disk_log::DiskLog;
 use super::recorder::{Checkpoints, PANIC, POISON, Recorder, Seen, State};
+use crate::blocking_pool::BlockingThreads;
 use crate::machine::{Applied, ApplyError, ApplyItem, Snapshot, SnapshotError, StateMachine};
-use crate::read_pool::BlockingThreads;
 use crate::shard::MACHINE_QUEUE;
 use crate::{
     Companion, Failure, LeaderState, Outcome, PROPOSALS_MAX, Proposal, ProposeError, RaftShard,
@@ -54,7 +54,7 @@ pub(super) fn spec(
         machine,
         snapshots: Arc::new(Checkpoints::new(dir)),
         outcomes: Arc::new(move |outcome| sink.try_send(outcome).unwrap_or_default()),
-        reads: Arc::new(BlockingThreads),
+        pool: Arc::new(BlockingThreads),
     };
     (spec, outcomes)
 }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::recorder::{Recorder, Seen};
 use super::shard::{replica_id, spec, tempdir};
-use crate::read_pool::Inline;
+use crate::blocking_pool::Inline;
 use crate::{LeaderState, Outcome, Proposal, RaftShard, seeded};
 
 /// What happened, and when.
@@ -61,7 +61,7 @@ impl SimLogs {
         let (log, _report) = self.opener.open_shard(Path::new("log"), options).expect("a log");
         let (machine, seen) = Recorder::empty(dir);
         let (mut spec, outcomes) = spec(dir, log, machine);
-        spec.reads = Arc::new(Inline);
+        spec.pool = Arc::new(Inline);
         (RaftShard::start(spec).await.expect("started"), seen, outcomes)
     }
 

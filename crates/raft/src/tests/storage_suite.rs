@@ -10,10 +10,10 @@ use tempfile::TempDir;
 use super::disk_log::DiskLog;
 use super::recorder::{Checkpoints, Recorder, State};
 use crate::applier::{Applier, Snapshots};
+use crate::blocking_pool::BlockingThreads;
 use crate::leadership::Leadership;
 use crate::log_store::LogStore;
 use crate::raft_types::Types;
-use crate::read_pool::BlockingThreads;
 use crate::watch;
 
 struct Builder;

@@ -12,8 +12,8 @@ struct Gate {
     opened: CancellationToken,
 }
 
-impl ReadPool for Gate {
-    fn run(&self, job: ReadJob) {
+impl BlockingPool for Gate {
+    fn run(&self, job: BlockingJob) {
         if !self.holds.load(Relaxed) {
             return job();
         }
