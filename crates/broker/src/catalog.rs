@@ -8,7 +8,7 @@ use railgun_core::catalog::{Catalog, CatalogEntry, CatalogOutcome, Phase, Restor
 use railgun_core::command::{CatalogCommand, ClusterSettings, CommandBody};
 use railgun_core::shard::EntryPosition;
 use railgun_log::{EntryId, ShardLog};
-use railgun_raft::{Outcome as RaftOutcome, RaftShard};
+use railgun_raft::{RaftShard, Unapplied};
 use railgun_types::StreamName;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -16,7 +16,9 @@ use tokio_util::sync::CancellationToken;
 use crate::actors::Actors;
 use crate::checkpoint::{Schedule, Written};
 use crate::clock::Clock;
-use crate::shard::{CommittedEntry, Ends, EntryContent, Pipeline, ProposeFailure, ShardGone};
+use crate::shard::{
+    CommittedEntry, EntryContent, Pipeline, ProposeFailure, ShardGone, UnappliedQueue,
+};
 
 /// Messages that may wait.
 const QUEUE: usize = 256;
@@ -62,7 +64,7 @@ impl CatalogHandle {
         checkpoints: Schedule,
         log: ShardLog,
         clock: Arc<dyn Clock>,
-        ends: Ends,
+        unapplied: UnappliedQueue,
         actors: &Actors,
         cancel: CancellationToken,
     ) -> (Self, mpsc::Sender<Message>) {
@@ -75,7 +77,7 @@ impl CatalogHandle {
             applied,
             membership,
             pipeline,
-            ends,
+            unapplied,
             checkpoints,
             raft: None,
             log,
@@ -142,7 +144,7 @@ struct Owner {
     /// To itself, for what spawned work reports.
     to_self: mpsc::WeakSender<Message>,
     pipeline: Pipeline<oneshot::Sender<Result<CatalogOutcome, ProposeFailure>>>,
-    ends: Ends,
+    unapplied: UnappliedQueue,
 }
 
 impl Owner {
@@ -151,7 +153,7 @@ impl Owner {
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return,
-                Some(end) = self.ends.recv() => self.on_end(end),
+                Some(unapplied) = self.unapplied.recv() => self.on_unapplied(unapplied),
                 message = from.recv() => match message {
                     Some(message) => self.on_message(message).await,
                     None => return,
@@ -240,8 +242,8 @@ impl Owner {
         }
     }
 
-    fn on_end(&mut self, end: RaftOutcome) {
-        if let Some((reply, failure)) = self.pipeline.ended(end) {
+    fn on_unapplied(&mut self, unapplied: Unapplied) {
+        if let Some((reply, failure)) = self.pipeline.unapplied(unapplied) {
             drop(reply.send(Err(failure)));
         }
     }

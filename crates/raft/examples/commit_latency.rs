@@ -155,7 +155,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         log,
         machine: Box::new(Echo(sender)),
         snapshots: Arc::new(NoSnapshots),
-        outcomes: Arc::new(|outcome| eprintln!("{outcome:?}")),
+        unapplied: Arc::new(|outcome| eprintln!("{outcome:?}")),
         pool: Arc::new(BlockingThreads),
     };
     let begin = Instant::now();

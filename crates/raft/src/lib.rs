@@ -7,7 +7,7 @@
 //! - The log is a `railgun_log::ShardLog`: entries are durable before they count, and are kept
 //!   once, in the log's files.
 //!
-//! A proposal's ticket comes back exactly once, with its entry in apply or as an [`Outcome`].
+//! A proposal's ticket comes back exactly once, with its entry in apply or as an [`Unapplied`].
 //! Nothing of openraft shows in this interface.
 #![warn(missing_docs)]
 
@@ -38,7 +38,7 @@ pub use machine::{
 };
 pub use membership::InvalidMembership;
 pub use metrics::ShardMetrics;
-pub use proposal::{Companion, Outcome, OutcomeSink, Proposal};
+pub use proposal::{Companion, Proposal, Unapplied, UnappliedSink};
 pub use runtime::seeded;
 pub use shard::{PROPOSALS_MAX, RaftShard, ShardSpec};
 pub use supervisor::Failure;

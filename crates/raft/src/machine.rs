@@ -34,7 +34,7 @@ pub trait StateMachine: Send + Sync + 'static {
     ///
     /// # Errors
     /// An error, or a panic, ends the shard on this node ([`Failure`](crate::Failure)). The tickets
-    /// of the batch then come back as [`Outcome::Unknown`](crate::Outcome), also those the machine
+    /// of the batch then come back as [`Unapplied::Unknown`](crate::Unapplied), also those the machine
     /// has already answered.
     fn apply(&mut self, items: &mut Vec<ApplyItem>) -> Result<(), ApplyError>;
 

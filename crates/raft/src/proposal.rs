@@ -1,5 +1,5 @@
 //! A proposal and what becomes of it. Its ticket comes back exactly once: with its entry in
-//! [`StateMachine::apply`](crate::StateMachine::apply), or as an [`Outcome`].
+//! [`StateMachine::apply`](crate::StateMachine::apply), or as an [`Unapplied`].
 
 use std::any::Any;
 use std::fmt;
@@ -16,20 +16,21 @@ use crate::raft_types::{LogId, Types};
 /// [`StateMachine::apply`](crate::StateMachine::apply) on this node only.
 pub type Companion = Box<dyn Any + Send + Sync>;
 
-/// Where outcomes go. Called on Raft's own tasks, so it must not block: it sends a message.
-pub type OutcomeSink = Arc<dyn Fn(Outcome) + Send + Sync>;
+/// Where proposals end that do not reach apply. Called on Raft's own tasks, so it must not block: it
+/// sends a message.
+pub type UnappliedSink = Arc<dyn Fn(Unapplied) + Send + Sync>;
 
 /// One entry to be appended to the shard's log.
 pub struct Proposal {
     /// The term in which the proposer believes to lead, from [`LeaderState`](crate::LeaderState).
-    /// In any other term the proposal is refused as [`Outcome::NotLeader`], so a stale proposer
+    /// In any other term the proposal is refused as [`Unapplied::NotLeader`], so a stale proposer
     /// cannot write in a later term of the same node.
     pub term: u64,
     /// The entry's bytes.
     pub payload: Payload,
-    /// Names the proposal in its outcome. Need not be unique for this crate.
+    /// Names the proposal when it comes back. Need not be unique for this crate.
     pub ticket: u64,
-    /// Comes back in apply; dropped in every other outcome.
+    /// Comes back in apply; dropped where that is not reached.
     pub companion: Option<Companion>,
 }
 
@@ -45,7 +46,7 @@ impl fmt::Debug for Proposal {
 
 /// The end of a proposal that did not reach apply with its ticket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum Unapplied {
     /// The entry was not written: this replica does not lead, or leads in another term than the
     /// proposal names.
     NotLeader {
@@ -68,11 +69,11 @@ pub enum Outcome {
     },
 }
 
-/// A ticket on its way through openraft. Dropped anywhere, it reports [`Outcome::Unknown`].
+/// A ticket on its way through openraft. Dropped anywhere, it reports [`Unapplied::Unknown`].
 pub(crate) struct Claim {
     ticket: u64,
     companion: Option<Companion>,
-    sink: OutcomeSink,
+    sink: UnappliedSink,
     settled: bool,
 }
 
@@ -90,17 +91,17 @@ impl Claim {
         self.settled = true;
     }
 
-    fn report(mut self, outcome: Outcome) {
+    fn report(mut self, unapplied: Unapplied) {
         self.settled = true;
-        (self.sink)(outcome);
+        (self.sink)(unapplied);
     }
 
     fn refuse(self, forward: &ForwardToLeader<Types>) {
         let ticket = self.ticket;
         self.report(match forward.reason {
-            ForwardReason::LeaseExpired => Outcome::NoQuorum { ticket },
+            ForwardReason::LeaseExpired => Unapplied::NoQuorum { ticket },
             ForwardReason::NotLeader | ForwardReason::LeadershipTransfer => {
-                Outcome::NotLeader { ticket, leader: forward.leader_id.map(ReplicaId) }
+                Unapplied::NotLeader { ticket, leader: forward.leader_id.map(ReplicaId) }
             }
         });
     }
@@ -109,7 +110,7 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         if !self.settled {
-            (self.sink)(Outcome::Unknown { ticket: self.ticket });
+            (self.sink)(Unapplied::Unknown { ticket: self.ticket });
         }
     }
 }
@@ -145,7 +146,7 @@ pub(crate) struct Responder<T> {
 }
 
 impl Responder<ClientWriteResult<Types>> {
-    pub(crate) fn new(ticket: u64, companion: Option<Companion>, sink: OutcomeSink) -> Self {
+    pub(crate) fn new(ticket: u64, companion: Option<Companion>, sink: UnappliedSink) -> Self {
         let claim = Claim { ticket, companion, sink, settled: false };
         Self { claim, complete }
     }

@@ -19,7 +19,7 @@ use crate::log_store::LogStore;
 use crate::machine::{SnapshotSource, StateMachine};
 use crate::metrics::ShardMetrics;
 use crate::network::NoPeers;
-use crate::proposal::{OutcomeSink, Proposal, Responder};
+use crate::proposal::{Proposal, Responder, UnappliedSink};
 use crate::raft_types::{Command, LogId, Peer, Types, to_entry_id, to_log_id};
 use crate::runtime::Runtime;
 use crate::supervisor::{Failure, Supervisor};
@@ -55,7 +55,7 @@ pub struct ShardSpec {
     /// The promoted checkpoints of that state.
     pub snapshots: Arc<dyn SnapshotSource>,
     /// Where proposals end that do not reach apply with their ticket.
-    pub outcomes: OutcomeSink,
+    pub unapplied: UnappliedSink,
     /// Where blocking work runs.
     pub pool: Arc<dyn BlockingPool>,
 }
@@ -72,7 +72,7 @@ struct Inner {
     replica: ReplicaId,
     address: String,
     raft: Raft<Types, Applier>,
-    outcomes: OutcomeSink,
+    unapplied: UnappliedSink,
     leader: LeaderWatch,
     failure: Receiver<Option<Failure>>,
     /// Closes when the state machine is gone.
@@ -131,7 +131,7 @@ impl RaftShard {
             address: spec.address,
             failure: supervisor.spawn(),
             raft,
-            outcomes: spec.outcomes,
+            unapplied: spec.unapplied,
             leader,
             machine,
             snapshots,
@@ -176,8 +176,8 @@ impl RaftShard {
     /// Waits for nothing while there are no more than [`PROPOSALS_MAX`].
     ///
     /// After `Ok` the ticket comes back exactly once: in [`StateMachine::apply`] or as an
-    /// [`Outcome`](crate::Outcome). After an error it does not. Dropping the future either takes
-    /// the proposal back, which is reported as [`Outcome::Unknown`](crate::Outcome::Unknown), or
+    /// [`Unapplied`](crate::Unapplied). After an error it does not. Dropping the future either takes
+    /// the proposal back, which is reported as [`Unapplied::Unknown`](crate::Unapplied::Unknown), or
     /// has no effect.
     ///
     /// # Errors
@@ -191,7 +191,7 @@ impl RaftShard {
         if self.inner.failure.borrow().is_some() {
             return Err(ShardStopped.into());
         }
-        let responder = Responder::new(ticket, companion, Arc::clone(&self.inner.outcomes));
+        let responder = Responder::new(ticket, companion, Arc::clone(&self.inner.unapplied));
         let write = self.inner.raft.write(Command(payload)).responder(responder).with_leader(term);
         // On an error the responder was dropped, so the ticket has come back as unknown.
         drop(write.await);

@@ -8,7 +8,7 @@ use railgun_core::command::{CatalogCommand, ClusterSettings};
 use railgun_core::shard::{EntryPosition, Restored, ShardState};
 use railgun_log::{Disk, EntryId, ShardLog};
 use railgun_raft::{
-    Applied, BlockingPool, LeaderWatch, OutcomeSink, RaftShard, ShardSpec, StateMachine,
+    Applied, BlockingPool, LeaderWatch, RaftShard, ShardSpec, StateMachine, UnappliedSink,
 };
 use railgun_types::{ClusterUid, ReplicaId, ShardId};
 use tokio::sync::mpsc;
@@ -78,7 +78,7 @@ impl Starter {
         shard: ShardId,
         files: &Files,
         machine: Box<dyn StateMachine>,
-        outcomes: OutcomeSink,
+        sink: UnappliedSink,
     ) -> Result<RaftShard, StartError> {
         let raft = RaftShard::start(ShardSpec {
             shard,
@@ -87,7 +87,7 @@ impl Starter {
             log: files.log.clone(),
             machine,
             snapshots: Arc::clone(&files.store) as _,
-            outcomes,
+            unapplied: sink,
             pool: Arc::clone(&self.pool),
         })
         .await?;
@@ -129,19 +129,19 @@ impl Starter {
         let cadence = self.thresholds.checkpoints;
         let (actors, pool) = (self.actors.clone(), Arc::clone(&self.pool));
         let schedule = Schedule::new(store, log, actors, pool, cadence, at);
-        let (outcomes, ends) = shard::ends();
+        let (sink, unapplied) = shard::unapplied_queue();
         let (clock, stopping) = (Arc::clone(&self.clock), self.cancel.clone());
         let (catalog, to) = CatalogHandle::spawn(
             restored,
             schedule,
             files.log.clone(),
             clock,
-            ends,
+            unapplied,
             &self.actors,
             stopping.clone(),
         );
         let machine = Handover::new(to.clone(), catalog::Message::Applied, applied, stopping);
-        let raft = self.replica(shard, &files, Box::new(machine), outcomes).await?;
+        let raft = self.replica(shard, &files, Box::new(machine), sink).await?;
         send(&to, catalog::Message::Started(raft)).await;
         let wish = ClusterSettings { cluster, shards, hot_bytes_max };
         if let Ok(Some(settings)) = catalog.settings().await {
@@ -178,7 +178,7 @@ impl Starter {
         restored.state.trim_index_below(files.log.first_file_index().unwrap_or(u64::MAX));
         restored.state = restored.state.with_segment_bytes_min(self.thresholds.segment_bytes_min);
         let applied = applied(restored.state.applied(), &restored.membership);
-        let (outcomes, ends) = shard::ends();
+        let (sink, unapplied) = shard::unapplied_queue();
         let admits_all = self.planted.is(BuiltinBug::NoAdmission);
         let host = HostSpec {
             restored,
@@ -189,12 +189,12 @@ impl Starter {
             pool: Arc::clone(&self.pool),
             cadence: self.thresholds.checkpoints,
             hot_bytes_max: if admits_all { u64::MAX } else { settings.hot_bytes_per_shard() },
-            ends,
+            unapplied,
         };
         let stopping = self.cancel.clone();
         let (handle, to) = host.spawn(&self.actors, stopping.clone());
         let machine = Handover::new(to.clone(), shard::Message::Applied, applied, stopping);
-        let raft = self.replica(shard, &files, Box::new(machine), outcomes).await?;
+        let raft = self.replica(shard, &files, Box::new(machine), sink).await?;
         send(&to, shard::Message::Started(raft.clone())).await;
         Ok((handle, raft))
     }

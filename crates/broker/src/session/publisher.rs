@@ -83,7 +83,7 @@ struct Unanswered {
 
 struct ItemState {
     alias: u32,
-    outcome: Outcome,
+    outcome: BatchOutcome,
 }
 
 // Of a client that takes no results, this is kept.
@@ -91,7 +91,7 @@ const _: () = assert!(size_of::<ItemState>() <= 48);
 
 /// What became of one batch. Made into words when it is told, not before: most are appended, and the
 /// words of one that is refused are many times as long as what was sent.
-enum Outcome {
+enum BatchOutcome {
     /// Nothing has come, and if nothing does, nobody knows.
     Unknown,
     Appended(Appended),
@@ -286,9 +286,9 @@ impl Publisher<'_> {
             let outcome = match self.check(item, bytes) {
                 Ok((shard, append)) => {
                     shares[shard].push(at, append, expected);
-                    Outcome::Unknown
+                    BatchOutcome::Unknown
                 }
-                Err(invalid) => Outcome::Invalid(invalid),
+                Err(invalid) => BatchOutcome::Invalid(invalid),
             };
             unanswered.items.push(ItemState { alias: item.alias, outcome });
         }
@@ -352,7 +352,7 @@ impl Publisher<'_> {
     fn item_result(&mut self, item: ItemState) -> v1::ItemResult {
         let bound = self.aliases.get_mut(item.alias);
         let error = match item.outcome {
-            Outcome::Appended(appended) => {
+            BatchOutcome::Appended(appended) => {
                 if let Some(bound) = bound {
                     bound.broken = false;
                     bound.appended = true;
@@ -364,10 +364,10 @@ impl Publisher<'_> {
                     ..Default::default()
                 };
             }
-            Outcome::Unknown => failure::propose_failure(ProposeFailure::Unknown),
-            Outcome::Invalid(invalid) => invalid.told(item.alias),
-            Outcome::Refused(refusal) => failure::append_refusal(refusal),
-            Outcome::Failed(failed) => failure::append_failure(failed),
+            BatchOutcome::Unknown => failure::propose_failure(ProposeFailure::Unknown),
+            BatchOutcome::Invalid(invalid) => invalid.told(item.alias),
+            BatchOutcome::Refused(refusal) => failure::append_refusal(refusal),
+            BatchOutcome::Failed(failed) => failure::append_failure(failed),
         };
         v1::ItemResult { error: Some(after_broken(bound, error).into()), ..Default::default() }
     }
@@ -439,14 +439,14 @@ fn note(
         Ok(results) => {
             for (&item, result) in items.iter().zip(results) {
                 states[item].outcome = match result {
-                    Ok(appended) => Outcome::Appended(appended),
-                    Err(refusal) => Outcome::Refused(refusal),
+                    Ok(appended) => BatchOutcome::Appended(appended),
+                    Err(refusal) => BatchOutcome::Refused(refusal),
                 };
             }
         }
         Err(failed) => {
             for &item in items {
-                states[item].outcome = Outcome::Failed(failed);
+                states[item].outcome = BatchOutcome::Failed(failed);
             }
         }
     }

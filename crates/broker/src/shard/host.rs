@@ -10,7 +10,7 @@ use bytes::Bytes;
 use railgun_core::command::{Command, CommandBody, StreamCommand};
 use railgun_core::shard::{AppendRefusal, Appended, Outcome, Restored, ShardState};
 use railgun_log::{EntryId, ShardLog};
-use railgun_raft::{BlockingPool, Outcome as RaftOutcome, RaftShard};
+use railgun_raft::{BlockingPool, RaftShard, Unapplied};
 use railgun_types::{Offset, ShardId, StartPosition, StreamUid};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -20,7 +20,7 @@ use super::appender::{Appender, EntryReplies};
 use super::budget::{self, Admission};
 use super::figures::ShardFigures;
 use super::machine::{CommittedEntry, EntryContent};
-use super::pipeline::{Ends, Pipeline};
+use super::pipeline::{Pipeline, UnappliedQueue};
 use super::query::{
     self, Located, OffloadStatus, ReadQuery, SegmentPage, StartResolved, StreamFacts,
 };
@@ -110,7 +110,7 @@ pub(crate) struct HostSpec {
     pub(crate) clock: Arc<dyn Clock>,
     /// Log bytes above the floor at which publishing is refused.
     pub(crate) hot_bytes_max: u64,
-    pub(crate) ends: Ends,
+    pub(crate) unapplied: UnappliedQueue,
 }
 
 /// Who waits for an entry of this node.
@@ -125,7 +125,7 @@ struct Host {
     log: ShardLog,
     pipeline: Pipeline<Waiter>,
     appender: Appender,
-    ends: Ends,
+    unapplied: UnappliedQueue,
     hot_bytes_max: u64,
     /// The hot budget allows no entry before.
     slowed_until: Option<Instant>,
@@ -187,7 +187,7 @@ impl HostSpec {
             log: self.log,
             pipeline: Pipeline::new(self.clock),
             appender: Appender::default(),
-            ends: self.ends,
+            unapplied: self.unapplied,
             hot_bytes_max: self.hot_bytes_max,
             slowed_until: None,
             readers: TailReaders::default(),
@@ -215,7 +215,7 @@ impl Host {
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return,
-                Some(end) = self.ends.recv() => self.on_end(end),
+                Some(unapplied) = self.unapplied.recv() => self.on_unapplied(unapplied),
                 () = tokio::time::sleep_until(slowed_until.unwrap_or_else(Instant::now)),
                     if slowed_until.is_some() => self.slowed_until = None,
                 () = &mut pace, if is_paced => {
@@ -397,8 +397,8 @@ impl Host {
         }
     }
 
-    fn on_end(&mut self, end: RaftOutcome) {
-        if let Some((waiter, failure)) = self.pipeline.ended(end) {
+    fn on_unapplied(&mut self, unapplied: Unapplied) {
+        if let Some((waiter, failure)) = self.pipeline.unapplied(unapplied) {
             if matches!(waiter, Waiter::Append(_)) {
                 self.appender.entry_ended();
             }

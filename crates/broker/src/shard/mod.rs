@@ -22,7 +22,7 @@ pub(crate) use appender::{AppendFailure, AppendRequest, AppendResult};
 pub use figures::ShardFigures;
 pub(crate) use host::{Extent, HostSpec, Message};
 pub(crate) use machine::{CommittedEntry, EntryContent, Handover};
-pub(crate) use pipeline::{Ends, Pipeline, ProposeFailure, ends};
+pub(crate) use pipeline::{Pipeline, ProposeFailure, UnappliedQueue, unapplied_queue};
 pub(crate) use query::{
     Located, OffloadStatus, PlanPart, ReadQuery, SegmentFacts, SegmentPage, StartResolved,
     StreamFacts,

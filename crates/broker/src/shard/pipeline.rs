@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use railgun_core::command::{Command, CommandBody};
 use railgun_log::Payload;
-use railgun_raft::{LeaderState, Outcome as RaftOutcome, OutcomeSink, Proposal, RaftShard};
+use railgun_raft::{LeaderState, Proposal, RaftShard, Unapplied, UnappliedSink};
 use railgun_types::Timestamp;
 use tokio::sync::mpsc;
 
 use crate::clock::Clock;
 
-/// Most proposals in flight. Bounds the queue of ends, so that Raft's tasks never wait to report one;
+/// Most proposals in flight. Bounds the queue of unapplied ones, so that Raft's tasks never wait to report one;
 /// and what Raft takes at once, so that an owner never waits for Raft, which may be waiting for it.
 const IN_FLIGHT_MAX: usize = railgun_raft::PROPOSALS_MAX;
 
@@ -40,15 +40,15 @@ pub(crate) struct Pipeline<T> {
     in_flight: BTreeMap<u64, T>,
 }
 
-/// Receives the ends of proposals that did not reach apply.
-pub(crate) type Ends = mpsc::Receiver<RaftOutcome>;
+/// Receives the proposals that did not reach apply.
+pub(crate) type UnappliedQueue = mpsc::Receiver<Unapplied>;
 
-/// The queue of ends, and the sink that Raft reports them to.
-pub(crate) fn ends() -> (OutcomeSink, Ends) {
+/// The queue of what did not reach apply, and the sink that Raft reports it to.
+pub(crate) fn unapplied_queue() -> (UnappliedSink, UnappliedQueue) {
     let (sender, receiver) = mpsc::channel(IN_FLIGHT_MAX);
-    let sink = move |outcome| {
-        // Never full: there are at most as many ends as proposals in flight. Closed: the owner is gone.
-        sender.try_send(outcome).ok();
+    let sink = move |unapplied| {
+        // Never full: there are at most as many of them as proposals in flight. Closed: the owner is gone.
+        sender.try_send(unapplied).ok();
     };
     (Arc::new(sink), receiver)
 }
@@ -78,7 +78,7 @@ impl<T> Pipeline<T> {
         self.last_ts = self.last_ts.max(ts);
     }
 
-    /// Proposes a command; `waiter` comes back by [`Self::applied`] or [`Self::ended`]. Waits for no
+    /// Proposes a command; `waiter` comes back by [`Self::applied`] or [`Self::unapplied`]. Waits for no
     /// other task: there is room for all that may be in flight.
     ///
     /// # Errors
@@ -119,12 +119,12 @@ impl<T> Pipeline<T> {
     }
 
     /// The waiter of a proposal that ended otherwise.
-    pub(crate) fn ended(&mut self, outcome: RaftOutcome) -> Option<(T, ProposeFailure)> {
-        let (ticket, failure) = match outcome {
-            RaftOutcome::NotLeader { ticket, .. } | RaftOutcome::NoQuorum { ticket } => {
+    pub(crate) fn unapplied(&mut self, unapplied: Unapplied) -> Option<(T, ProposeFailure)> {
+        let (ticket, failure) = match unapplied {
+            Unapplied::NotLeader { ticket, .. } | Unapplied::NoQuorum { ticket } => {
                 (ticket, ProposeFailure::NotLeading)
             }
-            RaftOutcome::Unknown { ticket } => (ticket, ProposeFailure::Unknown),
+            Unapplied::Unknown { ticket } => (ticket, ProposeFailure::Unknown),
         };
         self.in_flight.remove(&ticket).map(|waiter| (waiter, failure))
     }

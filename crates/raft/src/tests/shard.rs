@@ -20,19 +20,19 @@ use crate::blocking_pool::BlockingThreads;
 use crate::machine::{Applied, ApplyError, ApplyItem, Snapshot, SnapshotError, StateMachine};
 use crate::shard::MACHINE_QUEUE;
 use crate::{
-    Companion, Failure, LeaderState, Outcome, PROPOSALS_MAX, Proposal, ProposeError, RaftShard,
-    ShardSpec, ShardStopped, StartError,
+    Companion, Failure, LeaderState, PROPOSALS_MAX, Proposal, ProposeError, RaftShard, ShardSpec,
+    ShardStopped, StartError, Unapplied,
 };
 
 /// Longer than anything here takes; not a measure of speed.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A replica with its log, its events and its outcomes.
+/// A replica with its log, its events and the proposals that came back unapplied.
 pub(super) struct Replica {
     pub(super) shard: RaftShard,
     pub(super) log: ShardLog,
     pub(super) seen: mpsc::Receiver<Seen>,
-    outcomes: mpsc::Receiver<Outcome>,
+    unapplied: mpsc::Receiver<Unapplied>,
     disk_log: DiskLog,
 }
 
@@ -44,8 +44,8 @@ pub(super) fn spec(
     dir: &Path,
     log: ShardLog,
     machine: Box<dyn StateMachine>,
-) -> (ShardSpec, mpsc::Receiver<Outcome>) {
-    let (sink, outcomes) = mpsc::channel(1 << 16);
+) -> (ShardSpec, mpsc::Receiver<Unapplied>) {
+    let (sink, unapplied) = mpsc::channel(1 << 16);
     let spec = ShardSpec {
         shard: ShardId(1),
         replica: replica_id(),
@@ -53,10 +53,10 @@ pub(super) fn spec(
         log,
         machine,
         snapshots: Arc::new(Checkpoints::new(dir)),
-        outcomes: Arc::new(move |outcome| sink.try_send(outcome).unwrap_or_default()),
+        unapplied: Arc::new(move |unapplied| sink.try_send(unapplied).unwrap_or_default()),
         pool: Arc::new(BlockingThreads),
     };
-    (spec, outcomes)
+    (spec, unapplied)
 }
 
 impl Replica {
@@ -65,9 +65,9 @@ impl Replica {
         (machine, seen): (Box<Recorder>, mpsc::Receiver<Seen>),
     ) -> Self {
         let (disk_log, log) = DiskLog::open(dir);
-        let (spec, outcomes) = spec(dir, log.clone(), machine);
+        let (spec, unapplied) = spec(dir, log.clone(), machine);
         let shard = RaftShard::start(spec).await.expect("started");
-        Self { shard, log, seen, outcomes, disk_log }
+        Self { shard, log, seen, unapplied, disk_log }
     }
 
     /// A new shard that serves.
@@ -98,8 +98,8 @@ impl Replica {
         timeout(PATIENCE, self.seen.recv()).await.expect("in time").expect("running")
     }
 
-    async fn next_outcome(&mut self) -> Outcome {
-        timeout(PATIENCE, self.outcomes.recv()).await.expect("in time").expect("running")
+    async fn next_unapplied(&mut self) -> Unapplied {
+        timeout(PATIENCE, self.unapplied.recv()).await.expect("in time").expect("running")
     }
 
     /// Proposes and awaits `count` commands, one at a time, so that each is a batch of its own and
@@ -218,8 +218,8 @@ async fn a_proposal_of_another_term_is_refused() {
         let payload = Payload::from_bytes(Bytes::from_static(b"stale"));
         let proposal = Proposal { term: other, payload, ticket: other, companion: None };
         replica.shard.propose(proposal).await.expect("taken");
-        let refused = Outcome::NotLeader { ticket: other, leader: Some(replica_id()) };
-        assert_eq!(replica.next_outcome().await, refused);
+        let refused = Unapplied::NotLeader { ticket: other, leader: Some(replica_id()) };
+        assert_eq!(replica.next_unapplied().await, refused);
     }
     replica.fill(1).await;
     replica.stop().await;
@@ -231,7 +231,7 @@ async fn before_it_leads_a_replica_refuses() {
     let dir = tempdir();
     let mut replica = Replica::start(dir.path(), Recorder::empty(dir.path())).await;
     replica.propose(1, "early").await;
-    assert_eq!(replica.next_outcome().await, Outcome::NotLeader { ticket: 1, leader: None });
+    assert_eq!(replica.next_unapplied().await, Unapplied::NotLeader { ticket: 1, leader: None });
     replica.stop().await;
 }
 
@@ -266,8 +266,8 @@ async fn at_shutdown_every_ticket_has_come_back_exactly_once() {
             Err(TryRecvError::Empty) => panic!("the state machine is still there"),
         }
     }
-    while let Ok(outcome) = replica.outcomes.try_recv() {
-        let Outcome::Unknown { ticket } = outcome else { panic!("{outcome:?}") };
+    while let Ok(end) = replica.unapplied.try_recv() {
+        let Unapplied::Unknown { ticket } = end else { panic!("{end:?}") };
         assert!(back.insert(ticket), "{ticket} came back twice");
     }
     assert!(back.into_iter().eq(0..COUNT));
@@ -301,7 +301,7 @@ async fn shutdown_waits_for_the_state_machine() {
     let dir = tempdir();
     let (disk_log, log) = DiskLog::open(dir.path());
     let gate = Arc::new(Barrier::new(2));
-    let (spec, _outcomes) = spec(dir.path(), log, Box::new(Gate(Arc::clone(&gate))));
+    let (spec, _unapplied) = spec(dir.path(), log, Box::new(Gate(Arc::clone(&gate))));
     let shard = RaftShard::start(spec).await.expect("started");
     shard.initialize_single().await.expect("initialized");
     let term = shard.leader().serving().await.expect("running").term;
@@ -350,7 +350,7 @@ async fn an_owner_that_makes_no_room_can_propose_all_it_may_have_in_flight() {
     let (disk_log, log) = DiskLog::open(dir.path());
     let (gate, open) = watch::channel(true);
     let (sender, mut applied) = mpsc::channel(1 << 16);
-    let (spec, _outcomes) =
+    let (spec, _unapplied) =
         spec(dir.path(), log.clone(), Box::new(Gated { open, applied: sender }));
     let shard = RaftShard::start(spec).await.expect("started");
     shard.initialize_single().await.expect("initialized");
@@ -403,7 +403,7 @@ async fn dies_of(bytes: &'static [u8]) -> Failure {
     replica.fill(3).await;
     replica.propose(100, bytes).await;
     let failure = timeout(PATIENCE, replica.shard.failure()).await.expect("in time");
-    assert_eq!(replica.next_outcome().await, Outcome::Unknown { ticket: 100 });
+    assert_eq!(replica.next_unapplied().await, Unapplied::Unknown { ticket: 100 });
     let mut leader = replica.shard.leader();
     while leader.changed().await.is_ok() {}
     assert_eq!((leader.state().leader, leader.state().serving), (None, false));
@@ -450,7 +450,7 @@ async fn a_log_that_ends_before_its_checkpoint_is_lost_data() {
     let (disk_log, log) = DiskLog::open(dir.path());
     let checkpoint = EntryId { term: 1, index: 1000 };
     let ahead = |membership| Ahead(Some(Applied { id: checkpoint, membership }));
-    let (spec_ahead, _outcomes) = spec(dir.path(), log.clone(), Box::new(ahead(Bytes::new())));
+    let (spec_ahead, _unapplied) = spec(dir.path(), log.clone(), Box::new(ahead(Bytes::new())));
     match RaftShard::start(spec_ahead).await {
         Err(StartError::LogBehindCheckpoint { last: found, checkpoint: id, .. }) => {
             assert_eq!((found, id), (last, checkpoint));
@@ -458,7 +458,7 @@ async fn a_log_that_ends_before_its_checkpoint_is_lost_data() {
         other => panic!("{other:?}"),
     }
     let garbage = Box::new(ahead(Bytes::from_static(b"\x07")));
-    let (spec_garbage, _outcomes) = spec(dir.path(), log, garbage);
+    let (spec_garbage, _unapplied) = spec(dir.path(), log, garbage);
     let refused = RaftShard::start(spec_garbage).await;
     assert!(matches!(refused, Err(StartError::Membership { .. })), "{refused:?}");
     disk_log.close();

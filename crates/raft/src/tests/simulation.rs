@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::recorder::{Recorder, Seen};
 use super::shard::{replica_id, spec, tempdir};
 use crate::blocking_pool::Inline;
-use crate::{LeaderState, Outcome, Proposal, RaftShard, seeded};
+use crate::{LeaderState, Proposal, RaftShard, Unapplied, seeded};
 
 /// What happened, and when.
 type Trace = Vec<(Duration, String)>;
@@ -56,13 +56,13 @@ async fn drive(mut writer: LogWriter, woken: Arc<Notify>, mut pause: impl FnMut(
 }
 
 impl SimLogs {
-    async fn start(&self, dir: &Path) -> (RaftShard, Receiver<Seen>, Receiver<Outcome>) {
+    async fn start(&self, dir: &Path) -> (RaftShard, Receiver<Seen>, Receiver<Unapplied>) {
         let options = LogOptions { file_bytes: 64 << 10, ..LogOptions::default() };
         let (log, _report) = self.opener.open_shard(Path::new("log"), options).expect("a log");
         let (machine, seen) = Recorder::empty(dir);
-        let (mut spec, outcomes) = spec(dir, log, machine);
+        let (mut spec, unapplied) = spec(dir, log, machine);
         spec.pool = Arc::new(Inline);
-        (RaftShard::start(spec).await.expect("started"), seen, outcomes)
+        (RaftShard::start(spec).await.expect("started"), seen, unapplied)
     }
 
     async fn stop(self) {
@@ -86,7 +86,7 @@ async fn life(seed: u64) -> Trace {
     let start = Instant::now();
     let mut trace = Trace::new();
     let logs = sim_logs(SimDisk::default(), moody(seed));
-    let (shard, mut seen, mut outcomes) = logs.start(dir.path()).await;
+    let (shard, mut seen, mut unapplied) = logs.start(dir.path()).await;
     shard.initialize_single().await.expect("initialized");
     let LeaderState { term, leader, .. } = shard.leader().serving().await.expect("running");
     assert_eq!(leader, Some(replica_id()));
@@ -106,9 +106,9 @@ async fn life(seed: u64) -> Trace {
     while let Some(seen) = seen.recv().await {
         trace.push((start.elapsed(), format!("{seen:?}")));
     }
-    while let Ok(outcome) = outcomes.try_recv() {
-        assert!(matches!(outcome, Outcome::Unknown { .. }));
-        trace.push((start.elapsed(), format!("{outcome:?}")));
+    while let Ok(end) = unapplied.try_recv() {
+        assert!(matches!(end, Unapplied::Unknown { .. }));
+        trace.push((start.elapsed(), format!("{end:?}")));
     }
     logs.stop().await;
     trace

@@ -51,7 +51,7 @@ impl Rig {
             cadence: CheckpointCadence::default(),
             clock: Arc::new(SystemClock),
             hot_bytes_max: u64::MAX,
-            ends: super::super::ends().1,
+            unapplied: super::super::unapplied_queue().1,
         };
         let (handle, to) = host.spawn(&Actors::new(), CancellationToken::new());
         Self { handle, to, next: 1, _writer: writer }
