@@ -13,7 +13,6 @@
 //! begin with their length v, maps are lists in ascending order of their keys. There is one encoding
 //! of each value, so equal states are equal bytes.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -27,7 +26,6 @@ use crate::shard::EntryPosition;
 const MAGIC: [u8; 8] = *b"rgunckp\n";
 const VERSION: u16 = 1;
 const FLAG_INDEX: u16 = 1;
-const VARINT_BYTES_MAX: usize = 10;
 /// Most bytes of one piece of an encoded checkpoint, so that its writing can be spread.
 const PIECE_BYTES_MAX: usize = 1 << 20;
 
@@ -294,70 +292,6 @@ impl<'a> CheckpointReader<'a> {
             bytes => Err(CheckpointError::TrailingBytes { bytes }),
         }
     }
-}
-
-/// A list: its length, its items.
-pub(crate) fn put_list<T>(
-    out: &mut BytesMut,
-    items: impl ExactSizeIterator<Item = T>,
-    mut put: impl FnMut(&mut BytesMut, T),
-) {
-    put_varint(out, items.len() as u64);
-    items.for_each(|item| put(out, item));
-}
-
-/// Varints one behind the other. One write for all: a write costs more than the encoding.
-pub(crate) fn put_varints<const N: usize>(out: &mut BytesMut, values: [u64; N]) {
-    let mut bytes = [[0; VARINT_BYTES_MAX]; N];
-    let bytes = bytes.as_flattened_mut();
-    let mut len = 0;
-    for mut value in values {
-        while value >= 0x80 {
-            bytes[len] = value as u8 | 0x80;
-            value >>= 7;
-            len += 1;
-        }
-        bytes[len] = value as u8;
-        len += 1;
-    }
-    out.put_slice(&bytes[..len]);
-}
-
-/// Reads a list whose items take at least `item_bytes_min` each, which bounds what a length can make
-/// us allocate.
-pub(crate) fn list<'a, T>(
-    cursor: &mut ByteCursor<'a>,
-    item_bytes_min: usize,
-    mut read: impl FnMut(&mut ByteCursor<'a>) -> Result<T, Malformed>,
-) -> Result<Vec<T>, Malformed> {
-    let count = usize::try_from(cursor.varint()?).map_err(|_| Malformed)?;
-    if count > cursor.remaining() / item_bytes_min {
-        return Err(Malformed);
-    }
-    let mut items = Vec::with_capacity(count);
-    for _ in 0..count {
-        items.push(read(cursor)?);
-    }
-    Ok(items)
-}
-
-/// Reads a map: a list in strictly ascending order of its keys.
-pub(crate) fn map<'a, K: Ord, V>(
-    cursor: &mut ByteCursor<'a>,
-    item_bytes_min: usize,
-    read: impl FnMut(&mut ByteCursor<'a>) -> Result<(K, V), Malformed>,
-) -> Result<BTreeMap<K, V>, Malformed> {
-    let items = list(cursor, item_bytes_min, read)?;
-    if items.is_sorted_by(|a, b| a.0 < b.0) {
-        Ok(items.into_iter().collect())
-    } else {
-        Err(Malformed)
-    }
-}
-
-/// A varint that fits a `u32`.
-pub(crate) fn narrow(cursor: &mut ByteCursor<'_>) -> Result<u32, Malformed> {
-    u32::try_from(cursor.varint()?).map_err(|_| Malformed)
 }
 
 #[cfg(test)]

@@ -10,10 +10,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use railgun_types::{ByteCursor, ClusterUid, Malformed, ShardId, StreamName, StreamUid, Timestamp};
 
 use super::{Catalog, CatalogEntry, Phase};
-use crate::checkpoint::{
-    CheckpointError, CheckpointReader, CheckpointWriter, Header, Section, map, narrow, put_list,
-};
-use crate::codec;
+use crate::checkpoint::{CheckpointError, CheckpointReader, CheckpointWriter, Header, Section};
+use crate::codec::{self, map, narrow, put_list};
 use crate::command::ClusterSettings;
 use crate::shard::EntryPosition;
 

@@ -5,8 +5,7 @@ use railgun_types::{
     ByteCursor, EnsureMode, Malformed, ProducerId, SpecPatch, StreamName, StreamUid,
 };
 
-use crate::checkpoint::{list, put_list};
-use crate::codec;
+use crate::codec::{self, list, put_list};
 
 /// Creates, changes or deletes a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]

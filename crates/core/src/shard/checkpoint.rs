@@ -41,11 +41,8 @@ use super::manifest_log::{ManifestLog, StreamDirt};
 use super::offload::{Floor, HotRange, PlannedObject, PlannedRange};
 use super::producers::{Producer, ProducerKey, Producers, StoredResult};
 use super::{HotIndex, SEGMENT_BYTES_MIN, ShardState, Stream, Waiting};
-use crate::checkpoint::{
-    CheckpointError, CheckpointReader, CheckpointWriter, Header, Section, list, map, narrow,
-    put_list, put_varints,
-};
-use crate::codec;
+use crate::checkpoint::{CheckpointError, CheckpointReader, CheckpointWriter, Header, Section};
+use crate::codec::{self, list, map, narrow, put_list, put_varints};
 use crate::manifest::{
     ColdRange, ManifestVersion, ObjectId, ObjectInfo, ObjectKind, ShardManifest, StreamManifest,
 };

@@ -13,7 +13,8 @@ use std::collections::BTreeMap;
 use bytes::{BufMut, BytesMut};
 use railgun_types::{ByteCursor, Malformed, Offset, StreamUid, Timestamp, put_varint};
 
-use super::{Stream, list, map, narrow, put_list, put_varints};
+use super::Stream;
+use crate::codec::{list, map, narrow, put_list, put_varints};
 use crate::shard::IndexPoint;
 
 /// Fewest bytes of a point.
