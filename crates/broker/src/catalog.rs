@@ -6,10 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use railgun_core::catalog::{Catalog, CatalogEntry, CatalogOutcome, Phase, RestoredCatalog};
 use railgun_core::command::{CatalogCommand, ClusterSettings, CommandBody};
-use railgun_core::shard::EntryPosition;
-use railgun_log::{EntryId, ShardLog};
+use railgun_log::ShardLog;
 use railgun_raft::{RaftShard, Unapplied};
-use railgun_types::StreamName;
+use railgun_types::{EntryId, StreamName};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -134,7 +133,7 @@ impl CatalogHandle {
 
 struct Owner {
     catalog: Catalog,
-    applied: Option<EntryPosition>,
+    applied: Option<EntryId>,
     /// The newest membership, for checkpoints.
     membership: Bytes,
     checkpoints: Schedule,
@@ -186,8 +185,7 @@ impl Owner {
         let Some(at) = self.applied.filter(|at| self.checkpoints.is_due(at.index)) else { return };
         let pieces = self.catalog.encode_checkpoint(self.applied, &self.membership);
         let to_self = self.to_self.clone();
-        let id = EntryId { term: at.term, index: at.index };
-        self.checkpoints.write(id, pieces, |written| async move {
+        self.checkpoints.write(at, pieces, |written| async move {
             if let Some(to) = to_self.upgrade() {
                 to.send(Message::Checkpointed(written)).await.ok();
             }

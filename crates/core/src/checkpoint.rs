@@ -17,11 +17,11 @@ use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use railgun_types::{
-    ByteCursor, ClusterUid, Malformed, ShardId, Timestamp, crc32c, crc32c_append, put_varint,
+    ByteCursor, ClusterUid, EntryId, Malformed, ShardId, Timestamp, crc32c, crc32c_append,
+    put_varint,
 };
 
 use crate::codec;
-use crate::shard::EntryPosition;
 
 const MAGIC: [u8; 8] = *b"rgunckp\n";
 const VERSION: u16 = 1;
@@ -125,7 +125,7 @@ pub enum CheckpointError {
 pub(crate) struct Header<'a> {
     pub(crate) shard: ShardId,
     pub(crate) cluster: Option<ClusterUid>,
-    pub(crate) applied: Option<EntryPosition>,
+    pub(crate) applied: Option<EntryId>,
     pub(crate) log_time: Timestamp,
     pub(crate) has_index: bool,
     /// Opaque: Raft's own, as of `applied`.
@@ -170,7 +170,7 @@ impl<'a> Header<'a> {
                 shard: ShardId(cursor.u32()?),
                 cluster: codec::option(cursor, ByteCursor::array)?.map(ClusterUid),
                 applied: codec::option(cursor, |cursor| {
-                    Ok(EntryPosition { index: cursor.u64()?, term: cursor.u64()? })
+                    Ok(EntryId { index: cursor.u64()?, term: cursor.u64()? })
                 })?,
                 log_time: Timestamp(cursor.i64()?),
                 has_index: flags & FLAG_INDEX != 0,

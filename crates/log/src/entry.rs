@@ -4,29 +4,8 @@ use std::fmt;
 use std::slice;
 use std::sync::Arc;
 
+use crate::EntryId;
 use bytes::Bytes;
-
-/// Identity of an entry: ordered by term, then index. The first index of a log is 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EntryId {
-    /// Term in which the entry was proposed.
-    pub term: u64,
-    /// Place of the entry in the log.
-    pub index: u64,
-}
-
-impl EntryId {
-    /// The id of the entry `index` of `term`.
-    pub const fn new(term: u64, index: u64) -> Self {
-        Self { term, index }
-    }
-}
-
-impl fmt::Display for EntryId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.term, self.index)
-    }
-}
 
 /// Opaque bytes in parts, so that a body received from the network goes to the disk with one
 /// vectored write and is never concatenated. A clone shares the parts.

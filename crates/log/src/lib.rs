@@ -45,11 +45,12 @@ pub use disk::{
     CrashPlan, DirectFile, Disk, DiskFile, DiskLock, Fault, LockError, RealDisk, SimDisk,
     SimDiskOptions, SimOp, make_dir, read_full_at, write_all_vectored_at,
 };
-pub use entry::{Entry, EntryId, Payload, Vote};
+pub use entry::{Entry, Payload, Vote};
 pub use error::{DiskFailure, LogError, OpenError, ReadError, SpawnError};
 pub use files::FileInfo;
 pub use hub::{LogOpener, UuidSource, Wake};
 pub use options::{BuiltinBug, LogOptions, MAX_PAYLOAD_BYTES};
+pub use railgun_types::EntryId;
 pub use recovery::{RecoveryReport, TornTail};
 pub use shard::{Flushed, LogState, ShardLog};
 pub use thread::LogThread;

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use futures::{FutureExt, Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
-use railgun_log::{EntryId, ShardLog};
+use railgun_log::ShardLog;
+use railgun_types::EntryId;
 use tokio::sync::watch;
 
 use crate::blocking_pool::{BlockingPool, run_on};

@@ -2,7 +2,8 @@
 
 use std::io;
 
-use railgun_log::{Entry, EntryId, Payload};
+use railgun_log::{Entry, Payload};
+use railgun_types::EntryId;
 
 use crate::membership::{self, InvalidMembership};
 use crate::raft_types::{Command, RaftEntry, RaftPayload, to_entry_id, to_log_id};

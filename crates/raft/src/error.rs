@@ -2,8 +2,7 @@
 
 use std::io;
 
-use railgun_log::EntryId;
-use railgun_types::{ReplicaId, ShardId};
+use railgun_types::{EntryId, ReplicaId, ShardId};
 
 use crate::leadership::ShardStopped;
 use crate::machine::SnapshotError;

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use futures::{Stream, TryStreamExt, stream};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
-use railgun_log::{Entry, EntryId, LogError, ShardLog};
+use railgun_log::{Entry, LogError, ShardLog};
+use railgun_types::EntryId;
 use tokio::sync::oneshot;
 
 use crate::blocking_pool::{BlockingPool, run_on};

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use railgun_log::{EntryId, Payload};
+use railgun_log::Payload;
+use railgun_types::EntryId;
 
 use crate::proposal::Companion;
 

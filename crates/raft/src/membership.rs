@@ -12,8 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use railgun_log::EntryId;
-use railgun_types::{ByteCursor, Malformed, put_varint};
+use railgun_types::{ByteCursor, EntryId, Malformed, put_varint};
 
 use crate::raft_types::{Membership, Peer, StoredMembership, to_entry_id, to_log_id};
 

@@ -1,8 +1,7 @@
 //! Where a replica stands, for operators and tests.
 
 use openraft::RaftMetrics;
-use railgun_log::EntryId;
-use railgun_types::ReplicaId;
+use railgun_types::{EntryId, ReplicaId};
 
 use crate::raft_types::{Types, to_entry_id};
 

@@ -5,7 +5,8 @@ use std::fmt;
 use openraft::impls::{BoxedErrorSource, InlineBatch, leader_id_std};
 use openraft::type_config::alias;
 use openraft::{EntryPayload, OptionalSend, RaftTypeConfig};
-use railgun_log::{EntryId, Payload, Vote};
+use railgun_log::{Payload, Vote};
+use railgun_types::EntryId;
 
 use crate::proposal::{Deposit, Responder};
 use crate::runtime::Runtime;

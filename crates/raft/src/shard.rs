@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::{AsyncRuntime, Config, Raft, ReadPolicy, SnapshotPolicy};
-use railgun_log::{EntryId, MAX_PAYLOAD_BYTES, ShardLog};
-use railgun_types::{ReplicaId, ShardId};
+use railgun_log::{MAX_PAYLOAD_BYTES, ShardLog};
+use railgun_types::{EntryId, ReplicaId, ShardId};
 use tokio::sync::Semaphore;
 
 use crate::applier::{Applier, Snapshots};

@@ -92,6 +92,30 @@ impl fmt::Display for ShardId {
     }
 }
 
+/// Position of an entry in the log of a shard: ordered by term, then index. The first index of a log
+/// is 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EntryId {
+    /// Raft term in which the entry was proposed.
+    pub term: u64,
+    /// Place of the entry in the log.
+    pub index: u64,
+}
+
+impl EntryId {
+    /// The id of the entry `index` of `term`.
+    #[must_use]
+    pub const fn new(term: u64, index: u64) -> Self {
+        Self { term, index }
+    }
+}
+
+impl fmt::Display for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.term, self.index)
+    }
+}
+
 /// A text that is not 32 hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("'{text}' is not an identifier of 32 hexadecimal digits")]

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use railgun_log::{EntryId, ShardLog};
+use railgun_log::ShardLog;
 use railgun_raft::{BlockingPool, run_on};
+use railgun_types::EntryId;
 use tokio::time::Instant;
 
 use super::CheckpointStore;

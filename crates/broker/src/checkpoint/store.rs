@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use railgun_log::{Disk, EntryId, make_dir, read_full_at, write_all_vectored_at};
+use railgun_log::{Disk, make_dir, read_full_at, write_all_vectored_at};
 use railgun_raft::{Applied, Snapshot, SnapshotError, SnapshotSource};
+use railgun_types::EntryId;
 
 /// Checkpoints kept above the current snapshot.
 const KEPT_MAX: usize = 16;

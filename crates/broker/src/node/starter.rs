@@ -5,12 +5,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use railgun_core::catalog::{Catalog, CatalogOutcome, RestoredCatalog};
 use railgun_core::command::{CatalogCommand, ClusterSettings};
-use railgun_core::shard::{EntryPosition, Restored, ShardState};
-use railgun_log::{Disk, EntryId, ShardLog};
+use railgun_core::shard::{Restored, ShardState};
+use railgun_log::{Disk, ShardLog};
 use railgun_raft::{
     Applied, BlockingPool, LeaderWatch, RaftShard, ShardSpec, StateMachine, UnappliedSink,
 };
-use railgun_types::{ClusterUid, ReplicaId, ShardId};
+use railgun_types::{ClusterUid, EntryId, ReplicaId, ShardId};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -215,9 +215,8 @@ fn ignored(wish: &ClusterSettings, in_force: &ClusterSettings) -> Vec<String> {
     told.collect()
 }
 
-fn applied(at: Option<EntryPosition>, membership: &Bytes) -> Option<Applied> {
-    let EntryPosition { index, term } = at?;
-    Some(Applied { id: EntryId { term, index }, membership: membership.clone() })
+fn applied(at: Option<EntryId>, membership: &Bytes) -> Option<Applied> {
+    Some(Applied { id: at?, membership: membership.clone() })
 }
 
 async fn wait_serving(mut leader: LeaderWatch) {

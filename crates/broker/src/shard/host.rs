@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use railgun_core::command::{Command, CommandBody, StreamCommand};
 use railgun_core::shard::{AppendRefusal, Appended, Outcome, Restored, ShardState};
-use railgun_log::{EntryId, ShardLog};
+use railgun_log::ShardLog;
 use railgun_raft::{BlockingPool, RaftShard, Unapplied};
 use railgun_types::{Offset, ShardId, StartPosition, StreamUid};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -473,9 +473,8 @@ impl Host {
             return;
         }
         let pieces = self.state.encode_checkpoint(&self.membership, true);
-        let id = EntryId { term: at.term, index: at.index };
         let to_self = self.to_self.clone();
-        self.checkpoints.write(id, pieces, |written| async move {
+        self.checkpoints.write(at, pieces, |written| async move {
             if let Some(to) = to_self.upgrade() {
                 to.send(Message::Checkpointed(written)).await.ok();
             }

@@ -3,9 +3,8 @@
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use railgun_core::command::{Command, CommandError};
-use railgun_core::shard::EntryPosition;
-use railgun_log::EntryId;
 use railgun_raft::{Applied, ApplyError, ApplyItem, Snapshot, SnapshotError, StateMachine};
+use railgun_types::EntryId;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -22,7 +21,7 @@ pub(crate) enum EntryContent {
 /// One committed entry, ready to be applied.
 #[derive(Debug)]
 pub(crate) struct CommittedEntry {
-    pub(crate) at: EntryPosition,
+    pub(crate) at: EntryId,
     pub(crate) content: EntryContent,
     /// Present where this node proposed the entry.
     pub(crate) ticket: Option<u64>,
@@ -88,10 +87,9 @@ impl<M: Send + 'static> StateMachine for Handover<M> {
 }
 
 fn committed(item: ApplyItem) -> Result<CommittedEntry, ApplyError> {
-    let EntryId { term, index } = item.id();
-    let at = EntryPosition { index, term };
-    let (id, payload, proposed) = match item {
-        ApplyItem::Command { id, payload, proposed } => (id, payload, proposed),
+    let at = item.id();
+    let (payload, proposed) = match item {
+        ApplyItem::Command { payload, proposed, .. } => (payload, proposed),
         ApplyItem::Blank { .. } => {
             return Ok(CommittedEntry { at, content: EntryContent::Blank, ticket: None });
         }
@@ -107,7 +105,7 @@ fn committed(item: ApplyItem) -> Result<CommittedEntry, ApplyError> {
     let command = match companion.and_then(|companion| companion.downcast::<Command>().ok()) {
         Some(command) => *command,
         None => Command::decode(payload.parts())
-            .map_err(|source: CommandError| ApplyError { id, source: Box::new(source) })?,
+            .map_err(|source: CommandError| ApplyError { id: at, source: Box::new(source) })?,
     };
     Ok(CommittedEntry { at, content: EntryContent::Command(command), ticket })
 }

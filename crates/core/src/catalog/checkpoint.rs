@@ -7,13 +7,14 @@
 //! ```
 
 use bytes::{BufMut, Bytes, BytesMut};
-use railgun_types::{ByteCursor, ClusterUid, Malformed, ShardId, StreamName, StreamUid, Timestamp};
+use railgun_types::{
+    ByteCursor, ClusterUid, EntryId, Malformed, ShardId, StreamName, StreamUid, Timestamp,
+};
 
 use super::{Catalog, CatalogEntry, Phase};
 use crate::checkpoint::{CheckpointError, CheckpointReader, CheckpointWriter, Header, Section};
 use crate::codec::{self, map, narrow, put_list};
 use crate::command::ClusterSettings;
-use crate::shard::EntryPosition;
 
 /// Fewest bytes of a name in a checkpoint.
 const NAME_BYTES_MIN: usize = 28;
@@ -28,7 +29,7 @@ pub struct RestoredCatalog {
     /// The catalog.
     pub catalog: Catalog,
     /// The last entry applied to it.
-    pub applied: Option<EntryPosition>,
+    pub applied: Option<EntryId>,
     /// What `encode_checkpoint` was given.
     pub membership: Bytes,
 }
@@ -37,11 +38,7 @@ impl Catalog {
     /// The catalog in pieces of at most 1 MiB, to be written one behind the other. `applied` is the
     /// last entry applied; `membership` is opaque.
     #[must_use]
-    pub fn encode_checkpoint(
-        &self,
-        applied: Option<EntryPosition>,
-        membership: &[u8],
-    ) -> Vec<Bytes> {
+    pub fn encode_checkpoint(&self, applied: Option<EntryId>, membership: &[u8]) -> Vec<Bytes> {
         // Named one by one, so that a new field cannot be forgotten.
         let Self { settings, names, log_time } = self;
         let mut writer = CheckpointWriter::new(&Header {
@@ -124,7 +121,7 @@ mod tests {
     use crate::command::{CatalogCommand, Command, CommandBody};
 
     const CLUSTER: ClusterUid = ClusterUid([7; 16]);
-    const AT: EntryPosition = EntryPosition { index: 300, term: 4 };
+    const AT: EntryId = EntryId { index: 300, term: 4 };
 
     fn apply(catalog: &mut Catalog, ts: i64, command: CatalogCommand) {
         catalog.apply(&Command { ts: Timestamp(ts), body: CommandBody::Catalog(command) });
@@ -156,7 +153,7 @@ mod tests {
         catalog
     }
 
-    fn bytes(catalog: &Catalog, applied: Option<EntryPosition>) -> Vec<u8> {
+    fn bytes(catalog: &Catalog, applied: Option<EntryId>) -> Vec<u8> {
         catalog.encode_checkpoint(applied, b"voters").concat()
     }
 

@@ -13,7 +13,7 @@ mod stream;
 
 use std::collections::BTreeMap;
 
-use railgun_types::{ClusterUid, Offset, ShardId, StreamUid, Timestamp};
+use railgun_types::{ClusterUid, EntryId, Offset, ShardId, StreamUid, Timestamp};
 
 pub use checkpoint::Restored;
 pub use hot_index::{HotIndex, IndexPoint};
@@ -29,15 +29,6 @@ use crate::manifest::{ObjectId, ShardManifest};
 use manifest_log::ManifestLog;
 use offload::Floor;
 use producers::{Claim, Producers};
-
-/// Where a committed entry stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EntryPosition {
-    /// Log index.
-    pub index: u64,
-    /// Raft term.
-    pub term: u64,
-}
 
 /// What a batch became.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,7 +111,7 @@ pub enum Outcome {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardState {
     log_time: Timestamp,
-    applied: Option<EntryPosition>,
+    applied: Option<EntryId>,
     streams: BTreeMap<StreamUid, Stream>,
     producers: Producers,
     manifest: ShardManifest,
@@ -181,7 +172,7 @@ impl ShardState {
 
     /// Applies a committed command. Entries without a command (a new leader's first, membership) are
     /// told by [`Self::skip`].
-    pub fn apply(&mut self, at: EntryPosition, command: &Command) -> Outcome {
+    pub fn apply(&mut self, at: EntryId, command: &Command) -> Outcome {
         self.skip(at);
         self.log_time = self.log_time.max(command.ts);
         match &command.body {
@@ -215,12 +206,12 @@ impl ShardState {
     }
 
     /// Notes an entry that carries no command.
-    pub fn skip(&mut self, at: EntryPosition) {
+    pub fn skip(&mut self, at: EntryId) {
         debug_assert!(self.applied.is_none_or(|applied| applied.index < at.index));
         self.applied = Some(at);
     }
 
-    fn append(&mut self, at: EntryPosition, items: &[Append]) -> Outcome {
+    fn append(&mut self, at: EntryId, items: &[Append]) -> Outcome {
         let mut position = Command::ITEMS_AT;
         let mut results = Vec::with_capacity(items.len());
         for item in items {
@@ -232,7 +223,7 @@ impl ShardState {
 
     fn append_item(
         &mut self,
-        at: EntryPosition,
+        at: EntryId,
         position: u32,
         item: &Append,
     ) -> Result<Appended, AppendRefusal> {
@@ -301,7 +292,7 @@ impl ShardState {
 
     /// The last entry applied.
     #[must_use]
-    pub fn applied(&self) -> Option<EntryPosition> {
+    pub fn applied(&self) -> Option<EntryId> {
         self.applied
     }
 

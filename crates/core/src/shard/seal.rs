@@ -1,9 +1,9 @@
 //! Seal and commit: planning objects and taking them into the manifest (DESIGN §4.8).
 
-use railgun_types::{Offset, StreamUid};
+use railgun_types::{EntryId, Offset, StreamUid};
 
+use super::ShardState;
 use super::offload::{PlannedRange, Planner};
-use super::{EntryPosition, ShardState};
 use crate::command::{CommittedPart, ObjectCommit, SealScope};
 use crate::manifest::{ColdRange, ObjectId};
 
@@ -36,7 +36,7 @@ pub enum CommitRefused {
 
 impl ShardState {
     /// Closes the ranges in scope and plans objects for all that is closed. Returns how many.
-    pub(super) fn seal(&mut self, at: EntryPosition, scope: SealScope) -> usize {
+    pub(super) fn seal(&mut self, at: EntryId, scope: SealScope) -> usize {
         let mut planner = Planner::new(at.index, at.term, self.segment_bytes_min);
         for (&uid, stream) in &mut self.streams {
             let in_scope = match scope {
@@ -62,7 +62,7 @@ impl ShardState {
     /// Takes an uploaded object into the manifest, or refuses it whole.
     pub(super) fn commit(
         &mut self,
-        at: EntryPosition,
+        at: EntryId,
         commit: &ObjectCommit,
     ) -> Result<(), CommitRefused> {
         let object = commit.object;

@@ -3,12 +3,12 @@
 use std::collections::btree_map::Entry;
 
 use railgun_types::{
-    ChangeClass, EnsureMode, FieldDiff, Offset, SpecPatch, StreamKind, StreamName, StreamSpec,
-    StreamUid, Timestamp,
+    ChangeClass, EnsureMode, EntryId, FieldDiff, Offset, SpecPatch, StreamKind, StreamName,
+    StreamSpec, StreamUid, Timestamp,
 };
 
 use super::offload::{Floor, HotRange, RANGE_BYTES_MAX, RANGE_RECORDS_MAX};
-use super::{EntryPosition, HotIndex, IndexPoint, ShardState, Waiting};
+use super::{HotIndex, IndexPoint, ShardState, Waiting};
 use crate::command::EnsureStream;
 use crate::manifest::StreamManifest;
 
@@ -240,7 +240,7 @@ impl Stream {
 impl ShardState {
     pub(super) fn ensure(
         &mut self,
-        at: EntryPosition,
+        at: EntryId,
         ensure: &EnsureStream,
     ) -> Result<Ensured, EnsureRefused> {
         let Some(stream) = self.streams.get_mut(&ensure.stream) else {
@@ -276,11 +276,7 @@ impl ShardState {
         Ok(Ensured::Updated { revision: stream.revision, diff })
     }
 
-    fn create(
-        &mut self,
-        at: EntryPosition,
-        ensure: &EnsureStream,
-    ) -> Result<Ensured, EnsureRefused> {
+    fn create(&mut self, at: EntryId, ensure: &EnsureStream) -> Result<Ensured, EnsureRefused> {
         let spec = ensure.patch.over_defaults();
         if spec.kind != StreamKind::Persistent {
             return Err(EnsureRefused::Kind);
@@ -302,7 +298,7 @@ impl ShardState {
     /// Leaves a tombstone, also of a stream that was never here: its creator may be on the way, and
     /// what it made would have no name. One at most for each name reserved in the catalog. What was
     /// not offloaded is gone and no longer holds the floor.
-    pub(super) fn delete(&mut self, at: EntryPosition, uid: StreamUid) -> bool {
+    pub(super) fn delete(&mut self, at: EntryId, uid: StreamUid) -> bool {
         let stream = match self.streams.entry(uid) {
             Entry::Occupied(stream) => stream.into_mut(),
             Entry::Vacant(place) => {

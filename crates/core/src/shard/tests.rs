@@ -34,7 +34,7 @@ impl Shard {
     }
 
     fn apply(&mut self, ts: i64, body: CommandBody) -> Outcome {
-        let at = EntryPosition { index: self.next, term: self.term };
+        let at = EntryId { index: self.next, term: self.term };
         self.next += 1;
         self.state.apply(at, &Command { ts: Timestamp(ts), body })
     }

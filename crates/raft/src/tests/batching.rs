@@ -7,8 +7,8 @@ use futures::stream::{self, StreamExt};
 use openraft::RaftLogReader;
 use openraft::storage::{IOFlushed, RaftLogStorage, RaftStateMachine};
 use openraft::type_config::TypeConfigExt;
-use railgun_log::{EntryId, Payload};
-use railgun_types::ReplicaId;
+use railgun_log::Payload;
+use railgun_types::{EntryId, ReplicaId};
 use tokio::sync::{mpsc, oneshot};
 
 use super::disk_log::DiskLog;

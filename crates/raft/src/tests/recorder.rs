@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use railgun_log::EntryId;
-use railgun_types::ByteCursor;
+use railgun_types::{ByteCursor, EntryId};
 use tokio::sync::mpsc;
 
 use crate::machine::{

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use railgun_log::{EntryId, MAX_PAYLOAD_BYTES, Payload, ShardLog};
-use railgun_types::{NodeId, ReplicaId, ShardId};
+use railgun_log::{MAX_PAYLOAD_BYTES, Payload, ShardLog};
+use railgun_types::{EntryId, NodeId, ReplicaId, ShardId};
 use tempfile::TempDir;
 use tokio::sync::mpsc::{self, error::TryRecvError};
 use tokio::sync::watch;

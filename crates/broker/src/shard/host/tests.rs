@@ -1,11 +1,10 @@
 //! A host without Raft: what it does by itself when entries come and questions are asked.
 
 use railgun_core::command::{Append, AppendMode, EnsureStream, SealScope, SegmentCommand};
-use railgun_core::shard::EntryPosition;
 use railgun_log::LogWriter;
 use railgun_raft::Inline;
 use railgun_types::batch::{BatchBuilder, RecordBatch, RecordDraft};
-use railgun_types::{ClusterUid, EnsureMode, SpecPatch, StreamName, Timestamp};
+use railgun_types::{ClusterUid, EnsureMode, EntryId, SpecPatch, StreamName, Timestamp};
 use tokio::time::timeout;
 
 use super::*;
@@ -40,7 +39,7 @@ impl Rig {
             allow_destructive: false,
         };
         let body = CommandBody::Stream(StreamCommand::Ensure(ensure));
-        let at = EntryPosition { index: 0, term: 1 };
+        let at = EntryId { index: 0, term: 1 };
         state.apply(at, &Command { ts: Timestamp(0), body });
         let host = HostSpec {
             restored: Restored { state, membership: Bytes::new() },
@@ -59,7 +58,7 @@ impl Rig {
 
     /// Has a command applied; returns when it is.
     async fn apply(&mut self, ts: i64, body: CommandBody) {
-        let at = EntryPosition { index: self.next, term: 1 };
+        let at = EntryId { index: self.next, term: 1 };
         self.next += 1;
         let content = EntryContent::Command(Command { ts: Timestamp(ts), body });
         let entry = CommittedEntry { at, content, ticket: None };

@@ -2,7 +2,7 @@ use std::sync::LazyLock;
 
 use proptest::prelude::*;
 use railgun_types::batch::{BatchBuilder, RecordBatch, RecordDraft};
-use railgun_types::{EnsureMode, SpecPatch, StreamName};
+use railgun_types::{EnsureMode, EntryId, SpecPatch, StreamName};
 
 use super::*;
 use crate::checkpoint::damage;
@@ -10,7 +10,7 @@ use crate::command::{
     Append, AppendMode, Command, CommandBody, CommittedPart, EnsureStream, ExpectedEnd,
     ObjectCommit, ProducerSequence, SealScope, SegmentCommand, StreamCommand,
 };
-use crate::shard::{EntryPosition, Outcome};
+use crate::shard::Outcome;
 
 const CLUSTER: ClusterUid = ClusterUid([7; 16]);
 const SHARD: ShardId = ShardId(2);
@@ -136,14 +136,14 @@ fn first_plan(state: &ShardState) -> Option<ObjectCommit> {
 /// One of many replicas' states, and where the next entry goes.
 struct Replica {
     state: ShardState,
-    next: EntryPosition,
+    next: EntryId,
     now: i64,
 }
 
 impl Replica {
     fn new() -> Self {
         let state = ShardState::new(CLUSTER, SHARD);
-        Self { state, next: EntryPosition { index: 0, term: 1 }, now: START }
+        Self { state, next: EntryId { index: 0, term: 1 }, now: START }
     }
 
     fn apply(&mut self, body: CommandBody) -> Outcome {
@@ -187,7 +187,7 @@ fn rich() -> ShardState {
     shard.commit();
     shard.apply(CommandBody::Stream(StreamCommand::Delete { stream: uid(3) }));
     // Closed at midnight and open, by two producers, one of them with a full window.
-    shard.next = EntryPosition { index: 200, term: 3 };
+    shard.next = EntryId { index: 200, term: 3 };
     for sequence in 0..10 {
         shard.now += if sequence == 5 { DAY_US } else { 400_000 };
         let first = by(1, 0, sequence * 3, append(1, 1));
@@ -293,7 +293,7 @@ fn an_index_that_does_not_fit_its_stream_is_refused() {
         assert_eq!(decode(&bytes), Err(CheckpointError::Malformed { section: Section::Index }));
     };
     refused(|state| state.streams.get_mut(&uid(2)).expect("there").next.0 += 1);
-    refused(|state| state.applied = Some(EntryPosition { index: 208, term: 3 }));
+    refused(|state| state.applied = Some(EntryId { index: 208, term: 3 }));
     refused(|state| drop(state.streams.remove(&uid(2))));
 }
 
@@ -313,7 +313,7 @@ fn a_large_state_comes_in_small_pieces_and_an_index_point_in_few_bytes() {
     for entry in 0..points / 10 {
         shard.now += 3_000;
         let items = (0..10).map(|_| append(0, 1)).collect();
-        let at = EntryPosition { index: 10 + entry, term: 1 };
+        let at = EntryId { index: 10 + entry, term: 1 };
         shard
             .state
             .apply(at, &Command { ts: Timestamp(shard.now), body: CommandBody::Append(items) });
@@ -503,7 +503,7 @@ proptest! {
                 prop_assert_eq!(restarted.apply(at, &command), outcome.clone());
                 prop_assert_eq!(installed.apply(at, &command), outcome);
             } else {
-                origin.next = EntryPosition { index: at.index + 1, term: at.term + 1 };
+                origin.next = EntryId { index: at.index + 1, term: at.term + 1 };
                 [&mut origin.state, &mut restarted, &mut installed]
                     .into_iter()
                     .for_each(|state| state.skip(at));
