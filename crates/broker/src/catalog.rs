@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 use crate::actors::Actors;
 use crate::checkpoint::{Schedule, Written};
 use crate::clock::Clock;
-use crate::shard::{
-    CommittedEntry, EntryContent, Pipeline, ProposeFailure, ShardGone, UnappliedQueue,
+use crate::replica::{
+    CommittedEntry, EntryContent, NodeStopping, Pipeline, ProposeFailure, UnappliedQueue,
 };
 
 /// Messages that may wait.
@@ -98,7 +98,7 @@ impl CatalogHandle {
         result.await.unwrap_or(Err(ProposeFailure::Unknown))
     }
 
-    pub(crate) async fn get(&self, name: StreamName) -> Result<Option<CatalogEntry>, ShardGone> {
+    pub(crate) async fn get(&self, name: StreamName) -> Result<Option<CatalogEntry>, NodeStopping> {
         self.ask(|reply| Message::Get { name, reply }).await
     }
 
@@ -108,26 +108,26 @@ impl CatalogHandle {
         prefix: String,
         after: Option<StreamName>,
         limit: usize,
-    ) -> Result<Vec<(StreamName, CatalogEntry)>, ShardGone> {
+    ) -> Result<Vec<(StreamName, CatalogEntry)>, NodeStopping> {
         self.ask(|reply| Message::List { prefix, after, limit, reply }).await
     }
 
     /// Names whose stream is being created or deleted.
-    pub(crate) async fn half_done(&self) -> Result<Vec<(StreamName, CatalogEntry)>, ShardGone> {
+    pub(crate) async fn half_done(&self) -> Result<Vec<(StreamName, CatalogEntry)>, NodeStopping> {
         self.ask(|reply| Message::HalfDone { reply }).await
     }
 
-    pub(crate) async fn settings(&self) -> Result<Option<ClusterSettings>, ShardGone> {
+    pub(crate) async fn settings(&self) -> Result<Option<ClusterSettings>, NodeStopping> {
         self.ask(|reply| Message::Settings { reply }).await
     }
 
     async fn ask<T>(
         &self,
         message: impl FnOnce(oneshot::Sender<T>) -> Message,
-    ) -> Result<T, ShardGone> {
+    ) -> Result<T, NodeStopping> {
         let (reply, answer) = oneshot::channel();
-        self.to.send(message(reply)).await.map_err(|_| ShardGone)?;
-        answer.await.map_err(|_| ShardGone)
+        self.to.send(message(reply)).await.map_err(|_| NodeStopping)?;
+        answer.await.map_err(|_| NodeStopping)
     }
 }
 

@@ -13,6 +13,7 @@ mod identity;
 mod node;
 mod offload;
 mod reader;
+mod replica;
 mod seams;
 mod session;
 mod shard;

@@ -12,7 +12,8 @@ use railgun_raft::{BlockingPool, PoolStopped, run_on};
 use railgun_types::batch::RecordBatch;
 use railgun_types::{Offset, ShardId, StreamUid, Timestamp};
 
-use crate::shard::{Located, ReadQuery, ShardGone, ShardHandle};
+use crate::replica::NodeStopping;
+use crate::shard::{Located, ReadQuery, ShardHandle};
 
 /// Bytes of log entries that one step reads from files, at most, but one entry.
 const HOT_BYTES: usize = 2 << 20;
@@ -69,7 +70,7 @@ pub(crate) enum Step {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReadFailure {
     #[error(transparent)]
-    Gone(#[from] ShardGone),
+    NodeStopping(#[from] NodeStopping),
     #[error("the log of shard {shard} cannot be read: {source}")]
     Log { shard: ShardId, source: LogReadError },
     #[error(

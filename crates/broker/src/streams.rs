@@ -429,7 +429,7 @@ fn not_found(name: &StreamName) -> WireError {
     WireError::new(ErrorCode::StreamNotFound, message)
 }
 
-fn stopping(gone: &crate::shard::ShardGone) -> WireError {
+fn stopping(gone: &crate::replica::NodeStopping) -> WireError {
     WireError::new(ErrorCode::GoingAway, gone.to_string())
 }
 

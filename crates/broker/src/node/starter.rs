@@ -20,8 +20,9 @@ use crate::builtin_bug::{BuiltinBug, Planted};
 use crate::catalog::{self, CatalogHandle};
 use crate::checkpoint::{Check, CheckpointStore, Schedule};
 use crate::clock::Clock;
+use crate::replica::{self, Handover};
 use crate::seams::RunningLog;
-use crate::shard::{self, Handover, HostSpec, ShardHandle};
+use crate::shard::{self, HostSpec, ShardHandle};
 use crate::thresholds::Thresholds;
 
 /// A shard's Raft replica and its log.
@@ -129,7 +130,7 @@ impl Starter {
         let cadence = self.thresholds.checkpoints;
         let (actors, pool) = (self.actors.clone(), Arc::clone(&self.pool));
         let schedule = Schedule::new(store, log, actors, pool, cadence, at);
-        let (sink, unapplied) = shard::unapplied_queue();
+        let (sink, unapplied) = replica::unapplied_queue();
         let (clock, stopping) = (Arc::clone(&self.clock), self.cancel.clone());
         let (catalog, to) = CatalogHandle::spawn(
             restored,
@@ -178,7 +179,7 @@ impl Starter {
         restored.state.trim_index_below(files.log.first_file_index().unwrap_or(u64::MAX));
         restored.state = restored.state.with_segment_bytes_min(self.thresholds.segment_bytes_min);
         let applied = applied(restored.state.applied(), &restored.membership);
-        let (sink, unapplied) = shard::unapplied_queue();
+        let (sink, unapplied) = replica::unapplied_queue();
         let admits_all = self.planted.is(BuiltinBug::NoAdmission);
         let host = HostSpec {
             restored,

@@ -22,7 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::builtin_bug::BuiltinBug;
 use crate::clock::Clock;
-use crate::shard::{OffloadStatus, PlanPart, ProposeFailure, ShardGone, ShardHandle};
+use crate::replica::{NodeStopping, ProposeFailure};
+use crate::shard::{OffloadStatus, PlanPart, ShardHandle};
 use gather::GatherError;
 use reclaim::ReclaimError;
 
@@ -60,7 +61,7 @@ pub(crate) struct OffloadSpec {
 #[derive(Debug, thiserror::Error)]
 enum OffloadError {
     #[error(transparent)]
-    Gone(#[from] ShardGone),
+    NodeStopping(#[from] NodeStopping),
     #[error("{0}")]
     Bucket(#[from] BucketError),
     #[error("cannot read the records to upload: {0}")]
@@ -116,7 +117,7 @@ impl OffloadSpec {
                     offloader.succeeded().await;
                     LOOK_EVERY
                 }
-                Err(OffloadError::Gone(_)) => return,
+                Err(OffloadError::NodeStopping(_)) => return,
                 Err(error) => offloader.failed(&error).await,
             };
             let paused = offloader.pause > PAUSE_MIN;

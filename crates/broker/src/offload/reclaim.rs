@@ -8,7 +8,8 @@ use railgun_raft::{PromoteError, RaftShard, SnapshotError};
 use tokio_util::sync::CancellationToken;
 
 use crate::builtin_bug::{BuiltinBug, Planted};
-use crate::shard::{ShardGone, ShardHandle};
+use crate::replica::NodeStopping;
+use crate::shard::ShardHandle;
 
 /// How often files are looked at that may go.
 const SHRINK_EVERY: Duration = Duration::from_millis(500);
@@ -17,7 +18,7 @@ const SHRINK_EVERY: Duration = Duration::from_millis(500);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReclaimError {
     #[error(transparent)]
-    Gone(#[from] ShardGone),
+    NodeStopping(#[from] NodeStopping),
     #[error("no snapshot could be promoted: {0}")]
     Promote(#[from] PromoteError),
     #[error("the shard has stopped")]
@@ -57,7 +58,7 @@ impl Reclaimer {
                 shrunk = self.shrink() => shrunk,
             };
             match shrunk {
-                Err(ReclaimError::Gone(_)) => return,
+                Err(ReclaimError::NodeStopping(_)) => return,
                 Err(error) if !failing => {
                     failing = true;
                     tracing::warn!(shard = %self.shard.id(), %error, "log files cannot be freed");

@@ -10,7 +10,8 @@ use railgun_types::batch::BatchError;
 use railgun_types::{ErrorCode, Retry};
 
 use crate::reader::ReadFailure;
-use crate::shard::{AppendFailure, ProposeFailure, ShardGone};
+use crate::replica::{NodeStopping, ProposeFailure};
+use crate::shard::AppendFailure;
 
 /// See the module.
 #[derive(Debug, thiserror::Error)]
@@ -59,8 +60,8 @@ impl From<InvalidMessage> for SessionEnd {
     }
 }
 
-impl From<ShardGone> for SessionEnd {
-    fn from(error: ShardGone) -> Self {
+impl From<NodeStopping> for SessionEnd {
+    fn from(error: NodeStopping) -> Self {
         WireError::new(ErrorCode::GoingAway, error.to_string()).into()
     }
 }
@@ -146,7 +147,7 @@ pub(crate) fn ensure_refused(refused: &EnsureRefused) -> WireError {
 pub(crate) fn read_failure(failure: &ReadFailure) -> WireError {
     let message = failure.to_string();
     match failure {
-        ReadFailure::Gone(_) | ReadFailure::Stopped(_) => {
+        ReadFailure::NodeStopping(_) | ReadFailure::Stopped(_) => {
             WireError::new(ErrorCode::GoingAway, message)
         }
         ReadFailure::Log { .. } | ReadFailure::Index { .. } | ReadFailure::Missing { .. } => {

@@ -19,7 +19,8 @@ use tokio::sync::oneshot;
 
 use super::aliases::{Aliases, Bound};
 use super::{QuicStream, SessionEnd, failure, going_away};
-use crate::shard::{AppendFailure, AppendResult, ProposeFailure, ShardHandle};
+use crate::replica::ProposeFailure;
+use crate::shard::{AppendFailure, AppendResult, ShardHandle};
 
 /// Batch bytes a publisher may have un-answered: the whole window of the largest frames, told to the
 /// client so that it can bound its memory. QUIC flow control is what enforces it.

@@ -7,7 +7,7 @@ use railgun_core::shard::{AppendRefusal, Appended};
 use railgun_types::limits::ENTRY_BYTES;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::ProposeFailure;
+use crate::replica::ProposeFailure;
 
 /// Entries in flight: enough to keep the log writing while results travel.
 const ENTRIES_IN_FLIGHT: usize = 8;

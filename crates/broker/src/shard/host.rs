@@ -19,16 +19,15 @@ use tokio_util::sync::CancellationToken;
 use super::appender::{Appender, EntryReplies};
 use super::budget::{self, Admission};
 use super::figures::ShardFigures;
-use super::machine::{CommittedEntry, EntryContent};
-use super::pipeline::{Pipeline, UnappliedQueue};
 use super::query::{
     self, Located, OffloadStatus, ReadQuery, SegmentPage, StartResolved, StreamFacts,
 };
 use super::tail_readers::TailReaders;
-use super::{AppendFailure, AppendRequest, ProposeFailure, QUEUE_BYTES, ShardHandle};
+use super::{AppendFailure, AppendRequest, QUEUE_BYTES, ShardHandle};
 use crate::actors::Actors;
 use crate::checkpoint::{CheckpointStore, Schedule, Written};
 use crate::clock::Clock;
+use crate::replica::{CommittedEntry, EntryContent, Pipeline, ProposeFailure, UnappliedQueue};
 use crate::thresholds::CheckpointCadence;
 
 /// Messages that may wait. Appends are bounded by bytes besides.

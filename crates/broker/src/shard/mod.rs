@@ -4,8 +4,6 @@ mod appender;
 mod budget;
 mod figures;
 mod host;
-mod machine;
-mod pipeline;
 mod query;
 mod tail_readers;
 
@@ -17,12 +15,11 @@ use railgun_log::ShardLog;
 use railgun_types::{Offset, ShardId, StartPosition, StreamUid};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
+use crate::replica::{NodeStopping, ProposeFailure};
 use appender::Room;
 pub(crate) use appender::{AppendFailure, AppendRequest, AppendResult};
 pub use figures::ShardFigures;
 pub(crate) use host::{Extent, HostSpec, Message};
-pub(crate) use machine::{CommittedEntry, EntryContent, Handover};
-pub(crate) use pipeline::{Pipeline, ProposeFailure, UnappliedQueue, unapplied_queue};
 pub(crate) use query::{
     Located, OffloadStatus, PlanPart, ReadQuery, SegmentFacts, SegmentPage, StartResolved,
     StreamFacts,
@@ -34,11 +31,6 @@ const QUEUE_BYTES: usize = 32 << 20;
 /// The part of it that one session may take, over all shards: whoever waits for room has at most so
 /// much of each other session in front of it.
 const SESSION_BYTES: usize = QUEUE_BYTES / 2;
-
-/// The node is stopping: the shard's actor is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the node is stopping")]
-pub(crate) struct ShardGone;
 
 /// A client's place in the queues of shards, the same for all that one connection publishes: whoever
 /// opens many publishers gets no more turns by that. Cheap to clone.
@@ -84,7 +76,7 @@ impl ShardHandle {
         &self,
         queueing: &Queueing,
         items: Vec<railgun_core::command::Append>,
-    ) -> Result<oneshot::Receiver<AppendResult>, ShardGone> {
+    ) -> Result<oneshot::Receiver<AppendResult>, NodeStopping> {
         let bytes: usize = items.iter().map(railgun_core::command::Append::encoded_len).sum();
         let room = Room {
             _session: acquire(&queueing.bytes, bytes.min(SESSION_BYTES)).await?,
@@ -100,12 +92,12 @@ impl ShardHandle {
     pub(crate) async fn command(&self, body: CommandBody) -> Result<Outcome, ProposeFailure> {
         let (reply, result) = oneshot::channel();
         let sent = self.send(Message::Command { body: Box::new(body), reply }).await;
-        sent.map_err(|ShardGone| ProposeFailure::NotLeading)?;
+        sent.map_err(|NodeStopping| ProposeFailure::NotLeading)?;
         result.await.unwrap_or(Err(ProposeFailure::Unknown))
     }
 
     /// Finds records; waits for them where the query says so.
-    pub(crate) async fn locate(&self, query: ReadQuery) -> Result<Located, ShardGone> {
+    pub(crate) async fn locate(&self, query: ReadQuery) -> Result<Located, NodeStopping> {
         self.ask(|reply| Message::Locate { query, reply }).await
     }
 
@@ -114,7 +106,7 @@ impl ShardHandle {
         &self,
         stream: StreamUid,
         start: StartPosition,
-    ) -> Result<StartResolved, ShardGone> {
+    ) -> Result<StartResolved, NodeStopping> {
         self.ask(|reply| Message::ResolveStart { stream, start, reply }).await
     }
 
@@ -122,7 +114,7 @@ impl ShardHandle {
     pub(crate) async fn describe(
         &self,
         stream: StreamUid,
-    ) -> Result<Option<Box<StreamFacts>>, ShardGone> {
+    ) -> Result<Option<Box<StreamFacts>>, NodeStopping> {
         self.ask(|reply| Message::Describe { stream, reply }).await
     }
 
@@ -133,27 +125,27 @@ impl ShardHandle {
         stream: StreamUid,
         from: Offset,
         limit: usize,
-    ) -> Result<Option<SegmentPage>, ShardGone> {
+    ) -> Result<Option<SegmentPage>, NodeStopping> {
         self.ask(|reply| Message::Segments { stream, from, limit, reply }).await
     }
 
     /// Waits until it is in the bucket, and a manifest there says so.
-    pub(crate) async fn mirrored(&self, extent: Extent) -> Result<(), ShardGone> {
+    pub(crate) async fn mirrored(&self, extent: Extent) -> Result<(), NodeStopping> {
         self.ask(|reply| Message::WaitMirrored { extent, reply }).await
     }
 
     /// What there is to upload.
-    pub(crate) async fn offload_status(&self) -> Result<Box<OffloadStatus>, ShardGone> {
+    pub(crate) async fn offload_status(&self) -> Result<Box<OffloadStatus>, NodeStopping> {
         self.ask(|reply| Message::OffloadStatus { reply }).await
     }
 
     /// Waits until a checkpoint holds everything applied when this is asked.
-    pub(crate) async fn checkpoint(&self) -> Result<(), ShardGone> {
+    pub(crate) async fn checkpoint(&self) -> Result<(), NodeStopping> {
         self.ask(|reply| Message::WantCheckpoint { reply }).await
     }
 
     /// Readers find nothing below this log index in the log any more: its files are about to go.
-    pub(crate) async fn trim_index_below(&self, log_index: u64) -> Result<(), ShardGone> {
+    pub(crate) async fn trim_index_below(&self, log_index: u64) -> Result<(), NodeStopping> {
         self.ask(|reply| Message::TrimIndex { log_index, reply }).await
     }
 
@@ -175,18 +167,21 @@ impl ShardHandle {
     async fn ask<T>(
         &self,
         message: impl FnOnce(oneshot::Sender<T>) -> Message,
-    ) -> Result<T, ShardGone> {
+    ) -> Result<T, NodeStopping> {
         let (reply, answer) = oneshot::channel();
         self.send(message(reply)).await?;
-        answer.await.map_err(|_| ShardGone)
+        answer.await.map_err(|_| NodeStopping)
     }
 
-    async fn send(&self, message: Message) -> Result<(), ShardGone> {
-        self.to.send(message).await.map_err(|_| ShardGone)
+    async fn send(&self, message: Message) -> Result<(), NodeStopping> {
+        self.to.send(message).await.map_err(|_| NodeStopping)
     }
 }
 
-async fn acquire(room: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, ShardGone> {
+async fn acquire(
+    room: &Arc<Semaphore>,
+    bytes: usize,
+) -> Result<OwnedSemaphorePermit, NodeStopping> {
     let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-    Arc::clone(room).acquire_many_owned(bytes).await.map_err(|_| ShardGone)
+    Arc::clone(room).acquire_many_owned(bytes).await.map_err(|_| NodeStopping)
 }

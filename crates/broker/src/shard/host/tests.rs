@@ -50,7 +50,7 @@ impl Rig {
             cadence: CheckpointCadence::default(),
             clock: Arc::new(SystemClock),
             hot_bytes_max: u64::MAX,
-            unapplied: super::super::unapplied_queue().1,
+            unapplied: crate::replica::unapplied_queue().1,
         };
         let (handle, to) = host.spawn(&Actors::new(), CancellationToken::new());
         Self { handle, to, next: 1, _writer: writer }
