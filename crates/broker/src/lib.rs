@@ -19,6 +19,7 @@ mod session;
 mod shard;
 mod streams;
 mod thresholds;
+mod wire_error;
 
 pub use auth::{InvalidTokenHash, TokenHash};
 pub use builtin_bug::BuiltinBug;

@@ -25,8 +25,8 @@ use crate::catalog::CatalogHandle;
 use crate::entropy::Entropy;
 use crate::offload::Reclaimer;
 use crate::reader::ReadFailure;
-use crate::session::failure;
 use crate::shard::{Extent, SegmentPage, ShardHandle, StartResolved, StreamFacts};
+use crate::wire_error::{self, not_found, stopping, unexpected};
 
 /// How often names are looked through for creations and deletions that nobody finishes.
 const RECONCILE_EVERY: Duration = Duration::from_secs(10);
@@ -184,7 +184,7 @@ impl Streams {
             StartResolved::At { start, next } => Ok(Start { start, next }),
             StartResolved::ColdTime { part, ts, next } => {
                 let sought = self.inner.cold.seek_time(&part, ts).await;
-                let start = sought.map_err(|e| failure::read_failure(&ReadFailure::Cold(e)))?;
+                let start = sought.map_err(|e| wire_error::read_failure(&ReadFailure::Cold(e)))?;
                 Ok(Start { start, next })
             }
             StartResolved::Deleted => {
@@ -240,7 +240,7 @@ impl Streams {
         }
         if request.if_revision.is_some_and(|revision| revision != 0) {
             // EN-6: what is not there is at no revision.
-            return Err(failure::ensure_refused(&EnsureRefused::Revision { actual: 0 }));
+            return Err(wire_error::ensure_refused(&EnsureRefused::Revision { actual: 0 }));
         }
         if request.patch.kind == Some(StreamKind::Ephemeral) {
             let message = "this release has persistent streams only";
@@ -259,7 +259,7 @@ impl Streams {
         &self,
         command: CatalogCommand,
     ) -> Result<Option<CatalogEntry>, WireError> {
-        match self.inner.catalog.change(command).await.map_err(failure::propose_failure)? {
+        match self.inner.catalog.change(command).await.map_err(wire_error::propose_failure)? {
             CatalogOutcome::Entry(entry) => Ok(entry),
             CatalogOutcome::Founded(_) | CatalogOutcome::Refused => Ok(None),
         }
@@ -287,7 +287,7 @@ impl Streams {
                 // Definite, and it was not for the sake of a stream that lives: nobody else should
                 // wait for this name.
                 self.change(CatalogCommand::Free { name: name.clone(), stream }).await?;
-                return Err(failure::ensure_refused(&refused));
+                return Err(wire_error::ensure_refused(&refused));
             }
         };
         let activate = CatalogCommand::Activate { name: name.clone(), stream };
@@ -308,7 +308,7 @@ impl Streams {
         request: EnsureRequest,
     ) -> Result<Ensured, WireError> {
         let ensured = self.propose_ensure(entry, request).await?;
-        ensured.map_err(|refused| failure::ensure_refused(&refused))
+        ensured.map_err(|refused| wire_error::ensure_refused(&refused))
     }
 
     async fn propose_ensure(
@@ -321,7 +321,7 @@ impl Streams {
         let ensure = EnsureStream { stream, name, patch, mode, if_revision, allow_destructive };
         let body = CommandBody::Stream(StreamCommand::Ensure(ensure));
         let outcome = self.shard(entry.shard)?.command(body).await;
-        let ensured = match outcome.map_err(failure::propose_failure)? {
+        let ensured = match outcome.map_err(wire_error::propose_failure)? {
             Outcome::Ensured(Ok(ensured)) => ensured,
             Outcome::Ensured(Err(refused)) => return Ok(Err(refused)),
             other => return Err(unexpected(&other)),
@@ -356,7 +356,7 @@ impl Streams {
 
     async fn delete_on_shard(&self, entry: &CatalogEntry) -> Result<(), WireError> {
         let body = CommandBody::Stream(StreamCommand::Delete { stream: entry.stream });
-        self.shard(entry.shard)?.command(body).await.map_err(failure::propose_failure)?;
+        self.shard(entry.shard)?.command(body).await.map_err(wire_error::propose_failure)?;
         Ok(())
     }
 
@@ -411,7 +411,7 @@ impl Streams {
         let end = found.facts.next;
         let scope = if retire { SealScope::All } else { SealScope::Stream(found.stream) };
         let body = CommandBody::Segment(SegmentCommand::Seal(scope));
-        found.shard.command(body).await.map_err(failure::propose_failure)?;
+        found.shard.command(body).await.map_err(wire_error::propose_failure)?;
         let extent = Extent::Stream { stream: found.stream, end };
         found.shard.mirrored(extent).await.map_err(|gone| stopping(&gone))?;
         let files_retired = if retire {
@@ -422,17 +422,4 @@ impl Streams {
         };
         Ok(Sealed { cold_end: end, files_retired })
     }
-}
-
-fn not_found(name: &StreamName) -> WireError {
-    let message = format!("there is no stream '{name}'");
-    WireError::new(ErrorCode::StreamNotFound, message)
-}
-
-fn stopping(gone: &crate::replica::NodeStopping) -> WireError {
-    WireError::new(ErrorCode::GoingAway, gone.to_string())
-}
-
-fn unexpected(outcome: &Outcome) -> WireError {
-    WireError::new(ErrorCode::Internal, format!("the shard answered {outcome:?}"))
 }

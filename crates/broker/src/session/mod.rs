@@ -3,7 +3,7 @@
 
 mod admin;
 mod aliases;
-pub(crate) mod failure;
+mod end;
 mod publisher;
 mod subscription;
 
@@ -23,7 +23,7 @@ use crate::auth::Auth;
 use crate::shard::Queueing;
 use crate::streams::Streams;
 
-pub(crate) use failure::SessionEnd;
+pub(crate) use end::SessionEnd;
 #[cfg(test)]
 pub(crate) use subscription::HELD_TIME;
 
@@ -145,7 +145,7 @@ async fn handshake(
     let client = match let_in(context, &mut reader).await {
         Ok(client) => client,
         Err(refused) => {
-            failure::tell(&mut writer, &refused).await;
+            end::tell(&mut writer, &refused).await;
             return Err(refused);
         }
     };
@@ -251,7 +251,7 @@ impl QuicStream {
             let last = async {
                 match &served {
                     Ok(()) => self.writer.finish(),
-                    Err(end) => failure::tell(&mut self.writer, end).await,
+                    Err(end) => end::tell(&mut self.writer, end).await,
                 }
                 if stopping.is_cancelled() {
                     // The connection is closed behind this, which throws away what is on its way.

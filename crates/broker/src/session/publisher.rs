@@ -18,9 +18,10 @@ use railgun_types::{ErrorCode, ProducerId, StreamName, StreamUid};
 use tokio::sync::oneshot;
 
 use super::aliases::{Aliases, Bound};
-use super::{QuicStream, SessionEnd, failure, going_away};
+use super::{QuicStream, SessionEnd, going_away};
 use crate::replica::ProposeFailure;
 use crate::shard::{AppendFailure, AppendResult, ShardHandle};
+use crate::wire_error;
 
 /// Batch bytes a publisher may have un-answered: the whole window of the largest frames, told to the
 /// client so that it can bound its memory. QUIC flow control is what enforces it.
@@ -117,7 +118,7 @@ impl Invalid {
     /// As the client is told.
     fn told(&self, alias: u32) -> WireError {
         let (code, message) = match self {
-            Self::Batch(error) => return failure::batch_error(error),
+            Self::Batch(error) => return wire_error::batch_error(error),
             Self::Unbound => {
                 (ErrorCode::ProtocolViolation, format!("no stream is bound to alias {alias}"))
             }
@@ -365,10 +366,10 @@ impl Publisher<'_> {
                     ..Default::default()
                 };
             }
-            BatchOutcome::Unknown => failure::propose_failure(ProposeFailure::Unknown),
+            BatchOutcome::Unknown => wire_error::propose_failure(ProposeFailure::Unknown),
             BatchOutcome::Invalid(invalid) => invalid.told(item.alias),
-            BatchOutcome::Refused(refusal) => failure::append_refusal(refusal),
-            BatchOutcome::Failed(failed) => failure::append_failure(failed),
+            BatchOutcome::Refused(refusal) => wire_error::append_refusal(refusal),
+            BatchOutcome::Failed(failed) => wire_error::append_failure(failed),
         };
         v1::ItemResult { error: Some(after_broken(bound, error).into()), ..Default::default() }
     }

@@ -9,9 +9,10 @@ use railgun_proto::{Frame, FrameKind, WireError, v1};
 use railgun_types::{ErrorCode, Offset, Timestamp};
 use tokio::time::{Instant, sleep_until};
 
-use super::{QuicStream, SessionEnd, failure, going_away, overdue};
+use super::{QuicStream, SessionEnd, going_away, overdue};
 use crate::reader::{Delivery, Source, Step, StreamReader};
 use crate::streams::Resolved;
+use crate::wire_error;
 
 /// How long records that were read wait for credit. Then they are given up, to be read again when
 /// there is credit: a client that gives none does not hold memory.
@@ -131,7 +132,7 @@ impl Subscription<'_> {
                 }
             }
         };
-        let mut read = Some(read.map_err(|failed| failure::read_failure(&failed))?);
+        let mut read = Some(read.map_err(|failed| wire_error::read_failure(&failed))?);
         let held_until = Instant::now() + HELD_TIME;
         while !self.stream.writer.is_flushed() {
             let Self { stream, credit, .. } = self;

@@ -1,90 +1,15 @@
-//! Why a QUIC stream or a session ends, and how the client is told. The one place where failures
-//! become error codes.
+//! Failures of shards, catalog and readers, as the client is told of them. What a session itself
+//! refuses, it says where it does.
 
 use railgun_cold::reader::ColdReadError;
-use railgun_core::shard::{AppendRefusal, EnsureRefused};
-use railgun_net::{ConnectionLost, FrameWriter, ReadError, WriteError};
-use railgun_proto::convert::InvalidMessage;
-use railgun_proto::{Frame, FrameError, FrameKind, WireError, v1};
+use railgun_core::shard::{AppendRefusal, EnsureRefused, Outcome};
+use railgun_proto::WireError;
 use railgun_types::batch::BatchError;
-use railgun_types::{ErrorCode, Retry};
+use railgun_types::{ErrorCode, Retry, StreamName};
 
 use crate::reader::ReadFailure;
 use crate::replica::{NodeStopping, ProposeFailure};
 use crate::shard::AppendFailure;
-
-/// See the module.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum SessionEnd {
-    /// The client is told why.
-    #[error(transparent)]
-    Refused(#[from] WireError),
-    /// Nobody is left to be told.
-    #[error("the client left")]
-    ClientLeft,
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    #[error(transparent)]
-    Write(#[from] WriteError),
-    #[error(transparent)]
-    Lost(#[from] ConnectionLost),
-}
-
-impl SessionEnd {
-    pub(crate) fn unexpected(kind: FrameKind) -> Self {
-        let message = format!("a {} frame is not allowed here", kind.name());
-        WireError::new(ErrorCode::ProtocolViolation, message).into()
-    }
-
-    pub(crate) fn code(&self) -> ErrorCode {
-        match self {
-            Self::Refused(error) => match error.code {
-                railgun_proto::WireCode::Known(code) => code,
-                railgun_proto::WireCode::Unknown(_) => ErrorCode::Internal,
-            },
-            Self::Read(error) => error.code().unwrap_or(ErrorCode::ProtocolViolation),
-            Self::ClientLeft | Self::Write(_) | Self::Lost(_) => ErrorCode::ProtocolViolation,
-        }
-    }
-}
-
-impl From<FrameError> for SessionEnd {
-    fn from(error: FrameError) -> Self {
-        WireError::new(error.code(), error.to_string()).into()
-    }
-}
-
-impl From<InvalidMessage> for SessionEnd {
-    fn from(error: InvalidMessage) -> Self {
-        WireError::from(error).into()
-    }
-}
-
-impl From<NodeStopping> for SessionEnd {
-    fn from(error: NodeStopping) -> Self {
-        WireError::new(ErrorCode::GoingAway, error.to_string()).into()
-    }
-}
-
-/// Tells the client why the stream ends, if somebody is there, and finishes it.
-pub(super) async fn tell(writer: &mut FrameWriter, end: &SessionEnd) {
-    let error = match end {
-        SessionEnd::Refused(error) => error.clone(),
-        SessionEnd::Read(error) => match error.code() {
-            Some(code) => WireError::new(code, error.to_string()),
-            None => return writer.finish(),
-        },
-        SessionEnd::Write(WriteError::Frame(error)) => {
-            WireError::new(ErrorCode::Internal, format!("an answer cannot be sent: {error}"))
-        }
-        SessionEnd::ClientLeft | SessionEnd::Write(_) | SessionEnd::Lost(_) => {
-            return writer.finish();
-        }
-    };
-    if writer.send(Frame::new(&v1::Error::from(error))).await.is_ok() {
-        writer.finish();
-    }
-}
 
 /// A refused batch, as the client is told.
 pub(crate) fn append_refusal(refusal: AppendRefusal) -> WireError {
@@ -159,4 +84,17 @@ pub(crate) fn read_failure(failure: &ReadFailure) -> WireError {
         }
         ReadFailure::Cold(_) => WireError::new(ErrorCode::ColdCorrupt, message),
     }
+}
+
+pub(crate) fn not_found(name: &StreamName) -> WireError {
+    let message = format!("there is no stream '{name}'");
+    WireError::new(ErrorCode::StreamNotFound, message)
+}
+
+pub(crate) fn stopping(gone: &NodeStopping) -> WireError {
+    WireError::new(ErrorCode::GoingAway, gone.to_string())
+}
+
+pub(crate) fn unexpected(outcome: &Outcome) -> WireError {
+    WireError::new(ErrorCode::Internal, format!("the shard answered {outcome:?}"))
 }
