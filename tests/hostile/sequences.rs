@@ -2,8 +2,8 @@
 
 use railgun_proto::v1;
 use railgun_types::ErrorCode::{
-    BatchCorrupt, OrderBroken, ProducerFenced, ProducerUnknown, ProtocolViolation, SequenceGap,
-    Unknown,
+    BatchCorrupt, OrderBroken, OutcomeUnknown, ProducerFenced, ProducerUnknown, ProtocolViolation,
+    SequenceGap,
 };
 
 use crate::arena;
@@ -65,7 +65,7 @@ async fn sequences_that_jump_append_nothing() {
     }
     for (sequence, count) in [(0, 2), (2, 2), (1, 2), (4, 1), (18, 3), (19, 1)] {
         println!("{count} at {sequence}");
-        refusal(publish(&mut line, sequence, count).await, Unknown);
+        refusal(publish(&mut line, sequence, count).await, OutcomeUnknown);
     }
     for batch in 2..10 {
         let result = publish(&mut line, batch * 2, 2).await;

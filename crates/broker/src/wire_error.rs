@@ -22,7 +22,7 @@ pub(crate) fn append_refusal(refusal: AppendRefusal) -> WireError {
         AppendRefusal::ExpectedEnd { actual } => {
             (ErrorCode::ExpectedOffsetMismatch, Some(actual.0))
         }
-        AppendRefusal::ForgottenSequence { .. } => (ErrorCode::Unknown, None),
+        AppendRefusal::ForgottenSequence { .. } => (ErrorCode::OutcomeUnknown, None),
     };
     WireError { actual, ..WireError::new(code, refusal.to_string()) }
 }
@@ -40,7 +40,7 @@ pub(crate) fn append_failure(failure: AppendFailure) -> WireError {
 pub(crate) fn propose_failure(failure: ProposeFailure) -> WireError {
     let code = match failure {
         ProposeFailure::NotLeading | ProposeFailure::Busy => ErrorCode::Unavailable,
-        ProposeFailure::Unknown => ErrorCode::Unknown,
+        ProposeFailure::Unknown => ErrorCode::OutcomeUnknown,
     };
     WireError::new(code, failure.to_string())
 }

@@ -55,7 +55,7 @@ pub(crate) fn wire(error: &WireError, stream: Option<&StreamName>) -> Failure {
 fn exit(code: ErrorCode) -> Exit {
     match code {
         ErrorCode::StreamNotFound | ErrorCode::StreamDeleted => Exit::NotFound,
-        ErrorCode::Unknown | ErrorCode::Timeout => Exit::OutcomeUnknown,
+        ErrorCode::OutcomeUnknown | ErrorCode::Timeout => Exit::OutcomeUnknown,
         ErrorCode::Internal | ErrorCode::ColdCorrupt | ErrorCode::ColdUnavailable => Exit::Failed,
         ErrorCode::GoingAway | ErrorCode::NotLeader | ErrorCode::Unavailable => Exit::CannotConnect,
         _ => Exit::Refused,
@@ -107,7 +107,7 @@ fn next(code: ErrorCode, name: &str) -> String {
         Code::UnsupportedVersion | Code::FeatureLevel => {
             "use the version of railgun that the server has: railgun --version".to_owned()
         }
-        Code::Unknown | Code::Timeout => {
+        Code::OutcomeUnknown | Code::Timeout => {
             format!("railgun stream info {name}, which shows how far it came")
         }
         Code::OrderBroken | Code::ProducerFenced | Code::ProducerUnknown | Code::SequenceGap => {

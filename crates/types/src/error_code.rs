@@ -141,7 +141,7 @@ error_codes! {
     /// No leader now.
     Unavailable = 501, SOON;
     /// The outcome is not known: the message may or may not have been appended.
-    Unknown = 502, Retry::Never;
+    OutcomeUnknown = 502, Retry::Never;
     /// The server failed; its log says more.
     Internal = 503, Retry::Never;
     /// Not done within the asked time; it goes on.

@@ -105,7 +105,7 @@ async fn to_the_end<T: Send + 'static>(
 ) -> Result<T, WireError> {
     tasks.spawn(change).await.unwrap_or_else(|failed| {
         let message = format!("the change was not finished: {failed}");
-        Err(WireError::new(ErrorCode::Unknown, message))
+        Err(WireError::new(ErrorCode::OutcomeUnknown, message))
     })
 }
 

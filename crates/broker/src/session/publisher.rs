@@ -411,7 +411,7 @@ fn after_broken(bound: Option<&mut Bound>, mut error: WireError) -> WireError {
     // A producer that was forgotten says nothing definite about what follows: it may have been
     // appended by an earlier attempt.
     bound.broken |= !unknown;
-    bound.appended |= error.code == ErrorCode::Unknown;
+    bound.appended |= error.code == ErrorCode::OutcomeUnknown;
     error
 }
 

@@ -76,7 +76,7 @@ impl Lane {
             return self.requeue(item, now);
         }
         let mut delay = None;
-        if error.code == ErrorCode::Unknown {
+        if error.code == ErrorCode::OutcomeUnknown {
             item.ambiguous = true;
             delay = Some(RETRY_SOON);
         } else if error.code == ErrorCode::SequenceGap && !item.ambiguous {

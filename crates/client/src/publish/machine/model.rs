@@ -128,7 +128,8 @@ impl Log {
         }
         if first < producer.next {
             let stored = producer.results.iter().find(|(s, n, _)| (*s, *n) == (first, count));
-            let (.., base) = stored.ok_or(WireError::new(ErrorCode::Unknown, "forgotten"))?;
+            let (.., base) =
+                stored.ok_or(WireError::new(ErrorCode::OutcomeUnknown, "forgotten"))?;
             return Ok(*base);
         }
         let log = &mut self.messages[batch.lane];
@@ -292,9 +293,9 @@ impl World {
             Verdict::Append => self.log.append(batch),
             Verdict::AppendUnheard => {
                 let _ = self.log.append(batch);
-                refuse(ErrorCode::Unknown)
+                refuse(ErrorCode::OutcomeUnknown)
             }
-            Verdict::Unknown => refuse(ErrorCode::Unknown),
+            Verdict::Unknown => refuse(ErrorCode::OutcomeUnknown),
             Verdict::Busy => refuse(ErrorCode::HotTierFull),
             Verdict::Invalid => refuse(ErrorCode::InvalidHeader),
         };

@@ -396,7 +396,7 @@ fn what_is_ambiguous_behind_a_refused_batch_is_still_repeated_when_another_strea
     // is known of the second.
     let mismatch = refused(WireError::new(ErrorCode::ExpectedOffsetMismatch, ""));
     rig.answer(vec![mismatch, refused(WireError::new(ErrorCode::HotTierFull, ""))]);
-    rig.answer(vec![refused(WireError::new(ErrorCode::Unknown, ""))]);
+    rig.answer(vec![refused(WireError::new(ErrorCode::OutcomeUnknown, ""))]);
     assert!(matches!(result(&lost), Some(Err(PublishError::Unknown { .. }))));
     rig.now += Duration::from_secs(1);
     assert_eq!(rig.frame()[0].2, ["first"]);

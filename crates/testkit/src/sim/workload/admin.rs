@@ -83,7 +83,7 @@ pub(super) fn judge(actor: &Actor, error: &AdminError) {
                 ErrorCode::Timeout
                     | ErrorCode::Unavailable
                     | ErrorCode::GoingAway
-                    | ErrorCode::Unknown
+                    | ErrorCode::OutcomeUnknown
                     | ErrorCode::StreamStarting
             )
         ),
