@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use railgun_cold::keys::Key;
-use railgun_cold::segment::{EncodeSpec, SegmentKind};
+use railgun_cold::segment::EncodeSpec;
 use railgun_cold::{Bucket, BucketError, manifest};
 use railgun_core::command::{CommandBody, CommittedPart, ObjectCommit, SealScope, SegmentCommand};
 use railgun_core::manifest::{ManifestFile, ObjectId};
@@ -256,7 +256,6 @@ impl Offloader {
         parts: Vec<PlanPart>,
     ) -> Result<(), OffloadError> {
         let (cluster, shard) = (self.spec.cluster, self.spec.shard.id());
-        let kind = if plan.segment { SegmentKind::Segment } else { SegmentKind::Bundle };
         let name = parts.first().map(|part| part.name.clone());
         let Some(name) = name.filter(|_| parts.len() == plan.ranges.len()) else {
             // A stream was deleted a moment ago; the plan follows.
@@ -264,8 +263,10 @@ impl Offloader {
         };
         let log = self.spec.shard.log().clone();
         let record_bytes_hint = plan.ranges.iter().map(|range| range.range.record_bytes).sum();
-        let spec =
-            EncodeSpec { record_bytes_hint, ..EncodeSpec::new(cluster, shard, plan.term, kind) };
+        let spec = EncodeSpec {
+            record_bytes_hint,
+            ..EncodeSpec::new(cluster, shard, plan.term, plan.kind)
+        };
         let ranges = plan.ranges.clone();
         let encode = move || gather::encode(&log, spec, &ranges, &parts);
         let encoded = run_on(&*self.spec.pool, encode).await??;

@@ -10,7 +10,7 @@ use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
-use railgun_core::manifest::{ContentHash, Digest};
+use railgun_core::manifest::{ContentHash, Digest, SegmentKind};
 use railgun_types::batch::RecordBatch;
 use railgun_types::{ClusterUid, Offset, ShardId, StreamUid, Timestamp, crc32c};
 use sha2::{Digest as _, Sha256};
@@ -18,15 +18,6 @@ use sha2::{Digest as _, Sha256};
 use super::columns::{Columns, Place};
 use super::footer::{self, EncodedPart, Footer, RowGroupPlace};
 use super::schema;
-
-/// What an object is to hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SegmentKind {
-    /// Records of one stream.
-    Segment,
-    /// Records of many streams, in ascending order of their uids.
-    Bundle,
-}
 
 /// What to encode, and how.
 #[derive(Clone, Debug)]

@@ -5,5 +5,6 @@ mod encode;
 mod footer;
 pub(crate) mod schema;
 
-pub use encode::{EncodeError, EncodeSpec, Encoded, SegmentEncoder, SegmentKind, StreamSlice};
+pub use encode::{EncodeError, EncodeSpec, Encoded, SegmentEncoder, StreamSlice};
 pub use footer::{BadFooter, EncodedPart, Footer, RowGroupPlace};
+pub use railgun_core::manifest::SegmentKind;

@@ -27,6 +27,15 @@ pub type ContentHash = [u8; 8];
 /// from range to range: proof that a rewrite kept every record.
 pub type Digest = [u8; 32];
 
+/// What an object is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SegmentKind {
+    /// Records of one stream, under that stream's key.
+    Segment,
+    /// Records of many streams, in ascending order of their uids.
+    Bundle,
+}
+
 /// What an object holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ObjectKind {

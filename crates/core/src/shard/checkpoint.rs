@@ -44,7 +44,8 @@ use super::{HotIndex, SEGMENT_BYTES_MIN, ShardState, Stream, Waiting};
 use crate::checkpoint::{CheckpointError, CheckpointReader, CheckpointWriter, Header, Section};
 use crate::codec::{self, list, map, narrow, put_list, put_varints};
 use crate::manifest::{
-    ColdRange, ManifestVersion, ObjectId, ObjectInfo, ObjectKind, ShardManifest, StreamManifest,
+    ColdRange, ManifestVersion, ObjectId, ObjectInfo, ObjectKind, SegmentKind, ShardManifest,
+    StreamManifest,
 };
 
 /// Fewest bytes of each item of a list.
@@ -482,11 +483,11 @@ fn manifest_log(cursor: &mut ByteCursor<'_>) -> Result<ManifestLog, Malformed> {
 }
 
 fn put_plan(out: &mut BytesMut, (id, plan): (&ObjectId, &PlannedObject)) {
-    let PlannedObject { term, day, segment, ranges } = plan;
+    let PlannedObject { term, day, kind, ranges } = plan;
     put_object_id(out, *id);
     put_varint(out, *term);
     put_varint(out, zigzag(*day));
-    codec::put_bool(out, *segment);
+    codec::put_bool(out, *kind == SegmentKind::Segment);
     put_list(out, ranges.iter(), |out, PlannedRange { stream, range }| {
         out.put_slice(&stream.0);
         put_range(out, range);
@@ -498,7 +499,7 @@ fn plan(cursor: &mut ByteCursor<'_>) -> Result<(ObjectId, PlannedObject), Malfor
     let plan = PlannedObject {
         term: cursor.varint()?,
         day: unzigzag(cursor.varint()?),
-        segment: codec::bool(cursor)?,
+        kind: if codec::bool(cursor)? { SegmentKind::Segment } else { SegmentKind::Bundle },
         ranges: list(cursor, bytes_min::PLANNED_RANGE, |cursor| {
             Ok(PlannedRange { stream: StreamUid(cursor.array()?), range: range(cursor)? })
         })?,

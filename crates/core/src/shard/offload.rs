@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use railgun_types::{Offset, StreamUid, Timestamp};
 
-use crate::manifest::{ContentHash, ManifestVersion, ObjectId, ObjectInfo, ObjectKind};
+use crate::manifest::{
+    ContentHash, ManifestVersion, ObjectId, ObjectInfo, ObjectKind, SegmentKind,
+};
 
 /// Bytes of records and ids at which a range is closed, and most of a bundle.
 pub const RANGE_BYTES_MAX: u64 = 64 << 20;
@@ -60,8 +62,8 @@ pub struct PlannedObject {
     pub term: u64,
     /// UTC day of its records.
     pub day: i64,
-    /// Whether it holds one stream's records under that stream's key.
-    pub segment: bool,
+    /// Whether it holds records of one stream or of many.
+    pub kind: SegmentKind,
     /// What it will hold, ordered by stream and offset.
     pub ranges: Vec<PlannedRange>,
 }
@@ -70,8 +72,8 @@ impl PlannedObject {
     /// The object as the manifest will hold it, once its content is known.
     #[must_use]
     pub fn info(&self, hash: ContentHash, bytes: u64, footer_bytes: u32) -> ObjectInfo {
-        let kind = match (self.segment, self.ranges.first()) {
-            (true, Some(only)) => ObjectKind::Segment {
+        let kind = match (self.kind, self.ranges.first()) {
+            (SegmentKind::Segment, Some(only)) => ObjectKind::Segment {
                 stream: only.stream,
                 base: only.range.base,
                 last: Offset(only.range.end.0.saturating_sub(1)),
@@ -136,14 +138,16 @@ impl Planner {
             let (term, day) = (self.term, range.day);
             let planned = PlannedRange { stream, range };
             if waiting >= self.segment_bytes_min {
-                self.emit(PlannedObject { term, day, segment: true, ranges: vec![planned] });
+                let kind = SegmentKind::Segment;
+                self.emit(PlannedObject { term, day, kind, ranges: vec![planned] });
                 continue;
             }
             let bundles = self.bundles.entry(day).or_default();
             match bundles.last_mut().filter(|bundle| bundle.has_room(&planned.range)) {
                 Some(bundle) => bundle.push(planned),
                 None => {
-                    let object = PlannedObject { term, day, segment: false, ranges: Vec::new() };
+                    let kind = SegmentKind::Bundle;
+                    let object = PlannedObject { term, day, kind, ranges: Vec::new() };
                     let mut bundle = Bundle { object, record_bytes: 0, records: 0 };
                     bundle.push(planned);
                     bundles.push(bundle);
@@ -250,16 +254,16 @@ mod tests {
             .iter()
             .map(|(id, object)| {
                 let streams: Vec<_> = object.ranges.iter().map(|r| r.stream.0[0]).collect();
-                (id.seal_index, id.part, object.term, object.day, object.segment, streams)
+                (id.seal_index, id.part, object.term, object.day, object.kind, streams)
             })
             .collect();
         assert_eq!(
             shape,
             [
-                (7, 0, 2, 1, true, vec![2]),
-                (7, 1, 2, 2, true, vec![2]),
-                (7, 2, 2, 1, false, vec![1, 3]),
-                (7, 3, 2, 2, false, vec![1]),
+                (7, 0, 2, 1, SegmentKind::Segment, vec![2]),
+                (7, 1, 2, 2, SegmentKind::Segment, vec![2]),
+                (7, 2, 2, 1, SegmentKind::Bundle, vec![1, 3]),
+                (7, 3, 2, 2, SegmentKind::Bundle, vec![1]),
             ]
         );
     }

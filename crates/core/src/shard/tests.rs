@@ -7,7 +7,7 @@ use super::*;
 use crate::command::{
     AppendMode, CommittedPart, EnsureStream, ExpectedEnd, ObjectCommit, ProducerSequence, SealScope,
 };
-use crate::manifest::ManifestVersion;
+use crate::manifest::{ManifestVersion, SegmentKind};
 
 const A: StreamUid = StreamUid([1; 16]);
 const B: StreamUid = StreamUid([2; 16]);
@@ -464,6 +464,6 @@ fn the_least_size_of_a_segment_can_be_another() {
     let bytes = shard.state.waiting().open;
     assert!(bytes > 100, "{bytes}");
     shard.seal(SealScope::All);
-    let kinds = shard.state.plans().values().map(|plan| (plan.segment, plan.ranges[0].stream));
-    assert_eq!(kinds.collect::<Vec<_>>(), [(true, B), (false, A)]);
+    let kinds = shard.state.plans().values().map(|plan| (plan.kind, plan.ranges[0].stream));
+    assert_eq!(kinds.collect::<Vec<_>>(), [(SegmentKind::Segment, B), (SegmentKind::Bundle, A)]);
 }
