@@ -215,7 +215,7 @@ impl StreamReader {
         start: u64,
         end: u64,
     ) -> Result<(Vec<Entry>, Source), ReadFailure> {
-        if let Some(entries) = self.shard.log().read_tail(start, end, HOT_BYTES)
+        if let Some(entries) = self.shard.log().read_ring(start, end, HOT_BYTES)
             && !entries.is_empty()
         {
             return Ok((entries, Source::Ring));

@@ -15,7 +15,7 @@ pub struct Payload {
     len: usize,
 }
 
-/// One part needs no allocation of its own; several are shared, so that the tail, the write queue
+/// One part needs no allocation of its own; several are shared, so that the ring, the write queue
 /// and readers hold the same slice.
 #[derive(Clone, Default)]
 enum Parts {

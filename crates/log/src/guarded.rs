@@ -3,7 +3,7 @@
 
 #![expect(
     clippy::disallowed_types,
-    reason = "the tail of a log is read by many threads that cannot await; the lock covers short copies only"
+    reason = "the ring of a log is read by many threads that cannot await; the lock covers short copies only"
 )]
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -31,10 +31,10 @@ mod new_file;
 mod options;
 mod reader;
 mod recovery;
+mod ring;
 mod scan;
 mod shard;
 mod shard_writer;
-mod tail;
 #[cfg(test)]
 mod tests;
 mod thread;

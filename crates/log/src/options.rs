@@ -17,7 +17,7 @@ pub struct LogOptions {
     /// single entry that does not fit makes its file longer.
     pub file_bytes: u64,
     /// Entries kept in memory beyond those that are not yet durable and applied, in bytes of payload.
-    pub tail_bytes: usize,
+    pub ring_bytes: usize,
     /// Idle time after which an fsynced batch is marked as such on disk, so that later damage to it is
     /// told apart from a torn write.
     pub mark_after: Duration,
@@ -36,7 +36,7 @@ impl Default for LogOptions {
     fn default() -> Self {
         Self {
             file_bytes: 64 << 20,
-            tail_bytes: 64 << 20,
+            ring_bytes: 64 << 20,
             mark_after: Duration::from_secs(1),
             write_bytes_max: 4 << 20,
             space_retry_after: Duration::from_secs(1),

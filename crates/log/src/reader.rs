@@ -1,4 +1,4 @@
-//! Reading entries from the tail and from files.
+//! Reading entries from the ring and from files.
 
 use std::io;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ const BLOCK_BYTES: usize = 4096;
 /// What to read next, found under the lock.
 enum Next {
     Done,
-    Tail(Vec<Entry>),
+    Ring(Vec<Entry>),
     File(Arc<LogFile>, Walk),
 }
 
@@ -49,7 +49,7 @@ pub(crate) fn read(
         let found = next(&shared.lock(), from, end, &batch, &mut generation)?;
         match found {
             Next::Done => return Ok(batch.entries),
-            Next::Tail(entries) => {
+            Next::Ring(entries) => {
                 batch.entries.extend(entries);
                 return Ok(batch.entries);
             }
@@ -105,12 +105,12 @@ fn next(
         *generation = Some(inner.generation);
     }
     if let Some(mut entries) =
-        inner.tail.read(from, end, taken.bytes_max - taken.bytes.min(taken.bytes_max))
+        inner.ring.read(from, end, taken.bytes_max - taken.bytes.min(taken.bytes_max))
     {
         if entries.first().is_some_and(|first| !taken.has_room(first.payload.len())) {
             entries.clear();
         }
-        return Ok(Next::Tail(entries));
+        return Ok(Next::Ring(entries));
     }
     let Some((file, extent)) = inner.files.locate(from) else {
         let floor = inner.files.floor();
@@ -118,7 +118,7 @@ fn next(
         let purged = inner.image.purged.map_or(0, |purged| purged.index + 1);
         return Err(ReadError::Retired { first: if from < floor { floor } else { purged } });
     };
-    let until = end.min(inner.tail.first().unwrap_or(u64::MAX));
+    let until = end.min(inner.ring.first().unwrap_or(u64::MAX));
     // Not much more is read than may be taken: a step of the points on either side.
     let room = taken.bytes_max.saturating_sub(taken.bytes) as u64;
     let walk = extent.walk_within(from, until, room.saturating_add(2 * POINT_EVERY));

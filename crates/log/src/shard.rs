@@ -14,7 +14,7 @@ use crate::format::frame::FRAME_BYTES;
 use crate::guarded::Guarded;
 use crate::hub::Hub;
 use crate::image::{Image, Purge};
-use crate::tail::Tail;
+use crate::ring::Ring;
 use crate::{Entry, EntryId, MAX_PAYLOAD_BYTES, Vote, reader};
 
 /// Runs on the log thread when what it was given with is durable, or never will be.
@@ -83,7 +83,7 @@ impl fmt::Debug for Op {
 pub(crate) struct Inner {
     /// As asked for, not as written.
     pub(crate) image: Image,
-    pub(crate) tail: Tail,
+    pub(crate) ring: Ring,
     pub(crate) files: FileSet,
     pub(crate) queue: VecDeque<Op>,
     /// Cuts that are queued or being written: what becomes durable meanwhile counts only below them.
@@ -102,11 +102,11 @@ pub(crate) struct Inner {
 }
 
 impl Inner {
-    pub(crate) fn new(image: Image, files: FileSet, tail_bytes: usize) -> Self {
+    pub(crate) fn new(image: Image, files: FileSet, ring_bytes: usize) -> Self {
         Self {
             durable: image.next_index().checked_sub(1),
             image,
-            tail: Tail::new(tail_bytes),
+            ring: Ring::new(ring_bytes),
             files,
             queue: VecDeque::new(),
             cuts: VecDeque::new(),
@@ -120,7 +120,7 @@ impl Inner {
     }
 
     pub(crate) fn evict(&mut self) {
-        self.tail.evict(self.applied.min(self.durable));
+        self.ring.evict(self.applied.min(self.durable));
     }
 
     fn append(&mut self, entries: &[Entry]) -> Result<(), LogError> {
@@ -144,7 +144,7 @@ impl Inner {
             self.image
                 .append(entry.id)
                 .map_err(|expected| LogError::Gap { expected, found: entry.id })?;
-            self.tail.push(entry.clone());
+            self.ring.push(entry.clone());
         }
         self.queued_bytes += bytes;
         Ok(())
@@ -221,7 +221,7 @@ impl ShardLog {
         }
     }
 
-    /// Cuts the log after `last_kept`, or wholly. The tail is cut at once; callbacks of entries cut here
+    /// Cuts the log after `last_kept`, or wholly. The ring is cut at once; callbacks of entries cut here
     /// still run. Nothing happens if the log is that short already.
     ///
     /// # Errors
@@ -238,7 +238,7 @@ impl ShardLog {
                 return Ok(None);
             }
             inner.image.truncate(next);
-            inner.tail.truncate(next);
+            inner.ring.truncate(next);
             inner.durable = inner.durable.filter(|_| next > 0).map(|old| old.min(next - 1));
             inner.cuts.push_back(next);
             inner.generation += 1;
@@ -256,7 +256,7 @@ impl ShardLog {
                 Purge::Nothing => return Ok(None),
                 Purge::Part => {}
                 Purge::Jump => {
-                    inner.tail.clear();
+                    inner.ring.clear();
                     inner.generation += 1;
                 }
             }
@@ -322,12 +322,12 @@ impl ShardLog {
 
     /// As [`read`](Self::read), but from memory only: none if the first entry is not there. Stops early where
     /// memory does.
-    pub fn read_tail(&self, start: u64, end: u64, bytes_max: usize) -> Option<Vec<Entry>> {
+    pub fn read_ring(&self, start: u64, end: u64, bytes_max: usize) -> Option<Vec<Entry>> {
         let inner = self.shared.inner.lock();
         if start >= end.min(inner.image.next_index()) {
             return Some(Vec::new());
         }
-        inner.tail.read(start, end, bytes_max)
+        inner.ring.read(start, end, bytes_max)
     }
 
     /// Id of the entry `index`, at or above the purge point, without touching the disk.
@@ -335,7 +335,7 @@ impl ShardLog {
         self.shared.inner.lock().image.entry_id(index)
     }
 
-    /// Entries up to `index` were applied: the tail may give them up once they are durable.
+    /// Entries up to `index` were applied: the ring may give them up once they are durable.
     pub fn set_applied(&self, index: u64) {
         let mut inner = self.shared.inner.lock();
         inner.applied = inner.applied.max(Some(index));

@@ -119,7 +119,7 @@ impl ShardWriter {
             recovered;
         let newest = files.newest();
         let (current, position) = (Arc::clone(&newest.file), newest.extent.end);
-        let inner = Inner::new(image.clone(), files, options.tail_bytes);
+        let inner = Inner::new(image.clone(), files, options.ring_bytes);
         let shared = Shared::new(inner, hub);
         let writer = Self {
             shared: Arc::new(shared),

@@ -45,7 +45,7 @@ impl LogStore {
 
     /// Entries from `start` on: one, or as many as fit into [`READ_BYTES_MAX`].
     async fn read_some(&self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
-        let from_memory = self.log.read_tail(start, end, READ_BYTES_MAX);
+        let from_memory = self.log.read_ring(start, end, READ_BYTES_MAX);
         let entries = match from_memory.filter(|entries| !entries.is_empty()) {
             Some(entries) => entries,
             None => {

@@ -83,7 +83,7 @@ async fn start_on(network: &MemoryNetwork, pool: Arc<dyn BlockingPool>, pace: Pa
 
 /// The log keeps no entries in memory: what is read is read by the pool.
 fn spec_with(network: &MemoryNetwork, pool: Arc<dyn BlockingPool>, pace: Pace) -> BrokerSpec {
-    let options = LogOptions { file_bytes: 1 << 20, tail_bytes: 0, ..LogOptions::default() };
+    let options = LogOptions { file_bytes: 1 << 20, ring_bytes: 0, ..LogOptions::default() };
     let counted = Arc::new(Counted::default());
     let mut files = 0_u128;
     let uuids = move || {

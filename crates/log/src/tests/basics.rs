@@ -70,12 +70,12 @@ pub(super) fn read_all(rig: &Rig, start: u64) -> Vec<crate::Entry> {
 
 #[test]
 fn a_read_stops_at_its_bounds_but_gives_one_entry() {
-    for tail_bytes in [0, 1 << 20] {
+    for ring_bytes in [0, 1 << 20] {
         let disk = small_pages();
-        let mut rig = Rig::new(&disk, LogOptions { tail_bytes, ..small() });
+        let mut rig = Rig::new(&disk, LogOptions { ring_bytes, ..small() });
         rig.append(1, 0..20, 500);
         rig.log.set_applied(19);
-        assert_eq!(rig.log.read_tail(3, 4, 1).is_some(), tail_bytes > 0);
+        assert_eq!(rig.log.read_ring(3, 4, 1).is_some(), ring_bytes > 0);
         let indices = |start, end, bytes| {
             let entries = rig.log.read(start, end, bytes).expect("reads");
             entries.iter().map(|entry| entry.id.index).collect::<Vec<_>>()
@@ -228,13 +228,13 @@ fn what_is_applied_and_durable_leaves_the_memory_whichever_came_last() {
         rig.log.append(vec![entry(1, 0, 300)], rig.callbacks.tagged(0)).expect("queues");
         if applied_first {
             rig.log.set_applied(0);
-            assert!(rig.log.read_tail(0, 1, 1).is_some(), "it is nowhere else");
+            assert!(rig.log.read_ring(0, 1, 1).is_some(), "it is nowhere else");
             rig.drive();
         } else {
             rig.drive();
             rig.log.set_applied(0);
         }
-        assert_eq!(rig.log.read_tail(0, 1, 1), None, "applied first: {applied_first}");
+        assert_eq!(rig.log.read_ring(0, 1, 1), None, "applied first: {applied_first}");
         assert_eq!(rig.log.read(0, 1, 1).expect("reads"), [entry(1, 0, 300)]);
     }
 }

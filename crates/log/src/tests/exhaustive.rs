@@ -13,7 +13,7 @@ use crate::{
 
 /// Files of a few batches, batches of a few pages.
 fn tiny() -> LogOptions {
-    LogOptions { file_bytes: 4096, tail_bytes: 0, write_bytes_max: 1500, ..LogOptions::default() }
+    LogOptions { file_bytes: 4096, ring_bytes: 0, write_bytes_max: 1500, ..LogOptions::default() }
 }
 
 fn id(term: u64, index: u64) -> EntryId {

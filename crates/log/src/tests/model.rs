@@ -185,19 +185,19 @@ proptest! {
     #[test]
     fn the_log_does_what_the_naive_one_does(
         acts in vec(act(), 1..60),
-        tail_bytes in prop_oneof![Just(0_usize), Just(3000), Just(1 << 20)],
+        ring_bytes in prop_oneof![Just(0_usize), Just(3000), Just(1 << 20)],
         write_bytes_max in prop_oneof![Just(1_usize), Just(2000), Just(1 << 20)],
         pieces in prop_oneof![Just(usize::MAX), Just(300)],
     ) {
         let disk = SimDisk::new(SimDiskOptions { write_bytes_max: pieces, ..SimDiskOptions::default() });
         let options =
-            LogOptions { file_bytes: 4096, tail_bytes, write_bytes_max, ..LogOptions::default() };
+            LogOptions { file_bytes: 4096, ring_bytes, write_bytes_max, ..LogOptions::default() };
         let rig = Rig::new(&disk, options.clone());
         let (naive, settled) = (Naive::default(), Naive::default());
         let mut pair = Pair { rig, options, naive, term: 1, asked: Vec::new(), settled };
         for (at, act) in acts.into_iter().enumerate() {
             let shown = format!("{act:?}");
-            // Applied is what was purged: the tail must hold the rest, so half of the reads go to files.
+            // Applied is what was purged: the ring must hold the rest, so half of the reads go to files.
             if let Some(purged) = pair.naive.purged {
                 pair.rig.log.set_applied(purged.index);
             }

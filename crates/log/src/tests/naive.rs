@@ -92,7 +92,7 @@ impl Naive {
                 return Err(format!("entry {index} has the id {:?}", log.entry_id(*index)));
             }
         }
-        // All at once, over the borders of files and of the tail.
+        // All at once, over the borders of files and of the ring.
         let all: Vec<Entry> = self.entries.range(above..).map(|(_, entry)| entry.clone()).collect();
         match log.read(
             above.max(all.first().map_or(0, |first| first.id.index)),

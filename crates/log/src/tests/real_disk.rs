@@ -19,7 +19,7 @@ fn real(dir: &tempfile::TempDir) -> Arc<RealDisk> {
 fn many_threads_append_to_many_logs_and_all_is_there_again() {
     let dir = tempfile::tempdir().expect("makes a directory");
     let options =
-        LogOptions { file_bytes: 256 << 10, tail_bytes: 8 << 10, ..LogOptions::default() };
+        LogOptions { file_bytes: 256 << 10, ring_bytes: 8 << 10, ..LogOptions::default() };
     let log_thread = LogThread::spawn(real(&dir), options.clone()).expect("starts");
     let logs: Vec<_> = (0..3)
         .map(|shard| {
@@ -128,7 +128,7 @@ fn the_real_disk_does_what_the_simulated_one_does() {
 #[test]
 fn long_entries_are_read_back_around_the_page_cache_and_short_ranges_through_it() {
     let dir = tempfile::tempdir().expect("makes a directory");
-    let options = LogOptions { file_bytes: 8 << 20, tail_bytes: 0, ..LogOptions::default() };
+    let options = LogOptions { file_bytes: 8 << 20, ring_bytes: 0, ..LogOptions::default() };
     let log_thread = LogThread::spawn(real(&dir), options.clone()).expect("starts");
     let (log, _) = log_thread.open_shard(Path::new("log"), options).expect("opens");
     // Lengths on both sides of what is read at once, at all distances from the ends of blocks.

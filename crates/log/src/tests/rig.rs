@@ -17,7 +17,7 @@ pub(super) const DIR: &str = "shards/1/log";
 
 /// Options that make small logs of many files.
 pub(super) fn small() -> LogOptions {
-    LogOptions { file_bytes: 4096, tail_bytes: 0, write_bytes_max: 1024, ..LogOptions::default() }
+    LogOptions { file_bytes: 4096, ring_bytes: 0, write_bytes_max: 1024, ..LogOptions::default() }
 }
 
 /// Pages small enough to have many in a batch.

@@ -150,7 +150,7 @@ async fn proposals_are_applied_in_order_with_ticket_and_companion() {
     timeout(PATIENCE, reported).await.expect("the metrics follow");
     assert_eq!(replica.shard.metrics().voters, [replica_id()]);
     // What is applied and durable has left the memory of the log, but for its small ring.
-    assert_eq!(replica.log.read_tail(0, 1, 1), None);
+    assert_eq!(replica.log.read_ring(0, 1, 1), None);
     replica.stop().await;
 }
 

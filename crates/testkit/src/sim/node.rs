@@ -76,7 +76,7 @@ impl SimNode {
     pub(super) fn log_options(&self) -> LogOptions {
         LogOptions {
             file_bytes: self.shape.file_bytes,
-            tail_bytes: self.shape.tail_bytes,
+            ring_bytes: self.shape.ring_bytes,
             mark_after: Duration::from_millis(self.shape.mark_after_ms),
             write_bytes_max: 256 << 10,
             space_retry_after: Duration::from_millis(300),

@@ -70,7 +70,7 @@ pub(super) struct Shape {
     pub(super) streams: u64,
     pub(super) hot_max_bytes: u64,
     pub(super) file_bytes: u64,
-    pub(super) tail_bytes: usize,
+    pub(super) ring_bytes: usize,
     pub(super) mark_after_ms: u64,
     pub(super) max_time_to_cold: Duration,
     pub(super) thresholds: Thresholds,
@@ -87,7 +87,7 @@ impl Shape {
             streams: random.within(2..5),
             hot_max_bytes: (shards * random.within(384..1024)) << 10,
             file_bytes: *random.pick(&[16, 64, 256]) << 10,
-            tail_bytes: *random.pick(&[8, 32, 128]) << 10,
+            ring_bytes: *random.pick(&[8, 32, 128]) << 10,
             mark_after_ms: random.within(50..1000),
             max_time_to_cold: Duration::from_millis(random.within(500..6000)),
             thresholds: Thresholds {

@@ -7,7 +7,7 @@ use crate::Entry;
 /// Contiguous newest entries. Holds every entry that is not yet durable and applied, and beyond them
 /// as many as fit the byte bound.
 #[derive(Debug)]
-pub(crate) struct Tail {
+pub(crate) struct Ring {
     entries: VecDeque<Entry>,
     bytes: usize,
     bytes_max: usize,
@@ -20,7 +20,7 @@ fn cost(entry: &Entry) -> usize {
     entry.payload.len() + ENTRY_BYTES
 }
 
-impl Tail {
+impl Ring {
     pub(crate) fn new(bytes_max: usize) -> Self {
         Self { entries: VecDeque::new(), bytes: 0, bytes_max }
     }
