@@ -89,7 +89,7 @@ async fn a_clock_that_was_set_back_holds_up_no_cut() {
 async fn a_cut_is_due_at_a_quarter_of_the_hot_budget() {
     const MESSAGE_BYTES: usize = 256 << 10;
     let store = Store::new(Conditions::Honoured);
-    let options = NodeOptions { hot_max_bytes: 32 << 20, ..store.node() };
+    let options = NodeOptions { hot_bytes_max: 32 << 20, ..store.node() };
     let node = TestNode::start_with(options).await;
     let client = node.client().await;
     // 9 MiB over streams that are small each; a quarter of the budget is 8 MiB.

@@ -185,7 +185,7 @@ pub(crate) async fn refusal(client: &Client, stream: &str, offset: u64) -> WireC
 async fn log_files_do_not_pile_up_while_an_upload_hangs() {
     const MIB: u64 = 1 << 20;
     let store = Store::new(Conditions::Honoured);
-    let options = NodeOptions { hot_max_bytes: 8 * MIB, log_file_bytes: Some(MIB), ..store.node() };
+    let options = NodeOptions { hot_bytes_max: 8 * MIB, log_file_bytes: Some(MIB), ..store.node() };
     let node = TestNode::start_with(options).await;
     let client = node.client().await;
     let orders = publisher(&client, "orders").await;

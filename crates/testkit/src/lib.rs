@@ -35,7 +35,7 @@ pub struct NodeOptions {
     /// Data shards.
     pub shards: u32,
     /// Log bytes of all shards together.
-    pub hot_max_bytes: u64,
+    pub hot_bytes_max: u64,
     /// Bytes of a log file; as usual if absent.
     pub log_file_bytes: Option<u64>,
     /// See [`BrokerSpec::max_time_to_cold`].
@@ -49,7 +49,7 @@ impl Default for NodeOptions {
             bucket: None,
             clock: None,
             shards: 2,
-            hot_max_bytes: 1 << 30,
+            hot_bytes_max: 1 << 30,
             log_file_bytes: None,
             max_time_to_cold: Duration::from_secs(600),
         }
@@ -95,7 +95,7 @@ impl TestNode {
             }),
             address: "127.0.0.1".to_owned(),
             tokens: Vec::new(),
-            hot_max_bytes: options.hot_max_bytes,
+            hot_bytes_max: options.hot_bytes_max,
             shards: options.shards,
             max_time_to_cold: options.max_time_to_cold,
         })

@@ -62,7 +62,7 @@ pub struct BrokerSpec {
     pub tokens: Vec<TokenHash>,
     /// Log bytes above the cold floor that all shards may hold together. Decided when the cluster is
     /// made.
-    pub hot_max_bytes: u64,
+    pub hot_bytes_max: u64,
     /// Data shards. Decided when the cluster is made.
     pub shards: u32,
     /// No record waits longer than this to be sealed.
@@ -219,7 +219,7 @@ impl Broker {
             replicas: Vec::new(),
         };
         let (catalog, settings) =
-            starter.catalog(identity.cluster, spec.shards, spec.hot_max_bytes).await?;
+            starter.catalog(identity.cluster, spec.shards, spec.hot_bytes_max).await?;
         let owner = Owner {
             cluster: settings.cluster,
             created: clock.now(),

@@ -107,7 +107,7 @@ pub(crate) struct HostSpec {
     pub(crate) pool: Arc<dyn BlockingPool>,
     pub(crate) cadence: CheckpointCadence,
     pub(crate) clock: Arc<dyn Clock>,
-    /// Log bytes above the floor at which publishing is refused.
+    /// The hot budget of the shard: log bytes that are not in the bucket yet, as `budget` judges them.
     pub(crate) hot_bytes_max: u64,
     pub(crate) unapplied: UnappliedQueue,
 }

@@ -46,7 +46,7 @@ pub(crate) async fn start(
         listen: Box::new(move || Endpoint::bind(ListenSpec::new(listen, tls))),
         address: listen.to_string(),
         tokens: settings.tokens.value.clone(),
-        hot_max_bytes: settings.hot_max_bytes.value.0,
+        hot_bytes_max: settings.hot_max_bytes.value.0,
         shards: settings.shards.value,
         max_time_to_cold: settings.max_time_to_cold.value.0,
     };

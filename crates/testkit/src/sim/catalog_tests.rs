@@ -31,7 +31,7 @@ fn node() -> SimNode {
         CheckpointCadence { log_bytes: 16 << 10, size_factor: 1, ..CheckpointCadence::default() };
     let shape = Shape {
         shards: 2,
-        hot_max_bytes: 64 << 20,
+        hot_bytes_max: 64 << 20,
         file_bytes: 16 << 10,
         thresholds: Thresholds { checkpoints, ..Thresholds::default() },
         ..Shape::draw(&mut random)

@@ -116,7 +116,7 @@ impl SimNode {
             listen,
             address: "simulated".to_owned(),
             tokens: Vec::new(),
-            hot_max_bytes: self.shape.hot_max_bytes,
+            hot_bytes_max: self.shape.hot_bytes_max,
             shards: self.shape.shards,
             max_time_to_cold: self.shape.max_time_to_cold,
         })

@@ -68,7 +68,7 @@ impl Bug {
 pub(super) struct Shape {
     pub(super) shards: u32,
     pub(super) streams: u64,
-    pub(super) hot_max_bytes: u64,
+    pub(super) hot_bytes_max: u64,
     pub(super) file_bytes: u64,
     pub(super) ring_bytes: usize,
     pub(super) mark_after_ms: u64,
@@ -85,7 +85,7 @@ impl Shape {
         Self {
             shards: shards as u32,
             streams: random.within(2..5),
-            hot_max_bytes: (shards * random.within(384..1024)) << 10,
+            hot_bytes_max: (shards * random.within(384..1024)) << 10,
             file_bytes: *random.pick(&[16, 64, 256]) << 10,
             ring_bytes: *random.pick(&[8, 32, 128]) << 10,
             mark_after_ms: random.within(50..1000),

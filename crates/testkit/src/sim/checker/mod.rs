@@ -121,7 +121,7 @@ impl Checker {
         let settings = ClusterSettings {
             cluster: ClusterUid::default(),
             shards: shape.shards,
-            hot_bytes_max: shape.hot_max_bytes,
+            hot_bytes_max: shape.hot_bytes_max,
         };
         let used = |(uid, _): &(StreamUid, Offset)| shard_of(*uid, &settings);
         let used: BTreeSet<_> = streams.iter().map(used).collect();
@@ -152,7 +152,7 @@ impl Checker {
         told: &BTreeMap<ShardId, Told>,
     ) {
         let shape = &self.node.shape;
-        let budget = shape.hot_max_bytes / u64::from(shape.shards);
+        let budget = shape.hot_bytes_max / u64::from(shape.shards);
         let held: BTreeSet<_> =
             acked.iter().map(|(_, _, id)| *id).filter(|id| !in_bucket.contains(id)).collect();
         for (&shard, told) in told.iter().filter(|(shard, _)| **shard != ShardId::CATALOG) {
