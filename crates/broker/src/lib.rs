@@ -26,7 +26,7 @@ pub use builtin_bug::BuiltinBug;
 pub use clock::{Clock, SystemClock};
 pub use entropy::{Entropy, SystemEntropy};
 pub use identity::{Identity, IdentityError};
-pub use node::{Broker, BrokerSpec, Listen, NodeFailure, StartError};
+pub use node::{Broker, BrokerSpec, DRAIN_TIMEOUT, Listen, NodeFailure, StartError};
 pub use seams::{LogDriver, Pace, Seams};
 pub use shard::ShardFigures;
 pub use thresholds::{CheckpointCadence, Thresholds};

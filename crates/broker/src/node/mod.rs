@@ -39,8 +39,9 @@ use starter::{Replica, Starter};
 const LEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the bucket has to say whose its keys are.
 const BUCKET_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a stopping node may take at most for answering its clients and for the bucket together.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a stopping node may take at most for answering its clients and for the bucket together:
+/// what [`Broker::shutdown`] bounds its `drain` by.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long clients are waited for that must be told that their connection is closed; the bucket
 /// gets its records meanwhile.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -328,8 +329,9 @@ impl Broker {
     }
 
     /// Stops the node: no new clients, what is in flight is answered, records go to the bucket, both
-    /// within `drain` (at most 10 s); then, whatever came of that, Raft is stopped and the log is
-    /// synced and marked. With a `drain` of zero, for a node that has failed, nothing is waited for.
+    /// within `drain` (at most [`DRAIN_TIMEOUT`]); then, whatever came of that, Raft is stopped and the
+    /// log is synced and marked. With a `drain` of zero, for a node that has failed, nothing is waited
+    /// for.
     pub async fn shutdown(&self, drain: Duration) {
         let end = Instant::now() + drain.min(DRAIN_TIMEOUT);
         self.ready.send_replace(false);

@@ -16,7 +16,7 @@ mod tls;
 
 use std::{sync::Arc, time::Duration};
 
-use railgun_broker::Broker;
+use railgun_broker::{Broker, DRAIN_TIMEOUT};
 use railgun_http::{HttpServer, Readiness};
 use tokio::{runtime::Handle, sync::watch, task::JoinSet, time::timeout};
 
@@ -26,10 +26,7 @@ use crate::{
     exit::CommandResult,
 };
 
-/// What a node that was asked to stop may still take for what is in flight, sealing and
-/// uploading. One that has failed takes nothing: whoever starts it again should not wait.
-const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
-/// Beyond its deadline the broker gets this long to stop Raft, mark the log and return; then the
+/// Beyond [`DRAIN_TIMEOUT`] the broker gets this long to stop Raft, mark the log and return; then the
 /// process leaves without it.
 const SHUTDOWN_SLACK: Duration = Duration::from_secs(2);
 
@@ -94,8 +91,9 @@ async fn serve(settings: &Settings, background: Handle) -> Result<(), ServeError
 
     let failure = run_until_stopped(&broker, &readiness, &mut signals).await;
     readiness.send_replace(Readiness::not_ready("shutting down"));
-    let drain = if failure.is_none() { SHUTDOWN_DEADLINE } else { Duration::ZERO };
     drop(awake);
+    // Whoever starts a node again that has failed should not wait.
+    let drain = if failure.is_none() { DRAIN_TIMEOUT } else { Duration::ZERO };
     shut_down(&broker, drain, signals).await;
     match failure {
         None => Ok(()),
