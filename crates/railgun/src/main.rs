@@ -4,7 +4,7 @@ mod bench;
 mod config;
 mod context;
 mod exit;
-mod failure;
+mod explain;
 mod interrupt;
 mod lines;
 mod output;

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use jiff::Timestamp as Instant;
 use railgun_client::{Offset, StartPosition, Timestamp};
 
-pub(crate) use crate::span::Span;
+use crate::span::Span;
 
 /// The value of `--from`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

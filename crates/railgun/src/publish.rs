@@ -9,7 +9,7 @@ use railgun_client::{Client, PublishError, Publisher, RecordDraft, StreamName, T
 use railgun_types::limits::MESSAGE_BYTES_HARD;
 
 use crate::exit::{CommandResult, Exit, Failure};
-use crate::failure;
+use crate::explain;
 use crate::lines::{LineError, LineReader};
 use crate::output::progress;
 use crate::output::table::print;
@@ -84,7 +84,7 @@ impl Sender<'_> {
         let draft = RecordDraft { key: self.key, headers, producer_ts: None, value, id: self.id };
         let ticket = match self.publisher.send_record(&draft).await {
             Ok(ticket) => ticket,
-            Err(error) => return Err(failure::send(&error)),
+            Err(error) => return Err(explain::send(&error)),
         };
         if self.first.is_none() {
             self.first = Some(ticket);
@@ -107,7 +107,7 @@ pub(crate) async fn run(args: PubArgs, server: &ServerArgs) -> CommandResult {
 
 async fn publish(args: PubArgs, input: Option<Input>, client: &Client) -> CommandResult {
     let publisher = client.publisher(args.stream.clone()).give_up_after(GIVE_UP_AFTER).open();
-    let publisher = publisher.await.map_err(|error| failure::open(&error))?;
+    let publisher = publisher.await.map_err(|error| explain::open(&error))?;
     let headers = args.headers.iter().map(|(key, value)| (key.as_str(), value.as_bytes()));
     let mut sender = Sender {
         publisher: &publisher,
@@ -168,7 +168,7 @@ fn finished(failure: Failure, args: &PubArgs, published: u64) -> Failure {
 
 /// Says which message failed, and how to go on behind those that are published.
 fn explain(error: &PublishError, args: &PubArgs, published: u64) -> Failure {
-    let failure = failure::publish(error, &args.stream).at(after(&args.stream, published));
+    let failure = explain::publish(error, &args.stream).at(after(&args.stream, published));
     let from_file = args.file.as_deref().is_some_and(|file| file.as_os_str() != "-");
     if error.is_definite() && from_file { failure.next(behind(args, published)) } else { failure }
 }

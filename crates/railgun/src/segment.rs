@@ -8,7 +8,7 @@ use railgun_cold::sql::Committed;
 use serde_json::Value;
 
 use crate::exit::{CommandResult, Exit, Failure};
-use crate::failure;
+use crate::explain;
 use crate::output::format::rfc3339;
 use crate::output::progress;
 use crate::output::table::{Listing, Table, print};
@@ -71,7 +71,7 @@ async fn answer(command: SegmentCommand, client: &Client) -> CommandResult {
     match command {
         SegmentCommand::Ls { stream, files, sql, listing } => {
             let list = admin.list_segments(&stream).await;
-            let list = list.map_err(|error| failure::admin(&error, Some(&stream)))?;
+            let list = list.map_err(|error| explain::admin(&error, Some(&stream)))?;
             match (files, sql) {
                 (true, _) => print(&locations(&list)?),
                 (_, true) => print(&query(&stream, &list)?),
@@ -82,7 +82,7 @@ async fn answer(command: SegmentCommand, client: &Client) -> CommandResult {
             let waiting = progress::waiting(format!("{stream}: on its way to the bucket,"));
             let sealed = admin.seal_stream(&stream, retire, timeout.0).await;
             waiting.finish_and_clear();
-            let sealed = sealed.map_err(|error| failure::admin(&error, Some(&stream)))?;
+            let sealed = sealed.map_err(|error| explain::admin(&error, Some(&stream)))?;
             let mut text = format!("{stream}: in the bucket up to offset {}", sealed.cold_end);
             if retire {
                 let _ = write!(text, ", {} log files freed", sealed.files_retired);

@@ -7,7 +7,7 @@ use railgun_client::{Client, ClientOptions};
 
 use crate::context::{Context, Contexts, is_pem};
 use crate::exit::{CommandResult, Exit, Failure};
-use crate::failure;
+use crate::explain;
 use crate::interrupt::close_on_signals;
 
 /// How to reach the cluster.
@@ -86,7 +86,7 @@ impl ServerArgs {
         };
         match Client::connect(options).await {
             Ok(client) => Ok((client, place)),
-            Err(error) => Err(failure::connect(&error).at(place)),
+            Err(error) => Err(explain::connect(&error).at(place)),
         }
     }
 

@@ -10,7 +10,7 @@ use railgun_client::{
 use serde_json::Value;
 
 use crate::exit::{CommandResult, Exit, Failure};
-use crate::failure;
+use crate::explain;
 use crate::output::format::{rfc3339, safe};
 use crate::output::table::{Fields, Listing, Table, print};
 use crate::server::ServerArgs;
@@ -137,9 +137,9 @@ async fn ensure(client: &Client, args: EnsureArgs) -> CommandResult {
     let ensured = ensured.map_err(|error| match &error {
         // Only `--mode check` does not make what is absent.
         AdminError::Refused(refused) if refused.code == ErrorCode::StreamNotFound => {
-            failure::admin(&error, Some(name)).next(format!("railgun stream ensure {name}"))
+            explain::admin(&error, Some(name)).next(format!("railgun stream ensure {name}"))
         }
-        _ => failure::admin(&error, Some(name)),
+        _ => explain::admin(&error, Some(name)),
     })?;
     let revision = ensured.revision;
     match ensured.outcome {
@@ -175,7 +175,7 @@ fn differences(diff: &[FieldDiff]) -> String {
 
 async fn list(client: &Client, prefix: &str, listing: Listing) -> CommandResult {
     let streams = client.admin().list_all_streams(prefix).await;
-    let streams = streams.map_err(|error| failure::admin(&error, None))?;
+    let streams = streams.map_err(|error| explain::admin(&error, None))?;
     let columns = ["name", "records", "bytes", "head", "next", "cold end", "pending bytes"];
     let mut table = Table::new(&columns);
     for stream in &streams {
@@ -198,7 +198,7 @@ fn records(stream: &DescribedStream) -> u64 {
 
 async fn info(client: &Client, name: &StreamName, listing: Listing) -> CommandResult {
     let described = client.admin().describe_stream(name).await;
-    let stream = described.map_err(|error| failure::admin(&error, Some(name)))?;
+    let stream = described.map_err(|error| explain::admin(&error, Some(name)))?;
     let time = |time: Option<railgun_client::Timestamp>| time.map(|time| rfc3339(time.0));
     let fields = Fields::default()
         .field("name", stream.name.as_str())
@@ -226,14 +226,14 @@ async fn remove(client: &Client, name: &StreamName, yes: bool) -> CommandResult 
     let admin = client.admin();
     if !yes && io::stdin().is_terminal() {
         let described = admin.describe_stream(name).await;
-        let stream = described.map_err(|error| failure::admin(&error, Some(name)))?;
+        let stream = described.map_err(|error| explain::admin(&error, Some(name)))?;
         if !confirmed(&stream) {
             return Err(Failure::new(Exit::Refused, format!("stream '{name}' was not deleted"))
                 .next(format!("railgun stream rm {name} --yes")));
         }
     }
     let deleted = admin.delete_stream(name).await;
-    let uid = deleted.map_err(|error| failure::admin(&error, Some(name)))?;
+    let uid = deleted.map_err(|error| explain::admin(&error, Some(name)))?;
     print(&format!("{name}: deleted (uid {uid})\n"))
 }
 

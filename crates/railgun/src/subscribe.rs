@@ -7,7 +7,7 @@ use std::task::Poll;
 use railgun_client::{Client, Delivery, Event, Removed, RemovedReason, StreamName};
 
 use crate::exit::CommandResult;
-use crate::failure;
+use crate::explain;
 use crate::output::format::Shown;
 use crate::output::progress;
 use crate::output::records::{Printed, RecordFormat, RecordPrinter};
@@ -57,7 +57,7 @@ async fn read(args: SubArgs, client: &Client) -> CommandResult {
     if args.until_end {
         builder = builder.until_end();
     }
-    let mut subscription = builder.open().await.map_err(|error| failure::subscribe(&error))?;
+    let mut subscription = builder.open().await.map_err(|error| explain::subscribe(&error))?;
     let progress = progress::records();
     let mut printer = RecordPrinter::new(io::stdout().lock(), args.format, args.limit);
     while !printer.is_full() {
@@ -86,7 +86,7 @@ async fn read(args: SubArgs, client: &Client) -> CommandResult {
             Ok(None) => break,
             Err(error) => {
                 or_closed(printer.flush())?;
-                return Err(failure::subscribe(&error));
+                return Err(explain::subscribe(&error));
             }
         };
         if printed.is_err() {

@@ -11,7 +11,7 @@ use super::publish::send;
 use super::report::{Latencies, Report};
 use super::{READ_AT_ONCE, Schedule, Workload};
 use crate::exit::{CommandResult, Exit, Failure};
-use crate::failure;
+use crate::explain;
 use crate::rate::Rate;
 use crate::server::ServerArgs;
 
@@ -49,8 +49,8 @@ async fn measure(args: E2eArgs, client: &Client) -> CommandResult {
     let (mut publishers, mut subscriptions) = (Vec::new(), Vec::new());
     for name in names {
         let subscription = client.subscribe(name.clone()).start(StartPosition::Latest).open().await;
-        subscriptions.push(subscription.map_err(|error| failure::subscribe(&error))?);
-        publishers.push(multi.bind(name).await.map_err(|error| failure::open(&error))?);
+        subscriptions.push(subscription.map_err(|error| explain::subscribe(&error))?);
+        publishers.push(multi.bind(name).await.map_err(|error| explain::open(&error))?);
     }
     let payloads = Arc::new(Payloads::new(workload.size()));
     let schedule = Schedule::new(workload, Some(args.rate));
@@ -82,7 +82,7 @@ async fn measure(args: E2eArgs, client: &Client) -> CommandResult {
     stop.send_replace(Some(number));
     multi.close().await;
     for publisher in &publishers {
-        publisher.flush().await.map_err(|error| failure::publish(&error, publisher.stream()))?;
+        publisher.flush().await.map_err(|error| explain::publish(&error, publisher.stream()))?;
     }
     let mut latencies = Latencies::new()?;
     for reader in readers {
@@ -129,7 +129,7 @@ impl Reader {
                 event = self.subscription.next_batch() => event,
                 Ok(()) = self.messages.changed(), if sent.is_none() => continue,
             };
-            let event = event.map_err(|error| failure::subscribe(&error))?;
+            let event = event.map_err(|error| explain::subscribe(&error))?;
             let now = self.began.elapsed();
             let Some(Event::Data(delivery)) = event else { continue };
             for record in delivery.records() {

@@ -17,12 +17,12 @@ use tokio::time::Instant;
 
 use self::payload::Kind;
 use crate::exit::{CommandResult, Exit, Failure};
-use crate::failure;
+use crate::explain;
 use crate::output::table::Listing;
-use crate::position::Span;
 use crate::rate::Rate;
 use crate::runtime::block_on;
 use crate::server::ServerArgs;
+use crate::span::Span;
 
 /// Streams that are read at a time: each takes a QUIC stream, of which a connection may have 1,024
 /// open.
@@ -122,7 +122,7 @@ impl Workload {
             async move {
                 let options = railgun_client::EnsureOptions::default();
                 let ensured = admin.ensure_stream(&name, patch, options).await;
-                ensured.map(drop).map_err(|error| failure::admin(&error, Some(&name)))
+                ensured.map(drop).map_err(|error| explain::admin(&error, Some(&name)))
             }
         };
         use futures::stream::{self, StreamExt as _, TryStreamExt as _};

@@ -10,7 +10,7 @@ use super::payload::{Payloads, Stamp};
 use super::report::{Latencies, Report};
 use super::{Schedule, Workload};
 use crate::exit::{CommandResult, Exit, Failure};
-use crate::failure;
+use crate::explain;
 use crate::rate::Rate;
 use crate::runtime::{block_on, block_on_one_thread};
 use crate::server::ServerArgs;
@@ -63,7 +63,7 @@ async fn measure(args: PublishArgs, client: &Client) -> CommandResult {
     let multi = builder.open();
     let mut publishers = Vec::with_capacity(names.len());
     for name in names {
-        publishers.push(multi.bind(name).await.map_err(|error| failure::open(&error))?);
+        publishers.push(multi.bind(name).await.map_err(|error| explain::open(&error))?);
     }
     let payloads = Payloads::new(workload.size());
     let schedule = Schedule::new(workload, args.rate);
@@ -75,7 +75,7 @@ async fn measure(args: PublishArgs, client: &Client) -> CommandResult {
     let elapsed = schedule.began.elapsed();
     multi.close().await;
     for publisher in &publishers {
-        publisher.flush().await.map_err(|error| failure::publish(&error, publisher.stream()))?;
+        publisher.flush().await.map_err(|error| explain::publish(&error, publisher.stream()))?;
     }
     let bytes = messages * workload.size() as u64;
     let streams = publishers.len();
@@ -96,7 +96,7 @@ async fn one_at_a_time(
     while let Some(began) = schedule.due(number) {
         let ticket = send(workload, publishers, payloads, number, 0, &mut value).await?;
         let stream = publishers[0].stream();
-        ticket.await.map_err(|error| failure::publish(&error, stream))?;
+        ticket.await.map_err(|error| explain::publish(&error, stream))?;
         latencies.record(began.elapsed());
         number += 1;
     }
@@ -136,7 +136,7 @@ async fn pipelined(
     }
     drop((samples, last));
     for publisher in publishers {
-        publisher.flush().await.map_err(|error| failure::publish(&error, publisher.stream()))?;
+        publisher.flush().await.map_err(|error| explain::publish(&error, publisher.stream()))?;
     }
     let timed = tokio::time::timeout(Duration::from_secs(60), timing).await;
     match timed {
@@ -159,5 +159,5 @@ pub(super) async fn send(
     payloads.write(workload.payload, workload.size(), stamp, value);
     let publisher = &publishers[(number % streams) as usize];
     let draft = RecordDraft { value, ..RecordDraft::default() };
-    publisher.send_record(&draft).await.map_err(|error| failure::send(&error))
+    publisher.send_record(&draft).await.map_err(|error| explain::send(&error))
 }

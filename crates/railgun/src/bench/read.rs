@@ -9,7 +9,7 @@ use super::payload::{Payloads, Sequence};
 use super::report::Report;
 use super::{READ_AT_ONCE, names};
 use crate::exit::{CommandResult, Exit, Failure};
-use crate::failure;
+use crate::explain;
 use crate::output::table::Listing;
 use crate::position::Start;
 use crate::server::ServerArgs;
@@ -62,11 +62,11 @@ async fn read(
     payloads: Option<&Payloads>,
 ) -> Result<Totals, Failure> {
     let subscription = client.subscribe(stream).start(start).until_end().open().await;
-    let mut subscription = subscription.map_err(|error| failure::subscribe(&error))?;
+    let mut subscription = subscription.map_err(|error| explain::subscribe(&error))?;
     let mut totals = (0, 0);
     let mut sequence = Sequence::default();
     while let Some(event) =
-        subscription.next_batch().await.map_err(|error| failure::subscribe(&error))?
+        subscription.next_batch().await.map_err(|error| explain::subscribe(&error))?
     {
         if let Event::Data(delivery) = event {
             totals.0 += delivery.len() as u64;

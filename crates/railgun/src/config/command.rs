@@ -9,7 +9,7 @@ use railgun_net::tls::{ServerTls, TlsError};
 
 use super::{
     args::SettingsArgs,
-    machine::{load, misspelt_variables},
+    load::{load, misspelt_variables},
     settings::SettingsError,
     show,
     token::{self, TokenTooShort},

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use railgun_broker::TokenHash;
 use serde::Deserialize;
 
-use super::{quantity::ByteSize, token};
+use super::{byte_size::ByteSize, token};
 use crate::span::Span;
 
 /// Every key a configuration may hold, in the order they are shown. The environment variable of a

@@ -5,12 +5,12 @@
 //! layers, remembers where each value came from, and refuses what is not safe to run.
 
 mod args;
+mod byte_size;
 mod command;
 mod environment;
 mod file;
 mod layer;
-mod machine;
-mod quantity;
+mod load;
 mod settings;
 mod show;
 mod token;
@@ -18,5 +18,5 @@ mod token;
 pub(crate) use args::SettingsArgs;
 pub(crate) use command::{ConfigArgs, run};
 pub(crate) use layer::LogFormat;
-pub(crate) use machine::{load, misspelt_variables};
+pub(crate) use load::{load, misspelt_variables};
 pub(crate) use settings::{Settings, SettingsError};

@@ -13,10 +13,10 @@ use railgun_cold::bucket::InvalidBucketUrl;
 
 use super::{
     args::SettingsArgs,
+    byte_size::ByteSize,
     environment::{self, EnvironmentError},
     file::{self, FileError},
     layer::{Layer, LogFormat},
-    quantity::ByteSize,
 };
 use crate::exit::{Exit, Failure};
 use crate::span::Span;

@@ -107,7 +107,7 @@ async fn run_until_stopped(
     readiness: &watch::Sender<Readiness>,
     signals: &mut StopSignals,
 ) -> Option<String> {
-    let mut ready = node::readiness(broker);
+    let mut ready = broker.ready();
     loop {
         readiness.send_replace(if *ready.borrow_and_update() {
             Readiness::Ready

@@ -8,7 +8,6 @@ use railgun_cold::{Bucket, BucketOptions};
 use railgun_net::tls::ServerTls;
 use railgun_net::{Endpoint, ListenSpec};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
 
 use crate::config::Settings;
 
@@ -51,9 +50,4 @@ pub(crate) async fn start(
         max_time_to_cold: settings.max_time_to_cold.value.0,
     };
     Ok(Broker::start(spec).await?)
-}
-
-/// Whether the broker takes requests, as it changes.
-pub(crate) fn readiness(broker: &Broker) -> watch::Receiver<bool> {
-    broker.ready()
 }
