@@ -5,8 +5,8 @@ use std::fs;
 use std::time::Duration;
 
 use railgun_client::{
-    Client, ClientOptions, DescribedStream, ErrorCode, Message, PublishError, Publisher, Retry,
-    SendError, StreamName,
+    Client, ClientOptions, ErrorCode, Message, PublishError, Publisher, Retry, SendError,
+    StreamDescription, StreamName,
 };
 
 use crate::eventually;
@@ -85,7 +85,7 @@ pub(crate) async fn impatient(site: &Site) -> Client {
     Client::connect(options).await.expect("the node takes clients")
 }
 
-async fn describe(client: &Client, stream: &StreamName) -> DescribedStream {
+async fn describe(client: &Client, stream: &StreamName) -> StreamDescription {
     client.admin().describe_stream(stream).await.expect("described")
 }
 

@@ -76,7 +76,7 @@ async fn streams_are_listed_in_order_and_by_prefix() {
     for stream in ["b.2", "a", "b.1", "c"] {
         admin.create_if_absent(&name(stream)).await.expect("made");
     }
-    let names = |streams: Vec<railgun_client::DescribedStream>| {
+    let names = |streams: Vec<railgun_client::StreamDescription>| {
         streams.into_iter().map(|stream| stream.name.to_string()).collect::<Vec<_>>()
     };
     assert_eq!(names(admin.list_all_streams("").await.expect("listed")), ["a", "b.1", "b.2", "c"]);

@@ -42,7 +42,7 @@ mod subscribe;
 mod tests;
 
 pub use admin::{
-    Admin, AdminError, DescribedStream, EnsureOptions, Sealed, Segment, SegmentList, SegmentPage,
+    Admin, AdminError, EnsureOptions, Sealed, Segment, SegmentList, SegmentPage, StreamDescription,
     StreamPage,
 };
 pub use client::Client;

@@ -4,8 +4,8 @@ use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
 use clap::ValueEnum;
 use railgun_client::{
-    AdminError, ChangeClass, Client, DescribedStream, EnsureMode, EnsureOptions, EnsureOutcome,
-    ErrorCode, FieldDiff, SpecPatch, StreamName,
+    AdminError, ChangeClass, Client, EnsureMode, EnsureOptions, EnsureOutcome, ErrorCode,
+    FieldDiff, SpecPatch, StreamDescription, StreamName,
 };
 use serde_json::Value;
 
@@ -192,7 +192,7 @@ async fn list(client: &Client, prefix: &str, listing: Listing) -> CommandResult 
     listing.print(&table)
 }
 
-fn records(stream: &DescribedStream) -> u64 {
+fn records(stream: &StreamDescription) -> u64 {
     stream.next_offset.0.saturating_sub(stream.head.0)
 }
 
@@ -237,7 +237,7 @@ async fn remove(client: &Client, name: &StreamName, yes: bool) -> CommandResult 
     print(&format!("{name}: deleted (uid {uid})\n"))
 }
 
-fn confirmed(stream: &DescribedStream) -> bool {
+fn confirmed(stream: &StreamDescription) -> bool {
     eprint!("delete stream '{}' with {} records? [y/N] ", stream.name, records(stream));
     let mut answer = String::new();
     // Whoever cannot be asked has not said yes.

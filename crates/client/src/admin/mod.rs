@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 pub use error::AdminError;
 pub use types::{
-    DescribedStream, EnsureOptions, Sealed, Segment, SegmentList, SegmentPage, StreamPage,
+    EnsureOptions, Sealed, Segment, SegmentList, SegmentPage, StreamDescription, StreamPage,
 };
 
 use crate::backoff::Backoff;
@@ -107,8 +107,11 @@ impl Admin {
     ///
     /// # Errors
     /// [`AdminError`].
-    pub async fn list_all_streams(&self, prefix: &str) -> Result<Vec<DescribedStream>, AdminError> {
-        let mut streams: Vec<DescribedStream> = Vec::new();
+    pub async fn list_all_streams(
+        &self,
+        prefix: &str,
+    ) -> Result<Vec<StreamDescription>, AdminError> {
+        let mut streams: Vec<StreamDescription> = Vec::new();
         loop {
             let after = streams.last().map(|last| last.name.clone());
             let page = self.list_streams(prefix, after.as_ref()).await?;
@@ -128,10 +131,10 @@ impl Admin {
     pub async fn describe_stream(
         &self,
         stream: &StreamName,
-    ) -> Result<DescribedStream, AdminError> {
+    ) -> Result<StreamDescription, AdminError> {
         let call = Call::DescribeStream(v1::DescribeStream { name: stream.to_string() });
         match self.call("describe", call, Repeat::Safe, self.call_timeout()).await? {
-            Answer::StreamDescription(description) => DescribedStream::try_from(description),
+            Answer::StreamDescription(description) => StreamDescription::try_from(description),
             other => Err(unexpected("describe", &other)),
         }
     }

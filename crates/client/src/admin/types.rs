@@ -20,7 +20,7 @@ pub struct EnsureOptions {
 
 /// What a stream is and holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DescribedStream {
+pub struct StreamDescription {
     /// Its name.
     pub name: StreamName,
     /// Its identity.
@@ -57,7 +57,7 @@ pub struct DescribedStream {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamPage {
     /// The streams.
-    pub streams: Vec<DescribedStream>,
+    pub streams: Vec<StreamDescription>,
     /// Whether there are others behind the last one.
     pub more: bool,
 }
@@ -120,7 +120,7 @@ impl Segment {
     }
 }
 
-impl TryFrom<v1::StreamDescription> for DescribedStream {
+impl TryFrom<v1::StreamDescription> for StreamDescription {
     type Error = AdminError;
 
     fn try_from(message: v1::StreamDescription) -> Result<Self, Self::Error> {
@@ -153,7 +153,7 @@ impl TryFrom<v1::StreamList> for StreamPage {
     type Error = AdminError;
 
     fn try_from(message: v1::StreamList) -> Result<Self, Self::Error> {
-        let streams = message.streams.into_iter().map(DescribedStream::try_from);
+        let streams = message.streams.into_iter().map(StreamDescription::try_from);
         Ok(Self { streams: streams.collect::<Result<_, _>>()?, more: message.more })
     }
 }
