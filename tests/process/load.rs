@@ -123,7 +123,7 @@ impl Load {
         let (numbers, values) = self.ended.ledger.next_atomic(count as usize);
         let messages: Vec<_> =
             values.into_iter().map(|value| Message::new(Bytes::from(value))).collect();
-        match publisher.publish_atomic(&messages, None).await {
+        match publisher.send_atomic(&messages, None).await {
             Ok(ticket) => {
                 self.unanswered += numbers.len();
                 self.waiting.push_back(Waiting::Atomic(numbers, ticket));

@@ -221,7 +221,7 @@ async fn a_publisher_that_repeated_nothing_has_its_producer_forgotten() {
 async fn a_connection_that_stays_away_leaves_the_sent_unknown_and_the_unsent_not_sent() {
     let server = Server::new();
     let (client, session) = server.connect().await;
-    let opening = client.publisher(orders()).max_unanswered(1).open();
+    let opening = client.publisher(orders()).max_in_flight(1).open();
     let (publisher, (mut stream, _)) = tokio::join!(opening, session.publisher());
     let publisher = publisher.unwrap();
     let sent = publisher.send(Message::new("sent")).await.unwrap();

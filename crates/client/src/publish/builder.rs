@@ -90,9 +90,9 @@ impl MultiPublisherBuilder {
         self
     }
 
-    /// Frames that may be un-answered: 1 to 8, default 8.
+    /// Frames that may be in flight, sent and not yet answered: 1 to 8, default 8.
     #[must_use]
-    pub fn max_unanswered(mut self, frames: usize) -> Self {
+    pub fn max_in_flight(mut self, frames: usize) -> Self {
         self.settings.unanswered_max = frames.clamp(1, PRODUCER_WINDOW);
         self
     }
@@ -144,10 +144,10 @@ impl PublisherBuilder {
         Self { multi: self.multi.ordered(ordered), ..self }
     }
 
-    /// See [`MultiPublisherBuilder::max_unanswered`].
+    /// See [`MultiPublisherBuilder::max_in_flight`].
     #[must_use]
-    pub fn max_unanswered(self, frames: usize) -> Self {
-        Self { multi: self.multi.max_unanswered(frames), ..self }
+    pub fn max_in_flight(self, frames: usize) -> Self {
+        Self { multi: self.multi.max_in_flight(frames), ..self }
     }
 
     /// See [`MultiPublisherBuilder::buffer_bytes`].

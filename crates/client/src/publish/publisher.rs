@@ -104,8 +104,7 @@ impl MultiPublisher {
 
     /// Ends the publisher, for all its handles: waits until everything has ended, and lets the
     /// server forget the producer, at once or, where something had to be repeated, by age. What
-    /// failed is told by the tickets, and by `flush` of each
-    /// handle.
+    /// failed is told by the tickets, and by `flush` of each handle.
     ///
     /// Cancelled, it goes on in the background.
     pub async fn close(self) {
@@ -202,14 +201,14 @@ impl Publisher {
         })
     }
 
-    /// Publishes messages at consecutive offsets, or none of them (PS-4). At most 1,000 messages
-    /// and 4 MiB.
+    /// As [`Self::send`], for messages that get consecutive offsets, or are not appended at all (PS-4).
+    /// At most 1,000 messages and 4 MiB.
     ///
     /// Cancel-safe: a cancelled call has taken nothing.
     ///
     /// # Errors
     /// [`SendError`]: nothing was taken.
-    pub async fn publish_atomic(
+    pub async fn send_atomic(
         &self,
         messages: &[Message],
         expected_end: impl Into<Option<ExpectedEnd>>,
@@ -229,8 +228,8 @@ impl Publisher {
         Ok(AtomicTicket::new(outcome, count))
     }
 
-    /// Waits until everything taken so far for this stream has ended, and tells the first failure that no earlier
-    /// `flush` or `resume` has told.
+    /// Waits until everything taken so far for this stream has ended, and tells the first failure that
+    /// no earlier `flush` or `resume` has told.
     ///
     /// Cancel-safe.
     ///

@@ -56,7 +56,7 @@ async fn run(args: PublishArgs, server: &ServerArgs) -> CommandResult {
 async fn measure(args: PublishArgs, client: &Client) -> CommandResult {
     let workload = &args.workload;
     let names = workload.make_streams(client).await?;
-    let mut builder = client.multi_publisher().max_unanswered(args.batch_depth.into());
+    let mut builder = client.multi_publisher().max_in_flight(args.batch_depth.into());
     if let Some(depth) = args.depth {
         builder = builder.buffer_bytes((workload.size() + OVERHEAD_BYTES) * depth.max(1) as usize);
     }

@@ -35,7 +35,7 @@ pub(super) async fn run(actor: Actor, ordered: bool) {
         let opened = client
             .publisher(name)
             .ordered(ordered)
-            .max_unanswered(actor.draw(1..9) as usize)
+            .max_in_flight(actor.draw(1..9) as usize)
             .buffer_bytes(*actor.random.with(|r| *r.pick(&[&(64 << 10), &(1 << 20)])))
             .open()
             .await;
@@ -150,7 +150,7 @@ impl<'a> Handle<'a> {
         let count = self.actor.draw(1..12);
         let (ids, messages): (Vec<_>, Vec<_>) = (0..count).map(|_| self.message()).unzip();
         self.actor.history.atomic(ids.clone());
-        match self.publisher.publish_atomic(&messages, None).await {
+        match self.publisher.send_atomic(&messages, None).await {
             Ok(ticket) => self.open.push(Open::Atomic(ids, ticket)),
             Err(_) => self.not_taken(&ids).await,
         }
