@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use bytes::BytesMut;
 use railgun_cold::reader::{ColdBatch, ColdBatches, ColdReadError, ColdReader};
 use railgun_core::command::PartsCursor;
 use railgun_core::shard::IndexPoint;
@@ -200,7 +199,7 @@ impl StreamReader {
                 deliveries.push(delivery);
             }
             let read: usize = entries.iter().map(|entry| entry.payload.len()).sum();
-            let_go_of(&mut deliveries[begun..], read);
+            copy_out_of(&mut deliveries[begun..], read);
             if bytes >= HOT_BYTES || here == 0 {
                 break;
             }
@@ -285,15 +284,10 @@ impl StreamReader {
 }
 
 /// Copies the batches, if they are a small part of the `read` bytes that they keep in memory.
-fn let_go_of(deliveries: &mut [Delivery], read: usize) {
-    let bytes: usize = deliveries.iter().map(|delivery| delivery.batch.len()).sum();
-    if bytes.saturating_mul(PINNED_MAX) >= read {
-        return;
-    }
-    let mut copies = BytesMut::with_capacity(bytes);
-    for delivery in deliveries {
-        delivery.batch = delivery.batch.copied_into(&mut copies);
-    }
+fn copy_out_of(deliveries: &mut [Delivery], read: usize) {
+    let bytes = deliveries.iter().map(|delivery| delivery.batch.len()).sum();
+    let batches = deliveries.iter_mut().map(|delivery| &mut delivery.batch);
+    RecordBatch::copy_out(batches, bytes, read, PINNED_MAX);
 }
 
 /// Batches out of a row group begin where they were asked to.
@@ -327,11 +321,11 @@ mod tests {
             [Delivery { base, skip: 0, count: 1, ts, source: Source::Ring, batch }]
         };
         let mut few = delivered();
-        let_go_of(&mut few, entry.len());
+        copy_out_of(&mut few, entry.len());
         assert!(entry.is_unique());
         assert_eq!(few[0].batch.as_bytes(), &batch);
         let mut most = delivered();
-        let_go_of(&mut most, batch.len() * PINNED_MAX);
+        copy_out_of(&mut most, batch.len() * PINNED_MAX);
         assert!(!entry.is_unique());
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use railgun_core::command::{
     Append, AppendMode, CommandBody, ExpectedEnd, ProducerSequence, StreamCommand,
 };
@@ -159,14 +159,9 @@ impl Share {
     }
 
     /// Takes the batches out of the frame, if they are too small a part of it.
-    fn let_go_of(&mut self, frame_bytes: usize) {
-        if self.bytes.saturating_mul(PINNED_MAX) >= frame_bytes {
-            return;
-        }
-        let mut copies = BytesMut::with_capacity(self.bytes);
-        for append in &mut self.appends {
-            append.batch = append.batch.copied_into(&mut copies);
-        }
+    fn copy_out_of(&mut self, frame_bytes: usize) {
+        let batches = self.appends.iter_mut().map(|append| &mut append.batch);
+        RecordBatch::copy_out(batches, self.bytes, frame_bytes, PINNED_MAX);
     }
 }
 
@@ -302,7 +297,7 @@ impl Publisher<'_> {
         drop(publish);
         for (shard, mut share) in self.shards.iter().zip(shares) {
             if !share.appends.is_empty() {
-                share.let_go_of(frame_bytes);
+                share.copy_out_of(frame_bytes);
                 let result = shard.append(&self.stream.queueing, share.appends).await?;
                 unanswered.waiting.push_back((result, share.items));
             }
@@ -483,7 +478,7 @@ mod tests {
     fn a_small_share_does_not_keep_its_frame_alive() {
         let batches = [batch(b"few"), batch(b""), batch(&[7; 500])];
         let (mut small, blob) = share(&batches, 2);
-        small.let_go_of(blob.len());
+        small.copy_out_of(blob.len());
         assert!(blob.is_unique(), "the share still holds the frame");
         for (append, sent) in small.appends.iter().zip(&batches) {
             assert_eq!(append.batch.as_bytes(), sent);
@@ -491,7 +486,7 @@ mod tests {
         }
         // All batches of a frame stay the memory that was received.
         let (mut whole, blob) = share(&batches, 3);
-        whole.let_go_of(blob.len());
+        whole.copy_out_of(blob.len());
         assert_eq!(whole.appends[0].batch.as_bytes().as_ptr(), blob.as_ptr());
     }
 
@@ -499,7 +494,7 @@ mod tests {
     fn refused_bytes_count_as_the_frame() {
         // A valid batch in front of what its client knows to be refused.
         let (mut share, blob) = share(&[batch(b"x"), Bytes::from(vec![7; 1 << 20])], 1);
-        share.let_go_of(blob.len());
+        share.copy_out_of(blob.len());
         assert!(blob.is_unique());
     }
 }

@@ -110,13 +110,23 @@ impl RecordBatch {
         Ok(Self { bytes, count, table_bytes })
     }
 
-    /// The same batch in memory of its own, cut off the end of `out`: for one that outlives the
-    /// much larger buffer it is a slice of. Several copied into an `out` of sufficient capacity
-    /// share one allocation.
-    #[must_use]
-    pub fn copied_into(&self, out: &mut BytesMut) -> Self {
-        out.extend_from_slice(&self.bytes);
-        Self { bytes: out.split().freeze(), ..*self }
+    /// Copies `batches` of `bytes` bytes together out of the `held` bytes that they are slices of,
+    /// where they would keep more than `times_max` times as much in memory as they are: for those
+    /// that outlive a buffer that is much larger. The copies share one allocation.
+    pub fn copy_out<'b>(
+        batches: impl Iterator<Item = &'b mut Self>,
+        bytes: usize,
+        held: usize,
+        times_max: usize,
+    ) {
+        if bytes.saturating_mul(times_max) >= held {
+            return;
+        }
+        let mut copies = BytesMut::with_capacity(bytes);
+        for batch in batches {
+            copies.extend_from_slice(&batch.bytes);
+            batch.bytes = copies.split().freeze();
+        }
     }
 
     /// Bytes of the batch whose first bytes are `head`, for readers that have only a beginning.
