@@ -130,7 +130,7 @@ impl LogDriver {
     ) -> Result<RunningLog, SpawnError> {
         match self {
             Self::Thread(options) => {
-                let thread = LogThread::spawn(disk, options.clone())?;
+                let thread = LogThread::spawn(disk)?;
                 Ok(RunningLog { opener: thread.opener(), options, _thread: Some(thread) })
             }
             Self::Task(options, uuids, pace) => {

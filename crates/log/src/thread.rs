@@ -14,19 +14,17 @@ use crate::{LogOpener, LogOptions, LogWriter, RecoveryReport, ShardLog, Step, Uu
 #[derive(Debug)]
 pub struct LogThread {
     opener: LogOpener,
-    options: LogOptions,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl LogThread {
-    /// Locks the disk and starts the thread. `options` are those of
-    /// [`open_shard_default`](Self::open_shard_default).
+    /// Locks the disk and starts the thread.
     ///
     /// # Errors
     /// [`SpawnError::Lock`] if another process has the disk, [`SpawnError::Thread`],
     /// [`SpawnError::Random`].
-    pub fn spawn(disk: Arc<dyn Disk>, options: LogOptions) -> Result<Self, SpawnError> {
+    pub fn spawn(disk: Arc<dyn Disk>) -> Result<Self, SpawnError> {
         let writer = LogWriter::new(disk, uuids().map_err(SpawnError::Random)?)?;
         let opener = writer.opener();
         let stop = Arc::new(AtomicBool::new(false));
@@ -37,7 +35,7 @@ impl LogThread {
             .map_err(SpawnError::Thread)?;
         let handle = thread.thread().clone();
         opener.hub.set_wake(Arc::new(move || handle.unpark()));
-        Ok(Self { opener, options, stop, thread: Some(thread) })
+        Ok(Self { opener, stop, thread: Some(thread) })
     }
 
     /// Opens, or makes, the log in `dir`, relative to the disk's root. See [`LogOpener::open_shard`].
@@ -47,11 +45,6 @@ impl LogThread {
         options: LogOptions,
     ) -> Result<(ShardLog, RecoveryReport), OpenError> {
         self.opener.open_shard(dir, options)
-    }
-
-    /// As [`open_shard`](Self::open_shard), with the options given to [`spawn`](Self::spawn).
-    pub fn open_shard_default(&self, dir: &Path) -> Result<(ShardLog, RecoveryReport), OpenError> {
-        self.opener.open_shard(dir, self.options.clone())
     }
 
     /// Opens logs on this thread's writer.

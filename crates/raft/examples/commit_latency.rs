@@ -145,7 +145,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let dir = tempfile::tempdir_in(parent)?;
 
     let disk = Arc::new(RealDisk::open(dir.path())?);
-    let log_thread = LogThread::spawn(disk, LogOptions::default())?;
+    let log_thread = LogThread::spawn(disk)?;
     let (log, _) = log_thread.open_shard(Path::new("log"), LogOptions::default())?;
     let (sender, applied) = mpsc::channel(1 << 16);
     let spec = ShardSpec {

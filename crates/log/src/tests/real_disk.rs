@@ -20,7 +20,7 @@ fn many_threads_append_to_many_logs_and_all_is_there_again() {
     let dir = tempfile::tempdir().expect("makes a directory");
     let options =
         LogOptions { file_bytes: 256 << 10, ring_bytes: 8 << 10, ..LogOptions::default() };
-    let log_thread = LogThread::spawn(real(&dir), options.clone()).expect("starts");
+    let log_thread = LogThread::spawn(real(&dir)).expect("starts");
     let logs: Vec<_> = (0..3)
         .map(|shard| {
             let dir = format!("shards/{shard}/log");
@@ -62,10 +62,10 @@ fn many_threads_append_to_many_logs_and_all_is_there_again() {
     });
     log_thread.shutdown();
 
-    let log_thread = LogThread::spawn(real(&dir), options).expect("starts again");
+    let log_thread = LogThread::spawn(real(&dir)).expect("starts again");
     for shard in 0..3 {
         let dir = format!("shards/{shard}/log");
-        let (log, report) = log_thread.open_shard_default(Path::new(&dir)).expect("opens");
+        let (log, report) = log_thread.open_shard(Path::new(&dir), options.clone()).expect("opens");
         assert_eq!((report.scanned, report.torn.clone()), (1, None), "{report:?}");
         assert!(report.files > 3);
         assert_eq!(log.state().last, Some(EntryId::new(1, 399)));
@@ -82,13 +82,13 @@ fn many_threads_append_to_many_logs_and_all_is_there_again() {
 #[test]
 fn a_second_writer_on_the_directory_is_refused() {
     let dir = tempfile::tempdir().expect("makes a directory");
-    let first = LogThread::spawn(real(&dir), LogOptions::default()).expect("starts");
-    let second = LogThread::spawn(real(&dir), LogOptions::default());
+    let first = LogThread::spawn(real(&dir)).expect("starts");
+    let second = LogThread::spawn(real(&dir));
     let error = second.expect_err("is refused");
     assert!(matches!(error, SpawnError::Lock(LockError::Held { .. })));
     assert!(error.to_string().starts_with("data directory is in use: "), "{error}");
     first.shutdown();
-    LogThread::spawn(real(&dir), LogOptions::default()).expect("starts when the first is gone");
+    LogThread::spawn(real(&dir)).expect("starts when the first is gone");
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn the_real_disk_does_what_the_simulated_one_does() {
 fn long_entries_are_read_back_around_the_page_cache_and_short_ranges_through_it() {
     let dir = tempfile::tempdir().expect("makes a directory");
     let options = LogOptions { file_bytes: 8 << 20, ring_bytes: 0, ..LogOptions::default() };
-    let log_thread = LogThread::spawn(real(&dir), options.clone()).expect("starts");
+    let log_thread = LogThread::spawn(real(&dir)).expect("starts");
     let (log, _) = log_thread.open_shard(Path::new("log"), options).expect("opens");
     // Lengths on both sides of what is read at once, at all distances from the ends of blocks.
     let bytes = |index: u64| (index * index * 7919 % (3 << 19)) as usize;

@@ -15,7 +15,7 @@ impl DiskLog {
         // Little memory, so that replays read files.
         let options =
             LogOptions { file_bytes: 1 << 20, ring_bytes: 4 << 10, ..LogOptions::default() };
-        let thread = LogThread::spawn(disk, options.clone()).expect("a thread");
+        let thread = LogThread::spawn(disk).expect("a thread");
         let (log, _report) = thread.open_shard(Path::new("log"), options).expect("a log");
         (Self(thread), log)
     }

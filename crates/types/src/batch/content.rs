@@ -26,14 +26,8 @@ pub struct ContentHeaders<'a> {
     cursor: ByteCursor<'a>,
 }
 
-impl<'a> ContentHeaders<'a> {
+impl ContentHeaders<'_> {
     const NONE: Self = Self { left: 0, cursor: ByteCursor::EMPTY };
-
-    /// Headers not yet iterated.
-    #[must_use]
-    pub fn count_left(&self) -> usize {
-        self.left
-    }
 }
 
 impl<'a> Iterator for ContentHeaders<'a> {

@@ -129,15 +129,6 @@ impl RecordBatch {
         }
     }
 
-    /// Bytes of the batch whose first bytes are `head`, for readers that have only a beginning.
-    /// `None` if `head` is shorter than a batch header. Not verified: check it against a limit.
-    #[must_use]
-    pub fn len_from_header(head: &[u8]) -> Option<u64> {
-        let mut cursor = ByteCursor::new(head.get(12..HEADER_BYTES)?);
-        let (table, body) = (cursor.u32().ok()?, cursor.u32().ok()?);
-        Some(HEADER_BYTES as u64 + u64::from(table) + u64::from(body))
-    }
-
     /// Walks table and body together; calls `check` with each record whose checksum holds.
     fn walk(
         &self,
