@@ -51,12 +51,12 @@ pub use dial::{Dial, Dialling};
 pub use message::Message;
 pub use options::ClientOptions;
 pub use publish::{
-    AtomicTicket, ExpectedEnd, MultiPublisher, MultiPublisherBuilder, OpenError, Progress,
-    PublishError, Published, PublishedRange, Publisher, PublisherBuilder, SendError, Ticket,
+    AtomicTicket, MultiPublisher, MultiPublisherBuilder, OpenError, Progress, PublishError,
+    Published, PublishedRange, Publisher, PublisherBuilder, SendError, Ticket,
 };
 pub use railgun_net::tls::TlsError;
 pub use railgun_net::{ConnectError as TransportError, Connection, ConnectionLost};
-pub use railgun_proto::convert::{EnsureOutcome, Ensured};
+pub use railgun_proto::convert::{EnsureOutcome, Ensured, ExpectedEnd};
 pub use railgun_proto::{WireCode, WireError};
 pub use railgun_types::batch::{BatchError, ContentHeaders, RecordDraft, RecordRefused};
 pub use railgun_types::{

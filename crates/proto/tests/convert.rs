@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use proptest::prelude::*;
 use railgun_proto::convert::{
-    EnsureOutcome, EnsureRequest, Ensured, InvalidMessage, SubscribeRequest, Uid,
+    EnsureOutcome, EnsureRequest, Ensured, ExpectedEnd, InvalidMessage, SubscribeRequest, Uid,
 };
 use railgun_proto::{WireCode, WireError, v1};
 use railgun_types::limits::MESSAGE_BYTES_HARD;
@@ -77,6 +77,16 @@ proptest! {
     }
 
     #[test]
+    fn expected_ends_round_trip(last: i64) {
+        let end = ExpectedEnd::from_wire(last);
+        prop_assert_eq!(end.is_some(), last >= -1);
+        if let Some(end) = end {
+            prop_assert_eq!(end.to_wire(), last);
+            prop_assert_eq!(end.next_offset(), Offset(last.abs_diff(-1)));
+        }
+    }
+
+    #[test]
     fn subscriptions_round_trip(
         name in name(),
         start in start(),
@@ -134,6 +144,13 @@ proptest! {
         let error = WireError { code, message, retry, record, actual, leader };
         prop_assert_eq!(WireError::from(v1::Error::from(&error)), error);
     }
+}
+
+#[test]
+fn an_empty_stream_is_expected_by_minus_one() {
+    assert_eq!(ExpectedEnd::from_wire(-1), Some(ExpectedEnd::Empty));
+    assert_eq!((ExpectedEnd::Empty.to_wire(), ExpectedEnd::Empty.next_offset()), (-1, Offset(0)));
+    assert_eq!(ExpectedEnd::from_wire(-2), None);
 }
 
 #[test]

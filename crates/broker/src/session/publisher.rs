@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use railgun_core::command::{
-    Append, AppendMode, CommandBody, ExpectedEnd, ProducerSequence, StreamCommand,
+    Append, AppendMode, CommandBody, ExpectedNext, ProducerSequence, StreamCommand,
 };
 use railgun_core::shard::{AppendRefusal, Appended};
-use railgun_proto::convert::Uid;
+use railgun_proto::convert::{ExpectedEnd, Uid};
 use railgun_proto::{Frame, FrameKind, WireError, v1};
 use railgun_types::batch::{BatchError, RecordBatch};
 use railgun_types::limits::{
@@ -324,8 +324,8 @@ impl Publisher<'_> {
         let expected_end = match item.expected_last_offset {
             None => None,
             Some(last) => {
-                let end = u64::try_from(last.saturating_add(1));
-                Some(ExpectedEnd(end.map_err(|_| Invalid::NoSuchEnd(last))?))
+                let end = ExpectedEnd::from_wire(last).ok_or(Invalid::NoSuchEnd(last))?;
+                Some(ExpectedNext(end.next_offset().0))
             }
         };
         let producer = self.producer.map(|id| ProducerSequence {

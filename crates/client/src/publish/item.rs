@@ -1,28 +1,10 @@
 //! A batch on its way to the server, and the one that is still open.
 
+use railgun_proto::convert::ExpectedEnd;
 use railgun_types::batch::{BatchBuilder, BatchParts, RecordDraft, RecordRefused};
 use tokio::time::Instant;
 
 use super::outcome::{BatchOutcome, BatchResult};
-
-/// What a publisher expects at the end of a stream before its message is appended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExpectedEnd {
-    /// The stream has no record.
-    Empty,
-    /// The stream's last record has this offset.
-    LastOffset(railgun_types::Offset),
-}
-
-impl ExpectedEnd {
-    /// As it stands in a `PublishItem`.
-    pub(crate) fn to_wire(self) -> i64 {
-        match self {
-            Self::Empty => -1,
-            Self::LastOffset(offset) => i64::try_from(offset.0).unwrap_or(i64::MAX),
-        }
-    }
-}
 
 /// How a batch is to be appended. Batches with other than the default are never coalesced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -16,6 +16,5 @@ mod shared;
 
 pub use builder::{MultiPublisherBuilder, OpenError, PublisherBuilder};
 pub use error::{PublishError, SendError};
-pub use item::ExpectedEnd;
 pub use outcome::{AtomicTicket, Published, PublishedRange, Ticket};
 pub use publisher::{MultiPublisher, Progress, Publisher};

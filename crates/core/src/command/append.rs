@@ -16,7 +16,7 @@ pub struct Append {
     /// Whether the batch is one unit.
     pub mode: AppendMode,
     /// Append only if the stream ends there.
-    pub expected_end: Option<ExpectedEnd>,
+    pub expected_end: Option<ExpectedNext>,
     /// The records.
     pub batch: RecordBatch,
 }
@@ -44,7 +44,7 @@ pub enum AppendMode {
 
 /// The offset that the publisher expects the first record of its batch to get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ExpectedEnd(pub u64);
+pub struct ExpectedNext(pub u64);
 
 const FLAG_PRODUCER: u8 = 1;
 const FLAG_EXPECTED: u8 = 2;
@@ -68,7 +68,7 @@ pub(super) fn encode(mut meta: BytesMut, items: &[Append]) -> Vec<Bytes> {
             meta.put_u32_le(producer.epoch);
             meta.put_u64_le(producer.sequence);
         }
-        if let Some(ExpectedEnd(next)) = item.expected_end {
+        if let Some(ExpectedNext(next)) = item.expected_end {
             meta.put_u64_le(next);
         }
         let crc = crc32c(&meta[start..]);
@@ -124,7 +124,7 @@ impl Append {
             None
         };
         let expected_end =
-            if flags & FLAG_EXPECTED != 0 { Some(ExpectedEnd(fields.u64()?)) } else { None };
+            if flags & FLAG_EXPECTED != 0 { Some(ExpectedNext(fields.u64()?)) } else { None };
         let header_bytes = bytes.len() - fields.remaining();
         if crc32c(&bytes[..header_bytes]) != fields.u32()? {
             return Err(Malformed);

@@ -21,7 +21,7 @@ mod stream;
 use bytes::{BufMut, Bytes, BytesMut};
 use railgun_types::{ByteCursor, Malformed, Timestamp, crc32c};
 
-pub use append::{Append, AppendMode, ExpectedEnd, ProducerSequence};
+pub use append::{Append, AppendMode, ExpectedNext, ProducerSequence};
 pub use catalog::{CatalogCommand, ClusterSettings};
 pub use parts::PartsCursor;
 pub use segment::{CommittedPart, ObjectCommit, SealScope, SegmentCommand};
@@ -52,7 +52,7 @@ pub enum CommandBody {
     Segment(SegmentCommand),
     /// Change the catalog (shard 0 only).
     Catalog(CatalogCommand),
-    /// Let log time pass.
+    /// Let log time pass. Nobody proposes it yet: it is for timers that change state (SEMANTICS §0).
     Tick,
 }
 

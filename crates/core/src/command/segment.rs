@@ -21,7 +21,7 @@ pub enum SegmentCommand {
 pub enum SealScope {
     /// Only what is closed already.
     Closed,
-    /// Those whose first record is at or before this log time.
+    /// Those whose first record is at or before this log time. Nobody proposes it yet.
     OlderThan(Timestamp),
     /// One stream's.
     Stream(StreamUid),

@@ -24,7 +24,7 @@ fn appends() -> Vec<Append> {
         stream: StreamUid([2; 16]),
         producer: Some(ProducerSequence { id: ProducerId([3; 16]), epoch: 4, sequence: 5 }),
         mode: AppendMode::Atomic,
-        expected_end: Some(ExpectedEnd(6)),
+        expected_end: Some(ExpectedNext(6)),
         batch: batch(&[b"d"]),
     };
     vec![plain, full]

@@ -5,7 +5,8 @@ use railgun_types::{EnsureMode, SpecPatch, StreamName};
 
 use super::*;
 use crate::command::{
-    AppendMode, CommittedPart, EnsureStream, ExpectedEnd, ObjectCommit, ProducerSequence, SealScope,
+    AppendMode, CommittedPart, EnsureStream, ExpectedNext, ObjectCommit, ProducerSequence,
+    SealScope,
 };
 use crate::manifest::{ManifestVersion, SegmentKind};
 
@@ -159,11 +160,11 @@ fn log_time_never_falls() {
 #[test]
 fn an_expected_end_that_is_not_refuses_the_batch() {
     let mut shard = Shard::new();
-    let at = |end| Append { expected_end: Some(ExpectedEnd(end)), ..item(A, 1) };
+    let at = |end| Append { expected_end: Some(ExpectedNext(end)), ..item(A, 1) };
     assert_eq!(shard.one(1, at(1)), Err(AppendRefusal::ExpectedEnd { actual: Offset(0) }));
     assert_eq!(shard.one(1, at(0)), Ok(0));
     // PQ-1: a repeated batch is answered before the expectation is looked at.
-    let claimed = |end| Append { expected_end: Some(ExpectedEnd(end)), ..by(1, 0, item(A, 1)) };
+    let claimed = |end| Append { expected_end: Some(ExpectedNext(end)), ..by(1, 0, item(A, 1)) };
     assert_eq!(shard.one(1, claimed(1)), Ok(1));
     assert_eq!(shard.one(1, claimed(1)), Ok(1));
 }
@@ -178,7 +179,7 @@ fn a_retried_batch_is_appended_once() {
     assert_eq!((again.base.0, again.ts.0, again.repeated), (0, 1, true));
     assert_eq!(shard.state.stream(A).map(Stream::next_offset), Some(Offset(3)));
     // A refused batch does not advance the sequence, so what is behind it meets a gap.
-    let refused = Append { expected_end: Some(ExpectedEnd(9)), ..by(1, 3, item(A, 1)) };
+    let refused = Append { expected_end: Some(ExpectedNext(9)), ..by(1, 3, item(A, 1)) };
     assert!(shard.one(4, refused).is_err());
     assert_eq!(shard.one(4, by(1, 4, item(A, 1))), Err(AppendRefusal::SequenceGap { expected: 3 }));
     // The sequence is per stream.

@@ -2,6 +2,7 @@
 //! needs no further check.
 
 mod ensure;
+mod publish;
 mod subscribe;
 mod uid;
 
@@ -10,6 +11,7 @@ use railgun_types::{ErrorCode, InvalidName, InvalidSpec};
 use crate::wire_error::WireError;
 
 pub use ensure::{EnsureOutcome, EnsureRequest, Ensured};
+pub use publish::ExpectedEnd;
 pub use subscribe::SubscribeRequest;
 pub use uid::Uid;
 

@@ -1,3 +1,4 @@
+use railgun_proto::convert::ExpectedEnd;
 use railgun_types::batch::RecordBatch;
 use railgun_types::{ErrorCode, Offset, Retry};
 
@@ -693,7 +694,7 @@ fn an_expected_end_makes_a_batch_of_its_own() {
     let (mut rig, lane) = Rig::with_lane(true);
     rig.push(lane, b"a");
     let options = BatchOptions {
-        expected_end: Some(crate::publish::item::ExpectedEnd::LastOffset(Offset(0))),
+        expected_end: Some(ExpectedEnd::LastOffset(Offset(0))),
         ..BatchOptions::default()
     };
     let draft = RecordDraft { value: b"b", ..RecordDraft::default() };

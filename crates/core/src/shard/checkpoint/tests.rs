@@ -7,7 +7,7 @@ use railgun_types::{EnsureMode, EntryId, SpecPatch, StreamName};
 use super::*;
 use crate::checkpoint::damage;
 use crate::command::{
-    Append, AppendMode, Command, CommandBody, CommittedPart, EnsureStream, ExpectedEnd,
+    Append, AppendMode, Command, CommandBody, CommittedPart, EnsureStream, ExpectedNext,
     ObjectCommit, ProducerSequence, SealScope, SegmentCommand, StreamCommand,
 };
 use crate::shard::Outcome;
@@ -369,7 +369,7 @@ enum Claim {
 impl Item {
     fn append(&self, state: &ShardState) -> Append {
         let next = state.stream(uid(self.stream)).map_or(0, |stream| stream.next.0);
-        let expected_end = self.expects.map(|above| ExpectedEnd(next + above));
+        let expected_end = self.expects.map(|above| ExpectedNext(next + above));
         let append = Append { expected_end, ..append(self.stream, self.batch) };
         let Some((id, epoch, claim)) = self.claim else { return append };
         let known = state.producers.states.get(&(uid(self.stream), ProducerId([id; 16])));
