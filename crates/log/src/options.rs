@@ -25,7 +25,8 @@ pub struct LogOptions {
     pub write_bytes_max: usize,
     /// Pause between attempts to preallocate a file while the disk is full.
     pub space_retry_after: Duration,
-    /// Life of the replica that owns the log, repeated in each file header. Opaque to the log.
+    /// Life of the replica that owns the log, noted in the header of each file that is begun. Opaque to
+    /// the log.
     pub incarnation: u64,
     /// A bug planted on purpose, to show that a test suite catches it.
     #[cfg(any(test, feature = "builtin-bugs"))]

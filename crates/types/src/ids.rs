@@ -69,11 +69,17 @@ impl ReplicaId {
     pub fn new(node: NodeId, incarnation: u16) -> Self {
         Self(u64::from(node.0) << 16 | u64::from(incarnation))
     }
+
+    /// Which life of its node's replica it is.
+    #[must_use]
+    pub fn incarnation(self) -> u16 {
+        self.0 as u16
+    }
 }
 
 impl fmt::Display for ReplicaId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.0 >> 16, self.0 & 0xffff)
+        write!(f, "{}.{}", self.0 >> 16, self.incarnation())
     }
 }
 
@@ -188,6 +194,13 @@ mod tests {
             assert!(bad.parse::<StreamUid>().is_err(), "{bad}");
         }
         assert!("é".repeat(16).parse::<StreamUid>().is_err());
+    }
+
+    #[test]
+    fn a_replica_is_node_and_incarnation() {
+        let replica = ReplicaId::new(NodeId(0x1_0002), 0xfffe);
+        assert_eq!((replica.0, replica.incarnation()), (0x1_0002_fffe, 0xfffe));
+        assert_eq!(replica.to_string(), "65538.65534");
     }
 
     #[test]

@@ -58,7 +58,9 @@ struct Files {
 impl Starter {
     fn open(&self, shard: ShardId, check: Check) -> Result<Files, StartError> {
         let dir = format!("shards/{shard}/log");
-        let opened = self.log.opener.open_shard(dir.as_ref(), self.log.options.clone());
+        let mut options = self.log.options.clone();
+        options.incarnation = self.replica.incarnation().into();
+        let opened = self.log.opener.open_shard(dir.as_ref(), options);
         let (log, report) = opened.map_err(|source| StartError::OpenLog { shard, source })?;
         tracing::info!(%shard, ?report, "log opened");
         let dir = format!("shards/{shard}/checkpoints").into();
