@@ -89,7 +89,7 @@ fn is_marked(log: &Path) {
     let (mut at, uuid) = (half(&newest, 12) as usize, &newest[16..32]);
     let mut last = None;
     while let Some(batch) = newest.get(at..at + 64)
-        && batch[..4] == *b"RGB1"
+        && batch[..4] == *b"RGW1"
         && &batch[8..24] == uuid
     {
         // The tag of the first frame, which stands behind the header.

@@ -39,7 +39,7 @@
 //!
 //! | at | bytes | field |
 //! |---|---|---|
-//! | 0 | 4 | magic `"RGB1"` |
+//! | 0 | 4 | magic `"RGW1"` |
 //! | 4 | 4 | number of frames |
 //! | 8 | 16 | uuid of the file |
 //! | 24 | 8 | batch number: 1 for the first of a log, +1 for each next one, over all files |

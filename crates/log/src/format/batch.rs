@@ -6,8 +6,9 @@ use super::{Damage, FileUuid};
 /// Bytes of a batch header.
 pub(crate) const BATCH_HEADER_BYTES: usize = 64;
 
-/// First bytes of each batch. Differs in the first byte from every frame tag and from padding.
-pub(crate) const BATCH_MAGIC: [u8; 4] = *b"RGB1";
+/// First bytes of each write batch, other than those of a record batch. The first of them is neither a
+/// frame's tag nor padding.
+pub(crate) const BATCH_MAGIC: [u8; 4] = *b"RGW1";
 
 /// Bytes of the header before its CRC.
 const SUMMED_BYTES: usize = 60;

@@ -1,5 +1,5 @@
 //! Golden files: the formats byte by byte. A change here is a change of the format: readers of what is on
-//! disk need a new version. `RAILGUN_BLESS=1 cargo test -p railgun-log golden` writes them anew.
+//! disk need a new version. `REGENERATE_GOLDEN=1 cargo test -p railgun-log golden` writes them anew.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ const UUID: [u8; 16] = *b"0123456789abcdef";
 
 fn check(name: &str, bytes: &[u8]) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-    if std::env::var_os("RAILGUN_BLESS").is_some() {
+    if std::env::var_os("REGENERATE_GOLDEN").is_some() {
         std::fs::write(&path, bytes).expect("writes");
     }
     let golden = std::fs::read(&path).expect("golden file is there");
