@@ -167,7 +167,7 @@ impl Owner {
         self.checkpoints.on_written(written);
         let Some(raft) = self.raft.clone().filter(|_| written.result.is_ok()) else { return };
         let (log, upto) = (self.log.clone(), written.id.index);
-        self.actors.spawn("the purge of the catalog", async move {
+        self.actors.spawn("the promotion of the catalog's checkpoint", async move {
             let purged = match raft.promote_snapshot(upto).await {
                 Ok(promoted) => raft.purged(promoted.index).await,
                 Err(error) => return tracing::warn!(%error, "the catalog keeps its log"),

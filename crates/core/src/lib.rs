@@ -1,5 +1,5 @@
 //! The decisions of railgun, as machines without input and output: no clock, no randomness, no
-//! runtime, no files. Time and input come in as arguments, effects go out as data (DESIGN §1.6).
+//! runtime, no files. Entries and times come in as arguments, outcomes are returned (DESIGN §1.6).
 #![warn(missing_docs)]
 
 pub mod catalog;

@@ -1,4 +1,5 @@
-//! Starts and stops a node: identity, bucket, log, catalog, shards, sessions, in this order.
+//! Starts and stops a node: log (and with it the lock of the disk), identity, bucket, catalog, shards,
+//! the bucket's claim, offloaders, sessions, in this order.
 
 mod starter;
 #[cfg(test)]

@@ -197,7 +197,7 @@ impl HostSpec {
             figures,
             published,
         };
-        actors.spawn("the owner of a shard", host.run(from, cancel));
+        actors.spawn("a shard host", host.run(from, cancel));
         (handle, to)
     }
 }
