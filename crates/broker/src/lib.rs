@@ -10,6 +10,7 @@ mod checkpoint;
 mod clock;
 mod entropy;
 mod identity;
+mod log_done;
 mod node;
 mod offload;
 mod reader;

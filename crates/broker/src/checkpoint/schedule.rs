@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::CheckpointStore;
 use crate::actors::Actors;
+use crate::log_done::log_done;
 use crate::thresholds::CheckpointCadence;
 
 /// Pause after one that could not be written.
@@ -137,14 +138,8 @@ async fn write_durably(
     // Mostly it is: what is applied was committed. A mark would wait behind entries that wait for
     // room, which only a checkpoint may be able to make.
     if log.durable_index().is_none_or(|durable| durable < id.index) {
-        let (done, synced) = tokio::sync::oneshot::channel();
-        let on_done = Box::new(move |result: Result<(), _>| drop(done.send(result)));
-        log.sync_mark(on_done).map_err(|error| error.to_string())?;
-        match synced.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(error.to_string()),
-            Err(_) => return Err("the log has stopped".to_owned()),
-        }
+        let synced = log_done(|done| log.sync_mark(done)).await;
+        synced.map_err(|error| error.to_string())?;
     }
     let written = run_on(pool, move || store.write(id, &pieces)).await;
     written.map_err(|error| error.to_string())?.map_err(|error| error.to_string())

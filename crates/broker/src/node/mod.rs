@@ -29,6 +29,7 @@ use tokio_util::task::TaskTracker;
 use crate::actors::Actors;
 use crate::auth::{Auth, TokenHash};
 use crate::identity::{Identity, IdentityError};
+use crate::log_done::log_done;
 use crate::offload::{OffloadSpec, Reclaimer};
 use crate::seams::{RunningLog, Seams};
 use crate::session::{self, STOPPING, SessionContext};
@@ -430,11 +431,7 @@ impl Drop for Broker {
 
 /// Waits until the log is fsynced and says so on disk.
 async fn sync_mark(log: &ShardLog) {
-    let (done, synced) = tokio::sync::oneshot::channel();
-    let on_done = Box::new(move |result| drop(done.send(result)));
-    if log.sync_mark(on_done).is_ok()
-        && let Ok(Err(error)) = synced.await
-    {
+    if let Err(error) = log_done(|done| log.sync_mark(done)).await {
         tracing::error!(%error, "the log could not be marked as synced");
     }
 }

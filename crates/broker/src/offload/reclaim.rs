@@ -8,6 +8,7 @@ use railgun_raft::{PromoteError, RaftShard, SnapshotError};
 use tokio_util::sync::CancellationToken;
 
 use crate::builtin_bug::{BuiltinBug, Planted};
+use crate::log_done::log_done;
 use crate::replica::NodeStopping;
 use crate::shard::ShardHandle;
 
@@ -104,9 +105,7 @@ impl Reclaimer {
         self.shard.checkpoint().await?;
         let floor = self.shard.offload_status().await?.floor;
         let Some(purged) = self.purge(floor.unwrap_or(0)).await? else { return Ok(0) };
-        let (done, rolled) = tokio::sync::oneshot::channel();
-        self.log().roll(Box::new(move |result| drop(done.send(result))))?;
-        rolled.await.map_err(|_| ReclaimError::Stopped)??;
+        log_done(|done| self.log().roll(done)).await?;
         self.free(purged).await
     }
 
@@ -136,9 +135,7 @@ impl Reclaimer {
         };
         // Readers turn to the bucket before the files go.
         self.shard.trim_index_below(last).await?;
-        let (done, retired) = tokio::sync::oneshot::channel();
-        self.log().retire(upto, Box::new(move |result| drop(done.send(result))))?;
-        retired.await.map_err(|_| ReclaimError::Stopped)??;
+        log_done(|done| self.log().retire(upto, done)).await?;
         let left = self.log().files();
         let gone = before.iter().filter(|old| left.iter().all(|new| new.sequence != old.sequence));
         Ok(u32::try_from(gone.count()).unwrap_or(u32::MAX))
