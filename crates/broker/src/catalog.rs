@@ -57,36 +57,6 @@ pub(crate) struct CatalogHandle {
 }
 
 impl CatalogHandle {
-    /// Starts the owner; returns the sender for its Raft machine besides.
-    pub(crate) fn spawn(
-        restored: RestoredCatalog,
-        checkpoints: Schedule,
-        log: ShardLog,
-        clock: Arc<dyn Clock>,
-        unapplied: UnappliedQueue,
-        actors: &Actors,
-        cancel: CancellationToken,
-    ) -> (Self, mpsc::Sender<Message>) {
-        let (to, from) = mpsc::channel(QUEUE);
-        let RestoredCatalog { catalog, applied, membership } = restored;
-        let pipeline = Pipeline::new(clock);
-        let to_self = to.downgrade();
-        let owner = Owner {
-            catalog,
-            applied,
-            membership,
-            pipeline,
-            unapplied,
-            checkpoints,
-            raft: None,
-            log,
-            actors: actors.clone(),
-            to_self,
-        };
-        actors.spawn("the catalog", owner.run(from, cancel));
-        (Self { to: to.clone() }, to)
-    }
-
     /// Proposes a change and waits until it is applied here.
     pub(crate) async fn change(
         &self,
@@ -131,7 +101,17 @@ impl CatalogHandle {
     }
 }
 
-struct Owner {
+/// What the catalog's owner is made of.
+pub(crate) struct CatalogSpec {
+    /// As of a checkpoint, or before the first entry.
+    pub(crate) restored: RestoredCatalog,
+    pub(crate) checkpoints: Schedule,
+    pub(crate) log: ShardLog,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) unapplied: UnappliedQueue,
+}
+
+struct Host {
     catalog: Catalog,
     applied: Option<EntryId>,
     /// The newest membership, for checkpoints.
@@ -146,7 +126,33 @@ struct Owner {
     unapplied: UnappliedQueue,
 }
 
-impl Owner {
+impl CatalogSpec {
+    /// Starts the owner. The handle of the catalog, and the sender for its Raft machine.
+    pub(crate) fn spawn(
+        self,
+        actors: &Actors,
+        cancel: CancellationToken,
+    ) -> (CatalogHandle, mpsc::Sender<Message>) {
+        let (to, from) = mpsc::channel(QUEUE);
+        let RestoredCatalog { catalog, applied, membership } = self.restored;
+        let host = Host {
+            catalog,
+            applied,
+            membership,
+            checkpoints: self.checkpoints,
+            raft: None,
+            log: self.log,
+            actors: actors.clone(),
+            to_self: to.downgrade(),
+            pipeline: Pipeline::new(self.clock),
+            unapplied: self.unapplied,
+        };
+        actors.spawn("the catalog", host.run(from, cancel));
+        (CatalogHandle { to: to.clone() }, to)
+    }
+}
+
+impl Host {
     async fn run(mut self, mut from: mpsc::Receiver<Message>, cancel: CancellationToken) {
         loop {
             tokio::select! {

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{LEADER_TIMEOUT, StartError};
 use crate::actors::Actors;
 use crate::builtin_bug::{BuiltinBug, Planted};
-use crate::catalog::{self, CatalogHandle};
+use crate::catalog::{self, CatalogHandle, CatalogSpec};
 use crate::checkpoint::{Check, CheckpointStore, Schedule};
 use crate::clock::Clock;
 use crate::replica::{self, Handover};
@@ -133,16 +133,15 @@ impl Starter {
         let (actors, pool) = (self.actors.clone(), Arc::clone(&self.pool));
         let schedule = Schedule::new(store, log, actors, pool, cadence, at);
         let (sink, unapplied) = replica::unapplied_queue();
-        let (clock, stopping) = (Arc::clone(&self.clock), self.cancel.clone());
-        let (catalog, to) = CatalogHandle::spawn(
+        let stopping = self.cancel.clone();
+        let spec = CatalogSpec {
             restored,
-            schedule,
-            files.log.clone(),
-            clock,
+            checkpoints: schedule,
+            log: files.log.clone(),
+            clock: Arc::clone(&self.clock),
             unapplied,
-            &self.actors,
-            stopping.clone(),
-        );
+        };
+        let (catalog, to) = spec.spawn(&self.actors, stopping.clone());
         let machine = Handover::new(to.clone(), catalog::Message::Applied, applied, stopping);
         let raft = self.replica(shard, &files, Box::new(machine), sink).await?;
         send(&to, catalog::Message::Started(raft)).await;
