@@ -3,6 +3,7 @@
 use railgun_proto::v1::admin_request::Call;
 use railgun_proto::v1::subscribe::Start;
 use railgun_proto::{Frame, FrameKind, v1};
+use railgun_testkit::sim::Random;
 use railgun_types::ErrorCode::{self, FrameTooLarge, ProtocolViolation};
 use railgun_types::limits::BATCH_BYTES_HARD;
 
@@ -158,27 +159,10 @@ async fn fields_of_a_later_version_are_ignored() {
     }
 }
 
-/// SplitMix64: the same bytes in each run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn random_bytes_end_their_stream_alone() {
     let (_node, mut bystander, attacker) = arena().await;
-    let mut random = Random(1);
+    let mut random = Random::new(1);
     for role in ROLES {
         for round in 0..40 {
             let mut bytes: Vec<u8> =
@@ -186,7 +170,7 @@ async fn random_bytes_end_their_stream_alone() {
             if round % 2 == 0 {
                 // A kind that is known, and lengths that are allowed: random where it matters.
                 let kinds = FrameKind::ALL;
-                bytes[0] = kinds[random.below(kinds.len())] as u8;
+                bytes[0] = kinds[random.below(kinds.len() as u64) as usize] as u8;
                 bytes.resize(bytes.len().max(8), 0);
                 bytes[2..8].fill(0);
             }
@@ -203,13 +187,13 @@ async fn random_bytes_end_their_stream_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn frames_with_flipped_bytes_end_their_stream_alone() {
     let (_node, mut bystander, attacker) = arena().await;
-    let mut random = Random(2);
+    let mut random = Random::new(2);
     for role in ROLES {
         let whole = encode(role.frame());
         for _ in 0..60 {
             let mut bytes = whole.clone();
             for _ in 0..1 + random.below(3) {
-                let at = random.below(bytes.len());
+                let at = random.below(bytes.len() as u64) as usize;
                 bytes[at] ^= 1 << random.below(8);
             }
             let mut line = role.line(&attacker).await;

@@ -4,12 +4,13 @@
 use std::time::Duration;
 
 use railgun_client::{Client, Publisher, StreamName};
+use railgun_testkit::sim::Random;
 use tokio::task::JoinHandle;
 
 use crate::eventually;
 use crate::ledger::Ledger;
 use crate::load::{self, Ended, Mode, Steering};
-use crate::random::Random;
+use crate::seed::seed_of;
 use crate::site::{Process, Site, name};
 
 /// Rounds, unless `RAILGUN_KILL_ROUNDS` says otherwise.
@@ -52,7 +53,7 @@ struct KillLoop {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_survives_every_kill() {
-    let seed = Random::seed_of("RAILGUN_KILL_SEED");
+    let seed = seed_of("RAILGUN_KILL_SEED");
     println!("RAILGUN_KILL_SEED={seed}");
     let rounds = std::env::var("RAILGUN_KILL_ROUNDS").ok().and_then(|n| n.parse().ok());
     let mut site = Site::new();

@@ -3,8 +3,7 @@
 use std::ops::Range;
 
 use railgun_client::{Client, Event, Offset, StartPosition, StreamName};
-
-use crate::random::Random;
+use railgun_testkit::sim::Random;
 
 /// What is known of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use railgun_client::{AtomicTicket, Message, PublishError, Publisher, Ticket};
+use railgun_testkit::sim::Random;
 use tokio::sync::watch;
 
 use crate::ledger::{Fate, Ledger};
-use crate::random::Random;
 
 /// Messages that wait at a time, by and large: enough for many batches in flight, few enough that a
 /// stream can be read as a whole again and again.

@@ -3,7 +3,8 @@
 
 use std::fmt::Write as _;
 
-use crate::random::Random;
+use railgun_testkit::sim::Random;
+
 use crate::site::{Site, name};
 
 /// Enough for a segment: a stream with less goes into a bundle.

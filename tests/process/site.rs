@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use railgun_client::{Client, ClientOptions, StreamName};
 use railgun_cold::BucketUrl;
+use railgun_testkit::sim::Random;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::eventually;
-use crate::random::Random;
+use crate::seed::seed_of;
 
 /// How long a node may take to serve, in a debug build on a busy machine.
 const READY_LIMIT: Duration = Duration::from_secs(30);
@@ -247,7 +248,7 @@ impl Drop for Process {
 /// An address that nobody listens on. Below the ports that the system gives to clients, so that
 /// none of them takes it while the node is down.
 pub(crate) fn free_address() -> SocketAddr {
-    let mut random = Random::new(Random::seed_of("RAILGUN_TEST_PORT_SEED"));
+    let mut random = Random::new(seed_of("RAILGUN_TEST_PORT_SEED"));
     loop {
         let port = 20_000 + random.below(12_000) as u16;
         let address = SocketAddr::from(([127, 0, 0, 1], port));

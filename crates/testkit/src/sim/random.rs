@@ -23,9 +23,14 @@ impl Random {
         z ^ (z >> 31)
     }
 
+    /// A number less than `end`, which is not 0.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
     /// A number in `range`, which is not empty.
     pub fn within(&mut self, range: Range<u64>) -> u64 {
-        range.start + self.next() % (range.end - range.start)
+        range.start + self.below(range.end - range.start)
     }
 
     /// True in `percent` of a hundred cases.
