@@ -25,7 +25,7 @@ use crate::catalog::CatalogHandle;
 use crate::entropy::Entropy;
 use crate::offload::Reclaimer;
 use crate::reader::ReadFailure;
-use crate::shard::{Extent, SegmentPage, ShardHandle, StartResolved, StreamFacts};
+use crate::shard::{MirrorScope, SegmentPage, ShardHandle, StartResolved, StreamFacts};
 use crate::wire_error::{self, not_found, stopping, unexpected};
 
 /// How often names are looked through for creations and deletions that nobody finishes.
@@ -412,8 +412,8 @@ impl Streams {
         let scope = if retire { SealScope::All } else { SealScope::Stream(found.stream) };
         let body = CommandBody::Segment(SegmentCommand::Seal(scope));
         found.shard.command(body).await.map_err(wire_error::propose_failure)?;
-        let extent = Extent::Stream { stream: found.stream, end };
-        found.shard.mirrored(extent).await.map_err(|gone| stopping(&gone))?;
+        let scope = MirrorScope::Stream { stream: found.stream, end };
+        found.shard.mirrored(scope).await.map_err(|gone| stopping(&gone))?;
         let files_retired = if retire {
             let retired = self.on_node(found.shard.id())?.reclaimer.retire().await;
             retired.map_err(|failed| WireError::new(ErrorCode::Internal, failed.to_string()))?

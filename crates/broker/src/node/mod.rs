@@ -33,7 +33,7 @@ use crate::log_done::log_done;
 use crate::offload::{OffloadSpec, Reclaimer};
 use crate::seams::{RunningLog, Seams};
 use crate::session::{self, STOPPING, SessionContext};
-use crate::shard::{Extent, ShardFigures};
+use crate::shard::{MirrorScope, ShardFigures};
 use crate::streams::{ShardOnNode, Streams};
 use starter::{Replica, Starter};
 
@@ -371,7 +371,7 @@ impl Broker {
             let shard = &shard.handle;
             let seal = CommandBody::Segment(SegmentCommand::Seal(SealScope::All));
             if shard.command(seal).await.is_ok() {
-                shard.mirrored(Extent::Shard).await.ok();
+                shard.mirrored(MirrorScope::Shard).await.ok();
             }
         });
         futures::future::join_all(drained).await;

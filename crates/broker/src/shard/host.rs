@@ -69,7 +69,7 @@ pub(crate) enum Message {
         reply: oneshot::Sender<Option<SegmentPage>>,
     },
     WaitMirrored {
-        extent: Extent,
+        scope: MirrorScope,
         reply: oneshot::Sender<()>,
     },
     OffloadStatus {
@@ -90,7 +90,7 @@ pub(crate) enum Message {
 
 /// What somebody waits for to be in the bucket, told by a manifest there.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Extent {
+pub(crate) enum MirrorScope {
     /// A stream's records before `end`.
     Stream { stream: StreamUid, end: Offset },
     /// Everything.
@@ -129,7 +129,7 @@ struct Host {
     /// The hot budget allows no entry before.
     slowed_until: Option<Instant>,
     readers: TailReaders<Located>,
-    mirror_waits: Vec<(Extent, oneshot::Sender<()>)>,
+    mirror_waits: Vec<(MirrorScope, oneshot::Sender<()>)>,
     offload: watch::Sender<u64>,
     /// The offloader has been told that there is something to do, and has not done it yet.
     offload_due: bool,
@@ -268,8 +268,8 @@ impl Host {
             Message::Segments { stream, from, limit, reply } => {
                 drop(reply.send(query::segments(&self.state, stream, from, limit)));
             }
-            Message::WaitMirrored { extent, reply } => {
-                self.mirror_waits.push((extent, reply));
+            Message::WaitMirrored { scope, reply } => {
+                self.mirror_waits.push((scope, reply));
                 self.answer_mirror_waits();
             }
             Message::OffloadStatus { reply } => {
@@ -384,10 +384,10 @@ impl Host {
 
     fn answer_mirror_waits(&mut self) {
         let state = &self.state;
-        let done = |(extent, reply): &mut (Extent, oneshot::Sender<()>)| match *extent {
+        let done = |(scope, reply): &mut (MirrorScope, oneshot::Sender<()>)| match *scope {
             _ if reply.is_closed() => true,
-            Extent::Shard => state.is_drained(),
-            Extent::Stream { stream, end } => {
+            MirrorScope::Shard => state.is_drained(),
+            MirrorScope::Stream { stream, end } => {
                 state.is_mirrored(stream, end) || state.stream(stream).is_none()
             }
         };

@@ -19,7 +19,7 @@ use crate::replica::{NodeStopping, ProposeFailure};
 use appender::Room;
 pub(crate) use appender::{AppendFailure, AppendRequest, AppendResult};
 pub use figures::ShardFigures;
-pub(crate) use host::{Extent, HostSpec, Message};
+pub(crate) use host::{HostSpec, Message, MirrorScope};
 pub(crate) use query::{
     Located, OffloadStatus, PlanPart, ReadQuery, SegmentFacts, SegmentPage, StartResolved,
     StreamFacts,
@@ -130,8 +130,8 @@ impl ShardHandle {
     }
 
     /// Waits until it is in the bucket, and a manifest there says so.
-    pub(crate) async fn mirrored(&self, extent: Extent) -> Result<(), NodeStopping> {
-        self.ask(|reply| Message::WaitMirrored { extent, reply }).await
+    pub(crate) async fn mirrored(&self, scope: MirrorScope) -> Result<(), NodeStopping> {
+        self.ask(|reply| Message::WaitMirrored { scope, reply }).await
     }
 
     /// What there is to upload.
