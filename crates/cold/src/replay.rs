@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use railgun_core::manifest::ShardManifest;
+use railgun_core::manifest::{ShardManifest, StreamManifest};
 use railgun_types::{ClusterUid, Offset, ShardId, StreamName, StreamUid, Timestamp};
 use tokio::task::JoinHandle;
 
@@ -60,8 +60,10 @@ pub enum OpenReplayError {
 pub struct ReplayStream<'a> {
     /// The shard it is placed on.
     pub shard: ShardId,
-    /// The stream.
+    /// Its uid.
     pub uid: StreamUid,
+    /// What the manifest of its shard says of it.
+    pub told: &'a StreamManifest,
     /// The manifest of its shard.
     pub manifest: &'a ShardManifest,
 }
@@ -126,7 +128,8 @@ impl Replay {
     /// Every stream, by shard and uid.
     pub fn streams(&self) -> impl Iterator<Item = ReplayStream<'_>> {
         self.manifests.iter().flat_map(|(&shard, manifest)| {
-            manifest.streams.keys().map(move |&uid| ReplayStream { shard, uid, manifest })
+            let streams = manifest.streams.iter();
+            streams.map(move |(&uid, told)| ReplayStream { shard, uid, told, manifest })
         })
     }
 
@@ -134,10 +137,8 @@ impl Replay {
     #[must_use]
     pub fn stream(&self, name: &StreamName) -> Option<ReplayStream<'_>> {
         self.streams()
-            .filter_map(|stream| Some((stream.manifest.streams.get(&stream.uid)?, stream)))
-            .filter(|(told, _)| told.name == *name)
-            .max_by_key(|(told, stream)| (!told.deleted, told.created, stream.uid))
-            .map(|(_, stream)| stream)
+            .filter(|stream| stream.told.name == *name)
+            .max_by_key(|stream| (!stream.told.deleted, stream.told.created, stream.uid))
     }
 
     /// Reads `stream` from `from` on, up to `until`, exclusive.
@@ -150,12 +151,9 @@ impl Replay {
         from: ReplayBound,
         until: ReplayBound,
     ) -> Result<ReplayCursor, ColdReadError> {
-        let told = stream.manifest.streams.get(&stream.uid);
-        let ranges = told.map_or(&[][..], |told| &told.ranges);
-        let parts: Vec<ColdPart> = ranges
-            .iter()
-            .filter_map(|range| ColdPart::new(stream.manifest, stream.uid, range))
-            .collect();
+        let ranges = stream.told.ranges.iter();
+        let parts: Vec<ColdPart> =
+            ranges.filter_map(|range| ColdPart::new(stream.manifest, stream.uid, range)).collect();
         let first = parts.first().map_or(Offset(0), |part| part.range.base);
         let end = parts.last().map_or(Offset(0), |part| part.range.end());
         let next = self.resolve(&parts, from, first).await?.max(first);

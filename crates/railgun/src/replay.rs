@@ -3,7 +3,7 @@
 use std::io;
 
 use railgun_client::StreamName;
-use railgun_cold::replay::{OpenReplayError, ReplayBound, ReplayStream};
+use railgun_cold::replay::{OpenReplayError, ReplayBound};
 use railgun_cold::{Bucket, BucketOptions, BucketUrl, ColdBatch, ReaderOptions, Replay};
 use railgun_types::{ClusterUid, Offset};
 
@@ -60,7 +60,7 @@ pub(crate) async fn run(args: ReplayArgs) -> CommandResult {
     let from = match start(args.from, now) {
         Bound::At(bound) => bound,
         Bound::FromEnd(count) => {
-            ReplayBound::Offset(Offset(end_of(stream).0.saturating_sub(count)))
+            ReplayBound::Offset(Offset(stream.told.end().0.saturating_sub(count)))
         }
     };
     let until = match args.until.map(|until| until.end(now)) {
@@ -136,11 +136,6 @@ fn start(from: Start, now: jiff::Timestamp) -> Bound {
     }
 }
 
-/// The offset after the last record in the bucket.
-fn end_of(stream: ReplayStream<'_>) -> Offset {
-    stream.manifest.streams.get(&stream.uid).map_or(Offset(0), |told| told.end())
-}
-
 fn not_opened(error: &OpenReplayError, args: &ReplayArgs) -> Failure {
     let (exit, next) = match error {
         OpenReplayError::NoCluster { .. } => (
@@ -166,8 +161,8 @@ fn not_opened(error: &OpenReplayError, args: &ReplayArgs) -> Failure {
 }
 
 fn no_stream(replay: &Replay, stream: &StreamName) -> Failure {
-    let told = |s: ReplayStream<'_>| s.manifest.streams.get(&s.uid).map(|t| t.name.to_string());
-    let mut names: Vec<String> = replay.streams().filter_map(told).collect();
+    let mut names: Vec<String> =
+        replay.streams().map(|stream| stream.told.name.to_string()).collect();
     names.sort_unstable();
     names.dedup();
     let failure = Failure::new(Exit::NotFound, format!("no stream '{stream}' is in the bucket"));
