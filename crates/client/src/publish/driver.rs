@@ -12,8 +12,8 @@ use railgun_proto::{Frame, FrameKind, WireError, v1};
 use railgun_types::{ErrorCode, Retry};
 use tokio::time::Instant;
 
+use super::batch::Completion;
 use super::error::ProtocolError;
-use super::item::Completion;
 use super::machine::{Machine, Settings, Transmit};
 use super::shared::Shared;
 use crate::backoff::Backoff;

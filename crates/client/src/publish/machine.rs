@@ -23,8 +23,8 @@ use railgun_types::limits::{BATCH_BYTES_DEFAULT, PUBLISH_ITEMS, PUBLISHER_STREAM
 use railgun_types::{StreamName, StreamUid};
 use tokio::time::Instant;
 
+use super::batch::{BatchOptions, ClosedBatch, Completion};
 use super::error::{ProtocolError, PublishError, SendError};
-use super::item::{BatchOptions, Completion, Item};
 use super::lane::{Binding, Lane};
 use super::outcome::BatchOutcome;
 use crate::options::ANSWER_TIMEOUT_MIN;
@@ -507,7 +507,7 @@ impl Machine {
     }
 }
 
-fn wire_item(id: LaneId, item: &Item) -> v1::PublishItem {
+fn wire_item(id: LaneId, item: &ClosedBatch) -> v1::PublishItem {
     let mode = if item.options.atomic {
         v1::PublishMode::PublishAtomic
     } else {

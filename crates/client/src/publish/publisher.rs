@@ -7,9 +7,9 @@ use railgun_types::StreamName;
 use railgun_types::batch::RecordDraft;
 use railgun_types::limits::{ATOMIC_BATCH_BYTES, ATOMIC_BATCH_RECORDS};
 
+use super::batch::BatchOptions;
 use super::builder::OpenError;
 use super::error::{PublishError, SendError};
-use super::item::BatchOptions;
 use super::lane::BindStatus;
 use super::machine::LaneId;
 use super::outcome::{AtomicTicket, Ticket};

@@ -10,7 +10,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::item::Completion;
+use super::batch::Completion;
 use super::machine::Machine;
 
 #[expect(clippy::disallowed_types, reason = "messages are packed in place, not sent to an owner")]

@@ -7,8 +7,8 @@ use railgun_types::{ErrorCode, Offset, Retry, Timestamp};
 use tokio::time::Instant;
 
 use super::{Lane, Phase, RETRY_SOON, retry_delay};
+use crate::publish::batch::{ClosedBatch, Completion};
 use crate::publish::error::{ProtocolError, PublishError};
-use crate::publish::item::{Completion, Item};
 use crate::publish::outcome::{BatchFailure, BatchResult};
 
 impl Lane {
@@ -22,7 +22,7 @@ impl Lane {
         let Some(item) = self.flying.pop_front() else { return Err(ProtocolError::UnaskedResult) };
         let (published, records) = (answer.published, item.count);
         if published > records || (published < records) == answer.error.is_none() {
-            self.requeue(Item { ambiguous: true, ..item }, now);
+            self.requeue(ClosedBatch { ambiguous: true, ..item }, now);
             return Err(ProtocolError::PublishedCount { published, records });
         }
         let Some(error) = answer.error.map(WireError::from) else {
@@ -63,7 +63,7 @@ impl Lane {
     /// None of the batch's records was appended by this attempt.
     fn refused(
         &mut self,
-        mut item: Item,
+        mut item: ClosedBatch,
         error: WireError,
         now: Instant,
         out: &mut Vec<Completion>,
@@ -114,7 +114,7 @@ impl Lane {
     }
 
     /// The server's sequence has passed this batch.
-    fn advance(&mut self, item: &Item) {
+    fn advance(&mut self, item: &ClosedBatch) {
         let end = item.sequence.unwrap_or(0) + u64::from(item.count);
         self.server_next = self.server_next.max(end);
     }
@@ -137,14 +137,14 @@ impl Lane {
     pub(super) fn abandon_waiting(&mut self, out: &mut Vec<Completion>) {
         self.close_open();
         self.waiting_bytes = 0;
-        let waiting: Vec<Item> = self.retry.drain(..).chain(self.closed.drain(..)).collect();
+        let waiting: Vec<ClosedBatch> = self.retry.drain(..).chain(self.closed.drain(..)).collect();
         for item in waiting {
             self.abandon(item, out);
         }
     }
 
     /// Ends a batch behind one that failed.
-    pub(super) fn abandon(&mut self, item: Item, out: &mut Vec<Completion>) {
+    pub(super) fn abandon(&mut self, item: ClosedBatch, out: &mut Vec<Completion>) {
         let error = match &self.phase {
             _ if item.ambiguous => {
                 let reason = "its connection was lost, and the publisher gave up".into();
@@ -159,7 +159,12 @@ impl Lane {
     }
 
     /// Ends a batch that cannot be repeated, and what depends on it.
-    pub(super) fn give_up(&mut self, item: Item, error: PublishError, out: &mut Vec<Completion>) {
+    pub(super) fn give_up(
+        &mut self,
+        item: ClosedBatch,
+        error: PublishError,
+        out: &mut Vec<Completion>,
+    ) {
         self.tainted |= item.ambiguous;
         self.note_failure(&error);
         out.push(item.complete(BatchResult::failed(error)));
@@ -179,7 +184,7 @@ impl Lane {
         self.abandon_waiting(out);
     }
 
-    pub(super) fn requeue(&mut self, mut item: Item, now: Instant) {
+    pub(super) fn requeue(&mut self, mut item: ClosedBatch, now: Instant) {
         item.trying_since.get_or_insert(now);
         self.repeated |= item.ambiguous;
         self.waiting_bytes += item.parts.len();

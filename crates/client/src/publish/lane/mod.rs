@@ -18,8 +18,8 @@ use railgun_types::limits::{BATCH_BYTES_DEFAULT, BATCH_RECORDS};
 use railgun_types::{ErrorCode, Retry, StreamName, StreamUid};
 use tokio::time::Instant;
 
+use super::batch::{BatchOptions, ClosedBatch, Completion, OpenBatch};
 use super::error::{PublishError, SendError};
-use super::item::{BatchOptions, Completion, Item, OpenBatch};
 use super::outcome::{BatchOutcome, BatchResult};
 
 /// Wait before a batch is repeated for which the server names no time.
@@ -78,11 +78,11 @@ pub(crate) struct Lane {
     pub(crate) binding: Binding,
     phase: Phase,
     open: Option<OpenBatch>,
-    closed: VecDeque<Item>,
+    closed: VecDeque<ClosedBatch>,
     /// In order.
-    retry: VecDeque<Item>,
+    retry: VecDeque<ClosedBatch>,
     /// Sent on this connection and not answered, in the order they were sent in.
-    flying: VecDeque<Item>,
+    flying: VecDeque<ClosedBatch>,
     /// Sequence of the next batch that is sent for the first time.
     next_sequence: u64,
     /// Sequence after the last batch that is known to be appended.
@@ -293,7 +293,7 @@ impl Lane {
     }
 
     /// The open batch, closed.
-    fn take_open(&mut self) -> Option<Item> {
+    fn take_open(&mut self) -> Option<ClosedBatch> {
         let item = self.open.take()?.close(self.next_order);
         self.next_order += 1;
         self.last_batch = (item.count as usize, item.parts.body.len());
@@ -338,7 +338,11 @@ impl Lane {
 
     /// Puts the batch in turn in flight, with its sequence. `None`: those in turn had to be given
     /// up.
-    pub(crate) fn send_next(&mut self, now: Instant, out: &mut Vec<Completion>) -> Option<&Item> {
+    pub(crate) fn send_next(
+        &mut self,
+        now: Instant,
+        out: &mut Vec<Completion>,
+    ) -> Option<&ClosedBatch> {
         while self.is_sendable() {
             let mut item = self.pop_next()?;
             self.waiting_bytes -= item.parts.len();
@@ -365,7 +369,7 @@ impl Lane {
         None
     }
 
-    fn pop_next(&mut self) -> Option<Item> {
+    fn pop_next(&mut self) -> Option<ClosedBatch> {
         if let Some(place) = self.next_retry() {
             return self.retry.remove(place);
         }
@@ -429,7 +433,7 @@ impl Lane {
 
     /// Ends what has been repeated for long enough, without an answer.
     fn end_overdue(&mut self, now: Instant, out: &mut Vec<Completion>) {
-        let overdue = |lane: &Self, item: &Item| {
+        let overdue = |lane: &Self, item: &ClosedBatch| {
             item.ambiguous && item.trying_since.is_some_and(|since| lane.is_overdue(since, now))
         };
         while let Some(place) = self.retry.iter().position(|item| overdue(self, item)) {
@@ -458,7 +462,7 @@ impl Lane {
         }
         self.close_open();
         self.waiting_bytes = 0;
-        let waiting: Vec<Item> = self.retry.drain(..).chain(self.closed.drain(..)).collect();
+        let waiting: Vec<ClosedBatch> = self.retry.drain(..).chain(self.closed.drain(..)).collect();
         let any = !waiting.is_empty();
         for item in waiting {
             let reason = reason.to_owned();

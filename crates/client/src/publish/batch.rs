@@ -53,8 +53,8 @@ impl OpenBatch {
     }
 
     /// Nothing more will be added.
-    pub(crate) fn close(self, order: u64) -> Item {
-        Item {
+    pub(crate) fn close(self, order: u64) -> ClosedBatch {
+        ClosedBatch {
             count: self.builder.count() as u32,
             parts: self.builder.into_parts(),
             permits: self.permits,
@@ -71,7 +71,7 @@ impl OpenBatch {
 
 /// A closed batch that is not answered for good.
 #[derive(Debug)]
-pub(crate) struct Item {
+pub(crate) struct ClosedBatch {
     pub(crate) parts: BatchParts,
     pub(crate) count: u32,
     pub(crate) permits: usize,
@@ -91,7 +91,7 @@ pub(crate) struct Item {
     pub(crate) trying_since: Option<Instant>,
 }
 
-impl Item {
+impl ClosedBatch {
     /// Ends it.
     pub(crate) fn complete(self, result: BatchResult) -> Completion {
         Completion { outcome: self.outcome, result, permits: self.permits }
