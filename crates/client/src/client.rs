@@ -12,7 +12,7 @@ use crate::dial::{Dial, QuicDial};
 use crate::link::Link;
 use crate::options::ClientOptions;
 use crate::publish::{MultiPublisherBuilder, PublisherBuilder};
-use crate::subscribe::SubscribeBuilder;
+use crate::subscribe::SubscriptionBuilder;
 
 /// A connection to a cluster. Cheap to clone; everything made from it shares the one connection,
 /// which is made again by itself when it is lost. It is closed when the last clone and the last
@@ -93,8 +93,8 @@ impl Client {
 
     /// A reader of one stream.
     #[must_use]
-    pub fn subscribe(&self, stream: StreamName) -> SubscribeBuilder {
-        SubscribeBuilder::new(Arc::clone(&self.inner), stream)
+    pub fn subscribe(&self, stream: StreamName) -> SubscriptionBuilder {
+        SubscriptionBuilder::new(Arc::clone(&self.inner), stream)
     }
 
     /// Administrative calls.

@@ -65,6 +65,6 @@ pub use railgun_types::{
     StreamUid, Timestamp, limits,
 };
 pub use subscribe::{
-    Delivery, Event, Record, RecordRef, Removed, RemovedReason, Source, SubscribeBuilder,
-    SubscribeError, Subscription,
+    Delivery, Event, Record, RecordRef, Removed, RemovedReason, Source, SubscribeError,
+    Subscription, SubscriptionBuilder,
 };

@@ -18,13 +18,13 @@ const CREDIT_BYTES_MIN: u64 = (BATCH_BYTES_HARD as u64).div_ceil(3) * 4;
 
 /// Says what to read of a stream.
 #[derive(Clone, Debug)]
-pub struct SubscribeBuilder {
+pub struct SubscriptionBuilder {
     client: Arc<ClientInner>,
     request: SubscribeRequest,
     give_up_after: Duration,
 }
 
-impl SubscribeBuilder {
+impl SubscriptionBuilder {
     pub(crate) fn new(client: Arc<ClientInner>, stream: StreamName) -> Self {
         let give_up_after = client.options.give_up_after;
         let request = SubscribeRequest {

@@ -5,7 +5,7 @@ mod delivery;
 mod error;
 mod subscription;
 
-pub use builder::SubscribeBuilder;
+pub use builder::SubscriptionBuilder;
 pub use delivery::{Delivery, Event, Record, RecordRef, Removed, RemovedReason, Source};
 pub use error::SubscribeError;
 pub use subscription::Subscription;
