@@ -3,6 +3,7 @@
 //! This crate knows nothing of the broker. Whoever starts a node gives it two things: a
 //! [`Readiness`] to watch and a [`MetricsSource`] to ask at each scrape. Both may say "not yet",
 //! so the server can be up while the node recovers its log.
+#![warn(missing_docs)]
 
 mod connections;
 mod metrics;

@@ -15,6 +15,7 @@
 //! An entry is visible to readers when [`ShardLog::append`] returns, and durable when its callback has
 //! run. One batch of a log is un-synced at a time; each step of the writer takes all that is queued, so
 //! batches grow as the disk gets slower.
+#![warn(missing_docs)]
 
 mod batch;
 mod block_writer;
