@@ -297,6 +297,12 @@ impl ShardLog {
         }
     }
 
+    /// Why the log takes no more changes, if so. Nobody is called back where nothing was queued: who
+    /// wants to know early has to ask.
+    pub fn failure(&self) -> Option<LogError> {
+        self.shared.inner.lock().failed.clone()
+    }
+
     /// [`LogState::disk_full`], for callers that ask often.
     pub fn disk_full(&self) -> bool {
         self.shared.disk_full.load(Relaxed)

@@ -16,7 +16,7 @@ use railgun_cold::bucket::ProbeError;
 use railgun_cold::owner::{self, Owner, OwnerError};
 use railgun_cold::reader::{ColdReader, ReaderOptions};
 use railgun_core::command::{CommandBody, SealScope, SegmentCommand};
-use railgun_log::{OpenError, ShardLog, SpawnError};
+use railgun_log::{LogError, OpenError, ShardLog, SpawnError};
 use railgun_net::{BindError, Endpoint};
 use railgun_raft::Failure;
 use railgun_types::{ClusterUid, ErrorCode, Limits, NodeId, ReplicaId, ShardId};
@@ -47,6 +47,10 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long clients are waited for that must be told that their connection is closed; the bucket
 /// gets its records meanwhile.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How often logs are asked whether they have failed: one that fails while nothing waits for it, at
+/// a mark or at preparing a file, tells nobody.
+const LOOK_AT_LOGS_EVERY: Duration = Duration::from_millis(500);
 
 /// Begins to listen, when everything else runs.
 pub type Listen = Box<dyn FnOnce() -> Result<Endpoint, BindError> + Send>;
@@ -147,6 +151,12 @@ pub enum StartError {
 /// Why a node cannot go on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NodeFailure {
+    /// The disk failed, and what it holds is not known: nothing may be acknowledged any more.
+    #[error("the disk failed: {reason}")]
+    Disk {
+        /// What could not be done to which file, and what the disk answered.
+        reason: String,
+    },
     /// A shard has died.
     #[error(transparent)]
     Shard(#[from] Failure),
@@ -319,15 +329,37 @@ impl Broker {
         self.shards.values().map(|shard| shard.handle.figures()).collect()
     }
 
-    /// Resolves when a shard has died on this node or a bug has ended one of its tasks, with the
-    /// reason: the process must end. Cancel safe.
+    /// Resolves when the disk has failed, a shard has died on this node or a bug has ended one of its
+    /// tasks, with the reason: the process must end. Cancel safe.
     pub async fn failed(&self) -> NodeFailure {
         let failures = self.replicas.iter().map(|replica| Box::pin(replica.raft.failure()));
         tokio::select! {
             biased;
             actor = self.actors.panicked() => NodeFailure::Panicked { actor },
-            (failure, ..) = futures::future::select_all(failures) => failure.into(),
+            failure = self.disk_failed() => failure,
+            // A shard dies of its log as a rule, which knows more about it.
+            (failure, ..) = futures::future::select_all(failures) => {
+                self.disk_failure().unwrap_or_else(|| failure.into())
+            }
         }
+    }
+
+    async fn disk_failed(&self) -> NodeFailure {
+        loop {
+            if let Some(failure) = self.disk_failure() {
+                return failure;
+            }
+            tokio::time::sleep(LOOK_AT_LOGS_EVERY).await;
+        }
+    }
+
+    fn disk_failure(&self) -> Option<NodeFailure> {
+        let failed = self.replicas.iter().find_map(|replica| replica.log.failure())?;
+        let reason = match failed {
+            LogError::Failed(failure) => format!("{failure}: {}", failure.source),
+            other => other.to_string(),
+        };
+        Some(NodeFailure::Disk { reason })
     }
 
     /// Stops the node: no new clients, what is in flight is answered, records go to the bucket, both

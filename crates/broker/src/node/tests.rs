@@ -1,8 +1,11 @@
 //! A whole node on simulated parts and paused time: what cannot be brought about from outside.
 
+mod failed_disk;
 mod offload;
 mod publishers;
 mod retired;
+mod scarce;
+mod site;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;

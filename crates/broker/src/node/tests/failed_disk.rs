@@ -1,0 +1,181 @@
+//! A disk that fails: what it holds is not known, so nothing more is acknowledged and the node ends. A
+//! restart finds everything that was.
+
+use std::io::ErrorKind;
+
+use railgun_log::{Fault, SimOp};
+
+use super::site::{Lane, PATIENCE, PAUSE, Site, check_lives, logs, value, values};
+use super::*;
+
+/// A node that cannot go on says so within this time.
+const SOON: Duration = Duration::from_secs(1);
+/// Longer than until a log that is quiet marks itself.
+const QUIET: Duration = Duration::from_secs(2);
+const MESSAGES: usize = 8;
+
+fn fail(site: &Site, op: SimOp, after: u64) {
+    site.sim.fail(Fault { op, after, kind: ErrorKind::Other });
+}
+
+async fn failure(broker: &Broker) -> NodeFailure {
+    timeout(SOON, broker.failed()).await.expect("the node has failed")
+}
+
+/// Nobody knows, or it was not written: what a failed node may say.
+fn check_code(error: &WireError) {
+    let codes = [ErrorCode::Unknown, ErrorCode::Unavailable];
+    assert!(codes.iter().any(|code| error.code == *code), "{error}");
+}
+
+/// Nobody is acknowledged anything any more.
+async fn check_refuses(site: &Site, broker: &Broker, stream: &str) {
+    let mut lane = Lane::open(site, broker, stream, None).await;
+    check_code(&lane.publish(b"late").await.expect_err("acknowledged by a disk that failed"));
+    // It has turned out by now that nothing is written any more.
+    sleep(PAUSE).await;
+    let error = lane.publish(b"late").await.expect_err("acknowledged by a disk that failed");
+    assert_eq!(error.code, ErrorCode::Unavailable, "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_a_sync_that_fails_is_told_that_nobody_knows() {
+    let site = Site::new();
+    let broker = site.start().await.unwrap();
+    broker.streams.ensure(wish("s", 1 << 20, EnsureMode::Warn)).await.unwrap();
+    let mut lane = Lane::open(&site, &broker, "s", Some((1, 0))).await;
+    lane.publish(&value(0)).await.unwrap();
+    check_lives(&broker);
+    fail(&site, SimOp::Sync, 0);
+    let begin = Instant::now();
+    for number in 1..MESSAGES {
+        lane.begin(&value(number)).await;
+    }
+    let mut unknown = 0;
+    for _ in 1..MESSAGES {
+        let error = timeout(SOON, lane.end()).await.expect("told").unwrap_err();
+        check_code(&error);
+        unknown += usize::from(error.code == ErrorCode::Unknown);
+    }
+    assert!(unknown > 0, "the first of them was on its way to the disk");
+    let NodeFailure::Disk { reason } = failure(&broker).await else { panic!("of another kind") };
+    let file = logs(&broker)[1].files()[0].path.display().to_string();
+    assert!(reason.contains("could not sync") && reason.contains(&file), "{reason}");
+    assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
+
+    check_refuses(&site, &broker, "s").await;
+    let wish = wish("late", 10, EnsureMode::Warn);
+    assert!(broker.streams.ensure(wish).await.is_err());
+    // Nothing is waited for.
+    timeout(SOON, broker.shutdown(Duration::ZERO)).await.expect("a failed node ends at once");
+    site.cut_power(broker).await;
+    let broker = site.start().await.unwrap();
+    let (found, error) = site.read(&broker, "s", 0).await;
+    assert_eq!(error, None);
+    // Those of which nobody knew are there or not, in order.
+    assert!((1..=1 + unknown).contains(&found.len()), "{} of {unknown}", found.len());
+    assert!(found == values(0..found.len()));
+    assert!(broker.streams.entry(&name("late")).await.unwrap().is_none_or(|late| {
+        // Nobody knew of this one, either.
+        late.phase != Phase::Active
+    }));
+}
+
+/// What a failed operation has brought about.
+#[derive(Debug, PartialEq, Eq)]
+enum Came {
+    /// There are not so many operations.
+    Not,
+    /// The node went on, and it was not needed.
+    Passed,
+    Failed,
+}
+
+/// A life in which one operation of the disk fails.
+async fn life(op: SimOp, after: u64) -> Came {
+    println!("{op:?} fails after {after}");
+    let site = Site::new();
+    let broker = site.start().await.unwrap();
+    broker.streams.ensure(wish("s", 1 << 20, EnsureMode::Warn)).await.unwrap();
+    let mut lane = Lane::open(&site, &broker, "s", Some((1, 0))).await;
+    fail(&site, op, after);
+    let mut acked = 0;
+    let refused = async {
+        for number in 0..MESSAGES {
+            match lane.publish(&value(number)).await {
+                Ok(offset) => assert_eq!(offset, number as u64),
+                Err(error) => return Some(error),
+            }
+            acked = number + 1;
+            if acked % 3 == 0 {
+                sleep(QUIET).await;
+            }
+            if acked % 4 == 0 {
+                // Whether it works or not.
+                broker.streams.seal(&name("s"), true).await.ok();
+            }
+        }
+        sleep(QUIET).await;
+        None
+    };
+    let failed = tokio::select! {
+        failed = broker.failed() => Some(failed),
+        refused = timeout(PATIENCE, refused) => match refused.expect("stuck") {
+            Some(error) => {
+                check_code(&error);
+                Some(failure(&broker).await)
+            }
+            None => None,
+        },
+    };
+    if let Some(failed) = &failed {
+        assert!(matches!(failed, NodeFailure::Disk { .. }), "{failed}");
+        check_refuses(&site, &broker, "s").await;
+    }
+    let came = if site.sim.faults_left() > 0 {
+        Came::Not
+    } else if failed.is_some() {
+        Came::Failed
+    } else {
+        Came::Passed
+    };
+    timeout(PATIENCE, broker.shutdown(Duration::ZERO)).await.expect("it ends");
+    site.cut_power(broker).await;
+    let broker = site.start().await.unwrap();
+    let (found, error) = site.read(&broker, "s", 0).await;
+    assert_eq!(error, None);
+    let most = if failed.is_some() { acked + 1 } else { acked };
+    assert!((acked..=most).contains(&found.len()), "{} instead of {acked}", found.len());
+    assert!(found == values(0..found.len()));
+    site.cut_power(broker).await;
+    came
+}
+
+/// How often the node has failed and passed, whichever of its operations of this kind failed.
+async fn lives(op: SimOp) -> [u64; 2] {
+    let mut counts = [0, 0];
+    for after in 0.. {
+        match life(op, after).await {
+            Came::Not => break,
+            Came::Passed => counts[1] += 1,
+            Came::Failed => counts[0] += 1,
+        }
+    }
+    counts
+}
+
+#[tokio::test(start_paused = true)]
+async fn whichever_sync_or_write_fails_nothing_acknowledged_is_lost() {
+    for op in [SimOp::Sync, SimOp::Write] {
+        let [failed, _] = lives(op).await;
+        assert!(failed as usize > MESSAGES, "{op:?}: {failed}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whichever_file_cannot_be_made_renamed_or_removed_nothing_acknowledged_is_lost() {
+    for op in [SimOp::Create, SimOp::Rename, SimOp::Remove, SimOp::SyncDir, SimOp::Resize] {
+        let [failed, passed] = lives(op).await;
+        assert!(failed + passed > 0, "{op:?}");
+    }
+}
