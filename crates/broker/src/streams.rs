@@ -416,7 +416,7 @@ impl Streams {
         found.shard.mirrored(scope).await.map_err(|gone| stopping(&gone))?;
         let files_retired = if retire {
             let retired = self.on_node(found.shard.id())?.reclaimer.retire().await;
-            retired.map_err(|failed| WireError::new(ErrorCode::Internal, failed.to_string()))?
+            retired.map_err(|failed| wire_error::reclaim_failure(&failed))?
         } else {
             0
         };

@@ -7,6 +7,7 @@ use railgun_proto::WireError;
 use railgun_types::batch::BatchError;
 use railgun_types::{ErrorCode, Retry, StreamName};
 
+use crate::offload::ReclaimError;
 use crate::reader::ReadFailure;
 use crate::replica::{NodeStopping, ProposeFailure};
 use crate::shard::AppendFailure;
@@ -43,6 +44,19 @@ pub(crate) fn propose_failure(failure: ProposeFailure) -> WireError {
         ProposeFailure::Unknown => ErrorCode::OutcomeUnknown,
     };
     WireError::new(code, failure.to_string())
+}
+
+/// Why log files could not be freed, as whoever asked for it is told.
+pub(crate) fn reclaim_failure(failed: &ReclaimError) -> WireError {
+    let code = match failed {
+        ReclaimError::NodeStopping(_) => ErrorCode::GoingAway,
+        // By itself, or when it is asked again.
+        _ if failed.is_full() => ErrorCode::HotTierFull,
+        ReclaimError::Stopped | ReclaimError::Promote(_) | ReclaimError::Log(_) => {
+            ErrorCode::Internal
+        }
+    };
+    WireError::new(code, failed.to_string())
 }
 
 pub(crate) fn batch_error(error: &BatchError) -> WireError {

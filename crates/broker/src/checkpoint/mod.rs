@@ -7,4 +7,4 @@ mod store;
 pub(crate) mod testing;
 
 pub(crate) use schedule::{Schedule, Written};
-pub(crate) use store::{Check, CheckpointStore};
+pub(crate) use store::{Check, CheckpointStore, is_full};

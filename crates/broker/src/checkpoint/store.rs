@@ -17,7 +17,8 @@ const KEPT_MAX: usize = 16;
 
 /// Space held back for a checkpoint on a full disk: without one no log file can go, and the disk
 /// would stay full (DESIGN §1.7). Twice the last one, which the next may have outgrown; this at the
-/// least.
+/// least. Where there is no room for that, half of it is better than nothing, and so on down to what
+/// the last one took.
 const RESERVE_BYTES_MIN: u64 = 1 << 20;
 const RESERVE: &str = "reserve";
 
@@ -82,9 +83,7 @@ impl CheckpointStore {
         let made = make_dir(&*disk, &dir);
         made.map_err(|source| StoreError { path: dir.clone(), source })?;
         let store = Self { disk, dir, check };
-        let newest = store.entries()?.pop().map(|entry| store.path(&entry));
-        let size = newest.map(|path| store.disk.open(&path).and_then(|file| file.size()));
-        store.hold_reserve(size.and_then(Result::ok).unwrap_or(0));
+        store.hold_reserve();
         Ok(store)
     }
 
@@ -139,23 +138,33 @@ impl CheckpointStore {
         });
         written.map_err(|source| StoreError { path, source })?;
         self.thin()?;
-        self.hold_reserve(bytes as u64);
+        self.hold_reserve();
         Ok(bytes as u64)
     }
 
-    /// Holds the reserve for a checkpoint like the last one of `checkpoint` bytes, if there is room.
-    /// Its loss in a crash does no harm.
-    fn hold_reserve(&self, checkpoint: u64) {
+    /// Holds the reserve for a checkpoint like the newest one, as far as there is room. Its loss in a
+    /// crash does no harm.
+    pub(crate) fn hold_reserve(&self) {
+        let newest = self.entries().ok().and_then(|mut entries| entries.pop());
+        let size = newest.map(|entry| self.disk.open(&self.path(&entry)).and_then(|f| f.size()));
+        let checkpoint = size.and_then(Result::ok).unwrap_or(0);
+        let mut bytes = RESERVE_BYTES_MIN.max(checkpoint.saturating_mul(2));
+        while let Err(error) = self.reserve(bytes) {
+            bytes /= 2;
+            if !is_full(&error) || bytes <= checkpoint {
+                tracing::warn!(%error, "no space can be held back for checkpoints");
+                return;
+            }
+        }
+    }
+
+    fn reserve(&self, bytes: u64) -> io::Result<()> {
         let path = self.dir.join(RESERVE);
-        let bytes = RESERVE_BYTES_MIN.max(checkpoint.saturating_mul(2));
-        let held = match self.disk.create(&path, bytes) {
+        match self.disk.create(&path, bytes) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                self.disk.open(&path).and_then(|file| file.allocate(bytes))
+                self.disk.open(&path)?.allocate(bytes)
             }
             created => created.map(drop),
-        };
-        if let Err(error) = held {
-            tracing::warn!(%error, "no space can be held back for checkpoints");
         }
     }
 
@@ -281,7 +290,7 @@ impl SnapshotSource for CheckpointStore {
 }
 
 /// Whether the disk, or the quota on it, has no room.
-fn is_full(error: &io::Error) -> bool {
+pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
@@ -397,6 +406,23 @@ mod tests {
         disk.set_capacity(u64::MAX);
         store.write(id(2), &[piece]).expect("written");
         assert!(disk.list(&dir).expect("listed").contains(&RESERVE.to_owned()));
+    }
+
+    #[test]
+    fn where_there_is_little_room_a_smaller_reserve_is_held() {
+        let (disk, dir, store) = simulated();
+        let piece = Bytes::from(vec![7; 100_000]);
+        // Whatever room a checkpoint leaves, somebody else takes.
+        for index in 0..4 {
+            disk.set_capacity(disk.used());
+            store.write(id(index), std::slice::from_ref(&piece)).expect("the reserve gives way");
+        }
+        // None is held that the next one does not fit in.
+        assert!(!disk.list(&dir).expect("listed").contains(&RESERVE.to_owned()));
+        disk.set_capacity(disk.used() + 150_000);
+        store.hold_reserve();
+        disk.set_capacity(disk.used());
+        store.write(id(4), &[piece]).expect("the reserve gives way");
     }
 
     #[test]

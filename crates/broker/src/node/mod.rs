@@ -241,9 +241,15 @@ impl Broker {
         };
         let mut shards = BTreeMap::new();
         for shard in settings.data_shards() {
-            let (handle, raft) = starter.shard(shard, &settings).await?;
-            let hot_bytes_max = settings.hot_bytes_per_shard();
-            let reclaimer = Reclaimer { shard: handle.clone(), raft, hot_bytes_max, planted };
+            let (handle, raft, checkpoints) = starter.shard(shard, &settings).await?;
+            let reclaimer = Reclaimer {
+                shard: handle.clone(),
+                raft,
+                checkpoints,
+                pool: Arc::clone(&pool),
+                hot_bytes_max: settings.hot_bytes_per_shard(),
+                planted,
+            };
             shards.insert(shard, ShardOnNode { handle, reclaimer });
         }
         claim(&bucket, &owner, &shards).await?;

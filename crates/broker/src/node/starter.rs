@@ -163,7 +163,7 @@ impl Starter {
         &mut self,
         shard: ShardId,
         settings: &ClusterSettings,
-    ) -> Result<(ShardHandle, RaftShard), StartError> {
+    ) -> Result<(ShardHandle, RaftShard, Arc<CheckpointStore>), StartError> {
         let cluster = settings.cluster;
         let decode = move |bytes: &[u8]| ShardState::decode_checkpoint(cluster, shard, bytes);
         let check = move |bytes: &[u8]| decode(bytes).map(|restored| restored.membership);
@@ -186,6 +186,7 @@ impl Starter {
             restored,
             shard,
             log: files.log.clone(),
+            log_file_bytes: self.log.options.file_bytes,
             checkpoints: Arc::clone(&files.store),
             clock: Arc::clone(&self.clock),
             pool: Arc::clone(&self.pool),
@@ -198,7 +199,7 @@ impl Starter {
         let machine = Handover::new(to.clone(), shard::Message::Applied, applied, stopping);
         let raft = self.replica(shard, &files, Box::new(machine), sink).await?;
         send(&to, shard::Message::Started(raft.clone())).await;
-        Ok((handle, raft))
+        Ok((handle, raft, files.store))
     }
 }
 

@@ -1,6 +1,7 @@
 //! A whole node on simulated parts and paused time: what cannot be brought about from outside.
 
 mod failed_disk;
+mod full_disk;
 mod offload;
 mod publishers;
 mod retired;

@@ -25,9 +25,8 @@ use crate::clock::Clock;
 use crate::replica::{NodeStopping, ProposeFailure};
 use crate::shard::{OffloadStatus, PlanPart, ShardHandle};
 use gather::GatherError;
-use reclaim::ReclaimError;
 
-pub(crate) use reclaim::Reclaimer;
+pub(crate) use reclaim::{ReclaimError, Reclaimer};
 
 /// How often an idle shard is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);

@@ -1,19 +1,27 @@
 //! Gives the local log's space back: promotes a checkpoint below the floor, lets Raft purge up to
 //! it, and removes files when the hot budget wants the space or somebody asks (DESIGN §1.3).
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use railgun_log::{LogError, ShardLog};
-use railgun_raft::{PromoteError, RaftShard, SnapshotError};
+use railgun_raft::{BlockingPool, PromoteError, RaftShard, SnapshotError, run_on};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::builtin_bug::{BuiltinBug, Planted};
+use crate::checkpoint::{self, CheckpointStore};
 use crate::log_done::log_done;
 use crate::replica::NodeStopping;
 use crate::shard::ShardHandle;
 
 /// How often files are looked at that may go.
 const SHRINK_EVERY: Duration = Duration::from_millis(500);
+/// How often a checkpoint is looked for that may be promoted, while the disk is full. The last one
+/// may have found no room until after the floor had risen, and nothing raises that again: nobody may
+/// publish.
+const PURGE_EVERY: Duration = Duration::from_secs(2);
 
 /// Why space could not be given back.
 #[derive(Debug, thiserror::Error)]
@@ -28,14 +36,36 @@ pub(crate) enum ReclaimError {
     Log(#[from] LogError),
 }
 
+impl ReclaimError {
+    /// Whether the disk had no room for what gives room: it may be tried again.
+    pub(crate) fn is_full(&self) -> bool {
+        match self {
+            Self::Promote(PromoteError::Source(SnapshotError::Io { source, .. })) => {
+                checkpoint::is_full(source)
+            }
+            _ => false,
+        }
+    }
+}
+
 /// See the module.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Reclaimer {
     pub(crate) shard: ShardHandle,
     pub(crate) raft: RaftShard,
+    /// Gets room before anybody else when there is some.
+    pub(crate) checkpoints: Arc<CheckpointStore>,
+    /// Where the checkpoints' files are touched.
+    pub(crate) pool: Arc<dyn BlockingPool>,
     /// Bytes of log files that may stay as a cache of what is in the bucket.
     pub(crate) hot_bytes_max: u64,
     pub(crate) planted: Planted,
+}
+
+impl fmt::Debug for Reclaimer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reclaimer").field("shard", &self.shard).finish_non_exhaustive()
+    }
 }
 
 impl Reclaimer {
@@ -47,6 +77,7 @@ impl Reclaimer {
     /// an upload may take minutes.
     pub(crate) async fn run(self, cancel: CancellationToken) {
         let mut failing = false;
+        let mut purged_at = Instant::now();
         loop {
             tokio::select! {
                 biased;
@@ -56,7 +87,7 @@ impl Reclaimer {
             let shrunk = tokio::select! {
                 biased;
                 () = cancel.cancelled() => return,
-                shrunk = self.shrink() => shrunk,
+                shrunk = self.tend(&mut purged_at) => shrunk,
             };
             match shrunk {
                 Err(ReclaimError::NodeStopping(_)) => return,
@@ -68,6 +99,15 @@ impl Reclaimer {
                 Ok(_) => failing = false,
             }
         }
+    }
+
+    async fn tend(&self, purged_at: &mut Instant) -> Result<u32, ReclaimError> {
+        if self.log().disk_full() && purged_at.elapsed() >= PURGE_EVERY {
+            *purged_at = Instant::now();
+            let floor = self.shard.offload_status().await?.floor;
+            self.purge(floor.unwrap_or(0)).await?;
+        }
+        self.shrink().await
     }
 
     /// Lets Raft give up what lies at or below `floor`, and frees files while they take more than
@@ -138,6 +178,11 @@ impl Reclaimer {
         log_done(|done| self.log().retire(upto, done)).await?;
         let left = self.log().files();
         let gone = before.iter().filter(|old| left.iter().all(|new| new.sequence != old.sequence));
-        Ok(u32::try_from(gone.count()).unwrap_or(u32::MAX))
+        let gone = u32::try_from(gone.count()).unwrap_or(u32::MAX);
+        if gone > 0 {
+            let checkpoints = Arc::clone(&self.checkpoints);
+            run_on(&*self.pool, move || checkpoints.hold_reserve()).await.ok();
+        }
+        Ok(gone)
     }
 }

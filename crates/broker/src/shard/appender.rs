@@ -12,6 +12,12 @@ use crate::replica::ProposeFailure;
 /// Entries in flight: enough to keep the log writing while results travel.
 const ENTRIES_IN_FLIGHT: usize = 8;
 
+/// The part of a log file that may be in flight. A file is half full when there turns out to be no
+/// room for the next one; then so much is still on its way, and what followed what has just been
+/// written. What is left is for the entries that bring records to the bucket, and so free space: if
+/// they waited behind others for room, there would never be any.
+const IN_FLIGHT_PART: usize = 8;
+
 /// Bytes one session may put into an entry before the next one gets its turn.
 const QUANTUM_BYTES: usize = 256 << 10;
 
@@ -53,7 +59,10 @@ pub(crate) struct Room {
 
 /// The requests that one entry was made of.
 #[derive(Debug)]
-pub(crate) struct EntryReplies(Vec<RequestReply>);
+pub(crate) struct EntryReplies {
+    requests: Vec<RequestReply>,
+    bytes: usize,
+}
 
 #[derive(Debug)]
 struct RequestReply {
@@ -66,7 +75,7 @@ impl EntryReplies {
     /// Answers every request with its share of the entry's results.
     pub(crate) fn applied(self, results: Vec<Result<Appended, AppendRefusal>>) {
         let mut results = results.into_iter();
-        for request in self.0 {
+        for request in self.requests {
             // A closed reply: the session is gone.
             drop(request.reply.send(Ok(results.by_ref().take(request.items).collect())));
         }
@@ -74,11 +83,11 @@ impl EntryReplies {
 
     /// Requests in it.
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.requests.len()
     }
 
     pub(crate) fn failed(self, failure: AppendFailure) {
-        for request in self.0 {
+        for request in self.requests {
             drop(request.reply.send(Err(failure)));
         }
     }
@@ -86,15 +95,30 @@ impl EntryReplies {
 
 /// Requests by session, in order within each; sessions take turns by deficit round robin, so that
 /// one with a long queue does not starve the rest.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Appender {
     queues: BTreeMap<u64, VecDeque<AppendRequest>>,
     /// Sessions with requests, the next one first.
     turns: VecDeque<u64>,
     entries_in_flight: usize,
+    bytes_in_flight: usize,
+    /// Most bytes in flight, but one request.
+    bytes_max: usize,
 }
 
 impl Appender {
+    /// `log_file_bytes`: to how many bytes the log's files are allocated.
+    pub(crate) fn new(log_file_bytes: u64) -> Self {
+        let bytes_max = usize::try_from(log_file_bytes).unwrap_or(usize::MAX) / IN_FLIGHT_PART;
+        Self {
+            queues: BTreeMap::new(),
+            turns: VecDeque::new(),
+            entries_in_flight: 0,
+            bytes_in_flight: 0,
+            bytes_max,
+        }
+    }
+
     pub(crate) fn push(&mut self, request: AppendRequest) {
         let queue = self.queues.entry(request.session).or_default();
         if queue.is_empty() {
@@ -105,7 +129,15 @@ impl Appender {
 
     /// Whether an entry could go out now.
     pub(crate) fn has_entry(&self) -> bool {
-        self.entries_in_flight < ENTRIES_IN_FLIGHT && !self.turns.is_empty()
+        let first = self.turns.front().and_then(|session| self.queues.get(session)?.front());
+        let has_room = |first: &AppendRequest| first.bytes <= self.room();
+        self.entries_in_flight < ENTRIES_IN_FLIGHT
+            && first.is_some_and(|first| self.entries_in_flight == 0 || has_room(first))
+    }
+
+    /// Bytes that may still go out.
+    fn room(&self) -> usize {
+        self.bytes_max.saturating_sub(self.bytes_in_flight)
     }
 
     /// The next entry, if one may go out now: requests up to [`ENTRY_BYTES`], at least one.
@@ -113,21 +145,22 @@ impl Appender {
         if !self.has_entry() {
             return None;
         }
-        let (mut items, mut replies, mut bytes) = (Vec::new(), Vec::new(), 0);
-        while bytes < ENTRY_BYTES
+        let bytes_max = ENTRY_BYTES.min(self.room());
+        let (mut items, mut requests, mut bytes) = (Vec::new(), Vec::new(), 0);
+        while (bytes == 0 || bytes < bytes_max)
             && let Some(session) = self.turns.pop_front()
         {
             let mut quantum = QUANTUM_BYTES;
             let queue = self.queues.entry(session).or_default();
             while let Some(next) = queue.front() {
-                let fits = bytes == 0 || bytes + next.bytes <= ENTRY_BYTES;
+                let fits = bytes == 0 || bytes + next.bytes <= bytes_max;
                 if !fits || quantum == 0 {
                     break;
                 }
                 let Some(request) = queue.pop_front() else { break };
                 quantum = quantum.saturating_sub(request.bytes);
                 bytes += request.bytes;
-                replies.push(RequestReply {
+                requests.push(RequestReply {
                     items: request.items.len(),
                     reply: request.reply,
                     _room: request.room,
@@ -145,12 +178,14 @@ impl Appender {
             }
         }
         self.entries_in_flight += 1;
-        Some((items, EntryReplies(replies)))
+        self.bytes_in_flight += bytes;
+        Some((items, EntryReplies { requests, bytes }))
     }
 
-    /// An entry has ended, well or not.
-    pub(crate) fn entry_ended(&mut self) {
+    /// The entry of these has ended, well or not.
+    pub(crate) fn entry_ended(&mut self, entry: &EntryReplies) {
         self.entries_in_flight -= 1;
+        self.bytes_in_flight -= entry.bytes;
     }
 
     /// Takes out everything that waits, to be refused.
@@ -162,7 +197,8 @@ impl Appender {
             reply: request.reply,
             _room: request.room,
         };
-        EntryReplies(queues.into_values().flatten().map(reply).collect())
+        let requests = queues.into_values().flatten().map(reply).collect();
+        EntryReplies { requests, bytes: 0 }
     }
 }
 
@@ -181,12 +217,12 @@ mod tests {
     }
 
     fn next(appender: &mut Appender) -> Option<usize> {
-        appender.next_entry().map(|(_, replies)| replies.0.len())
+        appender.next_entry().map(|(_, replies)| replies.len())
     }
 
     #[test]
     fn an_entry_takes_what_waits_up_to_its_size() {
-        let mut appender = Appender::default();
+        let mut appender = Appender::new(64 << 20);
         assert_eq!(next(&mut appender), None);
         for _ in 0..3 {
             appender.push(request(1, ENTRY_BYTES / 2));
@@ -203,28 +239,54 @@ mod tests {
 
     #[test]
     fn sessions_take_turns() {
-        let mut appender = Appender::default();
+        let mut appender = Appender::new(64 << 20);
         for _ in 0..100 {
             appender.push(request(1, QUANTUM_BYTES));
         }
         appender.push(request(2, 10));
         let (_, replies) = appender.next_entry().expect("an entry");
         // Session 1, then session 2 though 99 requests of session 1 came before it.
-        assert_eq!(replies.0.len(), 4);
+        assert_eq!(replies.len(), 4);
         assert!(!appender.queues.contains_key(&2));
     }
 
     #[test]
     fn entries_in_flight_are_bounded() {
-        let mut appender = Appender::default();
+        let mut appender = Appender::new(64 << 20);
         for _ in 0..20 {
             appender.push(request(1, ENTRY_BYTES));
         }
-        let sent = std::iter::from_fn(|| next(&mut appender)).count();
-        assert_eq!(sent, ENTRIES_IN_FLIGHT);
-        appender.entry_ended();
+        let mut sent: Vec<_> = std::iter::from_fn(|| appender.next_entry()).collect();
+        assert_eq!(sent.len(), ENTRIES_IN_FLIGHT);
+        appender.entry_ended(&sent.remove(0).1);
         assert_eq!(next(&mut appender), Some(1));
-        assert_eq!(appender.drain().0.len(), 20 - sent - 1);
+        assert_eq!(appender.drain().len(), 20 - ENTRIES_IN_FLIGHT - 1);
         assert_eq!(next(&mut appender), None);
+    }
+
+    #[test]
+    fn bytes_in_flight_are_bounded_by_the_size_of_a_log_file() {
+        let file_bytes = 1_u64 << 20;
+        let part = file_bytes as usize / IN_FLIGHT_PART;
+        let mut appender = Appender::new(file_bytes);
+        for _ in 0..10 {
+            appender.push(request(1, part / 3));
+        }
+        let (_, three) = appender.next_entry().expect("an entry");
+        assert_eq!((three.len(), next(&mut appender)), (3, None));
+        appender.entry_ended(&three);
+        assert_eq!(next(&mut appender), Some(3));
+        // One that is larger goes out alone.
+        let mut appender = Appender::new(file_bytes);
+        appender.push(request(1, 10));
+        appender.push(request(1, 2 * part));
+        appender.push(request(2, 10));
+        let (_, small) = appender.next_entry().expect("an entry");
+        assert_eq!((small.len(), next(&mut appender)), (1, None));
+        appender.entry_ended(&small);
+        let (_, large) = appender.next_entry().expect("an entry");
+        assert_eq!((large.len(), next(&mut appender)), (1, None));
+        appender.entry_ended(&large);
+        assert_eq!(next(&mut appender), Some(1));
     }
 }

@@ -103,6 +103,8 @@ pub(crate) struct HostSpec {
     pub(crate) restored: Restored,
     pub(crate) shard: ShardId,
     pub(crate) log: ShardLog,
+    /// To how many bytes its files are allocated.
+    pub(crate) log_file_bytes: u64,
     pub(crate) checkpoints: Arc<CheckpointStore>,
     pub(crate) pool: Arc<dyn BlockingPool>,
     pub(crate) cadence: CheckpointCadence,
@@ -185,7 +187,7 @@ impl HostSpec {
             state: self.restored.state,
             log: self.log,
             pipeline: Pipeline::new(self.clock),
-            appender: Appender::default(),
+            appender: Appender::new(self.log_file_bytes),
             unapplied: self.unapplied,
             hot_bytes_max: self.hot_bytes_max,
             slowed_until: None,
@@ -327,11 +329,11 @@ impl Host {
                 (waiter, Outcome::Appended(results)) => {
                     self.count(&command, &results);
                     let Some(Waiter::Append(replies)) = waiter else { continue };
-                    self.appender.entry_ended();
+                    self.appender.entry_ended(&replies);
                     replies.applied(results);
                 }
                 (Some(Waiter::Append(replies)), _) => {
-                    self.appender.entry_ended();
+                    self.appender.entry_ended(&replies);
                     replies.failed(ProposeFailure::Unknown.into());
                 }
                 (Some(Waiter::Command(reply)), outcome) => drop(reply.send(Ok(outcome))),
@@ -398,8 +400,8 @@ impl Host {
 
     fn on_unapplied(&mut self, unapplied: Unapplied) {
         if let Some((waiter, failure)) = self.pipeline.unapplied(unapplied) {
-            if matches!(waiter, Waiter::Append(_)) {
-                self.appender.entry_ended();
+            if let Waiter::Append(replies) = &waiter {
+                self.appender.entry_ended(replies);
             }
             self.fail(waiter, failure);
         }
@@ -459,7 +461,9 @@ impl Host {
         let body = CommandBody::Append(items);
         let waiter = Waiter::Append(replies);
         if let Err((waiter, failure)) = self.pipeline.propose(body, waiter).await {
-            self.appender.entry_ended();
+            if let Waiter::Append(replies) = &waiter {
+                self.appender.entry_ended(replies);
+            }
             self.fail(waiter, failure);
             self.appender.drain().failed(failure.into());
         }

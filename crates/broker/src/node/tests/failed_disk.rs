@@ -24,7 +24,7 @@ async fn failure(broker: &Broker) -> NodeFailure {
 
 /// Nobody knows, or it was not written: what a failed node may say.
 fn check_code(error: &WireError) {
-    let codes = [ErrorCode::Unknown, ErrorCode::Unavailable];
+    let codes = [ErrorCode::OutcomeUnknown, ErrorCode::Unavailable];
     assert!(codes.iter().any(|code| error.code == *code), "{error}");
 }
 
@@ -55,7 +55,7 @@ async fn what_waits_for_a_sync_that_fails_is_told_that_nobody_knows() {
     for _ in 1..MESSAGES {
         let error = timeout(SOON, lane.end()).await.expect("told").unwrap_err();
         check_code(&error);
-        unknown += usize::from(error.code == ErrorCode::Unknown);
+        unknown += usize::from(error.code == ErrorCode::OutcomeUnknown);
     }
     assert!(unknown > 0, "the first of them was on its way to the disk");
     let NodeFailure::Disk { reason } = failure(&broker).await else { panic!("of another kind") };

@@ -69,7 +69,7 @@ impl Site {
         let pace = || Duration::from_micros(100);
         let spec = spec_with(&self.network, Arc::<Pool>::default(), Box::new(pace));
         let options =
-            LogOptions { file_bytes: self.file_bytes, tail_bytes: 0, ..LogOptions::default() };
+            LogOptions { file_bytes: self.file_bytes, ring_bytes: 0, ..LogOptions::default() };
         let files = Arc::clone(&self.files);
         let uuids = move || u128::from(files.fetch_add(1, Relaxed) + 1).to_be_bytes();
         let checkpoints = CheckpointCadence {

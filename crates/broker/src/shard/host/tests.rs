@@ -45,6 +45,7 @@ impl Rig {
             restored: Restored { state, membership: Bytes::new() },
             shard,
             log,
+            log_file_bytes: 1 << 20,
             checkpoints,
             pool: Arc::new(Inline),
             cadence: CheckpointCadence::default(),

@@ -1,0 +1,151 @@
+//! A disk that is full from any moment of a node's life on: who asks for something waits, or is told
+//! to try again; nothing acknowledged is lost; the node lives, and goes on by itself.
+
+use super::scarce::Full;
+use super::site::{Lane, PATIENCE, PAUSE, Site, again, check_lives, logs, until, value, values};
+use super::*;
+
+/// How long the disk stays full after it has refused something.
+const FULL_TIME: Duration = Duration::from_secs(4);
+async fn ensure(broker: &Broker, stream: &str, bytes: u32, mode: EnsureMode) {
+    again(async || broker.streams.ensure(wish(stream, bytes, mode)).await).await;
+}
+
+async fn seal(broker: &Broker, stream: &str) {
+    let stream = name(stream);
+    again(async || broker.streams.seal(&stream, true).await).await;
+}
+
+/// Everything that a node writes for its clients and for itself: entries of every kind, votes and
+/// marks, checkpoints and their promotion, new files and old ones that go.
+async fn live(site: &Site, mut broker: Broker) {
+    ensure(&broker, "s", 1 << 20, EnsureMode::Warn).await;
+    ensure(&broker, "t", 1 << 20, EnsureMode::Warn).await;
+    let mut lane = Lane::open(site, &broker, "s", Some((1, 0))).await;
+    for number in 0..6 {
+        assert_eq!(lane.publish_at_last(&value(number)).await, number as u64);
+    }
+    let mut other = Lane::open(site, &broker, "t", Some((2, 0))).await;
+    other.publish_at_last(&value(0)).await;
+    other.close().await;
+    seal(&broker, "s").await;
+    ensure(&broker, "s", 2 << 20, EnsureMode::Overwrite).await;
+    for number in 6..10 {
+        assert_eq!(lane.publish_at_last(&value(number)).await, number as u64);
+    }
+    again(async || broker.streams.delete(&name("t")).await).await;
+    // A quiet log is checkpointed, and given up if it is the catalog's.
+    sleep(Duration::from_secs(6)).await;
+    ensure(&broker, "u", 1 << 20, EnsureMode::Warn).await;
+
+    check_lives(&broker);
+    broker.shutdown(Duration::from_secs(10)).await;
+    drop(broker);
+    broker = site.start_at_last().await;
+    let mut lane = Lane::open(site, &broker, "s", Some((1, lane.sequence()))).await;
+    for number in 10..12 {
+        assert_eq!(lane.publish_at_last(&value(number)).await, number as u64);
+    }
+
+    // With room, nothing is left of it.
+    site.disk.make_room();
+    until("there is room", async || logs(&broker).iter().all(|log| !log.disk_full())).await;
+    let failing = || broker.figures().iter().any(|figures| figures.offload_failing);
+    until("uploads work", async || !failing()).await;
+    lane.publish_at_last(&value(12)).await;
+    lane.close().await;
+    seal(&broker, "s").await;
+    ensure(&broker, "v", 1 << 20, EnsureMode::Warn).await;
+    let [catalog, log] = &logs(&broker)[..] else { panic!("one data shard") };
+    assert_eq!(log.files().len(), 1, "{:?}", log.files());
+    until("the catalog's log goes", async || catalog.state().last_purged.is_some()).await;
+
+    for cut in [false, true] {
+        site.check(&broker, "s", &values(0..13)).await;
+        let found = broker.streams.resolve(&name("s")).await.unwrap();
+        assert_eq!(found.facts.spec.max_message_bytes, 2 << 20);
+        assert!(broker.streams.entry(&name("t")).await.unwrap().is_none());
+        for stream in ["u", "v"] {
+            site.check(&broker, stream, &[]).await;
+        }
+        check_lives(&broker);
+        if !cut {
+            site.cut_power(broker).await;
+            broker = site.start().await.unwrap();
+        }
+    }
+    site.cut_power(broker).await;
+}
+
+/// One life, in which the disk is full after so many changes; whether it came to that.
+async fn is_full_after(changes: u64, full: Full) -> bool {
+    println!("full after {changes} changes");
+    let site = Site::new();
+    let broker = site.start().await.unwrap();
+    site.disk.fill_after(changes, full);
+    let disk = site.disk.clone();
+    let relief = async move {
+        disk.refused().await;
+        sleep(FULL_TIME).await;
+        disk.make_room();
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = relief => {}
+        lived = timeout(PATIENCE, live(&site, broker)) => lived.expect("stuck"),
+    }
+    site.disk.was_full()
+}
+
+async fn at_any_moment(full: Full) {
+    let mut changes = 0;
+    while is_full_after(changes, full).await {
+        changes += 1;
+    }
+    assert!(changes > 90, "{changes} changes are no life");
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_any_moment_the_disk_may_have_no_more_room() {
+    at_any_moment(Full::More).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_any_moment_the_disk_may_refuse_every_change() {
+    at_any_moment(Full::All).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_in_flight_when_the_disk_fills_up_leaves_room_for_what_frees_space() {
+    const PUBLISHERS: usize = 16;
+    const BYTES: usize = 100_000;
+    let mut site = Site::new();
+    (site.file_bytes, site.max_time_to_cold) = (1 << 20, Duration::from_secs(2));
+    let broker = site.start().await.unwrap();
+    ensure(&broker, "s", 1 << 20, EnsureMode::Warn).await;
+    // Room for some files; whoever needs more must take it from what is in the bucket.
+    site.sim.set_capacity(site.sim.used() + 3 * site.file_bytes);
+    let mut lanes = Vec::new();
+    for _ in 0..PUBLISHERS {
+        lanes.push(Lane::open(&site, &broker, "s", None).await);
+    }
+    let (mut acked, mut refused) = (0, 0);
+    while acked * BYTES < 16 << 20 {
+        for lane in &mut lanes {
+            lane.begin(&[7; BYTES]).await;
+        }
+        for lane in &mut lanes {
+            match timeout(PATIENCE, lane.end()).await.expect("stuck") {
+                Ok(_) => acked += 1,
+                Err(error) => {
+                    assert_eq!(error.code, ErrorCode::HotTierFull, "{error}");
+                    refused += 1;
+                    assert!(refused < 100 * PUBLISHERS * 10, "nothing is freed");
+                    sleep(PAUSE / 10).await;
+                }
+            }
+        }
+    }
+    check_lives(&broker);
+    assert!(refused > 0, "the disk was never full");
+}
