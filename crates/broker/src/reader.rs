@@ -186,6 +186,8 @@ impl StreamReader {
                 Err(ReadFailure::Log { source: LogReadError::Retired { .. }, .. }) => {
                     return Ok(if deliveries.is_empty() { None } else { Some(deliveries) });
                 }
+                // Told to who reads on from here.
+                Err(_) if !deliveries.is_empty() => break,
                 Err(failure) => return Err(failure),
             };
             let read_to = entries.last().map_or(first.log_index, |entry| entry.id.index + 1);
@@ -221,7 +223,14 @@ impl StreamReader {
         }
         let log = self.shard.log().clone();
         let shard = self.shard.id();
-        let read = run_on(&*self.pool, move || log.read(start, end, HOT_BYTES)).await;
+        let read = move || match log.read(start, end, HOT_BYTES) {
+            // What lies before the damage is whole.
+            Err(LogReadError::Corrupt { index, .. }) if index > start => {
+                log.read(start, index, HOT_BYTES)
+            }
+            read => read,
+        };
+        let read = run_on(&*self.pool, read).await;
         let entries = read?;
         entries
             .map(|entries| (entries, Source::Hot))

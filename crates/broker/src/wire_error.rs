@@ -90,6 +90,8 @@ pub(crate) fn read_failure(failure: &ReadFailure) -> WireError {
             WireError::new(ErrorCode::GoingAway, message)
         }
         ReadFailure::Log { .. } | ReadFailure::Index { .. } | ReadFailure::Missing { .. } => {
+            // Whoever keeps the node must hear of it, not only who happened to read there.
+            tracing::error!(error = message, "records cannot be read");
             WireError::new(ErrorCode::Internal, message)
         }
         ReadFailure::Cold(ColdReadError::Unavailable { retry_after, .. }) => {

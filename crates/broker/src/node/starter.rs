@@ -1,5 +1,6 @@
 //! Starts the Raft replica of each shard with the state its checkpoints hold.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -63,14 +64,26 @@ impl Starter {
         let opened = self.log.opener.open_shard(dir.as_ref(), options);
         let (log, report) = opened.map_err(|source| StartError::OpenLog { shard, source })?;
         tracing::info!(%shard, ?report, "log opened");
-        let dir = format!("shards/{shard}/checkpoints").into();
+        let dir = PathBuf::from(format!("shards/{shard}/checkpoints"));
         let restore = |error: &dyn std::fmt::Display| StartError::Restore {
             shard,
             reason: error.to_string(),
         };
-        let store = CheckpointStore::open(Arc::clone(&self.disk), dir, check);
+        let store = CheckpointStore::open(Arc::clone(&self.disk), dir.clone(), check);
         let store = store.map_err(|error| restore(&error))?;
         let newest = store.newest().map_err(|error| restore(&error))?;
+        let (whole, purged) = (newest.as_ref().map(|(id, _)| *id), log.state().last_purged);
+        if let Some(purged) = purged.filter(|purged| whole.is_none_or(|id| id.index < purged.index))
+        {
+            // What the log has given up is in checkpoints only.
+            let reason = match whole {
+                Some(id) => format!("the newest checkpoint that is whole ends at entry {id}"),
+                None => "no checkpoint is whole".to_owned(),
+            };
+            let dir = dir.display();
+            let reason = format!("its log begins after entry {purged}, and in {dir} {reason}");
+            return Err(StartError::Restore { shard, reason });
+        }
         let checkpoint = newest.map(|(_, content)| content);
         Ok(Files { log, store: Arc::new(store), checkpoint })
     }

@@ -1,5 +1,6 @@
 //! A whole node on simulated parts and paused time: what cannot be brought about from outside.
 
+mod damage;
 mod failed_disk;
 mod full_disk;
 mod offload;
