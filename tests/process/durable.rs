@@ -1,16 +1,12 @@
 //! What is acknowledged is on the device: the system calls of a node that serves, as the kernel got
 //! them. Nothing else can tell: a process that is killed leaves what it wrote to the page cache.
 
-use std::fs::File;
-use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use railgun_client::Message;
 
 use crate::site::{Site, name};
+use crate::strace::Strace;
 
 /// Time for what happens by itself.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -20,63 +16,6 @@ const MESSAGES: u64 = 20;
 const CALLS: &str = "trace=write,pwrite64,writev,pwritev,pwritev2,fsync,fdatasync,link,linkat,\
                      rename,renameat,renameat2,unlink,unlinkat,sendto,sendmsg,sendmmsg";
 
-/// `strace` on a process. Ended when dropped, or with the process.
-struct Trace {
-    tracer: Child,
-    file: PathBuf,
-}
-
-impl Trace {
-    /// Watches the process from now on. `None` where that is not possible: fails where `CI` is set,
-    /// as the test would silently be none.
-    fn attach(site: &Site, process: u32) -> Option<Self> {
-        let file = site.home().join("trace");
-        let mut command = Command::new("strace");
-        // Every thread, its clock, what calls took, paths of descriptors, and whole small writes.
-        command.args(["-f", "-ttt", "-T", "-y", "-s", "65536", "-e", CALLS, "-o"]).arg(&file);
-        command.args(["-p", &process.to_string()]).stdin(Stdio::null()).stderr(Stdio::piped());
-        let mut tracer = match command.spawn() {
-            Ok(tracer) => tracer,
-            Err(error) => {
-                crate::not_tested("that syncs reach the kernel", &format!("strace: {error}"));
-                return None;
-            }
-        };
-        // Says that it has attached, or why not; goes on reading, as a full pipe would stop it.
-        let (say, said) = mpsc::sync_channel(64);
-        let lines = BufReader::new(tracer.stderr.take().expect("piped")).lines();
-        std::thread::spawn(move || {
-            lines.map_while(Result::ok).for_each(|line| drop(say.try_send(line)));
-        });
-        let first = said.recv_timeout(LIMIT);
-        let trace = Self { tracer, file };
-        match first {
-            Ok(line) if line.contains("attached") => Some(trace),
-            refused => {
-                let reason = format!("strace does not attach: {refused:?}");
-                crate::not_tested("that syncs reach the kernel", &reason);
-                None
-            }
-        }
-    }
-
-    /// Everything that was called, once the tracer has gone.
-    fn calls(mut self) -> Vec<Call> {
-        self.tracer.wait().expect("a child of this process");
-        let file = File::open(&self.file).expect("a trace");
-        parse(BufReader::new(file).lines().map_while(Result::ok))
-    }
-}
-
-impl Drop for Trace {
-    fn drop(&mut self) {
-        // Fails where it has ended by itself.
-        self.tracer.kill().ok();
-        self.tracer.wait().ok();
-    }
-}
-
-/// A system call.
 #[derive(Debug)]
 struct Call {
     name: String,
@@ -166,7 +105,8 @@ async fn answers_follow_the_sync_of_the_log_and_log_files_go_after_that_of_the_b
     let mut site = Site::new();
     site.set("RAILGUN_SHARDS_COUNT", "1");
     let mut node = site.start().await;
-    let Some(trace) = Trace::attach(&site, node.id()) else { return };
+    let what = "that syncs reach the kernel";
+    let Some(trace) = Strace::attach(&site, node.id(), &[CALLS], what) else { return };
 
     let client = site.client().await;
     let stream = name("durable");
@@ -184,7 +124,7 @@ async fn answers_follow_the_sync_of_the_log_and_log_files_go_after_that_of_the_b
     // The tracer has written everything when the process it follows has gone.
     node.terminate();
     node.ended(LIMIT).await;
-    let calls = trace.calls();
+    let calls = parse(trace.lines().into_iter());
 
     let data = std::fs::canonicalize(&site.data_dir).expect("a directory");
     let log = format!("{}/shards/1/log/", data.display());

@@ -1,8 +1,9 @@
-//! The real binary, as users run it: killed, told to stop, without bucket, without disk. Each test
-//! has directories and ports of its own, and ends the processes it started.
+//! The real binary, as users run it: killed, told to stop, without bucket, without disk or with one
+//! that fails. Each test has directories and ports of its own, and ends the processes it started.
 
 mod bucket_lost;
 mod commands;
+mod disk_failed;
 mod disk_full;
 mod durable;
 mod kill_loop;
@@ -15,6 +16,7 @@ mod seed;
 mod site;
 mod starting;
 mod stopping;
+mod strace;
 
 use std::io::Write as _;
 use std::time::Duration;
