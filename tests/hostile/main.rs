@@ -14,6 +14,7 @@ mod order;
 mod raw_batch;
 mod reading;
 mod sequences;
+mod unbinding;
 
 use std::time::Duration;
 

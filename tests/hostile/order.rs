@@ -24,6 +24,8 @@ fn every_frame() -> Vec<Frame> {
         Frame::new(&v1::Publish::default()),
         Frame::new(&v1::PublishResult::default()),
         Frame::new(&v1::ClosePublisher {}),
+        Frame::new(&v1::UnbindStreams { aliases: vec![1], forget: false }),
+        Frame::new(&v1::StreamsUnbound::default()),
         Frame::new(&subscribe("target", Start::Latest(true), 1, false)),
         Frame::new(&v1::Subscribed::default()),
         Frame::with_blob(&v1::Deliver::default(), vec![vec![7; 10_000].into()]),
@@ -41,6 +43,7 @@ fn every_frame() -> Vec<Frame> {
 async fn each_role_takes_its_own_frames_only() {
     use FrameKind::{
         AdminRequest, BindStream, ClosePublisher, Credit, OpenPublisher, Publish, Subscribe,
+        UnbindStreams,
     };
     let node = TestNode::start().await;
     let mut bystander = Bystander::join(&node).await;
@@ -48,7 +51,7 @@ async fn each_role_takes_its_own_frames_only() {
     attacker.ensure("target", None).await;
     let allowed: [(Option<FrameKind>, &[FrameKind]); 4] = [
         (None, &[OpenPublisher, Subscribe, AdminRequest]),
-        (Some(OpenPublisher), &[BindStream, Publish, ClosePublisher]),
+        (Some(OpenPublisher), &[BindStream, Publish, ClosePublisher, UnbindStreams]),
         (Some(Subscribe), &[Credit]),
         (Some(AdminRequest), &[AdminRequest]),
     ];

@@ -10,12 +10,12 @@ use crate::arena;
 use crate::attacker::{ALIAS, ANONYMOUS, Line, refusal};
 use crate::raw_batch;
 
-fn producer(id: u8, epoch: u32) -> v1::OpenPublisher {
+pub(crate) fn producer(id: u8, epoch: u32) -> v1::OpenPublisher {
     v1::OpenPublisher { producer_id: vec![id; 16].into(), epoch, ordered: true }
 }
 
 /// Publishes `count` records at `sequence`.
-async fn publish(line: &mut Line, sequence: u64, count: usize) -> v1::ItemResult {
+pub(crate) async fn publish(line: &mut Line, sequence: u64, count: usize) -> v1::ItemResult {
     let batch = raw_batch::of_values(&vec![&b"x"[..]; count]);
     line.publish(v1::PublishItem { alias: ALIAS, sequence, ..Default::default() }, batch).await
 }

@@ -47,6 +47,53 @@ async fn an_expected_end_is_compared_at_apply() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_given_up_and_bound_again_loses_and_repeats_nothing() {
+    // PQ-1: what is published next must not be taken for a repetition of what went before.
+    let node = TestNode::start().await;
+    let client = node.client().await;
+    for stream in ["a", "b"] {
+        client.admin().create_if_absent(&name(stream)).await.expect("ensured");
+    }
+    let all = client.multi_publisher().open();
+    for number in 0..300u64 {
+        let stream = ["a", "b"][number as usize % 2];
+        let publisher = all.bind(name(stream)).await.expect("bound");
+        let ticket = publisher.send(Message::new(number.to_string())).await.expect("sent");
+        // Given up while it is un-answered, and when it is not.
+        drop(publisher);
+        if number % 3 == 0 {
+            ticket.await.expect("published");
+        }
+    }
+    all.flush().await;
+    for (first, stream) in (0..).zip(["a", "b"]) {
+        let reader = client.subscribe(name(stream)).start(railgun_client::StartPosition::Earliest);
+        let (_, values, _) = drain(reader.until_end().open().await.expect("opened")).await;
+        let numbers = (first..300).step_by(2).map(|number: u64| number.to_string());
+        assert_eq!(values, numbers.collect::<Vec<_>>());
+    }
+    all.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_handles_of_one_stream_publish_beside_one_another() {
+    // PQ-1, PS-2
+    let node = TestNode::start().await;
+    let client = node.client().await;
+    client.admin().create_if_absent(&name("orders")).await.expect("ensured");
+    let all = client.multi_publisher().open();
+    let first = all.bind(name("orders")).await.expect("bound");
+    let second = all.bind(name("orders")).await.expect("bound");
+    for (offset, publisher) in (0..).zip([&first, &second, &first]) {
+        let ticket = publisher.send(Message::new("x")).await.expect("sent");
+        assert_eq!(ticket.await.expect("published").offset, Offset(offset));
+    }
+    drop(first);
+    let ticket = second.send(Message::new("x")).await.expect("sent");
+    assert_eq!(ticket.await.expect("published").offset, Offset(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn everything_about_a_record_comes_back() {
     // T-2
     let node = TestNode::start().await;

@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use railgun_client::{
     AdminError, Client, ClientOptions, ConnectError, Dial, Dialling, ErrorCode, Event, Message,
-    OpenError, PublishError, Removed, RemovedReason, SendError, StartPosition, StreamName,
-    SubscribeError, WireError,
+    MultiPublisher, OpenError, PublishError, Removed, RemovedReason, SendError, StartPosition,
+    StreamName, SubscribeError, WireError,
 };
 use railgun_net::memory::MemoryNetwork;
 use railgun_net::{Connection, Endpoint, FrameReader, FrameWriter};
@@ -360,6 +360,92 @@ async fn a_handle_flushes_its_own_stream_and_a_multi_publisher_all() {
     stream.answer(0, 1).await;
     tokio::time::timeout(patience, multi.flush()).await.unwrap();
     bills.flush().await.unwrap();
+}
+
+/// A publisher of many streams that the server has opened.
+async fn multi_publisher(client: &Client, session: &Session) -> (MultiPublisher, Stream) {
+    let multi = client.multi_publisher().open();
+    let mut stream = session.stream().await;
+    let _: v1::OpenPublisher = stream.receive().await;
+    stream.send(&v1::PublisherOpened { credit_bytes: 1 << 20 }).await;
+    (multi, stream)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_whose_handle_is_dropped_is_given_up_when_all_of_it_is_answered() {
+    let server = Server::new();
+    let (client, session) = server.connect().await;
+    let (multi, mut stream) = multi_publisher(&client, &session).await;
+    let (orders_handle, ()) = tokio::join!(multi.bind(orders()), stream.bind(UID));
+    let orders_handle = orders_handle.unwrap();
+    let a = orders_handle.send(Message::new("a")).await.unwrap();
+    assert_eq!(stream.published().await, (0, vec!["a".to_owned()]));
+    let b = orders_handle.send(Message::new("b")).await.unwrap();
+    drop(orders_handle);
+    assert_eq!(stream.published().await, (1, vec!["b".to_owned()]));
+    stream.answer(0, 1).await;
+    stream.answer(1, 1).await;
+    let unbind: v1::UnbindStreams = stream.receive().await;
+    assert_eq!((unbind.aliases, unbind.forget), (vec![0], true));
+    assert_eq!(a.await.unwrap().offset, Offset(0));
+    assert_eq!(b.await.unwrap().offset, Offset(1));
+
+    // Bound again meanwhile, it waits for the answer, and begins anew.
+    let serve = async {
+        stream.send(&v1::StreamsUnbound::default()).await;
+        stream.bind(UID).await;
+    };
+    let (again, ()) = tokio::join!(multi.bind(orders()), serve);
+    let c = again.unwrap().send(Message::new("c")).await.unwrap();
+    assert_eq!(stream.published().await, (0, vec!["c".to_owned()]));
+    stream.answer(2, 1).await;
+    assert_eq!(c.await.unwrap().offset, Offset(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_connection_binds_only_streams_that_somebody_holds() {
+    let server = Server::new();
+    let (client, session) = server.connect().await;
+    let (multi, mut stream) = multi_publisher(&client, &session).await;
+    let kept = async {
+        drop(multi.bind(StreamName::new("bills").unwrap()).await.unwrap());
+        multi.bind(orders()).await.unwrap()
+    };
+    let serve = async {
+        stream.bind([8; 16]).await;
+        stream.bind(UID).await;
+        let unbind: v1::UnbindStreams = stream.receive().await;
+        assert_eq!((unbind.aliases, unbind.forget), (vec![0], false));
+        // It is never answered.
+    };
+    let (kept, ()) = tokio::join!(kept, serve);
+    server.cut();
+    let session = server.accept().await;
+    let mut stream = session.stream().await;
+    let _: v1::OpenPublisher = stream.receive().await;
+    stream.send(&v1::PublisherOpened { credit_bytes: 1 << 20 }).await;
+    stream.bind(UID).await;
+    let ticket = kept.send(Message::new("x")).await.unwrap();
+    assert_eq!(stream.published().await, (0, vec!["x".to_owned()]));
+    stream.answer(0, 1).await;
+    assert_eq!(ticket.await.unwrap().offset, Offset(0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_binding_that_nobody_waits_for_any_more_is_given_up() {
+    let server = Server::new();
+    let (client, session) = server.connect().await;
+    let (multi, mut stream) = multi_publisher(&client, &session).await;
+    let bind: v1::BindStream = tokio::select! {
+        bound = multi.bind(orders()) => panic!("{bound:?}"),
+        bind = stream.receive() => bind,
+    };
+    let alias = bind.alias;
+    let bound = v1::StreamBound { alias, stream_uid: UID.to_vec().into(), ..Default::default() };
+    stream.send(&bound).await;
+    let unbind: v1::UnbindStreams = stream.receive().await;
+    assert_eq!((unbind.aliases, unbind.forget), (vec![alias], false));
+    multi.close().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -75,6 +75,10 @@ frame_kinds! {
     PublishResult = 15;
     /// The publisher is done.
     ClosePublisher = 16;
+    /// Frees the short numbers of streams.
+    UnbindStreams = 17;
+    /// Answer to `UnbindStreams`.
+    StreamsUnbound = 18;
     /// First frame of a subscription.
     Subscribe = 20;
     /// Answer to `Subscribe`.

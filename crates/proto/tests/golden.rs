@@ -86,6 +86,8 @@ fn frames() -> Vec<Frame> {
         Frame::with_blob(&v1::Publish { items: vec![item] }, vec![Bytes::from_static(b"RGB")]),
         Frame::new(&v1::PublishResult { items: vec![result] }),
         Frame::new(&v1::ClosePublisher {}),
+        Frame::new(&v1::UnbindStreams { aliases: vec![1, 300], forget: true }),
+        Frame::new(&v1::StreamsUnbound { error: Some(error()) }),
         Frame::new(&v1::Subscribe {
             stream: "orders".to_owned(),
             until_offset: Some(0),

@@ -49,11 +49,16 @@ impl Aliases {
         }
     }
 
-    pub(super) fn remove(&mut self, alias: u32) {
+    /// What the alias stood for; from now on it stands for nothing.
+    pub(super) fn remove(&mut self, alias: u32) -> Option<Bound> {
         let in_table = self.table.get_mut(alias as usize).and_then(Option::take);
-        if in_table.or_else(|| self.rest.remove(&alias)).is_some() {
-            self.count -= 1;
+        let removed = in_table.or_else(|| self.rest.remove(&alias))?;
+        self.count -= 1;
+        if self.count == 0 {
+            // A table that was once large is not kept for nobody.
+            self.table = Vec::new();
         }
+        Some(removed)
     }
 
     /// Replaces what the alias stood for.
@@ -107,8 +112,7 @@ mod tests {
                 _ => number,
             };
             if number & 0x7000 == 0 {
-                aliases.remove(alias);
-                model.remove(&alias);
+                assert_eq!(aliases.remove(alias), model.remove(&alias));
             } else {
                 aliases.insert(alias, bound(step as usize));
                 model.insert(alias, bound(step as usize));
@@ -138,5 +142,17 @@ mod tests {
         let mut aliases = Aliases::default();
         (0..1_000).for_each(|alias| aliases.insert(alias, bound(0)));
         assert!(aliases.rest.is_empty());
+    }
+
+    #[test]
+    fn what_was_freed_takes_no_memory() {
+        // One stream at a time, under numbers that never come again.
+        let mut aliases = Aliases::default();
+        for alias in 0..200_000 {
+            aliases.insert(alias, bound(0));
+            assert_eq!(aliases.remove(alias), Some(bound(0)));
+            assert_eq!(aliases.remove(alias), None);
+        }
+        assert_eq!((aliases.count, aliases.table.capacity(), aliases.rest.len()), (0, 0, 0));
     }
 }

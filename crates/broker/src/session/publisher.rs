@@ -31,7 +31,7 @@ const CREDIT_BYTES: u64 = 16 << 20;
 /// at most so many times what is kept. A half would copy every second share of a frame that two
 /// shards divide evenly.
 const PINNED_MAX: usize = 3;
-/// Streams on which a publisher that closes is forgotten by one log entry.
+/// Streams on which a publisher is forgotten by one log entry, and aliases freed by one frame.
 const RELEASED_MAX: usize = 8_192;
 
 pub(super) async fn serve(stream: &mut QuicStream, first: &Frame) -> Result<(), SessionEnd> {
@@ -195,6 +195,7 @@ impl Publisher<'_> {
         match frame.kind() {
             FrameKind::Publish => self.on_publish(&frame).await,
             FrameKind::BindStream => self.on_bind(&frame).await,
+            FrameKind::UnbindStreams => self.on_unbind(&frame).await,
             FrameKind::ClosePublisher => {
                 self.closing = true;
                 self.released = true;
@@ -207,10 +208,7 @@ impl Publisher<'_> {
     async fn on_bind(&mut self, frame: &Frame) -> Result<(), SessionEnd> {
         let bind: v1::BindStream = frame.decode()?;
         // Bindings are answered in order with results.
-        while !self.unanswered.is_empty() {
-            let answered = next_answer(&mut self.unanswered).await;
-            self.answer(answered).await?;
-        }
+        self.answer_all().await?;
         // An alias that is bound again stands for the new stream, or for none.
         self.aliases.remove(bind.alias);
         if self.aliases.is_full() {
@@ -235,6 +233,31 @@ impl Publisher<'_> {
             },
         };
         self.stream.writer.send(Frame::new(&bound)).await?;
+        Ok(())
+    }
+
+    /// Frees aliases, and lets their shards forget the producer where the client says that nothing
+    /// of it can come late (PQ-1).
+    async fn on_unbind(&mut self, frame: &Frame) -> Result<(), SessionEnd> {
+        let unbind: v1::UnbindStreams = frame.decode()?;
+        // What is under way still needs them, and must be in the log before the producer is
+        // forgotten.
+        self.answer_all().await?;
+        if unbind.aliases.len() > RELEASED_MAX {
+            let message = format!("a frame frees at most {RELEASED_MAX} aliases");
+            return Err(WireError::new(ErrorCode::ProtocolViolation, message).into());
+        }
+        let mut freed = Vec::with_capacity(unbind.aliases.len());
+        for alias in unbind.aliases {
+            let bound = self.aliases.remove(alias);
+            freed.push(bound.ok_or_else(|| Invalid::Unbound.told(alias))?);
+        }
+        let forgotten = match unbind.forget {
+            true => self.forget(freed.iter()).await,
+            false => Ok(()),
+        };
+        let error = forgotten.err().map(|failed| failure::propose_failure(failed).into());
+        self.stream.writer.send(Frame::new(&v1::StreamsUnbound { error })).await?;
         Ok(())
     }
 
@@ -337,6 +360,15 @@ impl Publisher<'_> {
         Ok((bound.shard, append))
     }
 
+    /// Answers every frame that was read.
+    async fn answer_all(&mut self) -> Result<(), SessionEnd> {
+        while !self.unanswered.is_empty() {
+            let answered = next_answer(&mut self.unanswered).await;
+            self.answer(answered).await?;
+        }
+        Ok(())
+    }
+
     async fn answer(&mut self, answered: Unanswered) -> Result<(), SessionEnd> {
         self.unanswered_items -= answered.items.len();
         let items = answered.items.into_iter().map(|item| self.item_result(item)).collect();
@@ -373,24 +405,33 @@ impl Publisher<'_> {
         if !self.closing {
             return Err(going_away());
         }
-        if let Some(producer) = self.producer.filter(|_| self.released) {
+        if self.released {
             // Everything it sent is answered, so nothing can come behind this (PQ-1). What fails is
             // forgotten by age.
-            let known = self.aliases.values().filter(|bound| bound.appended);
-            let mut by_shard: BTreeMap<usize, BTreeSet<StreamUid>> = BTreeMap::new();
-            for bound in known {
-                by_shard.entry(bound.shard).or_default().insert(bound.stream);
-            }
-            for (shard, streams) in by_shard {
-                let streams: Vec<_> = streams.into_iter().collect();
-                for streams in streams.chunks(RELEASED_MAX) {
-                    let streams = streams.to_vec();
-                    let release = StreamCommand::ReleaseProducer { producer, streams };
-                    self.shards[shard].command(CommandBody::Stream(release)).await.ok();
-                }
-            }
+            self.forget(self.aliases.values().filter(|bound| bound.appended)).await.ok();
         }
         Ok(())
+    }
+
+    /// Forgets the producer on the streams of these bindings. A failure leaves open where it is
+    /// forgotten.
+    async fn forget(&self, bindings: impl Iterator<Item = &Bound>) -> Result<(), ProposeFailure> {
+        let Some(producer) = self.producer else { return Ok(()) };
+        let mut by_shard: BTreeMap<usize, BTreeSet<StreamUid>> = BTreeMap::new();
+        for bound in bindings {
+            by_shard.entry(bound.shard).or_default().insert(bound.stream);
+        }
+        let mut forgotten = Ok(());
+        for (shard, streams) in by_shard {
+            let streams: Vec<_> = streams.into_iter().collect();
+            for streams in streams.chunks(RELEASED_MAX) {
+                let streams = streams.to_vec();
+                let release = StreamCommand::ReleaseProducer { producer, streams };
+                let released = self.shards[shard].command(CommandBody::Stream(release)).await;
+                forgotten = forgotten.and(released.map(drop));
+            }
+        }
+        forgotten
     }
 }
 

@@ -41,11 +41,11 @@ pub enum OpenError {
         /// What happened.
         reason: String,
     },
-    /// The [`MultiPublisher`] was bound to as many streams as one can be:
-    /// [`PUBLISHER_STREAMS`](crate::limits::PUBLISHER_STREAMS). Open another one.
+    /// The [`MultiPublisher`] is bound to as many streams as one can be:
+    /// [`PUBLISHER_STREAMS`](crate::limits::PUBLISHER_STREAMS). Drop handles, or open another one.
     #[error(
         "cannot publish to stream '{stream}': a publisher is bound to at most \
-         {PUBLISHER_STREAMS} streams"
+         {PUBLISHER_STREAMS} streams at a time"
     )]
     TooManyStreams {
         /// The stream.

@@ -227,6 +227,7 @@ impl Driver {
         while frames.len() < FRAMES_AT_ONCE {
             match machine.poll_transmit(now, &mut out) {
                 Transmit::Bind(bind) => frames.push(Frame::new(&bind)),
+                Transmit::Unbind(unbind) => frames.push(Frame::new(&unbind)),
                 Transmit::Publish(publish, blob) => frames.push(Frame::with_blob(&publish, blob)),
                 other => {
                     last = Some(other);
@@ -290,7 +291,11 @@ impl Driver {
             }
             FrameKind::StreamBound => {
                 let bound: v1::StreamBound = frame.decode()?;
-                self.input(|machine, now, out| machine.on_bound(bound, now, out)).map(drop)
+                self.input(|machine, now, out| machine.on_bound(bound, now, out))
+            }
+            FrameKind::StreamsUnbound => {
+                let unbound: v1::StreamsUnbound = frame.decode()?;
+                self.input(|machine, now, _| machine.on_unbound(&unbound, now))
             }
             FrameKind::Error => {
                 return Err(StreamLost::Refused(frame.decode::<v1::Error>()?.into()));

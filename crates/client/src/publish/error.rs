@@ -89,6 +89,8 @@ pub(crate) enum ProtocolError {
     PublishedCount { published: u32, records: u32 },
     #[error("stream alias {alias} was never bound")]
     UnknownAlias { alias: u32 },
+    #[error("aliases are free that nobody asked to be freed")]
+    UnaskedUnbound,
     #[error("a {kind} frame does not belong in a publisher's stream")]
     UnexpectedFrame { kind: &'static str },
 }

@@ -1,9 +1,10 @@
 //! What a publisher sends and when, without a connection, a clock or a task.
 //!
 //! Commands: [`add_lane`](Machine::add_lane), [`push`](Machine::push),
-//! [`push_atomic`](Machine::push_atomic), [`resume`](Machine::resume), [`close`](Machine::close).
-//! Inputs: [`on_connected`](Machine::on_connected), [`on_bound`](Machine::on_bound),
-//! [`on_result`](Machine::on_result), [`on_disconnected`](Machine::on_disconnected), which is also
+//! [`push_atomic`](Machine::push_atomic), [`resume`](Machine::resume),
+//! [`release`](Machine::release), [`close`](Machine::close). Inputs:
+//! [`on_connected`](Machine::on_connected), [`on_bound`](Machine::on_bound),
+//! [`on_unbound`](Machine::on_unbound), [`on_result`](Machine::on_result), [`on_disconnected`](Machine::on_disconnected), which is also
 //! due at [`answer_due`](Machine::answer_due), [`fail_all`](Machine::fail_all). Output:
 //! [`poll_transmit`](Machine::poll_transmit), until it says [`Transmit::Wait`]; and completions,
 //! pushed to `out` by all of them.
@@ -11,23 +12,33 @@
 //! Coalescing: a message that finds few frames un-answered goes out at once; one that finds more
 //! waits for an answer, or until those that wait with it are worth a frame. Nothing waits for a
 //! timer.
+//!
+//! A lane that nobody holds leaves when nothing of it waits or is un-answered: its alias is freed on
+//! the wire, and the server forgets the producer on its stream, unless a copy of something may still
+//! come there (PQ-1). Where the server goes on knowing the producer, what it knows is kept here, for
+//! the next lane of that stream.
 
-use std::collections::VecDeque;
+mod lanes;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
 use railgun_proto::convert::Uid;
 use railgun_proto::{WireError, v1};
 use railgun_types::batch::RecordDraft;
-use railgun_types::limits::{BATCH_BYTES_DEFAULT, PUBLISH_ITEMS, PUBLISHER_STREAMS};
+use railgun_types::limits::{BATCH_BYTES_DEFAULT, PUBLISH_ITEMS};
 use railgun_types::{StreamName, StreamUid};
 use tokio::time::Instant;
 
 use super::batch::{BatchOptions, ClosedBatch, Completion};
 use super::error::{ProtocolError, PublishError, SendError};
-use super::lane::{Binding, Lane};
+use super::lane::{Binding, Lane, Left};
 use super::outcome::BatchOutcome;
 use crate::options::ANSWER_TIMEOUT_MIN;
+use lanes::Lanes;
+
+pub(crate) use lanes::LaneId;
 
 /// Frames that may be un-answered however little the next one would carry: one is on its way while
 /// another is made durable.
@@ -38,6 +49,11 @@ const FRAME_BYTES_WORTH: usize = 64 << 10;
 const FRAME_BYTES: usize = BATCH_BYTES_DEFAULT;
 /// Batches of one frame that room is made for at once: as many of 1 KiB as fit.
 const FRAME_ITEMS_USUAL: usize = 1_024;
+/// Aliases freed by one frame: as many as a server takes.
+const UNBOUND_AT_ONCE: usize = 8_192;
+/// Streams without a lane on which the server goes on knowing the producer. With one more, the
+/// publisher goes on under another producer id.
+const LEFT_MAX: usize = 4_096;
 
 /// What a publisher was asked to do.
 #[derive(Clone, Copy, Debug)]
@@ -54,14 +70,11 @@ impl Settings {
     }
 }
 
-/// Number of a stream on this publisher; its alias on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct LaneId(u32);
-
 /// What to send next.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Transmit {
     Bind(v1::BindStream),
+    Unbind(v1::UnbindStreams),
     Publish(v1::Publish, Vec<Bytes>),
     /// Leave this producer, without having it forgotten, and begin again with a new id.
     NewProducer,
@@ -83,16 +96,33 @@ struct Flight {
     bytes: usize,
 }
 
+/// The UnbindStreams frame that is not answered.
+#[derive(Debug)]
+struct Unbinding {
+    lanes: Vec<LaneId>,
+    /// Whether the server was asked to forget the producer on their streams.
+    forget: bool,
+}
+
 #[derive(Debug)]
 pub(crate) struct Machine {
     settings: Settings,
-    lanes: Vec<Lane>,
+    lanes: Lanes,
     /// Lanes with something to send, in turn.
     ready: VecDeque<LaneId>,
     /// Lanes that were refused something for now.
     rewinding: Vec<LaneId>,
     /// Lanes to be bound.
     unbound: VecDeque<LaneId>,
+    /// Lanes that may have become ready to leave.
+    leaving: Vec<LaneId>,
+    /// Those of them whose aliases are to be freed.
+    to_unbind: VecDeque<LaneId>,
+    unbinding: Option<Unbinding>,
+    /// What lanes that are gone have left, by the names of their streams.
+    left: BTreeMap<StreamName, Left>,
+    /// One of them had repeated something under this producer id.
+    left_repeated: bool,
     flights: VecDeque<Flight>,
     /// Bindings that are asked for and not answered.
     binds_asked: usize,
@@ -115,10 +145,15 @@ impl Machine {
     pub(crate) fn new(settings: Settings) -> Self {
         Self {
             settings,
-            lanes: Vec::new(),
+            lanes: Lanes::default(),
             ready: VecDeque::new(),
             rewinding: Vec::new(),
             unbound: VecDeque::new(),
+            leaving: Vec::new(),
+            to_unbind: VecDeque::new(),
+            unbinding: None,
+            left: BTreeMap::new(),
+            left_repeated: false,
             flights: VecDeque::new(),
             binds_asked: 0,
             silent_since: None,
@@ -135,16 +170,43 @@ impl Machine {
 
     // ---- commands
 
-    /// Adds a stream. It is bound by the next `poll_transmit`. `None`: there are as many as a
-    /// publisher may have.
-    pub(crate) fn add_lane(&mut self, stream: StreamName) -> Option<LaneId> {
-        if self.lanes.len() >= PUBLISHER_STREAMS {
-            return None;
+    /// A handle for a stream: another one for its lane, or for a new one, which is bound by
+    /// `poll_transmit`, after what an earlier lane of the stream has under way. `None`: there are as
+    /// many lanes as a publisher may have. To be given back by [`release`](Self::release).
+    pub(crate) fn add_lane(&mut self, stream: &StreamName) -> Option<LaneId> {
+        if let Some(id) = self.lanes.share(stream) {
+            return Some(id);
         }
-        let id = LaneId(self.lanes.len() as u32);
-        self.lanes.push(Lane::new(stream, self.settings.ordered, self.settings.give_up_after));
-        self.unbound.push_back(id);
+        let earlier = self.lanes.of_stream(stream);
+        let Settings { ordered, give_up_after, .. } = self.settings;
+        let id = self.lanes.insert(Lane::new(stream.clone(), ordered, give_up_after))?;
+        let Some(earlier) = earlier else {
+            self.admit(id);
+            return Some(id);
+        };
+        let before = self.lanes.slot(earlier);
+        if before.lane.dead().is_some() {
+            // Nothing is sent on it any more. It may have handles, for as long as they like.
+            let left = before.lane.take_left();
+            self.lane(id).follow(left);
+            self.unbound.push_back(id);
+        } else {
+            before.next = Some(id);
+            self.lanes.slot(id).held = true;
+        }
         Some(id)
+    }
+
+    /// Whether places will be free without anybody's doing.
+    pub(crate) fn awaits_places(&self) -> bool {
+        self.lanes.any_orphan()
+    }
+
+    /// A handle of the lane is gone. What was pushed is still sent.
+    pub(crate) fn release(&mut self, id: LaneId) {
+        self.lanes.release(id);
+        self.note(id);
+        self.sweep();
     }
 
     /// Takes a message. The slot of its batch, its index there, and whether the sender of frames
@@ -210,12 +272,14 @@ impl Machine {
         bound: v1::StreamBound,
         now: Instant,
         out: &mut Vec<Completion>,
-    ) -> Result<LaneId, ProtocolError> {
-        let id = LaneId(bound.alias);
-        let known = self.lanes.get(bound.alias as usize);
-        if !known.is_some_and(|lane| matches!(lane.binding, Binding::Asked { .. })) {
+    ) -> Result<(), ProtocolError> {
+        let Some(id) = self
+            .lanes
+            .find(bound.alias)
+            .filter(|&id| matches!(self.lane(id).binding, Binding::Asked { .. }))
+        else {
             return Err(ProtocolError::UnknownAlias { alias: bound.alias });
-        }
+        };
         self.binds_asked -= 1;
         self.on_answer(now);
         let uid = StreamUid::from_wire("stream_uid", &bound.stream_uid);
@@ -228,7 +292,30 @@ impl Machine {
         {
             self.unbound.push_back(id);
         }
-        Ok(id)
+        self.sweep();
+        Ok(())
+    }
+
+    /// The answer to an `UnbindStreams`.
+    pub(crate) fn on_unbound(
+        &mut self,
+        unbound: &v1::StreamsUnbound,
+        now: Instant,
+    ) -> Result<(), ProtocolError> {
+        let Some(Unbinding { lanes, forget }) = self.unbinding.take() else {
+            return Err(ProtocolError::UnaskedUnbound);
+        };
+        self.on_answer(now);
+        // The server may forget the producer there at any later time: it must not be in use then.
+        self.tainted |= forget && unbound.error.is_some();
+        for id in lanes {
+            if forget {
+                self.lane(id).forgotten();
+            }
+            self.let_go(id);
+        }
+        self.sweep();
+        Ok(())
     }
 
     /// The answer to the oldest un-answered frame.
@@ -259,12 +346,13 @@ impl Machine {
                 self.rewinding.push(id);
             }
         }
+        self.sweep();
         outcome
     }
 
     /// The server is not silent.
     fn on_answer(&mut self, now: Instant) {
-        let owes = !self.flights.is_empty() || self.binds_asked > 0;
+        let owes = !self.flights.is_empty() || self.binds_asked > 0 || self.unbinding.is_some();
         self.silent_since = owes.then_some(now);
     }
 
@@ -283,13 +371,26 @@ impl Machine {
         self.binds_asked = 0;
         self.ready.clear();
         self.unbound.clear();
-        for index in 0..self.lanes.len() {
-            let id = LaneId(index as u32);
+        self.leaving.extend(self.to_unbind.drain(..));
+        if let Some(Unbinding { lanes, forget }) = self.unbinding.take() {
+            // The server may do it at any later time: the producer must not be in use then.
+            self.tainted |= forget;
+            for &id in &lanes {
+                self.lanes.slot(id).noted = true;
+            }
+            self.leaving.extend(lanes);
+        }
+        for id in self.lanes.ids() {
             self.track(id, |lane| {
                 lane.queued = false;
                 lane.on_disconnected(silent_since, now, out);
             });
-            if self.lane(id).dead().is_none() {
+        }
+        self.sweep();
+        self.unbound.clear();
+        for id in self.lanes.ids() {
+            let slot = self.lanes.slot(id);
+            if slot.lane.dead().is_none() && !slot.held {
                 self.unbound.push_back(id);
             }
         }
@@ -298,24 +399,28 @@ impl Machine {
     /// The producer id was changed; nothing is in flight or ambiguous.
     pub(crate) fn on_new_producer(&mut self) {
         self.tainted = false;
-        for index in 0..self.lanes.len() {
-            self.track(LaneId(index as u32), Lane::on_new_producer);
+        self.left.clear();
+        self.left_repeated = false;
+        for id in self.lanes.ids() {
+            self.track(id, Lane::on_new_producer);
         }
     }
 
     /// No connection in time: everything that waits ends.
     pub(crate) fn fail_all(&mut self, reason: &str, out: &mut Vec<Completion>) {
-        for index in 0..self.lanes.len() {
-            self.track(LaneId(index as u32), |lane| lane.fail_all(reason, out));
+        for id in self.lanes.ids() {
+            self.track(id, |lane| lane.fail_all(reason, out));
         }
+        self.sweep();
     }
 
     /// The server does not want this publisher: everything ends, for good.
     pub(crate) fn refused(&mut self, error: &WireError, out: &mut Vec<Completion>) {
         self.closing = true;
-        for index in 0..self.lanes.len() {
-            self.track(LaneId(index as u32), |lane| lane.die(error.clone(), out));
+        for id in self.lanes.ids() {
+            self.track(id, |lane| lane.die(error.clone(), out));
         }
+        self.sweep();
     }
 
     // ---- output
@@ -334,13 +439,18 @@ impl Machine {
             self.silent_since.get_or_insert(now);
             return Transmit::Publish(publish, blob);
         }
-        let quiet = self.flights.is_empty();
+        if self.is_idle() && self.closing && !self.closed {
+            self.closed = true;
+            let repeated = self.left_repeated || self.lanes.iter().any(|lane| lane.repeated);
+            return Transmit::Close { forget: !self.tainted && !repeated };
+        }
         if self.wants_new_producer() {
             return Transmit::NewProducer;
         }
-        if quiet && self.closing && self.waiting_bytes == 0 && !self.closed {
-            self.closed = true;
-            return Transmit::Close { forget: !self.lanes.iter().any(|lane| lane.repeated) };
+        self.sweep();
+        if let Some(unbind) = self.next_unbind() {
+            self.silent_since.get_or_insert(now);
+            return Transmit::Unbind(unbind);
         }
         self.parked = true;
         Transmit::Wait(wake)
@@ -363,6 +473,39 @@ impl Machine {
             return Some(v1::BindStream { alias: id.0, stream: lane.name().to_string() });
         }
         None
+    }
+
+    /// Aliases to free. One frame at a time, so that many lanes which leave one by one cost the
+    /// server one log entry for all that came while it made the last durable.
+    fn next_unbind(&mut self) -> Option<v1::UnbindStreams> {
+        if self.closing || self.unbinding.is_some() {
+            return None;
+        }
+        let (mut lanes, mut forget) = (Vec::new(), false);
+        while lanes.len() < UNBOUND_AT_ONCE {
+            let Some(id) = self.to_unbind.pop_front() else { break };
+            let slot = self.lanes.slot(id);
+            if !slot.may_leave() {
+                // Somebody has bound the stream again.
+                slot.noted = false;
+                continue;
+            }
+            let forgets = slot.lane.may_be_forgotten();
+            if forget != forgets && !lanes.is_empty() {
+                self.to_unbind.push_front(id);
+                break;
+            }
+            forget = forgets;
+            slot.noted = false;
+            slot.lane.binding = Binding::Leaving;
+            lanes.push(id);
+        }
+        if lanes.is_empty() {
+            return None;
+        }
+        let aliases = lanes.iter().map(|id| id.0).collect();
+        self.unbinding = Some(Unbinding { lanes, forget });
+        Some(v1::UnbindStreams { aliases, forget })
     }
 
     fn end_rewinds(&mut self, now: Instant, wake: &mut Option<Instant>) {
@@ -467,13 +610,12 @@ impl Machine {
 
     /// The lane of this publisher.
     pub(crate) fn lane(&mut self, id: LaneId) -> &mut Lane {
-        // Ids are made by `add_lane` or checked by `on_bound`.
-        &mut self.lanes[id.0 as usize]
+        &mut self.lanes.slot(id).lane
     }
 
     /// The slots of all batches of a lane that have not ended.
-    pub(crate) fn outcomes_of(&self, id: LaneId) -> Vec<BatchOutcome> {
-        self.lanes[id.0 as usize].outcomes().cloned().collect()
+    pub(crate) fn outcomes_of(&mut self, id: LaneId) -> Vec<BatchOutcome> {
+        self.lane(id).outcomes().cloned().collect()
     }
 
     /// The slots of all batches that have not ended.
@@ -489,21 +631,86 @@ impl Machine {
 
     /// Changes a lane and keeps the sums over lanes true.
     fn track<T>(&mut self, id: LaneId, change: impl FnOnce(&mut Lane) -> T) -> T {
-        let lane = &mut self.lanes[id.0 as usize];
-        self.waiting_bytes -= lane.waiting_bytes();
-        let result = change(lane);
-        self.waiting_bytes += lane.waiting_bytes();
-        self.tainted |= lane.tainted;
-        self.enqueue(id);
+        let slot = self.lanes.slot(id);
+        self.waiting_bytes -= slot.lane.waiting_bytes();
+        let result = change(&mut slot.lane);
+        self.waiting_bytes += slot.lane.waiting_bytes();
+        self.tainted |= slot.lane.tainted;
+        if slot.becomes_ready() {
+            self.ready.push_back(id);
+        }
+        if slot.begins_to_leave() {
+            self.leaving.push(id);
+        }
         result
     }
 
     fn enqueue(&mut self, id: LaneId) {
-        let lane = &mut self.lanes[id.0 as usize];
-        if !lane.queued && lane.is_sendable() {
-            lane.queued = true;
+        if self.lanes.slot(id).becomes_ready() {
             self.ready.push_back(id);
         }
+    }
+
+    // ---- lanes that leave
+
+    /// Notes a lane that may have become ready to leave.
+    fn note(&mut self, id: LaneId) {
+        if self.lanes.slot(id).begins_to_leave() {
+            self.leaving.push(id);
+        }
+    }
+
+    /// Lets those go that the server need not hear of, and has the others tell it.
+    fn sweep(&mut self) {
+        while let Some(id) = self.leaving.pop() {
+            let slot = self.lanes.slot(id);
+            slot.noted = false;
+            if !slot.may_leave() {
+                continue;
+            }
+            match slot.lane.binding {
+                Binding::Wanted { .. } => self.let_go(id),
+                Binding::Bound => {
+                    slot.noted = true;
+                    self.to_unbind.push_back(id);
+                }
+                // Its answer comes first.
+                Binding::Asked { .. } | Binding::Leaving => {}
+            }
+        }
+    }
+
+    /// Frees the number of a lane. It is in no list of lanes that leave any more.
+    fn let_go(&mut self, id: LaneId) {
+        let Some(mut slot) = self.lanes.remove(id) else { return };
+        if slot.lane.queued {
+            self.ready.retain(|other| *other != id);
+        }
+        self.rewinding.retain(|other| *other != id);
+        if let Some(place) = self.unbound.iter().position(|other| *other == id) {
+            self.unbound.remove(place);
+        }
+        // Once the producer is to be left, nothing new is sent under it.
+        if let Some(left) = slot.lane.take_left()
+            && !self.tainted
+        {
+            self.left_repeated |= left.repeated;
+            self.left.insert(slot.lane.name().clone(), left);
+            self.tainted = self.left.len() > LEFT_MAX;
+        }
+        if let Some(next) = slot.next {
+            self.lanes.slot(next).held = false;
+            self.admit(next);
+            self.note(next);
+        }
+    }
+
+    /// Has a new lane bound.
+    fn admit(&mut self, id: LaneId) {
+        let lane = &mut self.lanes.slot(id).lane;
+        let left = self.left.remove(lane.name());
+        lane.follow(left);
+        self.unbound.push_back(id);
     }
 }
 

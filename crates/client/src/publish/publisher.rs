@@ -48,40 +48,54 @@ impl Drop for Handle {
     }
 }
 
+/// Says when nobody can give messages to a lane any more.
+#[derive(Debug)]
+struct LaneHandle {
+    shared: Arc<Shared>,
+    id: LaneId,
+}
+
+impl Drop for LaneHandle {
+    fn drop(&mut self) {
+        self.shared.lock().release(self.id);
+        self.shared.work.notify_one();
+        // Its place may be free.
+        self.shared.progress.notify_waiters();
+    }
+}
+
 impl MultiPublisher {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         Self { handle: Arc::new(Handle { shared }) }
     }
 
-    /// A handle for one of its streams, which must exist. Binding a stream twice gives two handles
-    /// with a sequence each: between them there is no order.
+    /// A handle for one of its streams, which must exist. Binding a stream that is bound gives another
+    /// handle of it, as cloning the first would: they share its order and its failures.
     ///
-    /// A publisher can be bound [`PUBLISHER_STREAMS`](crate::limits::PUBLISHER_STREAMS) times in its
-    /// life; dropping a handle does not give its place back.
+    /// A publisher is bound to [`PUBLISHER_STREAMS`](crate::limits::PUBLISHER_STREAMS) streams at a
+    /// time. A stream is given up when its last handle is dropped and everything taken for it has
+    /// ended, in the background; where all places are taken, `bind` waits for one that is to be free.
     ///
-    /// Cancelled, the stream may stay bound, and counts.
+    /// Cancelling leaves nothing behind.
     ///
     /// # Errors
     /// [`OpenError`]; what the server calls temporary is tried again for `give_up_after`.
     pub async fn bind(&self, stream: StreamName) -> Result<Publisher, OpenError> {
         let shared = &self.handle.shared;
-        let Some(lane) = shared.lock().add_lane(stream.clone()) else {
-            return Err(OpenError::TooManyStreams { stream });
-        };
+        // From here on it is given back by whoever drops it, this call included.
+        let lane = self.lane(&stream).await?;
         shared.work.notify_one();
         loop {
             // Registered before the look, so that no change falls between.
             let mut progress = std::pin::pin!(shared.progress.notified());
             progress.as_mut().enable();
-            let status = shared.lock().lane(lane).bind_status();
+            let status = shared.lock().lane(lane.id).bind_status();
             match status {
                 BindStatus::Bound => {
-                    return Ok(Publisher { handle: Arc::clone(&self.handle), lane, stream });
+                    let (lane, handle) = (Arc::new(lane), Arc::clone(&self.handle));
+                    return Ok(Publisher { lane, handle, stream });
                 }
-                BindStatus::Pending if shared.ended.is_cancelled() => {
-                    let reason = "the publisher is closed".into();
-                    return Err(OpenError::Unreachable { stream, reason });
-                }
+                BindStatus::Pending if shared.ended.is_cancelled() => return Err(closed(stream)),
                 BindStatus::Pending => {}
                 BindStatus::Refused(error) => return Err(OpenError::Refused { stream, error }),
                 BindStatus::Unreachable(reason) => {
@@ -89,6 +103,31 @@ impl MultiPublisher {
                 }
             }
             progress.await;
+        }
+    }
+
+    /// The stream's lane, old or new.
+    async fn lane(&self, stream: &StreamName) -> Result<LaneHandle, OpenError> {
+        let shared = &self.handle.shared;
+        loop {
+            let mut progress = std::pin::pin!(shared.progress.notified());
+            progress.as_mut().enable();
+            if shared.ended.is_cancelled() {
+                return Err(closed(stream.clone()));
+            }
+            let (lane, wait) = {
+                let mut machine = shared.lock();
+                (machine.add_lane(stream), machine.awaits_places())
+            };
+            match lane {
+                Some(id) => return Ok(LaneHandle { shared: Arc::clone(shared), id }),
+                None if wait => {}
+                None => return Err(OpenError::TooManyStreams { stream: stream.clone() }),
+            }
+            tokio::select! {
+                () = progress => {}
+                () = shared.ended.cancelled() => {}
+            }
         }
     }
 
@@ -113,6 +152,10 @@ impl MultiPublisher {
     }
 }
 
+fn closed(stream: StreamName) -> OpenError {
+    OpenError::Unreachable { stream, reason: "the publisher is closed".into() }
+}
+
 /// How far a publisher is, in messages of one stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
@@ -135,8 +178,9 @@ pub struct Progress {
 /// about the first that is not: `resume`, then send again from that one.
 #[derive(Clone, Debug)]
 pub struct Publisher {
+    /// Dropped first: the stream is given up, then the publisher.
+    lane: Arc<LaneHandle>,
     handle: Arc<Handle>,
-    lane: LaneId,
     stream: StreamName,
 }
 
@@ -224,7 +268,7 @@ impl Publisher {
         let headers: Vec<Vec<(&str, &[u8])>> =
             messages.iter().map(Message::header_slices).collect();
         let drafts = messages.iter().zip(&headers).map(|(message, headers)| message.draft(headers));
-        let pushed = self.shared().lock().push_atomic(self.lane, drafts, permits, options);
+        let pushed = self.shared().lock().push_atomic(self.lane.id, drafts, permits, options);
         let (outcome, count) = self.pushed(permits, pushed)?;
         Ok(AtomicTicket::new(outcome, count))
     }
@@ -237,11 +281,11 @@ impl Publisher {
     /// # Errors
     /// That failure. With `ordered`, [`resume`](Self::resume) is still needed to go on.
     pub async fn flush(&self) -> Result<(), PublishError> {
-        let outcomes = self.shared().lock().outcomes_of(self.lane);
+        let outcomes = self.shared().lock().outcomes_of(self.lane.id);
         for outcome in outcomes {
             outcome.wait().await;
         }
-        match self.shared().lock().lane(self.lane).failure.take() {
+        match self.shared().lock().lane(self.lane.id).failure.take() {
             Some(failure) => Err(failure),
             None => Ok(()),
         }
@@ -255,7 +299,7 @@ impl Publisher {
         loop {
             let mut progress = std::pin::pin!(self.shared().progress.notified());
             progress.as_mut().enable();
-            if let Some(failure) = self.shared().lock().resume(self.lane) {
+            if let Some(failure) = self.shared().lock().resume(self.lane.id) {
                 self.shared().work.notify_one();
                 return failure;
             }
@@ -267,7 +311,7 @@ impl Publisher {
     #[must_use]
     pub fn progress(&self) -> Progress {
         let mut machine = self.shared().lock();
-        let lane = machine.lane(self.lane);
+        let lane = machine.lane(self.lane.id);
         Progress { taken: lane.sent_records, published: lane.published_records }
     }
 
@@ -284,7 +328,7 @@ impl Publisher {
     }
 
     fn shared(&self) -> &Shared {
-        &self.handle.shared
+        &self.lane.shared
     }
 
     async fn take_permits(&self, bytes: usize) -> Result<usize, SendError> {
@@ -299,7 +343,7 @@ impl Publisher {
         permits: usize,
         options: BatchOptions,
     ) -> Result<Ticket, SendError> {
-        let pushed = self.shared().lock().push(self.lane, draft, bytes, permits, options);
+        let pushed = self.shared().lock().push(self.lane.id, draft, bytes, permits, options);
         let (outcome, index) = self.pushed(permits, pushed)?;
         Ok(Ticket::new(outcome, index))
     }

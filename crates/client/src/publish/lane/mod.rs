@@ -54,6 +54,17 @@ pub(crate) enum Binding {
         since: Option<Instant>,
     },
     Bound,
+    /// The server was asked to free it.
+    Leaving,
+}
+
+/// What a lane leaves behind where the server goes on knowing the producer: a later lane of the same
+/// stream goes on from there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Left {
+    uid: StreamUid,
+    next_sequence: u64,
+    pub(crate) repeated: bool,
 }
 
 /// What there is to tell to who waits for a lane.
@@ -94,6 +105,10 @@ pub(crate) struct Lane {
     /// A batch whose fate was unknown was sent again under this producer id, or is to be: an earlier
     /// copy of it may reach the log at any time, however it ended.
     pub(crate) repeated: bool,
+    /// Something was sent under this producer id: the server may know it on this stream.
+    used: bool,
+    /// What an earlier lane of this name has left, until it is known to be the same stream.
+    left: Option<Left>,
     /// Records and body bytes of the last batch.
     last_batch: (usize, usize),
     /// Whether the machine has it in its queue of lanes with something to send.
@@ -126,6 +141,8 @@ impl Lane {
             next_order: 0,
             tainted: false,
             repeated: false,
+            used: false,
+            left: None,
             last_batch: (0, 0),
             queued: false,
             failure: None,
@@ -159,6 +176,11 @@ impl Lane {
             return self.die(WireError::new(ErrorCode::StreamDeleted, text), out);
         }
         self.message_bytes_max = message_bytes_max;
+        // That of a stream which was deleted since went with it.
+        if let Some(left) = self.left.take().filter(|left| left.uid == uid) {
+            (self.next_sequence, self.server_next) = (left.next_sequence, left.next_sequence);
+            (self.used, self.repeated) = (true, left.repeated);
+        }
     }
 
     /// The server did not bind the stream. Tried again if that may help; else the lane is dead.
@@ -195,6 +217,62 @@ impl Lane {
         match &self.phase {
             Phase::Dead(error) => Some(error),
             _ => None,
+        }
+    }
+
+    // ---- leaving
+
+    /// Whether it takes messages, and its stream keeps its alias.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.dead().is_none() && self.binding != Binding::Leaving
+    }
+
+    pub(crate) fn is_broken(&self) -> bool {
+        self.phase == Phase::Broken
+    }
+
+    /// Whether nothing waits and nothing is un-answered.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.open.is_none()
+            && self.closed.is_empty()
+            && self.retry.is_empty()
+            && self.flying.is_empty()
+    }
+
+    /// Whether the server may know the producer on this stream, and no copy can come late that it
+    /// would append again if it were told to forget it (PQ-1).
+    pub(crate) fn may_be_forgotten(&self) -> bool {
+        self.used && !self.repeated && !self.tainted && !self.is_gone()
+    }
+
+    /// The server has forgotten the producer on this stream, or it is not used again.
+    pub(crate) fn forgotten(&mut self) {
+        self.used = false;
+    }
+
+    /// Whether its stream is no more, and with it what the server knew of the producer.
+    fn is_gone(&self) -> bool {
+        self.dead().is_some_and(|error| {
+            error.code == ErrorCode::StreamNotFound || error.code == ErrorCode::StreamDeleted
+        })
+    }
+
+    /// Goes on from what an earlier lane of its stream has left. Not bound yet.
+    pub(crate) fn follow(&mut self, left: Option<Left>) {
+        self.left = left;
+    }
+
+    /// What the next lane of its stream must know; nothing more is sent on this one.
+    pub(crate) fn take_left(&mut self) -> Option<Left> {
+        let left = self.left.take();
+        let used = std::mem::take(&mut self.used);
+        if self.is_gone() {
+            return None;
+        }
+        let (next_sequence, repeated) = (self.server_next, self.repeated);
+        match self.uid {
+            Some(uid) if used => Some(Left { uid, next_sequence, repeated }),
+            _ => left,
         }
     }
 
@@ -357,6 +435,7 @@ impl Lane {
                 Some(sequence) if item.ambiguous => sequence,
                 _ => self.next_sequence,
             };
+            self.used = true;
             (item.sequence, item.sent_at) = (Some(sequence), Some(now));
             self.next_sequence = self.next_sequence.max(sequence + u64::from(item.count));
             if self.flying.capacity() == 0 {
@@ -416,7 +495,7 @@ impl Lane {
             }
         }
         let since = match self.binding {
-            Binding::Bound => None,
+            Binding::Bound | Binding::Leaving => None,
             Binding::Wanted { since, .. } | Binding::Asked { since } => since,
         };
         self.binding = Binding::Wanted { since, not_before: None };
@@ -447,7 +526,8 @@ impl Lane {
     /// A producer id that the server has never seen.
     pub(crate) fn on_new_producer(&mut self) {
         (self.next_sequence, self.server_next) = (0, 0);
-        (self.tainted, self.repeated) = (false, false);
+        (self.tainted, self.repeated, self.used) = (false, false, false);
+        self.left = None;
     }
 
     /// The connection did not come back in time: everything ends.

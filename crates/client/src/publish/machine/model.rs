@@ -1,5 +1,6 @@
-//! The machine beside a naive server: whatever is answered, lost and waited for, every message ends
-//! in exactly one outcome, and that is what the server's log says (PS-3, PQ-1).
+//! The machine beside a naive server: whatever is answered, lost and waited for, and whatever handles
+//! come and go, every message ends in exactly one outcome, and that is what the server's log says
+//! (PS-3, PQ-1); and a stream that nobody holds is given up.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -11,6 +12,8 @@ use super::*;
 
 const GIVE_UP: Duration = Duration::from_secs(10);
 const LANES: usize = 2;
+/// Handles of one stream at a time.
+const HANDLES_MAX: usize = 2;
 /// Rounds in which a server that behaves must have brought everything to an end.
 const ROUNDS_MAX: usize = 100;
 
@@ -39,6 +42,14 @@ enum Step {
         ms: u64,
     },
     Resume {
+        lane: usize,
+    },
+    /// A handle of the stream is made.
+    Take {
+        lane: usize,
+    },
+    /// The last one that was made is dropped.
+    Drop {
         lane: usize,
     },
     /// What the server says from now on when it is asked to bind.
@@ -86,7 +97,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Outage),
         1 => Just(Step::Late),
         2 => (1_u64..6_000).prop_map(|ms| Step::Wait { ms }),
-        1 => lane.prop_map(|lane| Step::Resume { lane }),
+        1 => lane.clone().prop_map(|lane| Step::Resume { lane }),
+        2 => lane.clone().prop_map(|lane| Step::Take { lane }),
+        2 => lane.prop_map(|lane| Step::Drop { lane }),
         1 => Just(Step::Bind(Binds::Done)),
         1 => prop_oneof![Just(Binds::Starting), Just(Binds::Silence)].prop_map(Step::Bind),
     ]
@@ -99,6 +112,33 @@ struct Batch {
     lane: usize,
     sequence: u64,
     messages: Vec<u32>,
+}
+
+/// What the client has sent and the server has not taken.
+#[derive(Clone, Debug)]
+enum Request {
+    Publish(Vec<Batch>),
+    Unbind(Option<Forget>),
+}
+
+#[derive(Clone, Debug)]
+enum Answer {
+    Results(v1::PublishResult),
+    Unbound(v1::StreamsUnbound),
+}
+
+/// A producer that is to be forgotten on these streams.
+#[derive(Clone, Debug)]
+struct Forget {
+    producer: u32,
+    lanes: Vec<usize>,
+}
+
+/// What reaches the log after its connection was lost.
+#[derive(Clone, Debug)]
+enum Late {
+    Batch(Batch),
+    Forget(Forget),
 }
 
 #[derive(Default)]
@@ -139,21 +179,36 @@ impl Log {
         producer.results.push((first, count, base));
         Ok(base)
     }
+
+    fn forget(&mut self, forget: &Forget) {
+        for &lane in &forget.lanes {
+            self.producers.remove(&(forget.producer, lane));
+        }
+    }
+
+    fn late(&mut self, late: Late) {
+        match late {
+            Late::Batch(batch) => drop(self.append(&batch)),
+            Late::Forget(forget) => self.forget(&forget),
+        }
+    }
 }
 
 struct World {
     machine: Machine,
     now: Instant,
-    lanes: Vec<LaneId>,
+    handles: [Vec<LaneId>; LANES],
     out: Vec<Completion>,
     producer: u32,
     log: Log,
+    /// The streams of this connection's aliases.
+    aliases: BTreeMap<u32, usize>,
     /// Frames on this connection that the server has not taken, and its answers under way.
-    sent: VecDeque<Vec<Batch>>,
-    answers: VecDeque<v1::PublishResult>,
+    sent: VecDeque<Request>,
+    answers: VecDeque<Answer>,
     /// Streams whose last batch on this connection was refused (PS-2).
     broken: [bool; LANES],
-    late: VecDeque<Batch>,
+    late: VecDeque<Late>,
     binds: Binds,
     /// The slot of every message.
     taken: Vec<(usize, BatchOutcome, u32)>,
@@ -165,15 +220,14 @@ impl World {
         let settings = Settings { ordered, unanswered_max: 8, give_up_after: GIVE_UP };
         let mut machine = Machine::new(settings);
         machine.on_connected(64 << 20, 8);
-        let lane = |n: usize| StreamName::new(&format!("s{n}")).expect("a valid name");
-        let lanes = (0..LANES).filter_map(|n| machine.add_lane(lane(n))).collect();
         let mut world = Self {
             machine,
             now: Instant::now(),
-            lanes,
+            handles: Default::default(),
             out: Vec::new(),
             producer: 0,
             log: Log::default(),
+            aliases: BTreeMap::new(),
             sent: VecDeque::new(),
             answers: VecDeque::new(),
             broken: [false; LANES],
@@ -182,8 +236,22 @@ impl World {
             taken: Vec::new(),
             permits: 0,
         };
+        (0..LANES).for_each(|lane| world.take(lane));
         world.send();
         world
+    }
+
+    fn take(&mut self, lane: usize) {
+        if self.handles[lane].len() < HANDLES_MAX {
+            let name = StreamName::new(&format!("s{lane}")).expect("a valid name");
+            self.handles[lane].push(self.machine.add_lane(&name).expect("few streams"));
+        }
+    }
+
+    fn drop_handle(&mut self, lane: usize) {
+        if let Some(handle) = self.handles[lane].pop() {
+            self.machine.release(handle);
+        }
     }
 
     fn step(&mut self, step: Step) {
@@ -198,12 +266,18 @@ impl World {
                 self.machine.fail_all("no connection", &mut self.out);
             }
             Step::Late => {
-                if let Some(batch) = self.late.pop_front() {
-                    let _ = self.log.append(&batch);
+                if let Some(late) = self.late.pop_front() {
+                    self.log.late(late);
                 }
             }
             Step::Wait { ms } => self.now += Duration::from_millis(ms),
-            Step::Resume { lane } => drop(self.machine.resume(self.lanes[lane])),
+            Step::Resume { lane } => {
+                if let Some(&handle) = self.handles[lane].last() {
+                    drop(self.machine.resume(handle));
+                }
+            }
+            Step::Take { lane } => self.take(lane),
+            Step::Drop { lane } => self.drop_handle(lane),
             Step::Bind(binds) => self.binds = binds,
         }
         self.tell();
@@ -215,6 +289,7 @@ impl World {
     }
 
     fn push(&mut self, lane: usize, large: bool) {
+        let Some(&handle) = self.handles[lane].last() else { return };
         let mut value = (self.taken.len() as u32).to_le_bytes().to_vec();
         if large {
             // One that is worth a frame, so that the window fills.
@@ -222,7 +297,7 @@ impl World {
         }
         let draft = RecordDraft { value: &value, ..RecordDraft::default() };
         let options = BatchOptions::default();
-        let pushed = self.machine.push(self.lanes[lane], &draft, value.len() + 16, 1, options);
+        let pushed = self.machine.push(handle, &draft, value.len() + 16, 1, options);
         if let Ok((outcome, index, _)) = pushed {
             self.taken.push((lane, outcome, index));
         }
@@ -231,10 +306,11 @@ impl World {
     fn send(&mut self) {
         loop {
             match self.machine.poll_transmit(self.now, &mut self.out) {
-                Transmit::Bind(bind) => self.bind(bind.alias),
+                Transmit::Bind(bind) => self.bind(&bind),
+                Transmit::Unbind(unbind) => self.unbind(&unbind),
                 Transmit::Publish(publish, blob) => {
                     let batches = self.read(&publish, blob);
-                    self.sent.push_back(batches);
+                    self.sent.push_back(Request::Publish(batches));
                 }
                 Transmit::NewProducer => self.cut(false),
                 Transmit::Close { forget } => {
@@ -248,20 +324,34 @@ impl World {
         }
     }
 
-    fn bind(&mut self, alias: u32) {
+    fn bind(&mut self, bind: &v1::BindStream) {
+        let alias = bind.alias;
+        let lane = bind.stream[1..].parse::<usize>().expect("a number");
         let starting = WireError::new(ErrorCode::StreamStarting, "");
         let error = match self.binds {
-            Binds::Done => None,
+            Binds::Done => {
+                self.aliases.insert(alias, lane);
+                self.broken[lane] = false;
+                None
+            }
             Binds::Starting => Some(starting.into()),
             Binds::Silence => return,
         };
         let bound = v1::StreamBound {
             alias,
-            stream_uid: Bytes::copy_from_slice(&[alias as u8; 16]),
+            stream_uid: Bytes::copy_from_slice(&[lane as u8; 16]),
             message_bytes_max: 1 << 20,
             error,
         };
         self.machine.on_bound(bound, self.now, &mut self.out).expect("asked for");
+    }
+
+    fn unbind(&mut self, unbind: &v1::UnbindStreams) {
+        // Nothing is sent to an alias behind this.
+        let lanes = unbind.aliases.iter().map(|alias| self.aliases.remove(alias).expect("bound"));
+        let (producer, lanes) = (self.producer, lanes.collect());
+        let forget = unbind.forget.then_some(Forget { producer, lanes });
+        self.sent.push_back(Request::Unbind(forget));
     }
 
     fn read(&self, publish: &v1::Publish, blob: Vec<Bytes>) -> Vec<Batch> {
@@ -273,7 +363,7 @@ impl World {
             let number = |value: &[u8]| u32::from_le_bytes(value[..4].try_into().expect("four"));
             Batch {
                 producer: self.producer,
-                lane: item.alias as usize,
+                lane: self.aliases[&item.alias],
                 sequence: item.sequence,
                 messages: values.map(number).collect(),
             }
@@ -282,9 +372,38 @@ impl World {
     }
 
     fn serve(&mut self, verdicts: [Verdict; LANES]) {
-        let Some(batches) = self.sent.pop_front() else { return };
-        let items = batches.iter().map(|batch| self.judge(batch, verdicts[batch.lane])).collect();
-        self.answers.push_back(v1::PublishResult { items });
+        let answer = match self.sent.pop_front() {
+            Some(Request::Publish(batches)) => {
+                let judge = |batch: &Batch| self.judge(batch, verdicts[batch.lane]);
+                Answer::Results(v1::PublishResult { items: batches.iter().map(judge).collect() })
+            }
+            Some(Request::Unbind(forget)) => {
+                let error = forget.and_then(|forget| self.forget(forget, verdicts[0]));
+                Answer::Unbound(v1::StreamsUnbound { error: error.map(Into::into) })
+            }
+            None => return,
+        };
+        self.answers.push_back(answer);
+    }
+
+    /// Has the producer forgotten, at once, later, or not at all.
+    fn forget(&mut self, forget: Forget, verdict: Verdict) -> Option<WireError> {
+        let refuse = |code| Some(WireError::new(code, ""));
+        match verdict {
+            Verdict::Append | Verdict::Invalid => {
+                self.log.forget(&forget);
+                None
+            }
+            Verdict::AppendUnheard => {
+                self.log.forget(&forget);
+                refuse(ErrorCode::Unknown)
+            }
+            Verdict::Unknown => {
+                self.late.push_back(Late::Forget(forget));
+                refuse(ErrorCode::Unknown)
+            }
+            Verdict::Busy => refuse(ErrorCode::Unavailable),
+        }
     }
 
     fn judge(&mut self, batch: &Batch, verdict: Verdict) -> v1::ItemResult {
@@ -317,16 +436,27 @@ impl World {
     }
 
     fn hear(&mut self) {
-        if let Some(answer) = self.answers.pop_front() {
-            self.machine.on_result(answer, self.now, &mut self.out).expect("a lawful answer");
+        match self.answers.pop_front() {
+            Some(Answer::Results(results)) => {
+                self.machine.on_result(results, self.now, &mut self.out).expect("lawful");
+            }
+            Some(Answer::Unbound(unbound)) => {
+                self.machine.on_unbound(&unbound, self.now).expect("lawful");
+            }
+            None => {}
         }
     }
 
     fn cut(&mut self, copies: bool) {
-        let lost = std::mem::take(&mut self.sent);
-        if copies {
-            self.late.extend(lost.into_iter().flatten());
+        for lost in std::mem::take(&mut self.sent).into_iter().filter(|_| copies) {
+            match lost {
+                Request::Publish(batches) => {
+                    self.late.extend(batches.into_iter().map(Late::Batch));
+                }
+                Request::Unbind(forget) => self.late.extend(forget.map(Late::Forget)),
+            }
         }
+        self.aliases.clear();
         self.answers.clear();
         self.broken = [false; LANES];
         self.machine.on_disconnected(self.now, &mut self.out);
@@ -345,10 +475,13 @@ impl World {
     }
 
     /// Nothing more goes wrong, except that the server may say nothing at all.
-    fn finish(&mut self, silent: bool) {
+    fn finish(&mut self, silent: bool, abandon: bool) {
+        if abandon {
+            (0..LANES * HANDLES_MAX).for_each(|handle| self.drop_handle(handle % LANES));
+        }
         self.binds = if silent { Binds::Silence } else { Binds::Done };
         let mut rounds = 0;
-        while !self.machine.is_idle() {
+        while !self.machine.is_idle() || (abandon && !silent && self.machine.lanes.counts().1 > 0) {
             rounds += 1;
             assert!(rounds < ROUNDS_MAX, "something never ends: {:?}", self.machine);
             self.step(Step::Send);
@@ -400,13 +533,14 @@ proptest! {
     fn every_message_ends_once_and_as_it_was_told(
         ordered: bool,
         silent: bool,
+        abandon: bool,
         steps in prop::collection::vec(step(), 0..80),
     ) {
         let mut world = World::new(ordered);
         for step in steps {
             world.step(step);
         }
-        world.finish(silent);
+        world.finish(silent, abandon);
         world.check(ordered);
     }
 }

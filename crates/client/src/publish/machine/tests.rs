@@ -1,10 +1,13 @@
 use railgun_proto::convert::ExpectedEnd;
 use railgun_types::batch::RecordBatch;
+use railgun_types::limits::PUBLISHER_STREAMS;
 use railgun_types::{ErrorCode, Offset, Retry};
 
 use super::*;
 use crate::publish::lane::BindStatus;
 use crate::publish::outcome::{BatchResult, Published};
+
+mod leaving;
 
 const GIVE_UP: Duration = Duration::from_secs(10);
 
@@ -39,7 +42,7 @@ impl Rig {
 
     fn unbound_lane(&mut self, name: &str) -> LaneId {
         let name = StreamName::new(name).expect("a valid name");
-        self.machine.add_lane(name).expect("few streams")
+        self.machine.add_lane(&name).expect("few streams")
     }
 
     /// Asks for the binding of a lane and answers it.
@@ -492,11 +495,15 @@ fn a_second_answer_to_a_refused_binding_is_refused() {
 #[test]
 fn a_publisher_takes_as_many_streams_as_a_server_binds() {
     let mut rig = Rig::new(true);
-    let name = StreamName::new("orders").expect("a valid name");
-    for _ in 0..PUBLISHER_STREAMS {
-        assert!(rig.machine.add_lane(name.clone()).is_some());
+    let name = |n: usize| StreamName::new(&format!("s{n}")).expect("a valid name");
+    for n in 0..PUBLISHER_STREAMS {
+        assert!(rig.machine.add_lane(&name(n)).is_some());
     }
-    assert_eq!(rig.machine.add_lane(name), None);
+    assert_eq!(rig.machine.add_lane(&name(PUBLISHER_STREAMS)), None);
+    assert!(!rig.machine.awaits_places());
+    // One that was never bound leaves its place at once.
+    rig.machine.release(LaneId(7));
+    assert_eq!(rig.machine.add_lane(&name(PUBLISHER_STREAMS)), Some(LaneId(7)));
 }
 
 #[test]
