@@ -3,7 +3,7 @@
 #![allow(missing_docs, reason = "criterion's macros make undocumented items")]
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use railgun_cold::{EncodeSpec, SegmentEncoder, SegmentKind, StreamSlice};
+use railgun_cold::{ChunkPool, EncodeSpec, SegmentEncoder, SegmentKind, StreamSlice};
 use railgun_core::command::{Append, AppendMode, Command, CommandBody};
 use railgun_types::batch::{BatchBuilder, RecordBatch, RecordDraft};
 use railgun_types::{ClusterUid, Limits, Offset, ShardId, StreamUid, Timestamp};
@@ -65,13 +65,11 @@ fn noise(len: usize) -> Vec<u8> {
     (0..len.div_ceil(8)).flat_map(|_| step()).take(len).collect()
 }
 
-fn encode(batch: &RecordBatch) -> bytes::Bytes {
+/// The memory of one object is used again for the next, as a node does.
+fn encode(batch: &RecordBatch, pool: &mut ChunkPool) -> usize {
     let (cluster, stream) = (ClusterUid([1; 16]), StreamUid([1; 16]));
-    let spec = EncodeSpec {
-        record_bytes_hint: SEGMENT_BATCHES * batch.body_bytes() as u64,
-        ..EncodeSpec::new(cluster, ShardId(1), 1, SegmentKind::Segment)
-    };
-    let mut encoder = SegmentEncoder::new(spec);
+    let spec = EncodeSpec::new(cluster, ShardId(1), 1, SegmentKind::Segment);
+    let mut encoder = SegmentEncoder::with_chunks(spec, pool.lend());
     encoder.begin_stream(stream, Offset(0), [0; 32]).expect("the first");
     let mut base = Offset(0);
     for ts in 0..SEGMENT_BATCHES {
@@ -79,10 +77,11 @@ fn encode(batch: &RecordBatch) -> bytes::Bytes {
         encoder.push(&StreamSlice { base, ts, term: 1, batch, records }).expect("in order");
         base = base.plus(batch.count() as u64);
     }
-    encoder.finish().expect("records").bytes
+    encoder.finish().expect("records").content.content_length()
 }
 
 fn segment(c: &mut Criterion) {
+    let mut pool = ChunkPool::new(32 << 20);
     for (kind, bytes) in
         [("noise", noise(BATCH_BYTES)), ("text", b"abcdefgh".repeat(BATCH_BYTES / 8))]
     {
@@ -95,7 +94,7 @@ fn segment(c: &mut Criterion) {
                 builder.push(&draft).expect("within limits");
             }
             let batch = RecordBatch::verify(builder.finish().concat()).expect("our own");
-            group.bench_function(format!("{size} B"), |b| b.iter(|| encode(&batch)));
+            group.bench_function(format!("{size} B"), |b| b.iter(|| encode(&batch, &mut pool)));
         }
         group.finish();
     }

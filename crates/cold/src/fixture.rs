@@ -15,7 +15,7 @@ use crate::bucket::Bucket;
 use crate::keys::Key;
 use crate::manifest;
 use crate::reader::ColdBatch;
-use crate::segment::{EncodeSpec, Encoded, SegmentEncoder, SegmentKind, StreamSlice};
+use crate::segment::{Chunks, EncodeSpec, Encoded, SegmentEncoder, SegmentKind, StreamSlice};
 
 pub(crate) const CLUSTER: ClusterUid = ClusterUid([0xc1; 16]);
 pub(crate) const SHARD: ShardId = ShardId(3);
@@ -82,7 +82,11 @@ pub(crate) fn spec(kind: SegmentKind) -> EncodeSpec {
 }
 
 pub(crate) fn encode(spec: EncodeSpec, runs: &[Run]) -> Encoded {
-    let mut encoder = SegmentEncoder::new(spec);
+    encode_into(Chunks::default(), spec, runs)
+}
+
+pub(crate) fn encode_into(chunks: Chunks, spec: EncodeSpec, runs: &[Run]) -> Encoded {
+    let mut encoder = SegmentEncoder::with_chunks(spec, chunks);
     for run in runs {
         encoder.begin_stream(run.stream, run.base, [9; 32]).unwrap();
         let mut base = run.base;
@@ -164,7 +168,7 @@ impl Shelf {
         encoded: Encoded,
     ) -> String {
         let (key, id, info) = self.describe(seal_index, spec, &encoded);
-        self.bucket.put_immutable(&key, encoded.bytes.clone()).await.unwrap();
+        self.bucket.put_immutable(&key, encoded.content.clone()).await.unwrap();
         self.manifest.objects.insert(id, info);
         for part in &encoded.parts {
             let told = self.manifest.streams.get_mut(&part.stream).unwrap();
@@ -203,7 +207,7 @@ impl Shelf {
             day: first.min_ts.utc_day(),
             term: spec.term,
             hash: encoded.hash,
-            bytes: encoded.bytes.len() as u64,
+            bytes: encoded.content.content_length() as u64,
             footer_bytes: encoded.footer_bytes,
             live_parts: encoded.parts.len() as u32,
         };

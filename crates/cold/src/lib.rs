@@ -21,4 +21,4 @@ pub mod testing;
 pub use bucket::{Bucket, BucketError, BucketOptions, BucketUrl};
 pub use reader::{ColdBatch, ColdPart, ColdReadError, ColdReader, ReaderOptions};
 pub use replay::Replay;
-pub use segment::{EncodeSpec, Encoded, SegmentEncoder, SegmentKind, StreamSlice};
+pub use segment::{ChunkPool, EncodeSpec, Encoded, SegmentEncoder, SegmentKind, StreamSlice};

@@ -1,7 +1,9 @@
 //! Reads the records of a planned object out of the log and encodes them. Blocking: runs on a pool.
 
 use bytes::Bytes;
-use railgun_cold::segment::{EncodeError, EncodeSpec, Encoded, SegmentEncoder, StreamSlice};
+use railgun_cold::segment::{
+    Chunks, EncodeError, EncodeSpec, Encoded, SegmentEncoder, StreamSlice,
+};
 use railgun_core::command::PartsCursor;
 use railgun_core::shard::{IndexPoint, PlannedRange};
 use railgun_log::{Entry, ReadError, ShardLog};
@@ -40,14 +42,15 @@ struct Found {
     batch: RecordBatch,
 }
 
-/// Encodes the object that `ranges` and `parts`, pairwise, describe.
+/// Encodes the object that `ranges` and `parts`, pairwise, describe, into this memory.
 pub(super) fn encode(
     log: &ShardLog,
     spec: EncodeSpec,
+    chunks: Chunks,
     ranges: &[PlannedRange],
     parts: &[PlanPart],
 ) -> Result<Encoded, GatherError> {
-    let mut encoder = SegmentEncoder::new(spec);
+    let mut encoder = SegmentEncoder::with_chunks(spec, chunks);
     if let ([range], [part]) = (ranges, parts) {
         // One stream: log order is offset order, so records go straight through.
         encoder.begin_stream(range.stream, range.range.base, part.digest)?;

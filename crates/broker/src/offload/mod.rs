@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use railgun_cold::keys::Key;
-use railgun_cold::segment::EncodeSpec;
+use railgun_cold::segment::{ChunkPool, EncodeSpec};
 use railgun_cold::{Bucket, BucketError, manifest};
 use railgun_core::command::{CommandBody, CommittedPart, ObjectCommit, SealScope, SegmentCommand};
 use railgun_core::manifest::{ManifestFile, ObjectId};
@@ -36,6 +36,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const MIRROR_EVERY: Duration = Duration::from_secs(5);
 /// Log time this far ahead of the wall clock is told: the clock was set back (CL-6).
 const CLOCK_BEHIND_US: i64 = 10_000_000;
+/// Memory of a shard's objects that is kept for the next one: all that one takes, which has records
+/// of 64 MiB and their framing; larger ones, of many tiny records, are rare.
+const KEPT_BYTES: usize = 80 << 20;
+/// After so long without an upload nothing is kept.
+const KEPT_FOR: Duration = Duration::from_secs(10);
 /// Pauses after a failure: doubled from the first to the last.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
@@ -87,6 +92,10 @@ struct Offloader {
     /// Since when committed objects have been seen to wait for a manifest.
     awaiting_mirror: Option<Instant>,
     pause: Duration,
+    /// Memory to encode objects into.
+    chunks: ChunkPool,
+    /// When it was last used.
+    encoded_at: Option<Instant>,
 }
 
 /// What a step did.
@@ -140,6 +149,8 @@ impl Offloader {
             mirrored_at: None,
             awaiting_mirror: None,
             pause: PAUSE_MIN,
+            chunks: ChunkPool::new(KEPT_BYTES),
+            encoded_at: None,
         }
     }
 
@@ -163,6 +174,10 @@ impl Offloader {
 
     /// The first thing that is due.
     async fn step(&mut self) -> Result<Progress, OffloadError> {
+        if self.encoded_at.is_some_and(|at| at.elapsed() >= KEPT_FOR) {
+            self.chunks.clear();
+            self.encoded_at = None;
+        }
         let status = *self.spec.shard.offload_status().await?;
         if !status.serving {
             return Ok(Progress::Idle);
@@ -249,7 +264,7 @@ impl Offloader {
     }
 
     async fn upload(
-        &self,
+        &mut self,
         id: ObjectId,
         plan: PlannedObject,
         parts: Vec<PlanPart>,
@@ -261,20 +276,16 @@ impl Offloader {
             return Ok(());
         };
         let log = self.spec.shard.log().clone();
-        let record_bytes_hint = plan.ranges.iter().map(|range| range.range.record_bytes).sum();
-        let spec = EncodeSpec {
-            record_bytes_hint,
-            ..EncodeSpec::new(cluster, shard, plan.term, plan.kind)
-        };
-        let ranges = plan.ranges.clone();
-        let encode = move || gather::encode(&log, spec, &ranges, &parts);
+        let spec = EncodeSpec::new(cluster, shard, plan.term, plan.kind);
+        let (chunks, ranges) = (self.chunks.lend(), plan.ranges.clone());
+        self.encoded_at = Some(Instant::now());
+        let encode = move || gather::encode(&log, spec, chunks, &ranges, &parts);
         let encoded = run_on(&*self.spec.pool, encode).await??;
-        let size = encoded.bytes.len() as u64;
+        let size = encoded.content.content_length() as u64;
         let info = plan.info(encoded.hash, size, encoded.footer_bytes);
         let key = Key::of_object(cluster, shard, id, &info, &name).to_string();
-        let bytes = encoded.bytes.clone();
         if !self.spec.reclaimer.planted.is(BuiltinBug::CommitBeforePut) {
-            self.spec.bucket.put_immutable(&key, bytes).await?;
+            self.spec.bucket.put_immutable(&key, encoded.content).await?;
         }
         let commit = ObjectCommit {
             object: id,

@@ -2,7 +2,6 @@
 
 use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
 use object_store::{ObjectStore, PutMode, PutOptions, PutPayload};
 
 use super::error::{BucketError, Failure, FailureKind, RetryClass};
@@ -17,7 +16,7 @@ use super::{Bucket, Inner};
 const READ_BACK_BYTES: u64 = 64 << 10;
 
 /// Piece in which an existing object is compared with ours.
-const COMPARE_BYTES: usize = 8 << 20;
+const COMPARE_BYTES: u64 = 8 << 20;
 
 /// How an immutable object came to be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +31,8 @@ pub enum Put {
 impl Bucket {
     /// Writes `content` under `key`, which nothing else may ever have been written to, and checks
     /// that it is there, by its size and its end. Idempotent: an equal content that is there already
-    /// is a success, in a directory after it was synced.
+    /// is a success, in a directory after it was synced. A content of many pieces is sent as they
+    /// are, and makes the same object as one.
     ///
     /// Uses a conditional PUT. Where the store ignores or refuses the condition, the look before
     /// the write is all there is: two writers with different contents for one key may then race,
@@ -43,12 +43,20 @@ impl Bucket {
     /// # Errors
     /// [`BucketError::Conflict`] if another content lies under the key; otherwise as for
     /// [`Bucket::get`], and then the object may or may not be there.
-    pub async fn put_immutable(&self, key: &str, content: Bytes) -> Result<Put, BucketError> {
+    pub async fn put_immutable(
+        &self,
+        key: &str,
+        content: impl Into<PutPayload>,
+    ) -> Result<Put, BucketError> {
+        self.put(key, &content.into()).await
+    }
+
+    async fn put(&self, key: &str, content: &PutPayload) -> Result<Put, BucketError> {
         let Inner { retry, pacer, .. } = &*self.inner;
         let mut attempts = 1;
         loop {
             // The look also finds what an attempt with a lost answer has written.
-            if self.inner.seen_is_stored && self.is_there(key, &content).await? {
+            if self.inner.seen_is_stored && self.is_there(key, content).await? {
                 return Ok(Put::Existed);
             }
             let mode = if self.inner.creates_only.load(Ordering::Relaxed) {
@@ -56,14 +64,14 @@ impl Bucket {
             } else {
                 PutMode::Overwrite
             };
-            let failure = match self.put_once(key, &content, mode.clone()).await {
-                Ok(()) => match self.check_stored(key, &content).await? {
+            let failure = match self.put_once(key, content, mode.clone()).await {
+                Ok(()) => match self.check_stored(key, content).await? {
                     Ok(()) => return Ok(Put::Stored),
                     Err(vanished) => vanished,
                 },
                 // Somebody was faster, maybe ourselves.
                 Err(failure) if failure.kind == FailureKind::AlreadyExists => {
-                    if self.is_there(key, &content).await? {
+                    if self.is_there(key, content).await? {
                         return Ok(Put::Existed);
                     }
                     Failure { kind: FailureKind::Transient, ..failure }
@@ -82,7 +90,7 @@ impl Bucket {
                 // The last attempt may have stored it all the same.
                 if class != RetryClass::Permanent
                     && self.inner.seen_is_stored
-                    && self.is_there(key, &content).await?
+                    && self.is_there(key, content).await?
                 {
                     return Ok(Put::Existed);
                 }
@@ -93,15 +101,20 @@ impl Bucket {
         }
     }
 
-    async fn put_once(&self, key: &str, content: &Bytes, mode: PutMode) -> Result<(), Failure> {
+    async fn put_once(
+        &self,
+        key: &str,
+        content: &PutPayload,
+        mode: PutMode,
+    ) -> Result<(), Failure> {
         let Inner { store, retry, pacer, .. } = &*self.inner;
         let path = self.path(key).map_err(|error| Failure {
             kind: FailureKind::Refused,
             reason: error.to_string().into(),
         })?;
         let options = PutOptions { mode, ..PutOptions::default() };
-        let put = store.put_opts(&path, PutPayload::from_bytes(content.clone()), options);
-        attempt(&**pacer, retry.attempt_deadline(content.len() as u64), put).await?;
+        let put = store.put_opts(&path, content.clone(), options);
+        attempt(&**pacer, retry.attempt_deadline(content.content_length() as u64), put).await?;
         Ok(())
     }
 
@@ -109,19 +122,19 @@ impl Bucket {
     async fn check_stored(
         &self,
         key: &str,
-        content: &Bytes,
+        content: &PutPayload,
     ) -> Result<Result<(), Failure>, BucketError> {
         let Some(bytes) = self.size(key).await? else {
             let reason = "an acknowledged object is not there".into();
             return Ok(Err(Failure { kind: FailureKind::Transient, reason }));
         };
-        let from = (content.len() as u64).saturating_sub(READ_BACK_BYTES);
+        let from = (content.content_length() as u64).saturating_sub(READ_BACK_BYTES);
         self.compare(key, bytes, content, from).await?;
         Ok(Ok(()))
     }
 
     /// Whether there is an object under `key`; it must be `content`.
-    async fn is_there(&self, key: &str, content: &Bytes) -> Result<bool, BucketError> {
+    async fn is_there(&self, key: &str, content: &PutPayload) -> Result<bool, BucketError> {
         match self.size(key).await? {
             Some(bytes) => self.compare(key, bytes, content, 0).await.map(|()| true),
             None => Ok(false),
@@ -134,21 +147,66 @@ impl Bucket {
         &self,
         key: &str,
         bytes: u64,
-        content: &Bytes,
+        content: &PutPayload,
         from: u64,
     ) -> Result<(), BucketError> {
         let conflict = || BucketError::Conflict { key: key.into() };
-        if bytes != content.len() as u64 {
+        if bytes != content.content_length() as u64 {
             return Err(conflict());
         }
         let mut start = from;
-        for piece in content[from as usize..].chunks(COMPARE_BYTES) {
-            let end = start + piece.len() as u64;
-            if self.get_range(key, start..end).await? != piece {
+        while start < bytes {
+            let end = bytes.min(start + COMPARE_BYTES);
+            let found = self.get_range(key, start..end).await?;
+            if found.len() as u64 != end - start || !lies_at(&found, start as usize, content) {
                 return Err(conflict());
             }
             start = end;
         }
         Ok(())
+    }
+}
+
+/// Whether `content` has `found` at `start`.
+fn lies_at(mut found: &[u8], mut start: usize, content: &PutPayload) -> bool {
+    for piece in content {
+        let here = piece.get(start..).unwrap_or_default();
+        start = start.saturating_sub(piece.len());
+        let (now, later) = found.split_at(here.len().min(found.len()));
+        if !here.starts_with(now) {
+            return false;
+        }
+        found = later;
+    }
+    found.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn what_lies_at_a_place_is_found_however_it_is_cut() {
+        let whole: Vec<u8> = (0..20).collect();
+        for piece in 1..=20 {
+            let pieces = whole.chunks(piece).map(Bytes::copy_from_slice);
+            // Empty pieces are as good as none.
+            let content: PutPayload = pieces.chain([Bytes::new()]).collect();
+            for start in 0..=20 {
+                for end in start..=20 {
+                    assert!(lies_at(&whole[start..end], start, &content));
+                    let mut other = whole[start..end].to_vec();
+                    for at in 0..other.len() {
+                        other[at] ^= 1;
+                        assert!(!lies_at(&other, start, &content), "{piece} {start} {at}");
+                        other[at] ^= 1;
+                    }
+                    other.push(99);
+                    assert!(!lies_at(&other, start, &content));
+                }
+            }
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use arrow_schema::ArrowError;
-use bytes::Bytes;
+use object_store::PutPayload;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
@@ -12,9 +12,10 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 use railgun_core::manifest::{ContentHash, Digest, SegmentKind};
 use railgun_types::batch::RecordBatch;
-use railgun_types::{ClusterUid, Offset, ShardId, StreamUid, Timestamp, crc32c};
+use railgun_types::{ClusterUid, Offset, ShardId, StreamUid, Timestamp, crc32c_append};
 use sha2::{Digest as _, Sha256};
 
+use super::chunks::{Chunks, Pieces};
 use super::columns::{Columns, Place};
 use super::footer::{self, EncodedPart, Footer, RowGroupPlace};
 use super::schema;
@@ -34,8 +35,6 @@ pub struct EncodeSpec {
     pub zstd_level: i32,
     /// Bytes of records and ids after which a row group closes: the unit of GET, cache and checksum.
     pub row_group_bytes: usize,
-    /// Bytes of records and ids that are expected, for a buffer that need not grow; 0 if unknown.
-    pub record_bytes_hint: u64,
 }
 
 impl EncodeSpec {
@@ -43,17 +42,7 @@ impl EncodeSpec {
     /// framing fits an 8 MiB block of a disk cache.
     #[must_use]
     pub fn new(cluster: ClusterUid, shard: ShardId, term: u64, kind: SegmentKind) -> Self {
-        let (zstd_level, row_group_bytes) = (1, 15 << 19);
-        Self { cluster, shard, term, kind, zstd_level, row_group_bytes, record_bytes_hint: 0 }
-    }
-
-    /// The buffer of the object: what does not compress grows a little, for columns and footer.
-    /// Pages that are not written to cost nothing.
-    fn buffer(&self) -> Vec<u8> {
-        /// Objects have 128 MiB at most; a hint that lies must not cost more.
-        const CAPACITY_MAX: u64 = 160 << 20;
-        let bytes = self.record_bytes_hint;
-        Vec::with_capacity(bytes.saturating_add(bytes / 8).min(CAPACITY_MAX) as usize)
+        Self { cluster, shard, term, kind, zstd_level: 1, row_group_bytes: 15 << 19 }
     }
 }
 
@@ -75,8 +64,8 @@ pub struct StreamSlice<'a> {
 /// A finished object.
 #[derive(Clone, Debug)]
 pub struct Encoded {
-    /// Its content.
-    pub bytes: Bytes,
+    /// Its content, in pieces.
+    pub content: PutPayload,
     /// First bytes of the content's SHA-256, for its key.
     pub hash: ContentHash,
     /// Bytes from the check before the footer to the end: what a reader fetches first.
@@ -144,7 +133,9 @@ pub struct SegmentEncoder {
     spec: EncodeSpec,
     columns: Columns,
     /// Made with the first row group, which decides whether values are compressed.
-    writer: Option<ArrowWriter<Vec<u8>>>,
+    writer: Option<ArrowWriter<Pieces>>,
+    /// What it is to write to.
+    chunks: Chunks,
     row_groups: Vec<RowGroupPlace>,
     rows_written: u64,
     parts: Vec<EncodedPart>,
@@ -199,13 +190,20 @@ impl RowDigest {
 }
 
 impl SegmentEncoder {
-    /// An empty object.
+    /// An empty object, in new memory.
     #[must_use]
     pub fn new(spec: EncodeSpec) -> Self {
+        Self::with_chunks(spec, Chunks::default())
+    }
+
+    /// An empty object, in this memory as far as it goes.
+    #[must_use]
+    pub fn with_chunks(spec: EncodeSpec, chunks: Chunks) -> Self {
         Self {
             spec,
             columns: Columns::default(),
             writer: None,
+            chunks,
             row_groups: Vec::new(),
             rows_written: 0,
             parts: Vec::new(),
@@ -322,14 +320,18 @@ impl SegmentEncoder {
         for pair in footer.key_values()? {
             writer.append_key_value_metadata(pair);
         }
+        // All that is before the footer has been hashed; the check comes in between.
+        writer.inner_mut().begin_end();
         writer.finish()?;
-        let mut file = std::mem::take(writer.inner_mut());
-        let footer_bytes = footer::insert_check(&mut file).ok_or(EncodeError::TooLarge)?;
-        self.content.update(&file[self.hashed..]);
+        let (mut pieces, mut end) = writer.inner_mut().take();
+        let footer_bytes = footer::insert_check(&mut end).ok_or(EncodeError::TooLarge)?;
+        self.content.update(&end);
+        pieces.push(end.into());
         let sha: [u8; 32] = self.content.finalize().into();
         let mut hash = ContentHash::default();
         hash.copy_from_slice(&sha[..8]);
-        Ok(Encoded { bytes: file.into(), hash, footer_bytes, parts: footer.parts })
+        let content = pieces.into_iter().collect();
+        Ok(Encoded { content, hash, footer_bytes, parts: footer.parts })
     }
 
     fn row_group(&self) -> Result<u32, EncodeError> {
@@ -359,8 +361,8 @@ impl SegmentEncoder {
                     .with_properties(properties(self.spec.zstd_level, compress)?)
                     .with_skip_arrow_metadata(true);
                 let schema = schema::WRITE.clone();
-                let writer =
-                    ArrowWriter::try_new_with_options(self.spec.buffer(), schema, options)?;
+                let pieces = Pieces::new(std::mem::take(&mut self.chunks));
+                let writer = ArrowWriter::try_new_with_options(pieces, schema, options)?;
                 self.writer.insert(writer)
             }
         };
@@ -370,12 +372,15 @@ impl SegmentEncoder {
         writer.sync().map_err(ParquetError::from)?;
         let group = writer.flushed_row_groups().last().ok_or(EncodeError::Empty)?;
         let (start, bytes) = footer::place_of(group).ok_or(EncodeError::Empty)?;
-        let span = start as usize..(start + bytes) as usize;
         let file = writer.inner();
-        let written = file.get(span).ok_or(EncodeError::TooLarge)?;
-        self.row_groups.push(RowGroupPlace { start, bytes, crc32c: crc32c(written), rows });
+        if start.checked_add(bytes) != Some(file.len() as u64) {
+            return Err(EncodeError::TooLarge);
+        }
+        let crc = |crc, piece: &[u8]| crc32c_append(crc, piece);
+        let crc32c = file.since(start as usize).fold(0, crc);
+        self.row_groups.push(RowGroupPlace { start, bytes, crc32c, rows });
         // Nothing but the footer is still to come, and the check goes before it.
-        self.content.update(&file[self.hashed..]);
+        file.since(self.hashed).for_each(|piece| self.content.update(piece));
         self.hashed = file.len();
         self.rows_written += rows;
         Ok(())
