@@ -256,7 +256,7 @@ impl Publisher<'_> {
             true => self.forget(freed.iter()).await,
             false => Ok(()),
         };
-        let error = forgotten.err().map(|failed| failure::propose_failure(failed).into());
+        let error = forgotten.err().map(|failed| wire_error::propose_failure(failed).into());
         self.stream.writer.send(Frame::new(&v1::StreamsUnbound { error })).await?;
         Ok(())
     }

@@ -396,11 +396,11 @@ impl World {
             }
             Verdict::AppendUnheard => {
                 self.log.forget(&forget);
-                refuse(ErrorCode::Unknown)
+                refuse(ErrorCode::OutcomeUnknown)
             }
             Verdict::Unknown => {
                 self.late.push_back(Late::Forget(forget));
-                refuse(ErrorCode::Unknown)
+                refuse(ErrorCode::OutcomeUnknown)
             }
             Verdict::Busy => refuse(ErrorCode::Unavailable),
         }

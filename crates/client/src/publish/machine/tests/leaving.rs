@@ -1,6 +1,7 @@
 //! Lanes that nobody holds any more: what is sent for them, and what is kept of them.
 
 use super::*;
+use crate::publish::machine::leaving::LEFT_MAX;
 
 impl Rig {
     fn unbind(&mut self) -> (Vec<u32>, bool) {
@@ -244,7 +245,7 @@ fn a_server_that_may_forget_at_any_time_gets_another_producer() {
             assert!(rig.machine.wants_new_producer());
             rig.machine.on_new_producer();
         } else {
-            rig.unbound(Some(ErrorCode::Unknown));
+            rig.unbound(Some(ErrorCode::OutcomeUnknown));
             rig.new_producer();
         }
         assert_eq!((rig.lanes(), rig.machine.left.len()), (0, 0));
