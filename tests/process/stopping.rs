@@ -86,6 +86,7 @@ fn is_marked(log: &Path) {
     let half = |bytes: &[u8], at: usize| word(bytes, at) as u32;
     let newest = files.max_by_key(|file| word(file, 32)).expect("a file");
     assert_eq!(newest[..8], *b"rgunlog\n", "{}", log.display());
+    assert_eq!(word(&newest, 48), 1, "the incarnation of the replica");
     let (mut at, uuid) = (half(&newest, 12) as usize, &newest[16..32]);
     let mut last = None;
     while let Some(batch) = newest.get(at..at + 64)
