@@ -131,7 +131,7 @@ pub(super) fn locate(state: &ShardState, query: ReadQuery) -> Option<Located> {
                 break;
             }
         }
-        points.push(*point);
+        points.push(point);
     }
     if !points.is_empty() {
         return Some(Located::Hot(points));
@@ -222,11 +222,7 @@ pub(super) fn offload_status(state: &ShardState, serving: bool) -> OffloadStatus
             let points = stream.index().from(planned.range.base);
             let points = points.take_while(|point| point.base < planned.range.end);
             let digest = manifest.digest;
-            Some(PlanPart {
-                name: stream.name().clone(),
-                digest,
-                points: points.copied().collect(),
-            })
+            Some(PlanPart { name: stream.name().clone(), digest, points: points.collect() })
         };
         (*id, plan.clone(), plan.ranges.iter().filter_map(part).collect())
     });

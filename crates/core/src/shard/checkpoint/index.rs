@@ -28,8 +28,9 @@ pub(super) fn encode_index(out: &mut BytesMut, streams: &BTreeMap<StreamUid, Str
         out.put_slice(&uid.0);
         put_varint(out, stream.index.first().unwrap_or_default().0);
         let (mut last_index, mut last_ts) = (0, 0);
-        put_list(out, stream.index.points.iter(), |out, point| {
-            let IndexPoint { base: _, count, position, log_index, ts } = *point;
+        put_varint(out, stream.index.len() as u64);
+        stream.index.iter().for_each(|point| {
+            let IndexPoint { base: _, count, position, log_index, ts } = point;
             let (entries, us) = (log_index.wrapping_sub(last_index), ts.0.wrapping_sub(last_ts));
             put_varints(out, [u64::from(count), u64::from(position), entries, us as u64]);
             (last_index, last_ts) = (log_index, ts.0);
@@ -64,7 +65,7 @@ pub(super) fn decode_index(
         if last.end() != stream.next || Some(last.log_index) > applied {
             return Err(Malformed);
         }
-        stream.index.points = points.into();
+        stream.index = points.into_iter().collect();
     }
     Ok(())
 }

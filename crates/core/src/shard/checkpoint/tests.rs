@@ -276,7 +276,11 @@ fn a_state_that_cannot_be_is_refused() {
         let range = stream(state).closed[0].clone();
         stream(state).closed = vec![HotRange { record_bytes: u64::MAX, ..range }; 2];
     });
-    refused(Section::Index, |state| stream(state).index.points[1].log_index = 0);
+    refused(Section::Index, |state| {
+        let mut points: Vec<_> = stream(state).index.iter().collect();
+        points[1].log_index = 0;
+        stream(state).index = points.into_iter().collect();
+    });
 }
 
 #[test]
