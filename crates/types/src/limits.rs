@@ -39,6 +39,9 @@ pub const PUBLISHER_STREAMS: usize = 65_536;
 pub const PUBLISH_ITEMS: usize = 8_192;
 /// Most administrative calls of one connection at a time, each on a QUIC stream of its own.
 pub const ADMIN_STREAMS: usize = 16;
+/// Deleted streams that a shard remembers; beyond it the one deleted first is forgotten, but what the
+/// bucket holds of it.
+pub const TOMBSTONES_PER_SHARD: usize = 10_000;
 /// Producers kept per shard; beyond it the one unused for longest, in log time, is forgotten.
 pub const PRODUCERS_PER_SHARD: usize = 100_000;
 

@@ -24,7 +24,8 @@
 //! a cold range's to the end of the one before (the first: 0, 0), its max ts to its min ts.
 //!
 //! What follows from other parts is not stored but made anew: the floor's holds and the waiting bytes
-//! from the ranges, the order of eviction from the producers' uses. So it cannot disagree with them.
+//! from the ranges, the order of eviction from the producers' uses and the tombstones' last ts, which
+//! is that of their deletion. So it cannot disagree with them.
 
 mod index;
 
@@ -90,6 +91,7 @@ impl ShardState {
             log_time,
             applied,
             streams,
+            tombstones: _,
             producers,
             manifest,
             manifest_log,
@@ -168,11 +170,14 @@ impl ShardState {
         }
         reader.finish()?;
         let producers = Producers { states, by_use };
+        let deleted = streams.iter().filter(|(_, stream)| stream.deleted);
+        let tombstones = deleted.map(|(uid, stream)| (stream.last_ts, *uid)).collect();
         Ok(Restored {
             state: Self {
                 log_time,
                 applied,
                 streams,
+                tombstones,
                 producers,
                 manifest,
                 manifest_log,

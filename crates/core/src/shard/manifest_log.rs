@@ -82,6 +82,7 @@ impl ShardState {
             let changed = StreamManifest { ranges, ..manifest.without_ranges() };
             Some((*stream, StreamChange { stream: changed, kept: dirt.kept }))
         };
+        let is_gone = |stream: &&StreamUid| !self.manifest.streams.contains_key(*stream);
         let known = |id: &ObjectId| Some((*id, self.manifest.objects.get(id)?.clone()));
         Some(ManifestFile {
             cluster: self.manifest.cluster,
@@ -91,7 +92,7 @@ impl ShardState {
             streams: log.streams.iter().filter_map(change).collect(),
             objects: log.objects.keys().filter_map(known).collect(),
             removed_objects: Vec::new(),
-            removed_streams: Vec::new(),
+            removed_streams: log.streams.keys().filter(is_gone).copied().collect(),
         })
     }
 

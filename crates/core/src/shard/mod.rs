@@ -11,7 +11,7 @@ mod producers;
 mod seal;
 mod stream;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use railgun_types::{ClusterUid, EntryId, Offset, ShardId, StreamUid, Timestamp};
 
@@ -113,6 +113,8 @@ pub struct ShardState {
     log_time: Timestamp,
     applied: Option<EntryId>,
     streams: BTreeMap<StreamUid, Stream>,
+    /// The deleted ones among them by the log time of their deletion.
+    tombstones: BTreeSet<(Timestamp, StreamUid)>,
     producers: Producers,
     manifest: ShardManifest,
     manifest_log: ManifestLog,
@@ -141,6 +143,7 @@ impl ShardState {
             log_time: Timestamp::default(),
             applied: None,
             streams: BTreeMap::new(),
+            tombstones: BTreeSet::new(),
             producers: Producers::default(),
             manifest: ShardManifest {
                 cluster,

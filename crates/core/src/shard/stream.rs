@@ -2,6 +2,7 @@
 
 use std::collections::btree_map::Entry;
 
+use railgun_types::limits::TOMBSTONES_PER_SHARD;
 use railgun_types::{
     ChangeClass, EnsureMode, EntryId, FieldDiff, Offset, SpecPatch, StreamKind, StreamName,
     StreamSpec, StreamUid, Timestamp,
@@ -12,7 +13,8 @@ use super::{HotIndex, IndexPoint, ShardState, Waiting};
 use crate::command::EnsureStream;
 use crate::manifest::StreamManifest;
 
-/// See the module. A deleted stream stays as a tombstone, because its objects do.
+/// See the module. A deleted stream stays as a tombstone for a while: whoever comes late must not make
+/// it again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stream {
     pub(super) name: StreamName,
@@ -116,7 +118,7 @@ impl Stream {
         self.next
     }
 
-    /// Log time of its last record; 0 before the first.
+    /// Log time of its last record, or of its deletion; 0 before the first.
     #[must_use]
     pub fn last_ts(&self) -> Timestamp {
         self.last_ts
@@ -150,7 +152,8 @@ impl Stream {
     /// be said; nobody asks a tombstone for it.
     fn unborn(at: Timestamp) -> Self {
         let name = StreamName::new("deleted").expect("a valid name");
-        Self { deleted: true, ..Self::new(name, SpecPatch::default().over_defaults(), at) }
+        let spec = SpecPatch::default().over_defaults();
+        Self { deleted: true, last_ts: at, ..Self::new(name, spec, at) }
     }
 
     /// A stream without records.
@@ -276,7 +279,15 @@ impl ShardState {
         Ok(Ensured::Updated { revision: stream.revision, diff })
     }
 
-    fn create(&mut self, at: EntryId, ensure: &EnsureStream) -> Result<Ensured, EnsureRefused> {
+    fn create(
+        &mut self,
+        at: EntryId,
+        ensure: &EnsureStream,
+    ) -> Result<Ensured, EnsureRefused> {
+        // Its tombstone may be forgotten; the manifest knows it for as long as the bucket does.
+        if self.manifest.streams.contains_key(&ensure.stream) {
+            return Err(EnsureRefused::Deleted);
+        }
         let spec = ensure.patch.over_defaults();
         if spec.kind != StreamKind::Persistent {
             return Err(EnsureRefused::Kind);
@@ -296,13 +307,14 @@ impl ShardState {
     }
 
     /// Leaves a tombstone, also of a stream that was never here: its creator may be on the way, and
-    /// what it made would have no name. One at most for each name reserved in the catalog. What was
-    /// not offloaded is gone and no longer holds the floor.
+    /// what it made would have no name. What was not offloaded is gone and no longer holds the floor.
     pub(super) fn delete(&mut self, at: EntryId, uid: StreamUid) -> bool {
         let stream = match self.streams.entry(uid) {
             Entry::Occupied(stream) => stream.into_mut(),
+            Entry::Vacant(_) if self.manifest.streams.contains_key(&uid) => return false,
             Entry::Vacant(place) => {
                 place.insert(Stream::unborn(self.log_time));
+                self.bury(at, uid);
                 return false;
             }
         };
@@ -310,6 +322,7 @@ impl ShardState {
             return false;
         }
         stream.deleted = true;
+        stream.last_ts = self.log_time;
         stream.index = HotIndex::default();
         if let Some(open) = stream.open.take() {
             self.waiting.open -= open.record_bytes;
@@ -335,6 +348,22 @@ impl ShardState {
             manifest.deleted = true;
             self.manifest_log.stream_changed(uid, manifest.ranges.len() as u64, at.index);
         }
+        self.bury(at, uid);
         true
+    }
+
+    /// Notes a new tombstone, and forgets the oldest where there are too many: nobody is that late.
+    /// The manifest goes on to tell what the bucket holds of the stream, if it holds anything.
+    fn bury(&mut self, at: EntryId, uid: StreamUid) {
+        self.tombstones.insert((self.log_time, uid));
+        if self.tombstones.len() <= TOMBSTONES_PER_SHARD {
+            return;
+        }
+        let Some((_, oldest)) = self.tombstones.pop_first() else { return };
+        self.streams.remove(&oldest);
+        if self.manifest.streams.get(&oldest).is_some_and(|manifest| manifest.ranges.is_empty()) {
+            self.manifest.streams.remove(&oldest);
+            self.manifest_log.stream_changed(oldest, 0, at.index);
+        }
     }
 }

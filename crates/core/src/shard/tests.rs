@@ -1,6 +1,7 @@
 //! One phase after another, each introduced by why.
 
 use railgun_types::batch::{BatchBuilder, RecordBatch, RecordDraft};
+use railgun_types::limits::TOMBSTONES_PER_SHARD;
 use railgun_types::{EnsureMode, SpecPatch, StreamName};
 
 use super::*;
@@ -290,6 +291,54 @@ fn a_deleted_stream_holds_nothing_back() {
     shard.mirror();
     assert_eq!(shard.state.floor(), Some(shard.next - 1));
     assert_eq!(shard.state.waiting(), Waiting::default());
+}
+
+#[test]
+fn the_oldest_tombstones_are_forgotten_and_the_bucket_told() {
+    let mut shard = Shard::new();
+    shard.one(1, item(A, 1)).expect("appended");
+    shard.seal(SealScope::All);
+    let upload = shard.first_plan();
+    shard.commit(upload).expect("as planned");
+    shard.mirror();
+    let mut told = shard.state.manifest().clone();
+    let delete = |stream| CommandBody::Stream(StreamCommand::Delete { stream });
+    // A has an object, B has none.
+    assert_eq!(shard.apply(2, delete(A)), Outcome::Deleted(true));
+    assert_eq!(shard.apply(3, delete(B)), Outcome::Deleted(true));
+    let count = shard.state.stream_count();
+    let others = TOMBSTONES_PER_SHARD - 2;
+    let other = |n: usize| StreamUid((n as u128 + (1 << 100)).to_be_bytes());
+    for n in 0..others {
+        assert_eq!(shard.apply(4, delete(other(n))), Outcome::Deleted(false));
+    }
+    assert_eq!(shard.state.stream_count(), count + others);
+    assert!(shard.state.is_deleted(A) && shard.state.is_deleted(B));
+    // The same after a restart: the order is that of deletion, whatever the uids.
+    let pieces = shard.state.encode_checkpoint(&[], true).concat();
+    let restored = ShardState::decode_checkpoint(ClusterUid([7; 16]), ShardId(1), &pieces);
+    assert_eq!(restored.as_ref().map(|restored| &restored.state), Ok(&shard.state));
+    let version = shard.state.mirrored().expect("told before");
+    for n in others..others + 2 {
+        assert_eq!(shard.apply(5, delete(other(n))), Outcome::Deleted(false));
+    }
+    assert_eq!(shard.state.stream_count(), count + others);
+    assert!(!shard.state.is_deleted(A) && !shard.state.is_deleted(B));
+    assert!(shard.state.is_deleted(other(0)));
+    // What has an object cannot come back, and the manifest goes on to tell of it.
+    let late = shard.ensure(A, SpecPatch::default(), EnsureMode::Warn);
+    assert_eq!(late, Err(EnsureRefused::Deleted));
+    assert_eq!(shard.apply(5, delete(A)), Outcome::Deleted(false));
+    assert!(!shard.state.is_deleted(A), "no second tombstone");
+    let manifest = shard.state.manifest();
+    assert!(manifest.streams[&A].deleted && manifest.streams[&A].ranges.len() == 1);
+    assert!(!manifest.streams.contains_key(&B));
+    let file = shard.state.manifest_file().expect("there is something to tell");
+    assert_eq!(file.removed_streams, [B]);
+    told = file.apply_to(Some((version, told))).expect("extends what was told");
+    assert_eq!(&told, shard.state.manifest());
+    shard.mirror();
+    assert_eq!(shard.state.manifest_file(), None);
 }
 
 #[test]
