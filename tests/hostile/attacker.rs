@@ -261,6 +261,17 @@ impl Line {
         self.send.reset(VarInt::from_u32(0)).ok();
     }
 
+    /// Whether the server has given the stream up for this reason; looks at what is here only.
+    pub(crate) async fn is_reset_by(&mut self, code: ErrorCode) -> bool {
+        let code = VarInt::from_u32(code as u32);
+        let ended = tokio::select! {
+            biased;
+            ended = self.receive.received_reset() => ended,
+            () = std::future::ready(()) => return false,
+        };
+        ended.is_ok_and(|ended| ended == Some(code))
+    }
+
     /// The next frame; `None` when the server has finished the stream.
     pub(crate) async fn next(&mut self) -> Option<Frame> {
         loop {

@@ -271,16 +271,26 @@ async fn a_frame_that_is_too_large_is_refused_before_it_comes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn frames_that_never_end_take_bounded_memory() {
-    let (_node, mut bystander, attacker) = arena().await;
+    let (node, mut bystander, attacker) = arena().await;
     let before = Memory::now();
     let mut lines = Vec::new();
-    let all_but_one = vec![7; BATCH_BYTES_HARD - 1];
     for _ in 0..150 {
-        let mut line = attacker.publisher(&ANONYMOUS, "target").await;
-        line.bytes(&header(FrameKind::Publish as u8, 0, BATCH_BYTES_HARD as u32)).await;
-        line.bytes(&all_but_one).await;
-        lines.push(line);
+        lines.push(attacker.publisher(&ANONYMOUS, "target").await);
     }
-    bystander.is_served().await;
+    let all_but_one = vec![7; BATCH_BYTES_HARD - 1];
+    let floods = lines.iter_mut().map(|line| async {
+        line.bytes(&header(FrameKind::Publish as u8, 0, BATCH_BYTES_HARD as u32)).await;
+        line.bytes_for_ever(&all_but_one).await;
+    });
+    // Some come whole but for a byte; those behind them are not read, nor is what comes after them.
+    tokio::select! {
+        _ = futures::future::join_all(floods) => panic!("all of it was taken"),
+        () = settles(&mut bystander, || attacker.dialled.connection.stats().frame_tx.stream) => {}
+    }
+    let frames = node.broker().clients().frames;
+    assert!(frames.bytes > BATCH_BYTES_HARD && frames.bytes <= 32 << 20, "{frames:?}");
+    assert_eq!(frames.waiting, 0, "it is in nobody's way but its own");
     before.has_not_grown();
+    drop(lines);
+    attacker.is_served().await;
 }

@@ -183,6 +183,7 @@ async fn without_the_token_nothing_is_served() {
         hot_bytes_max: 1 << 30,
         shards: 1,
         max_time_to_cold: Duration::from_secs(600),
+        streams_max: 1_000,
     })
     .await
     .expect("the node starts");

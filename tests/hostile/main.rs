@@ -5,6 +5,7 @@ mod administration;
 mod attacker;
 mod batch_lies;
 mod bystander;
+mod crowds;
 mod floods;
 mod frames;
 mod handshake;

@@ -30,7 +30,7 @@ pub(crate) enum Message {
     Checkpointed(Written),
     Change {
         command: CatalogCommand,
-        reply: oneshot::Sender<Result<CatalogOutcome, ProposeFailure>>,
+        reply: oneshot::Sender<Result<CatalogOutcome, ChangeFailure>>,
     },
     Get {
         name: StreamName,
@@ -50,6 +50,31 @@ pub(crate) enum Message {
     },
 }
 
+/// Why a change of the catalog was not made, or nobody knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ChangeFailure {
+    /// See [`ProposeFailure`].
+    #[error(transparent)]
+    Proposal(#[from] ProposeFailure),
+    /// No further name may be reserved. Nothing was written.
+    #[error(
+        "there are as many streams as `streams.max_count` of the server allows, {max}: delete some, \
+         or raise it"
+    )]
+    TooManyStreams { max: usize },
+}
+
+/// What the owner of the catalog is made of.
+pub(crate) struct CatalogSpec {
+    pub(crate) restored: RestoredCatalog,
+    /// Names that there may be.
+    pub(crate) streams_max: usize,
+    pub(crate) checkpoints: Schedule,
+    pub(crate) log: ShardLog,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) unapplied: UnappliedQueue,
+}
+
 /// The handle of the catalog. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct CatalogHandle {
@@ -61,11 +86,11 @@ impl CatalogHandle {
     pub(crate) async fn change(
         &self,
         command: CatalogCommand,
-    ) -> Result<CatalogOutcome, ProposeFailure> {
+    ) -> Result<CatalogOutcome, ChangeFailure> {
         let (reply, result) = oneshot::channel();
         let sent = self.to.send(Message::Change { command, reply }).await;
         sent.map_err(|_| ProposeFailure::NotLeading)?;
-        result.await.unwrap_or(Err(ProposeFailure::Unknown))
+        result.await.unwrap_or(Err(ProposeFailure::Unknown.into()))
     }
 
     pub(crate) async fn get(&self, name: StreamName) -> Result<Option<CatalogEntry>, NodeStopping> {
@@ -101,18 +126,9 @@ impl CatalogHandle {
     }
 }
 
-/// What the catalog's owner is made of.
-pub(crate) struct CatalogSpec {
-    /// As of a checkpoint, or before the first entry.
-    pub(crate) restored: RestoredCatalog,
-    pub(crate) checkpoints: Schedule,
-    pub(crate) log: ShardLog,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) unapplied: UnappliedQueue,
-}
-
 struct Host {
     catalog: Catalog,
+    streams_max: usize,
     applied: Option<EntryId>,
     /// The newest membership, for checkpoints.
     membership: Bytes,
@@ -122,7 +138,7 @@ struct Host {
     actors: Actors,
     /// To itself, for what spawned work reports.
     to_self: mpsc::WeakSender<Message>,
-    pipeline: Pipeline<oneshot::Sender<Result<CatalogOutcome, ProposeFailure>>>,
+    pipeline: Pipeline<oneshot::Sender<Result<CatalogOutcome, ChangeFailure>>>,
     unapplied: UnappliedQueue,
 }
 
@@ -137,6 +153,7 @@ impl CatalogSpec {
         let RestoredCatalog { catalog, applied, membership } = self.restored;
         let host = Host {
             catalog,
+            streams_max: self.streams_max,
             applied,
             membership,
             checkpoints: self.checkpoints,
@@ -207,9 +224,13 @@ impl Host {
             Message::Applied(entries) => entries.into_iter().for_each(|e| self.on_applied(e)),
             Message::Checkpointed(written) => self.on_checkpointed(&written),
             Message::Change { command, reply } => {
+                if self.is_too_many(&command) {
+                    let failure = ChangeFailure::TooManyStreams { max: self.streams_max };
+                    return drop(reply.send(Err(failure)));
+                }
                 let proposed = self.pipeline.propose(CommandBody::Catalog(command), reply).await;
                 if let Err((reply, failure)) = proposed {
-                    drop(reply.send(Err(failure)));
+                    drop(reply.send(Err(failure.into())));
                 }
             }
             Message::Get { name, reply } => drop(reply.send(self.catalog.get(&name).cloned())),
@@ -227,6 +248,14 @@ impl Host {
             }
             Message::Settings { reply } => drop(reply.send(self.catalog.settings())),
         }
+    }
+
+    /// Whether the command would reserve a name beyond what is allowed. What is in flight counts as
+    /// names, so that there are never more.
+    fn is_too_many(&self, command: &CatalogCommand) -> bool {
+        let CatalogCommand::Reserve { name, .. } = command else { return false };
+        let names = self.catalog.len() + self.pipeline.in_flight();
+        names >= self.streams_max && self.catalog.get(name).is_none()
     }
 
     fn on_applied(&mut self, entry: CommittedEntry) {
@@ -248,7 +277,7 @@ impl Host {
 
     fn on_unapplied(&mut self, unapplied: Unapplied) {
         if let Some((reply, failure)) = self.pipeline.unapplied(unapplied) {
-            drop(reply.send(Err(failure)));
+            drop(reply.send(Err(failure.into())));
         }
     }
 }

@@ -12,6 +12,7 @@ use railgun_core::command::{
     CatalogCommand, CommandBody, EnsureStream, SealScope, SegmentCommand, StreamCommand,
 };
 use railgun_core::shard::{EnsureRefused, Ensured as ShardEnsured, Outcome};
+use railgun_net::Member;
 use railgun_proto::WireError;
 use railgun_proto::convert::{EnsureOutcome, EnsureRequest, Ensured};
 use railgun_raft::BlockingPool;
@@ -24,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::CatalogHandle;
 use crate::entropy::Entropy;
 use crate::offload::Reclaimer;
-use crate::reader::ReadFailure;
+use crate::reader::{ReadFailure, ReadPlaces, ReadSources};
 use crate::shard::{MirrorScope, SegmentPage, ShardHandle, StartResolved, StreamFacts};
 use crate::wire_error::{self, not_found, stopping, unexpected};
 
@@ -51,6 +52,7 @@ struct Inner {
     bucket: Bucket,
     entropy: Arc<dyn Entropy>,
     pool: Arc<dyn BlockingPool>,
+    places: Arc<ReadPlaces>,
 }
 
 /// A shard whose replica is on this node.
@@ -92,20 +94,24 @@ impl Streams {
         entropy: Arc<dyn Entropy>,
         pool: Arc<dyn BlockingPool>,
     ) -> Self {
-        Self { inner: Arc::new(Inner { cluster, catalog, shards, cold, bucket, entropy, pool }) }
+        let places = Arc::default();
+        let inner = Inner { cluster, catalog, shards, cold, bucket, entropy, pool, places };
+        Self { inner: Arc::new(inner) }
     }
 
     pub(crate) fn cluster(&self) -> ClusterUid {
         self.inner.cluster
     }
 
-    pub(crate) fn cold(&self) -> ColdReader {
-        self.inner.cold.clone()
-    }
-
-    /// Where blocking work runs.
-    pub(crate) fn pool(&self) -> Arc<dyn BlockingPool> {
-        Arc::clone(&self.inner.pool)
+    /// Where a client reads what is in a shard, with its part of the memory.
+    pub(crate) fn sources(&self, shard: ShardHandle, memory: Option<Member>) -> ReadSources {
+        ReadSources {
+            shard,
+            cold: self.inner.cold.clone(),
+            pool: Arc::clone(&self.inner.pool),
+            places: Arc::clone(&self.inner.places),
+            memory,
+        }
     }
 
     pub(crate) fn bucket_url(&self) -> String {
@@ -259,7 +265,7 @@ impl Streams {
         &self,
         command: CatalogCommand,
     ) -> Result<Option<CatalogEntry>, WireError> {
-        match self.inner.catalog.change(command).await.map_err(wire_error::propose_failure)? {
+        match self.inner.catalog.change(command).await.map_err(wire_error::change_failure)? {
             CatalogOutcome::Entry(entry) => Ok(entry),
             CatalogOutcome::Founded(_) | CatalogOutcome::Refused => Ok(None),
         }

@@ -8,6 +8,7 @@ use railgun_types::batch::BatchError;
 use railgun_types::{ErrorCode, Retry, StreamName};
 
 use crate::offload::ReclaimError;
+use crate::catalog::ChangeFailure;
 use crate::reader::ReadFailure;
 use crate::replica::{NodeStopping, ProposeFailure};
 use crate::shard::AppendFailure;
@@ -34,6 +35,16 @@ pub(crate) fn append_failure(failure: AppendFailure) -> WireError {
         AppendFailure::Proposal(failure) => propose_failure(failure),
         AppendFailure::HotTierFull | AppendFailure::DiskFull => {
             WireError::new(ErrorCode::HotTierFull, failure.to_string())
+        }
+    }
+}
+
+pub(crate) fn change_failure(failure: ChangeFailure) -> WireError {
+    match failure {
+        ChangeFailure::Proposal(failure) => propose_failure(failure),
+        ChangeFailure::TooManyStreams { .. } => {
+            // No time makes room for it.
+            WireError::new(ErrorCode::QuotaExceeded, failure.to_string()).with_retry(Retry::Never)
         }
     }
 }

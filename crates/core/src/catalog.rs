@@ -118,6 +118,18 @@ impl Catalog {
         self.names.get(name)
     }
 
+    /// Names that are taken.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Whether none is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
     /// Every name after `after`, in order.
     pub fn names_after<'a>(
         &'a self,

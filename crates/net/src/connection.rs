@@ -7,7 +7,7 @@ use std::time::Duration;
 use railgun_proto::WireCode;
 use railgun_types::ErrorCode;
 
-use crate::budget::ReceiveBudget;
+use crate::budget::{ConnectionMemory, Member};
 use crate::close_code;
 use crate::memory::MemoryConnection;
 use crate::quic;
@@ -79,7 +79,7 @@ pub struct ConnectionStats {
 #[derive(Clone)]
 pub struct Connection {
     transport: Transport,
-    budget: ReceiveBudget,
+    memory: ConnectionMemory,
 }
 
 #[derive(Clone)]
@@ -93,36 +93,67 @@ enum Transport {
 }
 
 impl Connection {
-    fn new(transport: Transport, budget: ReceiveBudget) -> Self {
-        Self { transport, budget }
+    fn new(transport: Transport, memory: ConnectionMemory) -> Self {
+        Self { transport, memory }
     }
 
-    pub(crate) fn accepted(connection: quinn::Connection) -> Self {
-        Self::new(Transport::Quic { connection, socket: None }, ReceiveBudget::bounded())
+    pub(crate) fn accepted(connection: quinn::Connection, memory: ConnectionMemory) -> Self {
+        Self::new(Transport::Quic { connection, socket: None }, memory)
     }
 
     pub(crate) fn dialled(connection: quinn::Connection, socket: quinn::Endpoint) -> Self {
-        Self::new(Transport::Quic { connection, socket: Some(socket) }, ReceiveBudget::unbounded())
+        Self::new(
+            Transport::Quic { connection, socket: Some(socket) },
+            ConnectionMemory::unbounded(),
+        )
     }
 
     pub(crate) fn memory(connection: MemoryConnection) -> Self {
-        Self::new(Transport::Memory(connection), ReceiveBudget::unbounded())
+        Self::new(Transport::Memory(connection), ConnectionMemory::unbounded())
     }
 
     /// The same with the bounds of a connection that a client made over QUIC.
     #[cfg(test)]
-    pub(crate) fn distrusted(self) -> Self {
-        Self { budget: ReceiveBudget::bounded(), ..self }
+    pub(crate) fn distrusted(self, memory: &crate::ClientMemory) -> Self {
+        Self { memory: memory.join(), ..self }
     }
 
     /// Lets the peer open as many streams, and send as much before it is read, as the protocol tells;
     /// for the accepting side, as soon as it knows whom it serves. Before that a peer has one stream
     /// and 32 KiB, and waits. In memory there are no strangers, and no bound for a connection.
     pub fn admit(&self) {
+        self.memory.admit();
         match &self.transport {
-            Transport::Quic { connection, .. } => quic::admit(connection),
+            Transport::Quic { connection, .. } => quic::admit(connection, self.window()),
             Transport::Memory(_) => {}
         }
+    }
+
+    /// After [`admit`](Self::admit): keeps what the peer may send before it is read at its part of
+    /// what all clients may, as others come and go. Never ends. Cancel-safe.
+    pub async fn keep_window(&self) {
+        if let (Transport::Quic { connection, .. }, Some(mut window)) =
+            (&self.transport, self.memory.window())
+        {
+            loop {
+                quic::set_window(connection, *window.borrow_and_update());
+                if window.changed().await.is_err() {
+                    break;
+                }
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// The peer's part of the memory for records that are read; `None` for a peer that is trusted
+    /// with ours.
+    #[must_use]
+    pub fn record_memory(&self) -> Option<Member> {
+        self.memory.records()
+    }
+
+    fn window(&self) -> u32 {
+        self.memory.window().map_or(quic::CONNECTION_WINDOW_BYTES, |window| *window.borrow())
     }
 
     /// Opens a stream; for the dialling side. Waits while the peer allows no further one. The peer
@@ -144,7 +175,7 @@ impl Connection {
                 (RawWriter::Memory(writer), RawReader::Memory(reader))
             }
         };
-        Ok((FrameWriter::new(writer), FrameReader::new(reader, self.budget.share())))
+        Ok((FrameWriter::new(writer), FrameReader::new(reader, self.memory.frames())))
     }
 
     /// The next stream that the peer opened, in the order of opening. Several tasks may wait.
@@ -164,7 +195,7 @@ impl Connection {
                 (RawWriter::Memory(writer), RawReader::Memory(reader))
             }
         };
-        Ok((FrameWriter::new(writer), FrameReader::new(reader, self.budget.share())))
+        Ok((FrameWriter::new(writer), FrameReader::new(reader, self.memory.frames())))
     }
 
     /// Closes the connection at once, on both sides. Bytes on their way are dropped: finish the

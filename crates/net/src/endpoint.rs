@@ -12,6 +12,7 @@ use quinn_proto::HashedConnectionIdGenerator;
 use railgun_types::ErrorCode;
 use tokio::task::JoinSet;
 
+use crate::budget::{ClientFigures, ClientMemory};
 use crate::connection::Connection;
 use crate::memory::MemoryListener;
 use crate::tls::ServerTls;
@@ -39,7 +40,17 @@ pub struct ListenSpec {
     pub handshakes_max: usize,
     /// Connections at a time, handshakes included; beyond it clients are refused.
     pub connections_max: usize,
+    /// Connections at a time that have not been [admitted](Connection::admit), handshakes left out;
+    /// beyond it clients are refused. Whoever cannot say who he is has no more places than these.
+    pub strangers_max: usize,
+    /// The memory of all clients together.
+    pub memory: ClientMemory,
 }
+
+/// Connections at a time, unless it is said otherwise.
+pub const CONNECTIONS_MAX: usize = 10_000;
+/// Memory of all clients, unless it is said otherwise.
+const MEMORY_BYTES: usize = 1 << 30;
 
 impl ListenSpec {
     /// With the usual limits.
@@ -50,7 +61,9 @@ impl ListenSpec {
             tls,
             handshake_timeout: Duration::from_secs(3),
             handshakes_max: 256,
-            connections_max: 10_000,
+            connections_max: CONNECTIONS_MAX,
+            strangers_max: 1_024,
+            memory: ClientMemory::new(MEMORY_BYTES, CONNECTIONS_MAX),
         }
     }
 }
@@ -73,6 +86,7 @@ enum Listener {
         endpoint: quinn::Endpoint,
         local_addr: SocketAddr,
         ready: async_channel::Receiver<Connection>,
+        memory: ClientMemory,
         /// Tells the greeter to refuse whoever comes. Without its server configuration QUIC would
         /// stay silent, and clients would wait for their time-out.
         refuses: Arc<AtomicBool>,
@@ -112,11 +126,13 @@ impl Endpoint {
         let local_addr = endpoint.local_addr().map_err(failed)?;
         let (queue, ready) = async_channel::bounded(READY_MAX);
         let refuses = Arc::new(AtomicBool::new(false));
+        let memory = spec.memory.clone();
         let greeter =
             Greeter { endpoint: endpoint.clone(), spec, queue, refuses: Arc::clone(&refuses) };
         let mut tasks = JoinSet::new();
         tasks.spawn(greeter.run());
-        Ok(Self(Listener::Quic { endpoint, local_addr, ready, refuses, _greeter: tasks }))
+        let _greeter = tasks;
+        Ok(Self(Listener::Quic { endpoint, local_addr, ready, memory, refuses, _greeter }))
     }
 
     pub(crate) fn memory(listener: MemoryListener) -> Self {
@@ -129,6 +145,15 @@ impl Endpoint {
         match &self.0 {
             Listener::Quic { local_addr, .. } => *local_addr,
             Listener::Memory(listener) => listener.addr(),
+        }
+    }
+
+    /// What clients take of the node's memory. In memory nothing is counted.
+    #[must_use]
+    pub fn clients(&self) -> ClientFigures {
+        match &self.0 {
+            Listener::Quic { memory, .. } => memory.figures(),
+            Listener::Memory(_) => ClientFigures::default(),
         }
     }
 
@@ -204,9 +229,11 @@ impl Greeter {
     fn on_incoming(&self, incoming: Incoming, handshakes: &mut JoinSet<()>) {
         let busy = handshakes.len();
         let full = self.refuses.load(Ordering::Relaxed)
-            || self.endpoint.open_connections() >= self.spec.connections_max;
+            || self.endpoint.open_connections() >= self.spec.connections_max
+            || self.spec.memory.strangers() >= self.spec.strangers_max;
         if full || busy >= self.spec.handshakes_max {
             tracing::debug!(peer = %incoming.remote_address(), busy, full, "client refused");
+            self.spec.memory.note_refused();
             return incoming.refuse();
         }
         if busy >= self.spec.handshakes_max / 2 && incoming.may_retry() {
@@ -219,12 +246,14 @@ impl Greeter {
             Err(error) => return tracing::debug!(%peer, %error, "client not accepted"),
         };
         let timeout = self.spec.handshake_timeout;
-        let queue = self.queue.clone();
+        let (queue, memory) = (self.queue.clone(), self.spec.memory.clone());
         handshakes.spawn(async move {
             // TLS refuses a client without our protocol name, so what comes of this speaks it.
             match tokio::time::timeout(timeout, connecting).await {
                 // Fails only if the endpoint was dropped: then so is the connection.
-                Ok(Ok(connection)) => drop(queue.send(Connection::accepted(connection)).await),
+                Ok(Ok(connection)) => {
+                    drop(queue.send(Connection::accepted(connection, memory.join())).await);
+                }
                 Ok(Err(error)) => tracing::debug!(%peer, %error, "handshake failed"),
                 Err(_) => tracing::debug!(%peer, ?timeout, "handshake took too long"),
             }

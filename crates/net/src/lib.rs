@@ -22,9 +22,10 @@ mod tests;
 pub mod tls;
 mod writer;
 
+pub use budget::{ClientFigures, ClientMemory, Held, Member, PoolFigures};
 pub use connect::{CONNECT_TIMEOUT, ConnectError, ConnectSpec, Roots, connect};
 pub use connection::{Connection, ConnectionLost, ConnectionStats};
-pub use endpoint::{BindError, Endpoint, ListenSpec};
+pub use endpoint::{BindError, CONNECTIONS_MAX, Endpoint, ListenSpec};
 pub use quic::{IDLE_TIMEOUT, KEEP_ALIVE, STREAMS_MAX};
 pub use reader::{FrameReader, ReadError};
 pub use writer::{FrameWriter, WriteError};

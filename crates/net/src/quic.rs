@@ -25,12 +25,14 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
 /// Bytes of one stream that are received before they are read.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
-/// The same for all streams of a connection together. Bounds the memory of a connection.
-const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
+/// The same for all streams of a connection together. Bounds the memory of a connection; of a client
+/// it is less where there are many (`budget`).
+pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
 /// The same of a client that has not been admitted: twice the largest greeting. Anybody can have so
 /// much kept, for as long as the greeting may take.
 const WINDOW_BEFORE_BYTES: u32 = 32 << 10;
-/// Bytes of a connection that are kept until the peer has acknowledged them.
+/// Bytes of a connection that are kept until the peer has acknowledged them; likewise less of a client
+/// where there are many.
 const SEND_WINDOW_BYTES: u64 = 32 << 20;
 /// What may be under way before the path is known, sent at the pace of the round trips: some 32 packets
 /// of the usual size. With less, a probe for large packets is enough to block what follows it, such as
@@ -53,10 +55,17 @@ pub(crate) fn accepting() -> TransportConfig {
     transport
 }
 
-/// Grants a client all the streams and the window of a connection.
-pub(crate) fn admit(connection: &quinn::Connection) {
+/// Grants a client all the streams of a connection, and a window.
+pub(crate) fn admit(connection: &quinn::Connection, window: u32) {
     connection.set_max_concurrent_bi_streams(VarInt::from_u32(STREAMS_GRANTED));
-    connection.set_receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES));
+    set_window(connection, window);
+}
+
+/// What the peer may send before it is read, and what is kept until the peer has acknowledged it. Less
+/// than before counts for what comes from here on: what was granted stays granted.
+pub(crate) fn set_window(connection: &quinn::Connection, bytes: u32) {
+    connection.set_receive_window(VarInt::from_u32(bytes));
+    connection.set_send_window(bytes.into());
 }
 
 /// The transport of a dialling side, which opens all streams.

@@ -1,26 +1,38 @@
 //! Frames coming in on one stream.
 
 use std::fmt;
+use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
 use railgun_proto::{Frame, FrameDecoder, FrameError, Message, WireCode};
 use railgun_types::ErrorCode;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::budget::{BudgetShare, OverBudget};
+use crate::budget::{Held, Member};
 use crate::close_code;
 use crate::connection::ConnectionLost;
 use crate::memory::PipeReader;
 
-/// Pieces taken from the transport at a time. One is what a datagram brought, about 1.4 KB.
+/// Pieces taken from the transport at a time. One is what a datagram brought, 1.4 to 6.5 KB.
 const PIECES: usize = 32;
+/// Those of them that a client's frame begins with: what has come before it is known how much memory
+/// the frame takes.
+const FIRST_PIECES: usize = 4;
 /// How long the bytes of a frame may be waited for in all, on a connection that a client made,
 /// besides what the slowest line takes for its size. Without it, streams with frames that never end
 /// would be held as long as their connection lives.
 const FRAME_TIME: Duration = Duration::from_secs(30);
 /// The slowest line, in bytes per second.
 const LINE_BYTES: usize = 64 << 10;
+/// The same for a frame that takes memory which others wait for.
+const CROWDED_FRAME_TIME: Duration = Duration::from_secs(5);
+const CROWDED_LINE_BYTES: usize = 1 << 20;
+/// How often a wait looks whether others have begun to wait.
+const CROWD_CHECK: Duration = Duration::from_secs(1);
+/// How long a frame waits for memory. What waits is not read, and may fill the window that frames of
+/// the same connection need which have theirs: it must end.
+const ROOM_TIME: Duration = Duration::from_secs(15);
 
 /// Why no further frame can be read from a stream.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,9 +43,15 @@ pub enum ReadError {
     /// The stream ended in the middle of a frame.
     #[error("the stream ended inside a frame")]
     CutShort,
-    /// Too many bytes of unfinished frames on the connection's streams together.
-    #[error("the unfinished frames of this connection take too much memory")]
-    OverBudget,
+    /// There was no memory for the frame in time.
+    #[error(
+        "a frame of {bytes} bytes found no room: the frames of this connection, or of all, take \
+         the memory that there is for them"
+    )]
+    NoRoom {
+        /// Its size as announced.
+        bytes: usize,
+    },
     /// A frame began and did not come whole in time.
     #[error("a frame of {bytes} bytes was waited for too long")]
     Stalled {
@@ -58,7 +76,7 @@ impl ReadError {
         match self {
             Self::Frame(error) => Some(error.code()),
             Self::CutShort => Some(ErrorCode::ProtocolViolation),
-            Self::OverBudget => Some(ErrorCode::QuotaExceeded),
+            Self::NoRoom { .. } => Some(ErrorCode::QuotaExceeded),
             Self::Stalled { .. } => Some(ErrorCode::Timeout),
             Self::Reset { .. } | Self::ConnectionLost(_) => None,
         }
@@ -68,7 +86,12 @@ impl ReadError {
 /// The receiving side of a stream. Dropping it tells the peer to stop sending, without error.
 pub struct FrameReader {
     raw: RawReader,
-    budget: BudgetShare,
+    /// The client's part of the node's memory; `None`: the peer is trusted with ours.
+    member: Option<Member>,
+    /// What the frame under way, or the one that was returned last, takes of it.
+    held: Option<Held>,
+    /// The place in the queue for it, which a call that is cancelled does not lose.
+    queued: Option<Queued>,
     decoder: FrameDecoder,
     /// What was taken from the transport; those from `next` to `filled` are still to be decoded.
     pieces: Vec<Bytes>,
@@ -79,11 +102,19 @@ pub struct FrameReader {
     failed: Option<ReadError>,
 }
 
+/// A wait for memory, and when it is given up.
+struct Queued {
+    room: Pin<Box<dyn Future<Output = Held> + Send + Sync>>,
+    until: Instant,
+}
+
 impl FrameReader {
-    pub(crate) fn new(raw: RawReader, budget: BudgetShare) -> Self {
+    pub(crate) fn new(raw: RawReader, member: Option<Member>) -> Self {
         Self {
             raw,
-            budget,
+            member,
+            held: None,
+            queued: None,
             decoder: FrameDecoder::new(),
             pieces: vec![Bytes::new(); PIECES],
             next: 0,
@@ -95,7 +126,8 @@ impl FrameReader {
 
     /// The next frame; `None` when the peer finished the stream behind a whole frame. At most one
     /// frame and some 50 KB behind it are held; while this is not called, flow control stops the
-    /// peer.
+    /// peer, and so it does while a client's frame waits for memory. The memory counts as taken until
+    /// this is called again, or [`release`](Self::release).
     ///
     /// Cancel-safe: what has come of a frame is kept for the next call.
     ///
@@ -125,7 +157,15 @@ impl FrameReader {
         frame?.map(|frame| frame.decode().map_err(ReadError::from)).transpose()
     }
 
+    /// The frame that was returned last takes no memory any more, or is accounted for elsewhere.
+    pub fn release(&mut self) {
+        if self.decoder.at_border() {
+            self.held = None;
+        }
+    }
+
     async fn read(&mut self) -> Result<Option<Frame>, ReadError> {
+        self.release();
         loop {
             while self.next < self.filled {
                 let piece = &mut self.pieces[self.next];
@@ -136,13 +176,11 @@ impl FrameReader {
                     self.next += 1;
                 }
                 if frame.is_some() {
-                    // What is handed on is its receiver's to account for.
-                    self.budget.clear();
                     self.waited = Duration::ZERO;
                     return Ok(frame);
                 }
             }
-            self.budget.set(self.decoder.held()).map_err(|OverBudget| ReadError::OverBudget)?;
+            self.take_room().await?;
             match self.read_pieces().await? {
                 Some(filled) => (self.next, self.filled) = (0, filled),
                 None if self.decoder.at_border() => return Ok(None),
@@ -151,18 +189,54 @@ impl FrameReader {
         }
     }
 
+    /// Takes memory for the frame under way, all of it before more of it is read: what has begun can
+    /// then come whole, and never waits for others.
+    async fn take_room(&mut self) -> Result<(), ReadError> {
+        let bytes = self.decoder.announced();
+        let Some(member) = self.member.as_ref().filter(|_| bytes > 0 && self.held.is_none()) else {
+            return Ok(());
+        };
+        if self.queued.is_none() {
+            self.held = member.try_take(bytes);
+            if self.held.is_some() {
+                return Ok(());
+            }
+        }
+        let Queued { room, until } = self.queued.get_or_insert_with(|| {
+            let member = member.clone();
+            let room = Box::pin(async move { member.take(bytes).await });
+            Queued { room, until: Instant::now() + ROOM_TIME }
+        });
+        let room = timeout_at(*until, room).await;
+        self.queued = None;
+        self.held = Some(room.map_err(|_| ReadError::NoRoom { bytes })?);
+        Ok(())
+    }
+
     /// Takes from the transport what has come: how many pieces, `None` at the end of the stream.
     async fn read_pieces(&mut self) -> Result<Option<usize>, ReadError> {
-        let read = self.raw.read(&mut self.pieces);
-        if self.budget.is_unbounded() || self.decoder.at_border() {
-            return read.await;
+        let Some(member) = &self.member else { return self.raw.read(&mut self.pieces).await };
+        if self.decoder.at_border() {
+            return self.raw.read(&mut self.pieces[..FIRST_PIECES]).await;
         }
         let bytes = self.decoder.announced();
-        let allowed = FRAME_TIME + Duration::from_secs((bytes / LINE_BYTES) as u64);
-        let left = allowed.saturating_sub(self.waited);
-        let _waiting = Waiting { waited: &mut self.waited, since: Instant::now() };
-        // What has come is taken even if it is late.
-        timeout(left, read).await.unwrap_or(Err(ReadError::Stalled { bytes }))
+        let is_shared = self.held.as_ref().is_some_and(Held::is_shared);
+        loop {
+            let (time, line) = match is_shared && member.is_crowded() {
+                true => (CROWDED_FRAME_TIME, CROWDED_LINE_BYTES),
+                false => (FRAME_TIME, LINE_BYTES),
+            };
+            let allowed = time + Duration::from_secs((bytes / line) as u64);
+            let left = allowed.saturating_sub(self.waited);
+            let patience = if is_shared { left.min(CROWD_CHECK) } else { left };
+            let _waiting = Waiting { waited: &mut self.waited, since: Instant::now() };
+            // What has come is taken even if it is late.
+            match timeout(patience, self.raw.read(&mut self.pieces)).await {
+                Ok(read) => return read,
+                Err(_) if patience == left => return Err(ReadError::Stalled { bytes }),
+                Err(_) => {}
+            }
+        }
     }
 
     /// Tells the peer to stop sending, and why. What it sent is discarded.

@@ -12,7 +12,7 @@ use railgun_broker::{Broker, BrokerSpec, Clock, Seams, StartError};
 use railgun_client::{Client, ClientOptions};
 use railgun_cold::{Bucket, BucketOptions};
 use railgun_net::tls::DevCa;
-use railgun_net::{Endpoint, ListenSpec};
+use railgun_net::{ClientMemory, Endpoint, ListenSpec};
 use tempfile::TempDir;
 
 /// A node with real files and real QUIC on loopback.
@@ -40,6 +40,8 @@ pub struct NodeOptions {
     pub log_file_bytes: Option<u64>,
     /// See [`BrokerSpec::max_time_to_cold`].
     pub max_time_to_cold: Duration,
+    /// Memory of all clients; as usual if absent.
+    pub memory: Option<ClientMemory>,
 }
 
 impl Default for NodeOptions {
@@ -52,6 +54,7 @@ impl Default for NodeOptions {
             hot_bytes_max: 1 << 30,
             log_file_bytes: None,
             max_time_to_cold: Duration::from_secs(600),
+            memory: None,
         }
     }
 }
@@ -91,13 +94,16 @@ impl TestNode {
             seams,
             bucket: options.bucket.unwrap_or_else(open),
             listen: Box::new(move || {
-                Endpoint::bind(ListenSpec::new(([127, 0, 0, 1], 0).into(), tls))
+                let usual = ListenSpec::new(([127, 0, 0, 1], 0).into(), tls);
+                let memory = options.memory.unwrap_or_else(|| usual.memory.clone());
+                Endpoint::bind(ListenSpec { memory, ..usual })
             }),
             address: "127.0.0.1".to_owned(),
             tokens: Vec::new(),
             hot_bytes_max: options.hot_bytes_max,
             shards: options.shards,
             max_time_to_cold: options.max_time_to_cold,
+            streams_max: 100_000,
         })
         .await?;
         Ok(Self { dir, broker, ca: ca.pem().to_owned() })

@@ -17,7 +17,7 @@ use railgun_cold::owner::{self, Owner, OwnerError};
 use railgun_cold::reader::{ColdReader, ReaderOptions};
 use railgun_core::command::{CommandBody, SealScope, SegmentCommand};
 use railgun_log::{LogError, OpenError, ShardLog, SpawnError};
-use railgun_net::{BindError, Endpoint};
+use railgun_net::{BindError, ClientFigures, Endpoint};
 use railgun_raft::Failure;
 use railgun_types::{ClusterUid, ErrorCode, Limits, NodeId, ReplicaId, ShardId};
 use tokio::runtime::Handle;
@@ -74,6 +74,8 @@ pub struct BrokerSpec {
     pub shards: u32,
     /// No record waits longer than this to be sealed.
     pub max_time_to_cold: Duration,
+    /// Streams that there may be; no further one is created by this node.
+    pub streams_max: usize,
 }
 
 impl std::fmt::Debug for BrokerSpec {
@@ -231,8 +233,9 @@ impl Broker {
             cancel: cancel.clone(),
             replicas: Vec::new(),
         };
-        let (catalog, settings) =
-            starter.catalog(identity.cluster, spec.shards, spec.hot_bytes_max).await?;
+        let (catalog, settings) = starter
+            .catalog(identity.cluster, spec.shards, spec.hot_bytes_max, spec.streams_max)
+            .await?;
         let owner = Owner {
             cluster: settings.cluster,
             created: clock.now(),
@@ -333,6 +336,12 @@ impl Broker {
     #[must_use]
     pub fn figures(&self) -> Vec<ShardFigures> {
         self.shards.values().map(|shard| shard.handle.figures()).collect()
+    }
+
+    /// What clients take of the node's memory.
+    #[must_use]
+    pub fn clients(&self) -> ClientFigures {
+        self.endpoint.clients()
     }
 
     /// Resolves when the disk has failed, a shard has died on this node or a bug has ended one of its

@@ -125,6 +125,7 @@ impl Starter {
         cluster: ClusterUid,
         shards: u32,
         hot_bytes_max: u64,
+        streams_max: usize,
     ) -> Result<(CatalogHandle, ClusterSettings), StartError> {
         let shard = ShardId::CATALOG;
         let decode = |bytes: &[u8]| Catalog::decode_checkpoint(None, bytes);
@@ -149,6 +150,7 @@ impl Starter {
         let stopping = self.cancel.clone();
         let spec = CatalogSpec {
             restored,
+            streams_max,
             checkpoints: schedule,
             log: files.log.clone(),
             clock: Arc::clone(&self.clock),

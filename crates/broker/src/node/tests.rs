@@ -23,7 +23,7 @@ use railgun_proto::convert::{EnsureOutcome, EnsureRequest};
 use railgun_proto::{Frame, FrameKind, WireError, v1};
 use railgun_raft::{BlockingJob, BlockingPool};
 use railgun_types::batch::{BatchBuilder, RecordBatch, RecordDraft};
-use railgun_types::{EnsureMode, SpecPatch, StreamName, StreamUid, Timestamp};
+use railgun_types::{EnsureMode, Retry, SpecPatch, StreamName, StreamUid, Timestamp};
 use tokio::time::{sleep, timeout};
 
 use super::*;
@@ -121,6 +121,7 @@ fn spec_with(network: &MemoryNetwork, pool: Arc<dyn BlockingPool>, pace: Pace) -
         hot_bytes_max: 64 << 20,
         shards: 2,
         max_time_to_cold: Duration::from_secs(600),
+        streams_max: 1_000,
     }
 }
 
@@ -172,6 +173,45 @@ async fn looking_makes_no_stream_and_the_reserver_says_what_it_is() {
     assert_eq!(absent.code, ErrorCode::StreamNotFound);
     let made = streams.ensure(wish("b", 10, EnsureMode::Warn)).await.unwrap();
     assert_eq!((made.outcome, made.revision), (EnsureOutcome::Created, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn there_are_never_more_streams_than_allowed() {
+    let network = MemoryNetwork::new();
+    let pace = Box::new(|| Duration::from_micros(100));
+    let spec = spec_with(&network, Arc::<Pool>::default(), pace);
+    let broker = Broker::start(BrokerSpec { streams_max: 5, ..spec }).await.unwrap();
+    let streams = &broker.streams;
+    let ensure = |name: &str| streams.ensure(wish(name, 10, EnsureMode::Warn));
+    // All at once: what is under way counts.
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    let mut made = Vec::new();
+    for (name, ensured) in names.iter().zip(futures::future::join_all(names.map(ensure)).await) {
+        match ensured {
+            Ok(_) => made.push(*name),
+            Err(error) => {
+                assert_eq!(error.code, ErrorCode::QuotaExceeded, "{error}");
+                assert_eq!(error.retry, Retry::Never);
+                assert!(error.message.contains("`streams.max_count`"), "{error}");
+                assert!(error.message.contains('5'), "{error}");
+            }
+        }
+    }
+    assert!((1..=5).contains(&made.len()), "{made:?}");
+    // One by one, to the last.
+    let others = names.iter().filter(|name| !made.contains(name)).copied().collect::<Vec<_>>();
+    let (fit, over) = others.split_at(5 - made.len());
+    for name in fit {
+        ensure(name).await.unwrap();
+    }
+    for name in over {
+        assert_eq!(ensure(name).await.unwrap_err().code, ErrorCode::QuotaExceeded);
+    }
+    // Those that are there are not asked, and one that goes makes room.
+    let again = ensure(made[0]).await.unwrap();
+    assert_eq!(again.outcome, EnsureOutcome::Unchanged);
+    streams.delete(&name(made[0])).await.unwrap();
+    assert_eq!(ensure(over[0]).await.unwrap().outcome, EnsureOutcome::Created);
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use railgun_net::{Connection, FrameReader, FrameWriter};
+use railgun_net::{Connection, FrameReader, FrameWriter, Member};
 use railgun_proto::convert::Uid;
 use railgun_proto::{Frame, FrameKind, VERSION, WireError, v1};
 use railgun_types::limits::ADMIN_STREAMS;
@@ -92,10 +92,13 @@ pub(crate) async fn serve(
     let control = tasks.spawn(hold_control(control, connection.clone(), stopping.clone()));
     let streams = TaskTracker::new();
     let admin_slots = Arc::new(tokio::sync::Semaphore::new(ADMIN_STREAMS));
+    let record_memory = connection.record_memory();
+    let mut window_kept = std::pin::pin!(connection.keep_window());
     loop {
         tokio::select! {
             biased;
             () = stopping.cancelled() => break,
+            () = &mut window_kept => {}
             accepted = connection.accept() => match accepted {
                 Ok((writer, reader)) => {
                     let stream = QuicStream {
@@ -103,6 +106,7 @@ pub(crate) async fn serve(
                         writer,
                         reader,
                         queueing: queueing.clone(),
+                        record_memory: record_memory.clone(),
                         tasks: tasks.clone(),
                         ended: ended.clone(),
                         stopping: stopping.clone(),
@@ -227,6 +231,8 @@ pub(crate) struct QuicStream {
     pub(crate) reader: FrameReader,
     /// The connection's place in the queues of shards.
     pub(crate) queueing: Queueing,
+    /// The connection's part of the memory for records.
+    pub(crate) record_memory: Option<Member>,
     /// For what must go on without the client.
     pub(crate) tasks: TaskTracker,
     /// The connection is gone.

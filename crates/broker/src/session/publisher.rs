@@ -325,6 +325,8 @@ impl Publisher<'_> {
                 unanswered.waiting.push_back((result, share.items));
             }
         }
+        // The shards' queues hold the batches, and bound them.
+        self.stream.reader.release();
         self.unanswered_items += items;
         self.unanswered.push_back(unanswered);
         Ok(())

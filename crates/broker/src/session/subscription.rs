@@ -2,12 +2,14 @@
 
 use std::collections::VecDeque;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
+use railgun_net::{FrameWriter, Held, Member};
 use railgun_proto::convert::{SubscribeRequest, Uid};
 use railgun_proto::{Frame, FrameKind, WireError, v1};
 use railgun_types::{ErrorCode, Offset, Timestamp};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{QuicStream, SessionEnd, going_away, overdue};
 use crate::reader::{Delivery, Source, Step, StreamReader};
@@ -17,6 +19,12 @@ use crate::wire_error;
 /// How long records that were read wait for credit. Then they are given up, to be read again when
 /// there is credit: a client that gives none does not hold memory.
 pub(crate) const HELD_TIME: Duration = Duration::from_secs(1);
+/// How long a client may take for records that it has credit for, and that take memory which others
+/// wait for: so long, and longer for many bytes, at so many a second. As for the frames it sends.
+const CROWDED_TIME: Duration = Duration::from_secs(5);
+const CROWDED_LINE_BYTES: usize = 1 << 20;
+/// How often it is looked whether others have begun to wait.
+const CROWD_CHECK: Duration = Duration::from_secs(1);
 
 pub(super) async fn serve(stream: &mut QuicStream, first: &Frame) -> Result<(), SessionEnd> {
     let request = SubscribeRequest::try_from(first.decode::<v1::Subscribe>()?)?;
@@ -35,14 +43,16 @@ pub(super) async fn serve(stream: &mut QuicStream, first: &Frame) -> Result<(), 
         (until, false) => until,
     };
     let Resolved { shard, stream: uid, .. } = found;
-    let streams = &stream.context.streams;
-    let reader = StreamReader::new(shard, streams.cold(), streams.pool(), uid, start.start);
+    let from = stream.context.streams.sources(shard, stream.record_memory.clone());
+    let reader = StreamReader::new(from, uid, start.start);
     let credit = i64::try_from(request.credit_bytes).unwrap_or(i64::MAX);
     let subscription = Subscription {
         stream,
         next: reader.next_offset(),
         reader,
         ready: VecDeque::new(),
+        held: None,
+        sent: None,
         until,
         until_time: request.until_time,
         credit,
@@ -56,6 +66,10 @@ struct Subscription<'s> {
     reader: StreamReader,
     /// Read, wanted, and not sent for lack of credit: at most what one step brought.
     ready: VecDeque<Delivery>,
+    /// The memory for that.
+    held: Option<Arc<Held>>,
+    /// What the client has not taken.
+    sent: Option<Sent>,
     /// The offset after the last record sent.
     next: Offset,
     /// Stop before this offset.
@@ -67,6 +81,49 @@ struct Subscription<'s> {
     credit: i64,
     /// When what was read and may not be sent is given up.
     held_until: Instant,
+}
+
+/// Records on their way to the client, with their memory.
+struct Sent {
+    held: Arc<Held>,
+    bytes: usize,
+    since: Instant,
+}
+
+impl Sent {
+    /// Whether the client takes its time while others wait.
+    fn is_overdue(&self, memory: &Member) -> bool {
+        let seconds = (self.bytes / CROWDED_LINE_BYTES) as u64;
+        let allowed = CROWDED_TIME + Duration::from_secs(seconds);
+        self.held.is_shared() && memory.is_crowded() && self.since.elapsed() >= allowed
+    }
+}
+
+/// Sends what is queued, and gives back its memory. A client that does not take what it has credit
+/// for, while others wait for the memory, loses the stream. Cancel safe.
+async fn flush(
+    writer: &mut FrameWriter,
+    sent: &mut Option<Sent>,
+    memory: Option<&Member>,
+) -> Result<(), SessionEnd> {
+    if let (Some(sent), Some(memory)) = (&*sent, memory) {
+        loop {
+            if sent.is_overdue(memory) {
+                // Who does not read cannot be told; what is on its way is given up.
+                writer.reset(ErrorCode::QuotaExceeded);
+                let message = "records were not taken while others waited for the memory";
+                return Err(WireError::new(ErrorCode::QuotaExceeded, message).into());
+            }
+            if let Ok(flushed) = timeout(CROWD_CHECK, writer.flush()).await {
+                flushed?;
+                break;
+            }
+        }
+    } else {
+        writer.flush().await?;
+    }
+    *sent = None;
+    Ok(())
 }
 
 impl Subscription<'_> {
@@ -84,7 +141,13 @@ impl Subscription<'_> {
                 continue;
             }
             match self.step().await? {
-                Step::Records(deliveries) => self.keep_wanted(deliveries),
+                Step::Records(deliveries) => {
+                    self.held = self.reader.take_held().map(Arc::new);
+                    self.keep_wanted(deliveries);
+                    if self.ready.is_empty() {
+                        self.held = None;
+                    }
+                }
                 Step::End => {}
                 Step::Deleted => {
                     let message = "the stream was deleted while it was read";
@@ -97,12 +160,14 @@ impl Subscription<'_> {
     /// Waits for a frame of the client; what it has no credit for waits with it, but not for long.
     async fn wait_for_credit(&mut self) -> Result<(), SessionEnd> {
         let holds = !self.ready.is_empty() || self.reader.holds_records();
+        let QuicStream { writer, reader, record_memory, stopping, .. } = &mut *self.stream;
+        let is_flushed = writer.is_flushed();
         tokio::select! {
             biased;
-            () = self.stream.stopping.cancelled() => return Err(going_away()),
+            () = stopping.cancelled() => return Err(going_away()),
             () = sleep_until(self.held_until), if holds => self.let_go(),
-            sent = self.stream.writer.flush(), if !self.stream.writer.is_flushed() => sent?,
-            frame = self.stream.reader.next() => add_credit(&mut self.credit, frame?)?,
+            sent = flush(writer, &mut self.sent, record_memory.as_ref()), if !is_flushed => sent?,
+            frame = reader.next() => add_credit(&mut self.credit, frame?)?,
         }
         Ok(())
     }
@@ -110,6 +175,7 @@ impl Subscription<'_> {
     /// Gives up what was read and not delivered, to read it again.
     fn let_go(&mut self) {
         self.ready = VecDeque::new();
+        self.held = None;
         self.reader.rewind(self.next);
     }
 
@@ -120,14 +186,17 @@ impl Subscription<'_> {
     /// it would cost the client a few bytes and the node a row group.
     async fn step(&mut self) -> Result<Step, SessionEnd> {
         let read = {
-            let Self { stream, reader, credit, .. } = self;
+            let Self { stream, reader, credit, sent, .. } = self;
+            let QuicStream { writer, reader: line, record_memory, stopping, .. } = &mut **stream;
+            let memory = record_memory.as_ref();
             let mut step = pin!(reader.step(true));
             loop {
+                let is_flushed = writer.is_flushed();
                 tokio::select! {
                     biased;
-                    () = stream.stopping.cancelled() => return Err(going_away()),
-                    sent = stream.writer.flush(), if !stream.writer.is_flushed() => sent?,
-                    frame = stream.reader.next() => add_credit(credit, frame?)?,
+                    () = stopping.cancelled() => return Err(going_away()),
+                    sent = flush(writer, sent, memory), if !is_flushed => sent?,
+                    frame = line.next() => add_credit(credit, frame?)?,
                     read = &mut step => break read,
                 }
             }
@@ -135,16 +204,17 @@ impl Subscription<'_> {
         let mut read = Some(read.map_err(|failed| wire_error::read_failure(&failed))?);
         let held_until = Instant::now() + HELD_TIME;
         while !self.stream.writer.is_flushed() {
-            let Self { stream, credit, .. } = self;
+            let Self { stream, credit, sent, .. } = self;
+            let QuicStream { writer, reader: line, record_memory, stopping, .. } = &mut **stream;
             tokio::select! {
                 biased;
-                () = stream.stopping.cancelled() => return Err(going_away()),
-                sent = stream.writer.flush() => sent?,
+                () = stopping.cancelled() => return Err(going_away()),
+                sent = flush(writer, sent, record_memory.as_ref()) => sent?,
                 () = sleep_until(held_until), if read.is_some() => {
                     read = None;
                     self.let_go();
                 }
-                frame = stream.reader.next() => add_credit(credit, frame?)?,
+                frame = line.next() => add_credit(credit, frame?)?,
             }
         }
         Ok(read.unwrap_or(Step::End))
@@ -172,14 +242,25 @@ impl Subscription<'_> {
     /// Queues what is ready for sending, as far as the credit goes.
     fn deliver(&mut self) -> Result<(), SessionEnd> {
         let mut frames = Vec::with_capacity(self.ready.len());
+        let mut bytes = 0;
         while self.credit > 0
             && let Some(delivery) = self.ready.pop_front()
         {
+            bytes += delivery.batch.len();
             self.credit -= delivery.batch.len() as i64;
             self.next = delivery.end();
             frames.push(deliver_frame(&delivery));
         }
-        self.held_until = Instant::now() + HELD_TIME;
+        let now = Instant::now();
+        self.held_until = now + HELD_TIME;
+        // Part of what was read may be on its way already.
+        let (before, since) = self.sent.take().map_or((0, now), |sent| (sent.bytes, sent.since));
+        if let Some(held) = self.held.clone() {
+            self.sent = Some(Sent { held, bytes: before + bytes, since });
+        }
+        if self.ready.is_empty() {
+            self.held = None;
+        }
         Ok(self.stream.writer.queue_all(frames)?)
     }
 

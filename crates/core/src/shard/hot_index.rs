@@ -5,7 +5,7 @@ use std::fmt;
 
 use bytes::BytesMut;
 use railgun_types::batch::RecordBatch;
-use railgun_types::{Offset, StreamUid, Timestamp, Truncated, WireCursor, put_varint};
+use railgun_types::{Offset, StreamUid, Timestamp, Malformed, ByteCursor, put_varint};
 
 use crate::command::{Append, PartsCursor};
 
@@ -86,14 +86,14 @@ impl Block {
     }
 
     fn iter(&self) -> BlockIter<'_> {
-        BlockIter { next: Some(self.first), rest: WireCursor::new(&self.rest) }
+        BlockIter { next: Some(self.first), rest: ByteCursor::new(&self.rest) }
     }
 
     /// Those from the one that holds `offset` on, which must lie before the end of the block.
     fn from(&self, offset: Offset) -> impl Iterator<Item = IndexPoint> {
         // Who reads at the tail asks for the last one, again and again.
         let is_last = self.last.base <= offset;
-        let last = BlockIter { next: Some(self.last), rest: WireCursor::EMPTY };
+        let last = BlockIter { next: Some(self.last), rest: ByteCursor::EMPTY };
         let points = if is_last { last } else { self.iter() };
         points.skip_while(move |point| point.end() <= offset)
     }
@@ -102,7 +102,7 @@ impl Block {
 /// Walks through the batches of a block.
 struct BlockIter<'b> {
     next: Option<IndexPoint>,
-    rest: WireCursor<'b>,
+    rest: ByteCursor<'b>,
 }
 
 impl Iterator for BlockIter<'_> {
@@ -117,7 +117,7 @@ impl Iterator for BlockIter<'_> {
 }
 
 /// The batch behind `point`.
-fn behind(point: IndexPoint, rest: &mut WireCursor<'_>) -> Result<IndexPoint, Truncated> {
+fn behind(point: IndexPoint, rest: &mut ByteCursor<'_>) -> Result<IndexPoint, Malformed> {
     let count = rest.varint()? as u32;
     let entries = rest.varint()?;
     let ts = Timestamp(point.ts.0.wrapping_add(rest.varint()? as i64));

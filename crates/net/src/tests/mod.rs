@@ -54,7 +54,7 @@ fn listening() -> (Endpoint, ConnectSpec) {
 }
 
 /// Drives `future` until it waits for the other side.
-fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
+pub(crate) fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
 }
 

@@ -3,19 +3,28 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use railgun_proto::Frame;
 use railgun_types::ErrorCode;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{memory_pair, pattern, publish};
-use crate::{FrameReader, FrameWriter, ReadError};
+use crate::{ClientMemory, FrameReader, FrameWriter, ReadError};
 
 /// Bytes of a blob that a slow line takes half a minute for.
 const BLOB_BYTES: usize = 2 << 20;
 
 /// One direction of a stream on which `first` came, read as from a client.
 async fn direction(first: Bytes) -> (FrameWriter, FrameReader, impl Sized) {
+    direction_in(&ClientMemory::new(1 << 30, 100), first).await
+}
+
+/// The same where clients have this memory.
+async fn direction_in(
+    memory: &ClientMemory,
+    first: Bytes,
+) -> (FrameWriter, FrameReader, impl Sized + use<>) {
     let mut pair = memory_pair().await;
-    pair.server = pair.server.distrusted();
+    pair.server = pair.server.distrusted(memory);
     let (mut writer, near) = pair.client.open().await.unwrap();
     writer.send_raw(first).await.unwrap();
     let (far, reader) = pair.server.accept().await.unwrap();
@@ -23,8 +32,12 @@ async fn direction(first: Bytes) -> (FrameWriter, FrameReader, impl Sized) {
 }
 
 fn encoded() -> Bytes {
+    encode(publish(1, vec![pattern(BLOB_BYTES, 1)]))
+}
+
+fn encode(frame: Frame) -> Bytes {
     let mut bytes = BytesMut::new();
-    for part in publish(1, vec![pattern(BLOB_BYTES, 1)]).write_to(&mut bytes).unwrap() {
+    for part in frame.write_to(&mut bytes).unwrap() {
         bytes.extend_from_slice(&part);
     }
     bytes.freeze()
@@ -76,4 +89,99 @@ async fn a_slow_line_is_waited_for_and_so_is_a_reader_that_is_busy() {
         assert!(reader.next().await.unwrap().is_some());
     };
     tokio::join!(send, read);
+}
+
+/// The least memory there can be: one frame of the largest size fits, and not two.
+fn scarce() -> ClientMemory {
+    ClientMemory::new(0, 100)
+}
+
+/// A frame of 8 MiB, which takes more than half of what is scarce.
+fn large() -> Bytes {
+    encode(publish(1, vec![pattern(8 << 20, 1)]))
+}
+
+#[tokio::test(start_paused = true)]
+async fn frames_wait_for_memory_until_those_before_them_are_used() {
+    let (memory, large) = (scarce(), large());
+    let begun = large.slice(..200_000);
+    let (mut first_writer, mut first, _one) = direction_in(&memory, begun.clone()).await;
+    let (mut second_writer, mut second, _two) = direction_in(&memory, begun).await;
+    assert!(timeout(Duration::from_millis(1), first.next()).await.is_err());
+    assert!(memory.figures().frames.bytes > 8 << 20);
+    // The second is not read before there is room for all of it; whoever asks in pieces keeps his
+    // place.
+    let send = |writer: FrameWriter| {
+        let rest = large.slice(200_000..);
+        async move {
+            let mut writer = writer;
+            writer.send_raw(rest).await.unwrap();
+            writer
+        }
+    };
+    let (mut sending, mut other) = (Box::pin(send(first_writer)), Box::pin(send(second_writer)));
+    for _ in 0..10 {
+        let waited = timeout(Duration::from_millis(100), second.next());
+        tokio::select! {
+            waited = waited => assert!(waited.is_err()),
+            _ = &mut other => panic!("a frame without memory was read"),
+        }
+        assert_eq!(memory.figures().frames.waiting, 1);
+    }
+    // A small frame of anybody needs nothing that is shared.
+    let (_writer, mut small, _three) =
+        direction_in(&memory, encode(publish(3, vec![pattern(100, 3)]))).await;
+    assert!(small.next().await.unwrap().is_some());
+    let (frame, writer) = tokio::join!(first.next(), &mut sending);
+    first_writer = writer;
+    assert!(frame.unwrap().is_some());
+    // It counts until it is used.
+    assert!(timeout(Duration::from_millis(1), second.next()).await.is_err());
+    first.release();
+    let (frame, writer) = tokio::join!(second.next(), &mut other);
+    second_writer = writer;
+    assert!(frame.unwrap().is_some());
+    drop((first, second));
+    assert_eq!(memory.figures().frames.bytes, 0);
+    drop((first_writer, second_writer));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_holds_memory_that_others_wait_for_must_hurry() {
+    let memory = scarce();
+    let begun = large().slice(..200_000);
+    let (_writer, mut idle, _one) = direction_in(&memory, begun.clone()).await;
+    let (_writer, mut next, _two) = direction_in(&memory, begun).await;
+    let begin = Instant::now();
+    assert!(timeout(Duration::from_secs(2), idle.next()).await.is_err());
+    let waits = async {
+        // Its own time begins when it has memory.
+        let error = next.next().await.unwrap_err();
+        assert!(matches!(error, ReadError::Stalled { .. }), "{error}");
+        begin.elapsed().as_secs()
+    };
+    let stalls = async {
+        let error = idle.next().await.unwrap_err();
+        assert!(matches!(error, ReadError::Stalled { .. }), "{error}");
+        drop(idle);
+        begin.elapsed().as_secs()
+    };
+    let (ended, stalled) = tokio::join!(waits, stalls);
+    assert_eq!(stalled, 5 + 8);
+    assert_eq!(ended, stalled + 30 + 128);
+}
+
+#[tokio::test(start_paused = true)]
+async fn memory_is_waited_for_so_long_and_no_longer() {
+    let memory = scarce();
+    let (_writer, mut first, _one) = direction_in(&memory, large().slice(..200_000)).await;
+    assert!(timeout(Duration::from_millis(1), first.next()).await.is_err());
+    let (_writer, mut second, _two) = direction_in(&memory, large().slice(..200_000)).await;
+    let begin = Instant::now();
+    // The holder is not even asked: a node that is busy with it for long.
+    let error = second.next().await.unwrap_err();
+    assert!(matches!(error, ReadError::NoRoom { .. }), "{error}");
+    assert_eq!(error.code(), Some(ErrorCode::QuotaExceeded));
+    assert_eq!(begin.elapsed().as_secs(), 15);
+    assert_eq!(memory.figures().frames.waiting, 0);
 }

@@ -226,6 +226,36 @@ async fn a_full_or_stopping_server_refuses() {
 }
 
 #[tokio::test]
+async fn who_has_not_said_who_he_is_takes_only_so_many_places() {
+    within_deadline(async {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = DevCa::load_or_create(dir.path()).unwrap();
+        let tls = ca.issue(&["localhost".to_owned()]).unwrap();
+        let listen = ListenSpec { strangers_max: 1, ..ListenSpec::new(ANY_PORT, tls) };
+        let endpoint = Endpoint::bind(listen).unwrap();
+        let roots = Roots::Pem(ca.pem().into());
+        let spec = crate::ConnectSpec::new(endpoint.local_addr(), "localhost", roots);
+        let first = connect(spec.clone()).await.unwrap();
+        let server = endpoint.accept().await.unwrap();
+        let error = connect(spec.clone()).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Refused { .. }), "{error}");
+        let figures = endpoint.clients();
+        assert_eq!((figures.connections, figures.strangers, figures.refused_total), (1, 1, 1));
+        server.admit();
+        let second = connect(spec.clone()).await.unwrap();
+        drop(endpoint.accept().await.unwrap());
+        second.closed().await;
+        // Its place is free again.
+        let third = connect(spec).await.unwrap();
+        let other = endpoint.accept().await.unwrap();
+        let figures = endpoint.clients();
+        assert_eq!((figures.connections, figures.strangers), (2, 1));
+        drop((first, third, server, other));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_client_that_is_not_admitted_has_one_stream_and_few_bytes() {
     within_deadline(async {
         let (endpoint, spec) = listening();

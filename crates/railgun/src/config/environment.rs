@@ -59,6 +59,9 @@ fn set_text(layer: &mut Layer, key: &str, text: &str) -> Result<(), String> {
         "hot.file_bytes" => layer.hot.file_bytes = Some(parse(text)?),
         "shards.count" => layer.shards.count = Some(parse(text)?),
         "cpu.keep_awake" => layer.cpu.keep_awake = Some(parse(text)?),
+        "streams.max_count" => layer.streams.max_count = Some(parse(text)?),
+        "clients.max_connections" => layer.clients.max_connections = Some(parse(text)?),
+        "clients.max_bytes" => layer.clients.max_bytes = Some(parse(text)?),
         "cold.max_time_to_cold" => layer.cold.max_time_to_cold = Some(parse(text)?),
         "log.format" => layer.log.format = Some(parse(text)?),
         "log.filter" => layer.log.filter = Some(text.to_owned()),
@@ -99,6 +102,8 @@ mod tests {
                 "RAILGUN_SHARDS_COUNT" => "3",
                 "RAILGUN_CPU_KEEP_AWAKE" => "true",
                 "RAILGUN_HOT_MAX_BYTES" | "RAILGUN_HOT_FILE_BYTES" => "64MiB",
+                "RAILGUN_STREAMS_MAX_COUNT" | "RAILGUN_CLIENTS_MAX_CONNECTIONS" => "5",
+                "RAILGUN_CLIENTS_MAX_BYTES" => "1GiB",
                 "RAILGUN_COLD_MAX_TIME_TO_COLD" => "1m",
                 "RAILGUN_LOG_FORMAT" => "json",
                 name if name.starts_with("RAILGUN_") => "x",
@@ -110,7 +115,8 @@ mod tests {
         assert_eq!(layer.data_dir.as_deref(), Some("x".as_ref()));
         assert_eq!(layer.auth.tokens.map(|tokens| tokens.len()), Some(2));
         assert_eq!(layer.shards.count, Some(3));
-        assert!(layer.log.filter.is_some());
+        assert_eq!((layer.streams.max_count, layer.clients.max_connections), (Some(5), Some(5)));
+        assert!(layer.clients.max_bytes.is_some() && layer.log.filter.is_some());
     }
 
     #[test]

@@ -116,6 +116,11 @@ mod tests {
             file_bytes = "64MiB"
             [shards]
             count = 4
+            [streams]
+            max_count = 100000
+            [clients]
+            max_connections = 10000
+            max_bytes = "1GiB"
             [cold]
             max_time_to_cold = "10m"
             [log]
@@ -129,7 +134,8 @@ mod tests {
         assert!(layer.listen.is_some() && layer.http.is_some());
         assert!(layer.tls.cert.is_some() && layer.tls.key.is_some());
         assert!(layer.auth.tokens.is_some() && layer.hot.max_bytes.is_some());
-        assert!(layer.hot.file_bytes.is_some());
+        assert!(layer.hot.file_bytes.is_some() && layer.streams.max_count.is_some());
+        assert!(layer.clients.max_connections.is_some() && layer.clients.max_bytes.is_some());
         assert!(layer.shards.count.is_some() && layer.cold.max_time_to_cold.is_some());
         assert!(layer.log.format.is_some() && layer.log.filter.is_some());
     }

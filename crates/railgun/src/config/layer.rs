@@ -10,7 +10,7 @@ use crate::span::Span;
 
 /// Every key a configuration may hold, in the order they are shown. The environment variable of a
 /// key is `RAILGUN_` and the key in capitals, dots as underscores.
-pub(crate) const KEYS: [&str; 14] = [
+pub(crate) const KEYS: [&str; 17] = [
     "data_dir",
     "bucket",
     "listen",
@@ -22,6 +22,9 @@ pub(crate) const KEYS: [&str; 14] = [
     "hot.file_bytes",
     "shards.count",
     "cpu.keep_awake",
+    "streams.max_count",
+    "clients.max_connections",
+    "clients.max_bytes",
     "cold.max_time_to_cold",
     "log.format",
     "log.filter",
@@ -40,6 +43,8 @@ pub(crate) struct Layer {
     pub(crate) hot: HotLayer,
     pub(crate) shards: ShardsLayer,
     pub(crate) cpu: CpuLayer,
+    pub(crate) streams: StreamsLayer,
+    pub(crate) clients: ClientsLayer,
     pub(crate) cold: ColdLayer,
     pub(crate) log: LogLayer,
 }
@@ -75,6 +80,19 @@ pub(crate) struct ShardsLayer {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct CpuLayer {
     pub(crate) keep_awake: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct StreamsLayer {
+    pub(crate) max_count: Option<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ClientsLayer {
+    pub(crate) max_connections: Option<u32>,
+    pub(crate) max_bytes: Option<ByteSize>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -1,6 +1,6 @@
 //! The one place where settings meet the real environment and machine.
 
-use std::{env, path::Path, thread};
+use std::{env, fs, path::Path, thread};
 
 use super::{
     args::SettingsArgs,
@@ -14,8 +14,8 @@ use super::{
 ///
 /// As [`Settings::resolve`].
 pub(crate) fn load(args: &SettingsArgs) -> Result<Settings, SettingsError> {
-    let machine =
-        Machine { cores: thread::available_parallelism().map_or(1, usize::from), disk_bytes };
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let machine = Machine { cores, disk_bytes, memory_bytes: memory_bytes() };
     Settings::resolve(args, |name| env::var_os(name), machine)
 }
 
@@ -33,4 +33,23 @@ fn disk_bytes(path: &Path) -> Option<u64> {
     let path = std::path::absolute(path).ok()?;
     let stats = path.ancestors().find_map(|dir| rustix::fs::statvfs(dir).ok())?;
     stats.f_blocks.checked_mul(stats.f_frsize)
+}
+
+/// The machine's memory, or what the control group of this process may take of it.
+fn memory_bytes() -> Option<u64> {
+    let machine = installed_bytes();
+    let limit = fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
+    let limit = limit.and_then(|limit| limit.trim().parse().ok());
+    machine.into_iter().chain(limit).min()
+}
+
+#[cfg(target_os = "linux")]
+fn installed_bytes() -> Option<u64> {
+    let info = rustix::system::sysinfo();
+    u64::checked_mul(info.totalram as _, info.mem_unit.into())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn installed_bytes() -> Option<u64> {
+    None
 }

@@ -33,6 +33,13 @@ const HOT_FILE_BYTES_MAX: ByteSize = ByteSize(1024 * MIB);
 const HOT_BYTES_DEFAULT_MAX: ByteSize = ByteSize(10 * 1024 * MIB);
 const SHARDS_MAX: u32 = 64;
 const SHARDS_DEFAULT_MAX: usize = 8;
+const STREAMS_DEFAULT: u32 = 100_000;
+const STREAMS_MAX: u32 = 10_000_000;
+const CONNECTIONS_DEFAULT: u32 = 10_000;
+const CONNECTIONS_MAX: u32 = 100_000;
+const CLIENTS_BYTES_MIN: ByteSize = ByteSize(64 * MIB);
+const CLIENTS_BYTES_MAX: ByteSize = ByteSize(1 << 40);
+const CLIENTS_BYTES_DEFAULT_MAX: ByteSize = ByteSize(4096 * MIB);
 const TIME_TO_COLD: Span = Span(Duration::from_secs(600));
 const TIME_TO_COLD_MIN: Span = Span(Duration::from_secs(1));
 const TIME_TO_COLD_MAX: Span = Span(Duration::from_secs(24 * 3600));
@@ -66,6 +73,8 @@ pub(crate) struct Machine {
     pub(crate) cores: usize,
     /// Size of the file system that holds, or will hold, a path, in bytes.
     pub(crate) disk_bytes: fn(&Path) -> Option<u64>,
+    /// Memory that this process may take, in bytes.
+    pub(crate) memory_bytes: Option<u64>,
 }
 
 /// Everything `serve` needs to know.
@@ -84,6 +93,9 @@ pub(crate) struct Settings {
     pub(crate) hot_file_bytes: Sourced<ByteSize>,
     pub(crate) shards: Sourced<u32>,
     pub(crate) keep_awake: Sourced<bool>,
+    pub(crate) streams_max: Sourced<u32>,
+    pub(crate) connections_max: Sourced<u32>,
+    pub(crate) clients_max_bytes: Sourced<ByteSize>,
     pub(crate) max_time_to_cold: Sourced<Span>,
     pub(crate) log_format: Sourced<LogFormat>,
     pub(crate) log_filter: Sourced<String>,
@@ -178,6 +190,11 @@ impl Settings {
             hot_file_bytes,
             shards: layers.or(|layer| &mut layer.shards.count, || shards(machine)),
             keep_awake: layers.or(|layer| &mut layer.cpu.keep_awake, || false),
+            streams_max: layers.or(|layer| &mut layer.streams.max_count, || STREAMS_DEFAULT),
+            connections_max: layers
+                .or(|layer| &mut layer.clients.max_connections, || CONNECTIONS_DEFAULT),
+            clients_max_bytes: layers
+                .or(|layer| &mut layer.clients.max_bytes, || clients_max_bytes(machine)),
             max_time_to_cold: layers.or(|layer| &mut layer.cold.max_time_to_cold, || TIME_TO_COLD),
             log_format: layers.or(|layer| &mut layer.log.format, || LogFormat::Pretty),
             log_filter: layers
@@ -213,13 +230,17 @@ impl Settings {
                 max: TIME_TO_COLD_MAX.to_string(),
             });
         }
-        if !(1..=SHARDS_MAX).contains(&self.shards.value) {
-            return Err(SettingsError::OutOfRange {
-                key: "shards.count",
-                value: self.shards.value.to_string(),
-                min: "1".to_owned(),
-                max: SHARDS_MAX.to_string(),
-            });
+        let clients_bytes = self.clients_max_bytes.value;
+        within("clients.max_bytes", clients_bytes, CLIENTS_BYTES_MIN, CLIENTS_BYTES_MAX)?;
+        for (key, value, max) in [
+            ("shards.count", self.shards.value, SHARDS_MAX),
+            ("streams.max_count", self.streams_max.value, STREAMS_MAX),
+            ("clients.max_connections", self.connections_max.value, CONNECTIONS_MAX),
+        ] {
+            if !(1..=max).contains(&value) {
+                let [value, min, max] = [value, 1, max].map(|count| count.to_string());
+                return Err(SettingsError::OutOfRange { key, value, min, max });
+            }
         }
         self.bucket.value.parse::<BucketUrl>()?;
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log_filter.value) {
@@ -289,6 +310,14 @@ fn loopback(port: u16) -> SocketAddr {
 fn hot_max_bytes(machine: Machine, data_dir: &Path, file_bytes: ByteSize) -> ByteSize {
     let fifth = (machine.disk_bytes)(data_dir).map(|bytes| ByteSize(bytes / 5 / MIB * MIB));
     fifth.unwrap_or(HOT_BYTES_DEFAULT_MAX).min(HOT_BYTES_DEFAULT_MAX).max(file_bytes)
+}
+
+/// An eighth of the memory, at most 4 GiB: what is on its way between clients and network may take as
+/// much again, and shards and caches have theirs.
+fn clients_max_bytes(machine: Machine) -> ByteSize {
+    let eighth = machine.memory_bytes.map(|bytes| ByteSize(bytes / 8 / MIB * MIB));
+    let default = eighth.unwrap_or(ByteSize(1024 * MIB));
+    default.clamp(CLIENTS_BYTES_MIN, CLIENTS_BYTES_DEFAULT_MAX)
 }
 
 /// DESIGN §1.2: one shard a core, at most 8.

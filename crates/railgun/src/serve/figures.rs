@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use railgun_broker::{Broker, ShardFigures};
 use railgun_http::{MetricKind, MetricsSource, Samples};
+use railgun_net::{ClientFigures, PoolFigures};
 use tokio::sync::watch;
 
 /// Reads the broker's own snapshot at each scrape; says nothing before there is a broker.
@@ -26,9 +27,42 @@ impl MetricsSource for NodeFigures {
         let up = if broker.is_some() { 1.0 } else { 0.0 };
         samples.gauge("railgun_up", "Whether the broker has started", up);
         if let Some(broker) = broker {
+            clients(samples, &broker.clients());
             shards(samples, &broker.figures());
         }
     }
+}
+
+/// What clients take.
+fn clients(samples: &mut Samples, clients: &ClientFigures) {
+    let count = |count: usize| count as f64;
+    samples.gauge("railgun_connections", "Connections of clients", count(clients.connections));
+    samples.gauge(
+        "railgun_connections_strangers",
+        "Connections that have not said who they are",
+        count(clients.strangers),
+    );
+    samples.counter(
+        "railgun_connections_refused",
+        "Clients refused because there were too many",
+        clients.refused_total as u64,
+    );
+    let pools = [("frames", &clients.frames), ("records", &clients.records)];
+    let mut family = |name, help, value: fn(&PoolFigures) -> usize| {
+        let point = |(pool, figures): (&str, &PoolFigures)| {
+            (vec![("pool", pool.to_owned())], count(value(figures)))
+        };
+        samples.family(MetricKind::Gauge, name, help, pools.map(point));
+    };
+    family(
+        "railgun_clients_bytes",
+        "Memory that clients share and take: frames on their way in, records on their way out",
+        |pool| pool.bytes,
+    );
+    family("railgun_clients_bytes_max", "Memory that clients share", |pool| pool.bytes_max);
+    family("railgun_clients_waiting", "QUIC streams that wait for that memory", |pool| {
+        pool.waiting
+    });
 }
 
 /// One family per figure, one point per shard.

@@ -6,7 +6,7 @@ use railgun_broker::{Broker, BrokerSpec, Seams, StartError};
 use railgun_cold::bucket::OpenBucketError;
 use railgun_cold::{Bucket, BucketOptions};
 use railgun_net::tls::ServerTls;
-use railgun_net::{Endpoint, ListenSpec};
+use railgun_net::{ClientMemory, Endpoint, ListenSpec};
 use tokio::runtime::Handle;
 
 use crate::config::Settings;
@@ -39,15 +39,23 @@ pub(crate) async fn start(
     let seed = u64::from_le_bytes(seams.entropy.uid()[..8].try_into().unwrap_or_default());
     let bucket = Bucket::open(&settings.bucket.value, &BucketOptions::new(seed))?;
     let listen = settings.listen.value;
+    let connections_max = settings.connections_max.value as usize;
+    let clients_bytes = usize::try_from(settings.clients_max_bytes.value.0).unwrap_or(usize::MAX);
+    let listen_spec = ListenSpec {
+        connections_max,
+        memory: ClientMemory::new(clients_bytes, connections_max),
+        ..ListenSpec::new(listen, tls)
+    };
     let spec = BrokerSpec {
         seams,
         bucket,
-        listen: Box::new(move || Endpoint::bind(ListenSpec::new(listen, tls))),
+        listen: Box::new(move || Endpoint::bind(listen_spec)),
         address: listen.to_string(),
         tokens: settings.tokens.value.clone(),
         hot_bytes_max: settings.hot_max_bytes.value.0,
         shards: settings.shards.value,
         max_time_to_cold: settings.max_time_to_cold.value.0,
+        streams_max: settings.streams_max.value as usize,
     };
     Ok(Broker::start(spec).await?)
 }

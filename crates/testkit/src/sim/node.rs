@@ -119,6 +119,7 @@ impl SimNode {
             hot_bytes_max: self.shape.hot_bytes_max,
             shards: self.shape.shards,
             max_time_to_cold: self.shape.max_time_to_cold,
+            streams_max: 100_000,
         })
         .await?;
         on_failure.disarm();

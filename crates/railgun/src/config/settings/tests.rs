@@ -2,7 +2,8 @@ use std::{fs, path::PathBuf};
 
 use super::*;
 
-const MACHINE: Machine = Machine { cores: 2, disk_bytes: |_| Some(20 << 30) };
+const MACHINE: Machine =
+    Machine { cores: 2, disk_bytes: |_| Some(20 << 30), memory_bytes: Some(16 << 30) };
 
 fn dev() -> SettingsArgs {
     SettingsArgs { dev: true, ..SettingsArgs::default() }
@@ -104,13 +105,23 @@ fn outside_dev_the_data_directory_and_the_bucket_must_be_named() {
 #[test]
 fn defaults_follow_the_machine() {
     let on = |cores, disk_bytes| {
-        let settings = Settings::resolve(&dev(), |_| None, Machine { cores, disk_bytes }).unwrap();
+        let machine = Machine { cores, disk_bytes, ..MACHINE };
+        let settings = Settings::resolve(&dev(), |_| None, machine).unwrap();
         (settings.shards.value, settings.hot_max_bytes.value.0 >> 20)
     };
     assert_eq!(on(2, |_| Some(20 << 30)), (2, 4 << 10), "a fifth of the disk");
     assert_eq!(on(64, |_| Some(1 << 40)), (8, 10 << 10), "at most 8 shards and 10 GiB");
     assert_eq!(on(1, |_| Some(100 << 20)), (1, 64), "at least one log file");
     assert_eq!(on(1, |_| None), (1, 10 << 10));
+    let clients = |memory_bytes| {
+        let machine = Machine { memory_bytes, ..MACHINE };
+        let settings = Settings::resolve(&dev(), |_| None, machine).unwrap();
+        settings.clients_max_bytes.value.0 >> 20
+    };
+    assert_eq!(clients(Some(16 << 30)), 2 << 10, "an eighth of the memory");
+    assert_eq!(clients(Some(1 << 40)), 4 << 10, "at most 4 GiB");
+    assert_eq!(clients(Some(100 << 20)), 64);
+    assert_eq!(clients(None), 1 << 10);
 }
 
 #[test]
@@ -144,6 +155,13 @@ fn values_out_of_range_are_refused_with_the_range() {
         ("RAILGUN_HOT_MAX_BYTES", "1MiB", "`hot.max_bytes` is 1 MiB, outside 64 MiB to"),
         ("RAILGUN_HOT_FILE_BYTES", "1KiB", "`hot.file_bytes` is 1 KiB, outside 1 MiB to 1 GiB"),
         ("RAILGUN_SHARDS_COUNT", "0", "`shards.count` is 0, outside 1 to 64"),
+        ("RAILGUN_STREAMS_MAX_COUNT", "0", "`streams.max_count` is 0, outside 1 to 10000000"),
+        ("RAILGUN_CLIENTS_MAX_CONNECTIONS", "100001", "is 100001, outside 1 to 100000"),
+        (
+            "RAILGUN_CLIENTS_MAX_BYTES",
+            "1MiB",
+            "`clients.max_bytes` is 1 MiB, outside 64 MiB to 1 TiB",
+        ),
         ("RAILGUN_COLD_MAX_TIME_TO_COLD", "25h", "is 25h, outside 1s to 24h"),
         ("RAILGUN_LOG_FILTER", "railgun=loud", "`log.filter` is `railgun=loud`"),
     ] {
