@@ -37,12 +37,13 @@ async fn half_a_frame_of_each_of_many_holds_up_no_small_frame() {
     let honest = Attacker::enter(&node).await;
     honest.ensure("target", None).await;
     let crowd = join_all((0..40).map(|_| Attacker::enter(&node))).await;
-    let open = ANONYMOUS;
-    let mut lines = join_all(crowd.iter().map(|it| it.publisher(&open, "target"))).await;
-    let all_but_one = vec![7; BATCH_BYTES_HARD - 1];
-    let floods = lines.iter_mut().map(|line| async {
+    let mut lines =
+        join_all(crowd.iter().map(|it| async move { it.publisher(&ANONYMOUS, "target").await }))
+            .await;
+    let all_but_one = &vec![7; BATCH_BYTES_HARD - 1];
+    let floods = lines.iter_mut().map(|line| async move {
         line.bytes(&header(FrameKind::Publish as u8, 0, BATCH_BYTES_HARD as u32)).await;
-        line.bytes_for_ever(&all_but_one).await;
+        line.bytes_for_ever(all_but_one).await;
     });
     let served = async {
         until(&mut bystander, || memory.figures().frames.waiting == 39).await;

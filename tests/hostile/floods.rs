@@ -277,10 +277,10 @@ async fn frames_that_never_end_take_bounded_memory() {
     for _ in 0..150 {
         lines.push(attacker.publisher(&ANONYMOUS, "target").await);
     }
-    let all_but_one = vec![7; BATCH_BYTES_HARD - 1];
-    let floods = lines.iter_mut().map(|line| async {
+    let all_but_one = &vec![7; BATCH_BYTES_HARD - 1];
+    let floods = lines.iter_mut().map(|line| async move {
         line.bytes(&header(FrameKind::Publish as u8, 0, BATCH_BYTES_HARD as u32)).await;
-        line.bytes_for_ever(&all_but_one).await;
+        line.bytes_for_ever(all_but_one).await;
     });
     // Some come whole but for a byte; those behind them are not read, nor is what comes after them.
     tokio::select! {

@@ -238,7 +238,10 @@ impl StreamReader {
                 None => memory.try_take(bytes_of(&deliveries)),
             };
             let own = memory.own_bytes();
-            if self.held.is_none() && first <= own {
+            // Where it is the client itself that takes nothing, or not fast enough, it waits: a
+            // small part of what was read costs as much as all of it.
+            let is_short = self.held.is_none() && memory.is_short(bytes_of(&deliveries));
+            if is_short && first <= own {
                 cut(&mut deliveries, own);
                 self.held = memory.try_take(bytes_of(&deliveries));
             }

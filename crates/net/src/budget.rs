@@ -269,6 +269,12 @@ impl Member {
         self.own.available_permits()
     }
 
+    /// Whether it is others who have taken what is shared, so that there are not so many bytes left.
+    #[must_use]
+    pub fn is_short(&self, bytes: usize) -> bool {
+        self.pool.0.shared.available_permits() < self.counted(bytes) as usize
+    }
+
     /// Whether others wait for what is shared.
     #[must_use]
     pub fn is_crowded(&self) -> bool {
@@ -408,7 +414,7 @@ mod tests {
         // What is large waits for those in front of it.
         let mut large = pin!(modest.take(FRAME_BYTES));
         assert!(poll_once(large.as_mut()).is_pending());
-        assert!(modest.is_crowded());
+        assert!(modest.is_crowded() && modest.is_short(FRAME_BYTES));
         assert_eq!(memory.figures().frames.waiting, 1);
         // What is small waits for the first that ends.
         let mut next = pin!(modest.take(own));
@@ -431,6 +437,7 @@ mod tests {
         let mut more = pin!(greedy.take(1 << 20));
         assert!(poll_once(more.as_mut()).is_pending());
         assert!(!greedy.is_crowded(), "nobody but itself is in its way");
+        assert!(!greedy.is_short(1 << 20));
         assert!(member(&memory).try_take(8 << 20).is_some());
         // Records and frames are in nobody's way.
         assert_eq!(memory.figures().records.bytes, 0);

@@ -75,10 +75,12 @@ fn next(code: ErrorCode, name: &str) -> String {
         | Code::Unavailable
         | Code::NotLeader
         | Code::GoingAway
-        | Code::QuotaExceeded
         | Code::DedupIndexFull
         | Code::TooManyUnanswered
         | Code::ColdUnavailable => "try again in a moment".to_owned(),
+        Code::QuotaExceeded => {
+            "try again in a moment, or free what takes the limit that is named".to_owned()
+        }
         Code::HotTierFull => {
             format!("railgun stream info {name}, which shows why the bucket takes no data")
         }

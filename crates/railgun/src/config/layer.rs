@@ -153,9 +153,9 @@ pub(crate) fn nearest_key(key: &str) -> Option<&'static str> {
     let distance = |known: &str| {
         let whole = strsim::damerau_levenshtein(key, known);
         let word = strsim::damerau_levenshtein(&last(key), &last(known));
-        whole.min(word + 1)
+        (whole.min(word + 1), whole)
     };
-    let (best, known) = KEYS.iter().map(|known| (distance(known), *known)).min()?;
+    let ((best, _), known) = KEYS.iter().map(|known| (distance(known), *known)).min()?;
     (best <= 3 && best < last(key).len()).then_some(known)
 }
 
