@@ -16,9 +16,10 @@ use crate::memory::PipeReader;
 
 /// Pieces taken from the transport at a time. One is what a datagram brought, 1.4 to 6.5 KB.
 const PIECES: usize = 32;
-/// Those of them that a client's frame begins with: what has come before it is known how much memory
-/// the frame takes.
+/// Those of them at a time before a client's frame has memory.
 const FIRST_PIECES: usize = 4;
+/// Bytes of it that may come before: one that has only been announced takes nothing from others.
+const FIRST_BYTES: usize = 8 << 10;
 /// How long the bytes of a frame may be waited for in all, on a connection that a client made,
 /// besides what the slowest line takes for its size. Without it, streams with frames that never end
 /// would be held as long as their connection lives.
@@ -97,6 +98,8 @@ pub struct FrameReader {
     pieces: Vec<Bytes>,
     next: usize,
     filled: usize,
+    /// Bytes taken from the transport since the last frame ended.
+    taken: usize,
     /// How long the frame under way was waited for. Time in which nobody reads is not the peer's.
     waited: Duration,
     failed: Option<ReadError>,
@@ -119,6 +122,7 @@ impl FrameReader {
             pieces: vec![Bytes::new(); PIECES],
             next: 0,
             filled: 0,
+            taken: 0,
             waited: Duration::ZERO,
             failed: None,
         }
@@ -176,26 +180,29 @@ impl FrameReader {
                     self.next += 1;
                 }
                 if frame.is_some() {
+                    self.taken = 0;
                     self.waited = Duration::ZERO;
                     return Ok(frame);
                 }
             }
             self.take_room().await?;
             match self.read_pieces().await? {
-                Some(filled) => (self.next, self.filled) = (0, filled),
+                Some(filled) => {
+                    (self.next, self.filled) = (0, filled);
+                    self.taken += self.pieces[..filled].iter().map(Bytes::len).sum::<usize>();
+                }
                 None if self.decoder.at_border() => return Ok(None),
                 None => return Err(ReadError::CutShort),
             }
         }
     }
 
-    /// Takes memory for the frame under way, all of it before more of it is read: what has begun can
-    /// then come whole, and never waits for others.
+    /// Takes memory for the frame under way, for all of it once a little has come: it can then come
+    /// whole, and never waits for others.
     async fn take_room(&mut self) -> Result<(), ReadError> {
         let bytes = self.decoder.announced();
-        let Some(member) = self.member.as_ref().filter(|_| bytes > 0 && self.held.is_none()) else {
-            return Ok(());
-        };
+        let needs_room = bytes > 0 && self.held.is_none() && self.taken >= FIRST_BYTES;
+        let Some(member) = self.member.as_ref().filter(|_| needs_room) else { return Ok(()) };
         if self.queued.is_none() {
             self.held = member.try_take(bytes);
             if self.held.is_some() {
@@ -216,8 +223,12 @@ impl FrameReader {
     /// Takes from the transport what has come: how many pieces, `None` at the end of the stream.
     async fn read_pieces(&mut self) -> Result<Option<usize>, ReadError> {
         let Some(member) = &self.member else { return self.raw.read(&mut self.pieces).await };
+        let pieces = match self.held {
+            Some(_) => &mut self.pieces[..],
+            None => &mut self.pieces[..FIRST_PIECES],
+        };
         if self.decoder.at_border() {
-            return self.raw.read(&mut self.pieces[..FIRST_PIECES]).await;
+            return self.raw.read(pieces).await;
         }
         let bytes = self.decoder.announced();
         let is_shared = self.held.as_ref().is_some_and(Held::is_shared);
@@ -231,7 +242,7 @@ impl FrameReader {
             let patience = if is_shared { left.min(CROWD_CHECK) } else { left };
             let _waiting = Waiting { waited: &mut self.waited, since: Instant::now() };
             // What has come is taken even if it is late.
-            match timeout(patience, self.raw.read(&mut self.pieces)).await {
+            match timeout(patience, self.raw.read(pieces)).await {
                 Ok(read) => return read,
                 Err(_) if patience == left => return Err(ReadError::Stalled { bytes }),
                 Err(_) => {}
