@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 
 use railgun_log::{Fault, SimOp};
 
-use super::site::{Lane, PATIENCE, PAUSE, Site, check_lives, logs, value, values};
+use super::site::{Lane, PATIENCE, PAUSE, Site, check_lives, value, values};
 use super::*;
 
 /// A node that cannot go on says so within this time.
@@ -20,6 +20,13 @@ fn fail(site: &Site, op: SimOp, after: u64) {
 
 async fn failure(broker: &Broker) -> NodeFailure {
     timeout(SOON, broker.failed()).await.expect("the node has failed")
+}
+
+/// It says what could not be done, and where.
+fn check_reason(failure: &NodeFailure) {
+    let NodeFailure::Disk { reason } = failure else { panic!("{failure}") };
+    assert!(reason.starts_with("could not sync shards/1/log/"), "{reason}");
+    assert!(reason.ends_with(": other error"), "{reason}");
 }
 
 /// Nobody knows, or it was not written: what a failed node may say.
@@ -58,9 +65,7 @@ async fn what_waits_for_a_sync_that_fails_is_told_that_nobody_knows() {
         unknown += usize::from(error.code == ErrorCode::OutcomeUnknown);
     }
     assert!(unknown > 0, "the first of them was on its way to the disk");
-    let NodeFailure::Disk { reason } = failure(&broker).await else { panic!("of another kind") };
-    let file = logs(&broker)[1].files()[0].path.display().to_string();
-    assert!(reason.contains("could not sync") && reason.contains(&file), "{reason}");
+    check_reason(&failure(&broker).await);
     assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
 
     check_refuses(&site, &broker, "s").await;
@@ -79,6 +84,21 @@ async fn what_waits_for_a_sync_that_fails_is_told_that_nobody_knows() {
         // Nobody knew of this one, either.
         late.phase != Phase::Active
     }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sync_that_nobody_waits_for_ends_the_node_too() {
+    let site = Site::new();
+    let broker = site.start().await.unwrap();
+    broker.streams.ensure(wish("s", 1 << 20, EnsureMode::Warn)).await.unwrap();
+    sleep(QUIET).await;
+    let mut lane = Lane::open(&site, &broker, "s", None).await;
+    lane.publish(&value(0)).await.unwrap();
+    // Everything is answered; what comes is the mark that says so on the disk.
+    fail(&site, SimOp::Sync, 0);
+    sleep(QUIET).await;
+    assert_eq!(site.sim.faults_left(), 0);
+    check_reason(&failure(&broker).await);
 }
 
 /// What a failed operation has brought about.

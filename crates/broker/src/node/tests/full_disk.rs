@@ -1,6 +1,10 @@
 //! A disk that is full from any moment of a node's life on: who asks for something waits, or is told
 //! to try again; nothing acknowledged is lost; the node lives, and goes on by itself.
 
+use std::io::ErrorKind;
+
+use railgun_log::{Fault, SimOp};
+
 use super::scarce::Full;
 use super::site::{Lane, PATIENCE, PAUSE, Site, again, check_lives, logs, until, value, values};
 use super::*;
@@ -148,4 +152,39 @@ async fn what_is_in_flight_when_the_disk_fills_up_leaves_room_for_what_frees_spa
     }
     check_lives(&broker);
     assert!(refused > 0, "the disk was never full");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_that_comes_late_frees_space_and_the_next_one_has_room() {
+    let site = Site::new();
+    let broker = site.start().await.unwrap();
+    ensure(&broker, "s", 1 << 20, EnsureMode::Warn).await;
+    let log = logs(&broker)[1].clone();
+    let mut lane = Lane::open(&site, &broker, "s", None).await;
+    let mut next = 0;
+    while log.files().len() < 4 {
+        lane.publish(&value(next)).await.unwrap();
+        next += 1;
+    }
+    site.sim.set_capacity(site.sim.used());
+    while lane.publish(&value(next)).await.is_ok() {
+        next += 1;
+    }
+    // The checkpoint that the cut asks for is not there when the floor has risen.
+    let fault = Fault { op: SimOp::Rename, after: 0, kind: ErrorKind::Other };
+    (0..3).for_each(|_| site.sim.fail(fault.clone()));
+    broker.streams.seal(&name("s"), false).await.unwrap();
+    // What was held back for it is somebody else's now.
+    let reserve = "shards/1/checkpoints/reserve";
+    assert!(site.sim.contents(reserve).is_none());
+    site.sim.set_capacity(site.sim.used());
+    assert!(log.disk_full());
+    until("the log gives up what is in the bucket", async || log.files().len() < 4).await;
+    assert_eq!(site.sim.faults_left(), 0);
+    sleep(PAUSE).await;
+    assert!(site.sim.contents(reserve).is_some(), "nothing is held back for the next one");
+    let published = timeout(PATIENCE, lane.publish_at_last(&value(next))).await;
+    assert_eq!(published.expect("there is room"), next as u64);
+    check_lives(&broker);
+    site.check(&broker, "s", &values(0..next + 1)).await;
 }
