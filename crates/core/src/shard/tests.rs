@@ -318,7 +318,12 @@ fn the_oldest_tombstones_are_forgotten_and_the_bucket_told() {
     let pieces = shard.state.encode_checkpoint(&[], true).concat();
     let restored = ShardState::decode_checkpoint(ClusterUid([7; 16]), ShardId(1), &pieces);
     assert_eq!(restored.as_ref().map(|restored| &restored.state), Ok(&shard.state));
-    let version = shard.state.mirrored().expect("told before");
+    // The bucket is told of the deletions before anything is forgotten.
+    let before = shard.state.mirrored().expect("told before");
+    let file = shard.state.manifest_file().expect("two were deleted");
+    assert_eq!(file.removed_streams, []);
+    told = file.apply_to(Some((before, told))).expect("extends what was told");
+    let version = shard.mirror();
     for n in others..others + 2 {
         assert_eq!(shard.apply(5, delete(other(n))), Outcome::Deleted(false));
     }
