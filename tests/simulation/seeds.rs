@@ -3,7 +3,7 @@ use std::time::Duration;
 use railgun_testkit::sim::{self, Counts, FAULTS, Options, Report};
 
 /// Runs unless the environment says otherwise: about a minute in a development build.
-const SEEDS: u64 = 8;
+pub(crate) const SEEDS: u64 = 8;
 
 /// Prints what is needed to look at a failed run again.
 pub(crate) fn describe(report: &Report) -> String {

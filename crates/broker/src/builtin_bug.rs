@@ -13,6 +13,12 @@ pub enum BuiltinBug {
     CommitBeforePut,
     /// Publishers are taken in whatever the hot budget says.
     NoAdmission,
+    /// Where several ranges of a stream are new, its manifest leaves the first of them out.
+    HoleInManifest,
+    /// A reader that comes from the bucket to the log misses a batch.
+    GapBetweenTiers,
+    /// What a publisher sends again is taken for new.
+    RepeatsAreNew,
 }
 
 /// The bug of this node, if it has one.

@@ -17,6 +17,7 @@ use railgun_types::batch::RecordBatch;
 use railgun_types::{Offset, ShardId, StreamUid, Timestamp};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use crate::builtin_bug::{BuiltinBug, Planted};
 use crate::replica::NodeStopping;
 use crate::shard::{Located, ReadQuery, ShardHandle};
 
@@ -147,11 +148,26 @@ pub(crate) struct StreamReader {
     held: Option<Held>,
     /// Memory that was waited for, and its bytes: for the next records.
     room: Option<(usize, Held)>,
+    planted: Planted,
 }
 
 impl StreamReader {
-    pub(crate) fn new(from: ReadSources, stream: StreamUid, next: Offset) -> Self {
-        Self { from, stream, next, row_group: None, retired_at: None, held: None, room: None }
+    pub(crate) fn new(
+        from: ReadSources,
+        stream: StreamUid,
+        next: Offset,
+        planted: Planted,
+    ) -> Self {
+        Self {
+            from,
+            stream,
+            next,
+            row_group: None,
+            retired_at: None,
+            held: None,
+            room: None,
+            planted,
+        }
     }
 
     /// The offset of the next record.
@@ -181,6 +197,7 @@ impl StreamReader {
     /// memory. Cancel safe: a step that was not returned is read again.
     pub(crate) async fn step(&mut self, wait: bool) -> Result<Step, ReadFailure> {
         self.held = None;
+        let mut from_bucket = false;
         if let Some(row_group) = self.row_group.take() {
             let place = place(&self.from.places.cold).await?;
             let decoded = decode(&*self.from.pool, row_group).await?;
@@ -188,6 +205,7 @@ impl StreamReader {
             if let Some((deliveries, row_group)) = decoded {
                 return Ok(self.keep(deliveries, Some(row_group)).await);
             }
+            from_bucket = true;
         }
         let query = ReadQuery { stream: self.stream, from: self.next, wait };
         match self.from.shard.locate(query).await? {
@@ -197,7 +215,13 @@ impl StreamReader {
                 Err(ReadFailure::Missing { stream: self.stream, offset: self.next })
             }
             Located::Hot(points) => match self.read_hot(points).await? {
-                Some(deliveries) => Ok(self.keep(deliveries, None).await),
+                Some(mut deliveries) => {
+                    let gap = from_bucket && self.planted.is(BuiltinBug::GapBetweenTiers);
+                    if gap && deliveries.len() > 1 {
+                        deliveries.remove(0);
+                    }
+                    Ok(self.keep(deliveries, None).await)
+                }
                 // The file was given up between the answer and the read: the bucket has it. The
                 // index forgets a file before it goes, so this happens once, or the index is wrong.
                 None if self.retired_at.replace(self.next) == Some(self.next) => {

@@ -293,6 +293,7 @@ impl Broker {
             node_id: identity.node.0,
             server: format!("railgun/{}", env!("CARGO_PKG_VERSION")),
             next_session: AtomicU64::new(0),
+            planted,
         });
         let accept = accept(Arc::clone(&endpoint), context, sessions.clone(), stopping.clone());
         sessions.spawn(accept);

@@ -193,7 +193,10 @@ impl Offloader {
             return Ok(Progress::More);
         }
         let is_mirror_due = self.is_mirror_due(&status);
-        if let Some(file) = status.manifest.filter(|_| is_mirror_due) {
+        if let Some(mut file) = status.manifest.filter(|_| is_mirror_due) {
+            if self.spec.reclaimer.planted.is(BuiltinBug::HoleInManifest) {
+                leave_a_hole(&mut file);
+            }
             self.mirror(&file).await?;
             return Ok(Progress::More);
         }
@@ -315,6 +318,13 @@ impl Offloader {
 
     async fn propose(&self, command: SegmentCommand) -> Result<Outcome, OffloadError> {
         Ok(self.spec.shard.command(CommandBody::Segment(command)).await?)
+    }
+}
+
+/// See [`BuiltinBug::HoleInManifest`].
+fn leave_a_hole(file: &mut ManifestFile) {
+    for change in file.streams.values_mut().filter(|change| change.stream.ranges.len() > 1) {
+        change.stream.ranges.remove(0);
     }
 }
 

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::Auth;
+use crate::builtin_bug::Planted;
 use crate::shard::Queueing;
 use crate::streams::Streams;
 
@@ -57,6 +58,7 @@ pub(crate) struct SessionContext {
     pub(crate) server: String,
     /// Tells sessions apart for fair queueing.
     pub(crate) next_session: AtomicU64,
+    pub(crate) planted: Planted,
 }
 
 /// Serves a connection until the client or the node ends it.

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 
 use super::aliases::{Aliases, Bound};
 use super::{QuicStream, SessionEnd, going_away};
+use crate::builtin_bug::BuiltinBug;
 use crate::replica::ProposeFailure;
 use crate::shard::{AppendFailure, AppendResult, ShardHandle};
 use crate::wire_error;
@@ -353,7 +354,8 @@ impl Publisher<'_> {
                 Some(ExpectedNext(end.next_offset().0))
             }
         };
-        let producer = self.producer.map(|id| ProducerSequence {
+        let repeats_are_new = self.stream.context.planted.is(BuiltinBug::RepeatsAreNew);
+        let producer = self.producer.filter(|_| !repeats_are_new).map(|id| ProducerSequence {
             id,
             epoch: self.epoch,
             sequence: item.sequence,

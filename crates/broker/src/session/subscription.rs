@@ -44,7 +44,7 @@ pub(super) async fn serve(stream: &mut QuicStream, first: &Frame) -> Result<(), 
     };
     let Resolved { shard, stream: uid, .. } = found;
     let from = stream.context.streams.sources(shard, stream.record_memory.clone());
-    let reader = StreamReader::new(from, uid, start.start);
+    let reader = StreamReader::new(from, uid, start.start, stream.context.planted);
     let credit = i64::try_from(request.credit_bytes).unwrap_or(i64::MAX);
     let subscription = Subscription {
         stream,

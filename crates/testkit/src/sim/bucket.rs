@@ -1,5 +1,6 @@
 //! The bucket of a simulated node: one store that outlives every life of the node, behind weather.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,6 +20,8 @@ use object_store::{
 use railgun_cold::testing::{Conditions, Fault, FaultyStore, Operation, Request};
 use railgun_cold::{Bucket, BucketOptions};
 
+use super::cut::{Cut, Passage};
+use super::options::Bug;
 use super::random::Random;
 use super::shared::Shared;
 use super::trace::Trace;
@@ -44,6 +47,7 @@ pub(super) enum Weather {
 /// See the module. Clones are one bucket.
 #[derive(Clone, Debug)]
 pub(super) struct SimBucket {
+    pub(super) cut: Cut,
     store: Arc<InMemory>,
     weather: Shared<Weather>,
     random: Shared<Random>,
@@ -53,7 +57,7 @@ pub(super) struct SimBucket {
 impl SimBucket {
     pub(super) fn new(random: Random, trace: Trace) -> Self {
         let (weather, random) = (Shared::new(Weather::Fair), Shared::new(random));
-        Self { store: Arc::new(InMemory::new()), weather, random, trace }
+        Self { cut: Cut::new(), store: Arc::new(InMemory::new()), weather, random, trace }
     }
 
     pub(super) fn set_weather(&self, weather: Weather) {
@@ -75,16 +79,27 @@ impl SimBucket {
     }
 
     /// The bucket as a node sees it whose life ends with `ended`: from then on nothing is answered.
-    pub(super) fn of_life(&self, ended: Arc<AtomicBool>) -> Bucket {
-        let bucket = self.clone();
-        let plan = move |request: &Request<'_>| bucket.fault(request);
-        let faulty = FaultyStore::new(Arc::clone(&self.store) as _, Conditions::Honoured, plan);
+    pub(super) fn of_life(&self, ended: Arc<AtomicBool>, bug: Option<Bug>) -> Bucket {
+        let (bucket, was_ended) = (self.clone(), Arc::clone(&ended));
+        let overwrites = bug == Some(Bug::Overwrite);
+        let written = Shared::new(BTreeSet::new());
+        let plan = move |request: &Request<'_>| {
+            let hides = overwrites && is_unwritten(&written, request);
+            bucket.fault(request, &was_ended).or(hides.then_some(Fault::Missing))
+        };
+        let conditions = if overwrites { Conditions::Ignored } else { Conditions::Honoured };
+        let faulty = FaultyStore::new(Arc::clone(&self.store) as _, conditions, plan);
         let seed = self.random.with(Random::next);
         assemble(Arc::new(LifeStore { faulty, ended, random: self.random.clone() }), seed)
     }
 
-    fn fault(&self, request: &Request<'_>) -> Option<Fault> {
+    fn fault(&self, request: &Request<'_>, ended: &AtomicBool) -> Option<Fault> {
+        let passage = self.cut.on_request();
+        if passage != Passage::Free {
+            ended.store(true, Ordering::Relaxed);
+        }
         let fault = match self.weather() {
+            _ if passage == Passage::Lost => Some(Fault::Hangs),
             Weather::Fair => None,
             Weather::Denied => Some(Fault::Denied),
             Weather::Throttling => Some(Fault::SlowDown),
@@ -114,6 +129,20 @@ fn storm(operation: Operation, random: &mut Random) -> Fault {
     }
 }
 
+/// Whether the size of an object is asked for that this life has not written: a node that does not
+/// look before it uploads is one that finds nothing.
+fn is_unwritten(written: &Shared<BTreeSet<String>>, request: &Request<'_>) -> bool {
+    let Request { operation, path, .. } = *request;
+    written.with(|written| match operation {
+        Operation::Put => {
+            written.insert(path.to_owned());
+            false
+        }
+        Operation::Head => path.contains("/data/") && !written.contains(path),
+        _ => false,
+    })
+}
+
 fn assemble(store: Arc<dyn ObjectStore>, seed: u64) -> Bucket {
     let bucket = Bucket::with_store(store, "", "simulated bucket", &BucketOptions::new(seed));
     bucket.expect("an empty prefix is valid")
@@ -138,10 +167,15 @@ impl LifeStore {
     }
 
     async fn answer<T>(&self, answer: T) -> T {
-        if self.ended.load(Ordering::Relaxed) {
-            std::future::pending().await
-        }
+        none_if(&self.ended).await;
         answer
+    }
+}
+
+/// Never resolves in a life that has ended.
+async fn none_if(ended: &AtomicBool) {
+    if ended.load(Ordering::Relaxed) {
+        std::future::pending().await
     }
 }
 
@@ -198,7 +232,13 @@ impl ObjectStore for LifeStore {
         if self.ended.load(Ordering::Relaxed) {
             return futures::stream::pending().boxed();
         }
-        self.faulty.list(prefix)
+        let (listing, ended) = (self.faulty.list(prefix), Arc::clone(&self.ended));
+        let listing = async move {
+            let listed: Vec<_> = listing.collect().await;
+            none_if(&ended).await;
+            futures::stream::iter(listed)
+        };
+        futures::stream::once(listing).flatten().boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {

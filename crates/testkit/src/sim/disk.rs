@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use railgun_log::{Disk, DiskFile, DiskLock, LockError, SimDisk};
 use tokio::sync::Notify;
 
+use super::cut::Cut;
+use super::dial::SimDial;
 use super::shared::Shared;
 use super::trace::{Trace, digest};
 
@@ -26,9 +28,15 @@ pub(super) struct Hooks {
     /// Syncs of log files that still succeed; the machine stops before the next one, when the batch is
     /// written. Those of mere marks do not count.
     pub(super) syncs_left: Shared<Option<u64>>,
+    /// Syncs of batches whose answers still reach clients; when the next one is durable, every connection
+    /// breaks.
+    pub(super) answers_left: Shared<Option<u64>>,
+    pub(super) dial: SimDial,
+    /// Told of every change.
+    pub(super) cut: Cut,
 }
 
-/// See the module. Notes every change in the trace.
+/// See the module. Notes every change in the trace, one line each.
 #[derive(Clone, Debug)]
 pub(super) struct LifeDisk {
     disk: SimDisk,
@@ -55,13 +63,17 @@ impl LifeDisk {
     }
 
     fn noted<T>(&self, what: &str, path: &Path, result: io::Result<T>) -> io::Result<T> {
+        let path = path.display();
         match &result {
-            Ok(_) => self.trace.note(format_args!("disk {what} {}", path.display())),
-            Err(error) => {
-                self.trace.note(format_args!("disk {what} {} failed: {error}", path.display()));
-            }
+            Ok(_) => self.note(format_args!("{what} {path}")),
+            Err(error) => self.note(format_args!("{what} {path} failed: {error}")),
         }
         result
+    }
+
+    fn note(&self, change: std::fmt::Arguments<'_>) {
+        self.trace.note(format_args!("disk {change}"));
+        self.hooks.cut.on_change(self.disk.operations());
     }
 
     fn retired(&self) {
@@ -83,14 +95,18 @@ impl LifeDisk {
         }
     }
 
+    /// A batch is about to be synced.
     fn count_sync(&self) {
-        let stops = self.hooks.syncs_left.with(|left| {
-            let stops = *left == Some(0);
-            *left = left.and_then(|left| left.checked_sub(1));
-            stops
-        });
-        if stops {
+        if count_down(&self.hooks.syncs_left) {
             self.disk.stop_after(Some(self.disk.operations()));
+        }
+    }
+
+    /// A batch is durable, and nobody knows yet.
+    fn count_answer(&self) {
+        if count_down(&self.hooks.answers_left) {
+            self.trace.note(format_args!("the answers to a durable batch are lost"));
+            self.hooks.dial.network().cut(self.hooks.dial.addr());
         }
     }
 
@@ -100,6 +116,15 @@ impl LifeDisk {
     }
 }
 
+/// Whether nothing is left; from then on nothing is counted.
+fn count_down(left: &Shared<Option<u64>>) -> bool {
+    left.with(|left| {
+        let none = *left == Some(0);
+        *left = left.and_then(|left| left.checked_sub(1));
+        none
+    })
+}
+
 fn is_log(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "log")
 }
@@ -107,7 +132,7 @@ fn is_log(path: &Path) -> bool {
 impl Disk for LifeDisk {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
         self.check()?;
-        self.disk.create_dir_all(dir)
+        self.noted("create directory", dir, self.disk.create_dir_all(dir))
     }
 
     fn create(&self, path: &Path, bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
@@ -172,14 +197,11 @@ impl DiskFile for LifeFile {
             Ok(bytes) => {
                 self.unsynced.fetch_add(*bytes, Ordering::Relaxed);
                 let digest = digest(parts.iter().flat_map(|part| part.iter().copied()));
-                self.disk.trace.note(format_args!(
-                    "disk write {path} at {position}: {bytes} bytes, {digest:016x}"
-                ));
+                self.disk
+                    .note(format_args!("write {path} at {position}: {bytes} bytes, {digest:016x}"));
             }
             Err(error) => {
-                self.disk
-                    .trace
-                    .note(format_args!("disk write {path} at {position} failed: {error}"));
+                self.disk.note(format_args!("write {path} at {position} failed: {error}"));
             }
         }
         written
@@ -193,10 +215,15 @@ impl DiskFile for LifeFile {
     fn sync_data(&self) -> io::Result<()> {
         self.disk.check()?;
         let unsynced = self.unsynced.swap(0, Ordering::Relaxed);
-        if is_log(&self.path) && unsynced > MARK_BYTES_MAX {
+        let is_batch = is_log(&self.path) && unsynced > MARK_BYTES_MAX;
+        if is_batch {
             self.disk.count_sync();
         }
-        self.disk.noted("sync", &self.path, self.file.sync_data())
+        let synced = self.disk.noted("sync", &self.path, self.file.sync_data());
+        if is_batch && synced.is_ok() {
+            self.disk.count_answer();
+        }
+        synced
     }
 
     fn size(&self) -> io::Result<u64> {

@@ -6,13 +6,14 @@ use super::bucket::Weather;
 use super::random::Random;
 
 /// What everything that strikes is counted under.
-pub const FAULTS: [&str; 13] = [
+pub const FAULTS: [&str; 14] = [
     "power loss",
     "power loss at a change of the disk",
     "power loss before a sync",
     "kill",
     "restart",
     "cut connections",
+    "lost answers",
     "stormy bucket",
     "no bucket",
     "full disk",
@@ -23,7 +24,7 @@ pub const FAULTS: [&str; 13] = [
 ];
 
 /// A roll of the dice for each.
-const ROLLS: [u64; 12] = [0, 6, 20, 34, 38, 42, 46, 66, 72, 77, 84, 92];
+const ROLLS: [u64; 13] = [0, 6, 20, 34, 38, 42, 45, 50, 66, 72, 77, 84, 92];
 
 /// Something that befalls the world.
 #[derive(Clone, Debug)]
@@ -41,6 +42,9 @@ pub(super) enum Fault {
     Restart { drain: Duration },
     /// Every connection breaks.
     Cut,
+    /// Every connection breaks when a batch is durable and its answers are not sent, after so many that
+    /// were: publishers repeat it.
+    LostAnswers { syncs: u64 },
     /// The bucket is like this for a while.
     Bucket { weather: Weather, time: Duration },
     /// The disk takes nothing more for a while.
@@ -65,7 +69,14 @@ impl Fault {
     /// Whether the node goes on and the disk is as it was, so that it needs no start, for which it
     /// would need its bucket.
     pub(super) fn is_mild(&self) -> bool {
-        matches!(self, Self::Cut | Self::SlowDisk { .. } | Self::Clock { .. } | Self::Look)
+        matches!(
+            self,
+            Self::Cut
+                | Self::LostAnswers { .. }
+                | Self::SlowDisk { .. }
+                | Self::Clock { .. }
+                | Self::Look
+        )
     }
 
     /// Under which it is counted.
@@ -77,6 +88,7 @@ impl Fault {
             Self::Kill => "kill",
             Self::Restart { .. } => "restart",
             Self::Cut => "cut connections",
+            Self::LostAnswers { .. } => "lost answers",
             Self::Bucket { weather: Weather::Stormy(_), .. } => "stormy bucket",
             Self::Bucket { .. } => "no bucket",
             Self::DiskFull { .. } => "full disk",
@@ -106,8 +118,9 @@ impl Fault {
             20..34 => Self::PowerLossAtDisk { operations: random.within(0..40) },
             34..38 => Self::Kill,
             38..42 => Self::Restart { drain: ms(random, 10_000) },
-            42..46 => Self::Cut,
-            46..66 => {
+            42..45 => Self::Cut,
+            45..50 => Self::LostAnswers { syncs: random.within(0..5) },
+            50..66 => {
                 let storm = Weather::Stormy(random.within(2..12));
                 let choices =
                     [Weather::Denied, Weather::Throttling, Weather::Away, storm, storm, storm];
@@ -146,8 +159,8 @@ mod tests {
         let drawn: BTreeSet<_> = (0..2_000).map(|_| Fault::draw(&mut random).name()).collect();
         assert_eq!(drawn, BTreeSet::from(FAULTS));
         let bucket = ["no bucket", "stormy bucket"];
-        let first = (1..7).flat_map(|seed| Fault::first(seed, &mut random)).map(|f| f.name());
+        let first = (1..8).flat_map(|seed| Fault::first(seed, &mut random)).map(|f| f.name());
         let first: BTreeSet<_> = first.chain(bucket).collect();
-        assert_eq!(first, BTreeSet::from(FAULTS), "six runs see all");
+        assert_eq!(first, BTreeSet::from(FAULTS), "seven runs see all");
     }
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use railgun_client::Message;
+use railgun_client::{Message, Source};
 use railgun_types::{Offset, StreamUid, Timestamp};
 
 use super::random::Random;
@@ -208,6 +208,16 @@ impl History {
         }
         self.record(stream, offset, ts, id, by);
         Some(id)
+    }
+
+    /// Counts where a record was read from.
+    pub(super) fn read_from(&self, source: Source) {
+        self.trace.count(|counts| match source {
+            Source::Ring => counts.read_ring += 1,
+            Source::Hot => counts.read_hot += 1,
+            Source::Cold => counts.read_cold += 1,
+            Source::Unknown => {}
+        });
     }
 
     /// The message that says this, to the last byte.

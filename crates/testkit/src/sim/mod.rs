@@ -2,14 +2,17 @@
 //! randomness are simulated, and everything that may go wrong with them does. A history of what clients
 //! asked and got, and checkers of disk and bucket, say whether SEMANTICS §1, §2 and DESIGN §5 hold.
 //!
-//! The same seed gives the same trace. [`run`] is the whole of it.
+//! The same seed gives the same trace. [`run`] is the whole of it. What the seeds only sample,
+//! [`script`] goes through: a crash at every point of one short life.
 
+mod audit;
 mod bucket;
 #[cfg(test)]
 mod catalog_tests;
 mod checker;
 mod clock;
 mod counts;
+mod cut;
 mod dial;
 mod disk;
 mod faults;
@@ -18,14 +21,17 @@ mod node;
 mod options;
 mod random;
 mod said;
+pub mod script;
 mod shared;
 mod trace;
 mod workload;
 mod world;
 
 pub use counts::Counts;
+pub use cut::Point;
 pub use faults::FAULTS;
 pub use options::{Bug, Options};
+pub use railgun_log::CrashPlan;
 pub use random::Random;
 pub use trace::Trace;
 pub use world::{Report, World, run};

@@ -12,6 +12,7 @@ use railgun_raft::Inline;
 
 use super::bucket::SimBucket;
 use super::clock::{SimClock, SimEntropy};
+use super::cut::Point;
 use super::dial::SimDial;
 use super::disk::{Hooks, LifeDisk};
 use super::options::{Bug, Shape};
@@ -57,6 +58,13 @@ impl SimNode {
         mut random: Random,
         trace: Trace,
     ) -> Self {
+        let hooks = Hooks {
+            removed: Arc::default(),
+            syncs_left: Shared::new(None),
+            answers_left: Shared::new(None),
+            dial: dial.clone(),
+            cut: bucket.cut.clone(),
+        };
         Self {
             disk: SimDisk::default(),
             bucket,
@@ -64,7 +72,7 @@ impl SimNode {
             dial,
             shape,
             bug,
-            hooks: Hooks { removed: Arc::default(), syncs_left: Shared::new(None) },
+            hooks,
             step_us: Shared::new(STEP_MAX_US),
             entropy: SimEntropy::new(random.fork()),
             random: Shared::new(random),
@@ -112,7 +120,7 @@ impl SimNode {
         });
         let broker = Broker::start(BrokerSpec {
             seams: self.seams(disk.clone()),
-            bucket: self.bucket.of_life(Arc::clone(&ended)),
+            bucket: self.bucket.of_life(Arc::clone(&ended), self.bug),
             listen,
             address: "simulated".to_owned(),
             tokens: Vec::new(),
@@ -149,6 +157,14 @@ impl SimNode {
         }
     }
 
+    /// Plans where the next life is cut short.
+    pub(super) fn cut_at(&self, point: Point) {
+        if let Point::Disk(changes) = point {
+            self.disk.stop_after(Some(changes));
+        }
+        self.hooks.cut.plan(Some(point), self.disk.operations());
+    }
+
     /// Ends a life between two of its instructions; the disk keeps what `plan` says.
     pub(super) fn crash(&self, life: Option<Life>, plan: &CrashPlan) {
         if let Some(Life { broker, disk, ended, addr }) = life {
@@ -158,6 +174,8 @@ impl SimNode {
             drop(broker);
         }
         self.hooks.syncs_left.with(|left| *left = None);
+        self.hooks.answers_left.with(|left| *left = None);
+        self.hooks.cut.plan(None, self.disk.operations());
         self.disk.crash(plan);
     }
 }

@@ -37,6 +37,15 @@ pub enum Bug {
     CommitBeforePut,
     /// Publishers are taken in whatever the log holds (against I10).
     NoAdmission,
+    /// A manifest leaves a range out that others follow (against I1).
+    HoleInManifest,
+    /// An object is written again where there is one, without a look and without a condition
+    /// (against I4).
+    Overwrite,
+    /// A reader that comes from one tier to the next misses a batch (against I7).
+    GapBetweenTiers,
+    /// What a publisher sends again is taken for new (against PQ-1).
+    RepeatsAreNew,
 }
 
 impl Bug {
@@ -47,17 +56,24 @@ impl Bug {
             Self::PurgeAboveFloor
             | Self::DeleteBeforeMirrored
             | Self::CommitBeforePut
-            | Self::NoAdmission => None,
+            | Self::NoAdmission
+            | Self::HoleInManifest
+            | Self::Overwrite
+            | Self::GapBetweenTiers
+            | Self::RepeatsAreNew => None,
         }
     }
 
     pub(super) fn of_broker(self) -> Option<railgun_broker::BuiltinBug> {
         match self {
-            Self::AckBeforeFsync | Self::RotAsTorn => None,
+            Self::AckBeforeFsync | Self::RotAsTorn | Self::Overwrite => None,
             Self::PurgeAboveFloor => Some(railgun_broker::BuiltinBug::PurgeAboveFloor),
             Self::DeleteBeforeMirrored => Some(railgun_broker::BuiltinBug::DeleteBeforeMirrored),
             Self::CommitBeforePut => Some(railgun_broker::BuiltinBug::CommitBeforePut),
             Self::NoAdmission => Some(railgun_broker::BuiltinBug::NoAdmission),
+            Self::HoleInManifest => Some(railgun_broker::BuiltinBug::HoleInManifest),
+            Self::GapBetweenTiers => Some(railgun_broker::BuiltinBug::GapBetweenTiers),
+            Self::RepeatsAreNew => Some(railgun_broker::BuiltinBug::RepeatsAreNew),
         }
     }
 }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use railgun_broker::StartError;
-use railgun_client::{Offset, StartPosition, StreamUid};
 use railgun_log::{CrashPlan, Fault as DiskFault};
 use railgun_net::memory::MemoryNetwork;
 
+use super::audit;
 use super::bucket::{SimBucket, Weather};
 use super::checker::{Checker, Damage};
 use super::counts::Counts;
@@ -153,7 +153,12 @@ impl World {
         if self.history.is_sound() {
             self.judge().await;
         }
+        self.checker.rest().await;
         watching.abort();
+        if !self.history.is_sound() {
+            // A reader may have noticed first: this tells why.
+            self.checker.check().await;
+        }
         self.checker.count_objects().await;
         if acked_nothing(&self.history) {
             self.history.violated("liveness", format_args!("nothing was acknowledged"));
@@ -249,6 +254,9 @@ impl World {
                 if let Some(life) = &self.life {
                     life.cut(&self.node);
                 }
+            }
+            Fault::LostAnswers { syncs } => {
+                self.node.hooks.answers_left.with(|left| *left = Some(syncs));
             }
             Fault::Bucket { weather, time } => {
                 self.node.bucket.set_weather(weather);
@@ -450,9 +458,9 @@ impl World {
     async fn judge(&mut self) {
         // Publishers that were left give up what they still have.
         tokio::time::sleep(Duration::from_secs(60)).await;
-        let ends = self.read_streams().await;
+        let ends = audit::read_streams(&self.node, &self.history).await;
         self.checker.check().await;
-        self.seal_streams().await;
+        audit::seal_streams(&self.node, &self.history).await;
         if let Some(life) = self.life.take() {
             life.shutdown(Duration::from_secs(10)).await;
             self.life = Some(life);
@@ -461,71 +469,10 @@ impl World {
         self.checker.check_drained(&ends);
         self.crash(&CrashPlan::LoseAll);
         self.start().await;
-        if self.read_streams().await != ends {
+        if audit::read_streams(&self.node, &self.history).await != ends {
             self.history.violated("PS-1", format_args!("streams end elsewhere after a restart"));
         }
         self.history.check_whole();
-    }
-
-    /// Every stream from its beginning to its end; returns the ends.
-    async fn read_streams(&self) -> Vec<(StreamUid, Offset)> {
-        let mut ends = Vec::new();
-        let Some(client) = self.client().await else { return ends };
-        let streams = match client.admin().list_all_streams("").await {
-            Ok(streams) => streams,
-            Err(error) => {
-                self.history.violated("liveness", format_args!("nothing is listed: {error}"));
-                return ends;
-            }
-        };
-        for stream in streams {
-            let reader = client.subscribe(stream.name).start(StartPosition::Earliest).until_end();
-            let reading = async {
-                let mut reader = reader.open().await?;
-                while let Some(event) = reader.next_batch().await? {
-                    if let railgun_client::Event::Data(delivery) = event {
-                        for record in delivery.records() {
-                            let (offset, ts) = (record.offset, record.ts);
-                            let by = "the last reader";
-                            self.history.read(stream.uid, offset, ts, &record.into(), by);
-                        }
-                    }
-                }
-                Ok::<_, railgun_client::SubscribeError>(reader.position())
-            };
-            match reading.await {
-                Ok(end) => {
-                    self.history.check_end(stream.uid, end);
-                    ends.push((stream.uid, end));
-                }
-                Err(error) => self.history.violated("reading", format_args!("at last: {error}")),
-            }
-        }
-        ends
-    }
-
-    async fn seal_streams(&self) {
-        let Some(client) = self.client().await else { return };
-        let admin = client.admin();
-        for stream in admin.list_all_streams("").await.unwrap_or_default() {
-            let sealed = admin.seal_stream(&stream.name, true, Duration::from_secs(60)).await;
-            if let Err(error) = sealed {
-                self.history.violated("I10", format_args!("the log does not drain: {error}"));
-            }
-        }
-    }
-
-    async fn client(&self) -> Option<railgun_client::Client> {
-        let mut options = railgun_client::ClientOptions::new("simulated:1");
-        options.seed = Some([7; 16]);
-        let dial = Arc::new(self.node.dial.clone());
-        match railgun_client::Client::connect_over(dial, options).await {
-            Ok(client) => Some(client),
-            Err(error) => {
-                self.history.violated("liveness", format_args!("nobody can connect: {error}"));
-                None
-            }
-        }
     }
 }
 

@@ -27,6 +27,10 @@ pub(super) struct Told {
     pub(super) seals: BTreeMap<u64, Option<u64>>,
     /// Commits.
     pub(super) commits: Vec<(ObjectId, ContentHash)>,
+    /// The first entry there may be; `None` without a file.
+    pub(super) first: Option<u64>,
+    /// The last entry that Raft has given up.
+    pub(super) purged: Option<u64>,
     /// Bytes above what Raft has given up.
     pub(super) unpurged_bytes: u64,
 }
@@ -75,9 +79,10 @@ fn with_logs(
 
 fn read_all(log: &ShardLog, history: &History) -> Told {
     let mut told = Told::default();
-    let purged = log.state().last_purged;
-    told.unpurged_bytes = log.bytes_above(purged.map_or(0, |purged| purged.index));
-    let Some(mut next) = log.first_file_index() else { return told };
+    told.purged = log.state().last_purged.map(|purged| purged.index);
+    told.unpurged_bytes = log.bytes_above(told.purged.unwrap_or(0));
+    told.first = log.first_file_index();
+    let Some(mut next) = told.first else { return told };
     loop {
         let entries = match log.read(next, u64::MAX, READ_BYTES) {
             Ok(entries) if entries.is_empty() => return told,

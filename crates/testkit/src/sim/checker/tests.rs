@@ -45,14 +45,27 @@ fn told(appends: &[(u64, &[MessageId])]) -> Told {
 #[test]
 fn what_was_acked_is_somewhere() {
     let acked = [0, 1, 2].map(|id| (STREAM, Offset(id), id));
-    let check = |in_bucket: &[MessageId], logged: &[MessageId]| {
-        let told = BTreeMap::from([(SHARD, told(&[(10, logged)]))]);
-        broken(|history| check_kept(history, &acked, &in_bucket.iter().copied().collect(), &told))
+    // The log as it is, from entry `first` on, at one look after the other.
+    let check = |in_bucket: &[MessageId], looks: &[(u64, &[MessageId])]| {
+        let (mut kept, in_bucket) = (Kept::default(), in_bucket.iter().copied().collect());
+        let (last, before) = looks.split_last().expect("a look");
+        let seen = |&(first, logged): &(u64, &[MessageId])| {
+            let seals = (first..6).map(|index| (index, None)).collect();
+            let told = Told { first: Some(first), seals, ..told(&[(10, logged)]) };
+            BTreeMap::from([(SHARD, told)])
+        };
+        broken(|history| {
+            before.iter().for_each(|look| kept.check(history, &[], &in_bucket, &seen(look)));
+            kept.check(history, &acked, &in_bucket, &seen(last));
+        })
     };
-    assert_eq!(check(&[0, 1], &[1, 2]), [""; 0]);
-    assert_eq!(check(&[], &[0, 1, 2, 3]), [""; 0], "more than that does no harm");
-    assert_eq!(check(&[0], &[2]), ["I2"]);
-    assert_eq!(check(&[], &[]), ["I2"]);
+    assert_eq!(check(&[0, 1], &[(0, &[1, 2])]), [""; 0]);
+    assert_eq!(check(&[], &[(0, &[0, 1, 2, 3])]), [""; 0], "more than that does no harm");
+    assert_eq!(check(&[0], &[(0, &[2])]), ["PS-1"], "1 never was there");
+    assert_eq!(check(&[], &[(0, &[])]), ["PS-1"]);
+    assert_eq!(check(&[0], &[(0, &[0, 1]), (0, &[2])]), ["I2"], "1 was there");
+    assert_eq!(check(&[0], &[(0, &[0]), (3, &[2])]), ["PS-1"], "all that is gone was seen");
+    assert_eq!(check(&[0], &[(0, &[0]), (7, &[2])]), ["I2"], "nobody saw what is gone");
 }
 
 #[test]
@@ -154,7 +167,8 @@ fn no_more_stays_than_the_hot_budget_allows() {
         broken(|history| check_stays(history, SHARD, BUDGET, 16 << 10, &told, files))
     };
     assert_eq!(check(BUDGET, BUDGET), [""; 0]);
-    assert_eq!(check(2 * BUDGET, BUDGET), ["I10"]);
+    assert_eq!(check(2 * BUDGET, BUDGET), [""; 0], "as much again came since the last look");
+    assert_eq!(check(3 * BUDGET, BUDGET), ["I10"]);
     assert_eq!(check(BUDGET, 2 * BUDGET), ["I10"]);
 }
 

@@ -7,6 +7,7 @@ use railgun_client::{
     Timestamp, WireCode,
 };
 
+use super::super::audit::rule_of;
 use super::super::said::Said;
 use super::Actor;
 
@@ -145,12 +146,7 @@ fn took(
     let name = source.name();
     actor.history.read(stream, offset, ts, said, &format!("{} ({name})", actor.name));
     actor.note(format_args!("read {stream} {offset} from {name}"));
-    actor.trace.count(|counts| match source {
-        Source::Ring => counts.read_ring += 1,
-        Source::Hot => counts.read_hot += 1,
-        Source::Cold => counts.read_cold += 1,
-        Source::Unknown => {}
-    });
+    actor.history.read_from(source);
 }
 
 fn gap(actor: &Actor, stream: StreamUid, removed: &railgun_client::Removed) {
@@ -183,7 +179,7 @@ fn judge(actor: &Actor, error: &SubscribeError) {
         | SubscribeError::Protocol { .. } => false,
     };
     if !excused {
-        actor.history.violated("reading", format_args!("{}: {error}", actor.name));
+        actor.history.violated(rule_of(error), format_args!("{}: {error}", actor.name));
     }
 }
 
