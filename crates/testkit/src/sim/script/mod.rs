@@ -214,3 +214,23 @@ fn events(lines: &[String], kind: &str) -> Vec<String> {
     let said = lines.iter().filter_map(|line| Some(line.trim_start().split_once(' ')?.1));
     said.filter_map(|event| event.strip_prefix(kind).map(str::to_owned)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn some_messages_say_all_that_one_may_and_some_only_their_value() {
+        in_virtual_time(SEED, async {
+            let mut stage = Stage::new(None);
+            assert!(!stage.first_life().await, "nothing cuts it short");
+            assert_eq!(stage.history.violations(), [""; 0]);
+            let whole = stage.play.messages().filter(|message| {
+                message.key.is_some() && !message.headers.is_empty() && message.id.is_some()
+            });
+            let (whole, all) = (whole.count(), stage.play.messages().count());
+            assert!(whole > 2 && whole < all / 2, "{whole} of {all}");
+            stage.node.crash(stage.life.take(), &CrashPlan::LoseAll);
+        });
+    }
+}

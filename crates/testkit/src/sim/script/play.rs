@@ -65,6 +65,13 @@ impl Play {
         self.kept.uid.map(|uid| (uid, Offset(records as u64))).into_iter().collect()
     }
 
+    /// What was sent so far.
+    #[cfg(test)]
+    pub(super) fn messages(&self) -> impl Iterator<Item = &Message> {
+        let batches = [&self.kept, &self.passing].into_iter().flat_map(|stream| &stream.batches);
+        batches.flatten().map(|(_, message)| message)
+    }
+
     /// From the beginning to the end.
     pub(super) async fn play(&mut self) -> Result<(), String> {
         let options = ClientOptions { seed: Some([5; 16]), ..ClientOptions::new("simulated:1") };
