@@ -7,8 +7,8 @@ use railgun_proto::WireError;
 use railgun_types::batch::BatchError;
 use railgun_types::{ErrorCode, Retry, StreamName};
 
-use crate::offload::ReclaimError;
 use crate::catalog::ChangeFailure;
+use crate::offload::ReclaimError;
 use crate::reader::ReadFailure;
 use crate::replica::{NodeStopping, ProposeFailure};
 use crate::shard::AppendFailure;

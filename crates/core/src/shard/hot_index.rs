@@ -5,7 +5,7 @@ use std::fmt;
 
 use bytes::BytesMut;
 use railgun_types::batch::RecordBatch;
-use railgun_types::{Offset, StreamUid, Timestamp, Malformed, ByteCursor, put_varint};
+use railgun_types::{ByteCursor, Malformed, Offset, StreamUid, Timestamp, put_varint};
 
 use crate::command::{Append, PartsCursor};
 

@@ -279,11 +279,7 @@ impl ShardState {
         Ok(Ensured::Updated { revision: stream.revision, diff })
     }
 
-    fn create(
-        &mut self,
-        at: EntryId,
-        ensure: &EnsureStream,
-    ) -> Result<Ensured, EnsureRefused> {
+    fn create(&mut self, at: EntryId, ensure: &EnsureStream) -> Result<Ensured, EnsureRefused> {
         // Its tombstone may be forgotten; the manifest knows it for as long as the bucket does.
         if self.manifest.streams.contains_key(&ensure.stream) {
             return Err(EnsureRefused::Deleted);

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use railgun_client::{
-    Client, ClientOptions, StreamDescription, Event, Offset, StartPosition, StreamUid, SubscribeError,
+    Client, ClientOptions, Event, Offset, StartPosition, StreamDescription, StreamUid,
+    SubscribeError,
 };
 
 use super::history::History;

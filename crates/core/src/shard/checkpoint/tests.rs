@@ -341,7 +341,7 @@ enum Step {
         patch: SpecPatch,
         mode: EnsureMode,
     },
-    Append(Vec<ClosedBatch>),
+    Append(Vec<Item>),
     Seal(SealScope),
     /// The first plan, or not quite.
     Commit {
@@ -359,7 +359,7 @@ enum Step {
 }
 
 #[derive(Clone, Debug)]
-struct ClosedBatch {
+struct Item {
     stream: u8,
     batch: usize,
     claim: Option<(u8, u32, Claim)>,
@@ -373,7 +373,7 @@ enum Claim {
     Gap,
 }
 
-impl ClosedBatch {
+impl Item {
     fn append(&self, state: &ShardState) -> Append {
         let next = state.stream(uid(self.stream)).map_or(0, |stream| stream.next.0);
         let expected_end = self.expects.map(|above| ExpectedNext(next + above));
@@ -435,7 +435,7 @@ fn item() -> impl Strategy<Value = Item> {
     let epoch = prop_oneof![8 => Just(0u32), 1 => 1u32..3];
     let claim = proptest::option::weighted(0.7, (0u8..3, epoch, claim));
     let expects = proptest::option::weighted(0.1, 0u64..2);
-    (0u8..4, batch, claim, expects).prop_map(|(stream, batch, claim, expects)| ClosedBatch {
+    (0u8..4, batch, claim, expects).prop_map(|(stream, batch, claim, expects)| Item {
         stream,
         batch,
         claim,
@@ -454,7 +454,7 @@ fn step() -> impl Strategy<Value = Step> {
         Just(SealScope::All),
     ];
     let full = (0u8..3).prop_map(|stream| {
-        let item = ClosedBatch { stream, batch: 3, claim: None, expects: None };
+        let item = Item { stream, batch: 3, claim: None, expects: None };
         Step::Append(vec![item; 9])
     });
     prop_oneof![
