@@ -1,4 +1,4 @@
-//! Bytes on disk, version 1. Little-endian throughout; CRC = CRC-32C (Castagnoli).
+//! Bytes on disk, version 2. Little-endian throughout; CRC = CRC-32C (Castagnoli).
 //!
 //! A shard's log is a chain of files `<dir>/<first index, 20 digits>.log` (a second file with the same
 //! first index, possible after a truncation, is `<first index>.<n>.log`). The order of the files is that
@@ -10,7 +10,7 @@
 //! | at | bytes | field |
 //! |---|---|---|
 //! | 0 | 8 | magic `"rgunlog\n"` |
-//! | 8 | 2 | version = 1 |
+//! | 8 | 2 | version = 2 |
 //! | 10 | 2 | flags: 1 vote, 2 vote is committed, 4 committed, 8 purged, 16 a file before this one |
 //! | 12 | 4 | header length H, a multiple of 8 |
 //! | 16 | 16 | uuid of this file's life: fresh random bytes each time a file is begun, also in a recycled one |

@@ -93,7 +93,7 @@ impl EntryReplies {
     }
 }
 
-/// Requests by session, in order within each; sessions take turns by deficit round robin, so that
+/// Requests by session, in order within each; sessions take turns, each with a quantum, so that
 /// one with a long queue does not starve the rest.
 #[derive(Debug)]
 pub(crate) struct Appender {

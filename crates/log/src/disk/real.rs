@@ -161,14 +161,19 @@ impl DiskFile for RealFile {
         if bytes == 0 {
             return Ok(());
         }
+        let before = self.size()?;
         loop {
             match fallocate(&self.file, FallocateFlags::empty(), 0, bytes) {
                 Ok(()) => return Ok(()),
                 Err(Errno::INTR) => {}
                 Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
-                    return self.write_zeros(self.size()?, bytes);
+                    return self.write_zeros(before, bytes);
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    // It keeps what it got, which may be all the room that there was for others.
+                    self.file.set_len(before).ok();
+                    return Err(error.into());
+                }
             }
         }
     }

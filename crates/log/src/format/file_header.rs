@@ -9,7 +9,7 @@ use crate::{EntryId, Vote};
 pub(crate) const FILE_MAGIC: [u8; 8] = *b"rgunlog\n";
 
 /// Version written, and the newest that is read.
-pub(crate) const VERSION: u16 = 1;
+pub(crate) const VERSION: u16 = 2;
 
 /// Most term runs a header holds.
 pub(crate) const TERM_RUNS_MAX: usize = 4096;
