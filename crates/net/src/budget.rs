@@ -8,9 +8,12 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use railgun_types::limits::BATCH_BYTES_HARD;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use crate::quic::CONNECTION_WINDOW_BYTES;
 
 /// The largest frame: what a connection may have of a pool at least, or it could never come whole.
 const FRAME_BYTES: usize = BATCH_BYTES_HARD + (1 << 20);
@@ -25,8 +28,20 @@ const OWN_BYTES_MAX: usize = 64 << 10;
 const BYTES_MIN: usize = 64 << 20;
 /// What a connection may send before it is read: at most, and where there are so many connections
 /// that each has a small part of the memory only.
-const WINDOW_BYTES_MAX: usize = 32 << 20;
+const WINDOW_BYTES_MAX: usize = CONNECTION_WINDOW_BYTES as usize;
 const WINDOW_BYTES_MIN: usize = 64 << 10;
+/// How long a client may take for bytes whose memory others wait for, besides what a line of
+/// `CROWDED_LINE_BYTES` a second takes for them.
+const CROWDED_TIME: Duration = Duration::from_secs(5);
+const CROWDED_LINE_BYTES: usize = 1 << 20;
+/// How often whoever holds shared memory looks whether others have begun to wait.
+pub const CROWD_CHECK: Duration = Duration::from_secs(1);
+
+/// How long a client may take to send or to take so many bytes while others wait for their memory.
+#[must_use]
+pub fn crowded_time(bytes: usize) -> Duration {
+    CROWDED_TIME + Duration::from_secs((bytes / CROWDED_LINE_BYTES) as u64)
+}
 
 /// The memory of a node's clients. Cheap to clone.
 #[derive(Clone, Debug)]

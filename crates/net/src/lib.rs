@@ -22,7 +22,9 @@ mod tests;
 pub mod tls;
 mod writer;
 
-pub use budget::{ClientFigures, ClientMemory, Held, Member, PoolFigures};
+pub use budget::{
+    CROWD_CHECK, ClientFigures, ClientMemory, Held, Member, PoolFigures, crowded_time,
+};
 pub use connect::{CONNECT_TIMEOUT, ConnectError, ConnectSpec, Roots, connect};
 pub use connection::{Connection, ConnectionLost, ConnectionStats};
 pub use endpoint::{BindError, CONNECTIONS_MAX, Endpoint, ListenSpec};

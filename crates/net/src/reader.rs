@@ -9,7 +9,7 @@ use railgun_proto::{Frame, FrameDecoder, FrameError, Message, WireCode};
 use railgun_types::ErrorCode;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::budget::{Held, Member};
+use crate::budget::{CROWD_CHECK, Held, Member, crowded_time};
 use crate::close_code;
 use crate::connection::ConnectionLost;
 use crate::memory::PipeReader;
@@ -26,11 +26,6 @@ const FIRST_BYTES: usize = 8 << 10;
 const FRAME_TIME: Duration = Duration::from_secs(30);
 /// The slowest line, in bytes per second.
 const LINE_BYTES: usize = 64 << 10;
-/// The same for a frame that takes memory which others wait for.
-const CROWDED_FRAME_TIME: Duration = Duration::from_secs(5);
-const CROWDED_LINE_BYTES: usize = 1 << 20;
-/// How often a wait looks whether others have begun to wait.
-const CROWD_CHECK: Duration = Duration::from_secs(1);
 /// How long a frame waits for memory. What waits is not read, and may fill the window that frames of
 /// the same connection need which have theirs: it must end.
 const ROOM_TIME: Duration = Duration::from_secs(15);
@@ -233,11 +228,10 @@ impl FrameReader {
         let bytes = self.decoder.announced();
         let is_shared = self.held.as_ref().is_some_and(Held::is_shared);
         loop {
-            let (time, line) = match is_shared && member.is_crowded() {
-                true => (CROWDED_FRAME_TIME, CROWDED_LINE_BYTES),
-                false => (FRAME_TIME, LINE_BYTES),
+            let allowed = match is_shared && member.is_crowded() {
+                true => crowded_time(bytes),
+                false => FRAME_TIME + Duration::from_secs((bytes / LINE_BYTES) as u64),
             };
-            let allowed = time + Duration::from_secs((bytes / line) as u64);
             let left = allowed.saturating_sub(self.waited);
             let patience = if is_shared { left.min(CROWD_CHECK) } else { left };
             let _waiting = Waiting { waited: &mut self.waited, since: Instant::now() };

@@ -37,6 +37,8 @@ pub const PUBLISHER_STREAMS: usize = 65_536;
 /// Most batches of one frame of a publisher: its head stays far below 1 MiB, and so do their
 /// results, each with an error.
 pub const PUBLISH_ITEMS: usize = 8_192;
+/// Most aliases that one frame of a publisher frees.
+pub const UNBIND_ALIASES: usize = 8_192;
 /// Most administrative calls of one connection at a time, each on a QUIC stream of its own.
 pub const ADMIN_STREAMS: usize = 16;
 /// Deleted streams that a shard remembers; beyond it the one deleted first is forgotten, but what the

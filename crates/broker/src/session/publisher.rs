@@ -12,7 +12,7 @@ use railgun_proto::convert::{ExpectedEnd, Uid};
 use railgun_proto::{Frame, FrameKind, WireError, v1};
 use railgun_types::batch::{BatchError, RecordBatch};
 use railgun_types::limits::{
-    ATOMIC_BATCH_BYTES, ATOMIC_BATCH_RECORDS, PUBLISH_ITEMS, PUBLISHER_STREAMS,
+    ATOMIC_BATCH_BYTES, ATOMIC_BATCH_RECORDS, PUBLISH_ITEMS, PUBLISHER_STREAMS, UNBIND_ALIASES,
 };
 use railgun_types::{ErrorCode, ProducerId, StreamName, StreamUid};
 use tokio::sync::oneshot;
@@ -32,7 +32,7 @@ const CREDIT_BYTES: u64 = 16 << 20;
 /// at most so many times what is kept. A half would copy every second share of a frame that two
 /// shards divide evenly.
 const PINNED_MAX: usize = 3;
-/// Streams on which a publisher is forgotten by one log entry, and aliases freed by one frame.
+/// Streams on which a publisher is forgotten by one log entry.
 const RELEASED_MAX: usize = 8_192;
 
 pub(super) async fn serve(stream: &mut QuicStream, first: &Frame) -> Result<(), SessionEnd> {
@@ -244,8 +244,8 @@ impl Publisher<'_> {
         // What is under way still needs them, and must be in the log before the producer is
         // forgotten.
         self.answer_all().await?;
-        if unbind.aliases.len() > RELEASED_MAX {
-            let message = format!("a frame frees at most {RELEASED_MAX} aliases");
+        if unbind.aliases.len() > UNBIND_ALIASES {
+            let message = format!("a frame frees at most {UNBIND_ALIASES} aliases");
             return Err(WireError::new(ErrorCode::ProtocolViolation, message).into());
         }
         let mut freed = Vec::with_capacity(unbind.aliases.len());

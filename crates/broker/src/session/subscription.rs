@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use railgun_net::{FrameWriter, Held, Member};
+use railgun_net::{CROWD_CHECK, FrameWriter, Held, Member, crowded_time};
 use railgun_proto::convert::{SubscribeRequest, Uid};
 use railgun_proto::{Frame, FrameKind, WireError, v1};
 use railgun_types::{ErrorCode, Offset, Timestamp};
@@ -19,12 +19,6 @@ use crate::wire_error;
 /// How long records that were read wait for credit. Then they are given up, to be read again when
 /// there is credit: a client that gives none does not hold memory.
 pub(crate) const HELD_TIME: Duration = Duration::from_secs(1);
-/// How long a client may take for records that it has credit for, and that take memory which others
-/// wait for: so long, and longer for many bytes, at so many a second. As for the frames it sends.
-const CROWDED_TIME: Duration = Duration::from_secs(5);
-const CROWDED_LINE_BYTES: usize = 1 << 20;
-/// How often it is looked whether others have begun to wait.
-const CROWD_CHECK: Duration = Duration::from_secs(1);
 
 pub(super) async fn serve(stream: &mut QuicStream, first: &Frame) -> Result<(), SessionEnd> {
     let request = SubscribeRequest::try_from(first.decode::<v1::Subscribe>()?)?;
@@ -93,9 +87,8 @@ struct Sent {
 impl Sent {
     /// Whether the client takes its time while others wait.
     fn is_overdue(&self, memory: &Member) -> bool {
-        let seconds = (self.bytes / CROWDED_LINE_BYTES) as u64;
-        let allowed = CROWDED_TIME + Duration::from_secs(seconds);
-        self.held.is_shared() && memory.is_crowded() && self.since.elapsed() >= allowed
+        let is_late = || self.since.elapsed() >= crowded_time(self.bytes);
+        self.held.is_shared() && memory.is_crowded() && is_late()
     }
 }
 

@@ -44,10 +44,17 @@ async fn quic_pair() -> Pair {
 
 /// A QUIC endpoint, and how to reach it.
 fn listening() -> (Endpoint, ConnectSpec) {
+    listening_as(|_| ())
+}
+
+/// The same, with other settings than the usual ones.
+fn listening_as(set: impl FnOnce(&mut ListenSpec)) -> (Endpoint, ConnectSpec) {
     let dir = tempfile::tempdir().unwrap();
     let ca = DevCa::load_or_create(dir.path()).unwrap();
     let tls = ca.issue(&["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
-    let endpoint = Endpoint::bind(ListenSpec::new(ANY_PORT, tls)).unwrap();
+    let mut listen = ListenSpec::new(ANY_PORT, tls);
+    set(&mut listen);
+    let endpoint = Endpoint::bind(listen).unwrap();
     let roots = Roots::Pem(ca.pem().into());
     let spec = ConnectSpec::new(endpoint.local_addr(), "localhost", roots);
     (endpoint, spec)

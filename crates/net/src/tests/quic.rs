@@ -12,7 +12,9 @@ use railgun_types::ErrorCode;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::{ANY_PORT, credit, listening, pattern, poll_once, publish, within_deadline};
+use super::{
+    ANY_PORT, credit, listening, listening_as, pattern, poll_once, publish, within_deadline,
+};
 use crate::memory::{AddrInUse, MemoryNetwork};
 use crate::tls::{DevCa, DevCaError, ServerTls};
 use crate::{
@@ -193,13 +195,7 @@ async fn a_client_that_stops_in_the_handshake_holds_up_nobody() {
 #[tokio::test]
 async fn a_full_or_stopping_server_refuses() {
     within_deadline(async {
-        let dir = tempfile::tempdir().unwrap();
-        let ca = DevCa::load_or_create(dir.path()).unwrap();
-        let tls = ca.issue(&["localhost".to_owned()]).unwrap();
-        let listen = ListenSpec { connections_max: 1, ..ListenSpec::new(ANY_PORT, tls) };
-        let endpoint = Endpoint::bind(listen).unwrap();
-        let roots = Roots::Pem(ca.pem().into());
-        let spec = crate::ConnectSpec::new(endpoint.local_addr(), "localhost", roots);
+        let (endpoint, spec) = listening_as(|listen| listen.connections_max = 1);
         let first = connect(spec.clone()).await.unwrap();
         let server = endpoint.accept().await.unwrap();
         let error = connect(spec.clone()).await.unwrap_err();
@@ -228,13 +224,7 @@ async fn a_full_or_stopping_server_refuses() {
 #[tokio::test]
 async fn who_has_not_said_who_he_is_takes_only_so_many_places() {
     within_deadline(async {
-        let dir = tempfile::tempdir().unwrap();
-        let ca = DevCa::load_or_create(dir.path()).unwrap();
-        let tls = ca.issue(&["localhost".to_owned()]).unwrap();
-        let listen = ListenSpec { strangers_max: 1, ..ListenSpec::new(ANY_PORT, tls) };
-        let endpoint = Endpoint::bind(listen).unwrap();
-        let roots = Roots::Pem(ca.pem().into());
-        let spec = crate::ConnectSpec::new(endpoint.local_addr(), "localhost", roots);
+        let (endpoint, spec) = listening_as(|listen| listen.strangers_max = 1);
         let first = connect(spec.clone()).await.unwrap();
         let server = endpoint.accept().await.unwrap();
         let error = connect(spec.clone()).await.unwrap_err();

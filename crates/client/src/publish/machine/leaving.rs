@@ -4,14 +4,13 @@
 //! is kept for the next lane of that stream.
 
 use railgun_proto::v1;
+use railgun_types::limits::UNBIND_ALIASES;
 use tokio::time::Instant;
 
 use super::{LaneId, Machine};
 use crate::publish::error::ProtocolError;
 use crate::publish::lane::Binding;
 
-/// Aliases freed by one frame: as many as a server takes.
-const UNBOUND_AT_ONCE: usize = 8_192;
 /// Streams without a lane on which the server goes on knowing the producer. With one more, the
 /// publisher goes on under another producer id.
 pub(super) const LEFT_MAX: usize = 4_096;
@@ -54,7 +53,7 @@ impl Machine {
             return None;
         }
         let (mut lanes, mut forget) = (Vec::new(), false);
-        while lanes.len() < UNBOUND_AT_ONCE {
+        while lanes.len() < UNBIND_ALIASES {
             let Some(id) = self.to_unbind.pop_front() else { break };
             let slot = self.lanes.slot(id);
             if !slot.may_leave() {
