@@ -11,6 +11,7 @@ mod ledger;
 mod load;
 mod main_job;
 mod mount;
+mod readme;
 mod s3_gate;
 mod seed;
 mod site;

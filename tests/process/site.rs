@@ -259,7 +259,7 @@ pub(crate) fn free_address() -> SocketAddr {
 }
 
 /// The binary beside this test's own, in the directory of the profile.
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     let test = std::env::current_exe().expect("a path of this test");
     let profile = test.parent().and_then(Path::parent).expect("target/PROFILE/deps");
     let binary = profile.join(format!("railgun{}", std::env::consts::EXE_SUFFIX));

@@ -82,7 +82,9 @@ fn next(code: ErrorCode, name: &str) -> String {
             "try again in a moment, or free what takes the limit that is named".to_owned()
         }
         Code::HotTierFull => {
-            format!("railgun stream info {name}, which shows why the bucket takes no data")
+            format!(
+                "free space on the server's disk, or railgun stream info {name}, which shows why the bucket takes no data"
+            )
         }
         Code::MessageTooLarge => {
             format!("railgun stream ensure {name} --mode overwrite --max-message-bytes N")

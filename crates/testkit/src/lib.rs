@@ -26,9 +26,7 @@ pub struct TestNode {
 /// How a test's node differs from the usual one.
 #[derive(Clone, Debug)]
 pub struct NodeOptions {
-    /// The bucket; a directory beside the data if absent.
-    pub bucket_url: Option<String>,
-    /// The bucket, opened already: one that fails, or is shared with the test.
+    /// The bucket: one that fails, or is shared with the test; a directory beside the data if absent.
     pub bucket: Option<Bucket>,
     /// The wall clock; the system's if absent.
     pub clock: Option<Arc<dyn Clock>>,
@@ -47,7 +45,6 @@ pub struct NodeOptions {
 impl Default for NodeOptions {
     fn default() -> Self {
         Self {
-            bucket_url: None,
             bucket: None,
             clock: None,
             shards: 2,
@@ -80,8 +77,7 @@ impl TestNode {
         std::fs::create_dir_all(&data_dir).expect("a data directory");
         let ca = DevCa::load_or_create(&data_dir).expect("a certificate authority");
         let tls = ca.issue(&["localhost".into(), "127.0.0.1".into()]).expect("a certificate");
-        let beside = format!("file://{}", dir.path().join("bucket").display());
-        let url = options.bucket_url.unwrap_or(beside);
+        let url = format!("file://{}", dir.path().join("bucket").display());
         let open = || Bucket::open(&url, &BucketOptions::new(1)).expect("a bucket");
         let mut seams = Seams::real(&data_dir).expect("a data directory");
         if let Some(clock) = options.clock {

@@ -35,12 +35,6 @@ impl Timestamp {
         self.0.div_euclid(DAY_US)
     }
 
-    /// This instant moved by `us` microseconds, saturating.
-    #[must_use]
-    pub fn plus_us(self, us: i64) -> Self {
-        Self(self.0.saturating_add(us))
-    }
-
     /// Microseconds from `earlier` to this instant; negative if `earlier` is later.
     #[must_use]
     pub fn since_us(self, earlier: Self) -> i64 {

@@ -1,5 +1,5 @@
-//! Every limit of the product, in one table (SEMANTICS §0). Told to clients in the handshake and
-//! enforced on both sides.
+//! Every limit of the protocol, in one table (SEMANTICS §0). The server enforces them and the SDK
+//! keeps to them; those in [`Limits`] are told in the handshake.
 
 /// Longest name of a stream, in bytes.
 pub const STREAM_NAME_BYTES: usize = 128;

@@ -91,12 +91,6 @@ impl Delivery {
         sound.then_some(Self { batch, skip, count, first, ts, source })
     }
 
-    /// Offset of its first record.
-    #[must_use]
-    pub fn first_offset(&self) -> Offset {
-        self.first
-    }
-
     /// Offset after its last record.
     #[must_use]
     pub fn next_offset(&self) -> Offset {

@@ -169,7 +169,7 @@ proptest! {
         later in -1i64..12,
     ) {
         let run = run(1, 7, entries);
-        let ts = run.entries[0].ts.plus_us(later);
+        let ts = Timestamp(run.entries[0].ts.0 + later);
         block_on(async {
             let mut shelf = Shelf::new(memory());
             let uid = shelf.stream(1, "a");

@@ -1,6 +1,10 @@
 //! The one place where settings meet the real environment and machine.
 
-use std::{env, fs, path::Path, thread};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    thread,
+};
 
 use super::{
     args::SettingsArgs,
@@ -35,12 +39,25 @@ fn disk_bytes(path: &Path) -> Option<u64> {
     stats.f_blocks.checked_mul(stats.f_frsize)
 }
 
-/// The machine's memory, or what the control group of this process may take of it.
+/// The machine's memory, or what the control groups of this process may take of it.
 fn memory_bytes() -> Option<u64> {
-    let machine = installed_bytes();
-    let limit = fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
-    let limit = limit.and_then(|limit| limit.trim().parse().ok());
-    machine.into_iter().chain(limit).min()
+    let read = |path: &Path| fs::read_to_string(path).ok();
+    installed_bytes().into_iter().chain(group_memory_bytes(read)).min()
+}
+
+/// Where Linux shows its control groups.
+const GROUPS: &str = "/sys/fs/cgroup";
+
+/// The least memory that the control group of this process, or one around it, may take. A container
+/// sees its own group as the root; a unit of systemd is a group within it.
+fn group_memory_bytes(read: impl Fn(&Path) -> Option<String>) -> Option<u64> {
+    let groups = read(Path::new("/proc/self/cgroup"))?;
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let own: PathBuf = Path::new(GROUPS).join(own);
+    let around = own.ancestors().take_while(|group| group.starts_with(GROUPS));
+    // "max", where a group has no limit, is no number.
+    let limit = |group: &Path| read(&group.join("memory.max"))?.trim().parse().ok();
+    around.filter_map(limit).min()
 }
 
 #[cfg(target_os = "linux")]
@@ -52,4 +69,31 @@ fn installed_bytes() -> Option<u64> {
 #[cfg(not(target_os = "linux"))]
 fn installed_bytes() -> Option<u64> {
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_limit_of_the_groups_around_the_process_counts() {
+        let limit = |own: &str, limits: &[(&str, &str)]| {
+            group_memory_bytes(|path| match path.to_str()? {
+                "/proc/self/cgroup" => Some(own.to_owned()),
+                path => {
+                    let (_, limit) = limits.iter().find(|(group, _)| *group == path)?;
+                    Some(format!("{limit}\n"))
+                }
+            })
+        };
+        let root = "/sys/fs/cgroup/memory.max";
+        let slice = "/sys/fs/cgroup/system.slice/memory.max";
+        let unit = "/sys/fs/cgroup/system.slice/railgun.service/memory.max";
+        let own = "1:name=systemd:/old\n0::/system.slice/railgun.service\n";
+        assert_eq!(limit("0::/\n", &[(root, "4096")]), Some(4096), "a container");
+        assert_eq!(limit(own, &[(slice, "max"), (unit, "512")]), Some(512));
+        assert_eq!(limit(own, &[(slice, "256"), (unit, "512")]), Some(256));
+        assert_eq!(limit(own, &[(slice, "max"), (unit, "max")]), None);
+        assert_eq!(limit("", &[(root, "4096")]), None, "no groups of version 2");
+    }
 }

@@ -23,18 +23,23 @@ const QUIET_LOOKS: u32 = 8;
 /// Holds the processors awake while the broker appends records, until dropped. Ends, with a warning,
 /// where the machine does not allow it: that costs latency and nothing else.
 pub(super) async fn while_records_come(broker: Arc<Broker>) {
+    let records = || broker.figures().iter().map(|shard| shard.records_total).sum();
+    while_growing(records, || no_sleep(Path::new(REQUESTS))).await;
+}
+
+/// Holds what `request` makes while the number of records grows.
+async fn while_growing<R>(records: impl Fn() -> u64, request: impl Fn() -> io::Result<R>) {
     let mut activity = Activity::default();
-    let mut request = None;
+    let mut held = None;
     let mut looks = interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         looks.tick().await;
-        let records = broker.figures().iter().map(|shard| shard.records_total).sum();
-        if !activity.look(records) {
-            request = None;
-        } else if request.is_none() {
-            match no_sleep(Path::new(REQUESTS)) {
-                Ok(file) => request = Some(file),
+        if !activity.look(records()) {
+            held = None;
+        } else if held.is_none() {
+            match request() {
+                Ok(request) => held = Some(request),
                 Err(error) => {
                     tracing::warn!(
                         "cpu.keep_awake is without effect: {REQUESTS}: {error}; let the user of this process write to it"
@@ -76,6 +81,9 @@ impl Activity {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
     use super::*;
 
     #[test]
@@ -89,6 +97,43 @@ mod tests {
         assert!(!activity.look(5));
         assert!(!activity.look(5));
         assert!(activity.look(6));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_request_is_held_from_the_first_record_until_a_while_after_the_last() {
+        let records = Cell::new(0);
+        let made = Cell::new(0);
+        let alive = Rc::new(());
+        let request = || {
+            made.set(made.get() + 1);
+            Ok(Rc::clone(&alive))
+        };
+        let held = || Rc::strong_count(&alive) > 1;
+        let acts = async {
+            let look = |looks: u32| tokio::time::sleep(LOOK_EVERY * looks);
+            // Between two looks.
+            tokio::time::sleep(LOOK_EVERY / 2).await;
+            assert!(!held(), "nothing came");
+            for _ in 0..2 {
+                for _ in 0..3 {
+                    records.set(records.get() + 1);
+                    look(1).await;
+                    assert!(held());
+                }
+                look(QUIET_LOOKS - 1).await;
+                assert!(held(), "a pause");
+                look(1).await;
+                assert!(!held(), "a longer one");
+            }
+        };
+        tokio::select! {
+            () = while_growing(|| records.get(), request) => unreachable!("it is allowed"),
+            () = acts => {}
+        }
+        assert_eq!(made.get(), 2);
+
+        let refused = || Err::<(), _>(io::ErrorKind::PermissionDenied.into());
+        while_growing(|| records.get(), refused).await;
     }
 
     #[test]

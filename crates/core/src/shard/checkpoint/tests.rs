@@ -123,7 +123,7 @@ fn first_plan(state: &ShardState) -> Option<ObjectCommit> {
         base: planned.range.base,
         count: planned.range.end.0 - planned.range.base.0,
         min_ts: planned.range.since,
-        max_ts: planned.range.since.plus_us(5),
+        max_ts: Timestamp(planned.range.since.0 + 5),
         record_bytes: planned.range.record_bytes,
         first_row_group: 1,
         first_row: 200,
