@@ -145,3 +145,38 @@ async fn the_dev_context_works_with_a_token_once_it_is_told() {
     .await;
     site.output(&["stream", "info", "orders"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_published_with_a_message_comes_back_with_it() {
+    let site = Site::new();
+    let _node = site.start().await;
+    site.output(&["stream", "ensure", "orders"]);
+    let with = ["--key", "table-4", "--header", "a=1", "--header", "b=x=y", "--id", "order-7"];
+    site.output(&[&["pub", "orders", "one coffee"][..], &with].concat());
+    // As fast as it is told to, of which only the order and the number are looked at.
+    site.output(&["pub", "orders", "tick", "--count", "3", "--rate", "1000"]);
+    let lines = "no id\n\ncarriage return\r\nno line feed";
+    site.output_with_input(&["pub", "orders", "--file", "-"], lines);
+    site.output_with_input(&["pub", "orders"], "from a pipe\n");
+
+    let read = |more: &[&str]| {
+        let all = ["sub", "orders", "--until-end"];
+        String::from_utf8(site.output(&[&all[..], more].concat())).expect("text")
+    };
+    let first = [
+        "--from",
+        "earliest",
+        "--limit",
+        "1",
+        "--format",
+        r"{offset}|{key}|{headers}|{id}|{value}\0{{",
+    ];
+    let first = read(&first);
+    assert_eq!(first, "0|table-4|a=1,b=x=y|order-7|one coffee\0{\n");
+    let values = read(&["--raw", "--from", "earliest"]);
+    let wanted =
+        "one coffee\ntick\ntick\ntick\nno id\n\ncarriage return\r\nno line feed\nfrom a pipe\n";
+    assert_eq!(values, wanted);
+    assert_eq!(read(&["--raw", "--from", "last:2"]), "no line feed\nfrom a pipe\n");
+    assert_eq!(read(&["--raw", "--from", "7", "--until", "8"]), "no line feed\n");
+}
