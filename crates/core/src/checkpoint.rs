@@ -189,6 +189,17 @@ impl<'a> Header<'a> {
         Ok(header)
     }
 
+    /// What follows, in order.
+    fn sections(&self) -> impl Iterator<Item = Section> + use<> {
+        use Section::{Index, Manifest, ManifestLog, Names, Offload, Producers, Streams};
+        let sections: &[_] = match (self.shard == ShardId::CATALOG, self.has_index) {
+            (true, _) => &[Names],
+            (false, false) => &[Streams, Producers, Manifest, ManifestLog, Offload],
+            (false, true) => &[Streams, Producers, Manifest, ManifestLog, Offload, Index],
+        };
+        sections.iter().copied()
+    }
+
     /// Checks that the checkpoint is of this shard, and of this cluster if one is named.
     pub(crate) fn check_owner(
         &self,
@@ -205,6 +216,26 @@ impl<'a> Header<'a> {
         }
         Ok(())
     }
+}
+
+/// Whether `bytes` are a checkpoint of this shard, and of this cluster if one is named: whole, and as
+/// it was written, by its checksums. What it holds is not decoded but for the Raft membership, which
+/// is returned: opaque, as it was given.
+///
+/// # Errors
+/// [`CheckpointError`]; never panics.
+pub fn check(
+    cluster: Option<ClusterUid>,
+    shard: ShardId,
+    bytes: &[u8],
+) -> Result<Bytes, CheckpointError> {
+    let (header, mut reader) = CheckpointReader::new(bytes)?;
+    header.check_owner(cluster, shard)?;
+    for section in header.sections() {
+        reader.section(section, |content| content.take(content.remaining()).map(drop))?;
+    }
+    reader.finish()?;
+    Ok(Bytes::copy_from_slice(header.membership))
 }
 
 /// Builds a checkpoint, section by section.

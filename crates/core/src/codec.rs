@@ -81,17 +81,23 @@ pub(crate) fn put_varints<const N: usize>(out: &mut BytesMut, values: [u64; N]) 
     out.put_slice(&bytes[..len]);
 }
 
-/// Reads a list whose items take at least `item_bytes_min` each, which bounds what a length can make
-/// us allocate.
+/// Reads the length of a list whose items take at least `item_bytes_min` each, which bounds what a
+/// length can make us allocate.
+pub(crate) fn count(
+    cursor: &mut ByteCursor<'_>,
+    item_bytes_min: usize,
+) -> Result<usize, Malformed> {
+    let count = usize::try_from(cursor.varint()?).map_err(|_| Malformed)?;
+    if count > cursor.remaining() / item_bytes_min { Err(Malformed) } else { Ok(count) }
+}
+
+/// Reads a list; see [`count`].
 pub(crate) fn list<'a, T>(
     cursor: &mut ByteCursor<'a>,
     item_bytes_min: usize,
     mut read: impl FnMut(&mut ByteCursor<'a>) -> Result<T, Malformed>,
 ) -> Result<Vec<T>, Malformed> {
-    let count = usize::try_from(cursor.varint()?).map_err(|_| Malformed)?;
-    if count > cursor.remaining() / item_bytes_min {
-        return Err(Malformed);
-    }
+    let count = count(cursor, item_bytes_min)?;
     let mut items = Vec::with_capacity(count);
     for _ in 0..count {
         items.push(read(cursor)?);

@@ -2,11 +2,13 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::ops::Range;
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use railgun_types::batch::RecordBatch;
-use railgun_types::{ByteCursor, Malformed, Offset, StreamUid, Timestamp, put_varint};
+use railgun_types::{ByteCursor, Malformed, Offset, StreamUid, Timestamp};
 
+use crate::codec::put_varints;
 use crate::command::{Append, PartsCursor};
 
 /// One batch of a stream in the log.
@@ -54,6 +56,8 @@ pub struct HotIndex {
 
 /// Batches of one block, at most: what a search decodes, and what shares one header.
 const BLOCK_POINTS: u32 = 64;
+/// Room that a block begins with when it gets its second batch.
+const REST_BYTES_MIN: usize = 64;
 
 /// Some consecutive batches, the first of them whole and the others encoded.
 #[derive(Clone, Debug)]
@@ -81,8 +85,26 @@ impl Block {
             point.ts.0.wrapping_sub(last.ts.0) as u64,
             u64::from(point.position.wrapping_sub(position_before)),
         ];
-        fields.into_iter().for_each(|field| put_varint(&mut self.rest, field));
+        if self.rest.is_empty() {
+            self.rest.reserve(REST_BYTES_MIN);
+        }
+        put_varints(&mut self.rest, fields);
         self.points += 1;
+    }
+
+    /// Forgets the batches in entries below `log_index`, which the last one is not in. Nothing is
+    /// encoded anew: those that stay are told by their differences to the one before as they were.
+    fn trim_below(&mut self, log_index: u64) {
+        let mut rest = ByteCursor::new(&self.rest);
+        let (mut first, mut gone) = (self.first, 0);
+        while first.log_index < log_index
+            && let Ok(next) = behind(first, &mut rest)
+        {
+            (first, gone) = (next, gone + 1);
+        }
+        let bytes = self.rest.len() - rest.remaining();
+        self.rest.advance(bytes);
+        (self.first, self.points) = (first, self.points - gone);
     }
 
     fn iter(&self) -> BlockIter<'_> {
@@ -148,15 +170,8 @@ impl HotIndex {
         while self.blocks.front().is_some_and(|block| block.last.log_index < log_index) {
             self.blocks.pop_front();
         }
-        if let Some(block) = self.blocks.front_mut()
-            && block.first.log_index < log_index
-        {
-            let mut kept = block.iter().filter(|point| point.log_index >= log_index);
-            if let Some(first) = kept.next() {
-                let mut rest = Block::new(first);
-                kept.for_each(|point| rest.push(point));
-                *block = rest;
-            }
+        if let Some(block) = self.blocks.front_mut() {
+            block.trim_below(log_index);
         }
         if self.blocks.capacity() > 64 && self.blocks.len() * 4 < self.blocks.capacity() {
             self.blocks.shrink_to(self.blocks.len() * 2);
@@ -182,6 +197,16 @@ impl HotIndex {
         let rest =
             self.blocks.range(if block.is_some() { first + 1.. } else { self.blocks.len().. });
         begin.into_iter().flatten().chain(rest.flat_map(Block::iter))
+    }
+
+    /// A copy of the blocks that hold the batches from the one that holds `range.start` up to
+    /// `range.end`, and with them some before and behind. It costs a copy of their bytes: whoever
+    /// wants the batches decodes them elsewhere.
+    #[must_use]
+    pub fn around(&self, range: Range<Offset>) -> Self {
+        let first = self.blocks.partition_point(|block| block.last.end() <= range.start);
+        let end = self.blocks.partition_point(|block| block.first.base < range.end);
+        Self { blocks: self.blocks.range(first..end.max(first)).cloned().collect() }
     }
 
     /// The offset of the first record at or after `ts` in the log, if there is one.
@@ -311,6 +336,15 @@ mod tests {
                     let holds = |point: &IndexPoint| point.base <= offset && offset < point.end();
                     let first = points.iter().position(holds).unwrap_or(points.len());
                     prop_assert_eq!(index.from(offset).collect::<Vec<_>>(), points[first..].to_vec());
+                    // Elsewhere, with what only a part of the blocks holds.
+                    for end in [some.end(), Offset(some.end().0 + 70)] {
+                        let before = |point: &IndexPoint| point.base < end;
+                        let held = points[first..].iter().copied().take_while(before);
+                        let copy = index.around(offset..end);
+                        let copied = copy.from(offset).take_while(before);
+                        prop_assert_eq!(copied.collect::<Vec<_>>(), held.collect::<Vec<_>>());
+                        prop_assert!(copy.blocks.len() <= 3 + (end.0 - offset.0) as usize / 32);
+                    }
                 }
                 for ts in [some.ts, Timestamp(some.ts.0 + 1)] {
                     let first = points.iter().find(|point| point.ts >= ts);
@@ -320,6 +354,12 @@ mod tests {
                 index.trim_below(some.log_index);
                 points.retain(|point| point.log_index >= some.log_index);
                 prop_assert_eq!(&index, &points.iter().copied().collect::<HotIndex>());
+                // It goes on behind what was trimmed.
+                if let Some(last) = points.last().copied() {
+                    let next = IndexPoint { base: last.end(), position: last.position ^ 1, ..last };
+                    index.push(next);
+                    points.push(next);
+                }
             }
         }
     }

@@ -14,7 +14,7 @@ use bytes::{BufMut, BytesMut};
 use railgun_types::{ByteCursor, Malformed, Offset, StreamUid, Timestamp, put_varint};
 
 use super::Stream;
-use crate::codec::{list, map, narrow, put_list, put_varints};
+use crate::codec::{count, narrow, put_list, put_varints};
 use crate::shard::IndexPoint;
 
 /// Fewest bytes of a point.
@@ -39,33 +39,34 @@ pub(super) fn encode_index(out: &mut BytesMut, streams: &BTreeMap<StreamUid, Str
 }
 
 /// Reads the index into `streams`. Each must end where its stream does, at or before `applied`.
+/// Batch by batch: as a list they would take several times what they take in the index.
 pub(super) fn decode_index(
     cursor: &mut ByteCursor<'_>,
     applied: Option<u64>,
     streams: &mut BTreeMap<StreamUid, Stream>,
 ) -> Result<(), Malformed> {
-    let held = map(cursor, STREAM_BYTES_MIN, |cursor| {
+    let mut before = None;
+    for _ in 0..count(cursor, STREAM_BYTES_MIN)? {
         let uid = StreamUid(cursor.array()?);
+        if before.replace(uid).is_some_and(|before| before >= uid) {
+            return Err(Malformed);
+        }
+        let stream = streams.get_mut(&uid).ok_or(Malformed)?;
         let mut end = cursor.varint()?;
-        let (mut last_index, mut last_ts) = (0u64, 0i64);
-        let points = list(cursor, POINT_BYTES_MIN, |cursor| {
+        let (mut log_index, mut ts) = (0u64, 0i64);
+        let points = count(cursor, POINT_BYTES_MIN)?;
+        for _ in 0..points {
             let (count, position) = (narrow(cursor)?, narrow(cursor)?);
             let base = Offset(end);
             end = end.checked_add(u64::from(count)).ok_or(Malformed)?;
-            last_index = last_index.checked_add(cursor.varint()?).ok_or(Malformed)?;
-            last_ts = last_ts.checked_add_unsigned(cursor.varint()?).ok_or(Malformed)?;
-            let ts = Timestamp(last_ts);
-            Ok(IndexPoint { base, count, position, log_index: last_index, ts })
-        })?;
-        Ok((uid, points))
-    })?;
-    for (uid, points) in held {
-        let last = *points.last().ok_or(Malformed)?;
-        let stream = streams.get_mut(&uid).ok_or(Malformed)?;
-        if last.end() != stream.next || Some(last.log_index) > applied {
+            log_index = log_index.checked_add(cursor.varint()?).ok_or(Malformed)?;
+            ts = ts.checked_add_unsigned(cursor.varint()?).ok_or(Malformed)?;
+            let point = IndexPoint { base, count, position, log_index, ts: Timestamp(ts) };
+            stream.index.push(point);
+        }
+        if points == 0 || end != stream.next.0 || Some(log_index) > applied {
             return Err(Malformed);
         }
-        stream.index = points.into_iter().collect();
     }
     Ok(())
 }

@@ -238,7 +238,14 @@ fn what_is_not_understood_is_named() {
 fn damage_is_refused() {
     for with_index in [false, true] {
         damage::check(&encode(&rich(), with_index), |damaged| {
-            let Restored { state, membership } = decode(damaged)?;
+            let decoded = decode(damaged);
+            damage::check_check(
+                Some(CLUSTER),
+                SHARD,
+                damaged,
+                decoded.as_ref().map(|it| &it.membership),
+            );
+            let Restored { state, membership } = decoded?;
             let has_index = CheckpointReader::new(damaged)?.0.has_index;
             Ok(state.encode_checkpoint(&membership, has_index).concat())
         });
