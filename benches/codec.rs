@@ -66,10 +66,10 @@ fn noise(len: usize) -> Vec<u8> {
 }
 
 /// The memory of one object is used again for the next, as a node does.
-fn encode(batch: &RecordBatch, pool: &mut ChunkPool) -> usize {
+fn encode(batch: &RecordBatch, pool: &ChunkPool) -> usize {
     let (cluster, stream) = (ClusterUid([1; 16]), StreamUid([1; 16]));
     let spec = EncodeSpec::new(cluster, ShardId(1), 1, SegmentKind::Segment);
-    let mut encoder = SegmentEncoder::with_chunks(spec, pool.lend());
+    let mut encoder = SegmentEncoder::with_chunks(spec, pool.clone());
     encoder.begin_stream(stream, Offset(0), [0; 32]).expect("the first");
     let mut base = Offset(0);
     for ts in 0..SEGMENT_BATCHES {
@@ -81,7 +81,7 @@ fn encode(batch: &RecordBatch, pool: &mut ChunkPool) -> usize {
 }
 
 fn segment(c: &mut Criterion) {
-    let mut pool = ChunkPool::new(32 << 20);
+    let pool = ChunkPool::new(32 << 20);
     for (kind, bytes) in
         [("noise", noise(BATCH_BYTES)), ("text", b"abcdefgh".repeat(BATCH_BYTES / 8))]
     {
@@ -94,7 +94,7 @@ fn segment(c: &mut Criterion) {
                 builder.push(&draft).expect("within limits");
             }
             let batch = RecordBatch::verify(builder.finish().concat()).expect("our own");
-            group.bench_function(format!("{size} B"), |b| b.iter(|| encode(&batch, &mut pool)));
+            group.bench_function(format!("{size} B"), |b| b.iter(|| encode(&batch, &pool)));
         }
         group.finish();
     }

@@ -68,12 +68,13 @@ async fn check_stream(
             footers.insert(key.clone(), read);
         }
         let footer = &footers[&key];
-        let (number, part) = footer
+        let (number, encoded) = footer
             .parts
             .iter()
             .enumerate()
-            .find(|(_, part)| part.stream == stream.uid)
+            .find(|(_, encoded)| encoded.part.stream == stream.uid)
             .unwrap_or_else(|| panic!("{key} has nothing of {}", told.name));
+        let part = &encoded.part;
         assert_eq!(
             (range.base, range.count, range.min_ts, range.max_ts, range.record_bytes),
             (part.base, part.count, part.min_ts, part.max_ts, part.record_bytes),
@@ -85,12 +86,12 @@ async fn check_stream(
             "{key}"
         );
         // Where its rows lie follows from those before it.
-        let first_row: u64 = footer.parts[..number].iter().map(|part| part.count).sum();
+        let first_row: u64 = footer.parts[..number].iter().map(|before| before.part.count).sum();
         let group = row_group_of(footer, first_row);
         assert_eq!((range.first_row, range.first_row_group), (first_row, group), "{key}");
         inside += usize::from(group > 0);
 
-        assert_eq!(part.previous_digest, digest, "{key}: the digest before {}", range.base.0);
+        assert_eq!(encoded.previous_digest, digest, "{key}: the digest before {}", range.base.0);
         let bounds = (ReplayBound::Offset(range.base), ReplayBound::Offset(range.end()));
         digest = digest_of(replay, stream, bounds, digest).await;
         assert_eq!(part.digest, digest, "{key}: the digest behind {}", range.base.0);

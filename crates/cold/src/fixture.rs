@@ -15,7 +15,9 @@ use crate::bucket::Bucket;
 use crate::keys::Key;
 use crate::manifest;
 use crate::reader::ColdBatch;
-use crate::segment::{Chunks, EncodeSpec, Encoded, SegmentEncoder, SegmentKind, StreamSlice};
+use crate::segment::{
+    ChunkPool, EncodeSpec, Encoded, EncodedPart, SegmentEncoder, SegmentKind, StreamSlice,
+};
 
 pub(crate) const CLUSTER: ClusterUid = ClusterUid([0xc1; 16]);
 pub(crate) const SHARD: ShardId = ShardId(3);
@@ -82,10 +84,10 @@ pub(crate) fn spec(kind: SegmentKind) -> EncodeSpec {
 }
 
 pub(crate) fn encode(spec: EncodeSpec, runs: &[Run]) -> Encoded {
-    encode_into(Chunks::default(), spec, runs)
+    encode_into(ChunkPool::default(), spec, runs)
 }
 
-pub(crate) fn encode_into(chunks: Chunks, spec: EncodeSpec, runs: &[Run]) -> Encoded {
+pub(crate) fn encode_into(chunks: ChunkPool, spec: EncodeSpec, runs: &[Run]) -> Encoded {
     let mut encoder = SegmentEncoder::with_chunks(spec, chunks);
     for run in runs {
         encoder.begin_stream(run.stream, run.base, [9; 32]).unwrap();
@@ -170,7 +172,7 @@ impl Shelf {
         let (key, id, info) = self.describe(seal_index, spec, &encoded);
         self.bucket.put_immutable(&key, encoded.content.clone()).await.unwrap();
         self.manifest.objects.insert(id, info);
-        for part in &encoded.parts {
+        for EncodedPart { part, .. } in &encoded.parts {
             let told = self.manifest.streams.get_mut(&part.stream).unwrap();
             told.digest = part.digest;
             told.ranges.push(ColdRange {
@@ -193,7 +195,7 @@ impl Shelf {
         spec: &EncodeSpec,
         encoded: &Encoded,
     ) -> (String, ObjectId, ObjectInfo) {
-        let first = &encoded.parts[0];
+        let first = &encoded.parts[0].part;
         let kind = match spec.kind {
             SegmentKind::Segment => ObjectKind::Segment {
                 stream: first.stream,

@@ -30,7 +30,7 @@ use crate::actors::Actors;
 use crate::auth::{Auth, TokenHash};
 use crate::identity::{Identity, IdentityError};
 use crate::log_done::log_done;
-use crate::offload::{OffloadSpec, Reclaimer};
+use crate::offload::{ObjectMemory, OffloadSpec, Reclaimer};
 use crate::seams::{RunningLog, Seams};
 use crate::session::{self, STOPPING, SessionContext};
 use crate::shard::{MirrorScope, ShardFigures};
@@ -190,6 +190,8 @@ pub struct Broker {
     actors: Actors,
     #[cfg(test)]
     streams: Streams,
+    #[cfg(test)]
+    memory: ObjectMemory,
 }
 
 impl Broker {
@@ -256,6 +258,7 @@ impl Broker {
             shards.insert(shard, ShardOnNode { handle, reclaimer });
         }
         claim(&bucket, &owner, &shards).await?;
+        let memory = ObjectMemory::new();
         // Not before: what is uploaded to a wrong bucket is committed, and then given up here.
         for ShardOnNode { handle, reclaimer } in shards.values() {
             let offload = OffloadSpec {
@@ -264,7 +267,9 @@ impl Broker {
                 bucket: bucket.clone(),
                 clock: Arc::clone(&clock),
                 pool: Arc::clone(&pool),
+                memory: memory.clone(),
                 reclaimer: reclaimer.clone(),
+                planted,
                 max_time_to_cold: spec.max_time_to_cold,
                 cut_bytes: settings.hot_bytes_per_shard() / 4,
                 segment_bytes_min: thresholds.segment_bytes_min,
@@ -312,6 +317,8 @@ impl Broker {
             actors,
             #[cfg(test)]
             streams,
+            #[cfg(test)]
+            memory,
         })
     }
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use railgun_cold::segment::{
-    Chunks, EncodeError, EncodeSpec, Encoded, SegmentEncoder, StreamSlice,
+    ChunkPool, EncodeError, EncodeSpec, Encoded, SegmentEncoder, StreamSlice,
 };
 use railgun_core::command::PartsCursor;
 use railgun_core::shard::{IndexPoint, PlannedRange};
@@ -42,11 +42,11 @@ struct Found {
     batch: RecordBatch,
 }
 
-/// Encodes the object that `ranges` and `parts`, pairwise, describe, into this memory.
+/// Encodes the object that `ranges` and `parts`, pairwise, describe, into memory of the pool.
 pub(super) fn encode(
     log: &ShardLog,
     spec: EncodeSpec,
-    chunks: Chunks,
+    chunks: ChunkPool,
     ranges: &[PlannedRange],
     parts: &[PlanPart],
 ) -> Result<Encoded, GatherError> {
@@ -54,15 +54,17 @@ pub(super) fn encode(
     if let ([range], [part]) = (ranges, parts) {
         // One stream: log order is offset order, so records go straight through.
         encoder.begin_stream(range.stream, range.range.base, part.digest)?;
-        let wanted = part.points.iter().map(|&point| Wanted { part: 0, point }).collect();
+        let wanted = part.points().map(|point| Wanted { part: 0, point }).collect();
         read(log, ranges, wanted, |found| Ok(encoder.push(&slice(&found))?))?;
         return Ok(encoder.finish()?);
     }
     // Many streams: each log entry is read once, then batches are put in order. They are copied, so
     // that a few small ones do not keep whole entries in memory.
-    let points =
-        parts.iter().enumerate().flat_map(|(at, part)| part.points.iter().map(move |&p| (at, p)));
-    let mut wanted: Vec<_> = points.map(|(part, point)| Wanted { part, point }).collect();
+    let points = parts
+        .iter()
+        .enumerate()
+        .flat_map(|(part, of)| of.points().map(move |point| Wanted { part, point }));
+    let mut wanted: Vec<_> = points.collect();
     wanted.sort_by_key(|wanted| (wanted.point.log_index, wanted.point.position));
     let mut batches = Vec::with_capacity(wanted.len());
     read(log, ranges, wanted, |mut found| {

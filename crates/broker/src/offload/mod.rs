@@ -12,18 +12,19 @@ use std::time::Duration;
 use railgun_cold::keys::Key;
 use railgun_cold::segment::{ChunkPool, EncodeSpec};
 use railgun_cold::{Bucket, BucketError, manifest};
-use railgun_core::command::{CommandBody, CommittedPart, ObjectCommit, SealScope, SegmentCommand};
-use railgun_core::manifest::{ManifestFile, ObjectId};
-use railgun_core::shard::{CommitRefused, Outcome, PlannedObject};
+use railgun_core::command::{CommandBody, ObjectCommit, SealScope, SegmentCommand};
+use railgun_core::manifest::ManifestFile;
+use railgun_core::shard::{CommitRefused, Outcome};
 use railgun_raft::{BlockingPool, PoolStopped, run_on};
 use railgun_types::{ClusterUid, Timestamp};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::builtin_bug::BuiltinBug;
+use crate::builtin_bug::{BuiltinBug, Planted};
 use crate::clock::Clock;
 use crate::replica::{NodeStopping, ProposeFailure};
-use crate::shard::{OffloadStatus, PlanPart, ShardHandle};
+use crate::shard::{NextPlan, OffloadStatus, ShardHandle};
 use gather::GatherError;
 
 pub(crate) use reclaim::{ReclaimError, Reclaimer};
@@ -36,14 +37,43 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const MIRROR_EVERY: Duration = Duration::from_secs(5);
 /// Log time this far ahead of the wall clock is told: the clock was set back (CL-6).
 const CLOCK_BEHIND_US: i64 = 10_000_000;
-/// Memory of a shard's objects that is kept for the next one: all that one takes, which has records
-/// of 64 MiB and their framing; larger ones, of many tiny records, are rare.
-const KEPT_BYTES: usize = 80 << 20;
-/// After so long without an upload nothing is kept.
+/// Objects in the making at a time, over all shards of the node, from when the first record is read
+/// until the bucket has it: each takes its records and what they are encoded to.
+const OBJECTS_MAX: usize = 4;
+/// Memory of these that is kept for the next ones: all that is encoded at a time, which has records
+/// of 64 MiB an object and their framing; larger ones, of many tiny records, are rare.
+const KEPT_BYTES: usize = OBJECTS_MAX * (80 << 20);
+/// A shard that has uploaded nothing for so long frees what is kept.
 const KEPT_FOR: Duration = Duration::from_secs(10);
 /// Pauses after a failure: doubled from the first to the last.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// The memory that the objects of all shards are made in. A clone is the same.
+#[derive(Clone, Debug)]
+pub(crate) struct ObjectMemory {
+    chunks: ChunkPool,
+    places: Arc<Semaphore>,
+}
+
+impl ObjectMemory {
+    pub(crate) fn new() -> Self {
+        let places = Arc::new(Semaphore::new(OBJECTS_MAX));
+        Self { chunks: ChunkPool::new(KEPT_BYTES), places }
+    }
+
+    /// Bytes that are kept and not in use.
+    #[cfg(test)]
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.chunks.kept_bytes()
+    }
+
+    /// Waits until one more object may be made.
+    async fn place(&self) -> Result<OwnedSemaphorePermit, NodeStopping> {
+        // Nobody closes it.
+        Arc::clone(&self.places).acquire_owned().await.map_err(|_| NodeStopping)
+    }
+}
 
 /// What an offloader is made of.
 pub(crate) struct OffloadSpec {
@@ -52,7 +82,9 @@ pub(crate) struct OffloadSpec {
     pub(crate) bucket: Bucket,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) pool: Arc<dyn BlockingPool>,
+    pub(crate) memory: ObjectMemory,
     pub(crate) reclaimer: Reclaimer,
+    pub(crate) planted: Planted,
     /// No record waits longer than this to be sealed.
     pub(crate) max_time_to_cold: Duration,
     /// Log bytes above the last cut that make a new one due.
@@ -92,9 +124,7 @@ struct Offloader {
     /// Since when committed objects have been seen to wait for a manifest.
     awaiting_mirror: Option<Instant>,
     pause: Duration,
-    /// Memory to encode objects into.
-    chunks: ChunkPool,
-    /// When it was last used.
+    /// When an object was last encoded.
     encoded_at: Option<Instant>,
 }
 
@@ -149,16 +179,15 @@ impl Offloader {
             mirrored_at: None,
             awaiting_mirror: None,
             pause: PAUSE_MIN,
-            chunks: ChunkPool::new(KEPT_BYTES),
             encoded_at: None,
         }
     }
 
-    /// Tells that uploads work again.
+    /// Tells that the offload works again.
     async fn succeeded(&mut self) {
         if self.pause > PAUSE_MIN {
             self.pause = PAUSE_MIN;
-            tracing::info!(shard = %self.spec.shard.id(), "uploads work again");
+            tracing::info!(shard = %self.spec.shard.id(), "the offload works again");
             self.spec.shard.report_offload(None).await;
         }
     }
@@ -167,7 +196,7 @@ impl Offloader {
     async fn failed(&mut self, error: &OffloadError) -> Duration {
         let wait = self.pause;
         self.pause = (self.pause * 2).min(PAUSE_MAX);
-        tracing::warn!(shard = %self.spec.shard.id(), %error, retry_in = ?wait, "upload failed");
+        tracing::warn!(shard = %self.spec.shard.id(), %error, retry_in = ?wait, "the offload failed");
         self.spec.shard.report_offload(Some(error.to_string())).await;
         wait
     }
@@ -175,10 +204,10 @@ impl Offloader {
     /// The first thing that is due.
     async fn step(&mut self) -> Result<Progress, OffloadError> {
         if self.encoded_at.is_some_and(|at| at.elapsed() >= KEPT_FOR) {
-            self.chunks.clear();
+            self.spec.memory.chunks.clear();
             self.encoded_at = None;
         }
-        let status = *self.spec.shard.offload_status().await?;
+        let status = self.spec.shard.offload_status().await?;
         if !status.serving {
             return Ok(Progress::Idle);
         }
@@ -192,17 +221,21 @@ impl Offloader {
             }
             return Ok(Progress::More);
         }
-        let is_mirror_due = self.is_mirror_due(&status);
-        if let Some(mut file) = status.manifest.filter(|_| is_mirror_due) {
-            if self.spec.reclaimer.planted.is(BuiltinBug::HoleInManifest) {
+        if self.is_mirror_due(&status)
+            && let Some(mut file) = self.spec.shard.manifest_file().await?
+        {
+            if self.spec.planted.is(BuiltinBug::HoleInManifest) {
                 leave_a_hole(&mut file);
             }
             self.mirror(&file).await?;
             return Ok(Progress::More);
         }
-        if let Some((id, plan, parts)) = status.next_plan {
-            self.upload(id, plan, parts).await?;
-            return Ok(Progress::More);
+        if status.has_plans {
+            let place = self.spec.memory.place().await?;
+            if let Some(next) = self.spec.shard.next_plan().await? {
+                self.upload(next, place).await?;
+                return Ok(Progress::More);
+            }
         }
         Ok(Progress::Idle)
     }
@@ -212,10 +245,10 @@ impl Offloader {
         let is_long_ago = |at: Instant| at.elapsed() >= MIRROR_EVERY;
         if !status.awaits_mirror {
             self.awaiting_mirror = None;
-            return status.next_plan.is_none() && self.mirrored_at.is_none_or(is_long_ago);
+            return !status.has_plans && self.mirrored_at.is_none_or(is_long_ago);
         }
         let since = *self.awaiting_mirror.get_or_insert_with(Instant::now);
-        status.next_plan.is_none() || is_long_ago(since)
+        !status.has_plans || is_long_ago(since)
     }
 
     /// What must be sealed now: everything when the oldest record has waited long enough or the log
@@ -268,10 +301,10 @@ impl Offloader {
 
     async fn upload(
         &mut self,
-        id: ObjectId,
-        plan: PlannedObject,
-        parts: Vec<PlanPart>,
+        next: NextPlan,
+        place: OwnedSemaphorePermit,
     ) -> Result<(), OffloadError> {
+        let NextPlan { id, plan, parts } = next;
         let (cluster, shard) = (self.spec.cluster, self.spec.shard.id());
         let name = parts.first().map(|part| part.name.clone());
         let Some(name) = name.filter(|_| parts.len() == plan.ranges.len()) else {
@@ -280,28 +313,29 @@ impl Offloader {
         };
         let log = self.spec.shard.log().clone();
         let spec = EncodeSpec::new(cluster, shard, plan.term, plan.kind);
-        let (chunks, ranges) = (self.chunks.lend(), plan.ranges.clone());
+        let (chunks, ranges) = (self.spec.memory.chunks.clone(), plan.ranges.clone());
         self.encoded_at = Some(Instant::now());
         let encode = move || gather::encode(&log, spec, chunks, &ranges, &parts);
         let encoded = run_on(&*self.spec.pool, encode).await??;
         let size = encoded.content.content_length() as u64;
         let info = plan.info(encoded.hash, size, encoded.footer_bytes);
         let key = Key::of_object(cluster, shard, id, &info, &name).to_string();
-        if !self.spec.reclaimer.planted.is(BuiltinBug::CommitBeforePut) {
+        if !self.spec.planted.is(BuiltinBug::CommitBeforePut) {
             self.spec.bucket.put_immutable(&key, encoded.content).await?;
         }
+        drop(place);
         let commit = ObjectCommit {
             object: id,
             hash: encoded.hash,
             bytes: info.bytes,
             footer_bytes: encoded.footer_bytes,
-            parts: encoded.parts.iter().map(committed_part).collect(),
+            parts: encoded.parts.into_iter().map(|encoded| encoded.part).collect(),
         };
         tracing::debug!(%shard, %key, bytes = info.bytes, "uploaded");
         if let Outcome::Committed(result) = self.propose(SegmentCommand::Commit(commit)).await? {
             result?;
         }
-        if self.spec.reclaimer.planted.is(BuiltinBug::DeleteBeforeMirrored) {
+        if self.spec.planted.is(BuiltinBug::DeleteBeforeMirrored) {
             self.spec.reclaimer.reclaim(id.seal_index).await?;
         }
         Ok(())
@@ -325,19 +359,5 @@ impl Offloader {
 fn leave_a_hole(file: &mut ManifestFile) {
     for change in file.streams.values_mut().filter(|change| change.stream.ranges.len() > 1) {
         change.stream.ranges.remove(0);
-    }
-}
-
-fn committed_part(part: &railgun_cold::segment::EncodedPart) -> CommittedPart {
-    CommittedPart {
-        stream: part.stream,
-        base: part.base,
-        count: part.count,
-        min_ts: part.min_ts,
-        max_ts: part.max_ts,
-        record_bytes: part.record_bytes,
-        first_row_group: part.first_row_group,
-        first_row: part.first_row,
-        digest: part.digest,
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use railgun_core::command::{Command, CommandBody, StreamCommand};
+use railgun_core::manifest::ManifestFile;
 use railgun_core::shard::{AppendRefusal, Appended, Outcome, Restored, ShardState};
 use railgun_log::ShardLog;
 use railgun_raft::{BlockingPool, RaftShard, Unapplied};
@@ -20,7 +21,7 @@ use super::appender::{Appender, EntryReplies};
 use super::budget::{self, Admission};
 use super::figures::ShardFigures;
 use super::query::{
-    self, Located, OffloadStatus, ReadQuery, SegmentPage, StartResolved, StreamFacts,
+    self, Located, NextPlan, OffloadStatus, ReadQuery, SegmentPage, StartResolved, StreamFacts,
 };
 use super::tail_readers::TailReaders;
 use super::{AppendFailure, AppendRequest, QUEUE_BYTES, ShardHandle};
@@ -73,7 +74,13 @@ pub(crate) enum Message {
         reply: oneshot::Sender<()>,
     },
     OffloadStatus {
-        reply: oneshot::Sender<Box<OffloadStatus>>,
+        reply: oneshot::Sender<OffloadStatus>,
+    },
+    NextPlan {
+        reply: oneshot::Sender<Option<NextPlan>>,
+    },
+    ManifestFile {
+        reply: oneshot::Sender<Option<ManifestFile>>,
     },
     OffloadReport {
         error: Option<String>,
@@ -276,8 +283,10 @@ impl Host {
             }
             Message::OffloadStatus { reply } => {
                 let serving = self.pipeline.leader().serving;
-                drop(reply.send(Box::new(query::offload_status(&self.state, serving))));
+                reply.send(query::offload_status(&self.state, serving)).ok();
             }
+            Message::NextPlan { reply } => drop(reply.send(query::next_plan(&self.state))),
+            Message::ManifestFile { reply } => drop(reply.send(self.state.manifest_file())),
             Message::OffloadReport { error } => self.offload_error = error,
             Message::WantCheckpoint { reply } => {
                 let applied = self.state.applied().map_or(0, |at| at.index);

@@ -10,6 +10,7 @@ mod tail_readers;
 use std::sync::Arc;
 
 use railgun_core::command::CommandBody;
+use railgun_core::manifest::ManifestFile;
 use railgun_core::shard::Outcome;
 use railgun_log::ShardLog;
 use railgun_types::{Offset, ShardId, StartPosition, StreamUid};
@@ -21,8 +22,8 @@ pub(crate) use appender::{AppendFailure, AppendRequest, AppendResult};
 pub use figures::ShardFigures;
 pub(crate) use host::{HostSpec, Message, MirrorScope};
 pub(crate) use query::{
-    Located, OffloadStatus, PlanPart, ReadQuery, SegmentFacts, SegmentPage, StartResolved,
-    StreamFacts,
+    Located, NextPlan, OffloadStatus, PlanPart, ReadQuery, SegmentFacts, SegmentPage,
+    StartResolved, StreamFacts,
 };
 
 /// Bytes of batches that may wait in a shard's queue or be in flight. A session that finds no room
@@ -134,9 +135,19 @@ impl ShardHandle {
         self.ask(|reply| Message::WaitMirrored { scope, reply }).await
     }
 
-    /// What there is to upload.
-    pub(crate) async fn offload_status(&self) -> Result<Box<OffloadStatus>, NodeStopping> {
+    /// How far the way into the bucket is gone.
+    pub(crate) async fn offload_status(&self) -> Result<OffloadStatus, NodeStopping> {
         self.ask(|reply| Message::OffloadStatus { reply }).await
+    }
+
+    /// What is to be uploaded next.
+    pub(crate) async fn next_plan(&self) -> Result<Option<NextPlan>, NodeStopping> {
+        self.ask(|reply| Message::NextPlan { reply }).await
+    }
+
+    /// The manifest file that the bucket lacks.
+    pub(crate) async fn manifest_file(&self) -> Result<Option<ManifestFile>, NodeStopping> {
+        self.ask(|reply| Message::ManifestFile { reply }).await
     }
 
     /// Waits until a checkpoint holds everything applied when this is asked.

@@ -1,8 +1,10 @@
 //! What readers, administrators and the offloader ask of a shard, and how its state answers.
 
+use std::ops::Range;
+
 use railgun_cold::reader::ColdPart;
-use railgun_core::manifest::{Digest, ManifestFile, ObjectId, ObjectKind};
-use railgun_core::shard::{IndexPoint, PlannedObject, ShardState, Waiting};
+use railgun_core::manifest::{Digest, ObjectId, ObjectKind};
+use railgun_core::shard::{HotIndex, IndexPoint, PlannedObject, PlannedRange, ShardState, Waiting};
 use railgun_types::{Offset, StartPosition, StreamName, StreamSpec, StreamUid, Timestamp};
 
 /// Batches of one answer, at most.
@@ -84,20 +86,17 @@ pub(crate) struct SegmentPage {
     pub(crate) more: bool,
 }
 
-/// What there is to upload.
-#[derive(Clone, Debug)]
+/// How far the way into the bucket is gone. Cheap: asked for again and again.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct OffloadStatus {
     /// This replica leads the shard and may propose.
     pub(crate) serving: bool,
     pub(crate) waiting: Waiting,
     /// Log time of the oldest record that no seal has planned yet.
     pub(crate) oldest_unsealed: Option<Timestamp>,
-    /// The first planned object that is not committed, with what its upload needs.
-    pub(crate) next_plan: Option<(ObjectId, PlannedObject, Vec<PlanPart>)>,
-    /// The manifest file that the bucket lacks. While plans are left, only if committed objects
-    /// wait for it.
-    pub(crate) manifest: Option<ManifestFile>,
-    /// Committed objects wait for that manifest file, and the floor with them: write it soon.
+    /// Objects are planned that are not committed.
+    pub(crate) has_plans: bool,
+    /// Committed objects wait for a manifest file, and the floor with them: write it soon.
     pub(crate) awaits_mirror: bool,
     /// Records of this shard have gone to a bucket, whether or not a manifest there tells of them.
     pub(crate) is_in_bucket: bool,
@@ -105,14 +104,33 @@ pub(crate) struct OffloadStatus {
     pub(crate) floor: Option<u64>,
 }
 
+/// The first planned object that is not committed, with what its upload needs.
+#[derive(Debug)]
+pub(crate) struct NextPlan {
+    pub(crate) id: ObjectId,
+    pub(crate) plan: PlannedObject,
+    /// One for each of its ranges, but those of streams that were deleted a moment ago.
+    pub(crate) parts: Vec<PlanPart>,
+}
+
 /// One range of a planned object.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct PlanPart {
     pub(crate) name: StreamName,
     /// The stream's digest before the range.
     pub(crate) digest: Digest,
-    /// Where its batches are in the log.
-    pub(crate) points: Vec<IndexPoint>,
+    range: Range<Offset>,
+    /// As the stream has them: a range may have a million batches, which whoever uploads it decodes,
+    /// and not the owner of the state.
+    index: HotIndex,
+}
+
+impl PlanPart {
+    /// Where the batches of the range are in the log.
+    pub(crate) fn points(&self) -> impl Iterator<Item = IndexPoint> {
+        let end = self.range.end;
+        self.index.from(self.range.start).take_while(move |point| point.base < end)
+    }
 }
 
 /// `None`: there is nothing yet, and the query wants to wait.
@@ -215,26 +233,26 @@ pub(super) fn segments(
 }
 
 pub(super) fn offload_status(state: &ShardState, serving: bool) -> OffloadStatus {
-    let next_plan = state.plans().first_key_value().map(|(id, plan)| {
-        let part = |planned: &railgun_core::shard::PlannedRange| {
-            let stream = state.stream(planned.stream)?;
-            let manifest = state.manifest().streams.get(&planned.stream)?;
-            let points = stream.index().from(planned.range.base);
-            let points = points.take_while(|point| point.base < planned.range.end);
-            let digest = manifest.digest;
-            Some(PlanPart { name: stream.name().clone(), digest, points: points.collect() })
-        };
-        (*id, plan.clone(), plan.ranges.iter().filter_map(part).collect())
-    });
-    let awaits_mirror = state.awaits_mirror();
     OffloadStatus {
         serving,
         waiting: state.waiting(),
         oldest_unsealed: state.oldest_unsealed(),
-        manifest: if next_plan.is_none() || awaits_mirror { state.manifest_file() } else { None },
-        awaits_mirror,
+        has_plans: !state.plans().is_empty(),
+        awaits_mirror: state.awaits_mirror(),
         is_in_bucket: state.mirrored().is_some() || !state.manifest().objects.is_empty(),
-        next_plan,
         floor: state.floor(),
     }
+}
+
+pub(super) fn next_plan(state: &ShardState) -> Option<NextPlan> {
+    let (id, plan) = state.plans().first_key_value()?;
+    let part = |planned: &PlannedRange| {
+        let stream = state.stream(planned.stream)?;
+        let digest = state.manifest().streams.get(&planned.stream)?.digest;
+        let range = planned.range.base..planned.range.end;
+        let index = stream.index().around(range.clone());
+        Some(PlanPart { name: stream.name().clone(), digest, range, index })
+    };
+    let parts = plan.ranges.iter().filter_map(part).collect();
+    Some(NextPlan { id: *id, plan: plan.clone(), parts })
 }

@@ -86,7 +86,8 @@ async fn the_golden_objects_are_read() {
         };
         let footer = reader(&bucket).footers.get(&object).await.unwrap();
         assert_eq!(footer.footer.parts.len(), runs.len(), "{name}");
-        for (part, run) in footer.footer.parts.iter().zip(runs) {
+        for (encoded, run) in footer.footer.parts.iter().zip(runs) {
+            let part = &encoded.part;
             let range = railgun_core::manifest::ColdRange {
                 base: part.base,
                 count: part.count,

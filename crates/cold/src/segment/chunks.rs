@@ -3,20 +3,20 @@
 //! tens of thousands.
 
 use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use concurrent_queue::ConcurrentQueue;
 
 /// Bytes of a chunk: the last one of an object is filled in part.
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// Keeps the chunks of objects that are done with. For one who encodes an object at a time, and
-/// stores it before the next.
-#[derive(Debug)]
+/// Keeps the chunks of objects that are done with, for those that are made next. A clone is the same
+/// pool; many objects may be made at a time. The default keeps none.
+#[derive(Clone, Debug, Default)]
 pub struct ChunkPool {
-    home: mpsc::Sender<Vec<u8>>,
     /// Chunks that nobody uses: as many as the queue has room for.
-    returned: mpsc::Receiver<Vec<u8>>,
+    kept: Option<Arc<ConcurrentQueue<Vec<u8>>>>,
 }
 
 impl ChunkPool {
@@ -24,51 +24,25 @@ impl ChunkPool {
     /// comes back beyond that is freed.
     #[must_use]
     pub fn new(bytes_max: usize) -> Self {
-        let (home, returned) = mpsc::channel((bytes_max / CHUNK_BYTES).max(1));
-        Self { home, returned }
-    }
-
-    /// All memory that is kept, for one object. What it does not need comes back when it is encoded,
-    /// the rest when the object is dropped everywhere.
-    #[must_use]
-    pub fn lend(&mut self) -> Chunks {
-        let spare = std::iter::from_fn(|| self.returned.try_recv().ok()).collect();
-        Chunks { spare, home: Some(self.home.clone()) }
+        let kept = ConcurrentQueue::bounded((bytes_max / CHUNK_BYTES).max(1));
+        Self { kept: Some(Arc::new(kept)) }
     }
 
     /// Frees what is kept.
-    pub fn clear(&mut self) {
-        while self.returned.try_recv().is_ok() {}
+    pub fn clear(&self) {
+        self.kept.iter().for_each(|kept| kept.try_iter().for_each(drop));
     }
 
-    /// Chunks that are kept.
-    #[cfg(test)]
-    pub(super) fn kept(&self) -> usize {
-        self.returned.len()
+    /// Bytes that are kept and not in use.
+    #[must_use]
+    pub fn kept_bytes(&self) -> usize {
+        self.kept.as_ref().map_or(0, |kept| kept.len() * CHUNK_BYTES)
     }
-}
 
-/// Memory for one object. The default is new memory, which does not come back.
-#[derive(Debug, Default)]
-pub struct Chunks {
-    spare: Vec<Vec<u8>>,
-    home: Option<mpsc::Sender<Vec<u8>>>,
-}
-
-impl Chunks {
-    fn next(&mut self) -> Chunk {
-        let memory = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(CHUNK_BYTES));
-        Chunk { memory, home: self.home.clone() }
-    }
-}
-
-impl Drop for Chunks {
-    fn drop(&mut self) {
-        let Some(home) = &self.home else { return };
-        for memory in self.spare.drain(..) {
-            // No room, or nobody who would use it: it is freed.
-            home.try_send(memory).ok();
-        }
+    fn chunk(&self) -> Chunk {
+        let kept = self.kept.as_ref().and_then(|kept| kept.pop().ok());
+        let memory = kept.unwrap_or_else(|| Vec::with_capacity(CHUNK_BYTES));
+        Chunk { memory, home: self.clone() }
     }
 }
 
@@ -76,7 +50,7 @@ impl Drop for Chunks {
 #[derive(Debug)]
 struct Chunk {
     memory: Vec<u8>,
-    home: Option<mpsc::Sender<Vec<u8>>>,
+    home: ChunkPool,
 }
 
 impl AsRef<[u8]> for Chunk {
@@ -87,10 +61,11 @@ impl AsRef<[u8]> for Chunk {
 
 impl Drop for Chunk {
     fn drop(&mut self) {
-        if let Some(home) = &self.home {
+        if let Some(kept) = &self.home.kept {
             let mut memory = std::mem::take(&mut self.memory);
             memory.clear();
-            home.try_send(memory).ok();
+            // Where there is no room for it, it is freed.
+            kept.push(memory).ok();
         }
     }
 }
@@ -98,7 +73,7 @@ impl Drop for Chunk {
 /// What an object's writer writes to: pieces of a chunk each, then an end that is one piece.
 #[derive(Debug)]
 pub(super) struct Pieces {
-    chunks: Chunks,
+    chunks: ChunkPool,
     /// Full ones.
     done: Vec<Chunk>,
     /// The one in the making.
@@ -109,7 +84,7 @@ pub(super) struct Pieces {
 }
 
 impl Pieces {
-    pub(super) fn new(chunks: Chunks) -> Self {
+    pub(super) fn new(chunks: ChunkPool) -> Self {
         Self { chunks, done: Vec::new(), open: None, bytes: 0, end: None }
     }
 
@@ -151,7 +126,7 @@ impl io::Write for Pieces {
         }
         self.bytes += bytes.len();
         while !bytes.is_empty() {
-            let chunk = self.open.get_or_insert_with(|| self.chunks.next());
+            let chunk = self.open.get_or_insert_with(|| self.chunks.chunk());
             let room = CHUNK_BYTES - chunk.memory.len();
             let (here, rest) = bytes.split_at(room.min(bytes.len()));
             chunk.memory.extend_from_slice(here);
@@ -189,7 +164,7 @@ mod tests {
             end in prop::collection::vec(any::<u8>(), 0..100),
             start: prop::sample::Index,
         ) {
-            let (mut pieces, mut written) = (Pieces::new(Chunks::default()), Vec::new());
+            let (mut pieces, mut written) = (Pieces::new(ChunkPool::default()), Vec::new());
             for (byte, len) in writes {
                 let bytes = vec![byte; len];
                 pieces.write_all(&bytes).unwrap();
@@ -209,9 +184,9 @@ mod tests {
 
     #[test]
     fn memory_comes_back_and_what_is_kept_of_it_is_bounded() {
-        let mut pool = ChunkPool::new(3 * CHUNK_BYTES);
-        let write = |pool: &mut ChunkPool, chunks: usize| {
-            let mut pieces = Pieces::new(pool.lend());
+        let pool = ChunkPool::new(3 * CHUNK_BYTES);
+        let write = |pool: &ChunkPool, chunks: usize| {
+            let mut pieces = Pieces::new(pool.clone());
             pieces.write_all(&vec![7; chunks * CHUNK_BYTES]).unwrap();
             pieces.take().0
         };
@@ -220,34 +195,34 @@ mod tests {
             places.sort_unstable();
             places
         };
-        let body = write(&mut pool, 2);
+        let body = write(&pool, 2);
         let before = places(&body);
         let copy = body[0].slice(1..);
         drop(body);
-        assert_eq!(pool.kept(), 1, "one is still in use");
+        assert_eq!(pool.kept_bytes() / CHUNK_BYTES, 1, "one is still in use");
         drop(copy);
-        assert_eq!(pool.kept(), 2);
+        assert_eq!(pool.kept_bytes() / CHUNK_BYTES, 2);
         // The same memory, and what an object does not need is not lost.
-        let body = write(&mut pool, 1);
-        assert_eq!(pool.kept(), 1);
+        let body = write(&pool, 1);
+        assert_eq!(pool.kept_bytes() / CHUNK_BYTES, 1);
         assert!(before.contains(&body[0].as_ptr()));
         drop(body);
-        assert_eq!(places(&write(&mut pool, 2)), before);
-        drop(write(&mut pool, 5));
-        assert_eq!(pool.kept(), 3);
+        assert_eq!(places(&write(&pool, 2)), before);
+        drop(write(&pool, 5));
+        assert_eq!(pool.kept_bytes() / CHUNK_BYTES, 3);
         pool.clear();
-        assert_eq!(pool.kept(), 0);
+        assert_eq!(pool.kept_bytes() / CHUNK_BYTES, 0);
         // An object may outlive the pool.
-        let body = write(&mut pool, 1);
+        let body = write(&pool, 1);
         drop(pool);
         assert_eq!(body[0], vec![7; CHUNK_BYTES]);
     }
 
     #[test]
     fn new_bytes_are_written_over_old_ones() {
-        let mut pool = ChunkPool::new(CHUNK_BYTES);
+        let pool = ChunkPool::new(CHUNK_BYTES);
         for byte in [1, 2] {
-            let mut pieces = Pieces::new(pool.lend());
+            let mut pieces = Pieces::new(pool.clone());
             pieces.write_all(&[byte; 10]).unwrap();
             assert_eq!(pieces.take().0, [vec![byte; 10]]);
         }

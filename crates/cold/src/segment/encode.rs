@@ -10,12 +10,13 @@ use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
+use railgun_core::command::CommittedPart;
 use railgun_core::manifest::{ContentHash, Digest, SegmentKind};
 use railgun_types::batch::RecordBatch;
 use railgun_types::{ClusterUid, Offset, ShardId, StreamUid, Timestamp, crc32c_append};
 use sha2::{Digest as _, Sha256};
 
-use super::chunks::{Chunks, Pieces};
+use super::chunks::{ChunkPool, Pieces};
 use super::columns::{Columns, Place};
 use super::footer::{self, EncodedPart, Footer, RowGroupPlace};
 use super::schema;
@@ -135,7 +136,7 @@ pub struct SegmentEncoder {
     /// Made with the first row group, which decides whether values are compressed.
     writer: Option<ArrowWriter<Pieces>>,
     /// What it is to write to.
-    chunks: Chunks,
+    chunks: ChunkPool,
     row_groups: Vec<RowGroupPlace>,
     rows_written: u64,
     parts: Vec<EncodedPart>,
@@ -149,7 +150,8 @@ pub struct SegmentEncoder {
 
 #[derive(Debug)]
 struct OpenPart {
-    part: EncodedPart,
+    part: CommittedPart,
+    previous: Digest,
     digest: RowDigest,
 }
 
@@ -193,12 +195,12 @@ impl SegmentEncoder {
     /// An empty object, in new memory.
     #[must_use]
     pub fn new(spec: EncodeSpec) -> Self {
-        Self::with_chunks(spec, Chunks::default())
+        Self::with_chunks(spec, ChunkPool::default())
     }
 
-    /// An empty object, in this memory as far as it goes.
+    /// An empty object, in memory of the pool as far as that goes.
     #[must_use]
-    pub fn with_chunks(spec: EncodeSpec, chunks: Chunks) -> Self {
+    pub fn with_chunks(spec: EncodeSpec, chunks: ChunkPool) -> Self {
         Self {
             spec,
             columns: Columns::default(),
@@ -226,13 +228,13 @@ impl SegmentEncoder {
         self.close_stream()?;
         let follows = match (self.parts.last(), self.spec.kind) {
             (None, _) => true,
-            (Some(last), SegmentKind::Bundle) => last.stream < stream,
+            (Some(last), SegmentKind::Bundle) => last.part.stream < stream,
             (Some(_), SegmentKind::Segment) => false,
         };
         if !follows {
             return Err(EncodeError::StreamOrder { stream });
         }
-        let part = EncodedPart {
+        let part = CommittedPart {
             stream,
             base,
             count: 0,
@@ -241,11 +243,10 @@ impl SegmentEncoder {
             record_bytes: 0,
             first_row_group: self.row_group()?,
             first_row: self.rows_written + self.columns.rows() as u64,
-            previous_digest: previous,
             digest: previous,
         };
         self.columns.begin_stream(&stream.to_string());
-        self.open = Some(OpenPart { part, digest: RowDigest::new(previous) });
+        self.open = Some(OpenPart { part, previous, digest: RowDigest::new(previous) });
         Ok(())
     }
 
@@ -299,7 +300,7 @@ impl SegmentEncoder {
     #[must_use]
     pub fn record_bytes(&self) -> u64 {
         let open = self.open.as_ref().map_or(0, |open| open.part.record_bytes);
-        open + self.parts.iter().map(|part| part.record_bytes).sum::<u64>()
+        open + self.parts.iter().map(|encoded| encoded.part.record_bytes).sum::<u64>()
     }
 
     /// Closes the object.
@@ -339,12 +340,12 @@ impl SegmentEncoder {
     }
 
     fn close_stream(&mut self) -> Result<(), EncodeError> {
-        let Some(OpenPart { mut part, digest, .. }) = self.open.take() else { return Ok(()) };
+        let Some(OpenPart { mut part, previous, digest }) = self.open.take() else { return Ok(()) };
         if part.count == 0 {
             return Err(EncodeError::Empty);
         }
         part.digest = digest.finish();
-        self.parts.push(part);
+        self.parts.push(EncodedPart { part, previous_digest: previous });
         Ok(())
     }
 

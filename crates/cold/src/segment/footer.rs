@@ -10,8 +10,9 @@
 //! row-group checksums every row group is: so no flipped bit anywhere is ever served (I9).
 
 use parquet::file::metadata::{KeyValue, ParquetMetaData, ParquetMetaDataReader};
+use railgun_core::command::CommittedPart;
 use railgun_core::manifest::Digest;
-use railgun_types::{ClusterUid, Offset, ShardId, StreamUid, Timestamp, crc32c};
+use railgun_types::{ClusterUid, Offset, ShardId, Timestamp, crc32c};
 use serde::{Deserialize, Serialize};
 
 use crate::keys::{Hex, parse_hex};
@@ -53,26 +54,10 @@ pub struct RowGroupPlace {
 /// The range of one stream in an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EncodedPart {
-    /// The stream.
-    pub stream: StreamUid,
-    /// First offset.
-    pub base: Offset,
-    /// Records.
-    pub count: u64,
-    /// Log time of the first record.
-    pub min_ts: Timestamp,
-    /// Log time of the last record.
-    pub max_ts: Timestamp,
-    /// Encoded bytes of the records, before compression.
-    pub record_bytes: u64,
-    /// Row group of the first record.
-    pub first_row_group: u32,
-    /// Row of the first record within the object, counted over all its row groups.
-    pub first_row: u64,
-    /// Chained digest before the first record.
+    /// What the stream's manifest tells of it.
+    pub part: CommittedPart,
+    /// The stream's chained digest before the first record.
     pub previous_digest: Digest,
-    /// Chained digest after the last record.
-    pub digest: Digest,
 }
 
 /// A part as the footer spells it.
@@ -119,8 +104,9 @@ fn bad(what: impl Into<String>) -> BadFooter {
 impl Footer {
     pub(super) fn key_values(&self) -> Result<Vec<KeyValue>, serde_json::Error> {
         let parts: Vec<PartText> = self.parts.iter().map(PartText::from).collect();
-        let least = self.parts.iter().map(|part| part.min_ts.0).min().unwrap_or_default();
-        let most = self.parts.iter().map(|part| part.max_ts.0).max().unwrap_or_default();
+        let least =
+            self.parts.iter().map(|encoded| encoded.part.min_ts.0).min().unwrap_or_default();
+        let most = self.parts.iter().map(|encoded| encoded.part.max_ts.0).max().unwrap_or_default();
         Ok([
             (name::FORMAT, FORMAT.to_owned()),
             (name::CLUSTER, self.cluster.to_string()),
@@ -228,7 +214,8 @@ pub(super) fn insert_check(file: &mut Vec<u8>) -> Option<u32> {
 }
 
 impl From<&EncodedPart> for PartText {
-    fn from(part: &EncodedPart) -> Self {
+    fn from(encoded: &EncodedPart) -> Self {
+        let EncodedPart { part, previous_digest } = encoded;
         Self {
             sid: part.stream.to_string(),
             base: part.base.0,
@@ -238,7 +225,7 @@ impl From<&EncodedPart> for PartText {
             record_bytes: part.record_bytes,
             first_row_group: part.first_row_group,
             first_row: part.first_row,
-            previous_digest: Hex(part.previous_digest).to_string(),
+            previous_digest: Hex(*previous_digest).to_string(),
             digest: Hex(part.digest).to_string(),
         }
     }
@@ -246,7 +233,7 @@ impl From<&EncodedPart> for PartText {
 
 impl EncodedPart {
     fn from_text(text: &PartText) -> Option<Self> {
-        Some(Self {
+        let part = CommittedPart {
             stream: text.sid.parse().ok()?,
             base: Offset(text.base),
             count: text.count,
@@ -255,8 +242,8 @@ impl EncodedPart {
             record_bytes: text.record_bytes,
             first_row_group: text.first_row_group,
             first_row: text.first_row,
-            previous_digest: parse_hex(&text.previous_digest)?,
             digest: parse_hex(&text.digest)?,
-        })
+        };
+        Some(Self { part, previous_digest: parse_hex(&text.previous_digest)? })
     }
 }

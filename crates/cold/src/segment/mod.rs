@@ -6,7 +6,7 @@ mod encode;
 mod footer;
 pub(crate) mod schema;
 
-pub use chunks::{ChunkPool, Chunks};
+pub use chunks::ChunkPool;
 pub use encode::{EncodeError, EncodeSpec, Encoded, SegmentEncoder, StreamSlice};
 pub use footer::{BadFooter, EncodedPart, Footer, RowGroupPlace};
 pub use railgun_core::manifest::SegmentKind;

@@ -47,7 +47,7 @@ async fn the_floor_rises_while_objects_are_still_to_be_uploaded() {
             () = sleep(Duration::from_millis(100)) => {}
         }
         let status = shard.offload_status().await.unwrap();
-        if status.next_plan.is_some() {
+        if status.has_plans {
             begin.get_or_insert_with(Instant::now);
             floors.push(status.floor);
         }
@@ -60,6 +60,21 @@ async fn the_floor_rises_while_objects_are_still_to_be_uploaded() {
     let moves = floors.len() as u64 - 1;
     assert!((2..=took.as_secs() / 5).contains(&moves), "{floors:?} in {took:?}");
     assert!(shard.offload_status().await.unwrap().floor > floors.last().copied().flatten());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_memory_of_objects_is_kept_for_the_next_ones_and_not_for_long() {
+    let broker = start(&MemoryNetwork::new()).await;
+    publish(&broker, 1, b"x").await;
+    assert_eq!(broker.memory.kept_bytes(), 0);
+    broker.streams.seal(&name("s"), false).await.unwrap();
+    let kept = broker.memory.kept_bytes();
+    assert!(kept > 0, "nothing is used again");
+    publish(&broker, 1, b"x").await;
+    broker.streams.seal(&name("s"), false).await.unwrap();
+    assert_eq!(broker.memory.kept_bytes(), kept, "the same memory was used again");
+    sleep(Duration::from_secs(11)).await;
+    assert_eq!(broker.memory.kept_bytes(), 0);
 }
 
 #[tokio::test(start_paused = true)]
