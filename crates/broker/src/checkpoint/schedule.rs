@@ -15,6 +15,8 @@ use crate::actors::Actors;
 use crate::log_done::log_done;
 use crate::thresholds::CheckpointCadence;
 
+/// A quiet log is not checkpointed before it has grown by the last one's size divided by this.
+const QUIET_PART: u64 = 4;
 /// Pause after one that could not be written.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -52,7 +54,7 @@ impl Schedule {
         cadence: CheckpointCadence,
         restored: Option<u64>,
     ) -> Self {
-        let last_at = Instant::now();
+        let (last_at, last_bytes) = (Instant::now(), store.newest_bytes());
         Self {
             store,
             log,
@@ -61,7 +63,7 @@ impl Schedule {
             cadence,
             last: restored,
             last_at,
-            last_bytes: 0,
+            last_bytes,
             writing: false,
             failed_at: None,
             wanted: false,
@@ -88,7 +90,8 @@ impl Schedule {
         let CheckpointCadence { log_bytes, size_factor, quiet, quiet_bytes } = self.cadence;
         self.wanted
             || grown >= log_bytes.max(self.last_bytes.saturating_mul(size_factor))
-            || (grown >= quiet_bytes && self.last_at.elapsed() >= quiet)
+            || (grown >= quiet_bytes.max(self.last_bytes / QUIET_PART)
+                && self.last_at.elapsed() >= quiet)
     }
 
     /// Writes the encoded state; `report` is called when it is on disk.
@@ -245,6 +248,31 @@ mod tests {
         assert!(!rig.is_due(), "not so soon after the last one");
         advance(CADENCE.quiet).await;
         assert!(rig.is_due());
+        // A large one is not written for each little that comes.
+        rig.written(100_000);
+        rig.append(20_000);
+        rig.drive();
+        advance(CADENCE.quiet * 2).await;
+        assert!(!rig.is_due());
+        rig.append(10_000);
+        rig.drive();
+        assert!(rig.is_due());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_size_of_the_last_one_is_known_after_a_restart() {
+        let mut rig = Rig::start();
+        let pieces = [vec![7; 100_000].into()];
+        rig.store.write(EntryId { term: 1, index: 0 }, &pieces).expect("written");
+        let (store, log) = (Arc::clone(&rig.store), rig.log.clone());
+        rig.schedule = Schedule::new(store, log, Actors::new(), Arc::new(Inline), CADENCE, Some(0));
+        rig.append(20_000);
+        rig.drive();
+        advance(CADENCE.quiet * 2).await;
+        assert!(!rig.is_due());
+        rig.append(10_000);
+        rig.drive();
+        assert!(rig.is_due());
     }
 
     #[tokio::test(start_paused = true)]
@@ -272,10 +300,11 @@ mod tests {
         assert!(!rig.is_due(), "one at a time");
         // Time passes when nothing else can go on.
         advance(Duration::from_secs(60)).await;
-        assert!(rig.store.newest().expect("read").is_none(), "the entry is not durable");
+        assert_eq!(rig.store.newest_bytes(), 0, "the entry is not durable");
         rig.drive();
         let written = from.recv().await.expect("written");
         assert_eq!((written.id, written.result), (id, Ok(5)));
-        assert_eq!(rig.store.newest().expect("read"), Some((id, b"state".to_vec())));
+        let content = |bytes: &[u8]| Ok(bytes.to_vec());
+        assert_eq!(rig.store.newest(content).expect("read"), Some((id, b"state".to_vec())));
     }
 }

@@ -19,6 +19,6 @@ pub(crate) fn log_and_checkpoints() -> (LogWriter, ShardLog, Arc<CheckpointStore
     let opened = writer.opener().open_shard("log".as_ref(), LogOptions::default());
     let (log, _) = opened.expect("a log");
     let check = Box::new(|bytes: &[u8]| Ok(Bytes::copy_from_slice(bytes)));
-    let store = CheckpointStore::open(disk, "checkpoints".into(), check);
+    let store = CheckpointStore::open(disk, "checkpoints".into(), u64::MAX, check);
     (writer, log, Arc::new(store.expect("opened")))
 }

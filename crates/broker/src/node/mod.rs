@@ -48,8 +48,8 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// gets its records meanwhile.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How often logs are asked whether they have failed: one that fails while nothing waits for it, at
-/// a mark or at preparing a file, tells nobody.
+/// How often logs and checkpoints are asked whether their disk has failed: a log that fails while
+/// nothing waits for it, at a mark or at preparing a file, tells nobody.
 const LOOK_AT_LOGS_EVERY: Duration = Duration::from_millis(500);
 
 /// Begins to listen, when everything else runs.
@@ -377,12 +377,17 @@ impl Broker {
     }
 
     fn disk_failure(&self) -> Option<NodeFailure> {
-        let failed = self.replicas.iter().find_map(|replica| replica.log.failure())?;
-        let reason = match failed {
+        let log = self.replicas.iter().find_map(|replica| replica.log.failure());
+        let log = log.map(|failed| match failed {
             LogError::Failed(failure) => format!("{failure}: {}", failure.source),
             other => other.to_string(),
+        });
+        let checkpoints = || {
+            self.replicas
+                .iter()
+                .find_map(|replica| Some(replica.checkpoints.failure()?.to_string()))
         };
-        Some(NodeFailure::Disk { reason })
+        Some(NodeFailure::Disk { reason: log.or_else(checkpoints)? })
     }
 
     /// Stops the node: no new clients, what is in flight is answered, records go to the bucket, both

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use railgun_core::catalog::{Catalog, CatalogOutcome, RestoredCatalog};
+use railgun_core::checkpoint::{self, CheckpointError};
 use railgun_core::command::{CatalogCommand, ClusterSettings};
 use railgun_core::shard::{Restored, ShardState};
 use railgun_log::{Disk, ShardLog};
@@ -31,6 +32,7 @@ use crate::thresholds::Thresholds;
 pub(super) struct Replica {
     pub(super) raft: RaftShard,
     pub(super) log: ShardLog,
+    pub(super) checkpoints: Arc<CheckpointStore>,
 }
 
 /// What starting a replica of any shard needs.
@@ -48,16 +50,26 @@ pub(super) struct Starter {
     pub(super) replicas: Vec<Replica>,
 }
 
+/// Checkpoints that are kept for a choice have this part of a shard's hot budget.
+const KEPT_PART: u64 = 20;
+
 /// The files of one replica.
-struct Files {
+struct Files<T> {
     log: ShardLog,
     store: Arc<CheckpointStore>,
-    /// Content of the newest checkpoint.
-    checkpoint: Option<Vec<u8>>,
+    /// What the newest checkpoint holds.
+    restored: Option<T>,
 }
 
 impl Starter {
-    fn open(&self, shard: ShardId, check: Check) -> Result<Files, StartError> {
+    /// Opens the files of a shard, of this cluster if it is known yet.
+    fn open<T>(
+        &self,
+        shard: ShardId,
+        cluster: Option<ClusterUid>,
+        hot_bytes_max: u64,
+        decode: impl Fn(&[u8]) -> Result<T, CheckpointError>,
+    ) -> Result<Files<T>, StartError> {
         let dir = format!("shards/{shard}/log");
         let mut options = self.log.options.clone();
         options.incarnation = self.replica.incarnation().into();
@@ -69,9 +81,11 @@ impl Starter {
             shard,
             reason: error.to_string(),
         };
-        let store = CheckpointStore::open(Arc::clone(&self.disk), dir.clone(), check);
+        let check: Check = Box::new(move |bytes| checkpoint::check(cluster, shard, bytes));
+        let (disk, kept_bytes_max) = (Arc::clone(&self.disk), hot_bytes_max / KEPT_PART);
+        let store = CheckpointStore::open(disk, dir.clone(), kept_bytes_max, check);
         let store = store.map_err(|error| restore(&error))?;
-        let newest = store.newest().map_err(|error| restore(&error))?;
+        let newest = store.newest(decode).map_err(|error| restore(&error))?;
         let (whole, purged) = (newest.as_ref().map(|(id, _)| *id), log.state().last_purged);
         if let Some(purged) = purged.filter(|purged| whole.is_none_or(|id| id.index < purged.index))
         {
@@ -84,15 +98,15 @@ impl Starter {
             let reason = format!("its log begins after entry {purged}, and in {dir} {reason}");
             return Err(StartError::Restore { shard, reason });
         }
-        let checkpoint = newest.map(|(_, content)| content);
-        Ok(Files { log, store: Arc::new(store), checkpoint })
+        let restored = newest.map(|(_, restored)| restored);
+        Ok(Files { log, store: Arc::new(store), restored })
     }
 
     /// Starts the Raft replica of a shard and waits until it serves.
     async fn replica(
         &mut self,
         shard: ShardId,
-        files: &Files,
+        (log, checkpoints): (ShardLog, Arc<CheckpointStore>),
         machine: Box<dyn StateMachine>,
         sink: UnappliedSink,
     ) -> Result<RaftShard, StartError> {
@@ -100,9 +114,9 @@ impl Starter {
             shard,
             replica: self.replica,
             address: self.address.clone(),
-            log: files.log.clone(),
+            log: log.clone(),
             machine,
-            snapshots: Arc::clone(&files.store) as _,
+            snapshots: Arc::clone(&checkpoints) as _,
             unapplied: sink,
             pool: Arc::clone(&self.pool),
         })
@@ -115,7 +129,7 @@ impl Starter {
         };
         let led = tokio::time::timeout(LEADER_TIMEOUT, lead).await;
         led.map_err(|_| StartError::NoLeader { shard })?;
-        self.replicas.push(Replica { raft: raft.clone(), log: files.log.clone() });
+        self.replicas.push(Replica { raft: raft.clone(), log, checkpoints });
         Ok(raft)
     }
 
@@ -128,39 +142,35 @@ impl Starter {
         streams_max: usize,
     ) -> Result<(CatalogHandle, ClusterSettings), StartError> {
         let shard = ShardId::CATALOG;
+        let wish = ClusterSettings { cluster, shards, hot_bytes_max };
         let decode = |bytes: &[u8]| Catalog::decode_checkpoint(None, bytes);
-        let check = move |bytes: &[u8]| decode(bytes).map(|restored| restored.membership);
-        let files = self.open(shard, Box::new(check))?;
-        let restored = match files.checkpoint.as_deref().map(decode).transpose() {
-            Ok(Some(restored)) => restored,
-            Ok(None) => RestoredCatalog {
-                catalog: Catalog::default(),
-                applied: None,
-                membership: Bytes::new(),
-            },
-            Err(error) => return Err(StartError::Restore { shard, reason: error.to_string() }),
-        };
+        let Files { log, store, restored } =
+            self.open(shard, None, wish.hot_bytes_per_shard(), decode)?;
+        let restored = restored.unwrap_or_else(|| RestoredCatalog {
+            catalog: Catalog::default(),
+            applied: None,
+            membership: Bytes::new(),
+        });
         let applied = applied(restored.applied, &restored.membership);
         let at = restored.applied.map(|at| at.index);
-        let (store, log) = (Arc::clone(&files.store), files.log.clone());
+        let files = (log.clone(), Arc::clone(&store));
         let cadence = self.thresholds.checkpoints;
         let (actors, pool) = (self.actors.clone(), Arc::clone(&self.pool));
-        let schedule = Schedule::new(store, log, actors, pool, cadence, at);
+        let schedule = Schedule::new(store, log.clone(), actors, pool, cadence, at);
         let (sink, unapplied) = replica::unapplied_queue();
         let stopping = self.cancel.clone();
         let spec = CatalogSpec {
             restored,
             streams_max,
             checkpoints: schedule,
-            log: files.log.clone(),
+            log,
             clock: Arc::clone(&self.clock),
             unapplied,
         };
         let (catalog, to) = spec.spawn(&self.actors, stopping.clone());
         let machine = Handover::new(to.clone(), catalog::Message::Applied, applied, stopping);
-        let raft = self.replica(shard, &files, Box::new(machine), sink).await?;
+        let raft = self.replica(shard, files, Box::new(machine), sink).await?;
         send(&to, catalog::Message::Started(raft)).await;
-        let wish = ClusterSettings { cluster, shards, hot_bytes_max };
         if let Ok(Some(settings)) = catalog.settings().await {
             for ignored in ignored(&wish, &settings) {
                 tracing::warn!("{ignored}");
@@ -181,18 +191,15 @@ impl Starter {
     ) -> Result<(ShardHandle, RaftShard, Arc<CheckpointStore>), StartError> {
         let cluster = settings.cluster;
         let decode = move |bytes: &[u8]| ShardState::decode_checkpoint(cluster, shard, bytes);
-        let check = move |bytes: &[u8]| decode(bytes).map(|restored| restored.membership);
-        let files = self.open(shard, Box::new(check))?;
-        let mut restored = match files.checkpoint.as_deref().map(decode).transpose() {
-            Ok(Some(restored)) => restored,
-            Ok(None) => {
-                Restored { state: ShardState::new(cluster, shard), membership: Bytes::new() }
-            }
-            Err(error) => return Err(StartError::Restore { shard, reason: error.to_string() }),
-        };
+        let Files { log, store, restored } =
+            self.open(shard, Some(cluster), settings.hot_bytes_per_shard(), decode)?;
+        let mut restored = restored.unwrap_or_else(|| Restored {
+            state: ShardState::new(cluster, shard),
+            membership: Bytes::new(),
+        });
         // Files may have gone since the checkpoint was written; none at all holds an entry if the
         // node died right after they went.
-        restored.state.trim_index_below(files.log.first_file_index().unwrap_or(u64::MAX));
+        restored.state.trim_index_below(log.first_file_index().unwrap_or(u64::MAX));
         restored.state = restored.state.with_segment_bytes_min(self.thresholds.segment_bytes_min);
         let applied = applied(restored.state.applied(), &restored.membership);
         let (sink, unapplied) = replica::unapplied_queue();
@@ -200,9 +207,9 @@ impl Starter {
         let host = HostSpec {
             restored,
             shard,
-            log: files.log.clone(),
+            log: log.clone(),
             log_file_bytes: self.log.options.file_bytes,
-            checkpoints: Arc::clone(&files.store),
+            checkpoints: Arc::clone(&store),
             clock: Arc::clone(&self.clock),
             pool: Arc::clone(&self.pool),
             cadence: self.thresholds.checkpoints,
@@ -212,9 +219,9 @@ impl Starter {
         let stopping = self.cancel.clone();
         let (handle, to) = host.spawn(&self.actors, stopping.clone());
         let machine = Handover::new(to.clone(), shard::Message::Applied, applied, stopping);
-        let raft = self.replica(shard, &files, Box::new(machine), sink).await?;
+        let raft = self.replica(shard, (log, Arc::clone(&store)), Box::new(machine), sink).await?;
         send(&to, shard::Message::Started(raft.clone())).await;
-        Ok((handle, raft, files.store))
+        Ok((handle, raft, store))
     }
 }
 
