@@ -1,9 +1,10 @@
 //! A disk that is full from any moment of a node's life on: who asks for something waits, or is told
 //! to try again; nothing acknowledged is lost; the node lives, and goes on by itself.
 
+use std::cell::Cell;
 use std::io::ErrorKind;
 
-use railgun_log::{Fault, SimOp};
+use railgun_log::{CrashPlan, Fault, SimOp};
 
 use super::scarce::Full;
 use super::site::{Lane, PATIENCE, PAUSE, Site, again, check_lives, logs, until, value, values};
@@ -21,13 +22,15 @@ async fn seal(broker: &Broker, stream: &str) {
 }
 
 /// Everything that a node writes for its clients and for itself: entries of every kind, votes and
-/// marks, checkpoints and their promotion, new files and old ones that go.
-async fn live(site: &Site, mut broker: Broker) {
+/// marks, checkpoints and their promotion, new files and old ones that go. So many messages of the
+/// stream `s` are `acked`.
+async fn live(site: &Site, mut broker: Broker, acked: &Cell<usize>) {
     ensure(&broker, "s", 1 << 20, EnsureMode::Warn).await;
     ensure(&broker, "t", 1 << 20, EnsureMode::Warn).await;
     let mut lane = Lane::open(site, &broker, "s", Some((1, 0))).await;
     for number in 0..6 {
         assert_eq!(lane.publish_at_last(&value(number)).await, number as u64);
+        acked.set(number + 1);
     }
     let mut other = Lane::open(site, &broker, "t", Some((2, 0))).await;
     other.publish_at_last(&value(0)).await;
@@ -36,6 +39,7 @@ async fn live(site: &Site, mut broker: Broker) {
     ensure(&broker, "s", 2 << 20, EnsureMode::Overwrite).await;
     for number in 6..10 {
         assert_eq!(lane.publish_at_last(&value(number)).await, number as u64);
+        acked.set(number + 1);
     }
     again(async || broker.streams.delete(&name("t")).await).await;
     // A quiet log is checkpointed, and given up if it is the catalog's.
@@ -49,6 +53,7 @@ async fn live(site: &Site, mut broker: Broker) {
     let mut lane = Lane::open(site, &broker, "s", Some((1, lane.sequence()))).await;
     for number in 10..12 {
         assert_eq!(lane.publish_at_last(&value(number)).await, number as u64);
+        acked.set(number + 1);
     }
 
     // With room, nothing is left of it.
@@ -87,18 +92,60 @@ async fn is_full_after(changes: u64, full: Full) -> bool {
     let site = Site::new();
     let broker = site.start().await.unwrap();
     site.disk.fill_after(changes, full);
-    let disk = site.disk.clone();
-    let relief = async move {
-        disk.refused().await;
+    let acked = Cell::new(0);
+    with_relief(&site, Box::pin(live(&site, broker, &acked))).await;
+    site.disk.was_full()
+}
+
+/// Some time after something was refused there is room.
+async fn with_relief(site: &Site, living: impl Future<Output = ()>) {
+    let relief = async {
+        site.disk.refused().await;
         sleep(FULL_TIME).await;
-        disk.make_room();
+        site.disk.make_room();
         std::future::pending::<()>().await;
     };
     tokio::select! {
         () = relief => {}
-        lived = timeout(PATIENCE, live(&site, broker)) => lived.expect("stuck"),
+        lived = timeout(PATIENCE, living) => lived.expect("stuck"),
     }
-    site.disk.was_full()
+}
+
+/// One life that a power cut ends when the disk is full, and the next one, which begins on the full
+/// disk; whether it came to that.
+async fn is_cut_after(changes: u64, full: Full) -> bool {
+    println!("full, and power is cut, after {changes} changes");
+    let site = Site::new();
+    let broker = site.start().await.unwrap();
+    site.disk.fill_after(changes, full);
+    let acked = Cell::new(0);
+    tokio::select! {
+        biased;
+        () = site.disk.refused() => {}
+        () = Box::pin(live(&site, broker, &acked)) => return site.disk.was_full(),
+    }
+    // The broker is gone, and its tasks follow.
+    sleep(PAUSE).await;
+    site.sim.crash(&CrashPlan::LoseAll);
+    with_relief(&site, Box::pin(begin(&site, acked.get()))).await;
+    true
+}
+
+/// A node starts at last, and has what was acknowledged and all that was not refused before.
+async fn begin(site: &Site, acked: usize) {
+    let broker = site.start_at_last().await;
+    ensure(&broker, "s", 1 << 20, EnsureMode::Warn).await;
+    let (found, error) = site.read(&broker, "s", 0).await;
+    assert_eq!(error, None);
+    // One was on its way.
+    assert!((acked..=acked + 1).contains(&found.len()), "{} of {acked}", found.len());
+    assert!(found == values(0..found.len()));
+    let mut lane = Lane::open(site, &broker, "s", None).await;
+    assert_eq!(lane.publish_at_last(&value(found.len())).await, found.len() as u64);
+    seal(&broker, "s").await;
+    site.check(&broker, "s", &values(0..found.len() + 1)).await;
+    check_lives(&broker);
+    site.cut_power(broker).await;
 }
 
 async fn at_any_moment(full: Full) {
@@ -120,9 +167,41 @@ async fn at_any_moment_the_disk_may_refuse_every_change() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn power_may_be_cut_when_the_disk_is_full() {
+    for full in [Full::More, Full::All] {
+        let mut changes = 0;
+        while is_cut_after(changes, full).await {
+            changes += 3;
+        }
+        assert!(changes > 90, "{changes} changes are no life");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_start_may_find_the_disk_full() {
+    for full in [Full::More, Full::All] {
+        for changes in 0.. {
+            println!("full after {changes} changes");
+            let site = Site::new();
+            site.disk.fill_after(changes, full);
+            with_relief(&site, Box::pin(begin(&site, 0))).await;
+            if !site.disk.was_full() {
+                assert!(changes > 10, "{changes} changes are no start");
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_in_flight_when_the_disk_fills_up_leaves_room_for_what_frees_space() {
     const PUBLISHERS: usize = 16;
     const BYTES: usize = 100_000;
+    let record = |number: usize| {
+        let mut record = value(number);
+        record.resize(BYTES, b'.');
+        record
+    };
     let mut site = Site::new();
     (site.file_bytes, site.max_time_to_cold) = (1 << 20, Duration::from_secs(2));
     let broker = site.start().await.unwrap();
@@ -133,14 +212,17 @@ async fn what_is_in_flight_when_the_disk_fills_up_leaves_room_for_what_frees_spa
     for _ in 0..PUBLISHERS {
         lanes.push(Lane::open(&site, &broker, "s", None).await);
     }
-    let (mut acked, mut refused) = (0, 0);
-    while acked * BYTES < 16 << 20 {
+    // By offset, where each of those that were acknowledged must be found.
+    let mut acked = BTreeMap::new();
+    let (mut begun, mut refused) = (0, 0);
+    while acked.len() * BYTES < 16 << 20 {
         for lane in &mut lanes {
-            lane.begin(&[7; BYTES]).await;
+            lane.begin(&record(begun)).await;
+            begun += 1;
         }
-        for lane in &mut lanes {
+        for (number, lane) in (begun - PUBLISHERS..).zip(&mut lanes) {
             match timeout(PATIENCE, lane.end()).await.expect("stuck") {
-                Ok(_) => acked += 1,
+                Ok(offset) => assert_eq!(acked.insert(offset, record(number)), None),
                 Err(error) => {
                     assert_eq!(error.code, ErrorCode::HotTierFull, "{error}");
                     refused += 1;
@@ -152,6 +234,8 @@ async fn what_is_in_flight_when_the_disk_fills_up_leaves_room_for_what_frees_spa
     }
     check_lives(&broker);
     assert!(refused > 0, "the disk was never full");
+    // What was refused is nowhere, so they are all there is.
+    site.check(&broker, "s", &acked.into_values().collect::<Vec<_>>()).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -171,18 +255,16 @@ async fn a_checkpoint_that_comes_late_frees_space_and_the_next_one_has_room() {
         next += 1;
     }
     // The checkpoint that the cut asks for is not there when the floor has risen.
-    let fault = Fault { op: SimOp::Rename, after: 0, kind: ErrorKind::Other };
+    let fault = Fault { op: SimOp::Rename, after: 0, kind: ErrorKind::StorageFull };
     (0..3).for_each(|_| site.sim.fail(fault.clone()));
     broker.streams.seal(&name("s"), false).await.unwrap();
-    // What was held back for it is somebody else's now.
-    let reserve = "shards/1/checkpoints/reserve";
-    assert!(site.sim.contents(reserve).is_none());
-    site.sim.set_capacity(site.sim.used());
     assert!(log.disk_full());
     until("the log gives up what is in the bucket", async || log.files().len() < 4).await;
     assert_eq!(site.sim.faults_left(), 0);
     sleep(PAUSE).await;
-    assert!(site.sim.contents(reserve).is_some(), "nothing is held back for the next one");
+    // As much as at first is held back for the next one.
+    let reserve = site.sim.contents("shards/1/checkpoints/reserve").map(|bytes| bytes.len());
+    assert_eq!(reserve, Some(1 << 20));
     let published = timeout(PATIENCE, lane.publish_at_last(&value(next))).await;
     assert_eq!(published.expect("there is room"), next as u64);
     check_lives(&broker);

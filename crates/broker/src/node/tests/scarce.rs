@@ -1,13 +1,14 @@
-//! A disk that has no room from a given change on, until it is given some.
+//! A disk that has no room from a given change on, until it is given some; or on which a given
+//! operation on some of its files fails.
 
 use std::io::{self, ErrorKind, IoSlice};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
-use railgun_log::{Disk, DiskFile, DiskLock, LockError, SimDisk};
+use railgun_log::{Disk, DiskFile, DiskLock, Fault, LockError, SimDisk, SimOp};
 use tokio::sync::Notify;
 
 /// What a disk without room refuses.
@@ -19,6 +20,9 @@ pub(super) enum Full {
     /// Every change, as where even what frees room takes some.
     All,
 }
+
+/// Which files a failure is planned for.
+pub(super) type Among = fn(&Path) -> bool;
 
 /// See the module. A clone is another handle of the same disk.
 #[derive(Clone, Debug)]
@@ -35,6 +39,10 @@ struct State {
     is_full: AtomicBool,
     was_full: AtomicBool,
     refused: Notify,
+    fault: OnceLock<(SimOp, Among)>,
+    /// Such operations that still succeed.
+    sound: AtomicU64,
+    has_failed: AtomicBool,
 }
 
 impl Scarce {
@@ -46,6 +54,9 @@ impl Scarce {
             is_full: AtomicBool::new(false),
             was_full: AtomicBool::new(false),
             refused: Notify::new(),
+            fault: OnceLock::new(),
+            sound: AtomicU64::new(0),
+            has_failed: AtomicBool::new(false),
         };
         Self { sim, state: Arc::new(state) }
     }
@@ -54,6 +65,36 @@ impl Scarce {
     pub(super) fn fill_after(&self, changes: u64, full: Full) {
         self.state.full.set(full).unwrap();
         self.state.left.store(changes, Relaxed);
+    }
+
+    /// After so many more of these operations on one of these files, one fails. Once.
+    pub(super) fn fail_after(&self, op: SimOp, after: u64, among: Among) {
+        self.state.sound.store(after, Relaxed);
+        self.state.fault.set((op, among)).unwrap();
+    }
+
+    /// None fails any more.
+    pub(super) fn mend(&self) {
+        self.state.sound.store(u64::MAX, Relaxed);
+    }
+
+    /// Whether it has.
+    pub(super) fn has_failed(&self) -> bool {
+        self.state.has_failed.load(Relaxed)
+    }
+
+    /// An operation begins.
+    fn begin(&self, op: SimOp, path: &Path) {
+        let State { fault, sound, has_failed, .. } = &*self.state;
+        let meant = fault.get().is_some_and(|(meant, among)| *meant == op && among(path));
+        if !meant || has_failed.load(Relaxed) {
+            return;
+        }
+        if sound.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_err() {
+            has_failed.store(true, Relaxed);
+            // It is the next one of its kind.
+            self.sim.fail(Fault { op, after: 0, kind: ErrorKind::Other });
+        }
     }
 
     /// There is room for everything again.
@@ -78,7 +119,7 @@ impl Scarce {
     }
 
     fn change<T>(&self, change: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        let State { full, left, is_full, was_full, refused } = &*self.state;
+        let State { full, left, is_full, was_full, refused, .. } = &*self.state;
         let is_over = left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_err();
         if is_over && !is_full.swap(true, Relaxed) {
             was_full.store(true, Relaxed);
@@ -95,8 +136,8 @@ impl Scarce {
         done
     }
 
-    fn handle(&self, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
-        Arc::new(ScarceFile { file, disk: self.clone() })
+    fn handle(&self, path: &Path, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
+        Arc::new(ScarceFile { file, path: path.to_owned(), disk: self.clone() })
     }
 }
 
@@ -109,20 +150,25 @@ impl Disk for Scarce {
         if self.sim.open(path).is_ok() {
             return Err(ErrorKind::AlreadyExists.into());
         }
-        Ok(self.handle(self.change(|| self.sim.create(path, bytes))?))
+        self.begin(SimOp::Create, path);
+        Ok(self.handle(path, self.change(|| self.sim.create(path, bytes))?))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(self.handle(self.sim.open(path)?))
+        Ok(self.handle(path, self.sim.open(path)?))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        // What is not there is told so, whatever room there is.
+        self.sim.open(from)?;
+        self.begin(SimOp::Rename, from);
         self.change(|| self.sim.rename(from, to))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        // What is not there is told so, whatever room there is.
+        // As above.
         self.sim.open(path)?;
+        self.begin(SimOp::Remove, path);
         self.change(|| self.sim.remove(path))
     }
 
@@ -131,6 +177,7 @@ impl Disk for Scarce {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.begin(SimOp::SyncDir, dir);
         self.sim.sync_dir(dir)
     }
 
@@ -142,11 +189,14 @@ impl Disk for Scarce {
 #[derive(Debug)]
 struct ScarceFile {
     file: Arc<dyn DiskFile>,
+    /// By which it was opened.
+    path: PathBuf,
     disk: Scarce,
 }
 
 impl DiskFile for ScarceFile {
     fn write_vectored_at(&self, parts: &[IoSlice<'_>], position: u64) -> io::Result<usize> {
+        self.disk.begin(SimOp::Write, &self.path);
         self.disk.change(|| self.file.write_vectored_at(parts, position))
     }
 
@@ -155,6 +205,7 @@ impl DiskFile for ScarceFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.disk.begin(SimOp::Sync, &self.path);
         self.file.sync_data()
     }
 
@@ -163,10 +214,12 @@ impl DiskFile for ScarceFile {
     }
 
     fn allocate(&self, bytes: u64) -> io::Result<()> {
+        self.disk.begin(SimOp::Resize, &self.path);
         self.disk.change(|| self.file.allocate(bytes))
     }
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {
+        self.disk.begin(SimOp::Resize, &self.path);
         self.disk.change(|| self.file.set_len(bytes))
     }
 }

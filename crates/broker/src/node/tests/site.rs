@@ -113,6 +113,7 @@ impl Site {
         // Its tasks are gone by then: they reach for nothing that the next one has.
         sleep(PAUSE).await;
         self.sim.crash(&CrashPlan::LoseAll);
+        self.disk.mend();
     }
 
     /// What the stream holds from this offset on, and why there was no more, if not because that was
