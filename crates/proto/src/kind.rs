@@ -6,8 +6,9 @@ use crate::v1;
 
 /// Most bytes of a head.
 const HEAD_BYTES: usize = 1 << 20;
-/// Most bytes of the head of a `Hello`: it is read from clients that have not shown a token yet.
-const HELLO_BYTES: usize = 16 << 10;
+/// Most bytes of the head of what clients send in a few words: the server takes it apart at once, and
+/// keeps what it says for as long as it serves it.
+const REQUEST_BYTES: usize = 16 << 10;
 
 /// A message that is the head of a frame.
 pub trait Message: prost::Message + Default {
@@ -101,7 +102,29 @@ impl FrameKind {
     /// Most bytes its head may have.
     #[must_use]
     pub fn head_bytes_max(self) -> usize {
-        if self == Self::Hello { HELLO_BYTES } else { HEAD_BYTES }
+        match self {
+            Self::Hello
+            | Self::OpenPublisher
+            | Self::BindStream
+            | Self::ClosePublisher
+            | Self::Subscribe
+            | Self::Credit
+            | Self::AdminRequest => REQUEST_BYTES,
+            Self::Publish | Self::UnbindStreams => HEAD_BYTES,
+            // Of a server.
+            Self::Welcome
+            | Self::GoAway
+            | Self::Error
+            | Self::PublisherOpened
+            | Self::StreamBound
+            | Self::PublishResult
+            | Self::StreamsUnbound
+            | Self::Subscribed
+            | Self::Deliver
+            | Self::Removed
+            | Self::End
+            | Self::AdminResponse => HEAD_BYTES,
+        }
     }
 
     /// Most bytes its blob may have: none for most kinds.

@@ -65,10 +65,13 @@ fn names_and_limits_are_right() {
         }
     };
     let head = grouped(FrameKind::Publish.head_bytes_max());
-    let hello = grouped(FrameKind::Hello.head_bytes_max());
+    let request = FrameKind::Hello.head_bytes_max();
+    let requests = FrameKind::ALL.iter().filter(|kind| kind.head_bytes_max() == request);
+    let requests: Vec<_> = requests.map(|kind| format!("`{kind}`")).collect();
+    let (requests, request) = (requests.join(", "), grouped(request));
     let blob = grouped(BATCH_BYTES_HARD);
     for limit in [
-        format!("a head has at most {head} bytes, that of `Hello` {hello}"),
+        format!("a head has at most {head} bytes, and {request} in {requests}"),
         format!("a blob at most {blob}"),
         format!("A batch has at most {blob} bytes"),
     ] {
