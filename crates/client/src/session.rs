@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use railgun_net::{Connection, FrameReader, FrameWriter, STREAMS_MAX};
+use railgun_net::{Connection, FrameReader, FrameWriter, QUIC_STREAMS_MAX};
 use railgun_proto::convert::Uid;
 use railgun_proto::{Frame, FrameKind, Message, VERSION, WireError, v1};
 use railgun_types::{ClusterUid, ErrorCode};
@@ -15,7 +15,7 @@ use crate::dial::Dial;
 use crate::options::ClientOptions;
 
 /// Streams of a connection beside the first.
-const STREAMS_BESIDE_CONTROL: usize = STREAMS_MAX as usize - 1;
+const STREAMS_BESIDE_CONTROL: usize = QUIC_STREAMS_MAX as usize - 1;
 
 /// A connection on which the server said Welcome.
 #[derive(Debug)]

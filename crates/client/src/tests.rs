@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use railgun_net::memory::MemoryNetwork;
-use railgun_net::{FrameReader, FrameWriter, STREAMS_MAX};
+use railgun_net::{FrameReader, FrameWriter, QUIC_STREAMS_MAX};
 use railgun_proto::v1::admin_response::Answer;
 use railgun_proto::{Frame, VERSION, v1};
 use tokio::time::Instant;
@@ -99,7 +99,7 @@ async fn a_subscription_that_is_never_answered_ends() {
 async fn whoever_finds_all_streams_of_the_connection_in_use_is_told() {
     let client = client_of(empty_stream).await;
     let mut subscriptions = Vec::new();
-    for _ in 1..STREAMS_MAX {
+    for _ in 1..QUIC_STREAMS_MAX {
         subscriptions.push(client.subscribe(orders()).open().await.expect("there is room"));
     }
     let began = Instant::now();

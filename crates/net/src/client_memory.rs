@@ -6,30 +6,29 @@
 //! Nobody who holds bytes of a pool waits for more of it, so that there is always somebody who goes on.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use railgun_types::limits::BATCH_BYTES_HARD;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-
-use crate::quic::CONNECTION_WINDOW_BYTES;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 /// The largest frame: what a connection may have of a pool at least, or it could never come whole.
 const FRAME_BYTES: usize = BATCH_BYTES_HARD + (1 << 20);
-/// Bytes of a pool that one connection may have at most. Several of the largest frames fit.
+/// Store of a pool that one connection may have at most. Several of the largest frames fit.
 const MEMBER_BYTES_MAX: usize = 64 << 20;
 /// The part of what is shared that one connection may have.
 const MEMBER_PART: usize = 8;
-/// What a connection has for itself at most.
+/// What a connection has of a pool for itself: at most, and where there are as many connections as
+/// [`ClientMemory::connections_max`] says. With less it would serve no frame above the first datagrams
+/// of a stream, which take no memory at all.
 const OWN_BYTES_MAX: usize = 64 << 10;
-/// Bytes of all that clients may take together, at least: for frames and for records the largest
+const OWN_BYTES_MIN: usize = 16 << 10;
+/// Store of all that clients may take together, at least: for frames and for records the largest
 /// frame must fit.
 const BYTES_MIN: usize = 64 << 20;
-/// What a connection may send before it is read: at most, and where there are so many connections
-/// that each has a small part of the memory only.
-const WINDOW_BYTES_MAX: usize = CONNECTION_WINDOW_BYTES as usize;
-const WINDOW_BYTES_MIN: usize = 64 << 10;
 /// How long a client may take for bytes whose memory others wait for, besides what a line of
 /// `CROWDED_LINE_BYTES` a second takes for them.
 const CROWDED_TIME: Duration = Duration::from_secs(5);
@@ -48,18 +47,12 @@ pub fn crowded_time(bytes: usize) -> Duration {
 pub struct ClientMemory {
     frames: MemoryPool,
     records: MemoryPool,
-    guests: Arc<Guests>,
+    bytes: usize,
 }
 
 /// What clients take, at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ClientFigures {
-    /// Connections, those included that have not said who they are.
-    pub connections: usize,
-    /// Connections that have not said who they are.
-    pub strangers: usize,
-    /// Clients that were refused because there were too many, since the node started.
-    pub refused_total: usize,
+pub struct MemoryFigures {
     /// For frames that come in.
     pub frames: PoolFigures,
     /// For records that are read.
@@ -69,7 +62,7 @@ pub struct ClientFigures {
 /// What is taken of one pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PoolFigures {
-    /// Bytes that all share.
+    /// Store that all share.
     pub bytes_max: usize,
     /// Those of them that are taken.
     pub bytes: usize,
@@ -83,104 +76,123 @@ impl ClientMemory {
     /// Less than 64 MiB counts as 64 MiB.
     #[must_use]
     pub fn new(bytes: usize, connections_max: usize) -> Self {
-        let half = bytes.max(BYTES_MIN) / 2;
-        let pool = || MemoryPool::new(half / 2, half / 2 / connections_max.max(1));
-        let guests = Guests {
-            connections: AtomicUsize::new(0),
-            strangers: AtomicUsize::new(0),
-            refused: AtomicUsize::new(0),
-            windows_bytes: half,
-            window: watch::channel(window(half, 1)).0,
-        };
-        Self { frames: pool(), records: pool(), guests: Arc::new(guests) }
+        let bytes = bytes.max(BYTES_MIN);
+        let quarter = bytes / 4;
+        let pool = || MemoryPool::new(quarter, quarter / connections_max.max(1));
+        Self { frames: pool(), records: pool(), bytes }
+    }
+
+    /// So many connections, at most, have a part of so many bytes that serves small frames and small
+    /// reads whatever others do.
+    #[must_use]
+    pub fn connections_max(bytes: usize) -> usize {
+        bytes / 4 / OWN_BYTES_MIN
+    }
+
+    /// The memory with which so many connections may be made: the reverse.
+    #[must_use]
+    pub fn bytes_for(connections: usize) -> usize {
+        connections.saturating_mul(4 * OWN_BYTES_MIN)
     }
 
     /// What is taken now.
     #[must_use]
-    pub fn figures(&self) -> ClientFigures {
-        ClientFigures {
-            connections: self.guests.connections.load(Ordering::Relaxed),
-            strangers: self.strangers(),
-            refused_total: self.guests.refused.load(Ordering::Relaxed),
-            frames: self.frames.figures(),
-            records: self.records.figures(),
-        }
+    pub fn figures(&self) -> MemoryFigures {
+        MemoryFigures { frames: self.frames.figures(), records: self.records.figures() }
     }
 
-    pub(crate) fn strangers(&self) -> usize {
-        self.guests.strangers.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn note_refused(&self) {
-        self.guests.refused.fetch_add(1, Ordering::Relaxed);
+    /// What all clients may send before it is read, but for a little of each: as much as frames, or
+    /// records, may take.
+    pub(crate) fn windows_bytes(&self) -> usize {
+        self.bytes / 2
     }
 
     /// The parts of a connection that was just made.
     pub(crate) fn join(&self) -> ConnectionMemory {
-        let guest = Guest::new(Arc::clone(&self.guests));
-        ConnectionMemory(Some(Arc::new(Parts {
-            frames: self.frames.member(),
-            records: self.records.member(),
-            guest,
-        })))
-    }
-}
-
-/// The parts of one connection. Cheap to clone.
-#[derive(Clone, Debug)]
-pub(crate) struct ConnectionMemory(Option<Arc<Parts>>);
-
-#[derive(Debug)]
-struct Parts {
-    frames: Member,
-    records: Member,
-    guest: Guest,
-}
-
-impl ConnectionMemory {
-    /// For a connection we made: what comes is what we asked for.
-    pub(crate) fn unbounded() -> Self {
-        Self(None)
-    }
-
-    pub(crate) fn frames(&self) -> Option<Member> {
-        self.0.as_ref().map(|parts| parts.frames.clone())
-    }
-
-    pub(crate) fn records(&self) -> Option<Member> {
-        self.0.as_ref().map(|parts| parts.records.clone())
-    }
-
-    /// It has said who it is.
-    pub(crate) fn admit(&self) {
-        if let Some(parts) = &self.0 {
-            parts.guest.admit();
+        ConnectionMemory {
+            frames: Some(self.frames.member()),
+            records: Some(self.records.member()),
         }
     }
-
-    /// Follows how many bytes the connection may send before they are read.
-    pub(crate) fn window(&self) -> Option<watch::Receiver<u32>> {
-        self.0.as_ref().map(|parts| parts.guest.guests.window.subscribe())
-    }
 }
 
-/// Bytes that all clients of a node share.
+/// The parts of one connection; none for a connection we made, on which comes what we asked for. Cheap
+/// to clone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ConnectionMemory {
+    pub(crate) frames: Option<Member>,
+    pub(crate) records: Option<Member>,
+}
+
+/// Store that all clients of a node share.
 #[derive(Clone)]
 struct MemoryPool(Arc<Pool>);
 
 struct Pool {
-    shared: Arc<Semaphore>,
+    shared: Arc<Store>,
     shared_bytes: usize,
     own_bytes: usize,
     member_bytes: usize,
     waiting: AtomicUsize,
 }
 
+/// Store to be taken and given back.
+struct Store {
+    free: Semaphore,
+    /// How often some were given back.
+    returns: AtomicU64,
+}
+
+impl Store {
+    fn new(bytes: usize) -> Arc<Self> {
+        Arc::new(Self { free: Semaphore::new(bytes), returns: AtomicU64::new(0) })
+    }
+
+    fn left(&self) -> usize {
+        self.free.available_permits()
+    }
+
+    fn try_take(self: &Arc<Self>, bytes: u32) -> Option<Taken> {
+        self.free.try_acquire_many(bytes).ok()?.forget();
+        Some(Taken { from: Arc::clone(self), bytes })
+    }
+
+    /// Waits in a queue, for as long as others give some back: `None` when they have not for so long.
+    async fn take(self: &Arc<Self>, bytes: u32, patience: Duration) -> Option<Taken> {
+        let mut acquiring = pin!(self.free.acquire_many(bytes));
+        loop {
+            let before = self.returns.load(Ordering::Relaxed);
+            match timeout(patience, &mut acquiring).await {
+                Ok(acquired) => {
+                    // It is never closed.
+                    acquired.ok()?.forget();
+                    return Some(Taken { from: Arc::clone(self), bytes });
+                }
+                Err(_) if self.returns.load(Ordering::Relaxed) == before => return None,
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// Some of them, given back when dropped.
+struct Taken {
+    from: Arc<Store>,
+    bytes: u32,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.from.returns.fetch_add(1, Ordering::Relaxed);
+        self.from.free.add_permits(self.bytes as usize);
+    }
+}
+
 impl MemoryPool {
     fn new(shared_bytes: usize, own_bytes: usize) -> Self {
         let shared_bytes = shared_bytes.min(Semaphore::MAX_PERMITS);
         Self(Arc::new(Pool {
-            shared: Arc::new(Semaphore::new(shared_bytes)),
+            shared: Store::new(shared_bytes),
             shared_bytes,
             own_bytes: own_bytes.min(OWN_BYTES_MAX),
             member_bytes: (shared_bytes / MEMBER_PART).clamp(FRAME_BYTES, MEMBER_BYTES_MAX),
@@ -191,8 +203,8 @@ impl MemoryPool {
     fn member(&self) -> Member {
         Member {
             pool: self.clone(),
-            own: Arc::new(Semaphore::new(self.0.own_bytes)),
-            part: Arc::new(Semaphore::new(self.0.member_bytes)),
+            own: Store::new(self.0.own_bytes),
+            part: Store::new(self.0.member_bytes),
         }
     }
 
@@ -200,7 +212,7 @@ impl MemoryPool {
         let bytes_max = self.0.shared_bytes;
         PoolFigures {
             bytes_max,
-            bytes: bytes_max - self.0.shared.available_permits(),
+            bytes: bytes_max - self.0.shared.left(),
             waiting: self.0.waiting.load(Ordering::Relaxed),
         }
     }
@@ -213,24 +225,29 @@ impl fmt::Debug for MemoryPool {
 }
 
 /// One connection's part of a pool. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Member {
     pool: MemoryPool,
     /// What no other connection can take.
-    own: Arc<Semaphore>,
+    own: Arc<Store>,
     /// How much of what is shared it may take.
-    part: Arc<Semaphore>,
+    part: Arc<Store>,
 }
 
-/// Bytes of a pool, given back when dropped.
-#[derive(Debug)]
+impl fmt::Debug for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (own, part) = (self.own.left(), self.part.left());
+        f.debug_struct("Member").field("own_free", &own).field("part_free", &part).finish()
+    }
+}
+
+/// Store of a pool, given back when dropped.
 pub struct Held(Permits);
 
-#[derive(Debug)]
 #[expect(dead_code, reason = "held, and given back by dropping it")]
 enum Permits {
-    Own(OwnedSemaphorePermit),
-    Shared { part: OwnedSemaphorePermit, shared: OwnedSemaphorePermit },
+    Own(Taken),
+    Shared { part: Taken, shared: Taken },
 }
 
 impl Held {
@@ -241,18 +258,26 @@ impl Held {
     }
 }
 
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Permits::Own(taken) | Permits::Shared { shared: taken, .. }) = &self.0;
+        let is_shared = self.is_shared();
+        f.debug_struct("Held").field("bytes", &taken.bytes).field("is_shared", &is_shared).finish()
+    }
+}
+
 impl Member {
     /// Takes so many bytes, if they are free. More than a connection may have counts as that.
     #[must_use]
     pub fn try_take(&self, bytes: usize) -> Option<Held> {
         if bytes <= self.pool.0.own_bytes
-            && let Ok(own) = Arc::clone(&self.own).try_acquire_many_owned(permits(bytes))
+            && let Some(own) = self.own.try_take(permits(bytes))
         {
             return Some(Held(Permits::Own(own)));
         }
         let bytes = self.counted(bytes);
-        let part = Arc::clone(&self.part).try_acquire_many_owned(bytes).ok()?;
-        let shared = Arc::clone(&self.pool.0.shared).try_acquire_many_owned(bytes).ok()?;
+        let part = self.part.try_take(bytes)?;
+        let shared = self.pool.0.shared.try_take(bytes)?;
         Some(Held(Permits::Shared { part, shared }))
     }
 
@@ -260,34 +285,45 @@ impl Member {
     /// first. Must not be called by who holds bytes that only this call would make it give back.
     /// Cancel-safe; whoever begins anew is the last in the queue.
     pub async fn take(&self, bytes: usize) -> Held {
+        match self.take_within(bytes, Duration::MAX).await {
+            Some(held) => held,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// As [`take`](Self::take), but not for ever: `None` when nobody has given back any of what is
+    /// waited for, its own part or that of all, for so long.
+    pub(crate) async fn take_within(&self, bytes: usize, patience: Duration) -> Option<Held> {
         if let Some(held) = self.try_take(bytes) {
-            return held;
+            return Some(held);
         }
         let is_small = bytes <= self.pool.0.own_bytes;
         tokio::select! {
             biased;
-            own = acquire(&self.own, permits(bytes)), if is_small => Held(Permits::Own(own)),
-            held = self.take_shared(self.counted(bytes)) => held,
+            own = self.own.take(permits(bytes), Duration::MAX), if is_small => {
+                own.map(Permits::Own).map(Held)
+            }
+            held = self.take_shared(self.counted(bytes), patience) => held,
         }
     }
 
-    async fn take_shared(&self, bytes: u32) -> Held {
-        let part = acquire(&self.part, bytes).await;
+    async fn take_shared(&self, bytes: u32, patience: Duration) -> Option<Held> {
+        let part = self.part.take(bytes, patience).await?;
         let _waiting = Waiting::new(&self.pool.0.waiting);
-        let shared = acquire(&self.pool.0.shared, bytes).await;
-        Held(Permits::Shared { part, shared })
+        let shared = self.pool.0.shared.take(bytes, patience).await?;
+        Some(Held(Permits::Shared { part, shared }))
     }
 
     /// What there is of its own now: so many bytes can be taken whatever others do.
     #[must_use]
     pub fn own_bytes(&self) -> usize {
-        self.own.available_permits()
+        self.own.left()
     }
 
     /// Whether it is others who have taken what is shared, so that there are not so many bytes left.
     #[must_use]
     pub fn is_short(&self, bytes: usize) -> bool {
-        self.pool.0.shared.available_permits() < self.counted(bytes) as usize
+        self.pool.0.shared.left() < self.counted(bytes) as usize
     }
 
     /// Whether others wait for what is shared.
@@ -298,14 +334,6 @@ impl Member {
 
     fn counted(&self, bytes: usize) -> u32 {
         permits(bytes.min(self.pool.0.member_bytes))
-    }
-}
-
-async fn acquire(semaphore: &Arc<Semaphore>, permits: u32) -> OwnedSemaphorePermit {
-    match Arc::clone(semaphore).acquire_many_owned(permits).await {
-        Ok(permit) => permit,
-        // None of these is ever closed.
-        Err(_) => std::future::pending().await,
     }
 }
 
@@ -329,67 +357,9 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// The connections that clients have made.
-#[derive(Debug)]
-struct Guests {
-    connections: AtomicUsize,
-    strangers: AtomicUsize,
-    refused: AtomicUsize,
-    /// Bytes that all may send before they are read.
-    windows_bytes: usize,
-    window: watch::Sender<u32>,
-}
-
-/// A connection's place among them.
-#[derive(Debug)]
-struct Guest {
-    guests: Arc<Guests>,
-    /// 1 until it has said who it is.
-    stranger: AtomicUsize,
-}
-
-impl Guest {
-    fn new(guests: Arc<Guests>) -> Self {
-        let connections = guests.connections.fetch_add(1, Ordering::Relaxed) + 1;
-        guests.strangers.fetch_add(1, Ordering::Relaxed);
-        let bytes = window(guests.windows_bytes, connections);
-        guests.window.send_if_modified(|window| {
-            let shrinks = bytes < *window;
-            *window = bytes.min(*window);
-            shrinks
-        });
-        Self { guests, stranger: AtomicUsize::new(1) }
-    }
-
-    fn admit(&self) {
-        let was = self.stranger.swap(0, Ordering::Relaxed);
-        self.guests.strangers.fetch_sub(was, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        self.admit();
-        let connections = self.guests.connections.fetch_sub(1, Ordering::Relaxed) - 1;
-        // Only when many have left, so that one that comes and goes does not wake all others.
-        let bytes = window(self.guests.windows_bytes, connections * 4);
-        self.guests.window.send_if_modified(|window| {
-            let grows = bytes > *window;
-            *window = bytes.max(*window);
-            grows
-        });
-    }
-}
-
-/// What each of so many connections may send before it is read. The same between two powers of two.
-fn window(bytes: usize, connections: usize) -> u32 {
-    let each = bytes / connections.max(1).next_power_of_two();
-    permits(each.clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX))
-}
-
 #[cfg(test)]
 mod tests {
-    use std::pin::pin;
+    use tokio::time::{Instant, sleep};
 
     use super::*;
     use crate::tests::poll_once;
@@ -399,7 +369,7 @@ mod tests {
     }
 
     fn member(memory: &ClientMemory) -> Member {
-        memory.join().frames().expect("a client has one")
+        memory.join().frames.expect("a client has one")
     }
 
     #[test]
@@ -463,25 +433,41 @@ mod tests {
         drop(greedy.take(usize::MAX).await);
     }
 
+    /// Waits for memory of the size of a frame, and uses it for ten seconds; when it had it.
+    async fn use_it(member: &Member) -> Option<Instant> {
+        let held = member.take_within(FRAME_BYTES, Duration::from_secs(15)).await?;
+        let since = Instant::now();
+        sleep(Duration::from_secs(10)).await;
+        drop(held);
+        Some(since)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_ends_when_nobody_gives_anything_back() {
+        let memory = small();
+        let [a, b, c] = [(); 3].map(|()| member(&memory));
+        let begin = Instant::now();
+        let (a, b, c) = tokio::join!(use_it(&a), use_it(&b), use_it(&c));
+        let waited = [a, b, c].map(|it| it.expect("its turn").duration_since(begin).as_secs());
+        assert_eq!(waited, [0, 10, 20]);
+
+        // What others give back is of no use to who has used up its own part.
+        let memory = ClientMemory::new(1 << 30, 100);
+        let [greedy, other] = [(); 2].map(|()| member(&memory));
+        let held = greedy.try_take(32 << 20);
+        let begin = Instant::now();
+        let (refused, _) = tokio::join!(use_it(&greedy), use_it(&other));
+        assert_eq!((refused, begin.elapsed().as_secs()), (None, 15));
+        drop(held);
+    }
+
     #[test]
-    fn windows_follow_the_number_of_connections() {
-        let memory = ClientMemory::new(1 << 30, 10_000);
-        let first = memory.join();
-        let window = first.window().expect("a client has one");
-        assert_eq!(*window.borrow(), 32 << 20);
-        let mut others: Vec<_> = (1..1_024).map(|_| memory.join()).collect();
-        assert_eq!(*window.borrow(), (512 << 20) / 1_024);
-        others.truncate(500);
-        assert_eq!(*window.borrow(), (512 << 20) / 1_024, "not for a few that leave");
-        others.clear();
-        assert_eq!(*window.borrow(), 32 << 20);
-        let crowd: Vec<_> = (0..100_000).map(|_| memory.join()).collect();
-        assert_eq!(*window.borrow(), 64 << 10);
-        assert_eq!(memory.figures().connections, crowd.len() + 1);
-        crowd[0].admit();
-        crowd[0].admit();
-        assert_eq!(memory.figures().strangers, crowd.len());
-        drop(crowd);
-        assert_eq!(memory.figures().strangers, 1);
+    fn as_many_connections_as_have_a_part_of_their_own() {
+        for bytes in [BYTES_MIN, 1 << 30] {
+            let connections = ClientMemory::connections_max(bytes);
+            let memory = ClientMemory::new(bytes, connections);
+            assert_eq!(member(&memory).own_bytes(), OWN_BYTES_MIN);
+            assert_eq!(ClientMemory::bytes_for(connections), bytes);
+        }
     }
 }

@@ -2,13 +2,15 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use railgun_proto::WireCode;
 use railgun_types::ErrorCode;
 
-use crate::budget::{ConnectionMemory, Member};
+use crate::client_memory::{ConnectionMemory, Member};
 use crate::close_code;
+use crate::guests::Guest;
 use crate::memory::MemoryConnection;
 use crate::quic;
 use crate::reader::{FrameReader, RawReader};
@@ -88,6 +90,8 @@ enum Transport {
         connection: quinn::Connection,
         /// The socket of a dialled connection, which it has for itself.
         socket: Option<quinn::Endpoint>,
+        /// The place of one that a client made.
+        guest: Option<Arc<Guest>>,
     },
     Memory(MemoryConnection),
 }
@@ -97,19 +101,22 @@ impl Connection {
         Self { transport, memory }
     }
 
-    pub(crate) fn accepted(connection: quinn::Connection, memory: ConnectionMemory) -> Self {
-        Self::new(Transport::Quic { connection, socket: None }, memory)
+    pub(crate) fn accepted(
+        connection: quinn::Connection,
+        guest: Guest,
+        memory: ConnectionMemory,
+    ) -> Self {
+        let guest = Some(Arc::new(guest));
+        Self::new(Transport::Quic { connection, socket: None, guest }, memory)
     }
 
     pub(crate) fn dialled(connection: quinn::Connection, socket: quinn::Endpoint) -> Self {
-        Self::new(
-            Transport::Quic { connection, socket: Some(socket) },
-            ConnectionMemory::unbounded(),
-        )
+        let transport = Transport::Quic { connection, socket: Some(socket), guest: None };
+        Self::new(transport, ConnectionMemory::default())
     }
 
     pub(crate) fn memory(connection: MemoryConnection) -> Self {
-        Self::new(Transport::Memory(connection), ConnectionMemory::unbounded())
+        Self::new(Transport::Memory(connection), ConnectionMemory::default())
     }
 
     /// The same with the bounds of a connection that a client made over QUIC.
@@ -118,42 +125,23 @@ impl Connection {
         Self { memory: memory.join(), ..self }
     }
 
-    /// Lets the peer open as many streams, and send as much before it is read, as the protocol tells;
-    /// for the accepting side, as soon as it knows whom it serves. Before that a peer has one stream
-    /// and 32 KiB, and waits. In memory there are no strangers, and no bound for a connection.
+    /// Lets the client open as many streams as the protocol tells, and send its part of what all
+    /// clients may before it is read; for the accepting side, as soon as it knows whom it serves.
+    /// Before that a client has one stream and 32 KiB, and waits. The part is what it is, however many
+    /// come and go. In memory there are no strangers, and no bound for a connection.
     pub fn admit(&self) {
-        self.memory.admit();
-        match &self.transport {
-            Transport::Quic { connection, .. } => quic::admit(connection, self.window()),
-            Transport::Memory(_) => {}
-        }
-    }
-
-    /// After [`admit`](Self::admit): keeps what the peer may send before it is read at its part of
-    /// what all clients may, as others come and go. Never ends. Cancel-safe.
-    pub async fn keep_window(&self) {
-        if let (Transport::Quic { connection, .. }, Some(mut window)) =
-            (&self.transport, self.memory.window())
+        if let Transport::Quic { connection, guest: Some(guest), .. } = &self.transport
+            && let Some(window) = guest.admit()
         {
-            loop {
-                quic::set_window(connection, *window.borrow_and_update());
-                if window.changed().await.is_err() {
-                    break;
-                }
-            }
+            quic::admit(connection, window);
         }
-        std::future::pending().await
     }
 
     /// The peer's part of the memory for records that are read; `None` for a peer that is trusted
     /// with ours.
     #[must_use]
     pub fn record_memory(&self) -> Option<Member> {
-        self.memory.records()
-    }
-
-    fn window(&self) -> u32 {
-        self.memory.window().map_or(quic::CONNECTION_WINDOW_BYTES, |window| *window.borrow())
+        self.memory.records.clone()
     }
 
     /// Opens a stream; for the dialling side. Waits while the peer allows no further one. The peer
@@ -175,7 +163,7 @@ impl Connection {
                 (RawWriter::Memory(writer), RawReader::Memory(reader))
             }
         };
-        Ok((FrameWriter::new(writer), FrameReader::new(reader, self.memory.frames())))
+        Ok((FrameWriter::new(writer), FrameReader::new(reader, self.memory.frames.clone())))
     }
 
     /// The next stream that the peer opened, in the order of opening. Several tasks may wait.
@@ -195,7 +183,7 @@ impl Connection {
                 (RawWriter::Memory(writer), RawReader::Memory(reader))
             }
         };
-        Ok((FrameWriter::new(writer), FrameReader::new(reader, self.memory.frames())))
+        Ok((FrameWriter::new(writer), FrameReader::new(reader, self.memory.frames.clone())))
     }
 
     /// Closes the connection at once, on both sides. Bytes on their way are dropped: finish the

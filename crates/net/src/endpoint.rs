@@ -12,8 +12,9 @@ use quinn_proto::HashedConnectionIdGenerator;
 use railgun_types::ErrorCode;
 use tokio::task::JoinSet;
 
-use crate::budget::{ClientFigures, ClientMemory};
+use crate::client_memory::{ClientMemory, PoolFigures};
 use crate::connection::Connection;
+use crate::guests::{Guests, Hosts};
 use crate::memory::MemoryListener;
 use crate::tls::ServerTls;
 use crate::{close_code, quic};
@@ -35,20 +36,38 @@ pub struct ListenSpec {
     pub tls: ServerTls,
     /// Time for TLS, from a client's first packet to its last.
     pub handshake_timeout: Duration,
-    /// Handshakes at a time. From half of it on, clients must first prove their address, which
-    /// costs them a round trip; beyond it they are refused.
+    /// Handshakes at a time; beyond it clients are refused.
     pub handshakes_max: usize,
     /// Connections at a time, handshakes included; beyond it clients are refused.
     pub connections_max: usize,
-    /// Connections at a time that have not been [admitted](Connection::admit), handshakes left out;
+    /// Connections at a time that have not been [admitted](Connection::admit), handshakes included;
     /// beyond it clients are refused. Whoever cannot say who he is has no more places than these.
+    ///
+    /// Where half of these, or of the handshakes, are taken, clients must first prove their address,
+    /// which costs them a round trip, and none gets a further place whose host, an IPv4 address or the
+    /// /64 of an IPv6 address, has a sixteenth of them.
     pub strangers_max: usize,
     /// The memory of all clients together.
     pub memory: ClientMemory,
 }
 
-/// Connections at a time, unless it is said otherwise.
-pub const CONNECTIONS_MAX: usize = 10_000;
+/// What clients take, at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClientFigures {
+    /// Connections, those included that have not said who they are.
+    pub connections: usize,
+    /// Connections that have not said who they are, handshakes included.
+    pub strangers: usize,
+    /// Clients that were refused because there were too many, since the node started.
+    pub refused_total: usize,
+    /// Memory for frames that come in.
+    pub frames: PoolFigures,
+    /// Memory for records that are read.
+    pub records: PoolFigures,
+}
+
+/// Connections at a time, unless it is said otherwise or the memory is too small for them.
+pub const CONNECTIONS_DEFAULT: usize = 10_000;
 /// Memory of all clients, unless it is said otherwise.
 const MEMORY_BYTES: usize = 1 << 30;
 
@@ -61,9 +80,9 @@ impl ListenSpec {
             tls,
             handshake_timeout: Duration::from_secs(3),
             handshakes_max: 256,
-            connections_max: CONNECTIONS_MAX,
+            connections_max: CONNECTIONS_DEFAULT,
             strangers_max: 1_024,
-            memory: ClientMemory::new(MEMORY_BYTES, CONNECTIONS_MAX),
+            memory: ClientMemory::new(MEMORY_BYTES, CONNECTIONS_DEFAULT),
         }
     }
 }
@@ -87,6 +106,7 @@ enum Listener {
         local_addr: SocketAddr,
         ready: async_channel::Receiver<Connection>,
         memory: ClientMemory,
+        guests: Arc<Guests>,
         /// Tells the greeter to refuse whoever comes. Without its server configuration QUIC would
         /// stay silent, and clients would wait for their time-out.
         refuses: Arc<AtomicBool>,
@@ -127,12 +147,20 @@ impl Endpoint {
         let (queue, ready) = async_channel::bounded(READY_MAX);
         let refuses = Arc::new(AtomicBool::new(false));
         let memory = spec.memory.clone();
-        let greeter =
-            Greeter { endpoint: endpoint.clone(), spec, queue, refuses: Arc::clone(&refuses) };
+        let guests = Guests::new(spec.strangers_max, memory.windows_bytes());
+        let greeter = Greeter {
+            endpoint: endpoint.clone(),
+            spec,
+            queue,
+            refuses: Arc::clone(&refuses),
+            guests: Arc::clone(&guests),
+            hosts: Hosts::new(Arc::clone(&guests)),
+            handshakes: JoinSet::new(),
+        };
         let mut tasks = JoinSet::new();
         tasks.spawn(greeter.run());
         let _greeter = tasks;
-        Ok(Self(Listener::Quic { endpoint, local_addr, ready, memory, refuses, _greeter }))
+        Ok(Self(Listener::Quic { endpoint, local_addr, ready, memory, guests, refuses, _greeter }))
     }
 
     pub(crate) fn memory(listener: MemoryListener) -> Self {
@@ -152,7 +180,16 @@ impl Endpoint {
     #[must_use]
     pub fn clients(&self) -> ClientFigures {
         match &self.0 {
-            Listener::Quic { memory, .. } => memory.figures(),
+            Listener::Quic { memory, guests, .. } => {
+                let taken = memory.figures();
+                ClientFigures {
+                    connections: guests.connections(),
+                    strangers: guests.strangers(),
+                    refused_total: guests.refused_total(),
+                    frames: taken.frames,
+                    records: taken.records,
+                }
+            }
             Listener::Memory(_) => ClientFigures::default(),
         }
     }
@@ -209,50 +246,56 @@ struct Greeter {
     spec: ListenSpec,
     queue: async_channel::Sender<Connection>,
     refuses: Arc<AtomicBool>,
+    guests: Arc<Guests>,
+    hosts: Hosts,
+    handshakes: JoinSet<()>,
 }
 
 impl Greeter {
-    async fn run(self) {
-        let mut handshakes = JoinSet::new();
+    async fn run(mut self) {
         loop {
             tokio::select! {
                 biased;
-                Some(_) = handshakes.join_next() => {}
+                Some(_) = self.handshakes.join_next() => {}
                 incoming = self.endpoint.accept() => match incoming {
-                    Some(incoming) => self.on_incoming(incoming, &mut handshakes),
+                    Some(incoming) => self.on_incoming(incoming),
                     None => return,
                 },
             }
         }
     }
 
-    fn on_incoming(&self, incoming: Incoming, handshakes: &mut JoinSet<()>) {
-        let busy = handshakes.len();
+    fn on_incoming(&mut self, incoming: Incoming) {
+        let peer = incoming.remote_address();
+        let busy = self.handshakes.len();
         let full = self.refuses.load(Ordering::Relaxed)
             || self.endpoint.open_connections() >= self.spec.connections_max
-            || self.spec.memory.strangers() >= self.spec.strangers_max;
-        if full || busy >= self.spec.handshakes_max {
-            tracing::debug!(peer = %incoming.remote_address(), busy, full, "client refused");
-            self.spec.memory.note_refused();
-            return incoming.refuse();
-        }
-        if busy >= self.spec.handshakes_max / 2 && incoming.may_retry() {
+            || self.guests.is_full()
+            || busy >= self.spec.handshakes_max;
+        let scarce = busy >= self.spec.handshakes_max / 2 || self.guests.is_scarce();
+        if !full && scarce && incoming.may_retry() {
             // Fails only where `may_retry` says no.
             return drop(incoming.retry());
         }
-        let peer = incoming.remote_address();
+        // An address is believed once it is proven.
+        if full || scarce && self.hosts.is_greedy(peer.ip()) {
+            tracing::debug!(%peer, busy, full, "client refused");
+            self.guests.note_refused();
+            return incoming.refuse();
+        }
         let connecting = match incoming.accept() {
             Ok(connecting) => connecting,
             Err(error) => return tracing::debug!(%peer, %error, "client not accepted"),
         };
+        let guest = self.hosts.welcome(peer.ip());
         let timeout = self.spec.handshake_timeout;
-        let (queue, memory) = (self.queue.clone(), self.spec.memory.clone());
-        handshakes.spawn(async move {
+        let (queue, memory) = (self.queue.clone(), self.spec.memory.join());
+        self.handshakes.spawn(async move {
             // TLS refuses a client without our protocol name, so what comes of this speaks it.
             match tokio::time::timeout(timeout, connecting).await {
                 // Fails only if the endpoint was dropped: then so is the connection.
                 Ok(Ok(connection)) => {
-                    drop(queue.send(Connection::accepted(connection, memory.join())).await);
+                    drop(queue.send(Connection::accepted(connection, guest, memory)).await);
                 }
                 Ok(Err(error)) => tracing::debug!(%peer, %error, "handshake failed"),
                 Err(_) => tracing::debug!(%peer, ?timeout, "handshake took too long"),

@@ -9,11 +9,12 @@
 //! This crate knows frames and their limits, and no meaning of any of them.
 #![warn(missing_docs)]
 
-mod budget;
+mod client_memory;
 mod close_code;
 mod connect;
 mod connection;
 mod endpoint;
+mod guests;
 pub mod memory;
 mod quic;
 mod reader;
@@ -22,12 +23,12 @@ mod tests;
 pub mod tls;
 mod writer;
 
-pub use budget::{
-    CROWD_CHECK, ClientFigures, ClientMemory, Held, Member, PoolFigures, crowded_time,
+pub use client_memory::{
+    CROWD_CHECK, ClientMemory, Held, Member, MemoryFigures, PoolFigures, crowded_time,
 };
 pub use connect::{CONNECT_TIMEOUT, ConnectError, ConnectSpec, Roots, connect};
 pub use connection::{Connection, ConnectionLost, ConnectionStats};
-pub use endpoint::{BindError, CONNECTIONS_MAX, Endpoint, ListenSpec};
-pub use quic::{IDLE_TIMEOUT, KEEP_ALIVE, STREAMS_MAX};
+pub use endpoint::{BindError, CONNECTIONS_DEFAULT, ClientFigures, Endpoint, ListenSpec};
+pub use quic::{IDLE_TIMEOUT, KEEP_ALIVE, QUIC_STREAMS_MAX};
 pub use reader::{FrameReader, ReadError};
 pub use writer::{FrameWriter, WriteError};

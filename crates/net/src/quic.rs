@@ -11,10 +11,10 @@ use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, Va
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Streams that a dialling side may have open at a time on one connection.
-pub const STREAMS_MAX: u32 = 1_024;
+pub const QUIC_STREAMS_MAX: u32 = 1_024;
 /// Streams that the accepting side grants. quinn gives back those that have ended in steps of an
-/// eighth of this; with an eighth held back, [`STREAMS_MAX`] can be open at any time.
-const STREAMS_GRANTED: u32 = STREAMS_MAX * 8 / 7;
+/// eighth of this; with an eighth held back, [`QUIC_STREAMS_MAX`] can be open at any time.
+const STREAMS_GRANTED: u32 = QUIC_STREAMS_MAX * 8 / 7;
 /// Streams of a client that has not been admitted: the one on which it says who it is.
 const STREAMS_BEFORE: u32 = 1;
 /// Silence after which a connection is lost.
@@ -25,8 +25,8 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
 /// Bytes of one stream that are received before they are read.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
-/// The same for all streams of a connection together. Bounds the memory of a connection; of a client
-/// it is less where there are many (`budget`).
+/// The same for all streams of a connection together. Bounds the memory of a connection; a client is
+/// granted less where there are many (`guests`).
 pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
 /// The same of a client that has not been admitted: twice the largest greeting. Anybody can have so
 /// much kept, for as long as the greeting may take.
@@ -44,7 +44,7 @@ const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 /// loopback or between hosts with jumbo frames it need not be paid for every 1,452 bytes. Ten of
 /// these, the most that quinn sends as one segmented write, still fit a UDP datagram of 65,507 bytes:
 /// more would make every such write fail.
-const PACKET_BYTES: u16 = 6_500;
+pub(crate) const PACKET_BYTES: u16 = 6_500;
 
 /// The transport of an accepting side, for clients that nobody knows yet.
 pub(crate) fn accepting() -> TransportConfig {
@@ -55,17 +55,13 @@ pub(crate) fn accepting() -> TransportConfig {
     transport
 }
 
-/// Grants a client all the streams of a connection, and a window.
+/// Grants a client all the streams of a connection, and this window: what it may send before it is
+/// read, and what is kept until it has acknowledged it. To be called once: quinn adds a growth of the
+/// window to what was granted at once, and takes back a shrinkage only from what is read.
 pub(crate) fn admit(connection: &quinn::Connection, window: u32) {
     connection.set_max_concurrent_bi_streams(VarInt::from_u32(STREAMS_GRANTED));
-    set_window(connection, window);
-}
-
-/// What the peer may send before it is read, and what is kept until the peer has acknowledged it. Less
-/// than before counts for what comes from here on: what was granted stays granted.
-pub(crate) fn set_window(connection: &quinn::Connection, bytes: u32) {
-    connection.set_receive_window(VarInt::from_u32(bytes));
-    connection.set_send_window(bytes.into());
+    connection.set_receive_window(VarInt::from_u32(window));
+    connection.set_send_window(window.into());
 }
 
 /// The transport of a dialling side, which opens all streams.

@@ -1,22 +1,24 @@
 //! Frames coming in on one stream.
 
 use std::fmt;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use bytes::Bytes;
-use railgun_proto::{Frame, FrameDecoder, FrameError, Message, WireCode};
+use railgun_proto::{Frame, FrameDecoder, FrameError, HEADER_BYTES, Message, WireCode};
 use railgun_types::ErrorCode;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::budget::{CROWD_CHECK, Held, Member, crowded_time};
+use crate::client_memory::{CROWD_CHECK, Held, Member, crowded_time};
 use crate::close_code;
 use crate::connection::ConnectionLost;
 use crate::memory::PipeReader;
+use crate::quic::PACKET_BYTES;
 
 /// Pieces taken from the transport at a time. One is what a datagram brought, 1.4 to 6.5 KB.
 const PIECES: usize = 32;
-/// Those of them at a time before a client's frame has memory.
+/// Those of them at a time before a client's frame has memory, and at its end: what lies behind it has
+/// none.
 const FIRST_PIECES: usize = 4;
 /// Bytes of it that may come before: one that has only been announced takes nothing from others.
 const FIRST_BYTES: usize = 8 << 10;
@@ -26,8 +28,8 @@ const FIRST_BYTES: usize = 8 << 10;
 const FRAME_TIME: Duration = Duration::from_secs(30);
 /// The slowest line, in bytes per second.
 const LINE_BYTES: usize = 64 << 10;
-/// How long a frame waits for memory. What waits is not read, and may fill the window that frames of
-/// the same connection need which have theirs: it must end.
+/// How long a frame waits for memory of which nobody gives any back. What waits is not read, and may
+/// fill the window that frames of the same connection need which have theirs: it must end.
 const ROOM_TIME: Duration = Duration::from_secs(15);
 
 /// Why no further frame can be read from a stream.
@@ -39,7 +41,7 @@ pub enum ReadError {
     /// The stream ended in the middle of a frame.
     #[error("the stream ended inside a frame")]
     CutShort,
-    /// There was no memory for the frame in time.
+    /// There was no memory for the frame, and for a while none was given back.
     #[error(
         "a frame of {bytes} bytes found no room: the frames of this connection, or of all, take \
          the memory that there is for them"
@@ -93,18 +95,16 @@ pub struct FrameReader {
     pieces: Vec<Bytes>,
     next: usize,
     filled: usize,
-    /// Bytes taken from the transport since the last frame ended.
+    /// Bytes taken from the transport behind the last frame.
     taken: usize,
     /// How long the frame under way was waited for. Time in which nobody reads is not the peer's.
     waited: Duration,
+    alarm: Alarm,
     failed: Option<ReadError>,
 }
 
-/// A wait for memory, and when it is given up.
-struct Queued {
-    room: Pin<Box<dyn Future<Output = Held> + Send + Sync>>,
-    until: Instant,
-}
+/// A wait for memory; `None` when it was given up.
+type Queued = Pin<Box<dyn Future<Output = Option<Held>> + Send + Sync>>;
 
 impl FrameReader {
     pub(crate) fn new(raw: RawReader, member: Option<Member>) -> Self {
@@ -119,14 +119,15 @@ impl FrameReader {
             filled: 0,
             taken: 0,
             waited: Duration::ZERO,
+            alarm: Alarm::default(),
             failed: None,
         }
     }
 
     /// The next frame; `None` when the peer finished the stream behind a whole frame. At most one
-    /// frame and some 50 KB behind it are held; while this is not called, flow control stops the
-    /// peer, and so it does while a client's frame waits for memory. The memory counts as taken until
-    /// this is called again, or [`release`](Self::release).
+    /// frame is held, and of a client four datagrams behind it; while this is not called, flow control
+    /// stops the peer, and so it does while a client's frame waits for memory. The memory counts as
+    /// taken until this is called again, or [`release`](Self::release).
     ///
     /// Cancel-safe: what has come of a frame is kept for the next call.
     ///
@@ -137,10 +138,17 @@ impl FrameReader {
             return Err(error.clone());
         }
         let result = self.read().await;
-        if let Err(error) = &result {
-            self.failed = Some(error.clone());
-        }
-        result
+        result.map_err(|error| self.fail(error))
+    }
+
+    /// Nothing of the frame under way is kept while the peer is told.
+    fn fail(&mut self, error: ReadError) -> ReadError {
+        self.failed = Some(error.clone());
+        self.decoder = FrameDecoder::new();
+        self.pieces = Vec::new();
+        self.queued = None;
+        self.held = None;
+        error
     }
 
     /// The message of the next frame, which must be an `M`: a frame of another kind is refused by
@@ -175,7 +183,7 @@ impl FrameReader {
                     self.next += 1;
                 }
                 if frame.is_some() {
-                    self.taken = 0;
+                    self.taken = bytes_of(&self.pieces[self.next..self.filled]);
                     self.waited = Duration::ZERO;
                     return Ok(frame);
                 }
@@ -184,7 +192,7 @@ impl FrameReader {
             match self.read_pieces().await? {
                 Some(filled) => {
                     (self.next, self.filled) = (0, filled);
-                    self.taken += self.pieces[..filled].iter().map(Bytes::len).sum::<usize>();
+                    self.taken += bytes_of(&self.pieces[..filled]);
                 }
                 None if self.decoder.at_border() => return Ok(None),
                 None => return Err(ReadError::CutShort),
@@ -204,44 +212,72 @@ impl FrameReader {
                 return Ok(());
             }
         }
-        let Queued { room, until } = self.queued.get_or_insert_with(|| {
+        let queued = self.queued.get_or_insert_with(|| {
             let member = member.clone();
-            let room = Box::pin(async move { member.take(bytes).await });
-            Queued { room, until: Instant::now() + ROOM_TIME }
+            Box::pin(async move { member.take_within(bytes, ROOM_TIME).await })
         });
-        let room = timeout_at(*until, room).await;
+        let room = queued.await;
         self.queued = None;
-        self.held = Some(room.map_err(|_| ReadError::NoRoom { bytes })?);
+        self.held = Some(room.ok_or(ReadError::NoRoom { bytes })?);
         Ok(())
     }
 
     /// Takes from the transport what has come: how many pieces, `None` at the end of the stream.
     async fn read_pieces(&mut self) -> Result<Option<usize>, ReadError> {
         let Some(member) = &self.member else { return self.raw.read(&mut self.pieces).await };
-        let pieces = match self.held {
-            Some(_) => &mut self.pieces[..],
-            None => &mut self.pieces[..FIRST_PIECES],
-        };
-        if self.decoder.at_border() {
-            return self.raw.read(pieces).await;
-        }
         let bytes = self.decoder.announced();
-        let is_shared = self.held.as_ref().is_some_and(Held::is_shared);
-        loop {
-            let allowed = match is_shared && member.is_crowded() {
-                true => crowded_time(bytes),
-                false => FRAME_TIME + Duration::from_secs((bytes / LINE_BYTES) as u64),
-            };
-            let left = allowed.saturating_sub(self.waited);
-            let patience = if is_shared { left.min(CROWD_CHECK) } else { left };
-            let _waiting = Waiting { waited: &mut self.waited, since: Instant::now() };
-            // What has come is taken even if it is late.
-            match timeout(patience, self.raw.read(pieces)).await {
-                Ok(read) => return read,
-                Err(_) if patience == left => return Err(ReadError::Stalled { bytes }),
-                Err(_) => {}
+        let pieces = match self.held {
+            Some(_) => {
+                let missing = (HEADER_BYTES + bytes).saturating_sub(self.taken);
+                (missing / PACKET_BYTES as usize).clamp(FIRST_PIECES, PIECES)
             }
+            None => FIRST_PIECES,
+        };
+        let reading = self.raw.read(&mut self.pieces[..pieces]);
+        if self.decoder.at_border() {
+            return reading.await;
         }
+        let is_shared = self.held.as_ref().is_some_and(Held::is_shared);
+        let allowed = || match is_shared && member.is_crowded() {
+            true => crowded_time(bytes),
+            false => FRAME_TIME + Duration::from_secs((bytes / LINE_BYTES) as u64),
+        };
+        let look = if is_shared { CROWD_CHECK } else { Duration::MAX };
+        let read = self.alarm.patiently(reading, &mut self.waited, allowed, look).await;
+        read.unwrap_or(Err(ReadError::Stalled { bytes }))
+    }
+
+    /// Waits for something else than the next frame, such as that the peer takes an answer. A frame
+    /// of a client that is under way keeps its memory meanwhile, but for so long only if others wait
+    /// for that. Cancel-safe if `other` is.
+    ///
+    /// # Errors
+    /// [`ReadError`], and `other` was not done; each later call of [`next`](Self::next) gives the same.
+    pub async fn meanwhile<T>(&mut self, other: impl Future<Output = T>) -> Result<T, ReadError> {
+        let result = self.wait_for(other).await;
+        result.map_err(|error| self.fail(error))
+    }
+
+    async fn wait_for<T>(&mut self, other: impl Future<Output = T>) -> Result<T, ReadError> {
+        let bytes = self.decoder.announced();
+        let mut other = pin!(other);
+        if let Some(queued) = &mut self.queued {
+            tokio::select! {
+                biased;
+                done = &mut other => return Ok(done),
+                room = queued => self.held = Some(room.ok_or(ReadError::NoRoom { bytes })?),
+            }
+            self.queued = None;
+        }
+        let is_shared = self.held.as_ref().is_some_and(Held::is_shared);
+        let Some(member) = self.member.as_ref().filter(|_| is_shared) else {
+            return Ok(other.await);
+        };
+        let allowed = || if member.is_crowded() { crowded_time(bytes) } else { Duration::MAX };
+        // Its own time: without others, the frame has none while it is not read.
+        let mut waited = Duration::ZERO;
+        let done = self.alarm.patiently(other, &mut waited, allowed, CROWD_CHECK).await;
+        done.ok_or(ReadError::Stalled { bytes })
     }
 
     /// Tells the peer to stop sending, and why. What it sent is discarded.
@@ -258,6 +294,52 @@ impl FrameReader {
 impl fmt::Debug for FrameReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FrameReader").field("failed", &self.failed).finish_non_exhaustive()
+    }
+}
+
+fn bytes_of(pieces: &[Bytes]) -> usize {
+    pieces.iter().map(Bytes::len).sum()
+}
+
+/// A timer that is left as it is while it rings early enough, which it does for all frames but those
+/// that are waited for long: setting one for each read would cost more than the read.
+#[derive(Default)]
+struct Alarm(Option<Pin<Box<Sleep>>>);
+
+impl Alarm {
+    /// Waits as long as is `allowed` in all, of which so much has been `waited` already. What is allowed
+    /// may change; that is looked at so often.
+    async fn patiently<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+        waited: &mut Duration,
+        allowed: impl Fn() -> Duration,
+        look: Duration,
+    ) -> Option<T> {
+        let mut work = pin!(work);
+        loop {
+            let patience = allowed().saturating_sub(*waited).min(look);
+            let waiting = Waiting { waited: &mut *waited, since: Instant::now() };
+            tokio::select! {
+                biased;
+                // What is done is taken even if it is late.
+                done = &mut work => return Some(done),
+                () = self.rings_by(waiting.since + patience) => {}
+            }
+            drop(waiting);
+            if *waited >= allowed() {
+                return None;
+            }
+        }
+    }
+
+    /// Returns at that moment at the latest, maybe before.
+    async fn rings_by(&mut self, at: Instant) {
+        let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(at)));
+        if sleep.is_elapsed() || sleep.deadline() > at {
+            sleep.as_mut().reset(at);
+        }
+        sleep.await;
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use railgun_proto::convert::{EnsureRequest, Uid};
-use railgun_proto::{Frame, FrameKind, WireError, v1};
+use railgun_proto::{FrameKind, WireError, v1};
 use railgun_types::{ErrorCode, Offset, StreamName};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -17,29 +17,29 @@ const LIST_MAX: usize = 1_000;
 const SEAL_TIMEOUT: Duration = Duration::from_secs(60);
 const SEAL_TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
 
-pub(super) async fn serve(stream: &mut QuicStream, first: Frame) -> Result<(), SessionEnd> {
+pub(super) async fn serve(
+    stream: &mut QuicStream,
+    first: v1::AdminRequest,
+) -> Result<(), SessionEnd> {
     let stopping = stream.stopping.clone();
-    let mut frame = first;
+    let mut request = first;
     loop {
-        if frame.kind() != FrameKind::AdminRequest {
-            return Err(SessionEnd::unexpected(frame.kind()));
-        }
-        let request: v1::AdminRequest = frame.decode()?;
         let id = request.id;
         let answer = match request.call {
             Some(call) => answer(&stream.context.streams, call, &stream.tasks, &stopping).await,
             None => Err(WireError::new(ErrorCode::ProtocolViolation, "the request has no call")),
         };
         let answer = answer.unwrap_or_else(|error| v1::admin_response::Answer::Error(error.into()));
-        let response = v1::AdminResponse { id, answer: Some(answer) };
-        stream.writer.send(Frame::new(&response)).await?;
-        frame = tokio::select! {
+        stream.answer(&v1::AdminResponse { id, answer: Some(answer) }).await?;
+        let next = tokio::select! {
             biased;
             () = stopping.cancelled() => return Ok(()),
-            next = stream.reader.next() => match next? {
-                Some(frame) => frame,
-                None => return Ok(()),
-            },
+            next = stream.reader.next() => next?,
+        };
+        request = match next {
+            Some(frame) if frame.kind() == FrameKind::AdminRequest => stream.open(frame)?,
+            Some(frame) => return Err(SessionEnd::unexpected(frame.kind())),
+            None => return Ok(()),
         };
     }
 }

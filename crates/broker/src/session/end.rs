@@ -1,12 +1,21 @@
 //! Why a QUIC stream or a session ends, and how the client is told.
 
+use std::time::Duration;
+
 use railgun_net::{ConnectionLost, FrameWriter, ReadError, WriteError};
 use railgun_proto::convert::InvalidMessage;
 use railgun_proto::{Frame, FrameError, FrameKind, WireError, v1};
 use railgun_types::ErrorCode;
 
+use tokio::time::timeout;
+
 use crate::replica::NodeStopping;
 use crate::wire_error;
+
+/// How long a client may take for an answer, besides what a line of `LINE_BYTES` a second takes for
+/// it. What serves the stream is kept meanwhile, and a client need not let go of it by itself.
+const ANSWER_TIME: Duration = Duration::from_secs(5);
+const LINE_BYTES: usize = 64 << 10;
 
 /// See the module.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +26,9 @@ pub(crate) enum SessionEnd {
     /// Nobody is left to be told.
     #[error("the client left")]
     ClientLeft,
+    /// The stream was reset.
+    #[error("the client did not take an answer in time")]
+    NotTaken,
     #[error(transparent)]
     Read(#[from] ReadError),
     #[error(transparent)]
@@ -38,6 +50,7 @@ impl SessionEnd {
                 railgun_proto::WireCode::Unknown(_) => ErrorCode::Internal,
             },
             Self::Read(error) => error.code().unwrap_or(ErrorCode::ProtocolViolation),
+            Self::NotTaken => ErrorCode::Timeout,
             Self::ClientLeft | Self::Write(_) | Self::Lost(_) => ErrorCode::ProtocolViolation,
         }
     }
@@ -61,7 +74,20 @@ impl From<NodeStopping> for SessionEnd {
     }
 }
 
-/// Tells the client why the stream ends, if somebody is there, and finishes it.
+/// Sends an answer that is none of a flow of them. A client that does not take it in time loses the
+/// stream.
+pub(super) async fn answer(writer: &mut FrameWriter, answer: Frame) -> Result<(), SessionEnd> {
+    match timeout(patience(&answer), writer.send(answer)).await {
+        Ok(sent) => Ok(sent?),
+        Err(_) => {
+            writer.reset(ErrorCode::Timeout);
+            Err(SessionEnd::NotTaken)
+        }
+    }
+}
+
+/// Tells the client why the stream ends, if somebody is there, and finishes it. Whoever does not take
+/// that in time is told by the code of a reset.
 pub(super) async fn tell(writer: &mut FrameWriter, end: &SessionEnd) {
     let error = match end {
         SessionEnd::Refused(error) => error.clone(),
@@ -72,11 +98,19 @@ pub(super) async fn tell(writer: &mut FrameWriter, end: &SessionEnd) {
         SessionEnd::Write(WriteError::Frame(error)) => {
             WireError::new(ErrorCode::Internal, format!("an answer cannot be sent: {error}"))
         }
-        SessionEnd::ClientLeft | SessionEnd::Write(_) | SessionEnd::Lost(_) => {
-            return writer.finish();
-        }
+        SessionEnd::ClientLeft
+        | SessionEnd::NotTaken
+        | SessionEnd::Write(_)
+        | SessionEnd::Lost(_) => return writer.finish(),
     };
-    if writer.send(Frame::new(&v1::Error::from(error))).await.is_ok() {
-        writer.finish();
+    let frame = Frame::new(&v1::Error::from(error));
+    match timeout(patience(&frame), writer.send(frame)).await {
+        Ok(Ok(())) => writer.finish(),
+        Ok(Err(_)) => {}
+        Err(_) => writer.reset(end.code()),
     }
+}
+
+fn patience(answer: &Frame) -> Duration {
+    ANSWER_TIME + Duration::from_secs((answer.wire_bytes() / LINE_BYTES) as u64)
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use railgun_net::{Connection, FrameReader, FrameWriter, Member};
 use railgun_proto::convert::Uid;
-use railgun_proto::{Frame, FrameKind, VERSION, WireError, v1};
+use railgun_proto::{Frame, FrameKind, Message, VERSION, WireError, v1};
 use railgun_types::limits::ADMIN_STREAMS;
 use railgun_types::{ErrorCode, Limits};
 use tokio_util::sync::CancellationToken;
@@ -36,8 +36,6 @@ const REFUSED_TIMEOUT: Duration = Duration::from_secs(1);
 const CLIENT_NAME_BYTES: usize = 128;
 /// How long an administrative QUIC stream waits for another to end where there are too many.
 const ADMIN_SLOT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes of its first frame at most: it is held meanwhile.
-const WAITING_BYTES: usize = 16 << 10;
 /// How long a stream may be open before its first frame begins.
 const FIRST_FRAME_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a client of a stopping node has for taking the last answers.
@@ -95,12 +93,10 @@ pub(crate) async fn serve(
     let streams = TaskTracker::new();
     let admin_slots = Arc::new(tokio::sync::Semaphore::new(ADMIN_STREAMS));
     let record_memory = connection.record_memory();
-    let mut window_kept = std::pin::pin!(connection.keep_window());
     loop {
         tokio::select! {
             biased;
             () = stopping.cancelled() => break,
-            () = &mut window_kept => {}
             accepted = connection.accept() => match accepted {
                 Ok((writer, reader)) => {
                     let stream = QuicStream {
@@ -256,6 +252,8 @@ impl QuicStream {
             if let Err(end) = &served {
                 tracing::debug!(%end, "stream ended");
             }
+            // Whatever was read last is gone.
+            self.reader.release();
             let last = async {
                 match &served {
                     Ok(()) => self.writer.finish(),
@@ -300,11 +298,18 @@ impl QuicStream {
         admin_slots: &tokio::sync::Semaphore,
     ) -> Result<(), SessionEnd> {
         match first.kind() {
-            FrameKind::OpenPublisher => publisher::serve(self, &first).await,
-            FrameKind::Subscribe => subscription::serve(self, &first).await,
+            FrameKind::OpenPublisher => {
+                let open = self.open(first)?;
+                publisher::serve(self, open).await
+            }
+            FrameKind::Subscribe => {
+                let subscribe = self.open(first)?;
+                subscription::serve(self, subscribe).await
+            }
             FrameKind::AdminRequest => {
-                let slot = self.admin_slot(&first, admin_slots).await?;
-                let served = admin::serve(self, first).await;
+                let request = self.open(first)?;
+                let slot = self.admin_slot(admin_slots).await?;
+                let served = admin::serve(self, request).await;
                 drop(slot);
                 served
             }
@@ -312,19 +317,29 @@ impl QuicStream {
         }
     }
 
+    /// The message of the frame that was read last, which takes no memory of frames from here on:
+    /// nobody waits for that until the client has taken an answer.
+    pub(crate) fn open<M: Message>(&mut self, frame: Frame) -> Result<M, SessionEnd> {
+        let message = frame.decode()?;
+        drop(frame);
+        self.reader.release();
+        Ok(message)
+    }
+
+    /// Sends an answer that is none of a flow of them.
+    pub(crate) async fn answer(&mut self, answer: &impl Message) -> Result<(), SessionEnd> {
+        end::answer(&mut self.writer, Frame::new(answer)).await
+    }
+
     /// Waits for one of the connection's administrative streams to end, if there are too many.
     async fn admin_slot<'s>(
         &self,
-        first: &Frame,
         slots: &'s tokio::sync::Semaphore,
     ) -> Result<tokio::sync::SemaphorePermit<'s>, SessionEnd> {
         let too_many = || {
             let message = format!("more than {ADMIN_STREAMS} administrative streams");
             SessionEnd::from(WireError::new(ErrorCode::QuotaExceeded, message))
         };
-        if first.wire_bytes() > WAITING_BYTES {
-            return slots.try_acquire().map_err(|_| too_many());
-        }
         tokio::select! {
             biased;
             () = self.stopping.cancelled() => Err(going_away()),

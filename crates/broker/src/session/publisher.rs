@@ -35,8 +35,10 @@ const PINNED_MAX: usize = 3;
 /// Streams on which a publisher is forgotten by one log entry.
 const RELEASED_MAX: usize = 8_192;
 
-pub(super) async fn serve(stream: &mut QuicStream, first: &Frame) -> Result<(), SessionEnd> {
-    let open: v1::OpenPublisher = first.decode()?;
+pub(super) async fn serve(
+    stream: &mut QuicStream,
+    open: v1::OpenPublisher,
+) -> Result<(), SessionEnd> {
     let producer = match open.producer_id.is_empty() {
         true => None,
         false => Some(ProducerId::from_wire("producer_id", &open.producer_id)?),
@@ -45,7 +47,7 @@ pub(super) async fn serve(stream: &mut QuicStream, first: &Frame) -> Result<(), 
         let message = "an ordered publisher needs a producer id";
         return Err(WireError::new(ErrorCode::ProtocolViolation, message).into());
     }
-    stream.writer.send(Frame::new(&v1::PublisherOpened { credit_bytes: CREDIT_BYTES })).await?;
+    stream.answer(&v1::PublisherOpened { credit_bytes: CREDIT_BYTES }).await?;
     let publisher = Publisher {
         stream,
         producer,
@@ -378,7 +380,8 @@ impl Publisher<'_> {
         let items = answered.items.into_iter().map(|item| self.item_result(item)).collect();
         // While the client takes it, there is the frame and not what it was made of.
         let frame = Frame::new(&v1::PublishResult { items });
-        self.stream.writer.send(frame).await?;
+        let QuicStream { writer, reader, .. } = &mut *self.stream;
+        reader.meanwhile(writer.send(frame)).await??;
         Ok(())
     }
 

@@ -20,8 +20,11 @@ use crate::wire_error;
 /// there is credit: a client that gives none does not hold memory.
 pub(crate) const HELD_TIME: Duration = Duration::from_secs(1);
 
-pub(super) async fn serve(stream: &mut QuicStream, first: &Frame) -> Result<(), SessionEnd> {
-    let request = SubscribeRequest::try_from(first.decode::<v1::Subscribe>()?)?;
+pub(super) async fn serve(
+    stream: &mut QuicStream,
+    subscribe: v1::Subscribe,
+) -> Result<(), SessionEnd> {
+    let request = SubscribeRequest::try_from(subscribe)?;
     let found = stream.context.streams.resolve(&request.name).await?;
     let start = stream.context.streams.start_of(&found, request.start).await?;
     let subscribed = v1::Subscribed {
@@ -30,7 +33,7 @@ pub(super) async fn serve(stream: &mut QuicStream, first: &Frame) -> Result<(), 
         head: 0,
         next_offset: start.next.0,
     };
-    stream.writer.send(Frame::new(&subscribed)).await?;
+    stream.answer(&subscribed).await?;
     let until = match (request.until_offset, request.until_end) {
         (Some(until), true) => Some(until.min(start.next)),
         (None, true) => Some(start.next),

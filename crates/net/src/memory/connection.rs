@@ -9,7 +9,7 @@ use tokio::sync::SetOnce;
 use super::pipe::{PipeReader, PipeWriter, pipe};
 use crate::close_code;
 use crate::connection::ConnectionLost;
-use crate::quic::STREAMS_MAX;
+use crate::quic::QUIC_STREAMS_MAX;
 
 /// Which end of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +103,7 @@ pub(super) fn pair(
     accepting_addr: SocketAddr,
 ) -> (Arc<Link>, MemoryConnection, MemoryConnection) {
     let link = Arc::new(Link { end: SetOnce::new() });
-    let (queue, streams) = async_channel::bounded(STREAMS_MAX as usize);
+    let (queue, streams) = async_channel::bounded(QUIC_STREAMS_MAX as usize);
     let side = |side, peer_addr, streams| MemoryConnection {
         hold: Arc::new(Hold(View { link: Arc::clone(&link), side })),
         peer_addr,

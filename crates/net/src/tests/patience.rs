@@ -185,3 +185,58 @@ async fn memory_is_waited_for_so_long_and_no_longer() {
     assert_eq!(begin.elapsed().as_secs(), 15);
     assert_eq!(memory.figures().frames.waiting, 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_not_taken_does_not_keep_the_memory_of_a_frame_from_others() {
+    let memory = scarce();
+    let begun = large().slice(..200_000);
+    let (_writer, mut deaf, _one) = direction_in(&memory, begun.clone()).await;
+    assert!(timeout(Duration::from_millis(1), deaf.next()).await.is_err());
+    // Nobody waits for it: an answer may take any time.
+    assert_eq!(deaf.meanwhile(sleep(Duration::from_secs(1_000))).await, Ok(()));
+    let (_writer, mut next, _two) = direction_in(&memory, begun).await;
+    let begin = Instant::now();
+    let answers = async {
+        let error = deaf.meanwhile(std::future::pending::<()>()).await.unwrap_err();
+        assert!(matches!(error, ReadError::Stalled { .. }), "{error}");
+        drop(deaf);
+        begin.elapsed().as_secs()
+    };
+    let (answered, read) = tokio::join!(answers, timeout(Duration::from_secs(14), next.next()));
+    assert_eq!(answered, 5 + 8);
+    assert!(read.is_err(), "it is under way");
+    assert_eq!(memory.figures().frames.waiting, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_fails_keeps_nothing() {
+    let memory = scarce();
+    let (_writer, mut reader, _rest) = direction_in(&memory, large().slice(..200_000)).await;
+    assert!(matches!(reader.next().await, Err(ReadError::Stalled { .. })));
+    assert_eq!(memory.figures().frames.bytes, 0);
+    assert!(matches!(reader.next().await, Err(ReadError::Stalled { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn little_is_taken_from_behind_a_frame() {
+    let (mut writer, mut reader, _rest) = direction(encoded().slice(..8)).await;
+    let bytes = encoded();
+    let send = async {
+        writer.send_raw(bytes.slice(8..)).await.unwrap();
+        let mut sent = 0;
+        loop {
+            writer.send_raw(Bytes::from_static(&[0; 1 << 14])).await.unwrap();
+            sent += 1;
+            assert!(sent <= 16 + 4, "more than the window of a pipe, and four pieces");
+        }
+    };
+    let read = async {
+        assert!(reader.next().await.unwrap().is_some());
+        // Whatever can come comes.
+        sleep(Duration::from_secs(10)).await;
+    };
+    tokio::select! {
+        () = send => {}
+        () = read => {}
+    }
+}

@@ -18,13 +18,28 @@ use super::{
 use crate::memory::{AddrInUse, MemoryNetwork};
 use crate::tls::{DevCa, DevCaError, ServerTls};
 use crate::{
-    CONNECT_TIMEOUT, ConnectError, ConnectSpec, ConnectionLost, Endpoint, ListenSpec, Roots,
-    connect,
+    CONNECT_TIMEOUT, ClientMemory, ConnectError, ConnectSpec, Connection, ConnectionLost, Endpoint,
+    FrameReader, FrameWriter, ListenSpec, Roots, connect,
 };
 
 fn other_ca() -> Roots {
     let dir = tempfile::tempdir().unwrap();
     Roots::Pem(DevCa::load_or_create(dir.path()).unwrap().pem().into())
+}
+
+/// For a client of quinn's own.
+fn raw_config(spec: &ConnectSpec, alpn: Vec<Vec<u8>>) -> quinn::ClientConfig {
+    let Roots::Pem(pem) = &spec.roots else { unreachable!() };
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(pem).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    tls.alpn_protocols = alpn;
+    quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()))
 }
 
 #[tokio::test]
@@ -103,21 +118,10 @@ async fn a_server_of_another_protocol_is_told() {
 async fn clients_of_another_protocol_never_show() {
     within_deadline(async {
         let (endpoint, spec) = listening();
-        let Roots::Pem(pem) = &spec.roots else { unreachable!() };
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(pem).unwrap()).unwrap();
         for alpn in [vec![], vec![b"railgun/2".to_vec()], vec![b"h3".to_vec()]] {
-            let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-            let mut tls = rustls::ClientConfig::builder_with_provider(provider)
-                .with_protocol_versions(&[&rustls::version::TLS13])
-                .unwrap()
-                .with_root_certificates(roots.clone())
-                .with_no_client_auth();
-            tls.alpn_protocols = alpn;
-            let tls = Arc::new(QuicClientConfig::try_from(tls).unwrap());
+            let config = raw_config(&spec, alpn);
             let client = quinn::Endpoint::client(ANY_PORT).unwrap();
-            let connecting =
-                client.connect_with(quinn::ClientConfig::new(tls), spec.addr, "localhost").unwrap();
+            let connecting = client.connect_with(config, spec.addr, "localhost").unwrap();
             let error = connecting.await.unwrap_err();
             let alert = quinn::TransportErrorCode::crypto(120);
             assert!(
@@ -163,25 +167,33 @@ async fn nobody_listening_is_a_timeout() {
     .await;
 }
 
+/// What `socket` receives next.
+async fn receive(socket: UdpSocket) -> Vec<u8> {
+    socket.set_nonblocking(true).unwrap();
+    let socket = tokio::net::UdpSocket::from_std(socket).unwrap();
+    let mut packet = vec![0; 2_000];
+    let len = socket.recv(&mut packet).await.unwrap();
+    packet.truncate(len);
+    packet
+}
+
+/// The first packet of a client of this server, which has not seen it.
+async fn first_packet(spec: &ConnectSpec) -> Vec<u8> {
+    let relay = UdpSocket::bind(ANY_PORT).unwrap();
+    let addr = relay.local_addr().unwrap();
+    let dialling = tokio::spawn(connect(ConnectSpec { addr, ..spec.clone() }));
+    let packet = receive(relay).await;
+    dialling.abort();
+    packet
+}
+
 #[tokio::test]
-#[expect(clippy::disallowed_methods, reason = "a test's own blocking socket")]
 async fn a_client_that_stops_in_the_handshake_holds_up_nobody() {
     within_deadline(async {
         let (endpoint, spec) = listening();
         // Its first packet, and then silence: the answers go to a socket that is never read.
         let relay = UdpSocket::bind(ANY_PORT).unwrap();
-        let mut silent = spec.clone();
-        silent.addr = relay.local_addr().unwrap();
-        let dialling = tokio::spawn(connect(silent));
-        let (packet, relay) = tokio::task::spawn_blocking(move || {
-            let mut packet = vec![0; 2_000];
-            let len = relay.recv(&mut packet).unwrap();
-            packet.truncate(len);
-            (packet, relay)
-        })
-        .await
-        .unwrap();
-        dialling.abort();
+        let packet = first_packet(&spec).await;
         relay.send_to(&packet, spec.addr).unwrap();
 
         let client = connect(spec).await.unwrap();
@@ -246,6 +258,110 @@ async fn who_has_not_said_who_he_is_takes_only_so_many_places() {
 }
 
 #[tokio::test]
+async fn one_host_does_not_take_all_places_of_strangers() {
+    within_deadline(async {
+        let (endpoint, spec) = listening_as(|listen| listen.strangers_max = 32);
+        let config = raw_config(&spec, vec![railgun_proto::ALPN.to_vec()]);
+        let crowd_of = async |host: [u8; 4]| {
+            let client = quinn::Endpoint::client((host, 0).into()).unwrap();
+            let mut crowd = Vec::new();
+            loop {
+                let config = config.clone();
+                match client.connect_with(config, spec.addr, "localhost").unwrap().await {
+                    Ok(connection) => crowd.push((connection, client.clone())),
+                    Err(quinn::ConnectionError::ConnectionClosed(close))
+                        if close.error_code == quinn::TransportErrorCode::CONNECTION_REFUSED =>
+                    {
+                        return crowd;
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        };
+        // Half of them, while they are not scarce.
+        let greedy = crowd_of([127, 0, 0, 1]).await;
+        assert_eq!(greedy.len(), 16);
+        // Then a sixteenth.
+        let other = crowd_of([127, 0, 0, 2]).await;
+        assert_eq!(other.len(), 2);
+        assert_eq!(endpoint.clients().strangers, 18);
+        // A packet takes no place: who says where it comes from must be there. This is a Retry.
+        let nowhere = UdpSocket::bind("127.0.0.3:0").unwrap();
+        nowhere.send_to(&first_packet(&spec).await, spec.addr).unwrap();
+        let answer = receive(nowhere).await;
+        assert_eq!(answer[0] & 0xf0, 0xf0, "{answer:x?}");
+        assert_eq!(endpoint.clients().strangers, 18);
+        // Who has said who he is is no stranger.
+        for _ in 0..greedy.len() {
+            endpoint.accept().await.unwrap().admit();
+        }
+        let another = crowd_of([127, 0, 0, 2]).await;
+        assert!(another.len() > 2);
+    })
+    .await;
+}
+
+/// A stream of a client that the server does not read.
+struct Unread {
+    near: (FrameWriter, FrameReader),
+    far: (FrameWriter, FrameReader),
+    sent: usize,
+}
+
+impl Unread {
+    async fn open(client: &Connection, server: &Connection) -> Self {
+        let mut near = client.open().await.unwrap();
+        near.0.send_raw(pattern(1 << 10, 0)).await.unwrap();
+        Self { near, far: server.accept().await.unwrap(), sent: 1 }
+    }
+
+    /// Sends what it may: how many KiB in all.
+    async fn fill(&mut self) -> usize {
+        loop {
+            let round_trips = async {
+                // Any further room would have been told before these.
+                for i in 0..10 {
+                    self.far.0.send(credit(i)).await.unwrap();
+                    self.near.1.next().await.unwrap();
+                }
+            };
+            tokio::select! {
+                biased;
+                sending = self.near.0.send_raw(pattern(1 << 10, 0)) => sending.unwrap(),
+                () = round_trips => return self.sent,
+            }
+            self.sent += 1;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_read_is_bounded_whoever_comes_and_goes() {
+    within_deadline(async {
+        let memory = ClientMemory::new(64 << 20, 100);
+        let (endpoint, spec) = listening_as(|listen| listen.memory = memory);
+        let join = async || {
+            let client = connect(spec.clone()).await.unwrap();
+            let server = endpoint.accept().await.unwrap();
+            server.admit();
+            let unread = Unread::open(&client, &server).await;
+            (unread, server, client)
+        };
+        let mut first = join().await;
+        // A 32nd of half the memory, and what each has.
+        assert_eq!(first.0.fill().await, 1_024 + 64);
+        for _ in 0..3 {
+            let mut crowd = [join().await, join().await, join().await];
+            assert_eq!(crowd[0].0.fill().await, 1_024 * 31 / 32 + 64);
+            drop(crowd);
+            first.1.admit();
+        }
+        assert_eq!(first.0.fill().await, 1_024 + 64, "it has not been read since");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_client_that_is_not_admitted_has_one_stream_and_few_bytes() {
     within_deadline(async {
         let (endpoint, spec) = listening();
@@ -263,7 +379,7 @@ async fn a_client_that_is_not_admitted_has_one_stream_and_few_bytes() {
         let (sent, bytes) = tokio::join!(sending, reading);
         assert_eq!((sent, bytes), (Ok(()), 1 << 20));
         // As many as the protocol tells, with the first one.
-        for _ in 2..crate::STREAMS_MAX {
+        for _ in 2..crate::QUIC_STREAMS_MAX {
             streams.push(client.open().await.unwrap());
         }
     })
