@@ -10,6 +10,7 @@ use std::{
 use railgun_broker::TokenHash;
 use railgun_cold::BucketUrl;
 use railgun_cold::bucket::InvalidBucketUrl;
+use railgun_net::ClientMemory;
 
 use super::{
     args::SettingsArgs,
@@ -35,7 +36,7 @@ const SHARDS_MAX: u32 = 64;
 const SHARDS_DEFAULT_MAX: usize = 8;
 const STREAMS_DEFAULT: u32 = 100_000;
 const STREAMS_MAX: u32 = 10_000_000;
-const CONNECTIONS_DEFAULT: u32 = 10_000;
+const CONNECTIONS_DEFAULT: u32 = railgun_net::CONNECTIONS_DEFAULT as u32;
 const CONNECTIONS_MAX: u32 = 100_000;
 const CLIENTS_BYTES_MIN: ByteSize = ByteSize(64 * MIB);
 const CLIENTS_BYTES_MAX: ByteSize = ByteSize(1 << 40);
@@ -115,6 +116,10 @@ pub(crate) enum SettingsError {
     Missing { key: &'static str, flag: &'static str },
     #[error("`{key}` is {value}, outside {min} to {max}")]
     OutOfRange { key: &'static str, value: String, min: String, max: String },
+    #[error(
+        "`clients.max_connections` is {connections}, and `clients.max_bytes` of {bytes} is enough for {connections_max}: set it to at least {bytes_min}, or allow fewer connections"
+    )]
+    ClientsMemory { connections: u32, bytes: ByteSize, connections_max: u32, bytes_min: ByteSize },
     #[error("`bucket` cannot be used: {0}")]
     Bucket(#[from] InvalidBucketUrl),
     #[error("`log.filter` is `{filter}`: {reason}")]
@@ -142,6 +147,7 @@ impl From<SettingsError> for Failure {
             SettingsError::Environment(_) => failure.next("unset the variable, or correct it"),
             SettingsError::Bucket(_)
             | SettingsError::OutOfRange { .. }
+            | SettingsError::ClientsMemory { .. }
             | SettingsError::LogFilter { .. }
             | SettingsError::HalfCertificate { .. } => failure.next(
                 "correct the setting: its flags, variables and keys are in railgun serve --help",
@@ -174,6 +180,8 @@ impl Settings {
         let bucket = or_dev(bucket, dev, || directory_url(&data_dir.value.join("bucket")))
             .ok_or(SettingsError::Missing { key: "bucket", flag: "bucket" })?;
         let hot_file_bytes = layers.or(|layer| &mut layer.hot.file_bytes, || HOT_FILE_BYTES);
+        let clients_max_bytes =
+            layers.or(|layer| &mut layer.clients.max_bytes, || clients_max_bytes(machine));
         let settings = Self {
             dev,
             config: args.config.clone(),
@@ -191,10 +199,11 @@ impl Settings {
             shards: layers.or(|layer| &mut layer.shards.count, || shards(machine)),
             keep_awake: layers.or(|layer| &mut layer.cpu.keep_awake, || false),
             streams_max: layers.or(|layer| &mut layer.streams.max_count, || STREAMS_DEFAULT),
-            connections_max: layers
-                .or(|layer| &mut layer.clients.max_connections, || CONNECTIONS_DEFAULT),
-            clients_max_bytes: layers
-                .or(|layer| &mut layer.clients.max_bytes, || clients_max_bytes(machine)),
+            connections_max: layers.or(
+                |layer| &mut layer.clients.max_connections,
+                || connections_at(clients_max_bytes.value).min(CONNECTIONS_DEFAULT),
+            ),
+            clients_max_bytes,
             max_time_to_cold: layers.or(|layer| &mut layer.cold.max_time_to_cold, || TIME_TO_COLD),
             log_format: layers.or(|layer| &mut layer.log.format, || LogFormat::Pretty),
             log_filter: layers
@@ -241,6 +250,18 @@ impl Settings {
                 let [value, min, max] = [value, 1, max].map(|count| count.to_string());
                 return Err(SettingsError::OutOfRange { key, value, min, max });
             }
+        }
+        let (connections, connections_max) =
+            (self.connections_max.value, connections_at(clients_bytes));
+        if connections > connections_max {
+            let bytes_min = ByteSize(ClientMemory::bytes_for(connections as usize) as u64);
+            let bytes = clients_bytes;
+            return Err(SettingsError::ClientsMemory {
+                connections,
+                bytes,
+                connections_max,
+                bytes_min,
+            });
         }
         self.bucket.value.parse::<BucketUrl>()?;
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log_filter.value) {
@@ -318,6 +339,12 @@ fn clients_max_bytes(machine: Machine) -> ByteSize {
     let eighth = machine.memory_bytes.map(|bytes| ByteSize(bytes / 8 / MIB * MIB));
     let default = eighth.unwrap_or(ByteSize(1024 * MIB));
     default.clamp(CLIENTS_BYTES_MIN, CLIENTS_BYTES_DEFAULT_MAX)
+}
+
+/// How many connections so much memory is enough for.
+fn connections_at(clients_bytes: ByteSize) -> u32 {
+    let bytes = usize::try_from(clients_bytes.0).unwrap_or(usize::MAX);
+    u32::try_from(ClientMemory::connections_max(bytes)).unwrap_or(u32::MAX)
 }
 
 /// DESIGN §1.2: one shard a core, at most 8.

@@ -122,6 +122,27 @@ fn defaults_follow_the_machine() {
     assert_eq!(clients(Some(1 << 40)), 4 << 10, "at most 4 GiB");
     assert_eq!(clients(Some(100 << 20)), 64);
     assert_eq!(clients(None), 1 << 10);
+    let connections = |memory_bytes| {
+        let machine = Machine { memory_bytes, ..MACHINE };
+        Settings::resolve(&dev(), |_| None, machine).unwrap().connections_max.value
+    };
+    assert_eq!(connections(Some(16 << 30)), 10_000);
+    assert_eq!(connections(Some(1 << 30)), 2_048, "each has 16 KiB for frames of its own");
+    assert_eq!(connections(Some(100 << 20)), 1_024);
+}
+
+#[test]
+fn more_connections_than_there_is_memory_for_are_refused() {
+    let bytes = ("RAILGUN_CLIENTS_MAX_BYTES", "128MiB");
+    resolve(&dev(), &[bytes, ("RAILGUN_CLIENTS_MAX_CONNECTIONS", "2048")]).unwrap();
+    let refusal = refused(&dev(), &[bytes, ("RAILGUN_CLIENTS_MAX_CONNECTIONS", "2049")]);
+    assert_eq!(
+        refusal,
+        "`clients.max_connections` is 2049, and `clients.max_bytes` of 128 MiB is enough for 2048: \
+         set it to at least 131136 KiB, or allow fewer connections"
+    );
+    let enough = ("RAILGUN_CLIENTS_MAX_BYTES", "131136KiB");
+    resolve(&dev(), &[enough, ("RAILGUN_CLIENTS_MAX_CONNECTIONS", "2049")]).unwrap();
 }
 
 #[test]
