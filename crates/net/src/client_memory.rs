@@ -101,6 +101,12 @@ impl ClientMemory {
         MemoryFigures { frames: self.frames.figures(), records: self.records.figures() }
     }
 
+    /// A part of the memory for records, as each connection has one: for readers without a connection.
+    #[must_use]
+    pub fn reader(&self) -> Member {
+        self.records.member()
+    }
+
     /// What all clients may send before it is read, but for a little of each: as much as frames, or
     /// records, may take.
     pub(crate) fn windows_bytes(&self) -> usize {
@@ -181,6 +187,14 @@ struct Taken {
     bytes: u32,
 }
 
+impl Taken {
+    fn split(&mut self, bytes: usize) -> Option<Self> {
+        let bytes = u32::try_from(bytes).ok()?;
+        self.bytes = self.bytes.checked_sub(bytes)?;
+        Some(Self { from: Arc::clone(&self.from), bytes })
+    }
+}
+
 impl Drop for Taken {
     fn drop(&mut self) {
         self.from.returns.fetch_add(1, Ordering::Relaxed);
@@ -205,6 +219,7 @@ impl MemoryPool {
             pool: self.clone(),
             own: Store::new(self.0.own_bytes),
             part: Store::new(self.0.member_bytes),
+            waiting: Arc::default(),
         }
     }
 
@@ -232,6 +247,8 @@ pub struct Member {
     own: Arc<Store>,
     /// How much of what is shared it may take.
     part: Arc<Store>,
+    /// Its own streams that wait for that.
+    waiting: Arc<AtomicUsize>,
 }
 
 impl fmt::Debug for Member {
@@ -244,7 +261,6 @@ impl fmt::Debug for Member {
 /// Store of a pool, given back when dropped.
 pub struct Held(Permits);
 
-#[expect(dead_code, reason = "held, and given back by dropping it")]
 enum Permits {
     Own(Taken),
     Shared { part: Taken, shared: Taken },
@@ -256,13 +272,51 @@ impl Held {
     pub fn is_shared(&self) -> bool {
         matches!(self.0, Permits::Shared { .. })
     }
+
+    /// How many.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let (Permits::Own(taken) | Permits::Shared { shared: taken, .. }) = &self.0;
+        taken.bytes as usize
+    }
+
+    /// Takes so many of them out of it; `None` if it has fewer.
+    pub fn split(&mut self, bytes: usize) -> Option<Self> {
+        Some(Self(match &mut self.0 {
+            Permits::Own(own) => Permits::Own(own.split(bytes)?),
+            Permits::Shared { part, shared } => {
+                Permits::Shared { part: part.split(bytes)?, shared: shared.split(bytes)? }
+            }
+        }))
+    }
 }
 
 impl fmt::Debug for Held {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Permits::Own(taken) | Permits::Shared { shared: taken, .. }) = &self.0;
-        let is_shared = self.is_shared();
-        f.debug_struct("Held").field("bytes", &taken.bytes).field("is_shared", &is_shared).finish()
+        let (bytes, is_shared) = (self.bytes(), self.is_shared());
+        f.debug_struct("Held").field("bytes", &bytes).field("is_shared", &is_shared).finish()
+    }
+}
+
+/// So many bytes of a connection's part, which nobody else can take. That what is shared has as many
+/// is not said.
+pub struct Reserved {
+    part: Taken,
+    shared: Arc<Store>,
+}
+
+impl Reserved {
+    /// Takes the bytes, if others have left as many.
+    #[must_use]
+    pub fn try_take(self) -> Option<Held> {
+        let shared = self.shared.try_take(self.part.bytes)?;
+        Some(Held(Permits::Shared { part: self.part, shared }))
+    }
+}
+
+impl fmt::Debug for Reserved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reserved").field("bytes", &self.part.bytes).finish()
     }
 }
 
@@ -307,8 +361,22 @@ impl Member {
         }
     }
 
+    /// Waits until the connection may have so many bytes besides what it has, and keeps that free for
+    /// it: whoever holds this takes nothing from other connections. Cancel-safe.
+    pub async fn reserve(&self, bytes: usize) -> Reserved {
+        match self.take_part(self.counted(bytes), Duration::MAX).await {
+            Some(part) => Reserved { part, shared: Arc::clone(&self.pool.0.shared) },
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn take_part(&self, bytes: u32, patience: Duration) -> Option<Taken> {
+        let _waiting = Waiting::new(&self.waiting);
+        self.part.take(bytes, patience).await
+    }
+
     async fn take_shared(&self, bytes: u32, patience: Duration) -> Option<Held> {
-        let part = self.part.take(bytes, patience).await?;
+        let part = self.take_part(bytes, patience).await?;
         let _waiting = Waiting::new(&self.pool.0.waiting);
         let shared = self.pool.0.shared.take(bytes, patience).await?;
         Some(Held(Permits::Shared { part, shared }))
@@ -330,6 +398,12 @@ impl Member {
     #[must_use]
     pub fn is_crowded(&self) -> bool {
         self.pool.0.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// The same, or other streams of this connection for its part.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.is_crowded() || self.waiting.load(Ordering::Relaxed) > 0
     }
 
     fn counted(&self, bytes: usize) -> u32 {
@@ -429,6 +503,23 @@ mod tests {
         drop(taken);
         drop(more.await);
         assert_eq!(memory.figures().frames.bytes, 0);
+        // Its part of what others have taken is no use to it, and kept for it.
+        let taken: Vec<_> = (0..9).map_while(|_| member(&memory).try_take(32 << 20)).collect();
+        assert_eq!(taken.len(), 8);
+        let reserved = greedy.reserve(20 << 20).await;
+        let mut second = pin!(greedy.reserve(20 << 20));
+        assert!(poll_once(second.as_mut()).is_pending());
+        assert!(greedy.is_wanted() && !greedy.is_crowded());
+        assert!(reserved.try_take().is_none());
+        let reserved = second.await;
+        drop(taken);
+        let mut held = reserved.try_take().expect("there is enough");
+        assert!(held.split(30 << 20).is_none());
+        let some = held.split(15 << 20).expect("it has as many");
+        assert_eq!((held.bytes(), some.bytes()), (5 << 20, 15 << 20));
+        drop(some);
+        assert_eq!(memory.figures().frames.bytes, 5 << 20);
+        drop(held);
         // More than it may have waits for all of that, not for ever.
         drop(greedy.take(usize::MAX).await);
     }
