@@ -87,7 +87,7 @@ async fn pages_are_bounded_whatever_is_asked() {
     assert_eq!(list("", "", 1).await, (vec!["a".into()], true));
     assert_eq!(list("b", "b", 1).await, (vec!["b.c".into()], false));
     assert_eq!(list("\0$..", "", 0).await, (vec![], false));
-    assert_eq!(list(&"ä".repeat(400_000), "z", 0).await, (vec![], false));
+    assert_eq!(list(&"ä".repeat(8_000), "z", 0).await, (vec![], false));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -101,21 +101,21 @@ async fn a_connection_has_16_requesters_at_a_time() {
         line.expect::<v1::AdminResponse>().await;
         lines.push(line);
     }
-    // One more waits for one of them to end, if it is small; but not for ever.
+    // One more waits for one of them to end; but not for ever.
     let more = v1::AdminRequest { id: 16, call: describe("bystander") };
     let mut waiting = Vec::new();
     for _ in 0..20 {
         waiting.push(attacker.begin(&more).await);
     }
-    let large = v1::ListStreams { prefix: "x".repeat(100_000), ..Default::default() };
-    let large = v1::AdminRequest { id: 17, call: Some(Call::ListStreams(large)) };
-    attacker.begin(&large).await.is_refused(QuotaExceeded).await;
     lines.pop().expect("one of 16").finish();
     let mut served = None;
     for (at, line) in waiting.iter_mut().enumerate() {
-        match line.next().await.expect("an answer").kind() {
-            FrameKind::AdminResponse => assert_eq!(served.replace(at), None, "two for one place"),
-            kind => assert_eq!(kind, FrameKind::Error),
+        let answer = line.next().await.expect("an answer");
+        if answer.kind() == FrameKind::AdminResponse {
+            assert_eq!(served.replace(at), None, "two for one place");
+        } else {
+            let error: v1::Error = answer.decode().expect("an error");
+            assert_eq!(ErrorCode::from_u32(error.code), Some(QuotaExceeded));
         }
     }
     lines.push(waiting.swap_remove(served.expect("one takes the place")));

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use quinn::crypto::rustls::QuicClientConfig;
@@ -104,8 +105,16 @@ impl Attacker {
     /// A client that allows the server this many bytes that it has not read, on each stream and in
     /// all.
     pub(crate) async fn with_window(node: &TestNode, bytes: u32) -> Self {
+        Self::with_windows(node, bytes, bytes).await
+    }
+
+    /// The same, of so many on each stream.
+    pub(crate) async fn with_windows(node: &TestNode, stream: u32, all: u32) -> Self {
         let mut windows = TransportConfig::default();
-        windows.stream_receive_window(bytes.into()).receive_window(bytes.into());
+        windows
+            .stream_receive_window(stream.into())
+            .receive_window(all.into())
+            .keep_alive_interval(Some(Duration::from_secs(5)));
         let addr = node.broker().listen_addr();
         let dialled = Dialled::dial(addr, &[railgun_proto::ALPN], node.ca_pem(), windows).await;
         Self::greet(dialled.expect("the node takes connections")).await
@@ -259,6 +268,12 @@ impl Line {
 
     pub(crate) fn reset(&mut self) {
         self.send.reset(VarInt::from_u32(0)).ok();
+    }
+
+    /// Waits until the server gives the stream up, which must be for this reason.
+    pub(crate) async fn reset_by(&mut self, code: ErrorCode) {
+        let reset = within("the stream to be reset", self.receive.received_reset()).await;
+        assert_eq!(reset, Ok(Some(VarInt::from_u32(code as u32))));
     }
 
     /// Whether the server has given the stream up for this reason; looks at what is here only.

@@ -3,14 +3,16 @@
 
 use futures::future::join_all;
 use railgun_net::ClientMemory;
-use railgun_proto::FrameKind;
+use railgun_proto::v1::admin_request::Call;
 use railgun_proto::v1::subscribe::Start;
+use railgun_proto::{Frame, FrameKind, v1};
 use railgun_testkit::{NodeOptions, TestNode};
-use railgun_types::ErrorCode::QuotaExceeded;
+use railgun_types::ErrorCode::{ProtocolViolation, QuotaExceeded, Timeout};
 use railgun_types::limits::BATCH_BYTES_HARD;
 
-use crate::attacker::{ANONYMOUS, Attacker, header, subscribe};
+use crate::attacker::{ALIAS, ANONYMOUS, Attacker, encode, header, subscribe};
 use crate::bystander::Bystander;
+use crate::raw_batch;
 
 /// A node whose clients share 16 MiB for frames and 16 MiB for records: one of the largest frames.
 async fn scarce() -> (TestNode, Bystander, ClientMemory) {
@@ -99,4 +101,79 @@ async fn readers_that_take_nothing_hold_up_no_small_read_and_large_ones_for_a_wh
     assert!(resets > 0, "nobody was asked to hurry");
     drop((lines, crowd));
     until(&mut bystander, || memory.figures().records.bytes == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_no_answer_holds_no_memory_of_frames() {
+    let (node, mut bystander, memory) = scarce().await;
+    let honest = Attacker::enter(&node).await;
+    honest.ensure("target", None).await;
+    // Each answer is longer than what may be sent on a stream before it is read.
+    let crowd = join_all((0..8).map(|_| Attacker::with_windows(&node, 4, 1 << 20))).await;
+    let mut refused = Vec::new();
+    let mut asking = Vec::new();
+    let blob = vec![vec![7; BATCH_BYTES_HARD].into()];
+    let misplaced = &encode(Frame::with_blob(&v1::Publish::default(), blob));
+    for deaf in &crowd {
+        asking.push(deaf.begin(&subscribe("target", Start::Earliest(true), 1 << 20, false)).await);
+        asking.push(deaf.begin(&ANONYMOUS).await);
+        let describe = Call::DescribeStream(v1::DescribeStream { name: "target".into() });
+        asking.push(deaf.begin(&v1::AdminRequest { id: 1, call: Some(describe) }).await);
+        // There is room for one of these at a time: all come whole, one after another.
+        let mut line = deaf.open().await;
+        line.bytes(misplaced).await;
+        refused.push(line);
+    }
+    until(&mut bystander, || {
+        let frames = memory.figures().frames;
+        frames.bytes == 0 && frames.waiting == 0
+    })
+    .await;
+    let mut line = honest.publisher(&ANONYMOUS, "target").await;
+    assert_eq!(line.publish_values(&[&vec![7; 1_000_000]]).await.error, None);
+    // Nor does it hold its streams.
+    for line in &mut refused {
+        line.reset_by(ProtocolViolation).await;
+    }
+    for line in &mut asking {
+        line.reset_by(Timeout).await;
+    }
+    bystander.is_served().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_no_results_loses_the_memory_of_the_next_frame() {
+    let (node, mut bystander, memory) = scarce().await;
+    let honest = Attacker::enter(&node).await;
+    honest.ensure("target", None).await;
+    let deaf = Attacker::with_windows(&node, 64, 1 << 20).await;
+    // A frame with more results than may be sent before they are read, and the beginning of a large one.
+    let small = raw_batch::of_values(&[&[7; 40_000]]);
+    let item = |batch: &[u8]| v1::PublishItem {
+        alias: ALIAS,
+        batch_bytes: batch.len() as u32,
+        ..Default::default()
+    };
+    let items = vec![item(&small); 20];
+    let whole = Frame::with_blob(&v1::Publish { items }, vec![small.repeat(20).into()]);
+    let begun = header(FrameKind::Publish as u8, 0, BATCH_BYTES_HARD as u32);
+    let frames = [&encode(whole)[..], &begun, &[7; 200_000]].concat();
+    // It is read only if it comes before the first answer is there.
+    let mut line = loop {
+        let mut line = deaf.publisher(&ANONYMOUS, "target").await;
+        line.bytes(&frames).await;
+        for _ in 0..10 {
+            bystander.is_served().await;
+        }
+        if memory.figures().frames.bytes >= BATCH_BYTES_HARD {
+            break line;
+        }
+    };
+    let mut other = honest.publisher(&ANONYMOUS, "target").await;
+    let large = raw_batch::of_values(&[&vec![7; 1_047_000]]);
+    other.send_publish(vec![item(&large); 8], large.repeat(8)).await;
+    line.reset_by(Timeout).await;
+    let result: v1::PublishResult = other.expect().await;
+    assert!(result.items.iter().all(|item| item.error.is_none()), "{result:?}");
+    until(&mut bystander, || memory.figures().frames.bytes == 0).await;
 }

@@ -1,8 +1,9 @@
 //! Bytes that are no frames, and frames that are no messages.
 
+use bytes::Bytes;
 use railgun_proto::v1::admin_request::Call;
 use railgun_proto::v1::subscribe::Start;
-use railgun_proto::{Frame, FrameKind, v1};
+use railgun_proto::{Frame, FrameDecoder, FrameKind, v1};
 use railgun_testkit::sim::Random;
 use railgun_types::ErrorCode::{self, FrameTooLarge, ProtocolViolation};
 use railgun_types::limits::BATCH_BYTES_HARD;
@@ -67,11 +68,13 @@ fn describe() -> v1::AdminRequest {
 async fn what_is_no_frame_ends_its_stream_alone() {
     let (_node, mut bystander, attacker) = arena().await;
     let blob_max = BATCH_BYTES_HARD as u32;
-    let cases: [(&str, [u8; 8], ErrorCode); 9] = [
+    let cases: [(&str, [u8; 8], ErrorCode); 11] = [
         ("kind 0", header(0, 0, 0), ProtocolViolation),
         ("an unknown kind", header(5, 0, 0), ProtocolViolation),
         ("the last kind", header(255, 0xff_ffff, u32::MAX), ProtocolViolation),
-        ("a long head", header(FrameKind::Credit as u8, (1 << 20) + 1, 0), FrameTooLarge),
+        ("a long head", header(FrameKind::Credit as u8, (16 << 10) + 1, 0), FrameTooLarge),
+        ("a long request", header(FrameKind::AdminRequest as u8, (16 << 10) + 1, 0), FrameTooLarge),
+        ("a longer head", header(FrameKind::UnbindStreams as u8, (1 << 20) + 1, 0), FrameTooLarge),
         ("the longest head", header(FrameKind::Publish as u8, 0xff_ffff, 0), FrameTooLarge),
         ("a blob where none is", header(FrameKind::BindStream as u8, 0, 1), FrameTooLarge),
         ("a long blob", header(FrameKind::Publish as u8, 0, blob_max + 1), FrameTooLarge),
@@ -177,7 +180,7 @@ async fn random_bytes_end_their_stream_alone() {
             let mut line = role.line(&attacker).await;
             line.bytes(&bytes).await;
             line.finish();
-            fails_by_the_client(&mut line, &format!("{role:?}: {bytes:x?}")).await;
+            fails_by_the_client(&mut line, &bytes, &format!("{role:?}: {bytes:x?}")).await;
         }
         attacker.is_served().await;
         bystander.is_served().await;
@@ -199,20 +202,27 @@ async fn frames_with_flipped_bytes_end_their_stream_alone() {
             let mut line = role.line(&attacker).await;
             line.bytes(&bytes).await;
             line.finish();
-            fails_by_the_client(&mut line, &format!("{role:?}: {bytes:x?}")).await;
+            fails_by_the_client(&mut line, &bytes, &format!("{role:?}: {bytes:x?}")).await;
         }
         attacker.is_served().await;
         bystander.is_served().await;
     }
 }
 
-/// Reads the stream to its end: whatever comes, the server does not take the blame.
-async fn fails_by_the_client(line: &mut Line, what: &str) {
+/// Reads the stream to its end, which must be an error if the bytes do not begin with a whole frame:
+/// whatever comes, the server does not take the blame.
+async fn fails_by_the_client(line: &mut Line, sent: &[u8], what: &str) {
+    let mut told = None;
     while let Some(frame) = line.next().await {
+        assert_eq!(told, None, "{what}: an error ends the stream");
         if frame.kind() == FrameKind::Error {
             let error: v1::Error = frame.decode().expect("an error");
             let code = ErrorCode::from_u32(error.code).expect("a documented code");
             assert!((code as u32) < 500, "{what}: {error:?}");
+            told = Some(code);
         }
     }
+    let mut sent = Bytes::copy_from_slice(sent);
+    let is_frame = matches!(FrameDecoder::new().feed(&mut sent), Ok(Some(_)));
+    assert!(told.is_some() || is_frame, "{what}: nothing was said");
 }

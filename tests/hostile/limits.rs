@@ -56,7 +56,7 @@ async fn no_stream_may_have_impossible_settings() {
             ..Default::default()
         },
         v1::StreamPatch { owner: Some("x".repeat(129)), ..Default::default() },
-        v1::StreamPatch { owner: Some("x".repeat(900_000)), ..Default::default() },
+        v1::StreamPatch { owner: Some("x".repeat(16_000)), ..Default::default() },
     ];
     for patch in patches {
         for name in ["target", "new"] {
