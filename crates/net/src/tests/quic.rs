@@ -351,7 +351,10 @@ async fn what_is_not_read_is_bounded_whoever_comes_and_goes() {
         // A 32nd of half the memory, and what each has.
         assert_eq!(first.0.fill().await, 1_024 + 64);
         for _ in 0..3 {
-            let mut crowd = [join().await, join().await, join().await];
+            let mut crowd = Vec::new();
+            for _ in 0..3 {
+                crowd.push(join().await);
+            }
             assert_eq!(crowd[0].0.fill().await, 1_024 * 31 / 32 + 64);
             drop(crowd);
             first.1.admit();
