@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::CatalogHandle;
 use crate::entropy::Entropy;
 use crate::offload::Reclaimer;
-use crate::reader::{ReadFailure, ReadPlaces, ReadSources};
+use crate::reader::{ClientPlaces, ReadFailure, ReadPlaces, ReadSources};
 use crate::shard::{MirrorScope, SegmentPage, ShardHandle, StartResolved, StreamFacts};
 use crate::wire_error::{self, not_found, stopping, unexpected};
 
@@ -103,15 +103,20 @@ impl Streams {
         self.inner.cluster
     }
 
-    /// Where a client reads what is in a shard, with its part of the memory.
-    pub(crate) fn sources(&self, shard: ShardHandle, memory: Option<Member>) -> ReadSources {
-        ReadSources {
-            shard,
-            cold: self.inner.cold.clone(),
-            pool: Arc::clone(&self.inner.pool),
-            places: Arc::clone(&self.inner.places),
-            memory,
-        }
+    /// The reads that a client may do at a time.
+    pub(crate) fn places(&self) -> ClientPlaces {
+        ClientPlaces::new(Arc::clone(&self.inner.places))
+    }
+
+    /// Where a client reads what is in a shard, with its places and its part of the memory.
+    pub(crate) fn sources(
+        &self,
+        shard: ShardHandle,
+        places: ClientPlaces,
+        memory: Option<Member>,
+    ) -> ReadSources {
+        let (cold, pool) = (self.inner.cold.clone(), Arc::clone(&self.inner.pool));
+        ReadSources { shard, cold, pool, places, memory }
     }
 
     pub(crate) fn bucket_url(&self) -> String {

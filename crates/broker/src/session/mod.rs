@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::Auth;
 use crate::builtin_bug::Planted;
+use crate::reader::ClientPlaces;
 use crate::shard::Queueing;
 use crate::streams::Streams;
 
@@ -92,7 +93,7 @@ pub(crate) async fn serve(
     let control = tasks.spawn(hold_control(control, connection.clone(), stopping.clone()));
     let streams = TaskTracker::new();
     let admin_slots = Arc::new(tokio::sync::Semaphore::new(ADMIN_STREAMS));
-    let record_memory = connection.record_memory();
+    let (record_memory, read_places) = (connection.record_memory(), context.streams.places());
     loop {
         tokio::select! {
             biased;
@@ -105,6 +106,7 @@ pub(crate) async fn serve(
                         reader,
                         queueing: queueing.clone(),
                         record_memory: record_memory.clone(),
+                        read_places: read_places.clone(),
                         tasks: tasks.clone(),
                         ended: ended.clone(),
                         stopping: stopping.clone(),
@@ -231,6 +233,8 @@ pub(crate) struct QuicStream {
     pub(crate) queueing: Queueing,
     /// The connection's part of the memory for records.
     pub(crate) record_memory: Option<Member>,
+    /// The reads that the connection may do at a time.
+    pub(crate) read_places: ClientPlaces,
     /// For what must go on without the client.
     pub(crate) tasks: TaskTracker,
     /// The connection is gone.
@@ -241,7 +245,7 @@ pub(crate) struct QuicStream {
 
 impl QuicStream {
     /// Serves the stream in the role its first frame names. A failure ends this stream alone.
-    async fn serve(mut self, admin_slots: Arc<tokio::sync::Semaphore>) {
+    pub(crate) async fn serve(mut self, admin_slots: Arc<tokio::sync::Semaphore>) {
         let (ended, stopping) = (self.ended.clone(), self.stopping.clone());
         let work = async {
             let served = match self.first_frame().await {

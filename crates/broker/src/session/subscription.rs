@@ -40,7 +40,8 @@ pub(super) async fn serve(
         (until, false) => until,
     };
     let Resolved { shard, stream: uid, .. } = found;
-    let from = stream.context.streams.sources(shard, stream.record_memory.clone());
+    let (places, memory) = (stream.read_places.clone(), stream.record_memory.clone());
+    let from = stream.context.streams.sources(shard, places, memory);
     let reader = StreamReader::new(from, uid, start.start, stream.context.planted);
     let credit = i64::try_from(request.credit_bytes).unwrap_or(i64::MAX);
     let subscription = Subscription {
@@ -49,6 +50,7 @@ pub(super) async fn serve(
         reader,
         ready: VecDeque::new(),
         held: None,
+        read_at: Instant::now(),
         sent: None,
         until,
         until_time: request.until_time,
@@ -65,6 +67,8 @@ struct Subscription<'s> {
     ready: VecDeque<Delivery>,
     /// The memory for that.
     held: Option<Arc<Held>>,
+    /// When it was read.
+    read_at: Instant,
     /// What the client has not taken.
     sent: Option<Sent>,
     /// The offset after the last record sent.
@@ -88,10 +92,10 @@ struct Sent {
 }
 
 impl Sent {
-    /// Whether the client takes its time while others wait.
+    /// Whether the client takes its time while others wait for what is shared.
     fn is_overdue(&self, memory: &Member) -> bool {
         let is_late = || self.since.elapsed() >= crowded_time(self.bytes);
-        self.held.is_shared() && memory.is_crowded() && is_late()
+        memory.is_crowded() && is_late()
     }
 }
 
@@ -102,7 +106,9 @@ async fn flush(
     sent: &mut Option<Sent>,
     memory: Option<&Member>,
 ) -> Result<(), SessionEnd> {
-    if let (Some(sent), Some(memory)) = (&*sent, memory) {
+    if let (Some(sent), Some(memory)) = (&*sent, memory)
+        && sent.held.is_shared()
+    {
         loop {
             if sent.is_overdue(memory) {
                 // Who does not read cannot be told; what is on its way is given up.
@@ -128,6 +134,9 @@ impl Subscription<'_> {
             if self.until.is_some_and(|until| self.next >= until) {
                 return self.end().await;
             }
+            if self.is_overdue() {
+                self.let_go();
+            }
             if self.credit <= 0 {
                 self.wait_for_credit().await?;
                 continue;
@@ -138,7 +147,8 @@ impl Subscription<'_> {
             }
             match self.step().await? {
                 Step::Records(deliveries) => {
-                    self.held = self.reader.take_held().map(Arc::new);
+                    self.held = self.reader.take_held();
+                    self.read_at = Instant::now();
                     self.keep_wanted(deliveries);
                     if self.ready.is_empty() {
                         self.held = None;
@@ -166,6 +176,16 @@ impl Subscription<'_> {
             frame = reader.next() => add_credit(&mut self.credit, frame?)?,
         }
         Ok(())
+    }
+
+    /// Whether what was read is held for too long while others wait for its memory, however much of it
+    /// was delivered meanwhile: credit that trickles is no reason to have all of it.
+    fn is_overdue(&self) -> bool {
+        let (Some(held), Some(memory)) = (&self.held, &self.stream.record_memory) else {
+            return self.reader.is_overdue();
+        };
+        let is_late = || self.read_at.elapsed() >= crowded_time(held.bytes());
+        held.is_shared() && memory.is_wanted() && is_late() || self.reader.is_overdue()
     }
 
     /// Gives up what was read and not delivered, to read it again.
@@ -213,7 +233,7 @@ impl Subscription<'_> {
                 frame = line.next() => add_credit(credit, frame?)?,
             }
         }
-        Ok(read.unwrap_or(Step::End))
+        Ok(read.unwrap_or(Step::Records(Vec::new())))
     }
 
     /// Keeps the records before the end of the subscription.

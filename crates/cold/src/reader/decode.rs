@@ -19,8 +19,9 @@ use super::error::ColdReadError;
 use super::footers::CachedFooter;
 use crate::segment::schema::column;
 
-/// Size at which a rebuilt batch is closed.
-const BATCH_BYTES: usize = 256 << 10;
+/// Size at which a rebuilt batch is closed, in bytes, if nobody asks for smaller ones. Larger is one of
+/// a single record only, but for a few bytes.
+pub const BATCH_BYTES: usize = 256 << 10;
 /// Rows decoded at once.
 const ROWS_AT_ONCE: usize = 4096;
 
@@ -91,6 +92,7 @@ impl RowGroup {
             left: rows.len(),
             next,
             builder: BatchBuilder::system(),
+            batch_bytes: BATCH_BYTES,
             crcs: Vec::new(),
         }
     }
@@ -176,6 +178,7 @@ pub struct ColdBatches {
     left: usize,
     next: Offset,
     builder: BatchBuilder,
+    batch_bytes: usize,
     /// Stored checksums and flags of the records in `builder`.
     crcs: Vec<(u32, i32)>,
 }
@@ -208,6 +211,11 @@ impl Iterator for ColdBatches {
 }
 
 impl ColdBatches {
+    /// Closes the batches from here on at so many bytes, at most [`BATCH_BYTES`].
+    pub fn set_batch_bytes(&mut self, bytes: usize) {
+        self.batch_bytes = bytes.min(BATCH_BYTES);
+    }
+
     fn next_batch(
         &mut self,
         decoder: &mut ParquetPushDecoder,
@@ -275,7 +283,7 @@ impl ColdBatches {
                 id: columns.msg_id.is_valid(row).then(|| columns.msg_id.value(row)),
             };
             // A record alone always fits: it was published.
-            let full = self.builder.len() + bytes_of(&draft) > BATCH_BYTES
+            let full = self.builder.len() + bytes_of(&draft) > self.batch_bytes
                 || self.builder.count() >= BATCH_RECORDS;
             if full && !self.builder.is_empty() {
                 return Ok(row);

@@ -10,7 +10,7 @@ use railgun_types::Timestamp;
 
 use super::error::ColdReadError;
 use super::part::ObjectRef;
-use super::{ReaderOptions, RowGroupKey};
+use super::{ReaderOptions, RowGroupKey, is_whole};
 use crate::bucket::Bucket;
 use crate::segment::Footer;
 use crate::segment::schema::{self, column};
@@ -79,15 +79,28 @@ impl Footers {
 
     /// The object's footer. Those who ask for the same at once share one request. Of an object that
     /// is fetched whole the row groups are in their cache afterwards, if they are not too large.
-    pub(super) async fn get(&self, object: &ObjectRef) -> Result<Arc<CachedFooter>, ColdReadError> {
+    /// A clone of `guard` lives for as long as the bucket is asked.
+    pub(super) async fn get<G: Clone + Send + 'static>(
+        &self,
+        object: &ObjectRef,
+        guard: &G,
+    ) -> Result<Arc<CachedFooter>, ColdReadError> {
         let fetch = {
-            let (footers, object) = (self.clone(), object.clone());
-            move || async move { footers.fetch(&object).await.map(Arc::new) }
+            let (footers, object, guard) = (self.clone(), object.clone(), guard.clone());
+            move || async move {
+                let _guard = guard;
+                footers.fetch(&object).await.map(Arc::new)
+            }
         };
         match self.cache.get_or_fetch(&object.key, fetch).await {
             Ok(entry) => Ok(entry.value().clone()),
             Err(error) => Err(super::typed(&object.key, &error)),
         }
+    }
+
+    /// The same, if it was fetched already.
+    pub(super) fn cached(&self, object: &ObjectRef) -> Option<Arc<CachedFooter>> {
+        self.cache.get(&object.key).map(|entry| entry.value().clone())
     }
 
     async fn fetch(&self, object: &ObjectRef) -> Result<CachedFooter, ColdReadError> {
@@ -114,14 +127,17 @@ impl Footers {
         Ok(footer)
     }
 
-    /// Puts the row groups of `object`, which was fetched whole, where readers look for them. They
-    /// are checked there, as all are. Copied where there are several: the one that stays longest
-    /// would keep them all in memory.
+    /// Puts the row groups of `object`, which was fetched whole, where readers look for them; one that
+    /// fails its checksum is fetched again by who wants it. Copied where there are several: the one
+    /// that stays longest would keep them all in memory.
     fn keep_row_groups(&self, key: &Arc<str>, footer: &CachedFooter, object: &Bytes) {
         let places = &footer.footer.row_groups;
         for (number, place) in places.iter().enumerate() {
             // Inside the object: the footer was checked for that.
             let bytes = object.slice(place.start as usize..(place.start + place.bytes) as usize);
+            if !is_whole(&bytes, place) {
+                continue;
+            }
             let bytes = if places.len() == 1 { bytes } else { Bytes::copy_from_slice(&bytes) };
             self.row_groups.insert(RowGroupKey { object: key.clone(), number }, bytes);
         }

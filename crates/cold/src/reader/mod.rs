@@ -1,5 +1,6 @@
-//! Reading records back: footers and row groups by ranged GET, small objects whole, cached, each asked for once however
-//! many wait for it, and checked against their checksums on every use (I9).
+//! Reading records back: footers and row groups by ranged GET, small objects whole, cached, and each
+//! asked for once however many wait for it. What goes into the cache was checked against its checksum;
+//! what is decoded from it is checked once more, record by record (I9).
 //!
 //! Fetching is asynchronous ([`ColdReader::fetch`]); decoding is not ([`RowGroup::batches`]), so
 //! that it can run on a pool and never delays other work.
@@ -16,7 +17,7 @@ use bytes::Bytes;
 use foyer::{Cache, CacheBuilder};
 use railgun_types::{Offset, Timestamp, crc32c};
 
-pub use decode::{ColdBatch, ColdBatches, RowGroup};
+pub use decode::{BATCH_BYTES, ColdBatch, ColdBatches, RowGroup};
 pub use error::ColdReadError;
 pub use part::{ColdPart, ObjectRef};
 
@@ -80,16 +81,41 @@ impl ColdReader {
     /// # Errors
     /// [`ColdReadError`].
     pub async fn fetch(&self, part: &ColdPart, from: Offset) -> Result<RowGroup, ColdReadError> {
-        let ColdPart { stream, range, object } = part;
-        if from < range.base || from >= range.end() {
-            let (base, end) = (range.base, range.end());
-            return Err(ColdReadError::OutOfRange { object: object.key.clone(), from, base, end });
-        }
-        let footer = self.footers.get(object).await?;
-        let Placed { number, rows, base } = placed(part, &footer, from)?;
-        let bytes = self.row_group(object, &footer, number).await?;
-        let (object, stream) = (object.key.clone(), *stream);
-        Ok(RowGroup { object, footer, number, bytes, stream, rows, base })
+        self.fetch_with(part, from, &()).await
+    }
+
+    /// The same; a clone of `guard` lives for as long as the bucket is asked for something, even where
+    /// the caller does not wait for it any more.
+    ///
+    /// # Errors
+    /// [`ColdReadError`].
+    pub async fn fetch_with<G: Clone + Send + 'static>(
+        &self,
+        part: &ColdPart,
+        from: Offset,
+        guard: &G,
+    ) -> Result<RowGroup, ColdReadError> {
+        let object = &part.object;
+        within(part, from)?;
+        let footer = self.footers.get(object, guard).await?;
+        let placed = placed(part, &footer, from)?;
+        let key = RowGroupKey { object: object.key.clone(), number: placed.number };
+        let bytes = self.row_group(&key, &footer, guard).await?;
+        Ok(placed.row_group(part, footer, bytes))
+    }
+
+    /// The same, if that asks nothing of the bucket.
+    ///
+    /// # Errors
+    /// [`ColdReadError::OutOfRange`], [`ColdReadError::Corrupt`].
+    pub fn cached(&self, part: &ColdPart, from: Offset) -> Result<Option<RowGroup>, ColdReadError> {
+        let object = &part.object;
+        within(part, from)?;
+        let Some(footer) = self.footers.cached(object) else { return Ok(None) };
+        let placed = placed(part, &footer, from)?;
+        let key = RowGroupKey { object: object.key.clone(), number: placed.number };
+        let bytes = self.row_groups.get(&key).map(|entry| entry.value().clone());
+        Ok(bytes.map(|bytes| placed.row_group(part, footer, bytes)))
     }
 
     /// Records from `from` on: at least one batch, at most the rest of the row group, ending with
@@ -129,7 +155,7 @@ impl ColdReader {
         }
         // Log time never falls within a stream: the first row group whose last record of the part
         // is late enough holds the answer. Statistics rule out those before it without a GET.
-        let footer = self.footers.get(&part.object).await?;
+        let footer = self.footers.get(&part.object, &()).await?;
         let mut from = range.base;
         while from < range.end() {
             let Placed { number, rows, base } = placed(part, &footer, from)?;
@@ -144,39 +170,19 @@ impl ColdReader {
         Ok(range.end())
     }
 
-    /// The bytes of a row group, checked. Bytes that fail are fetched once more: they may have been
-    /// damaged on the way or in memory.
-    async fn row_group(
-        &self,
-        object: &ObjectRef,
-        footer: &CachedFooter,
-        number: usize,
-    ) -> Result<Bytes, ColdReadError> {
-        let place = &footer.footer.row_groups[number];
-        let key = RowGroupKey { object: object.key.clone(), number };
-        for _ in 0..2 {
-            let bytes = self.cached(&key, place).await?;
-            if bytes.len() as u64 == place.bytes && crc32c(&bytes) == place.crc32c {
-                return Ok(bytes);
-            }
-            tracing::warn!(object = %object.key, number, "row group does not match its checksum");
-            self.row_groups.remove(&key);
-        }
-        let what = format!("row group {number} does not match its checksum");
-        Err(ColdReadError::corrupt(&object.key, what))
-    }
-
-    async fn cached(
+    /// The bytes of a row group, checked before they are kept.
+    async fn row_group<G: Clone + Send + 'static>(
         &self,
         key: &RowGroupKey,
-        place: &RowGroupPlace,
+        footer: &CachedFooter,
+        guard: &G,
     ) -> Result<Bytes, ColdReadError> {
         let fetch = {
-            let (bucket, object) = (self.bucket.clone(), key.object.clone());
-            let range = place.start..place.start + place.bytes;
+            let (bucket, key, guard) = (self.bucket.clone(), key.clone(), guard.clone());
+            let place = footer.footer.row_groups[key.number].clone();
             move || async move {
-                let read = bucket.get_range(&object, range).await;
-                read.map_err(|error| ColdReadError::from_bucket(&object, &error))
+                let _guard = guard;
+                fetch_row_group(&bucket, &key, place).await
             }
         };
         match self.row_groups.get_or_fetch(key, fetch).await {
@@ -186,6 +192,38 @@ impl ColdReader {
     }
 }
 
+/// Bytes that fail their checksum are fetched once more: they may have been damaged on the way.
+async fn fetch_row_group(
+    bucket: &Bucket,
+    key: &RowGroupKey,
+    place: RowGroupPlace,
+) -> Result<Bytes, ColdReadError> {
+    let RowGroupKey { object, number } = key;
+    for _ in 0..2 {
+        let read = bucket.get_range(object, place.start..place.start + place.bytes).await;
+        let bytes = read.map_err(|error| ColdReadError::from_bucket(object, &error))?;
+        if is_whole(&bytes, &place) {
+            return Ok(bytes);
+        }
+        tracing::warn!(%object, number, "row group does not match its checksum");
+    }
+    let what = format!("row group {number} does not match its checksum");
+    Err(ColdReadError::corrupt(object, what))
+}
+
+fn is_whole(bytes: &Bytes, place: &RowGroupPlace) -> bool {
+    bytes.len() as u64 == place.bytes && crc32c(bytes) == place.crc32c
+}
+
+fn within(part: &ColdPart, from: Offset) -> Result<(), ColdReadError> {
+    let (base, end) = (part.range.base, part.range.end());
+    if from < base || from >= end {
+        let object = part.object.key.clone();
+        return Err(ColdReadError::OutOfRange { object, from, base, end });
+    }
+    Ok(())
+}
+
 /// The rows of a part in the row group that holds one of its offsets.
 struct Placed {
     number: usize,
@@ -193,6 +231,14 @@ struct Placed {
     rows: Range<usize>,
     /// Offset of the first of them.
     base: Offset,
+}
+
+impl Placed {
+    fn row_group(self, part: &ColdPart, footer: Arc<CachedFooter>, bytes: Bytes) -> RowGroup {
+        let Self { number, rows, base } = self;
+        let (object, stream) = (part.object.key.clone(), part.stream);
+        RowGroup { object, footer, number, bytes, stream, rows, base }
+    }
 }
 
 /// Finds the row group of `from`, which lies in the part's range.

@@ -84,7 +84,7 @@ async fn the_golden_objects_are_read() {
             bytes: bytes.len() as u64,
             footer_bytes,
         };
-        let footer = reader(&bucket).footers.get(&object).await.unwrap();
+        let footer = reader(&bucket).footers.get(&object, &()).await.unwrap();
         assert_eq!(footer.footer.parts.len(), runs.len(), "{name}");
         for (encoded, run) in footer.footer.parts.iter().zip(runs) {
             let part = &encoded.part;
@@ -118,7 +118,7 @@ async fn a_footer_of_any_size_is_not_fetched() {
         bytes: 5 << 30,
         footer_bytes: 1 << 30,
     };
-    let error = reader(&bucket).footers.get(&object).await.unwrap_err();
+    let error = reader(&bucket).footers.get(&object, &()).await.unwrap_err();
     assert!(matches!(&error, ColdReadError::Corrupt { .. }), "{error}");
 }
 
@@ -232,7 +232,7 @@ async fn flip(spec: EncodeSpec, entries: Vec<Entry>, step: usize) {
     };
     let (shelf, run, uid) = faulty(plan, spec, entries).await;
     let object = ColdPart::locate(&shelf.manifest, uid, Offset(0)).unwrap().object;
-    let footer = reader(&shelf.bucket).footers.get(&object).await.unwrap();
+    let footer = reader(&shelf.bucket).footers.get(&object, &()).await.unwrap();
     let places = &footer.footer.row_groups;
     assert!(places.len() > 1);
     for position in (0..object.bytes).step_by(step) {
@@ -377,7 +377,7 @@ async fn a_small_object_is_fetched_whole_and_once() {
         let read = read_all(&reader, &shelf, uid, sought, usize::MAX).await.unwrap();
         assert_eq!(told_by_batches(&read), &told_by_run(&run)[30..]);
         assert_eq!(gets.load(Ordering::Relaxed) - before, 1);
-        let footer = reader.footers.get(&part.object).await.unwrap();
+        let footer = reader.footers.get(&part.object, &()).await.unwrap();
         assert_eq!(footer.footer.row_groups.len(), row_groups);
 
         // The size decides, to the byte.

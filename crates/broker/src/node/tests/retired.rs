@@ -6,10 +6,10 @@ use super::*;
 
 /// Keeps back the reads that are asked for while it holds, until it is opened.
 #[derive(Debug, Default)]
-struct Gate {
-    holds: AtomicBool,
-    held: AtomicUsize,
-    opened: CancellationToken,
+pub(super) struct Gate {
+    pub(super) holds: AtomicBool,
+    pub(super) held: AtomicUsize,
+    pub(super) opened: CancellationToken,
 }
 
 impl BlockingPool for Gate {

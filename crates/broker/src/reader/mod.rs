@@ -1,0 +1,199 @@
+//! Reads the records of a stream in order, wherever they are: ring, log file, bucket. No caller can
+//! tell which, but by the `source` it may show (DESIGN §4.9).
+//!
+//! Records take memory of their client's part. It is asked for when it is known that there are some and
+//! before they are read, and no more is read than there is memory for. Whoever holds memory that other
+//! clients share waits neither for more of it nor for the bucket. What cannot go on without (one batch
+//! that is larger than a step) lets go of everything, waits, and is read again.
+
+mod cold;
+mod found;
+mod hot;
+mod places;
+mod room;
+
+use std::sync::Arc;
+
+use railgun_cold::reader::{ColdReadError, ColdReader};
+use railgun_log::ReadError as LogReadError;
+use railgun_net::{Held, Member};
+use railgun_raft::{BlockingPool, PoolStopped};
+use railgun_types::batch::RecordBatch;
+use railgun_types::{Offset, ShardId, StreamUid, Timestamp};
+
+use crate::builtin_bug::Planted;
+use crate::replica::NodeStopping;
+use crate::shard::{Located, ReadQuery, ShardHandle};
+
+use cold::RowGroup;
+use found::Found;
+pub(crate) use places::{ClientPlaces, ReadPlaces};
+use room::Room;
+
+/// Where records came from, for people who look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// The memory of recent entries.
+    Ring,
+    /// A log file.
+    Hot,
+    /// The bucket.
+    Cold,
+}
+
+/// Records of one batch.
+#[derive(Clone, Debug)]
+pub(crate) struct Delivery {
+    /// Offset of the batch's first record.
+    pub(crate) base: Offset,
+    /// Records at its beginning that were not asked for.
+    pub(crate) skip: u32,
+    /// Records after those that are.
+    pub(crate) count: u32,
+    pub(crate) ts: Timestamp,
+    pub(crate) source: Source,
+    pub(crate) batch: RecordBatch,
+}
+
+impl Delivery {
+    /// The offset after the last record delivered.
+    pub(crate) fn end(&self) -> Offset {
+        self.base.plus(u64::from(self.skip) + u64::from(self.count))
+    }
+}
+
+/// What a step of a reader brought.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// The next records, in order; none where it has to be asked again.
+    Records(Vec<Delivery>),
+    /// Nothing yet at this offset.
+    End,
+    /// The stream is gone.
+    Deleted,
+}
+
+/// Why records could not be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadFailure {
+    #[error(transparent)]
+    NodeStopping(#[from] NodeStopping),
+    #[error("the log of shard {shard} cannot be read: {source}")]
+    Log { shard: ShardId, source: LogReadError },
+    #[error(
+        "the log of shard {shard} does not hold offset {offset} of stream {stream} where its index points"
+    )]
+    Index { shard: ShardId, stream: StreamUid, offset: Offset },
+    #[error(transparent)]
+    Cold(#[from] ColdReadError),
+    #[error("offset {offset} of stream {stream} is in neither tier")]
+    Missing { stream: StreamUid, offset: Offset },
+    #[error(transparent)]
+    Stopped(#[from] PoolStopped),
+}
+
+/// Where a client's readers get their records.
+pub(crate) struct ReadSources {
+    pub(crate) shard: ShardHandle,
+    pub(crate) cold: ColdReader,
+    pub(crate) pool: Arc<dyn BlockingPool>,
+    pub(crate) places: ClientPlaces,
+    /// The client's part of the memory for records; `None`: as much as it wants.
+    pub(crate) memory: Option<Member>,
+}
+
+/// A position in one stream. Reads ahead of nobody and holds at most one step's records.
+pub(crate) struct StreamReader {
+    from: ReadSources,
+    stream: StreamUid,
+    next: Offset,
+    row_group: Option<RowGroup>,
+    /// Where records were last asked for whose log file had gone.
+    retired_at: Option<Offset>,
+    /// The memory for the records that were returned last.
+    held: Option<Arc<Held>>,
+    /// Memory that was waited for: for the next records.
+    room: Option<Room>,
+    planted: Planted,
+}
+
+impl StreamReader {
+    pub(crate) fn new(
+        from: ReadSources,
+        stream: StreamUid,
+        next: Offset,
+        planted: Planted,
+    ) -> Self {
+        Self {
+            from,
+            stream,
+            next,
+            row_group: None,
+            retired_at: None,
+            held: None,
+            room: None,
+            planted,
+        }
+    }
+
+    /// The offset of the next record.
+    pub(crate) fn next_offset(&self) -> Offset {
+        self.next
+    }
+
+    /// Whether it holds records that no step has returned yet, or memory for some.
+    pub(crate) fn holds_records(&self) -> bool {
+        self.row_group.is_some() || self.room.is_some()
+    }
+
+    /// Whether it has held such for long, while others wait for the memory.
+    pub(crate) fn is_overdue(&self) -> bool {
+        self.row_group.as_ref().is_some_and(RowGroup::is_old)
+            && self.from.memory.as_ref().is_some_and(Member::is_wanted)
+    }
+
+    /// The memory for the records that the last step returned: for whoever has them.
+    pub(crate) fn take_held(&mut self) -> Option<Arc<Held>> {
+        self.held.take()
+    }
+
+    /// Goes back to `next`, and lets go of what was read.
+    pub(crate) fn rewind(&mut self, next: Offset) {
+        self.next = next;
+        self.row_group = None;
+        self.held = None;
+        self.room = None;
+    }
+
+    /// The next records; waits for them if `wait`, and none where they were given up to wait for
+    /// memory. Cancel safe: a step that was not returned is read again.
+    pub(crate) async fn step(&mut self, wait: bool) -> Result<Step, ReadFailure> {
+        self.held = None;
+        let mut from_bucket = false;
+        if let Some(row_group) = self.row_group.take() {
+            if let Some(step) = self.next_of(row_group).await? {
+                return Ok(step);
+            }
+            from_bucket = true;
+        }
+        let query = ReadQuery { stream: self.stream, from: self.next, wait };
+        match self.from.shard.locate(query).await? {
+            Located::End => Ok(Step::End),
+            Located::Deleted => Ok(Step::Deleted),
+            Located::Missing => {
+                Err(ReadFailure::Missing { stream: self.stream, offset: self.next })
+            }
+            Located::Hot(points) => self.read_hot(&points, from_bucket).await,
+            Located::Cold(part) => self.read_cold(&part).await,
+        }
+    }
+
+    /// Goes on behind what was found.
+    fn returned(&mut self, found: Found, held: Option<Arc<Held>>) -> Step {
+        if let Some(last) = found.last() {
+            self.next = last.end();
+        }
+        self.held = held;
+        Step::Records(found.into_deliveries())
+    }
+}
