@@ -5,6 +5,7 @@ mod failed_disk;
 mod full_disk;
 mod offload;
 mod publishers;
+mod reading;
 mod retired;
 mod scarce;
 mod site;

@@ -40,7 +40,8 @@ impl StreamReader {
     }
 
     /// Returns what was found, with the memory that it takes: of the `room` it was read with, if there
-    /// was one. Where there is not as much, a part of it, or nothing for now.
+    /// was one. Where there is not as much, a part of it, or nothing for now: it waits for memory for
+    /// the first batch at least.
     pub(super) async fn keep(&mut self, mut found: Found, room: Option<Room>) -> Step {
         let Some(memory) = &self.from.memory else { return self.returned(found, None) };
         let held = match room {
@@ -57,7 +58,8 @@ impl StreamReader {
         match held {
             Some(held) => self.returned(found, Some(Arc::new(held))),
             None => {
-                let bytes = found.pinned();
+                let is_short = memory.is_short(found.pinned());
+                let bytes = if is_short { found.first_bytes() } else { found.pinned() };
                 drop(found);
                 self.wait_for(bytes).await
             }
