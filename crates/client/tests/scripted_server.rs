@@ -16,7 +16,7 @@ use railgun_client::{
 use railgun_net::memory::MemoryNetwork;
 use railgun_net::{Connection, Endpoint, FrameReader, FrameWriter};
 use railgun_proto::{Frame, FrameKind, v1};
-use railgun_types::Offset;
+use railgun_types::{Offset, Timestamp};
 use railgun_types::batch::{BatchBuilder, RecordBatch, RecordDraft};
 
 const UID: [u8; 16] = [7; 16];
@@ -602,6 +602,51 @@ async fn wrong_bytes_and_wrong_offsets_are_not_handed_out() {
     let (mut gap, mut stream) = subscription(&client, &session).await;
     stream.deliver(1, &["one"]).await;
     assert!(matches!(gap.next().await, Err(SubscribeError::Protocol { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_that_leaves_out_records_is_an_error() {
+    let server = Server::new();
+    let (client, session) = server.connect().await;
+    // Of five records two have come, and the third one is asked for.
+    for (until, until_time, next_offset, is_right) in [
+        (Some(5), None, 5, false),
+        (Some(5), None, 2, false),
+        (Some(5), None, 1, false),
+        (Some(2), None, 2, true),
+        (None, None, 5, false),
+        (None, None, 2, false),
+        (None, Some(7), 2, true),
+        (None, Some(7), 5, false),
+    ] {
+        let mut opening = client.subscribe(orders()).start(StartPosition::Earliest).until_end();
+        if let Some(until) = until {
+            opening = opening.until_offset(Offset(until));
+        }
+        if let Some(until) = until_time {
+            opening = opening.until_time(Timestamp(until));
+        }
+        let serve = async {
+            let mut stream = session.stream().await;
+            let _: v1::Subscribe = stream.receive().await;
+            stream.send(&subscribed(UID, 0, 0, 5)).await;
+            stream.deliver(0, &["zero", "one"]).await;
+            stream.send(&v1::End { next_offset }).await;
+            stream
+        };
+        let (subscription, _stream) = tokio::join!(opening.open(), serve);
+        let mut subscription = subscription.unwrap();
+        assert_eq!(next(&mut subscription).await, "0:zero");
+        assert_eq!(next(&mut subscription).await, "1:one");
+        let end = subscription.next().await;
+        let case = (until, until_time, next_offset);
+        match end {
+            Ok(None) => assert!(is_right, "{case:?}"),
+            Err(SubscribeError::Protocol { .. }) => assert!(!is_right, "{case:?}"),
+            other => panic!("{case:?}: {other:?}"),
+        }
+        assert_eq!(subscription.position(), Offset(2));
+    }
 }
 
 #[tokio::test(start_paused = true)]

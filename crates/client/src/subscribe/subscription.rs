@@ -206,7 +206,7 @@ impl Subscription {
             }
             FrameKind::End => {
                 let end: v1::End = self.decode(frame)?;
-                self.position = self.position.max(Offset(end.next_offset));
+                self.on_end(Offset(end.next_offset))?;
                 self.state = State::Finished;
                 Ok(None)
             }
@@ -264,6 +264,21 @@ impl Subscription {
         self.position = to;
         self.all_is_well();
         Ok(Removed { from, to, reason })
+    }
+
+    /// What was asked for has come, or the server has left something out without a word.
+    fn on_end(&self, next: Offset) -> Result<(), SubscribeError> {
+        let position = self.position;
+        if next != position {
+            return Err(self.protocol(format!("it ended at {next}, not at {position}")));
+        }
+        let asked = self.request.until_offset.into_iter().chain(self.end).min();
+        match asked.filter(|_| self.request.until_time.is_none()) {
+            Some(asked) if position < asked => {
+                Err(self.protocol(format!("it ended at {position}, in front of {asked}")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The next failure is the first again.
