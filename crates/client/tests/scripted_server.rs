@@ -16,8 +16,8 @@ use railgun_client::{
 use railgun_net::memory::MemoryNetwork;
 use railgun_net::{Connection, Endpoint, FrameReader, FrameWriter};
 use railgun_proto::{Frame, FrameKind, v1};
-use railgun_types::{Offset, Timestamp};
 use railgun_types::batch::{BatchBuilder, RecordBatch, RecordDraft};
+use railgun_types::{Offset, Timestamp};
 
 const UID: [u8; 16] = [7; 16];
 

@@ -104,6 +104,8 @@ struct State {
     faults: Vec<Fault>,
     /// Changing operations so far.
     operations: u64,
+    /// Bytes read so far.
+    read_bytes: u64,
     /// Changing operations after which the disk answers nothing more.
     stop_after: Option<u64>,
     /// Grows at each crash: handles of before are dead.
@@ -127,6 +129,7 @@ impl SimDisk {
                 locks: BTreeSet::new(),
                 faults: Vec::new(),
                 operations: 0,
+                read_bytes: 0,
                 stop_after: None,
                 life: 0,
             })),
@@ -157,6 +160,11 @@ impl SimDisk {
     /// Changing operations so far (reads, opens and listings do not count).
     pub fn operations(&self) -> u64 {
         self.state.lock().operations
+    }
+
+    /// Bytes that were read out of files so far.
+    pub fn read_bytes(&self) -> u64 {
+        self.state.lock().read_bytes
     }
 
     /// Lets `operations` changing operations succeed, counted from the disk's beginning; all later
@@ -403,7 +411,11 @@ impl DiskFile for SimFile {
     }
 
     fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
-        self.with(SimOp::Read, |state| Ok(state.inodes[self.inode].read(buffer, position)))
+        self.with(SimOp::Read, |state| {
+            let read = state.inodes[self.inode].read(buffer, position);
+            state.read_bytes += read as u64;
+            Ok(read)
+        })
     }
 
     fn sync_data(&self) -> io::Result<()> {

@@ -90,6 +90,30 @@ fn a_read_stops_at_its_bounds_but_gives_one_entry() {
     }
 }
 
+/// A reader that has little memory does not make the disk read much.
+#[test]
+fn a_read_reads_little_more_than_it_may_return() {
+    const STEP_BYTES: u64 = crate::extent::POINT_EVERY;
+    const BLOCK_BYTES: u64 = 4096;
+    let disk = crate::SimDisk::default();
+    let options = LogOptions { file_bytes: 1 << 20, ring_bytes: 0, ..LogOptions::default() };
+    let mut rig = Rig::new(&disk, options);
+    let entries = (0..600).map(|index| entry(1, index, 1_000)).collect();
+    rig.log.append(entries, rig.callbacks.tagged(1)).expect("fits");
+    rig.drive();
+    assert_eq!(rig.log.files().len(), 1);
+    for room in [1, 1_500, 40_000, 200_000] {
+        for from in [0, 77, 350] {
+            let before = disk.read_bytes();
+            let entries = rig.log.read(from, u64::MAX, room).expect("reads");
+            assert_eq!(entries.len(), (room / 1_000).max(1));
+            let read = disk.read_bytes() - before;
+            let most = room as u64 + 2 * STEP_BYTES + 2 * BLOCK_BYTES;
+            assert!(read <= most, "{room} from {from}: {read}");
+        }
+    }
+}
+
 #[test]
 fn a_gap_is_refused_and_changes_nothing() {
     let disk = small_pages();
