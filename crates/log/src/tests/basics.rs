@@ -101,6 +101,7 @@ fn a_read_reads_little_more_than_it_may_return() {
     let entries = (0..600).map(|index| entry(1, index, 1_000)).collect();
     rig.log.append(entries, rig.callbacks.tagged(1)).expect("fits");
     rig.drive();
+    rig.log.set_applied(599);
     assert_eq!(rig.log.files().len(), 1);
     for room in [1, 1_500, 40_000, 200_000] {
         for from in [0, 77, 350] {
@@ -108,8 +109,9 @@ fn a_read_reads_little_more_than_it_may_return() {
             let entries = rig.log.read(from, u64::MAX, room).expect("reads");
             assert_eq!(entries.len(), (room / 1_000).max(1));
             let read = disk.read_bytes() - before;
-            let most = room as u64 + 2 * STEP_BYTES + 2 * BLOCK_BYTES;
-            assert!(read <= most, "{room} from {from}: {read}");
+            // Where one chunk ends and the next begins a block is read twice.
+            let most = room as u64 / 16 * 17 + 2 * STEP_BYTES + 2 * BLOCK_BYTES;
+            assert!(read > 0 && read <= most, "{room} from {from}: {read}");
         }
     }
 }
