@@ -212,6 +212,8 @@ impl ShardWriter {
                 None => self.mark_at.is_some_and(|at| at <= now),
             };
             if self.backlog.is_empty() && !mark {
+                // What found no room was done without a batch.
+                self.stalled = false;
                 return Ok(Wrote::Nothing);
             }
             self.fill_and_seal(mark)?;

@@ -134,6 +134,29 @@ fn freeing_space_may_find_none_itself() {
 }
 
 #[test]
+fn a_disk_is_not_full_when_what_found_no_room_is_done_and_nothing_else_waits() {
+    for op in [SimOp::Remove, SimOp::Rename] {
+        let disk = small_pages();
+        let mut rig = Rig::new(&disk, small());
+        rig.append(1, 0..20, 500);
+        rig.log.set_applied(19);
+        disk.fail(Fault { op, after: 0, kind: ErrorKind::StorageFull });
+        rig.log.purge(EntryId::new(1, 10)).expect("purges");
+        rig.log.retire(10, rig.callbacks.tagged(100)).expect("retires");
+        rig.log.roll(rig.callbacks.tagged(101)).expect("queues");
+        rig.drive();
+        assert_eq!(disk.faults_left(), 0, "{op:?}");
+        for _ in 0..2 {
+            rig.pass(Duration::from_secs(5));
+        }
+        let done = rig.callbacks.take_ok();
+        assert!(done.contains(&100) && done.contains(&101), "{op:?}: {done:?}");
+        // Whoever looks before it appends would find it full for ever.
+        assert!(!rig.log.disk_full(), "{op:?}");
+    }
+}
+
+#[test]
 fn a_sync_that_finds_no_space_has_lost_data() {
     // Of the header of a file that is begun, and of a purge that is to free space.
     let rolling = |rig: &mut Rig| rig.log.roll(rig.callbacks.tagged(100)).expect("queues");
