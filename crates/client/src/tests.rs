@@ -118,6 +118,16 @@ async fn whoever_finds_all_streams_of_the_connection_in_use_is_told() {
     client.subscribe(orders()).open().await.expect("there is room again");
 }
 
+#[tokio::test(start_paused = true)]
+async fn whoever_binds_on_a_publisher_that_was_closed_is_told_not_to_try_again() {
+    let client = client_of(empty_stream).await;
+    let publisher = client.multi_publisher().open();
+    publisher.clone().close().await;
+    let error = publisher.bind(orders()).await.expect_err("it is closed");
+    assert!(matches!(error, OpenError::Closed { .. }), "{error}");
+    assert_eq!(error.retry(), Retry::Never);
+}
+
 /// A client whose server hears out the first administrative call and hangs up, and refuses those
 /// behind it; and the number of calls it has heard.
 async fn client_of_a_server_that_hangs_up() -> (Client, Arc<AtomicUsize>) {

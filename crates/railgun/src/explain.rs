@@ -162,6 +162,9 @@ pub(crate) fn open(error: &OpenError) -> Failure {
         OpenError::Unreachable { .. } => {
             Failure::new(Exit::CannotConnect, error.to_string()).next(REACHABLE)
         }
+        // Nobody here goes on with one that was closed: the server has refused it.
+        OpenError::Closed { stream } => Failure::new(Exit::Refused, error.to_string())
+            .next(format!("railgun pub {stream}, with a publisher of its own")),
         OpenError::TooManyStreams { .. } => {
             Failure::new(Exit::Failed, error.to_string()).next("fewer streams at a time")
         }

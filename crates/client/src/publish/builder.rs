@@ -41,6 +41,12 @@ pub enum OpenError {
         /// What happened.
         reason: String,
     },
+    /// The publisher was closed, or the server has refused it for good: open another one.
+    #[error("cannot publish to stream '{stream}': the publisher is closed")]
+    Closed {
+        /// The stream.
+        stream: StreamName,
+    },
     /// The [`MultiPublisher`] is bound to as many streams as one can be:
     /// [`PUBLISHER_STREAMS`](crate::limits::PUBLISHER_STREAMS). Drop handles, or open another one.
     #[error(
@@ -60,7 +66,7 @@ impl OpenError {
         match self {
             Self::Refused { error, .. } => error.retry,
             Self::Unreachable { .. } => Retry::Now,
-            Self::TooManyStreams { .. } => Retry::Never,
+            Self::Closed { .. } | Self::TooManyStreams { .. } => Retry::Never,
         }
     }
 }

@@ -99,8 +99,10 @@ pub(crate) struct Machine {
     ready: VecDeque<LaneId>,
     /// Lanes that were refused something for now.
     rewinding: Vec<LaneId>,
-    /// Lanes to be bound.
-    unbound: VecDeque<LaneId>,
+    /// Lanes to be bound, by their turns.
+    unbound: BTreeMap<u64, LaneId>,
+    /// The last turn that was given.
+    bind_turn: u64,
     /// Lanes that may have become ready to leave.
     leaving: Vec<LaneId>,
     /// Those of them whose aliases are to be freed.
@@ -135,7 +137,8 @@ impl Machine {
             lanes: Lanes::default(),
             ready: VecDeque::new(),
             rewinding: Vec::new(),
-            unbound: VecDeque::new(),
+            unbound: BTreeMap::new(),
+            bind_turn: 0,
             leaving: Vec::new(),
             to_unbind: VecDeque::new(),
             unbinding: None,
@@ -176,7 +179,7 @@ impl Machine {
             // Nothing is sent on it any more. It may have handles, for as long as they like.
             let left = before.lane.take_left();
             self.lane(id).follow(left);
-            self.unbound.push_back(id);
+            self.queue_bind(id);
         } else {
             before.next = Some(id);
             self.lanes.slot(id).held = true;
@@ -277,7 +280,7 @@ impl Machine {
         });
         if matches!(self.lane(id).binding, Binding::Wanted { .. }) && self.lane(id).dead().is_none()
         {
-            self.unbound.push_back(id);
+            self.queue_bind(id);
         }
         self.sweep();
         Ok(())
@@ -356,7 +359,7 @@ impl Machine {
         for id in self.lanes.ids() {
             let slot = self.lanes.slot(id);
             if slot.lane.dead().is_none() && !slot.held {
-                self.unbound.push_back(id);
+                self.queue_bind(id);
             }
         }
     }
@@ -423,21 +426,32 @@ impl Machine {
 
     fn next_bind(&mut self, now: Instant, wake: &mut Option<Instant>) -> Option<v1::BindStream> {
         for _ in 0..self.unbound.len() {
-            let id = self.unbound.pop_front()?;
-            let lane = self.lane(id);
+            let (_, id) = self.unbound.pop_first()?;
+            let slot = self.lanes.slot(id);
+            slot.bind_turn = None;
+            let lane = &mut slot.lane;
             let Binding::Wanted { since, not_before } = lane.binding else { continue };
             if lane.dead().is_some() {
                 continue;
             }
             if let Some(at) = not_before.filter(|at| *at > now) {
                 *wake = Some(wake.map_or(at, |wake| wake.min(at)));
-                self.unbound.push_back(id);
+                self.queue_bind(id);
                 continue;
             }
             lane.binding = Binding::Asked { since: since.or(Some(now)) };
             return Some(v1::BindStream { alias: id.0, stream: lane.name().to_string() });
         }
         None
+    }
+
+    /// Has a lane bound, behind all others that are to be.
+    fn queue_bind(&mut self, id: LaneId) {
+        self.bind_turn += 1;
+        if let Some(earlier) = self.lanes.slot(id).bind_turn.replace(self.bind_turn) {
+            self.unbound.remove(&earlier);
+        }
+        self.unbound.insert(self.bind_turn, id);
     }
 
     fn end_rewinds(&mut self, now: Instant, wake: &mut Option<Instant>) {

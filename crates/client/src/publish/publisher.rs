@@ -60,7 +60,7 @@ impl Drop for LaneHandle {
         self.shared.lock().release(self.id);
         self.shared.work.notify_one();
         // Its place may be free.
-        self.shared.progress.notify_waiters();
+        self.shared.places.notify_waiters();
     }
 }
 
@@ -85,10 +85,11 @@ impl MultiPublisher {
         // From here on it is given back by whoever drops it, this call included.
         let lane = self.lane(&stream).await?;
         shared.work.notify_one();
+        let bind_ended = shared.lock().lane(lane.id).bind_ended();
         loop {
             // Registered before the look, so that no change falls between.
-            let mut progress = std::pin::pin!(shared.progress.notified());
-            progress.as_mut().enable();
+            let mut ended = std::pin::pin!(bind_ended.notified());
+            ended.as_mut().enable();
             let status = shared.lock().lane(lane.id).bind_status();
             match status {
                 BindStatus::Bound => {
@@ -102,7 +103,10 @@ impl MultiPublisher {
                     return Err(OpenError::Unreachable { stream, reason });
                 }
             }
-            progress.await;
+            tokio::select! {
+                () = ended => {}
+                () = shared.ended.cancelled() => {}
+            }
         }
     }
 
@@ -111,7 +115,9 @@ impl MultiPublisher {
         let shared = &self.handle.shared;
         loop {
             let mut progress = std::pin::pin!(shared.progress.notified());
+            let mut places = std::pin::pin!(shared.places.notified());
             progress.as_mut().enable();
+            places.as_mut().enable();
             if shared.ended.is_cancelled() {
                 return Err(closed(stream.clone()));
             }
@@ -126,6 +132,7 @@ impl MultiPublisher {
             }
             tokio::select! {
                 () = progress => {}
+                () = places => {}
                 () = shared.ended.cancelled() => {}
             }
         }
@@ -153,7 +160,7 @@ impl MultiPublisher {
 }
 
 fn closed(stream: StreamName) -> OpenError {
-    OpenError::Unreachable { stream, reason: "the publisher is closed".into() }
+    OpenError::Closed { stream }
 }
 
 /// How far a publisher is, in messages of one stream.

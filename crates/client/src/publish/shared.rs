@@ -27,8 +27,10 @@ pub(crate) struct Shared {
     permits_max: usize,
     /// There is something to send.
     pub(crate) work: Notify,
-    /// A lane was bound, an answer came, or the driver ended.
+    /// An answer came, or the driver ended.
     pub(crate) progress: Notify,
+    /// A handle of a lane is gone.
+    pub(crate) places: Notify,
     /// The driver has ended.
     pub(crate) ended: CancellationToken,
 }
@@ -42,6 +44,7 @@ impl Shared {
             permits_max,
             work: Notify::new(),
             progress: Notify::new(),
+            places: Notify::new(),
             ended: CancellationToken::new(),
         })
     }

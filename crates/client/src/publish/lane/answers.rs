@@ -181,6 +181,7 @@ impl Lane {
     /// The stream is gone: everything ends, and nothing is taken any more.
     pub(crate) fn die(&mut self, error: WireError, out: &mut Vec<Completion>) {
         self.phase = Phase::Dead(error);
+        self.bind_ended.notify_waiters();
         self.abandon_waiting(out);
     }
 

@@ -10,12 +10,14 @@
 mod answers;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use railgun_proto::WireError;
 use railgun_types::batch::{BatchBuilder, RecordDraft};
 use railgun_types::limits::{BATCH_BYTES_DEFAULT, BATCH_RECORDS};
 use railgun_types::{ErrorCode, Retry, StreamName, StreamUid};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::batch::{BatchOptions, ClosedBatch, Completion, OpenBatch};
@@ -86,6 +88,8 @@ pub(crate) struct Lane {
     /// It was never bound, because there was no connection in time.
     unreachable: Option<String>,
     message_bytes_max: usize,
+    /// Wakes who waits for what [`Self::bind_status`] tells.
+    bind_ended: Arc<Notify>,
     pub(crate) binding: Binding,
     phase: Phase,
     open: Option<OpenBatch>,
@@ -130,6 +134,7 @@ impl Lane {
             uid: None,
             unreachable: None,
             message_bytes_max: 0,
+            bind_ended: Arc::default(),
             binding: Binding::Wanted { since: None, not_before: None },
             phase: Phase::Flowing,
             open: None,
@@ -176,6 +181,7 @@ impl Lane {
             return self.die(WireError::new(ErrorCode::StreamDeleted, text), out);
         }
         self.message_bytes_max = message_bytes_max;
+        self.bind_ended.notify_waiters();
         // That of a stream which was deleted since went with it.
         if let Some(left) = self.left.take().filter(|left| left.uid == uid) {
             (self.next_sequence, self.server_next) = (left.next_sequence, left.next_sequence);
@@ -200,6 +206,11 @@ impl Lane {
             let not_before = Some(now + retry_delay(error.retry));
             self.binding = Binding::Wanted { since: Some(since), not_before };
         }
+    }
+
+    /// Told when [`Self::bind_status`] is another one.
+    pub(crate) fn bind_ended(&self) -> Arc<Notify> {
+        Arc::clone(&self.bind_ended)
     }
 
     /// How far the first binding is.

@@ -19,6 +19,8 @@ pub(super) struct Slot {
     handles: usize,
     /// Whether it is in one of the machine's lists of lanes that leave.
     pub(super) noted: bool,
+    /// Its turn among those to be bound.
+    pub(super) bind_turn: Option<u64>,
     /// It waits until the lane before it on its stream is gone.
     pub(super) held: bool,
     /// The lane that waits for this one.
@@ -99,7 +101,8 @@ impl Lanes {
         };
         let id = LaneId(number);
         self.names.insert(lane.name().clone(), id);
-        let slot = Slot { lane, handles: 1, noted: false, held: false, next: None };
+        let slot =
+            Slot { lane, handles: 1, noted: false, bind_turn: None, held: false, next: None };
         self.slots[number as usize] = Some(slot);
         Some(id)
     }

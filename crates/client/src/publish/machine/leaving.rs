@@ -3,7 +3,8 @@
 //! something may still come there (PQ-1). Where the server goes on knowing the producer, what it knows
 //! is kept for the next lane of that stream.
 
-use railgun_proto::v1;
+use railgun_proto::{WireError, v1};
+use railgun_types::Retry;
 use railgun_types::limits::UNBIND_ALIASES;
 use tokio::time::Instant;
 
@@ -34,10 +35,14 @@ impl Machine {
             return Err(ProtocolError::UnaskedUnbound);
         };
         self.on_answer(now);
-        // The server may forget the producer there at any later time: it must not be in use then.
-        self.tainted |= forget && unbound.error.is_some();
+        let error = unbound.error.clone().map(WireError::from);
+        // What may be tried again was not done: the producer stays known there, and what the next
+        // lane must know of it is kept.
+        let refused = error.as_ref().is_some_and(|error| error.retry != Retry::Never);
+        // Else the server may forget it there at any later time: it must not be in use then.
+        self.tainted |= forget && error.is_some() && !refused;
         for id in lanes {
-            if forget {
+            if forget && !refused {
                 self.lane(id).forgotten();
             }
             self.let_go(id);
@@ -113,8 +118,8 @@ impl Machine {
             self.ready.retain(|other| *other != id);
         }
         self.rewinding.retain(|other| *other != id);
-        if let Some(place) = self.unbound.iter().position(|other| *other == id) {
-            self.unbound.remove(place);
+        if let Some(turn) = slot.bind_turn {
+            self.unbound.remove(&turn);
         }
         // Once the producer is to be left, nothing new is sent under it.
         if let Some(left) = slot.lane.take_left()
@@ -136,6 +141,6 @@ impl Machine {
         let lane = &mut self.lanes.slot(id).lane;
         let left = self.left.remove(lane.name());
         lane.follow(left);
-        self.unbound.push_back(id);
+        self.queue_bind(id);
     }
 }

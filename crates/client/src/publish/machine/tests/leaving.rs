@@ -255,6 +255,27 @@ fn a_server_that_may_forget_at_any_time_gets_another_producer() {
 }
 
 #[test]
+fn a_server_that_had_no_room_to_forget_goes_on_knowing_the_producer() {
+    let (mut rig, lane) = Rig::with_lane(true);
+    for (code, next) in [(ErrorCode::HotTierFull, 1), (ErrorCode::Unavailable, 2)] {
+        assert_eq!(rig.publish(lane, b"a"), next - 1);
+        rig.machine.release(lane);
+        assert_eq!(rig.unbind(), (vec![0], true));
+        rig.unbound(Some(code));
+        assert!(!rig.machine.wants_new_producer());
+        assert_eq!((rig.lanes(), rig.machine.left.len()), (0, 1));
+        assert_eq!(rig.lane("orders"), lane);
+    }
+    assert_eq!(rig.publish(lane, b"a"), 2);
+    rig.machine.release(lane);
+    assert_eq!(rig.unbind(), (vec![0], true));
+    rig.unbound(None);
+    assert_eq!((rig.lanes(), rig.machine.left.len()), (0, 0));
+    assert_eq!(rig.lane("orders"), lane);
+    assert_eq!(rig.publish(lane, b"a"), 0);
+}
+
+#[test]
 fn a_publisher_that_has_left_too_much_behind_begins_again() {
     let mut rig = Rig::new(true);
     let lane = rig.lane("kept");
@@ -420,7 +441,7 @@ fn a_publisher_binds_200_000_streams_in_its_life_and_keeps_none_of_them() {
     }
     assert_eq!(rig.machine.lanes.counts(), (2, 1));
     let machine = &rig.machine;
-    let lists = [machine.ready.capacity(), machine.unbound.capacity(), machine.leaving.capacity()];
+    let lists = [machine.ready.capacity(), machine.unbound.len(), machine.leaving.capacity()];
     assert!(lists.iter().all(|capacity| *capacity < 16), "{lists:?}");
     assert_eq!((machine.left.len(), machine.rewinding.len(), machine.to_unbind.len()), (0, 0, 0));
     assert_eq!(rig.publish(kept, b"x"), 0);
