@@ -214,6 +214,11 @@ async fn a_publisher_binds_65_536_streams_at_most() {
     line.bind(0, "target").await.expect("bound again");
     let last = v1::PublishItem { alias: ALIASES - 1, ..Default::default() };
     assert_eq!(line.publish(last, raw_batch::of_values(&[b"x"])).await.error, None);
+    // Its connection has no room for another publisher's.
+    let mut other = attacker.begin(&ANONYMOUS).await;
+    other.expect::<v1::PublisherOpened>().await;
+    let error = other.bind(0, "target").await.expect_err("there is no room");
+    assert_eq!(error.code, railgun_types::ErrorCode::QuotaExceeded, "{error}");
     line.send(&v1::BindStream { alias: ALIASES, stream: "target".into() }).await;
     line.is_refused(ProtocolViolation).await;
     attacker.is_served().await;

@@ -62,6 +62,9 @@ pub(crate) enum ChangeFailure {
          or raise it"
     )]
     TooManyStreams { max: usize },
+    /// The disk has no room for further names. Nothing was written.
+    #[error("the disk is full: free space or add some")]
+    DiskFull,
 }
 
 /// What the owner of the catalog is made of.
@@ -138,8 +141,18 @@ struct Host {
     actors: Actors,
     /// To itself, for what spawned work reports.
     to_self: mpsc::WeakSender<Message>,
-    pipeline: Pipeline<oneshot::Sender<Result<CatalogOutcome, ChangeFailure>>>,
+    pipeline: Pipeline<Waiter>,
+    /// Names that are being reserved.
+    reserving: usize,
     unapplied: UnappliedQueue,
+}
+
+/// Who waits for an entry of this node.
+#[derive(Debug)]
+struct Waiter {
+    /// The entry takes a name that was free.
+    reserves: bool,
+    reply: oneshot::Sender<Result<CatalogOutcome, ChangeFailure>>,
 }
 
 impl CatalogSpec {
@@ -162,6 +175,7 @@ impl CatalogSpec {
             actors: actors.clone(),
             to_self: to.downgrade(),
             pipeline: Pipeline::new(self.clock),
+            reserving: 0,
             unapplied: self.unapplied,
         };
         actors.spawn("the catalog", host.run(from, cancel));
@@ -223,16 +237,7 @@ impl Host {
             }
             Message::Applied(entries) => entries.into_iter().for_each(|e| self.on_applied(e)),
             Message::Checkpointed(written) => self.on_checkpointed(&written),
-            Message::Change { command, reply } => {
-                if self.is_too_many(&command) {
-                    let failure = ChangeFailure::TooManyStreams { max: self.streams_max };
-                    return drop(reply.send(Err(failure)));
-                }
-                let proposed = self.pipeline.propose(CommandBody::Catalog(command), reply).await;
-                if let Err((reply, failure)) = proposed {
-                    drop(reply.send(Err(failure.into())));
-                }
-            }
+            Message::Change { command, reply } => self.on_change(command, reply).await,
             Message::Get { name, reply } => drop(reply.send(self.catalog.get(&name).cloned())),
             Message::List { prefix, after, limit, reply } => {
                 let names = self.catalog.names_with_prefix(&prefix, after.as_ref());
@@ -250,12 +255,48 @@ impl Host {
         }
     }
 
-    /// Whether the command would reserve a name beyond what is allowed. What is in flight counts as
-    /// names, so that there are never more.
-    fn is_too_many(&self, command: &CatalogCommand) -> bool {
-        let CatalogCommand::Reserve { name, .. } = command else { return false };
-        let names = self.catalog.len() + self.pipeline.in_flight();
-        names >= self.streams_max && self.catalog.get(name).is_none()
+    /// Proposes a change, unless it is none, or there is no room for the name that it takes. All else
+    /// is about a name that is there, and cannot be asked for without end.
+    async fn on_change(
+        &mut self,
+        command: CatalogCommand,
+        reply: oneshot::Sender<Result<CatalogOutcome, ChangeFailure>>,
+    ) {
+        if self.pipeline.leader().serving
+            && let Some(outcome) = self.catalog.as_it_is(&command)
+        {
+            return drop(reply.send(Ok(outcome)));
+        }
+        let reserves = matches!(command, CatalogCommand::Reserve { .. });
+        if reserves && let Err(failure) = self.has_room() {
+            return drop(reply.send(Err(failure)));
+        }
+        self.reserving += usize::from(reserves);
+        let waiter = Waiter { reserves, reply };
+        let proposed = self.pipeline.propose(CommandBody::Catalog(command), waiter).await;
+        if let Err((waiter, failure)) = proposed {
+            self.answer(waiter, Err(failure.into()));
+        }
+    }
+
+    /// Whether one more name may be reserved. Those that are being reserved count, so that there are
+    /// never more than is allowed; but some of them may be the same.
+    fn has_room(&self) -> Result<(), ChangeFailure> {
+        if self.log.disk_full() {
+            return Err(ChangeFailure::DiskFull);
+        }
+        if self.catalog.len() >= self.streams_max {
+            return Err(ChangeFailure::TooManyStreams { max: self.streams_max });
+        }
+        if self.catalog.len() + self.reserving >= self.streams_max {
+            return Err(ProposeFailure::Busy.into());
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, waiter: Waiter, result: Result<CatalogOutcome, ChangeFailure>) {
+        self.reserving -= usize::from(waiter.reserves);
+        drop(waiter.reply.send(result));
     }
 
     fn on_applied(&mut self, entry: CommittedEntry) {
@@ -270,14 +311,14 @@ impl Host {
         };
         let outcome = self.catalog.apply(&command);
         self.pipeline.observe(self.catalog.log_time());
-        if let Some(reply) = entry.ticket.and_then(|ticket| self.pipeline.applied(ticket)) {
-            drop(reply.send(Ok(outcome)));
+        if let Some(waiter) = entry.ticket.and_then(|ticket| self.pipeline.applied(ticket)) {
+            self.answer(waiter, Ok(outcome));
         }
     }
 
     fn on_unapplied(&mut self, unapplied: Unapplied) {
-        if let Some((reply, failure)) = self.pipeline.unapplied(unapplied) {
-            drop(reply.send(Err(failure.into())));
+        if let Some((waiter, failure)) = self.pipeline.unapplied(unapplied) {
+            self.answer(waiter, Err(failure.into()));
         }
     }
 }

@@ -331,8 +331,8 @@ impl Streams {
         let stream = entry.stream;
         let ensure = EnsureStream { stream, name, patch, mode, if_revision, allow_destructive };
         let body = CommandBody::Stream(StreamCommand::Ensure(ensure));
-        let outcome = self.shard(entry.shard)?.command(body).await;
-        let ensured = match outcome.map_err(wire_error::propose_failure)? {
+        let outcome = self.shard(entry.shard)?.request(body).await;
+        let ensured = match outcome.map_err(wire_error::request_failure)? {
             Outcome::Ensured(Ok(ensured)) => ensured,
             Outcome::Ensured(Err(refused)) => return Ok(Err(refused)),
             other => return Err(unexpected(&other)),
@@ -367,7 +367,7 @@ impl Streams {
 
     async fn delete_on_shard(&self, entry: &CatalogEntry) -> Result<(), WireError> {
         let body = CommandBody::Stream(StreamCommand::Delete { stream: entry.stream });
-        self.shard(entry.shard)?.command(body).await.map_err(wire_error::propose_failure)?;
+        self.shard(entry.shard)?.request(body).await.map_err(wire_error::request_failure)?;
         Ok(())
     }
 
@@ -422,7 +422,7 @@ impl Streams {
         let end = found.facts.next;
         let scope = if retire { SealScope::All } else { SealScope::Stream(found.stream) };
         let body = CommandBody::Segment(SegmentCommand::Seal(scope));
-        found.shard.command(body).await.map_err(wire_error::propose_failure)?;
+        found.shard.request(body).await.map_err(wire_error::request_failure)?;
         let scope = MirrorScope::Stream { stream: found.stream, end };
         found.shard.mirrored(scope).await.map_err(|gone| stopping(&gone))?;
         let files_retired = if retire {

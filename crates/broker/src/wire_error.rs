@@ -11,7 +11,7 @@ use crate::catalog::ChangeFailure;
 use crate::offload::ReclaimError;
 use crate::reader::ReadFailure;
 use crate::replica::{NodeStopping, ProposeFailure};
-use crate::shard::AppendFailure;
+use crate::shard::RequestFailure;
 
 /// A refused batch, as the client is told.
 pub(crate) fn append_refusal(refusal: AppendRefusal) -> WireError {
@@ -29,11 +29,11 @@ pub(crate) fn append_refusal(refusal: AppendRefusal) -> WireError {
     WireError { actual, ..WireError::new(code, refusal.to_string()) }
 }
 
-/// A request that was not appended as a whole, as the client is told.
-pub(crate) fn append_failure(failure: AppendFailure) -> WireError {
+/// A request that a shard refused as a whole, as the client is told.
+pub(crate) fn request_failure(failure: RequestFailure) -> WireError {
     match failure {
-        AppendFailure::Proposal(failure) => propose_failure(failure),
-        AppendFailure::HotTierFull | AppendFailure::DiskFull => {
+        RequestFailure::Proposal(failure) => propose_failure(failure),
+        RequestFailure::HotTierFull | RequestFailure::DiskFull => {
             WireError::new(ErrorCode::HotTierFull, failure.to_string())
         }
     }
@@ -46,6 +46,7 @@ pub(crate) fn change_failure(failure: ChangeFailure) -> WireError {
             // No time makes room for it.
             WireError::new(ErrorCode::QuotaExceeded, failure.to_string()).with_retry(Retry::Never)
         }
+        ChangeFailure::DiskFull => WireError::new(ErrorCode::HotTierFull, failure.to_string()),
     }
 }
 

@@ -101,6 +101,28 @@ impl Catalog {
         CatalogOutcome::Entry(self.names.get(name).cloned())
     }
 
+    /// The outcome of a command about a name that changes nothing as the catalog is: it needs no entry.
+    #[must_use]
+    pub fn as_it_is(&self, command: &CatalogCommand) -> Option<CatalogOutcome> {
+        let phase = |name: &StreamName, stream: &StreamUid| {
+            self.names.get(name).filter(|entry| entry.stream == *stream).map(|entry| &entry.phase)
+        };
+        let (name, changes) = match command {
+            CatalogCommand::Found(_) => return None,
+            CatalogCommand::Reserve { name, .. } => (name, !self.names.contains_key(name)),
+            CatalogCommand::Activate { name, stream } => {
+                (name, matches!(phase(name, stream), Some(Phase::Creating { .. })))
+            }
+            CatalogCommand::Delete { name, stream } => {
+                (name, phase(name, stream).is_some_and(|phase| *phase != Phase::Deleting))
+            }
+            CatalogCommand::Free { name, stream } => {
+                (name, phase(name, stream).is_some_and(|phase| *phase != Phase::Active))
+            }
+        };
+        (!changes).then(|| CatalogOutcome::Entry(self.names.get(name).cloned()))
+    }
+
     /// The entry of this name, if it still means this stream.
     fn entry_mut(&mut self, name: &StreamName, stream: StreamUid) -> Option<&mut CatalogEntry> {
         self.names.get_mut(name).filter(|entry| entry.stream == stream)
@@ -168,7 +190,13 @@ mod tests {
     use railgun_types::ClusterUid;
 
     fn apply(catalog: &mut Catalog, ts: i64, command: CatalogCommand) -> CatalogOutcome {
-        catalog.apply(&Command { ts: Timestamp(ts), body: CommandBody::Catalog(command) })
+        let (before, as_it_is) = (catalog.names.clone(), catalog.as_it_is(&command));
+        let founds = matches!(command, CatalogCommand::Found(_)) || catalog.settings.is_none();
+        let outcome =
+            catalog.apply(&Command { ts: Timestamp(ts), body: CommandBody::Catalog(command) });
+        let changes_nothing = catalog.names == before && !founds;
+        assert_eq!(as_it_is, changes_nothing.then(|| outcome.clone()));
+        outcome
     }
 
     fn settings(cluster: u8) -> ClusterSettings {

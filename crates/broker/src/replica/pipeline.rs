@@ -113,11 +113,6 @@ impl<T> Pipeline<T> {
         }
     }
 
-    /// Proposals whose end is not known yet.
-    pub(crate) fn in_flight(&self) -> usize {
-        self.in_flight.len()
-    }
-
     /// The waiter of a proposal that was applied here.
     pub(crate) fn applied(&mut self, ticket: u64) -> Option<T> {
         self.in_flight.remove(&ticket)

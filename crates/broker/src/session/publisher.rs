@@ -1,38 +1,42 @@
 //! A publisher's QUIC stream: batches in, results out, in the order of the frames. Owns the aliases
 //! and what is un-answered.
 
+mod results;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::{BoxFuture, MaybeDone, join_all, maybe_done};
 use railgun_core::command::{
     Append, AppendMode, CommandBody, ExpectedNext, ProducerSequence, StreamCommand,
 };
-use railgun_core::shard::{AppendRefusal, Appended};
 use railgun_proto::convert::{ExpectedEnd, Uid};
 use railgun_proto::{Frame, FrameKind, WireError, v1};
-use railgun_types::batch::{BatchError, RecordBatch};
+use railgun_types::batch::RecordBatch;
 use railgun_types::limits::{
     ATOMIC_BATCH_BYTES, ATOMIC_BATCH_RECORDS, PUBLISH_ITEMS, PUBLISHER_STREAMS, UNBIND_ALIASES,
 };
 use railgun_types::{ErrorCode, ProducerId, StreamName, StreamUid};
-use tokio::sync::oneshot;
 
 use super::aliases::{Aliases, Bound};
 use super::{QuicStream, SessionEnd, going_away};
 use crate::builtin_bug::BuiltinBug;
 use crate::replica::ProposeFailure;
-use crate::shard::{AppendFailure, AppendResult, ShardHandle};
+use crate::shard::{RequestFailure, SESSION_BYTES, ShardHandle};
 use crate::wire_error;
+use results::{BatchOutcome, Invalid, ItemState, Results};
 
-/// Batch bytes a publisher may have un-answered: the whole window of the largest frames, told to the
-/// client so that it can bound its memory. QUIC flow control is what enforces it.
-const CREDIT_BYTES: u64 = 16 << 20;
+/// Batch bytes a publisher may have un-answered, told to the client so that it can bound its memory:
+/// as many as all publishers of its connection have room for in the queues of shards. What is more
+/// waits there, and QUIC flow control in front of it.
+const CREDIT_BYTES: u64 = SESSION_BYTES as u64;
 /// A shard keeps the batches of a frame in memory for a while, and with any of them the whole frame.
 /// Where they are less than this part of it they are copied instead, so that what is kept alive is
 /// at most so many times what is kept. A half would copy every second share of a frame that two
 /// shards divide evenly.
 const PINNED_MAX: usize = 3;
-/// Streams on which a publisher is forgotten by one log entry.
+/// Streams on which a producer is forgotten by one log entry.
 const RELEASED_MAX: usize = 8_192;
 
 pub(super) async fn serve(
@@ -78,66 +82,29 @@ struct Publisher<'s> {
     released: bool,
 }
 
-/// A frame whose results have not all come.
-struct Unanswered {
-    /// One per item, in order.
-    items: Vec<ItemState>,
-    /// Requests to shards, with the items each answers.
-    waiting: VecDeque<(oneshot::Receiver<AppendResult>, Vec<usize>)>,
+/// A frame that is not answered.
+enum Unanswered {
+    Publish(Results),
+    /// The answer is there.
+    Bind(v1::StreamBound),
+    Unbind {
+        aliases: Vec<u32>,
+        /// Where the producer is forgotten.
+        streams: BTreeSet<StreamUid>,
+        /// Begins when everything before it has ended: what is under way must be in the log before
+        /// the producer is forgotten.
+        forgotten: MaybeDone<BoxFuture<'static, Result<(), RequestFailure>>>,
+    },
 }
 
-struct ItemState {
-    alias: u32,
-    outcome: BatchOutcome,
-}
-
-// Of a client that takes no results, this is kept.
-const _: () = assert!(size_of::<ItemState>() <= 48);
-
-/// What became of one batch. Made into words when it is told, not before: most are appended, and the
-/// words of one that is refused are many times as long as what was sent.
-enum BatchOutcome {
-    /// Nothing has come, and if nothing does, nobody knows.
-    Unknown,
-    Appended(Appended),
-    /// Never reached its shard.
-    Invalid(Invalid),
-    Refused(AppendRefusal),
-    Failed(AppendFailure),
-}
-
-/// Why a batch never reached its shard.
-enum Invalid {
-    /// No stream is bound to its alias.
-    Unbound,
-    Batch(BatchError),
-    /// Over the limits of an atomic batch.
-    AtomicTooLarge,
-    /// No stream ever ends at the offset that was expected.
-    NoSuchEnd(i64),
-}
-
-impl Invalid {
-    /// As the client is told.
-    fn told(&self, alias: u32) -> WireError {
-        let (code, message) = match self {
-            Self::Batch(error) => return wire_error::batch_error(error),
-            Self::Unbound => {
-                (ErrorCode::ProtocolViolation, format!("no stream is bound to alias {alias}"))
-            }
-            Self::AtomicTooLarge => {
-                let message = format!(
-                    "an atomic batch has at most {ATOMIC_BATCH_RECORDS} messages and \
-                     {ATOMIC_BATCH_BYTES} bytes"
-                );
-                (ErrorCode::BatchTooLarge, message)
-            }
-            Self::NoSuchEnd(last) => {
-                let message = format!("no stream ends at offset {last}; -1 is an empty one");
-                (ErrorCode::ProtocolViolation, message)
-            }
-        };
-        WireError::new(code, message)
+impl Unanswered {
+    /// Waits until it can be answered. Cancel safe: what has come stays noted.
+    async fn ended(&mut self) {
+        match self {
+            Self::Publish(results) => results.all().await,
+            Self::Bind(_) => {}
+            Self::Unbind { forgotten, .. } => forgotten.await,
+        }
     }
 }
 
@@ -181,8 +148,8 @@ impl Publisher<'_> {
             }
             tokio::select! {
                 biased;
-                answered = next_answer(&mut self.unanswered), if !self.unanswered.is_empty() => {
-                    self.answer(answered).await?;
+                () = first_ended(&mut self.unanswered), if !self.unanswered.is_empty() => {
+                    self.answer_first().await?;
                 }
                 () = stopping.cancelled(), if reading => {}
                 frame = self.stream.reader.next(), if reading => match frame? {
@@ -197,8 +164,15 @@ impl Publisher<'_> {
     async fn on_frame(&mut self, frame: Frame) -> Result<(), SessionEnd> {
         match frame.kind() {
             FrameKind::Publish => self.on_publish(&frame).await,
-            FrameKind::BindStream => self.on_bind(&frame).await,
-            FrameKind::UnbindStreams => self.on_unbind(&frame).await,
+            FrameKind::BindStream => self.on_bind(frame).await,
+            FrameKind::UnbindStreams => {
+                let unbound = self.on_unbind(frame);
+                if unbound.is_err() {
+                    // What was sent before is answered all the same.
+                    self.answer_all().await?;
+                }
+                unbound
+            }
             FrameKind::ClosePublisher => {
                 self.closing = true;
                 self.released = true;
@@ -208,78 +182,75 @@ impl Publisher<'_> {
         }
     }
 
-    async fn on_bind(&mut self, frame: &Frame) -> Result<(), SessionEnd> {
-        let bind: v1::BindStream = frame.decode()?;
-        // Bindings are answered in order with results.
-        self.answer_all().await?;
+    async fn on_bind(&mut self, frame: Frame) -> Result<(), SessionEnd> {
+        let bind: v1::BindStream = self.stream.open(frame)?;
+        // What is un-answered is told as of what the alias stands for now.
+        if self.aliases.is_taken(bind.alias) || self.aliases.is_full() {
+            self.answer_all().await?;
+        }
         // An alias that is bound again stands for the new stream, or for none.
         self.aliases.remove(bind.alias);
         if self.aliases.is_full() {
             let message = format!("a publisher binds at most {PUBLISHER_STREAMS} streams");
             return Err(WireError::new(ErrorCode::ProtocolViolation, message).into());
         }
-        let bound = match self.bind(&bind.stream).await {
-            Ok(bound) => {
-                let answer = v1::StreamBound {
-                    alias: bind.alias,
-                    stream_uid: bound.stream.to_wire(),
-                    message_bytes_max: bound.message_bytes_max,
-                    error: None,
-                };
-                self.aliases.insert(bind.alias, bound);
-                answer
-            }
+        let bound = match self.bind(bind.alias, &bind.stream).await {
+            Ok(bound) => bound,
             Err(error) => v1::StreamBound {
                 alias: bind.alias,
                 error: Some(error.into()),
                 ..Default::default()
             },
         };
-        self.stream.writer.send(Frame::new(&bound)).await?;
+        self.unanswered.push_back(Unanswered::Bind(bound));
         Ok(())
     }
 
     /// Frees aliases, and lets their shards forget the producer where the client says that nothing
     /// of it can come late (PQ-1).
-    async fn on_unbind(&mut self, frame: &Frame) -> Result<(), SessionEnd> {
-        let unbind: v1::UnbindStreams = frame.decode()?;
-        // What is under way still needs them, and must be in the log before the producer is
-        // forgotten.
-        self.answer_all().await?;
+    fn on_unbind(&mut self, frame: Frame) -> Result<(), SessionEnd> {
+        let unbind: v1::UnbindStreams = self.stream.open(frame)?;
         if unbind.aliases.len() > UNBIND_ALIASES {
             let message = format!("a frame frees at most {UNBIND_ALIASES} aliases");
             return Err(WireError::new(ErrorCode::ProtocolViolation, message).into());
         }
         let mut freed = Vec::with_capacity(unbind.aliases.len());
-        for alias in unbind.aliases {
-            let bound = self.aliases.remove(alias);
+        for &alias in &unbind.aliases {
+            // What is under way still needs it.
+            let bound = self.aliases.leave(alias);
             freed.push(bound.ok_or_else(|| Invalid::Unbound.told(alias))?);
         }
-        let forgotten = match unbind.forget {
-            true => self.forget(freed.iter()).await,
-            false => Ok(()),
-        };
-        let error = forgotten.err().map(|failed| wire_error::propose_failure(failed).into());
-        self.stream.writer.send(Frame::new(&v1::StreamsUnbound { error })).await?;
+        let (mut streams, mut releases) = (BTreeSet::new(), Vec::new());
+        if let Some(producer) = self.producer.filter(|_| unbind.forget) {
+            streams.extend(freed.iter().map(|bound| bound.stream));
+            releases = self.releases(producer, freed.iter());
+        }
+        self.unanswered.push_back(Unanswered::Unbind {
+            aliases: unbind.aliases,
+            streams,
+            forgotten: maybe_done(forget(releases).boxed()),
+        });
         Ok(())
     }
 
-    async fn bind(&mut self, name: &str) -> Result<Bound, WireError> {
+    async fn bind(&mut self, alias: u32, name: &str) -> Result<v1::StreamBound, WireError> {
         let name = StreamName::new(name)
             .map_err(|error| WireError::new(ErrorCode::InvalidName, error.to_string()))?;
         let found = self.stream.context.streams.resolve(&name).await?;
+        let place = self.stream.queueing.bind().ok_or_else(|| {
+            let message = format!("a connection binds at most {PUBLISHER_STREAMS} streams");
+            WireError::new(ErrorCode::QuotaExceeded, message)
+        })?;
         let known = self.shards.iter().position(|shard| shard.id() == found.shard.id());
         let shard = known.unwrap_or_else(|| {
             self.shards.push(found.shard);
             self.shards.len() - 1
         });
-        Ok(Bound {
-            shard,
-            stream: found.stream,
-            message_bytes_max: found.facts.spec.max_message_bytes,
-            broken: false,
-            appended: false,
-        })
+        let (stream, message_bytes_max) = (found.stream, found.facts.spec.max_message_bytes);
+        let bound = Bound { shard, stream, message_bytes_max, broken: false, leaving: false };
+        self.aliases.insert(alias, bound, place);
+        let stream_uid = stream.to_wire();
+        Ok(v1::StreamBound { alias, stream_uid, message_bytes_max, error: None })
     }
 
     /// Checks every batch once and hands them to their shards. What is refused here never reaches a
@@ -290,11 +261,16 @@ impl Publisher<'_> {
             let message = format!("a publish frame has at most {PUBLISH_ITEMS} items");
             return Err(WireError::new(ErrorCode::ProtocolViolation, message).into());
         }
+        if self.is_being_forgotten(&publish.items) {
+            // The sequence there begins again behind that.
+            for before in &mut self.unanswered {
+                before.ended().await;
+            }
+        }
         let mut blob = frame.blob();
         let frame_bytes = blob.len();
         let items = publish.items.len();
-        let mut unanswered =
-            Unanswered { items: Vec::with_capacity(items), waiting: VecDeque::new() };
+        let mut results = Results::new(items);
         let mut shares: Vec<Share> = Vec::new();
         shares.resize_with(self.shards.len(), Share::default);
         // An even share, and some more.
@@ -313,7 +289,7 @@ impl Publisher<'_> {
                 }
                 Err(invalid) => BatchOutcome::Invalid(invalid),
             };
-            unanswered.items.push(ItemState { alias: item.alias, outcome });
+            results.items.push(ItemState { alias: item.alias, outcome });
         }
         if !blob.is_empty() {
             let message = "the batches of a publish frame are longer than its items say";
@@ -325,14 +301,26 @@ impl Publisher<'_> {
             if !share.appends.is_empty() {
                 share.copy_out_of(frame_bytes);
                 let result = shard.append(&self.stream.queueing, share.appends).await?;
-                unanswered.waiting.push_back((result, share.items));
+                results.waiting.push_back((result, share.items));
             }
         }
         // The shards' queues hold the batches, and bound them.
         self.stream.reader.release();
         self.unanswered_items += items;
-        self.unanswered.push_back(unanswered);
+        self.unanswered.push_back(Unanswered::Publish(results));
         Ok(())
+    }
+
+    /// Whether one of the items goes to a stream on which the producer is to be forgotten first.
+    fn is_being_forgotten(&self, items: &[v1::PublishItem]) -> bool {
+        let forgets = |unanswered: &Unanswered| match unanswered {
+            Unanswered::Unbind { streams, .. } if !streams.is_empty() => {
+                let mut bound = items.iter().filter_map(|item| self.aliases.get(item.alias));
+                bound.any(|bound| streams.contains(&bound.stream))
+            }
+            _ => false,
+        };
+        self.unanswered.iter().any(forgets)
     }
 
     /// The batch as its shard takes it, and the shard's place.
@@ -369,131 +357,92 @@ impl Publisher<'_> {
     /// Answers every frame that was read.
     async fn answer_all(&mut self) -> Result<(), SessionEnd> {
         while !self.unanswered.is_empty() {
-            let answered = next_answer(&mut self.unanswered).await;
-            self.answer(answered).await?;
+            first_ended(&mut self.unanswered).await;
+            self.answer_first().await?;
         }
         Ok(())
     }
 
-    async fn answer(&mut self, answered: Unanswered) -> Result<(), SessionEnd> {
-        self.unanswered_items -= answered.items.len();
-        let items = answered.items.into_iter().map(|item| self.item_result(item)).collect();
+    /// Answers the first frame, which has ended.
+    async fn answer_first(&mut self) -> Result<(), SessionEnd> {
         // While the client takes it, there is the frame and not what it was made of.
-        let frame = Frame::new(&v1::PublishResult { items });
+        let frame = match self.unanswered.pop_front() {
+            None => return Ok(()),
+            Some(Unanswered::Publish(results)) => {
+                self.unanswered_items -= results.items.len();
+                Frame::new(&results.told(&mut self.aliases))
+            }
+            Some(Unanswered::Bind(bound)) => Frame::new(&bound),
+            Some(Unanswered::Unbind { aliases, mut forgotten, .. }) => {
+                for alias in aliases {
+                    self.aliases.remove(alias);
+                }
+                let forgotten = std::pin::Pin::new(&mut forgotten).take_output();
+                let error = forgotten.and_then(Result::err);
+                let error = error.map(|failed| wire_error::request_failure(failed).into());
+                Frame::new(&v1::StreamsUnbound { error })
+            }
+        };
         let QuicStream { writer, reader, .. } = &mut *self.stream;
         reader.meanwhile(writer.send(frame)).await??;
         Ok(())
-    }
-
-    fn item_result(&mut self, item: ItemState) -> v1::ItemResult {
-        let bound = self.aliases.get_mut(item.alias);
-        let error = match item.outcome {
-            BatchOutcome::Appended(appended) => {
-                if let Some(bound) = bound {
-                    bound.broken = false;
-                    bound.appended = true;
-                }
-                return v1::ItemResult {
-                    base_offset: appended.base.0,
-                    ts_us: appended.ts.0,
-                    published: appended.count,
-                    ..Default::default()
-                };
-            }
-            BatchOutcome::Unknown => wire_error::propose_failure(ProposeFailure::Unknown),
-            BatchOutcome::Invalid(invalid) => invalid.told(item.alias),
-            BatchOutcome::Refused(refusal) => wire_error::append_refusal(refusal),
-            BatchOutcome::Failed(failed) => wire_error::append_failure(failed),
-        };
-        v1::ItemResult { error: Some(after_broken(bound, error).into()), ..Default::default() }
     }
 
     async fn end(self) -> Result<(), SessionEnd> {
         if !self.closing {
             return Err(going_away());
         }
-        if self.released {
+        if let Some(producer) = self.producer.filter(|_| self.released) {
             // Everything it sent is answered, so nothing can come behind this (PQ-1). What fails is
             // forgotten by age.
-            self.forget(self.aliases.values().filter(|bound| bound.appended)).await.ok();
+            forget(self.releases(producer, self.aliases.values())).await.ok();
         }
         Ok(())
     }
 
-    /// Forgets the producer on the streams of these bindings. A failure leaves open where it is
-    /// forgotten.
-    async fn forget(&self, bindings: impl Iterator<Item = &Bound>) -> Result<(), ProposeFailure> {
-        let Some(producer) = self.producer else { return Ok(()) };
+    /// What has the producer forgotten on the streams of these bindings.
+    fn releases<'b>(
+        &self,
+        producer: ProducerId,
+        bindings: impl Iterator<Item = &'b Bound>,
+    ) -> Vec<(ShardHandle, CommandBody)> {
         let mut by_shard: BTreeMap<usize, BTreeSet<StreamUid>> = BTreeMap::new();
         for bound in bindings {
             by_shard.entry(bound.shard).or_default().insert(bound.stream);
         }
-        let mut forgotten = Ok(());
+        let mut releases = Vec::new();
         for (shard, streams) in by_shard {
             let streams: Vec<_> = streams.into_iter().collect();
             for streams in streams.chunks(RELEASED_MAX) {
-                let streams = streams.to_vec();
-                let release = StreamCommand::ReleaseProducer { producer, streams };
-                let released = self.shards[shard].command(CommandBody::Stream(release)).await;
-                forgotten = forgotten.and(released.map(drop));
+                let (epoch, streams) = (self.epoch, streams.to_vec());
+                let release = StreamCommand::ReleaseProducer { producer, epoch, streams };
+                releases.push((self.shards[shard].clone(), CommandBody::Stream(release)));
             }
         }
-        forgotten
+        releases
     }
 }
 
-/// A failed batch as its publisher is told. What follows a refused batch is refused for its sake
-/// (PS-2); if that was the producer's first, the shard has not heard of the producer.
-fn after_broken(bound: Option<&mut Bound>, mut error: WireError) -> WireError {
-    let Some(bound) = bound else { return error };
-    let unknown = error.code == ErrorCode::ProducerUnknown;
-    if bound.broken && (unknown || error.code == ErrorCode::SequenceGap) {
-        error.code = ErrorCode::OrderBroken.into();
-        error.message = "an earlier batch of this publisher was refused".to_owned();
-    }
-    // A producer that was forgotten says nothing definite about what follows: it may have been
-    // appended by an earlier attempt.
-    bound.broken |= !unknown;
-    bound.appended |= error.code == ErrorCode::OutcomeUnknown;
-    error
+/// Has shards forget a producer, all at the same time.
+///
+/// # Errors
+/// What is said to have been refused was refused everywhere: nothing is forgotten, now or later.
+async fn forget(releases: Vec<(ShardHandle, CommandBody)>) -> Result<(), RequestFailure> {
+    let unknown = RequestFailure::Proposal(ProposeFailure::Unknown);
+    let asked = releases.into_iter();
+    let asked = asked.map(|(shard, release)| async move { shard.request(release).await.map(drop) });
+    let ended = join_all(asked).await;
+    let Some(&failed) = ended.iter().find(|ended| ended.is_err()) else { return Ok(()) };
+    let is_refused =
+        |ended: &Result<(), RequestFailure>| ended.is_err_and(|failure| failure != unknown);
+    if ended.iter().all(is_refused) { failed } else { Err(unknown) }
 }
 
-/// Waits for the first frame's results. Cancel safe: what has come stays noted.
-async fn next_answer(unanswered: &mut VecDeque<Unanswered>) -> Unanswered {
-    if let Some(first) = unanswered.front_mut() {
-        while let Some((result, items)) = first.waiting.front_mut() {
-            let outcome = result.await;
-            note(&mut first.items, items, outcome);
-            first.waiting.pop_front();
-        }
-        if let Some(first) = unanswered.pop_front() {
-            return first;
-        }
-    }
-    std::future::pending().await
-}
-
-fn note(
-    states: &mut [ItemState],
-    items: &[usize],
-    outcome: Result<AppendResult, oneshot::error::RecvError>,
-) {
-    // Otherwise they stay as they are: not known.
-    let Ok(outcome) = outcome else { return };
-    match outcome {
-        Ok(results) => {
-            for (&item, result) in items.iter().zip(results) {
-                states[item].outcome = match result {
-                    Ok(appended) => BatchOutcome::Appended(appended),
-                    Err(refusal) => BatchOutcome::Refused(refusal),
-                };
-            }
-        }
-        Err(failed) => {
-            for &item in items {
-                states[item].outcome = BatchOutcome::Failed(failed);
-            }
-        }
+/// Waits until the first of them can be answered. Cancel safe: what has come stays noted.
+async fn first_ended(unanswered: &mut VecDeque<Unanswered>) {
+    match unanswered.front_mut() {
+        Some(first) => first.ended().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -22,11 +22,11 @@ const IN_FLIGHT_PART: usize = 8;
 const QUANTUM_BYTES: usize = 256 << 10;
 
 /// What became of the batches of one request, in order.
-pub(crate) type AppendResult = Result<Vec<Result<Appended, AppendRefusal>>, AppendFailure>;
+pub(crate) type AppendResult = Result<Vec<Result<Appended, AppendRefusal>>, RequestFailure>;
 
-/// Why a whole request was not appended, or nobody knows.
+/// Why a shard did not do what a client wants, or nobody knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum AppendFailure {
+pub(crate) enum RequestFailure {
     /// See [`ProposeFailure`].
     #[error(transparent)]
     Proposal(#[from] ProposeFailure),
@@ -86,7 +86,7 @@ impl EntryReplies {
         self.requests.len()
     }
 
-    pub(crate) fn failed(self, failure: AppendFailure) {
+    pub(crate) fn failed(self, failure: RequestFailure) {
         for request in self.requests {
             drop(request.reply.send(Err(failure)));
         }
@@ -94,7 +94,8 @@ impl EntryReplies {
 }
 
 /// Requests by session, in order within each; sessions take turns, each with a quantum, so that
-/// one with a long queue does not starve the rest.
+/// one with a long queue does not starve the rest. No turn is carried over: what one request takes
+/// beyond the quantum is not made up for.
 #[derive(Debug)]
 pub(crate) struct Appender {
     queues: BTreeMap<u64, VecDeque<AppendRequest>>,

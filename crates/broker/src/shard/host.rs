@@ -18,13 +18,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::appender::{Appender, EntryReplies};
-use super::budget::{self, Admission};
+use super::budget::{self, Admission, Relief};
 use super::figures::ShardFigures;
 use super::query::{
     self, Located, NextPlan, OffloadStatus, ReadQuery, SegmentPage, StartResolved, StreamFacts,
 };
 use super::tail_readers::TailReaders;
-use super::{AppendFailure, AppendRequest, QUEUE_BYTES, ShardHandle};
+use super::{AppendRequest, QUEUE_BYTES, RequestFailure, ShardHandle};
 use crate::actors::Actors;
 use crate::checkpoint::{CheckpointStore, Schedule, Written};
 use crate::clock::Clock;
@@ -49,6 +49,11 @@ pub(crate) enum Message {
     Command {
         body: Box<CommandBody>,
         reply: oneshot::Sender<Result<Outcome, ProposeFailure>>,
+    },
+    /// A command of a client.
+    Request {
+        body: Box<CommandBody>,
+        reply: oneshot::Sender<Result<Outcome, RequestFailure>>,
     },
     Locate {
         query: ReadQuery,
@@ -126,6 +131,7 @@ pub(crate) struct HostSpec {
 enum Waiter {
     Append(EntryReplies),
     Command(oneshot::Sender<Result<Outcome, ProposeFailure>>),
+    Request(oneshot::Sender<Result<Outcome, RequestFailure>>),
 }
 
 struct Host {
@@ -135,6 +141,7 @@ struct Host {
     appender: Appender,
     unapplied: UnappliedQueue,
     hot_bytes_max: u64,
+    relief: Relief,
     /// The hot budget allows no entry before.
     slowed_until: Option<Instant>,
     readers: TailReaders<Located>,
@@ -197,6 +204,7 @@ impl HostSpec {
             appender: Appender::new(self.log_file_bytes),
             unapplied: self.unapplied,
             hot_bytes_max: self.hot_bytes_max,
+            relief: Relief::new(self.log_file_bytes),
             slowed_until: None,
             readers: TailReaders::default(),
             mirror_waits: Vec::new(),
@@ -263,6 +271,7 @@ impl Host {
                     self.fail(waiter, failure);
                 }
             }
+            Message::Request { body, reply } => self.on_request(*body, reply).await,
             Message::Locate { query, reply } => self.on_locate(query, reply),
             Message::ResolveStart { stream, start, reply } => {
                 drop(reply.send(query::resolve_start(&self.state, stream, start)));
@@ -302,6 +311,29 @@ impl Host {
                 reply.send(()).ok();
             }
             Message::Checkpointed(written) => self.on_checkpointed(&written),
+        }
+    }
+
+    /// Proposes what a client wants, unless it changes nothing, or there is no room for it.
+    async fn on_request(
+        &mut self,
+        mut body: CommandBody,
+        reply: oneshot::Sender<Result<Outcome, RequestFailure>>,
+    ) {
+        // Whoever does not lead may not know what was changed elsewhere.
+        let leads = self.pipeline.leader().serving;
+        if let Some(outcome) = leads.then(|| self.state.prune(&mut body)).flatten() {
+            return drop(reply.send(Ok(outcome)));
+        }
+        if let Err(full) = self.admission() {
+            if !self.relief.may_pass(&body) {
+                return drop(reply.send(Err(full)));
+            }
+        } else {
+            self.relief.renew();
+        }
+        if let Err((waiter, failure)) = self.pipeline.propose(body, Waiter::Request(reply)).await {
+            self.fail(waiter, failure);
         }
     }
 
@@ -346,6 +378,7 @@ impl Host {
                     replies.failed(ProposeFailure::Unknown.into());
                 }
                 (Some(Waiter::Command(reply)), outcome) => drop(reply.send(Ok(outcome))),
+                (Some(Waiter::Request(reply)), outcome) => drop(reply.send(Ok(outcome))),
                 (None, _) => {}
             }
             if matches!(command.body, CommandBody::Segment(_)) {
@@ -420,33 +453,42 @@ impl Host {
         match waiter {
             Waiter::Append(replies) => replies.failed(failure.into()),
             Waiter::Command(reply) => drop(reply.send(Err(failure))),
+            Waiter::Request(reply) => drop(reply.send(Err(failure.into()))),
         }
     }
 
     /// Sends out as many entries as may be in flight, as far as the disk and the hot budget allow.
     async fn propose_waiting(&mut self) {
         while self.appender.has_entry() {
-            if self.log.disk_full() {
-                return self.refuse_waiting(AppendFailure::DiskFull);
-            }
-            match budget::admission(self.hot_bytes(), self.hot_bytes_max) {
-                Admission::Free => {}
-                Admission::Slowed(pause) => {
+            match self.admission() {
+                Ok(None) => {}
+                Ok(Some(pause)) => {
                     let now = Instant::now();
                     if self.slowed_until.is_some_and(|until| until > now) {
                         return;
                     }
                     self.slowed_until = Some(now + pause);
                 }
-                Admission::Refused => {
-                    return self.refuse_waiting(AppendFailure::HotTierFull);
-                }
+                Err(full) => return self.refuse_waiting(full),
             }
             self.propose_entry().await;
         }
     }
 
-    fn refuse_waiting(&mut self, failure: AppendFailure) {
+    /// Whether the disk and the hot budget have room for what clients want: at once, so long after
+    /// the entry before, or not.
+    fn admission(&self) -> Result<Option<Duration>, RequestFailure> {
+        if self.log.disk_full() {
+            return Err(RequestFailure::DiskFull);
+        }
+        match budget::admission(self.hot_bytes(), self.hot_bytes_max) {
+            Admission::Free => Ok(None),
+            Admission::Slowed(pause) => Ok(Some(pause)),
+            Admission::Refused => Err(RequestFailure::HotTierFull),
+        }
+    }
+
+    fn refuse_waiting(&mut self, failure: RequestFailure) {
         let refused = self.appender.drain();
         self.figures.refused_total += refused.len() as u64;
         refused.failed(failure);

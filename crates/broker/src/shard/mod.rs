@@ -13,12 +13,13 @@ use railgun_core::command::CommandBody;
 use railgun_core::manifest::ManifestFile;
 use railgun_core::shard::Outcome;
 use railgun_log::ShardLog;
+use railgun_types::limits::PUBLISHER_STREAMS;
 use railgun_types::{Offset, ShardId, StartPosition, StreamUid};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use crate::replica::{NodeStopping, ProposeFailure};
 use appender::Room;
-pub(crate) use appender::{AppendFailure, AppendRequest, AppendResult};
+pub(crate) use appender::{AppendRequest, AppendResult, RequestFailure};
 pub use figures::ShardFigures;
 pub(crate) use host::{HostSpec, Message, MirrorScope};
 pub(crate) use query::{
@@ -31,20 +32,27 @@ pub(crate) use query::{
 const QUEUE_BYTES: usize = 32 << 20;
 /// The part of it that one session may take, over all shards: whoever waits for room has at most so
 /// much of each other session in front of it.
-const SESSION_BYTES: usize = QUEUE_BYTES / 2;
+pub(crate) const SESSION_BYTES: usize = QUEUE_BYTES / 2;
 
 /// A client's place in the queues of shards, the same for all that one connection publishes: whoever
-/// opens many publishers gets no more turns by that. Cheap to clone.
+/// opens many publishers gets no more turns by that, and no more bindings. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Queueing {
     session: u64,
     bytes: Arc<Semaphore>,
+    bindings: Arc<Semaphore>,
 }
 
 impl Queueing {
     /// For a session of this number, which no other has.
     pub(crate) fn new(session: u64) -> Self {
-        Self { session, bytes: Arc::new(Semaphore::new(SESSION_BYTES)) }
+        let bytes = Arc::new(Semaphore::new(SESSION_BYTES));
+        Self { session, bytes, bindings: Arc::new(Semaphore::new(PUBLISHER_STREAMS)) }
+    }
+
+    /// Room for one more stream that is bound, for as long as it is. `None`: there are as many.
+    pub(crate) fn bind(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.bindings).try_acquire_owned().ok()
     }
 }
 
@@ -89,12 +97,22 @@ impl ShardHandle {
         Ok(result)
     }
 
-    /// Proposes a command and waits until it is applied here.
+    /// Proposes a command of the node's own and waits until it is applied here.
     pub(crate) async fn command(&self, body: CommandBody) -> Result<Outcome, ProposeFailure> {
         let (reply, result) = oneshot::channel();
         let sent = self.send(Message::Command { body: Box::new(body), reply }).await;
         sent.map_err(|NodeStopping| ProposeFailure::NotLeading)?;
         result.await.unwrap_or(Err(ProposeFailure::Unknown))
+    }
+
+    /// Has done what a client wants: proposes it and waits until it is applied here, or refuses it
+    /// where the room that is left is for what brings records to the bucket. What changes nothing
+    /// is answered without an entry.
+    pub(crate) async fn request(&self, body: CommandBody) -> Result<Outcome, RequestFailure> {
+        let (reply, result) = oneshot::channel();
+        let sent = self.send(Message::Request { body: Box::new(body), reply }).await;
+        sent.map_err(|NodeStopping| ProposeFailure::NotLeading)?;
+        result.await.unwrap_or(Err(ProposeFailure::Unknown.into()))
     }
 
     /// Finds records; waits for them where the query says so.

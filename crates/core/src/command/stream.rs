@@ -22,6 +22,8 @@ pub enum StreamCommand {
     ReleaseProducer {
         /// The producer.
         producer: ProducerId,
+        /// Of which epoch the handle was: what a newer one has written stays known.
+        epoch: u32,
         /// The streams.
         streams: Vec<StreamUid>,
     },
@@ -67,9 +69,10 @@ impl StreamCommand {
                 out.put_u8(DELETE);
                 out.put_slice(&stream.0);
             }
-            Self::ReleaseProducer { producer, streams } => {
+            Self::ReleaseProducer { producer, epoch, streams } => {
                 out.put_u8(RELEASE_PRODUCER);
                 out.put_slice(&producer.0);
+                out.put_u32_le(*epoch);
                 put_list(out, streams.iter(), |out, stream| out.put_slice(&stream.0));
             }
         }
@@ -88,6 +91,7 @@ impl StreamCommand {
             DELETE => Ok(Self::Delete { stream: StreamUid(cursor.array()?) }),
             RELEASE_PRODUCER => Ok(Self::ReleaseProducer {
                 producer: ProducerId(cursor.array()?),
+                epoch: cursor.u32()?,
                 streams: list(cursor, UID_BYTES, |cursor| Ok(StreamUid(cursor.array()?)))?,
             }),
             _ => Err(Malformed),

@@ -46,6 +46,7 @@ fn others() -> Vec<CommandBody> {
         CommandBody::Stream(StreamCommand::Delete { stream }),
         CommandBody::Stream(StreamCommand::ReleaseProducer {
             producer: ProducerId([8; 16]),
+            epoch: 2,
             streams: vec![stream, StreamUid([7; 16])],
         }),
         CommandBody::Segment(SegmentCommand::Seal(SealScope::OlderThan(Timestamp(-1)))),

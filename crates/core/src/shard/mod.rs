@@ -186,9 +186,9 @@ impl ShardState {
             CommandBody::Stream(StreamCommand::Delete { stream }) => {
                 Outcome::Deleted(self.delete(at, *stream))
             }
-            CommandBody::Stream(StreamCommand::ReleaseProducer { producer, streams }) => {
+            CommandBody::Stream(StreamCommand::ReleaseProducer { producer, epoch, streams }) => {
                 for stream in streams {
-                    self.producers.release(*stream, *producer);
+                    self.producers.release(*stream, *producer, *epoch);
                 }
                 Outcome::Released
             }
@@ -205,6 +205,27 @@ impl ShardState {
             }
             CommandBody::Tick => Outcome::Ticked,
             CommandBody::Catalog(_) => Outcome::Foreign,
+        }
+    }
+
+    /// Leaves out of a command what would change nothing as the state is. The outcome, if nothing is
+    /// left of it: it needs no entry.
+    pub fn prune(&self, body: &mut CommandBody) -> Option<Outcome> {
+        match body {
+            CommandBody::Stream(StreamCommand::Ensure(ensure)) => {
+                self.ensured_as_is(ensure).map(Outcome::Ensured)
+            }
+            CommandBody::Stream(StreamCommand::Delete { stream }) => {
+                self.is_deleted(*stream).then_some(Outcome::Deleted(false))
+            }
+            CommandBody::Stream(StreamCommand::ReleaseProducer { producer, epoch, streams }) => {
+                streams.retain(|stream| self.producers.knows(*stream, *producer, *epoch));
+                streams.is_empty().then_some(Outcome::Released)
+            }
+            CommandBody::Segment(SegmentCommand::Seal(scope)) => {
+                (!self.seals_anything(*scope)).then_some(Outcome::Sealed { objects: 0 })
+            }
+            _ => None,
         }
     }
 

@@ -130,8 +130,19 @@ impl Producers {
         }
     }
 
-    /// Forgets one producer of a stream: its handle was closed cleanly.
-    pub(super) fn release(&mut self, stream: StreamUid, id: ProducerId) {
+    /// Whether a handle of this epoch has a producer of the stream to forget.
+    pub(super) fn knows(&self, stream: StreamUid, id: ProducerId, epoch: u32) -> bool {
+        self.states.get(&(stream, id)).is_some_and(|producer| producer.epoch <= epoch)
+    }
+
+    /// Forgets one producer of a stream: its handle was closed cleanly. A newer handle's stays.
+    pub(super) fn release(&mut self, stream: StreamUid, id: ProducerId, epoch: u32) {
+        if self.knows(stream, id, epoch) {
+            self.remove(stream, id);
+        }
+    }
+
+    fn remove(&mut self, stream: StreamUid, id: ProducerId) {
         if let Some(producer) = self.states.remove(&(stream, id)) {
             self.by_use.remove(&(producer.used, (stream, id)));
         }
@@ -142,7 +153,7 @@ impl Producers {
         let (first, last) = (ProducerId([0; 16]), ProducerId([0xff; 16]));
         let ids: Vec<_> =
             self.states.range((stream, first)..=(stream, last)).map(|((_, id), _)| *id).collect();
-        ids.into_iter().for_each(|id| self.release(stream, id));
+        ids.into_iter().for_each(|id| self.remove(stream, id));
     }
 
     /// Producers known.

@@ -2,8 +2,8 @@
 
 use railgun_types::{EntryId, Offset, StreamUid};
 
-use super::ShardState;
 use super::offload::{PlannedRange, Planner};
+use super::{ShardState, Stream};
 use crate::command::{CommittedPart, ObjectCommit, SealScope};
 use crate::manifest::{ColdRange, ObjectId};
 
@@ -34,18 +34,30 @@ pub enum CommitRefused {
     },
 }
 
+/// Whether a seal closes the open range of this stream.
+fn is_in_scope(scope: SealScope, uid: StreamUid, stream: &Stream) -> bool {
+    match scope {
+        SealScope::Closed => false,
+        SealScope::OlderThan(ts) => stream.open().is_some_and(|open| open.since <= ts),
+        SealScope::Stream(only) => only == uid,
+        SealScope::All => true,
+    }
+}
+
 impl ShardState {
+    /// Whether a seal finds anything to plan.
+    pub(super) fn seals_anything(&self, scope: SealScope) -> bool {
+        self.streams.iter().any(|(&uid, stream)| {
+            let closes = stream.open().is_some() && is_in_scope(scope, uid, stream);
+            closes || !stream.closed().is_empty()
+        })
+    }
+
     /// Closes the ranges in scope and plans objects for all that is closed. Returns how many.
     pub(super) fn seal(&mut self, at: EntryId, scope: SealScope) -> usize {
         let mut planner = Planner::new(at.index, at.term, self.segment_bytes_min);
         for (&uid, stream) in &mut self.streams {
-            let in_scope = match scope {
-                SealScope::Closed => false,
-                SealScope::OlderThan(ts) => stream.open().is_some_and(|open| open.since <= ts),
-                SealScope::Stream(only) => only == uid,
-                SealScope::All => true,
-            };
-            if in_scope {
+            if is_in_scope(scope, uid, stream) {
                 stream.close(&mut self.waiting);
             }
             let ranges = stream.take_closed(&mut self.waiting);

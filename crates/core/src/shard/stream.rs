@@ -246,37 +246,46 @@ impl ShardState {
         at: EntryId,
         ensure: &EnsureStream,
     ) -> Result<Ensured, EnsureRefused> {
+        if let Some(as_is) = self.ensured_as_is(ensure) {
+            return as_is;
+        }
         let Some(stream) = self.streams.get_mut(&ensure.stream) else {
             return self.create(at, ensure);
         };
-        if stream.deleted {
-            return Err(EnsureRefused::Deleted);
-        }
-        let actual = stream.revision;
-        if ensure.if_revision.is_some_and(|wanted| wanted != actual) {
-            return Err(EnsureRefused::Revision { actual });
-        }
         let diff = ensure.patch.diff(&stream.spec);
-        if diff.is_empty() {
-            return Ok(Ensured::Unchanged { revision: actual });
-        }
-        if ensure.mode != EnsureMode::Overwrite {
-            return Ok(Ensured::Drift { revision: actual, diff });
-        }
-        for field in &diff {
-            let path = field.path.clone();
-            match field.class {
-                ChangeClass::Live => {}
-                ChangeClass::Immutable => {
-                    return Err(EnsureRefused::Immutable { path, actual: field.actual.clone() });
-                }
-                ChangeClass::Destructive if ensure.allow_destructive => {}
-                ChangeClass::Destructive => return Err(EnsureRefused::Destructive { path }),
-            }
-        }
         ensure.patch.apply_to(&mut stream.spec);
         stream.revision += 1;
         Ok(Ensured::Updated { revision: stream.revision, diff })
+    }
+
+    /// What it leads to, if the stream is here and stays as it is.
+    pub(super) fn ensured_as_is(
+        &self,
+        ensure: &EnsureStream,
+    ) -> Option<Result<Ensured, EnsureRefused>> {
+        let stream = self.streams.get(&ensure.stream)?;
+        if stream.deleted {
+            return Some(Err(EnsureRefused::Deleted));
+        }
+        let actual = stream.revision;
+        if ensure.if_revision.is_some_and(|wanted| wanted != actual) {
+            return Some(Err(EnsureRefused::Revision { actual }));
+        }
+        let diff = ensure.patch.diff(&stream.spec);
+        if diff.is_empty() {
+            return Some(Ok(Ensured::Unchanged { revision: actual }));
+        }
+        if ensure.mode != EnsureMode::Overwrite {
+            return Some(Ok(Ensured::Drift { revision: actual, diff }));
+        }
+        diff.into_iter().find_map(|field| match field.class {
+            ChangeClass::Live => None,
+            ChangeClass::Immutable => {
+                Some(Err(EnsureRefused::Immutable { path: field.path, actual: field.actual }))
+            }
+            ChangeClass::Destructive if ensure.allow_destructive => None,
+            ChangeClass::Destructive => Some(Err(EnsureRefused::Destructive { path: field.path })),
+        })
     }
 
     fn create(&mut self, at: EntryId, ensure: &EnsureStream) -> Result<Ensured, EnsureRefused> {

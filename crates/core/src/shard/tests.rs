@@ -186,10 +186,83 @@ fn a_retried_batch_is_appended_once() {
     // The sequence is per stream.
     assert_eq!(shard.one(5, by(1, 0, item(B, 1))), Ok(0));
     // After a clean close the producer is unknown, on each stream that it names.
-    let (producer, streams) = (railgun_types::ProducerId([1; 16]), vec![A, B]);
-    shard.apply(6, CommandBody::Stream(StreamCommand::ReleaseProducer { producer, streams }));
+    shard.apply(6, release(1, 0, vec![A, B]));
     assert_eq!(shard.one(7, by(1, 3, item(A, 1))), Err(AppendRefusal::ProducerUnknown));
     assert_eq!(shard.one(8, by(1, 1, item(B, 1))), Err(AppendRefusal::ProducerUnknown));
+}
+
+fn release(producer: u8, epoch: u32, streams: Vec<StreamUid>) -> CommandBody {
+    let producer = railgun_types::ProducerId([producer; 16]);
+    CommandBody::Stream(StreamCommand::ReleaseProducer { producer, epoch, streams })
+}
+
+#[test]
+fn a_late_goodbye_does_not_forget_what_a_newer_epoch_has_written() {
+    let mut shard = Shard::new();
+    let of_epoch = |epoch, sequence| {
+        let id = railgun_types::ProducerId([1; 16]);
+        Append { producer: Some(ProducerSequence { id, epoch, sequence }), ..item(A, 1) }
+    };
+    assert_eq!(shard.one(1, of_epoch(3, 0)), Ok(0));
+    assert_eq!(shard.one(2, of_epoch(4, 0)), Ok(1));
+    assert_eq!(shard.state.prune(&mut release(1, 3, vec![A])), Some(Outcome::Released));
+    shard.apply(3, release(1, 3, vec![A]));
+    let again = shard.append(4, vec![of_epoch(4, 0)])[0].expect("repeated");
+    assert_eq!((again.base.0, again.repeated), (1, true));
+    shard.apply(5, release(1, 4, vec![A]));
+    assert_eq!(shard.one(6, of_epoch(4, 1)), Err(AppendRefusal::ProducerUnknown));
+}
+
+#[test]
+fn what_would_change_nothing_is_left_out_and_has_the_outcome_that_an_entry_would_have() {
+    let stream = |command| CommandBody::Stream(command);
+    let seal = |scope| CommandBody::Segment(SegmentCommand::Seal(scope));
+    let ensure = |uid, bytes, mode, if_revision| {
+        let patch = SpecPatch { max_message_bytes: bytes, ..SpecPatch::default() };
+        let name = StreamName::new("s").expect("valid");
+        let allow_destructive = false;
+        let ensure =
+            EnsureStream { stream: uid, name, patch, mode, if_revision, allow_destructive };
+        CommandBody::Stream(StreamCommand::Ensure(ensure))
+    };
+    let mut shard = Shard::new();
+    assert_eq!(shard.one(1, by(1, 0, item(A, 2))), Ok(0));
+    shard.apply(2, stream(StreamCommand::Delete { stream: B }));
+    let unknown = StreamUid([77; 16]);
+    let overwrite = EnsureMode::Overwrite;
+    // Whether it changes something.
+    let commands = [
+        (ensure(A, None, EnsureMode::Warn, None), false),
+        (ensure(A, Some(5), EnsureMode::Warn, None), false),
+        (ensure(A, Some(5), overwrite, Some(9)), false),
+        (ensure(B, None, EnsureMode::Warn, None), false),
+        (ensure(unknown, None, EnsureMode::Warn, None), true),
+        (ensure(A, Some(5), overwrite, None), true),
+        (ensure(A, Some(5), overwrite, None), false),
+        (stream(StreamCommand::Delete { stream: B }), false),
+        (stream(StreamCommand::Delete { stream: StreamUid([78; 16]) }), true),
+        (release(2, 0, vec![A, B]), false),
+        (release(1, 0, vec![B]), false),
+        (release(1, 0, vec![A]), true),
+        (release(1, 0, vec![A]), false),
+        (seal(SealScope::Closed), false),
+        (seal(SealScope::Stream(B)), false),
+        (seal(SealScope::Stream(A)), true),
+        (seal(SealScope::Stream(A)), false),
+        (seal(SealScope::All), false),
+        (CommandBody::Tick, true),
+    ];
+    for (ts, (body, changes)) in (3..).zip(commands) {
+        let pruned = shard.state.prune(&mut body.clone());
+        let text = format!("{body:?}");
+        let outcome = shard.apply(ts, body);
+        assert_eq!(pruned, (!changes).then_some(outcome), "{text}");
+    }
+    // What is left of one is what somebody knows.
+    assert_eq!(shard.one(30, by(1, 0, item(A, 1))), Ok(2));
+    let mut part = release(1, 0, vec![unknown, A, B]);
+    assert_eq!(shard.state.prune(&mut part), None);
+    assert_eq!(format!("{part:?}"), format!("{:?}", release(1, 0, vec![A])));
 }
 
 #[test]

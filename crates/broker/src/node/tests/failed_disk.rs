@@ -89,6 +89,37 @@ async fn what_waits_for_a_sync_that_fails_is_told_that_nobody_knows() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_producer_that_was_told_to_be_forgotten_is_and_nothing_is_taken_for_a_repetition() {
+    let mut outcomes = [0, 0];
+    // The sync of its entry fails, then one behind that.
+    for after in 0..3 {
+        let site = Site::new();
+        let broker = site.start().await.unwrap();
+        broker.streams.ensure(wish("s", 1 << 20, EnsureMode::Warn)).await.unwrap();
+        let mut lane = Lane::open(&site, &broker, "s", Some((1, 0))).await;
+        lane.publish(b"first").await.unwrap();
+        fail(&site, SimOp::Sync, after);
+        let told = timeout(SOON, lane.unbind()).await.expect("told");
+        site.cut_power(broker).await;
+        let broker = site.start().await.unwrap();
+        let mut again = Lane::open(&site, &broker, "s", Some((1, lane.sequence()))).await;
+        let published = again.publish(b"other").await;
+        match &told {
+            Ok(()) => outcomes[0] += 1,
+            Err(error) => {
+                // Nobody knows: its client leaves this producer. Here it goes on.
+                assert_eq!(error.code, ErrorCode::OutcomeUnknown, "{error}");
+                outcomes[1] += 1;
+            }
+        }
+        assert_eq!(published, Ok(1), "{told:?}");
+        let (found, _) = site.read(&broker, "s", 0).await;
+        assert_eq!(found, [b"first".to_vec(), b"other".to_vec()], "{told:?}");
+    }
+    assert!(outcomes.iter().all(|&outcome| outcome > 0), "{outcomes:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_sync_that_nobody_waits_for_ends_the_node_too() {
     let site = Site::new();
     let broker = site.start().await.unwrap();

@@ -239,6 +239,61 @@ async fn what_is_in_flight_when_the_disk_fills_up_leaves_room_for_what_frees_spa
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_clients_change_leaves_room_for_what_frees_space() {
+    const ROUNDS: u32 = 500;
+    /// Changes that find no room and pass all the same.
+    const PASS: u64 = 8;
+    let mut site = Site::new();
+    site.max_time_to_cold = Duration::from_secs(100);
+    let broker = site.start().await.unwrap();
+    for stream in ["s", "t", "u", "d0", "d1", "d2", "d3", "d4", "d5", "d6", "d7", "d8", "d9"] {
+        ensure(&broker, stream, 1 << 20, EnsureMode::Warn).await;
+    }
+    let log = logs(&broker)[1].clone();
+    let mut lane = Lane::open(&site, &broker, "s", Some((1, 0))).await;
+    let mut idle = Lane::open(&site, &broker, "s", Some((2, 0))).await;
+    let mut leaves = Lane::open(&site, &broker, "t", Some((3, 0))).await;
+    leaves.publish(b"x").await.unwrap();
+    let mut next = 0;
+    while log.files().len() < 4 {
+        lane.publish(&value(next)).await.unwrap();
+        next += 1;
+    }
+    site.sim.set_capacity(site.sim.used());
+    while lane.publish(&value(next)).await.is_ok() {
+        next += 1;
+    }
+    assert!(log.disk_full());
+    let last = || log.state().last.unwrap().index;
+    let before = last();
+    let is_full = |error: WireError| assert_eq!(error.code, ErrorCode::HotTierFull, "{error}");
+    for round in 0..ROUNDS {
+        let changed = wish("u", 1_000 + round, EnsureMode::Overwrite);
+        is_full(broker.streams.ensure(changed).await.unwrap_err());
+        let new = wish(&format!("new{round}"), 10, EnsureMode::Warn);
+        is_full(broker.streams.ensure(new).await.unwrap_err());
+        let deleted = broker.streams.delete(&name(&format!("d{}", round % 10))).await;
+        deleted.err().filter(|error| error.code != ErrorCode::StreamNotFound).map(is_full);
+        is_full(leaves.unbind().await.unwrap_err());
+        leaves.bind("t").await;
+        // What changes nothing needs no room.
+        idle.unbind().await.unwrap();
+        idle.bind("s").await;
+        let same = broker.streams.ensure(wish("u", 1 << 20, EnsureMode::Warn)).await.unwrap();
+        assert_eq!(same.outcome, EnsureOutcome::Unchanged);
+    }
+    assert!(last() - before <= PASS, "{} changes", last() - before);
+    assert!(log.disk_full());
+    // Nothing else makes room than what was left for that.
+    let published = timeout(PATIENCE, lane.publish_at_last(&value(next))).await;
+    assert_eq!(published.expect("there is room"), next as u64);
+    check_lives(&broker);
+    ensure(&broker, "u", 1_000, EnsureMode::Overwrite).await;
+    again(async || leaves.unbind().await).await;
+    site.check(&broker, "s", &values(0..next + 1)).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_checkpoint_that_comes_late_frees_space_and_the_next_one_has_room() {
     let site = Site::new();
     let broker = site.start().await.unwrap();

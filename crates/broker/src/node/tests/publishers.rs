@@ -138,6 +138,56 @@ async fn behind_many_unanswered_items_no_frame_is_read_and_each_is_told_why_it_w
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stream_that_is_given_up_holds_up_no_other_and_answers_keep_their_order() {
+    let node = Node::start().await;
+    node.broker.streams.ensure(wish("t", 1 << 20, EnsureMode::Warn)).await.unwrap();
+    let (connection, _control) = node.enter().await;
+    let producer_id: bytes::Bytes = vec![1; 16].into();
+    let open = v1::OpenPublisher { producer_id, ..v1::OpenPublisher::default() };
+    let (mut writer, mut reader) = connection.open().await.unwrap();
+    writer.send(Frame::new(&open)).await.unwrap();
+    assert!(reader.next_of::<v1::PublisherOpened>().await.unwrap().is_some());
+    let bind = |alias, stream: &str| v1::BindStream { alias, stream: stream.to_owned() };
+    // Two aliases of one stream, and one of another.
+    for bind in [bind(1, "s"), bind(2, "s"), bind(3, "t")] {
+        writer.send(Frame::new(&bind)).await.unwrap();
+        let bound = reader.next_of::<v1::StreamBound>().await.unwrap().unwrap();
+        assert_eq!((bound.alias, bound.error), (bind.alias, None));
+    }
+    let frame = |alias, sequence, value: &[u8]| {
+        let batch = one_record(value);
+        let batch_bytes = batch.len() as u32;
+        let item = v1::PublishItem { alias, batch_bytes, sequence, ..Default::default() };
+        Frame::with_blob(&v1::Publish { items: vec![item] }, vec![batch.as_bytes().clone()])
+    };
+    node.stand_still().await;
+    is_read(&mut writer, frame(1, 0, b"x")).await;
+    let unbind = v1::UnbindStreams { aliases: vec![1], forget: true };
+    is_read(&mut writer, Frame::new(&unbind)).await;
+    // Others go on while nothing is written.
+    is_read(&mut writer, frame(3, 0, &[7; LARGE_BYTES])).await;
+    is_read(&mut writer, frame(3, 1, &[7; LARGE_BYTES])).await;
+    is_read(&mut writer, Frame::new(&bind(4, "t"))).await;
+    is_read(&mut writer, frame(1, 1, b"to nowhere")).await;
+    // The sequence begins again, by whatever alias, and nothing is taken for a repetition.
+    is_read(&mut writer, frame(2, 0, b"y")).await;
+    node.go_on();
+    let published = async |reader: &mut FrameReader| {
+        let result = results(reader).await.remove(0);
+        result.error.map_or(Ok(result.base_offset), |error| Err(WireError::from(error).code))
+    };
+    assert_eq!(published(&mut reader).await, Ok(0));
+    let unbound = reader.next_of::<v1::StreamsUnbound>().await.unwrap().unwrap();
+    assert_eq!(unbound.error, None);
+    assert_eq!(published(&mut reader).await, Ok(0));
+    assert_eq!(published(&mut reader).await, Ok(1));
+    let bound = reader.next_of::<v1::StreamBound>().await.unwrap().unwrap();
+    assert_eq!((bound.alias, bound.error), (4, None));
+    assert_eq!(published(&mut reader).await, Err(ErrorCode::ProtocolViolation.into()));
+    assert_eq!(published(&mut reader).await, Ok(1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_waits_for_a_shard_is_bounded_in_bytes_and_half_of_it_for_each_session() {
     let node = Node::start().await;
     let found = node.broker.streams.resolve(&name("s")).await.unwrap();

@@ -221,11 +221,9 @@ impl Lane {
         let open = v1::OpenPublisher { producer_id, ordered, ..v1::OpenPublisher::default() };
         writer.send(Frame::new(&open)).await.unwrap();
         assert!(reader.next_of::<v1::PublisherOpened>().await.unwrap().is_some());
-        let bind = v1::BindStream { alias: ALIAS, stream: stream.to_owned() };
-        writer.send(Frame::new(&bind)).await.unwrap();
-        let bound = reader.next_of::<v1::StreamBound>().await.unwrap().unwrap();
-        assert_eq!(bound.error, None);
-        Self { _connection: entered, line: (writer, reader), sequence }
+        let mut lane = Self { _connection: entered, line: (writer, reader), sequence };
+        lane.bind(stream).await;
+        lane
     }
 
     /// Sends a message without waiting for what becomes of it.
@@ -270,6 +268,28 @@ impl Lane {
             }
             sleep(PAUSE).await;
         }
+    }
+
+    /// Gives the stream up, and has the producer forgotten there; whether that was done.
+    pub(super) async fn unbind(&mut self) -> Result<(), WireError> {
+        let unbind = v1::UnbindStreams { aliases: vec![ALIAS], forget: true };
+        self.line.0.send(Frame::new(&unbind)).await.unwrap();
+        let unbound = self.line.1.next_of::<v1::StreamsUnbound>().await.unwrap().unwrap();
+        match unbound.error {
+            None => {
+                self.sequence = 0;
+                Ok(())
+            }
+            Some(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes the stream up.
+    pub(super) async fn bind(&mut self, stream: &str) {
+        let bind = v1::BindStream { alias: ALIAS, stream: stream.to_owned() };
+        self.line.0.send(Frame::new(&bind)).await.unwrap();
+        let bound = self.line.1.next_of::<v1::StreamBound>().await.unwrap().unwrap();
+        assert_eq!(bound.error, None);
     }
 
     /// Says goodbye: the producer is forgotten when this returns.

@@ -27,6 +27,10 @@ struct Rig {
 impl Rig {
     /// A shard with one stream, as of a checkpoint.
     fn start() -> Self {
+        Self::with_budget(u64::MAX)
+    }
+
+    fn with_budget(hot_bytes_max: u64) -> Self {
         let (writer, log, checkpoints) = log_and_checkpoints();
         let shard = ShardId(1);
         let mut state = ShardState::new(ClusterUid([7; 16]), shard);
@@ -50,7 +54,7 @@ impl Rig {
             pool: Arc::new(Inline),
             cadence: CheckpointCadence::default(),
             clock: Arc::new(SystemClock),
-            hot_bytes_max: u64::MAX,
+            hot_bytes_max,
             unapplied: crate::replica::unapplied_queue().1,
         };
         let (handle, to) = host.spawn(&Actors::new(), CancellationToken::new());
@@ -81,6 +85,38 @@ impl Rig {
         };
         self.apply(ts, CommandBody::Append(vec![append])).await;
     }
+}
+
+#[tokio::test]
+async fn a_spent_budget_takes_of_clients_a_little_that_makes_room() {
+    let ensure = || {
+        let ensure = EnsureStream {
+            stream: StreamUid([2; 16]),
+            name: StreamName::new("new").expect("valid"),
+            patch: SpecPatch::default(),
+            mode: EnsureMode::Warn,
+            if_revision: None,
+            allow_destructive: false,
+        };
+        CommandBody::Stream(StreamCommand::Ensure(ensure))
+    };
+    let seal = || CommandBody::Segment(SegmentCommand::Seal(SealScope::All));
+    // Nobody leads here: what gets so far is told that.
+    let leaderless = Err(RequestFailure::Proposal(ProposeFailure::NotLeading));
+    let rig = Rig::start();
+    assert_eq!(rig.handle.request(ensure()).await, leaderless);
+    let rig = Rig::with_budget(0);
+    let full = Err(RequestFailure::HotTierFull);
+    assert_eq!(rig.handle.request(ensure()).await, full);
+    let mut passed = 0;
+    while rig.handle.request(seal()).await == leaderless {
+        passed += 1;
+        assert!(passed < 100);
+    }
+    assert!(passed > 0);
+    assert_eq!(rig.handle.request(seal()).await, full);
+    // The node's own is never held up.
+    assert_eq!(rig.handle.command(seal()).await, Err(ProposeFailure::NotLeading));
 }
 
 #[tokio::test]

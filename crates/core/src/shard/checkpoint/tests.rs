@@ -423,6 +423,7 @@ impl Step {
             Self::Release { stream, producer } => {
                 CommandBody::Stream(StreamCommand::ReleaseProducer {
                     producer: ProducerId([*producer; 16]),
+                    epoch: 0,
                     streams: vec![uid(*stream)],
                 })
             }
