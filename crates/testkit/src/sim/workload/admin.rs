@@ -81,6 +81,7 @@ pub(super) fn judge(actor: &Actor, error: &AdminError) {
             error.code,
             WireCode::Known(
                 ErrorCode::Timeout
+                    | ErrorCode::HotTierFull
                     | ErrorCode::Unavailable
                     | ErrorCode::GoingAway
                     | ErrorCode::OutcomeUnknown
