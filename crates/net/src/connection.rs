@@ -120,7 +120,6 @@ impl Connection {
     }
 
     /// The same with the bounds of a connection that a client made over QUIC.
-    #[cfg(test)]
     pub(crate) fn distrusted(self, memory: &crate::ClientMemory) -> Self {
         Self { memory: memory.join(), ..self }
     }

@@ -9,6 +9,7 @@ use quinn::VarInt;
 use tokio::sync::watch;
 
 use super::connection::{Link, Side, pair};
+use crate::budget::ClientMemory;
 use crate::connect::ConnectError;
 use crate::connection::Connection;
 use crate::endpoint::Endpoint;
@@ -50,6 +51,8 @@ impl State {
 #[derive(Debug)]
 struct Listener {
     queue: async_channel::Sender<Connection>,
+    /// What its clients share, if they are not trusted.
+    memory: Option<ClientMemory>,
     refuses: bool,
     links: Vec<Weak<Link>>,
 }
@@ -73,8 +76,28 @@ impl MemoryNetwork {
     /// # Errors
     /// [`AddrInUse`].
     pub fn listen(&self, addr: SocketAddr) -> Result<Endpoint, AddrInUse> {
+        self.listen_with(addr, None)
+    }
+
+    /// As [`listen`](Self::listen), where clients share `memory` as those over QUIC do.
+    ///
+    /// # Errors
+    /// [`AddrInUse`].
+    pub fn listen_within(
+        &self,
+        addr: SocketAddr,
+        memory: ClientMemory,
+    ) -> Result<Endpoint, AddrInUse> {
+        self.listen_with(addr, Some(memory))
+    }
+
+    fn listen_with(
+        &self,
+        addr: SocketAddr,
+        memory: Option<ClientMemory>,
+    ) -> Result<Endpoint, AddrInUse> {
         let (queue, ready) = async_channel::bounded(READY_MAX);
-        let listener = Listener { queue, refuses: false, links: Vec::new() };
+        let listener = Listener { queue, memory, refuses: false, links: Vec::new() };
         let addr = self.with(|state| {
             let mut addr = addr;
             if addr.port() == 0 {
@@ -95,7 +118,7 @@ impl MemoryNetwork {
     /// [`ConnectError::Timeout`] where nobody listens, [`ConnectError::Refused`] where no further
     /// connections are wanted.
     pub async fn connect(&self, addr: SocketAddr) -> Result<Connection, ConnectError> {
-        let (queue, dialling, accepting) = self.with(|state| {
+        let (queue, memory, dialling, accepting) = self.with(|state| {
             let local = state.next_addr();
             let nobody = ConnectError::Timeout { addr, timeout: Duration::ZERO };
             let listener = state.listeners.get_mut(&addr).ok_or(nobody)?;
@@ -105,9 +128,14 @@ impl MemoryNetwork {
             let (link, dialling, accepting) = pair(local, addr);
             listener.links.retain(|link| link.strong_count() > 0);
             listener.links.push(Arc::downgrade(&link));
-            Ok((listener.queue.clone(), dialling, accepting))
+            Ok((listener.queue.clone(), listener.memory.clone(), dialling, accepting))
         })?;
-        match queue.send(Connection::memory(accepting)).await {
+        let accepting = Connection::memory(accepting);
+        let accepting = match memory {
+            Some(memory) => accepting.distrusted(&memory),
+            None => accepting,
+        };
+        match queue.send(accepting).await {
             Ok(()) => Ok(Connection::memory(dialling)),
             Err(_) => Err(ConnectError::Refused { addr }),
         }
