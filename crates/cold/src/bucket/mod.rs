@@ -57,6 +57,9 @@ struct Inner {
     /// An object that can be seen is stored. Not so in a directory, where its name may not be on the
     /// device yet: only the answer to a PUT tells.
     seen_is_stored: bool,
+    /// See [`Bucket::overwriting`].
+    #[cfg(any(test, feature = "testing"))]
+    overwrites: bool,
 }
 
 impl fmt::Debug for Bucket {
@@ -112,6 +115,8 @@ impl Bucket {
             retry: options.retry.clone(),
             pacer: options.pacer.clone(),
             creates_only: AtomicBool::new(true),
+            #[cfg(any(test, feature = "testing"))]
+            overwrites: false,
         };
         Ok(Self { inner: Arc::new(inner) })
     }

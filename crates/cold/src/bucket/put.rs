@@ -56,14 +56,12 @@ impl Bucket {
         let mut attempts = 1;
         loop {
             // The look also finds what an attempt with a lost answer has written.
-            if self.inner.seen_is_stored && self.is_there(key, content).await? {
+            let looks = self.inner.seen_is_stored && !self.overwrites();
+            if looks && self.is_there(key, content).await? {
                 return Ok(Put::Existed);
             }
-            let mode = if self.inner.creates_only.load(Ordering::Relaxed) {
-                PutMode::Create
-            } else {
-                PutMode::Overwrite
-            };
+            let creates = self.inner.creates_only.load(Ordering::Relaxed) && !self.overwrites();
+            let mode = if creates { PutMode::Create } else { PutMode::Overwrite };
             let failure = match self.put_once(key, content, mode.clone()).await {
                 Ok(()) => match self.check_stored(key, content).await? {
                     Ok(()) => return Ok(Put::Stored),
@@ -99,6 +97,26 @@ impl Bucket {
             pacer.sleep(retry.pause(attempts, class, &**pacer)).await;
             attempts += 1;
         }
+    }
+
+    /// Plants a bug: a bucket that writes over what is there, without a look and without a condition.
+    /// For a bucket that nobody else has yet.
+    #[cfg(any(test, feature = "testing"))]
+    #[must_use]
+    pub fn overwriting(mut self) -> Self {
+        let inner = std::sync::Arc::get_mut(&mut self.inner);
+        inner.expect("nobody else has it").overwrites = true;
+        self
+    }
+
+    #[cfg(any(test, feature = "testing"))]
+    fn overwrites(&self) -> bool {
+        self.inner.overwrites
+    }
+
+    #[cfg(not(any(test, feature = "testing")))]
+    const fn overwrites(&self) -> bool {
+        false
     }
 
     async fn put_once(
