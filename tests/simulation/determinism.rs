@@ -1,3 +1,5 @@
+//! The same seed gives the same run, event by event; another seed another one.
+
 use std::time::Duration;
 
 use railgun_testkit::sim::{self, Options};

@@ -1,3 +1,6 @@
+//! Runs of the whole simulation, each from a seed: no rule is broken in any, and together they see
+//! everything that the rules speak of.
+
 use std::time::Duration;
 
 use railgun_testkit::sim::{self, Counts, FAULTS, Options, Report};
@@ -24,7 +27,8 @@ fn traced() -> bool {
     std::env::var_os("RAILGUN_SIM_TRACE").is_some()
 }
 
-fn number(variable: &str) -> Option<u64> {
+/// What the environment says, if it says something.
+pub(crate) fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{variable} is '{text}', not a number")))
 }
@@ -82,6 +86,7 @@ fn check_all(counts: &Counts) {
         ("refused messages", counts.refused, 10),
         ("refusals by a full log or disk", counts.refused_full, 10),
         ("refusals while the bucket was away for minutes", counts.refused_in_outage, 10),
+        ("streams that a publisher has left and come back to", counts.unbound, 10),
         ("records from memory", counts.read_ring, 100),
         ("records from the log", counts.read_hot, 100),
         ("records from the bucket", counts.read_cold, 100),

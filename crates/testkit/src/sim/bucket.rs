@@ -1,6 +1,5 @@
 //! The bucket of a simulated node: one store that outlives every life of the node, behind weather.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -49,15 +48,17 @@ pub(super) enum Weather {
 pub(super) struct SimBucket {
     pub(super) cut: Cut,
     store: Arc<InMemory>,
+    pub(super) conditions: Conditions,
     weather: Shared<Weather>,
     random: Shared<Random>,
     trace: Trace,
 }
 
 impl SimBucket {
-    pub(super) fn new(random: Random, trace: Trace) -> Self {
+    pub(super) fn new(conditions: Conditions, random: Random, trace: Trace) -> Self {
         let (weather, random) = (Shared::new(Weather::Fair), Shared::new(random));
-        Self { cut: Cut::new(), store: Arc::new(InMemory::new()), weather, random, trace }
+        let store = Arc::new(InMemory::new());
+        Self { cut: Cut::new(), store, conditions, weather, random, trace }
     }
 
     pub(super) fn set_weather(&self, weather: Weather) {
@@ -81,16 +82,12 @@ impl SimBucket {
     /// The bucket as a node sees it whose life ends with `ended`: from then on nothing is answered.
     pub(super) fn of_life(&self, ended: Arc<AtomicBool>, bug: Option<Bug>) -> Bucket {
         let (bucket, was_ended) = (self.clone(), Arc::clone(&ended));
-        let overwrites = bug == Some(Bug::Overwrite);
-        let written = Shared::new(BTreeSet::new());
-        let plan = move |request: &Request<'_>| {
-            let hides = overwrites && is_unwritten(&written, request);
-            bucket.fault(request, &was_ended).or(hides.then_some(Fault::Missing))
-        };
-        let conditions = if overwrites { Conditions::Ignored } else { Conditions::Honoured };
-        let faulty = FaultyStore::new(Arc::clone(&self.store) as _, conditions, plan);
+        let plan = move |request: &Request<'_>| bucket.fault(request, &was_ended);
+        let faulty = FaultyStore::new(Arc::clone(&self.store) as _, self.conditions, plan);
         let seed = self.random.with(Random::next);
-        assemble(Arc::new(LifeStore { faulty, ended, random: self.random.clone() }), seed)
+        let store = LifeStore { faulty, ended, random: self.random.clone() };
+        let bucket = assemble(Arc::new(store), seed);
+        if bug == Some(Bug::Overwrite) { bucket.overwriting() } else { bucket }
     }
 
     fn fault(&self, request: &Request<'_>, ended: &AtomicBool) -> Option<Fault> {
@@ -127,20 +124,6 @@ fn storm(operation: Operation, random: &mut Random) -> Fault {
         }
         _ => *random.pick(&everywhere),
     }
-}
-
-/// Whether the size of an object is asked for that this life has not written: a node that does not
-/// look before it uploads is one that finds nothing.
-fn is_unwritten(written: &Shared<BTreeSet<String>>, request: &Request<'_>) -> bool {
-    let Request { operation, path, .. } = *request;
-    written.with(|written| match operation {
-        Operation::Put => {
-            written.insert(path.to_owned());
-            false
-        }
-        Operation::Head => path.contains("/data/") && !written.contains(path),
-        _ => false,
-    })
 }
 
 fn assemble(store: Arc<dyn ObjectStore>, seed: u64) -> Bucket {

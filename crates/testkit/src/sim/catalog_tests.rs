@@ -34,9 +34,9 @@ fn node() -> SimNode {
         hot_bytes_max: 64 << 20,
         file_bytes: 16 << 10,
         thresholds: Thresholds { checkpoints, ..Thresholds::default() },
-        ..Shape::draw(&mut random)
+        ..Shape::draw(1, &mut random)
     };
-    let bucket = SimBucket::new(random.fork(), trace.clone());
+    let bucket = SimBucket::new(shape.conditions, random.fork(), trace.clone());
     let dial = SimDial::new(MemoryNetwork::new());
     SimNode::new(shape, None, bucket, dial, random, trace)
 }

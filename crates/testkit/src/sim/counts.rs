@@ -10,6 +10,8 @@ pub struct Counts {
     pub refused: u64,
     /// Of these, because the log had taken all that it may hold, or the disk had no room.
     pub refused_full: u64,
+    /// Handles of publishers to many streams that were dropped, and bound again.
+    pub unbound: u64,
     /// Records that readers got from the node's memory.
     pub read_ring: u64,
     /// Records that they got from its log.
@@ -55,6 +57,7 @@ impl Counts {
         let Self {
             refused,
             refused_full,
+            unbound,
             read_ring,
             read_hot,
             read_cold,
@@ -76,6 +79,7 @@ impl Counts {
         } = other;
         self.refused += refused;
         self.refused_full += refused_full;
+        self.unbound += unbound;
         self.read_ring += read_ring;
         self.read_hot += read_hot;
         self.read_cold += read_cold;

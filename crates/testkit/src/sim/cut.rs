@@ -6,7 +6,7 @@ use tokio::sync::Notify;
 
 use super::shared::Shared;
 
-/// A point in the life of a node.
+/// A point in the life of a node, counted from when it is planned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Point {
     /// The disk takes so many changes, and answers nothing more.
@@ -38,7 +38,9 @@ pub(super) struct Cut {
 struct State {
     point: Option<Point>,
     is_reached: bool,
-    /// Requests so far.
+    /// Changes of the disk before the point was planned.
+    changes: u64,
+    /// Requests since.
     requests: u64,
 }
 
@@ -49,13 +51,16 @@ impl Cut {
 
     /// Plans where to cut, or nowhere. `changes`: those of the disk so far.
     pub(super) fn plan(&self, point: Option<Point>, changes: u64) {
-        self.state.with(|state| (state.point, state.is_reached) = (point, false));
+        let planned = State { point, is_reached: false, changes, requests: 0 };
+        self.state.with(|state| *state = planned);
         self.on_change(changes);
     }
 
-    /// Resolves when the point is reached.
+    /// Resolves when the point that was planned last is reached.
     pub(super) async fn reached(&self) {
-        self.reached.notified().await;
+        while !self.is_reached() {
+            self.reached.notified().await;
+        }
     }
 
     /// Whether the point that was planned last is reached.
@@ -70,7 +75,9 @@ impl Cut {
 
     /// The disk has been changed so many times.
     pub(super) fn on_change(&self, changes: u64) {
-        if self.state.with(|state| state.point) == Some(Point::Disk(changes)) {
+        let is_there =
+            |state: &mut State| state.point == Some(Point::Disk(changes - state.changes));
+        if self.state.with(is_there) {
             self.reach();
         }
     }
@@ -100,28 +107,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cut_is_reached_once_and_where_it_was_planned() {
+    fn a_cut_is_reached_where_it_was_planned_last() {
         let cut = Cut::new();
-        let is_reached = |cut: &Cut| cut.reached().now_or_never().is_some();
+        let is_reached = || {
+            let resolves = cut.reached().now_or_never().is_some();
+            assert_eq!(resolves, cut.is_reached());
+            resolves
+        };
         cut.plan(Some(Point::Disk(0)), 0);
-        assert!(is_reached(&cut) && cut.is_reached(), "before the first change");
-        cut.plan(Some(Point::Disk(2)), 0);
-        cut.on_change(1);
-        assert!(!is_reached(&cut) && !cut.is_reached());
-        cut.on_change(2);
-        assert!(is_reached(&cut));
-        assert!(!is_reached(&cut));
-        cut.plan(Some(Point::BucketBefore(1)), 2);
-        assert_eq!(
-            [(); 3].map(|()| cut.on_request()),
-            [Passage::Free, Passage::Lost, Passage::Free]
-        );
-        assert!(is_reached(&cut));
-        cut.plan(Some(Point::BucketAfter(3)), 2);
+        assert!(is_reached(), "before the first change");
+        cut.plan(Some(Point::Disk(2)), 5);
+        assert!(!is_reached(), "the last one does not count");
+        cut.on_change(6);
+        assert!(!is_reached());
+        cut.on_change(7);
+        cut.on_change(8);
+        assert!(is_reached());
+        cut.plan(Some(Point::BucketBefore(1)), 8);
+        assert_eq!([(); 2].map(|()| cut.on_request()), [Passage::Free, Passage::Lost]);
+        assert!(is_reached());
+        cut.plan(Some(Point::BucketAfter(0)), 8);
+        assert!(!is_reached());
         assert_eq!(cut.on_request(), Passage::Unanswered);
-        assert!(is_reached(&cut));
-        cut.plan(None, 2);
         assert_eq!(cut.on_request(), Passage::Free);
-        assert!(!is_reached(&cut));
+        assert!(is_reached());
+        cut.plan(None, 8);
+        assert_eq!(cut.on_request(), Passage::Free);
+        assert!(!is_reached());
     }
 }

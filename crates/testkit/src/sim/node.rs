@@ -12,6 +12,7 @@ use railgun_raft::Inline;
 
 use super::bucket::SimBucket;
 use super::clock::{SimClock, SimEntropy};
+use super::crowd::Crowd;
 use super::cut::Point;
 use super::dial::SimDial;
 use super::disk::{Hooks, LifeDisk};
@@ -47,6 +48,7 @@ pub(super) struct Life {
     disk: LifeDisk,
     ended: Arc<AtomicBool>,
     addr: std::net::SocketAddr,
+    _crowd: Option<Crowd>,
 }
 
 impl SimNode {
@@ -112,8 +114,20 @@ impl SimNode {
         let disk = LifeDisk::new(self.disk.clone(), self.hooks.clone(), self.trace.clone());
         let on_failure = EndOnDrop(Some((disk.clone(), Arc::clone(&ended))));
         let network = self.dial.network().clone();
+        let (crowd, memory) = match self.shape.is_crowded {
+            true => {
+                let (crowd, memory) = Crowd::gather(self.random.with(Random::fork)).await;
+                (Some(crowd), Some(memory))
+            }
+            false => (None, None),
+        };
         let listen = Box::new(move || {
-            network.listen(([127, 0, 0, 1], 0).into()).map_err(|source| BindError {
+            let addr = ([127, 0, 0, 1], 0).into();
+            let listening = match memory {
+                Some(memory) => network.listen_within(addr, memory),
+                None => network.listen(addr),
+            };
+            listening.map_err(|source| BindError {
                 addr: source.addr,
                 source: std::io::Error::other(source),
             })
@@ -133,7 +147,7 @@ impl SimNode {
         on_failure.disarm();
         let addr = broker.listen_addr();
         self.dial.set(addr);
-        Ok(Life { broker, disk, ended, addr })
+        Ok(Life { broker, disk, ended, addr, _crowd: crowd })
     }
 
     fn seams(&self, disk: LifeDisk) -> Seams {
@@ -159,15 +173,16 @@ impl SimNode {
 
     /// Plans where the next life is cut short.
     pub(super) fn cut_at(&self, point: Point) {
+        let so_far = self.disk.operations();
         if let Point::Disk(changes) = point {
-            self.disk.stop_after(Some(changes));
+            self.disk.stop_after(Some(so_far + changes));
         }
-        self.hooks.cut.plan(Some(point), self.disk.operations());
+        self.hooks.cut.plan(Some(point), so_far);
     }
 
     /// Ends a life between two of its instructions; the disk keeps what `plan` says.
     pub(super) fn crash(&self, life: Option<Life>, plan: &CrashPlan) {
-        if let Some(Life { broker, disk, ended, addr }) = life {
+        if let Some(Life { broker, disk, ended, addr, _crowd }) = life {
             disk.end();
             ended.store(true, Ordering::Relaxed);
             self.dial.network().cut(addr);

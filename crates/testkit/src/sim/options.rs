@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use railgun_broker::{CheckpointCadence, Thresholds};
+use railgun_broker::{BuiltinBug as BrokerBug, CheckpointCadence, Thresholds};
+use railgun_cold::testing::Conditions;
+use railgun_log::BuiltinBug as LogBug;
 
 use super::random::Random;
 
@@ -22,58 +24,30 @@ impl Default for Options {
     }
 }
 
-/// Bugs that can be planted.
+/// Bugs that can be planted, each in the part of the node that has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bug {
-    /// An ack is sent when the entry is written, before it is fsynced (against PS-1).
-    AckBeforeFsync,
-    /// Recovery cuts the log at any damage, also at what was once durable (against PS-1).
-    RotAsTorn,
-    /// Raft gives up entries whose records are not in the bucket (against I2).
-    PurgeAboveFloor,
-    /// Log files go when their records are committed, before a manifest tells of them (against I2).
-    DeleteBeforeMirrored,
-    /// Objects are committed that were never uploaded (against I2).
-    CommitBeforePut,
-    /// Publishers are taken in whatever the log holds (against I10).
-    NoAdmission,
-    /// A manifest leaves a range out that others follow (against I1).
-    HoleInManifest,
+    /// In the log.
+    Log(LogBug),
+    /// In the broker.
+    Broker(BrokerBug),
     /// An object is written again where there is one, without a look and without a condition
     /// (against I4).
     Overwrite,
-    /// A reader that comes from one tier to the next misses a batch (against I7).
-    GapBetweenTiers,
-    /// What a publisher sends again is taken for new (against PQ-1).
-    RepeatsAreNew,
 }
 
 impl Bug {
-    pub(super) fn of_log(self) -> Option<railgun_log::BuiltinBug> {
+    pub(super) fn of_log(self) -> Option<LogBug> {
         match self {
-            Self::AckBeforeFsync => Some(railgun_log::BuiltinBug::CallbackBeforeSync),
-            Self::RotAsTorn => Some(railgun_log::BuiltinBug::RotAsTorn),
-            Self::PurgeAboveFloor
-            | Self::DeleteBeforeMirrored
-            | Self::CommitBeforePut
-            | Self::NoAdmission
-            | Self::HoleInManifest
-            | Self::Overwrite
-            | Self::GapBetweenTiers
-            | Self::RepeatsAreNew => None,
+            Self::Log(bug) => Some(bug),
+            Self::Broker(_) | Self::Overwrite => None,
         }
     }
 
-    pub(super) fn of_broker(self) -> Option<railgun_broker::BuiltinBug> {
+    pub(super) fn of_broker(self) -> Option<BrokerBug> {
         match self {
-            Self::AckBeforeFsync | Self::RotAsTorn | Self::Overwrite => None,
-            Self::PurgeAboveFloor => Some(railgun_broker::BuiltinBug::PurgeAboveFloor),
-            Self::DeleteBeforeMirrored => Some(railgun_broker::BuiltinBug::DeleteBeforeMirrored),
-            Self::CommitBeforePut => Some(railgun_broker::BuiltinBug::CommitBeforePut),
-            Self::NoAdmission => Some(railgun_broker::BuiltinBug::NoAdmission),
-            Self::HoleInManifest => Some(railgun_broker::BuiltinBug::HoleInManifest),
-            Self::GapBetweenTiers => Some(railgun_broker::BuiltinBug::GapBetweenTiers),
-            Self::RepeatsAreNew => Some(railgun_broker::BuiltinBug::RepeatsAreNew),
+            Self::Broker(bug) => Some(bug),
+            Self::Log(_) | Self::Overwrite => None,
         }
     }
 }
@@ -93,10 +67,15 @@ pub(super) struct Shape {
     /// Publisher handles with order, without, and over many streams.
     pub(super) publishers: [u64; 3],
     pub(super) readers: u64,
+    /// What the store makes of conditional PUTs.
+    pub(super) conditions: Conditions,
+    /// Clients have hardly any memory to read with, but for a little of their own.
+    pub(super) is_crowded: bool,
 }
 
 impl Shape {
-    pub(super) fn draw(random: &mut Random) -> Self {
+    /// Of `seed`, whose other chance is `random`: four seeds in a row have every kind of store and clients.
+    pub(super) fn draw(seed: u64, random: &mut Random) -> Self {
         let shards = random.within(1..3);
         Self {
             shards: shards as u32,
@@ -117,6 +96,11 @@ impl Shape {
             },
             publishers: [random.within(1..4), random.within(1..3), random.within(0..2)],
             readers: random.within(1..4),
+            conditions: match seed % 2 {
+                0 => Conditions::Honoured,
+                _ => Conditions::Ignored,
+            },
+            is_crowded: seed / 2 % 2 == 0,
         }
     }
 }

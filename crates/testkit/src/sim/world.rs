@@ -100,9 +100,9 @@ impl World {
     pub fn new(seed: u64, options: &Options) -> Self {
         let trace = Trace::begin();
         let mut random = Random::new(seed);
-        let shape = Shape::draw(&mut random);
+        let shape = Shape::draw(seed, &mut random);
         trace.note(format_args!("seed {seed}: {shape:?}"));
-        let bucket = SimBucket::new(random.fork(), trace.clone());
+        let bucket = SimBucket::new(shape.conditions, random.fork(), trace.clone());
         let dial = SimDial::new(MemoryNetwork::new());
         let node = SimNode::new(shape, options.bug, bucket, dial, random.fork(), trace.clone());
         let (node, history) = (Arc::new(node), History::new(trace.clone()));

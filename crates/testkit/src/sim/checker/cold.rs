@@ -3,14 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures::TryStreamExt;
-use object_store::ObjectStore;
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use railgun_cold::reader::{ColdPart, ColdReadError, ColdReader, ReaderOptions};
+use railgun_cold::testing::Conditions;
 use railgun_cold::{Bucket, manifest, owner};
 use railgun_core::manifest::{ColdRange, ShardManifest};
 use railgun_types::{Offset, ShardId, StreamUid};
 
 use super::super::bucket::SimBucket;
 use super::super::history::{History, MessageId};
+use super::super::trace::digest;
 
 /// See the module.
 #[derive(Debug)]
@@ -24,6 +26,8 @@ pub(super) struct Cold {
     messages: BTreeSet<MessageId>,
     /// Every object ever seen.
     objects: Objects,
+    /// What was found under a tag of the store.
+    contents: BTreeMap<String, String>,
     /// The newest manifest of each shard.
     manifests: BTreeMap<ShardId, ShardManifest>,
 }
@@ -48,6 +52,7 @@ impl Cold {
             ranges: BTreeMap::new(),
             messages: BTreeSet::new(),
             objects: BTreeMap::new(),
+            contents: BTreeMap::new(),
             manifests: BTreeMap::new(),
         }
     }
@@ -82,12 +87,29 @@ impl Cold {
     /// Keys are never overwritten or reused (I4), and nothing is deleted yet (I3, I6).
     async fn check_objects(&mut self) {
         let listed: Vec<_> = self.bucket.store().list(None).try_collect().await.unwrap_or_default();
-        let now: Objects = listed
-            .into_iter()
-            .map(|object| (object.location.to_string(), (object.size, object.e_tag)))
-            .collect();
+        let mut now = Objects::new();
+        for object in listed {
+            let tag = match self.bucket.conditions {
+                Conditions::Ignored => self.content(&object).await,
+                Conditions::Honoured | Conditions::Refused => object.e_tag,
+            };
+            now.insert(object.location.to_string(), (object.size, tag));
+        }
         check_objects(&self.history, &self.objects, &now);
         self.objects = now;
+    }
+
+    /// What tells the content of an object from another. Where the store ignores the condition of a PUT,
+    /// one that comes late, or after a look that was told a lie, writes the same once more.
+    async fn content(&mut self, object: &ObjectMeta) -> Option<String> {
+        let tag = object.e_tag.clone()?;
+        if let Some(known) = self.contents.get(&tag) {
+            return Some(known.clone());
+        }
+        let read = self.bucket.store().get(&object.location).await.ok()?.bytes().await.ok()?;
+        let content = format!("{:016x}", digest(read.into_iter()));
+        self.contents.insert(tag, content.clone());
+        Some(content)
     }
 
     async fn load(&mut self) -> Result<(), String> {

@@ -15,6 +15,8 @@ use super::super::history::{End, History, LaneId, MessageId};
 use super::super::node::SimNode;
 use super::super::trace::Trace;
 use super::super::workload::stream_name;
+use super::SEALED;
+use super::follower::Follower;
 use super::producer::Producer;
 
 /// Time that a seal and the catalog's snapshot have.
@@ -22,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Messages of each batch; their values have so many bytes at least, by the batch.
 const BATCH: usize = 4;
-const KEPT_BYTES: [usize; 7] = [300, 900, 40, 700, 600, 20, 500];
+const KEPT_BYTES: [usize; 8] = [300, 900, 40, 700, 600, 300, 20, 500];
 const PASSING_BYTES: [usize; 3] = [30, 60, 100];
 
 /// A stream with the batches that one producer has sent to it.
@@ -33,6 +35,17 @@ struct Stream {
     uid: Option<StreamUid>,
     lane: LaneId,
     batches: Vec<Vec<(MessageId, Message)>>,
+    /// Of these, those that were sent before the producer left: nobody sends them again.
+    left: usize,
+}
+
+/// Whether the producer has left the stream that stays, and begun anew there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leave {
+    Not,
+    /// Nobody knows whether it is forgotten.
+    Asked,
+    Done,
 }
 
 /// See the module.
@@ -43,6 +56,7 @@ pub(super) struct Play {
     trace: Trace,
     kept: Stream,
     passing: Stream,
+    leave: Leave,
     /// Somebody asked for the end of the second stream.
     deleting: bool,
 }
@@ -54,9 +68,11 @@ impl Play {
             uid: None,
             lane: history.lane(true),
             batches: Vec::new(),
+            left: 0,
         };
         let (kept, passing) = (stream("kept"), stream("passing"));
-        Self { node, history, trace, kept, passing, deleting: false }
+        let leave = Leave::Not;
+        Self { node, history, trace, kept, passing, leave, deleting: false }
     }
 
     /// Where the streams end that are there, when all has been done.
@@ -81,24 +97,38 @@ impl Play {
         if !self.deleting {
             ensure(&mut self.passing, &admin).await?;
         }
+        let uid = self.kept.uid.ok_or("a stream was not made")?;
+        let follower = (&self.kept.name, uid);
+        let follower = Follower::start(&self.node.dial, &self.history, follower).await?;
         let mut producer = Producer::open(&self.node.dial).await?;
         producer.bind(&self.kept.name).await?;
         if !self.deleting {
             producer.bind(&self.passing.name).await?;
         }
+        if self.leave == Leave::Asked {
+            self.leave(&mut producer).await?;
+        }
         self.publish(&mut producer, 4, 2).await?;
         self.seal(&admin).await?;
         self.await_snapshot_of_catalog(&admin).await?;
         self.publish(&mut producer, 5, 3).await?;
-        self.delete(&admin).await?;
+        if self.leave == Leave::Not {
+            self.leave(&mut producer).await?;
+        }
         self.publish(&mut producer, 6, 3).await?;
+        self.delete(&admin).await?;
+        self.publish(&mut producer, 7, 3).await?;
         // One more checkpoint, and what it lets go.
         self.seal(&admin).await?;
-        self.publish(&mut producer, 7, 3).await
+        self.publish(&mut producer, 8, 3).await?;
+        let records: usize = self.kept.batches.iter().map(Vec::len).sum();
+        let reading = follower.come_to(Offset(records as u64));
+        let read = tokio::time::timeout(PATIENCE, reading).await;
+        read.map_err(|_| "the follower does not come to the end".to_owned())?
     }
 
-    /// Sends the first batches of each stream, but those that were sent over this connection: after a
-    /// crash also what was answered before.
+    /// Sends the first batches of each stream, but those that were sent over this connection, or before
+    /// the producer left: after a crash also what was answered before.
     async fn publish(
         &mut self,
         producer: &mut Producer,
@@ -116,7 +146,7 @@ impl Play {
                 stream.batches.push((0..BATCH).map(message).collect());
             }
             let stream: &Stream = stream;
-            let already = producer.sent(&stream.name);
+            let already = stream.left + producer.sent(&stream.name);
             for batch in stream.batches.iter().take(sizes.len()).skip(already) {
                 let messages = batch.iter().map(|(_, message)| message);
                 producer.send(&stream.name, messages).await?;
@@ -132,11 +162,22 @@ impl Play {
         Ok(())
     }
 
+    /// The producer leaves the stream that stays, and comes back as a new one. When nobody knows whether
+    /// it was forgotten, it leaves once more before it sends anything.
+    async fn leave(&mut self, producer: &mut Producer) -> Result<(), String> {
+        let kept = &mut self.kept;
+        (kept.left, self.leave) = (kept.batches.len(), Leave::Asked);
+        self.trace.note(format_args!("the producer leaves"));
+        producer.leave(&kept.name).await?;
+        self.leave = Leave::Done;
+        producer.bind(&kept.name).await
+    }
+
     /// Brings all into the bucket, and has the log give up what is there.
     async fn seal(&self, admin: &Admin) -> Result<(), String> {
         let sealed = admin.seal_stream(&self.kept.name, true, PATIENCE).await;
         let sealed = sealed.map_err(|error| error.to_string())?;
-        self.trace.note(format_args!("sealed: {sealed:?}"));
+        self.trace.note(format_args!("{SEALED}: {sealed:?}"));
         Ok(())
     }
 
@@ -145,6 +186,7 @@ impl Play {
             self.history.deleted(uid);
         }
         self.deleting = true;
+        self.trace.note(format_args!("the second stream is deleted"));
         match admin.delete_stream(&self.passing.name).await {
             Ok(_) => Ok(()),
             Err(AdminError::Refused(error))

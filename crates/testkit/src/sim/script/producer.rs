@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 
 use railgun_client::{Message, Offset, StreamName, Timestamp};
-use railgun_net::{Connection, FrameReader, FrameWriter};
-use railgun_proto::{Frame, Message as WireMessage, VERSION, WireError, v1};
+use railgun_net::{FrameReader, FrameWriter};
+use railgun_proto::{Frame, WireError, v1};
 use railgun_types::batch::{BatchBuilder, RecordDraft};
 
 use super::super::dial::SimDial;
+use super::line::{Line, accepted, expect, text};
 
 /// The one producer there is, over every connection.
 const PRODUCER: [u8; 16] = [9; 16];
@@ -17,14 +18,14 @@ const MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// One connection of the producer.
 #[derive(Debug)]
 pub(super) struct Producer {
-    _connection: Connection,
-    _control: (FrameWriter, FrameReader),
+    _line: Line,
     writer: FrameWriter,
     reader: FrameReader,
     lanes: BTreeMap<StreamName, Lane>,
+    aliases: u32,
 }
 
-/// What was sent to one stream over this connection.
+/// What was sent to one stream since it was bound.
 #[derive(Debug)]
 struct Lane {
     alias: u32,
@@ -34,39 +35,36 @@ struct Lane {
 
 impl Producer {
     pub(super) async fn open(dial: &SimDial) -> Result<Self, String> {
-        let connection = dial.network().connect(dial.addr()).await.map_err(text)?;
-        let (mut writer, mut reader) = connection.open().await.map_err(text)?;
-        let hello = v1::Hello {
-            version_min: VERSION,
-            version_max: VERSION,
-            client: "script".to_owned(),
-            token: String::new(),
-        };
-        writer.send(Frame::new(&hello)).await.map_err(text)?;
-        expect::<v1::Welcome>(&mut reader).await?;
-        let control = (writer, reader);
-        let (mut writer, mut reader) = connection.open().await.map_err(text)?;
+        let line = Line::open(dial).await?;
         let producer_id = PRODUCER.to_vec().into();
         let open = v1::OpenPublisher { producer_id, epoch: 0, ordered: true };
-        writer.send(Frame::new(&open)).await.map_err(text)?;
+        let (writer, mut reader) = line.begin(&open).await?;
         expect::<v1::PublisherOpened>(&mut reader).await?;
-        let lanes = BTreeMap::new();
-        Ok(Self { _connection: connection, _control: control, writer, reader, lanes })
+        Ok(Self { _line: line, writer, reader, lanes: BTreeMap::new(), aliases: 0 })
     }
 
     pub(super) async fn bind(&mut self, stream: &StreamName) -> Result<(), String> {
-        let alias = self.lanes.len() as u32 + 1;
+        let alias = self.aliases;
+        self.aliases += 1;
         let bind = v1::BindStream { alias, stream: stream.to_string() };
         self.writer.send(Frame::new(&bind)).await.map_err(text)?;
         let bound: v1::StreamBound = expect(&mut self.reader).await?;
-        if let Some(error) = bound.error {
-            return Err(format!("{stream} is not bound: {}", WireError::from(error)));
-        }
+        accepted(bound.error, stream)?;
         self.lanes.insert(stream.clone(), Lane { alias, batches: 0, records: 0 });
         Ok(())
     }
 
-    /// Batches of a stream that were sent over this connection.
+    /// Leaves a stream, where the producer is forgotten and begins again at 0, when this has succeeded.
+    /// Nothing may be under way.
+    pub(super) async fn leave(&mut self, stream: &StreamName) -> Result<(), String> {
+        let lane = self.lanes.remove(stream).ok_or_else(|| format!("{stream} is not bound"))?;
+        let unbind = v1::UnbindStreams { aliases: vec![lane.alias], forget: true };
+        self.writer.send(Frame::new(&unbind)).await.map_err(text)?;
+        let unbound: v1::StreamsUnbound = expect(&mut self.reader).await?;
+        accepted(unbound.error, stream)
+    }
+
+    /// Batches of a stream that were sent since it was bound.
     pub(super) fn sent(&self, stream: &StreamName) -> usize {
         self.lanes.get(stream).map_or(0, |lane| lane.batches)
     }
@@ -113,13 +111,4 @@ impl Producer {
             None => Ok((Offset(item.base_offset), Timestamp(item.ts_us))),
         }
     }
-}
-
-fn text(error: impl std::fmt::Display) -> String {
-    error.to_string()
-}
-
-async fn expect<M: WireMessage>(reader: &mut FrameReader) -> Result<M, String> {
-    let message = reader.next_of::<M>().await.map_err(text)?;
-    message.ok_or_else(|| format!("the end instead of {}", M::KIND))
 }

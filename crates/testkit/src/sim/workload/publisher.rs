@@ -2,8 +2,8 @@
 //! sometimes leave without a word.
 
 use railgun_client::{
-    AtomicTicket, ErrorCode, ExpectedEnd, Message, Offset, PublishError, Publisher, StreamUid,
-    Ticket, WireCode,
+    AtomicTicket, ErrorCode, ExpectedEnd, Message, MultiPublisher, Offset, PublishError, Publisher,
+    StreamName, StreamUid, Ticket, WireCode,
 };
 
 use super::super::history::{End, LaneId, MessageId};
@@ -70,11 +70,8 @@ pub(super) async fn run_many(actor: Actor) {
         let Some(client) = actor.connect().await else { return };
         let multi = client.multi_publisher().open();
         let mut handles = Vec::new();
-        for (name, stream) in actor.streams.iter() {
-            match multi.bind(name.clone()).await {
-                Ok(publisher) => handles.push(Handle::new(&actor, publisher, *stream, true)),
-                Err(error) => actor.note(format_args!("cannot publish to {name}: {error}")),
-            }
+        for stream in actor.streams.iter() {
+            handles.extend(bind(&actor, &multi, stream).await);
         }
         if handles.is_empty() {
             actor.pause(1000).await;
@@ -86,6 +83,12 @@ pub(super) async fn run_many(actor: Actor) {
             if !actor.goes_on() {
                 break;
             }
+            if actor.percent(33) {
+                leave(&actor, &multi, &mut handles).await;
+            }
+            if handles.is_empty() {
+                break;
+            }
         }
         for handle in &mut handles {
             handle.settle().await;
@@ -93,6 +96,41 @@ pub(super) async fn run_many(actor: Actor) {
         drop(handles);
         multi.close().await;
     }
+}
+
+async fn bind<'a>(
+    actor: &'a Actor,
+    multi: &MultiPublisher,
+    (name, stream): &(StreamName, StreamUid),
+) -> Option<Handle<'a>> {
+    match multi.bind(name.clone()).await {
+        Ok(publisher) => Some(Handle::new(actor, publisher, *stream, true)),
+        Err(error) => {
+            actor.note(format_args!("cannot publish to {name}: {error}"));
+            None
+        }
+    }
+}
+
+/// Leaves one of the streams, now and then in the middle of its messages, and comes back to it: to the
+/// server as another producer, or as the one that it was if nothing came between (PQ-1).
+async fn leave<'a>(actor: &'a Actor, multi: &MultiPublisher, handles: &mut Vec<Handle<'a>>) {
+    let at = actor.draw(0..handles.len() as u64) as usize;
+    let mut handle = handles.swap_remove(at);
+    let stream = (handle.publisher.stream().clone(), handle.stream);
+    if actor.percent(50) {
+        handle.settle().await;
+    }
+    actor.note(format_args!("leaves {} with {} open", stream.0, handle.open.len()));
+    actor.trace.count(|counts| counts.unbound += 1);
+    let Handle { publisher, open, .. } = handle;
+    drop(publisher);
+    if actor.percent(50) {
+        actor.pause(500).await;
+    }
+    let Some(mut handle) = bind(actor, multi, &stream).await else { return };
+    handle.open = open;
+    handles.push(handle);
 }
 
 impl<'a> Handle<'a> {
