@@ -125,7 +125,7 @@ fn the_life_has_all_that_a_crash_may_come_between() {
     let hot = counts.read_hot + counts.read_ring;
     assert!(
         counts.read_cold > 0 && hot > 0,
-        "the follower comes from one tier to the next: {counts:?}"
+        "the followers come from one tier to the next: {counts:?}"
     );
 }
 
@@ -250,6 +250,9 @@ fn the_points_find_bugs() {
         at_the_disk(whole.changes.len() as u64).filter(is_written),
         "PS-1",
     );
+    // The followers take what comes, so it is the history that finds it.
+    let gap = Bug::Broker(BrokerBug::GapBetweenTiers);
+    is_found(gap, [Point::Disk(whole.changes.len() as u64)].into_iter(), "I7");
     is_found(Bug::Overwrite, at_the_bucket(whole.requests.len() as u64), "I4");
     is_found(
         Bug::Broker(BrokerBug::RepeatsAreNew),

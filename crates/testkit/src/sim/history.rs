@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use railgun_client::{Message, Source};
+use railgun_client::{ErrorCode, Message, Source, WireCode};
 use railgun_types::{Offset, StreamUid, Timestamp};
 
 use super::random::Random;
@@ -17,7 +17,7 @@ use super::trace::Trace;
 /// Bytes of a message's number, with which every value begins.
 const NUMBER_BYTES: usize = 8;
 
-/// For so long a failing disk excuses what clients are told.
+/// For so long what was wrong excuses what clients are told.
 const EXCUSED: Duration = Duration::from_secs(10);
 
 /// Number of a message; no two are equal.
@@ -65,6 +65,27 @@ struct Stream {
     deleted: bool,
 }
 
+/// Whether something is wrong on purpose, or was.
+#[derive(Clone, Copy, Debug, Default)]
+struct Health {
+    is_ill: bool,
+    /// When it was ill last.
+    ill_at: Option<Duration>,
+}
+
+impl Health {
+    fn set(&mut self, is_ill: bool, now: Duration) {
+        if is_ill || self.is_ill {
+            self.ill_at = Some(now);
+        }
+        self.is_ill = is_ill;
+    }
+
+    fn excuses(&self, now: Duration) -> bool {
+        self.is_ill || self.ill_at.is_some_and(|ill_at| now - ill_at < EXCUSED)
+    }
+}
+
 #[derive(Debug, Default)]
 struct Inner {
     messages: Vec<Sent>,
@@ -74,6 +95,8 @@ struct Inner {
     streams: BTreeMap<StreamUid, Stream>,
     /// When the disk was last made to fail.
     disk_hurt: Option<Duration>,
+    bucket: Health,
+    node: Health,
     violations: Vec<String>,
 }
 
@@ -106,6 +129,40 @@ impl History {
         let now = self.trace.elapsed();
         let hurt = self.inner.with(|inner| inner.disk_hurt);
         hurt.is_some_and(|hurt| now - hurt < EXCUSED)
+    }
+
+    /// Something is wrong with the bucket, or nothing any more.
+    pub(super) fn bucket_is_ill(&self, is_ill: bool) {
+        let now = self.trace.elapsed();
+        self.inner.with(|inner| inner.bucket.set(is_ill, now));
+    }
+
+    /// The node is down, or something is wrong with its disk or its connections, or nothing any more.
+    pub(super) fn node_is_ill(&self, is_ill: bool) {
+        let now = self.trace.elapsed();
+        self.inner.with(|inner| inner.node.set(is_ill, now));
+    }
+
+    /// Whether what is wrong now, or was until a moment ago, is a reason to tell a client this.
+    pub(super) fn excuses(&self, code: WireCode) -> bool {
+        let WireCode::Known(code) = code else { return false };
+        match code {
+            ErrorCode::Internal => self.disk_may_be_hurt(),
+            ErrorCode::ColdUnavailable | ErrorCode::ColdCorrupt => self.bucket_may_be_ill(),
+            ErrorCode::Unavailable => self.node_may_be_ill(),
+            _ => false,
+        }
+    }
+
+    fn bucket_may_be_ill(&self) -> bool {
+        let now = self.trace.elapsed();
+        self.inner.with(|inner| inner.bucket.excuses(now))
+    }
+
+    /// Whether that may be the reason why the node serves nobody. Without its bucket it does not start.
+    pub(super) fn node_may_be_ill(&self) -> bool {
+        let now = self.trace.elapsed();
+        self.inner.with(|inner| inner.node.excuses(now) || inner.bucket.excuses(now))
     }
 
     pub(super) fn violations(&self) -> Vec<String> {

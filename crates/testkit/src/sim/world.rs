@@ -24,6 +24,11 @@ use super::workload::Workload;
 const START_PATIENCE: Duration = Duration::from_secs(120);
 /// Time everybody has to finish when nothing goes wrong any more.
 const FINISH_PATIENCE: Duration = Duration::from_secs(600);
+/// In one seed in so many, everybody goes on for so long when nothing goes wrong any more: then there is
+/// no excuse either.
+const FAIR_EVERY: u64 = 3;
+const FAIR_AT: u64 = 1;
+const FAIR_TIME: Duration = Duration::from_secs(18);
 /// One seed in so many sees the bucket go away for minutes.
 const OUTAGE_EVERY: u64 = 8;
 const OUTAGE_AT: u64 = 2;
@@ -145,6 +150,11 @@ impl World {
         }
         if self.history.is_sound() {
             self.heal().await;
+            if self.seed % FAIR_EVERY == FAIR_AT {
+                self.pass(FAIR_TIME).await;
+            }
+        }
+        if self.history.is_sound() {
             if !workload.finish(FINISH_PATIENCE).await {
                 let how = format_args!("somebody did not finish within {FINISH_PATIENCE:?}");
                 self.history.violated("liveness", how);
@@ -221,6 +231,15 @@ impl World {
         if now >= self.slow_until {
             self.node.set_slowness(None);
         }
+        self.tell_health();
+    }
+
+    /// What is wrong now excuses what clients are told.
+    fn tell_health(&self) {
+        self.history.bucket_is_ill(self.node.bucket.weather() != Weather::Fair);
+        let is_slow = self.trace.elapsed() < self.slow_until;
+        let hurts = self.disk_hurt || self.disk_full || is_slow;
+        self.history.node_is_ill(hurts || self.life.is_none());
     }
 
     async fn strike(&mut self, fault: Fault) {
@@ -244,6 +263,7 @@ impl World {
             }
             Fault::Restart { drain } => {
                 if let Some(life) = &self.life {
+                    self.history.node_is_ill(true);
                     life.shutdown(drain).await;
                 }
                 let plan = self.draw_plan();
@@ -252,6 +272,7 @@ impl World {
             }
             Fault::Cut => {
                 if let Some(life) = &self.life {
+                    self.history.node_is_ill(true);
                     life.cut(&self.node);
                 }
             }
@@ -279,6 +300,7 @@ impl World {
             Fault::Clock { us } => self.node.clock.jump(us),
             Fault::Look => self.checker.check().await,
         }
+        self.tell_health();
     }
 
     /// When the bucket goes away for minutes, if it does in this run.
@@ -321,6 +343,7 @@ impl World {
     fn hurt_disk(&mut self) {
         self.disk_hurt = true;
         self.history.disk_was_hurt();
+        self.tell_health();
     }
 
     fn draw_plan(&mut self) -> CrashPlan {
@@ -390,6 +413,7 @@ impl World {
         self.trace.note(format_args!("crash: {plan:?}"));
         self.disk_hurt = false;
         self.node.crash(self.life.take(), plan);
+        self.tell_health();
     }
 
     async fn restart(&mut self) {
@@ -419,6 +443,7 @@ impl World {
                 Ok(Ok(life)) => {
                     self.trace.note(format_args!("started"));
                     self.life = Some(life);
+                    self.tell_health();
                     return;
                 }
                 Ok(Err(error)) => error.to_string(),

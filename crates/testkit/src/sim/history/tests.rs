@@ -164,3 +164,27 @@ fn nothing_is_promised_about_a_deleted_stream() {
     history.deleted(STREAM);
     assert!(history.acked().is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_wrong_is_an_excuse_for_a_while() {
+    let history = history();
+    let excused = || {
+        [ErrorCode::ColdCorrupt, ErrorCode::Unavailable, ErrorCode::ProtocolViolation]
+            .map(|code| history.excuses(WireCode::Known(code)))
+    };
+    history.bucket_is_ill(false);
+    history.node_is_ill(false);
+    assert_eq!(excused(), [false; 3], "nothing was ever wrong");
+    history.node_is_ill(true);
+    tokio::time::advance(10 * EXCUSED).await;
+    assert_eq!(excused(), [false, true, false], "the bucket is well");
+    history.node_is_ill(false);
+    assert_eq!(excused(), [false, true, false], "it was ill until now");
+    tokio::time::advance(EXCUSED).await;
+    assert_eq!(excused(), [false; 3]);
+    history.bucket_is_ill(true);
+    assert_eq!(excused(), [true, true, false], "a node needs its bucket");
+    history.bucket_is_ill(false);
+    tokio::time::advance(EXCUSED).await;
+    assert_eq!(excused(), [false; 3]);
+}

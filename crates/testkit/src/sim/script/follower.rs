@@ -14,9 +14,19 @@ use super::super::dial::SimDial;
 use super::super::history::History;
 use super::line::{Line, expect, text};
 
-/// It takes its time for each batch, and has credit for one: so it reads from every tier.
-const PAUSE: Duration = Duration::from_millis(300);
-const CREDIT_BYTES: u64 = 1;
+/// What a reader takes at a time, and how long for each batch.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    credit_bytes: u64,
+    pause: Duration,
+}
+
+impl Pace {
+    /// A batch at a time: it falls behind, and comes from tier to tier.
+    pub(super) const SLOW: Self = Self { credit_bytes: 1, pause: Duration::from_millis(300) };
+    /// All that there is.
+    pub(super) const FAST: Self = Self { credit_bytes: 1 << 20, pause: Duration::ZERO };
+}
 
 /// See the module. It ends when this is dropped.
 #[derive(Debug)]
@@ -31,12 +41,13 @@ impl Follower {
         dial: &SimDial,
         history: &History,
         (stream, uid): (&StreamName, StreamUid),
+        pace: Pace,
     ) -> Result<Self, String> {
         let line = Line::open(dial).await?;
         let subscribe = v1::Subscribe {
             stream: stream.to_string(),
             start: Some(v1::subscribe::Start::Earliest(true)),
-            credit_bytes: CREDIT_BYTES,
+            credit_bytes: pace.credit_bytes,
             ..Default::default()
         };
         let (writer, mut reader) = line.begin(&subscribe).await?;
@@ -44,7 +55,8 @@ impl Follower {
         let (told, next) = watch::channel(Offset(subscribed.resumed_at));
         let (history, mut task) = (history.clone(), JoinSet::new());
         task.spawn(async move {
-            let reading = Reading { _line: line, writer, reader, history, uid, told };
+            let pause = pace.pause;
+            let reading = Reading { _line: line, writer, reader, history, uid, pause, told };
             reading.run().await
         });
         Ok(Self { task, next })
@@ -69,6 +81,7 @@ struct Reading {
     reader: FrameReader,
     history: History,
     uid: StreamUid,
+    pause: Duration,
     told: watch::Sender<Offset>,
 }
 
@@ -79,7 +92,7 @@ impl Reading {
             match frame.kind() {
                 FrameKind::Deliver => {
                     let bytes = self.take(&frame)?;
-                    tokio::time::sleep(PAUSE).await;
+                    tokio::time::sleep(self.pause).await;
                     let credit = Frame::new(&v1::Credit { bytes });
                     self.writer.send(credit).await.map_err(text)?;
                 }

@@ -16,7 +16,7 @@ use super::super::node::SimNode;
 use super::super::trace::Trace;
 use super::super::workload::stream_name;
 use super::SEALED;
-use super::follower::Follower;
+use super::follower::{Follower, Pace};
 use super::producer::Producer;
 
 /// Time that a seal and the catalog's snapshot have.
@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Messages of each batch; their values have so many bytes at least, by the batch.
 const BATCH: usize = 4;
-const KEPT_BYTES: [usize; 8] = [300, 900, 40, 700, 600, 300, 20, 500];
+const KEPT_BYTES: [usize; 9] = [300, 900, 40, 700, 600, 300, 20, 500, 30];
 const PASSING_BYTES: [usize; 3] = [30, 60, 100];
 
 /// A stream with the batches that one producer has sent to it.
@@ -98,8 +98,7 @@ impl Play {
             ensure(&mut self.passing, &admin).await?;
         }
         let uid = self.kept.uid.ok_or("a stream was not made")?;
-        let follower = (&self.kept.name, uid);
-        let follower = Follower::start(&self.node.dial, &self.history, follower).await?;
+        let follower = self.follow(uid, Pace::SLOW).await?;
         let mut producer = Producer::open(&self.node.dial).await?;
         producer.bind(&self.kept.name).await?;
         if !self.deleting {
@@ -120,11 +119,20 @@ impl Play {
         self.publish(&mut producer, 7, 3).await?;
         // One more checkpoint, and what it lets go.
         self.seal(&admin).await?;
-        self.publish(&mut producer, 8, 3).await?;
+        self.publish(&mut producer, 9, 3).await?;
         let records: usize = self.kept.batches.iter().map(Vec::len).sum();
-        let reading = follower.come_to(Offset(records as u64));
-        let read = tokio::time::timeout(PATIENCE, reading).await;
-        read.map_err(|_| "the follower does not come to the end".to_owned())?
+        for follower in [follower, self.follow(uid, Pace::FAST).await?] {
+            let reading = follower.come_to(Offset(records as u64));
+            let read = tokio::time::timeout(PATIENCE, reading).await;
+            read.map_err(|_| "a follower does not come to the end".to_owned())??;
+        }
+        Ok(())
+    }
+
+    /// Reads the stream that stays, from its beginning on.
+    async fn follow(&self, uid: StreamUid, pace: Pace) -> Result<Follower, String> {
+        let stream = (&self.kept.name, uid);
+        Follower::start(&self.node.dial, &self.history, stream, pace).await
     }
 
     /// Sends the first batches of each stream, but those that were sent over this connection, or before

@@ -74,20 +74,16 @@ async fn check_sealed(
 pub(super) fn judge(actor: &Actor, error: &AdminError) {
     actor.note(format_args!("a call failed: {error}"));
     let excused = match error {
-        AdminError::Refused(error) if error.code == WireCode::Known(ErrorCode::Internal) => {
-            actor.history.disk_may_be_hurt()
+        AdminError::Refused(error) => {
+            let waits = [
+                ErrorCode::Timeout,
+                ErrorCode::HotTierFull,
+                ErrorCode::GoingAway,
+                ErrorCode::OutcomeUnknown,
+                ErrorCode::StreamStarting,
+            ];
+            waits.map(WireCode::Known).contains(&error.code) || actor.history.excuses(error.code)
         }
-        AdminError::Refused(error) => matches!(
-            error.code,
-            WireCode::Known(
-                ErrorCode::Timeout
-                    | ErrorCode::HotTierFull
-                    | ErrorCode::Unavailable
-                    | ErrorCode::GoingAway
-                    | ErrorCode::OutcomeUnknown
-                    | ErrorCode::StreamStarting
-            )
-        ),
         AdminError::Protocol { .. } => false,
         _ => true,
     };

@@ -294,7 +294,11 @@ impl<'a> Handle<'a> {
             if refused.code == WireCode::Known(ErrorCode::HotTierFull) {
                 self.actor.trace.count(|counts| counts.refused_full += 1);
             }
-            if !is_excused(refused.code) {
+            let is_excused = match refused.code {
+                WireCode::Known(ErrorCode::Unavailable) => self.actor.history.excuses(refused.code),
+                code => is_excused(code),
+            };
+            if !is_excused {
                 let how = format_args!("{} was told: {refused}", self.actor.name);
                 self.actor.history.violated("PS errors", how);
             }
@@ -302,7 +306,7 @@ impl<'a> Handle<'a> {
     }
 }
 
-/// Whether a publisher that does nothing wrong may be told this.
+/// Whether a publisher that does nothing wrong may be told this at any time.
 fn is_excused(code: WireCode) -> bool {
     matches!(
         code,
@@ -310,7 +314,6 @@ fn is_excused(code: WireCode) -> bool {
             ErrorCode::ExpectedOffsetMismatch
                 | ErrorCode::OrderBroken
                 | ErrorCode::HotTierFull
-                | ErrorCode::Unavailable
                 | ErrorCode::GoingAway
                 | ErrorCode::StreamStarting
         )

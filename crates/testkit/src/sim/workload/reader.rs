@@ -158,22 +158,11 @@ fn gap(actor: &Actor, stream: StreamUid, removed: &railgun_client::Removed) {
 fn judge(actor: &Actor, error: &SubscribeError) {
     actor.note(format_args!("reading failed: {error}"));
     let excused = match error {
-        SubscribeError::Refused { error, .. }
-            if error.code == WireCode::Known(ErrorCode::Internal) =>
-        {
-            actor.history.disk_may_be_hurt()
+        SubscribeError::Refused { error, .. } => {
+            let stops = [ErrorCode::GoingAway, ErrorCode::StreamStarting].map(WireCode::Known);
+            stops.contains(&error.code) || actor.history.excuses(error.code)
         }
-        SubscribeError::Refused { error, .. } => matches!(
-            error.code,
-            WireCode::Known(
-                ErrorCode::ColdUnavailable
-                    | ErrorCode::ColdCorrupt
-                    | ErrorCode::Unavailable
-                    | ErrorCode::GoingAway
-                    | ErrorCode::StreamStarting
-            )
-        ),
-        SubscribeError::Disconnected { .. } => true,
+        SubscribeError::Disconnected { .. } => actor.history.node_may_be_ill(),
         SubscribeError::TooManyStreams { .. }
         | SubscribeError::Damaged { .. }
         | SubscribeError::Protocol { .. } => false,
