@@ -100,7 +100,7 @@ impl Shape {
                 0 => Conditions::Honoured,
                 _ => Conditions::Ignored,
             },
-            is_crowded: seed / 2 % 2 == 0,
+            is_crowded: (seed / 2).is_multiple_of(2),
         }
     }
 }

@@ -154,11 +154,9 @@ impl World {
                 self.pass(FAIR_TIME).await;
             }
         }
-        if self.history.is_sound() {
-            if !workload.finish(FINISH_PATIENCE).await {
-                let how = format_args!("somebody did not finish within {FINISH_PATIENCE:?}");
-                self.history.violated("liveness", how);
-            }
+        if self.history.is_sound() && !workload.finish(FINISH_PATIENCE).await {
+            let how = format_args!("somebody did not finish within {FINISH_PATIENCE:?}");
+            self.history.violated("liveness", how);
         }
         if self.history.is_sound() {
             self.judge().await;
