@@ -9,7 +9,7 @@ use quinn::VarInt;
 use tokio::sync::watch;
 
 use super::connection::{Link, Side, pair};
-use crate::budget::ClientMemory;
+use crate::client_memory::ClientMemory;
 use crate::connect::ConnectError;
 use crate::connection::Connection;
 use crate::endpoint::Endpoint;
