@@ -80,9 +80,10 @@ async fn readers_that_take_nothing_hold_up_no_small_read_and_large_ones_for_a_wh
     for _ in 0..8 {
         assert_eq!(publisher.publish_values(&[&vec![7; 1 << 19]]).await.error, None);
     }
-    // Five are given 3 MiB each, which they have credit for and never take; another one waits.
+    // They have credit for all of it and never take it: the first are given 1.5 MiB each, and others,
+    // when there is less, half a MiB; the last wait.
     let all = subscribe("target", Start::Earliest(true), u64::MAX, false);
-    let crowd = join_all((0..6).map(|_| Attacker::with_window(&node, 1 << 10))).await;
+    let crowd = join_all((0..32).map(|_| Attacker::with_window(&node, 1 << 10))).await;
     let mut lines = join_all(crowd.iter().map(|deaf| deaf.begin(&all))).await;
     until(&mut bystander, || memory.figures().records.waiting > 0).await;
     let records = memory.figures().records;

@@ -32,7 +32,7 @@ pub const BATCH_RECORDS: usize = 65_536;
 pub const ENTRY_BYTES: usize = 1 << 20;
 /// Un-answered batches per publisher handle; the number of results a producer's state keeps (PQ-1).
 pub const PRODUCER_WINDOW: usize = 8;
-/// Most streams that one publisher binds.
+/// Most streams that one publisher binds, and all publishers of a connection together.
 pub const PUBLISHER_STREAMS: usize = 65_536;
 /// Most batches of one frame of a publisher: its head stays far below 1 MiB, and so do their
 /// results, each with an error.

@@ -90,13 +90,13 @@ pub(crate) struct Settings {
     pub(crate) tls_cert: Option<Sourced<PathBuf>>,
     pub(crate) tls_key: Option<Sourced<PathBuf>>,
     pub(crate) tokens: Sourced<Vec<TokenHash>>,
-    pub(crate) hot_max_bytes: Sourced<ByteSize>,
+    pub(crate) hot_bytes_max: Sourced<ByteSize>,
     pub(crate) hot_file_bytes: Sourced<ByteSize>,
     pub(crate) shards: Sourced<u32>,
     pub(crate) keep_awake: Sourced<bool>,
     pub(crate) streams_max: Sourced<u32>,
     pub(crate) connections_max: Sourced<u32>,
-    pub(crate) clients_max_bytes: Sourced<ByteSize>,
+    pub(crate) clients_bytes_max: Sourced<ByteSize>,
     pub(crate) max_time_to_cold: Sourced<Span>,
     pub(crate) log_format: Sourced<LogFormat>,
     pub(crate) log_filter: Sourced<String>,
@@ -180,8 +180,8 @@ impl Settings {
         let bucket = or_dev(bucket, dev, || directory_url(&data_dir.value.join("bucket")))
             .ok_or(SettingsError::Missing { key: "bucket", flag: "bucket" })?;
         let hot_file_bytes = layers.or(|layer| &mut layer.hot.file_bytes, || HOT_FILE_BYTES);
-        let clients_max_bytes =
-            layers.or(|layer| &mut layer.clients.max_bytes, || clients_max_bytes(machine));
+        let clients_bytes_max =
+            layers.or(|layer| &mut layer.clients.max_bytes, || clients_bytes_max(machine));
         let settings = Self {
             dev,
             config: args.config.clone(),
@@ -191,9 +191,9 @@ impl Settings {
             tls_cert: layers.take(|layer| &mut layer.tls.cert),
             tls_key: layers.take(|layer| &mut layer.tls.key),
             tokens: layers.or(|layer| &mut layer.auth.tokens, Vec::new),
-            hot_max_bytes: layers.or(
+            hot_bytes_max: layers.or(
                 |layer| &mut layer.hot.max_bytes,
-                || hot_max_bytes(machine, &data_dir.value, hot_file_bytes.value),
+                || hot_bytes_max(machine, &data_dir.value, hot_file_bytes.value),
             ),
             hot_file_bytes,
             shards: layers.or(|layer| &mut layer.shards.count, || shards(machine)),
@@ -201,9 +201,9 @@ impl Settings {
             streams_max: layers.or(|layer| &mut layer.streams.max_count, || STREAMS_DEFAULT),
             connections_max: layers.or(
                 |layer| &mut layer.clients.max_connections,
-                || connections_at(clients_max_bytes.value).min(CONNECTIONS_DEFAULT),
+                || connections_at(clients_bytes_max.value).min(CONNECTIONS_DEFAULT),
             ),
-            clients_max_bytes,
+            clients_bytes_max,
             max_time_to_cold: layers.or(|layer| &mut layer.cold.max_time_to_cold, || TIME_TO_COLD),
             log_format: layers.or(|layer| &mut layer.log.format, || LogFormat::Pretty),
             log_filter: layers
@@ -229,7 +229,7 @@ impl Settings {
         };
         let file_bytes = self.hot_file_bytes.value;
         within("hot.file_bytes", file_bytes, HOT_FILE_BYTES_MIN, HOT_FILE_BYTES_MAX)?;
-        within("hot.max_bytes", self.hot_max_bytes.value, file_bytes, ByteSize(1 << 60))?;
+        within("hot.max_bytes", self.hot_bytes_max.value, file_bytes, ByteSize(1 << 60))?;
         let time_to_cold = self.max_time_to_cold.value;
         if !(TIME_TO_COLD_MIN..=TIME_TO_COLD_MAX).contains(&time_to_cold) {
             return Err(SettingsError::OutOfRange {
@@ -239,7 +239,7 @@ impl Settings {
                 max: TIME_TO_COLD_MAX.to_string(),
             });
         }
-        let clients_bytes = self.clients_max_bytes.value;
+        let clients_bytes = self.clients_bytes_max.value;
         within("clients.max_bytes", clients_bytes, CLIENTS_BYTES_MIN, CLIENTS_BYTES_MAX)?;
         for (key, value, max) in [
             ("shards.count", self.shards.value, SHARDS_MAX),
@@ -328,14 +328,14 @@ fn loopback(port: u16) -> SocketAddr {
 }
 
 /// DESIGN §1.7: a fifth of the disk, at most 10 GiB, at least a log file.
-fn hot_max_bytes(machine: Machine, data_dir: &Path, file_bytes: ByteSize) -> ByteSize {
+fn hot_bytes_max(machine: Machine, data_dir: &Path, file_bytes: ByteSize) -> ByteSize {
     let fifth = (machine.disk_bytes)(data_dir).map(|bytes| ByteSize(bytes / 5 / MIB * MIB));
     fifth.unwrap_or(HOT_BYTES_DEFAULT_MAX).min(HOT_BYTES_DEFAULT_MAX).max(file_bytes)
 }
 
 /// An eighth of the memory, at most 4 GiB: what is on its way between clients and network may take as
 /// much again, and shards and caches have theirs.
-fn clients_max_bytes(machine: Machine) -> ByteSize {
+fn clients_bytes_max(machine: Machine) -> ByteSize {
     let eighth = machine.memory_bytes.map(|bytes| ByteSize(bytes / 8 / MIB * MIB));
     let default = eighth.unwrap_or(ByteSize(1024 * MIB));
     default.clamp(CLIENTS_BYTES_MIN, CLIENTS_BYTES_DEFAULT_MAX)

@@ -40,7 +40,7 @@ pub(crate) async fn start(
     let bucket = Bucket::open(&settings.bucket.value, &BucketOptions::new(seed))?;
     let listen = settings.listen.value;
     let connections_max = settings.connections_max.value as usize;
-    let clients_bytes = usize::try_from(settings.clients_max_bytes.value.0).unwrap_or(usize::MAX);
+    let clients_bytes = usize::try_from(settings.clients_bytes_max.value.0).unwrap_or(usize::MAX);
     let listen_spec = ListenSpec {
         connections_max,
         memory: ClientMemory::new(clients_bytes, connections_max),
@@ -52,7 +52,7 @@ pub(crate) async fn start(
         listen: Box::new(move || Endpoint::bind(listen_spec)),
         address: listen.to_string(),
         tokens: settings.tokens.value.clone(),
-        hot_bytes_max: settings.hot_max_bytes.value.0,
+        hot_bytes_max: settings.hot_bytes_max.value.0,
         shards: settings.shards.value,
         max_time_to_cold: settings.max_time_to_cold.value.0,
         streams_max: settings.streams_max.value as usize,

@@ -107,7 +107,7 @@ fn defaults_follow_the_machine() {
     let on = |cores, disk_bytes| {
         let machine = Machine { cores, disk_bytes, ..MACHINE };
         let settings = Settings::resolve(&dev(), |_| None, machine).unwrap();
-        (settings.shards.value, settings.hot_max_bytes.value.0 >> 20)
+        (settings.shards.value, settings.hot_bytes_max.value.0 >> 20)
     };
     assert_eq!(on(2, |_| Some(20 << 30)), (2, 4 << 10), "a fifth of the disk");
     assert_eq!(on(64, |_| Some(1 << 40)), (8, 10 << 10), "at most 8 shards and 10 GiB");
@@ -116,7 +116,7 @@ fn defaults_follow_the_machine() {
     let clients = |memory_bytes| {
         let machine = Machine { memory_bytes, ..MACHINE };
         let settings = Settings::resolve(&dev(), |_| None, machine).unwrap();
-        settings.clients_max_bytes.value.0 >> 20
+        settings.clients_bytes_max.value.0 >> 20
     };
     assert_eq!(clients(Some(16 << 30)), 2 << 10, "an eighth of the memory");
     assert_eq!(clients(Some(1 << 40)), 4 << 10, "at most 4 GiB");
