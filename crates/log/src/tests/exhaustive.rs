@@ -104,6 +104,9 @@ impl Life {
 
 /// Runs `script` with a stop after each number of disk operations, and recovers from every subset of what was
 /// not synced. The first thing that is not as it must be is the error; else the number of recoveries.
+///
+/// A page has 256 bytes instead of 4 KiB, so that a small log has several: what subsets of them there are,
+/// and what a log makes of each, does not depend on that.
 fn every_crash(
     options: &LogOptions,
     direct: bool,
