@@ -192,7 +192,8 @@ fn half_done(whole: &Led) -> [Point; 7] {
 }
 
 /// One in so many points of a second life is tried with each pair of crashes, unless the environment says
-/// otherwise; another one each time, so that all are.
+/// otherwise. Each pair begins at another one: with all three, three in eight are tried, each with one of
+/// them, and every run tries the same.
 const STEP: usize = 8;
 
 /// A crash, and another one while the node starts again and takes up what is half done.

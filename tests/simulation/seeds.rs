@@ -90,6 +90,7 @@ fn check_all(counts: &Counts) {
         ("records from memory", counts.read_ring, 100),
         ("records from the log", counts.read_hot, 100),
         ("records from the bucket", counts.read_cold, 100),
+        ("readers who waited for memory", counts.waited, 10),
         ("seals", counts.sealed, 10),
         ("segments", counts.segments, 10),
         ("bundles", counts.bundles, 10),

@@ -77,7 +77,7 @@ impl Schedule {
 
     /// Whether a checkpoint on disk holds everything up to `applied`.
     pub(crate) fn covers(&self, applied: u64) -> bool {
-        self.last.is_some_and(|last| last >= applied)
+        self.last.is_some_and(|last| last >= applied) && !self.store.has_lost_newest()
     }
 
     /// Whether a checkpoint of the state at `applied` should be encoded now.
@@ -89,6 +89,7 @@ impl Schedule {
         let grown = self.log.bytes_above(self.last.unwrap_or(0));
         let CheckpointCadence { log_bytes, size_factor, quiet, quiet_bytes } = self.cadence;
         self.wanted
+            || self.store.has_lost_newest()
             || grown >= log_bytes.max(self.last_bytes.saturating_mul(size_factor))
             || (grown >= quiet_bytes.max(self.last_bytes / QUIET_PART)
                 && self.last_at.elapsed() >= quiet)
@@ -150,8 +151,9 @@ async fn write_durably(
 
 #[cfg(test)]
 mod tests {
-    use railgun_log::{Entry, LogWriter, Payload, Step};
-    use railgun_raft::Inline;
+    use railgun_core::checkpoint::CheckpointError;
+    use railgun_log::{Entry, LogWriter, Payload, SimDisk, Step};
+    use railgun_raft::{Inline, SnapshotSource};
     use tokio::time::advance;
 
     use super::*;
@@ -290,6 +292,31 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn one_is_due_where_the_newest_was_set_aside() {
+        let (disk, mut rig) = (Arc::<SimDisk>::default(), Rig::start());
+        let check = |bytes: &[u8]| match bytes {
+            b"good" => Ok(Bytes::new()),
+            _ => Err(CheckpointError::NotACheckpoint),
+        };
+        let dir = "checkpoints".into();
+        rig.store = CheckpointStore::open(disk, dir, u64::MAX, Box::new(check)).unwrap().into();
+        rig.schedule.store = Arc::clone(&rig.store);
+        let first = rig.append(10);
+        let id = rig.append(10);
+        rig.drive();
+        rig.store.write(first, &["good".into()]).expect("written");
+        rig.store.write(id, &["bad".into()]).expect("written");
+        rig.written(3);
+        assert!(!rig.is_due() && rig.schedule.covers(id.index));
+        let promoted = rig.store.promote(id.index).expect("the other");
+        assert_eq!(promoted.applied.id, first);
+        assert!(rig.is_due() && !rig.schedule.covers(id.index), "nothing else may ever come");
+        rig.store.write(id, &["good".into()]).expect("written");
+        rig.written(4);
+        assert!(!rig.is_due());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn none_is_written_before_the_log_is_durable_up_to_it() {
         let mut rig = Rig::start();
         let id = rig.append(10);
@@ -305,6 +332,6 @@ mod tests {
         let written = from.recv().await.expect("written");
         assert_eq!((written.id, written.result), (id, Ok(5)));
         let content = |bytes: &[u8]| Ok(bytes.to_vec());
-        assert_eq!(rig.store.newest(content).expect("read"), Some((id, b"state".to_vec())));
+        assert_eq!(rig.store.newest(content).expect("read").whole, Some((id, b"state".to_vec())));
     }
 }

@@ -20,7 +20,7 @@ use super::{LEADER_TIMEOUT, StartError};
 use crate::actors::Actors;
 use crate::builtin_bug::{BuiltinBug, Planted};
 use crate::catalog::{self, CatalogHandle, CatalogSpec};
-use crate::checkpoint::{Check, CheckpointStore, Schedule};
+use crate::checkpoint::{Check, CheckpointStore, Newest, Schedule};
 use crate::clock::Clock;
 use crate::replica::{self, Handover};
 use crate::seams::RunningLog;
@@ -85,7 +85,8 @@ impl Starter {
         let (disk, kept_bytes_max) = (Arc::clone(&self.disk), hot_bytes_max / KEPT_PART);
         let store = CheckpointStore::open(disk, dir.clone(), kept_bytes_max, check);
         let store = store.map_err(|error| restore(&error))?;
-        let newest = store.newest(decode).map_err(|error| restore(&error))?;
+        let Newest { whole: newest, damaged } =
+            store.newest(decode).map_err(|error| restore(&error))?;
         let (whole, purged) = (newest.as_ref().map(|(id, _)| *id), log.state().last_purged);
         if let Some(purged) = purged.filter(|purged| whole.is_none_or(|id| id.index < purged.index))
         {
@@ -98,6 +99,9 @@ impl Starter {
             let reason = format!("its log begins after entry {purged}, and in {dir} {reason}");
             return Err(StartError::Restore { shard, reason });
         }
+        // Whoever promotes looks at checksums only, which may be right. Not before it is certain that
+        // nothing of them is needed.
+        store.set_aside(&damaged).map_err(|error| restore(&error))?;
         let restored = newest.map(|(_, restored)| restored);
         Ok(Files { log, store: Arc::new(store), restored })
     }

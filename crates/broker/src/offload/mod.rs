@@ -29,7 +29,7 @@ use gather::GatherError;
 
 pub(crate) use reclaim::{ReclaimError, Reclaimer};
 
-/// How often an idle shard is looked at.
+/// How often an idle shard is looked at, or one that waits for others.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// A manifest that only tells of new or deleted streams is written at most this often, and one that
 /// committed objects wait for is put off no longer than this while there are others to upload: one
@@ -69,7 +69,7 @@ impl ObjectMemory {
     }
 
     /// Waits until one more object may be made.
-    async fn place(&self) -> Result<OwnedSemaphorePermit, NodeStopping> {
+    pub(crate) async fn place(&self) -> Result<OwnedSemaphorePermit, NodeStopping> {
         // Nobody closes it.
         Arc::clone(&self.places).acquire_owned().await.map_err(|_| NodeStopping)
     }
@@ -132,6 +132,8 @@ struct Offloader {
 enum Progress {
     /// There may be more to do at once.
     More,
+    /// Other shards have all places for objects.
+    Crowded,
     Idle,
 }
 
@@ -151,6 +153,7 @@ impl OffloadSpec {
                     offloader.succeeded().await;
                     continue;
                 }
+                Ok(Progress::Crowded) => continue,
                 Ok(Progress::Idle) => {
                     offloader.succeeded().await;
                     LOOK_EVERY
@@ -231,7 +234,12 @@ impl Offloader {
             return Ok(Progress::More);
         }
         if status.has_plans {
-            let place = self.spec.memory.place().await?;
+            // Others may have them for as long as a request to the bucket takes, and a seal or a
+            // manifest may be due meanwhile.
+            let Ok(place) = tokio::time::timeout(LOOK_EVERY, self.spec.memory.place()).await else {
+                return Ok(Progress::Crowded);
+            };
+            let place = place?;
             if let Some(next) = self.spec.shard.next_plan().await? {
                 self.upload(next, place).await?;
                 return Ok(Progress::More);

@@ -162,20 +162,18 @@ impl DiskFile for RealFile {
             return Ok(());
         }
         let before = self.size()?;
-        loop {
+        let allocated = loop {
             match fallocate(&self.file, FallocateFlags::empty(), 0, bytes) {
-                Ok(()) => return Ok(()),
                 Err(Errno::INTR) => {}
-                Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
-                    return self.write_zeros(before, bytes);
-                }
-                Err(error) => {
-                    // It keeps what it got, which may be all the room that there was for others.
-                    self.file.set_len(before).ok();
-                    return Err(error.into());
-                }
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => break self.write_zeros(before, bytes),
+                done => break done.map_err(Into::into),
             }
+        };
+        if allocated.is_err() {
+            // It keeps what it got, which may be all the room that there was for others.
+            self.file.set_len(before).ok();
         }
+        allocated
     }
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {

@@ -18,6 +18,8 @@ pub struct Counts {
     pub read_hot: u64,
     /// Records that they got from the bucket.
     pub read_cold: u64,
+    /// Times that memory was given back to readers who waited for it.
+    pub waited: u64,
     /// Seals that somebody asked for and that ended well.
     pub sealed: u64,
     /// Objects in the bucket that hold one stream each.
@@ -61,6 +63,7 @@ impl Counts {
             read_ring,
             read_hot,
             read_cold,
+            waited,
             sealed,
             segments,
             bundles,
@@ -83,6 +86,7 @@ impl Counts {
         self.read_ring += read_ring;
         self.read_hot += read_hot;
         self.read_cold += read_cold;
+        self.waited += waited;
         self.sealed += sealed;
         self.segments += segments;
         self.bundles += bundles;

@@ -116,7 +116,8 @@ impl SimNode {
         let network = self.dial.network().clone();
         let (crowd, memory) = match self.shape.is_crowded {
             true => {
-                let (crowd, memory) = Crowd::gather(self.random.with(Random::fork)).await;
+                let (crowd, memory) =
+                    Crowd::gather(self.random.with(Random::fork), &self.trace).await;
                 (Some(crowd), Some(memory))
             }
             false => (None, None),

@@ -1,5 +1,6 @@
 //! How a node's records come to the bucket while there are very many of them, or one shard of several.
 
+use super::site::until;
 use super::*;
 
 const DAY_US: i64 = 86_400_000_000;
@@ -75,6 +76,27 @@ async fn the_memory_of_objects_is_kept_for_the_next_ones_and_not_for_long() {
     assert_eq!(broker.memory.kept_bytes(), kept, "the same memory was used again");
     sleep(Duration::from_secs(11)).await;
     assert_eq!(broker.memory.kept_bytes(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_whose_object_waits_for_those_of_others_is_sealed_meanwhile() {
+    let broker = start(&MemoryNetwork::new()).await;
+    let mut others = Vec::new();
+    while let Ok(place) = timeout(READ_TIME, broker.memory.place()).await {
+        others.push(place.unwrap());
+    }
+    for _ in 0..2 {
+        publish(&broker, 1, b"x").await;
+        let shard = broker.streams.resolve(&name("s")).await.unwrap().shard;
+        until("it waited for as long as records may", async || {
+            sleep(Duration::from_secs(10)).await;
+            let status = shard.offload_status().await.unwrap();
+            status.has_plans && status.oldest_unsealed.is_none()
+        })
+        .await;
+    }
+    drop(others);
+    timeout(READ_TIME * 2, broker.streams.seal(&name("s"), true)).await.unwrap().unwrap();
 }
 
 #[tokio::test(start_paused = true)]

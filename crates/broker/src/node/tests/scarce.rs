@@ -155,6 +155,7 @@ impl Disk for Scarce {
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.begin(SimOp::Open, path);
         Ok(self.handle(path, self.sim.open(path)?))
     }
 

@@ -1,0 +1,400 @@
+use railgun_log::{
+    CrashPlan, DiskLock, Fault, LockError, RealDisk, SimDisk, SimDiskOptions, SimOp,
+};
+
+use super::*;
+use crate::checkpoint::reserve::RESERVE;
+
+fn id(index: u64) -> EntryId {
+    EntryId { term: 1, index }
+}
+
+/// A store in which the content `bad` is damaged.
+fn store() -> (tempfile::TempDir, CheckpointStore) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = store_in(&dir);
+    (dir, store)
+}
+
+fn store_in(dir: &tempfile::TempDir) -> CheckpointStore {
+    let disk = Arc::new(RealDisk::open(dir.path()).expect("a disk"));
+    let check: Check = Box::new(|bytes| match bytes {
+        b"bad" => Err(CheckpointError::NotACheckpoint),
+        other => Ok(Bytes::copy_from_slice(other)),
+    });
+    CheckpointStore::open(disk, "checkpoints".into(), u64::MAX, check).expect("opened")
+}
+
+/// Its check returns the content.
+fn newest(store: &CheckpointStore) -> Option<(EntryId, Vec<u8>)> {
+    let newest = store.newest(&store.check).expect("read");
+    newest.whole.map(|(id, content)| (id, content.to_vec()))
+}
+
+fn indexes(store: &CheckpointStore) -> Vec<u64> {
+    store.entries().expect("listed").iter().map(|entry| entry.id.index).collect()
+}
+
+#[test]
+fn a_damaged_checkpoint_is_stood_in_for_by_the_one_before() {
+    let (_dir, store) = store();
+    assert_eq!(newest(&store), None);
+    store.write(id(5), &["one".into()]).expect("written");
+    store.write(id(7), &["b".into(), "ad".into()]).expect("written");
+    assert_eq!(newest(&store), Some((id(5), b"one".to_vec())));
+    assert_eq!(store.promote(7).expect("the one before").applied.id, id(5));
+    assert_eq!(indexes(&store), [5], "a damaged one is never promoted");
+}
+
+#[test]
+fn what_only_its_owner_cannot_read_is_set_aside_before_it_can_be_promoted() {
+    let (dir, store) = store();
+    for index in [3, 5, 7, 9] {
+        store.write(id(index), &[index.to_string().into()]).expect("written");
+    }
+    let read = |bytes: &[u8]| match bytes {
+        b"7" | b"9" => Err(CheckpointError::NotACheckpoint),
+        other => Ok(other.to_vec()),
+    };
+    let newest = store.newest(read).expect("read");
+    assert_eq!(newest.whole, Some((id(5), b"5".to_vec())));
+    assert_eq!(indexes(&store), [3, 5, 7, 9], "somebody may still want to look at them");
+    store.set_aside(&newest.damaged).expect("renamed");
+    assert_eq!(indexes(&store), [3, 5]);
+    assert_eq!(store.promote(9).expect("promoted").applied.id, id(5));
+    // One is kept.
+    let kept = std::fs::read(dir.path().join("checkpoints").join(DAMAGED)).expect("kept");
+    assert_eq!(kept, b"9");
+}
+
+#[test]
+fn a_damaged_checkpoint_does_not_hold_promotions_up() {
+    for rots in [true, false] {
+        let (disk, dir, mut store) = simulated();
+        store.check = Box::new(|bytes| match bytes {
+            b"x" => Ok(Bytes::new()),
+            _ => Err(CheckpointError::NotACheckpoint),
+        });
+        // As few as there can be: the snapshot, the one that the floor comes to, and the newest.
+        store.kept_bytes_max = 0;
+        let piece = ["x".into()];
+        for index in [1, 2] {
+            store.write(id(index), &piece).expect("written");
+        }
+        store.promote(1).expect("promoted");
+        let path = store.path(&Entry { id: id(2), promoted: false });
+        assert!(!rots || disk.flip(path, 0, 1));
+        let mut promoted = 1;
+        for index in 3..20 {
+            store.write(id(index), &piece).expect("written");
+            if !rots && index == 3 {
+                // One that the disk cannot read is no better.
+                let kind = io::ErrorKind::Other;
+                disk.fail(Fault { op: SimOp::Read, after: 1, kind });
+            }
+            promoted = store.promote(index - 1).expect("the snapshot at least").applied.id.index;
+            assert!(!indexes(&store).contains(&2) || promoted == 2);
+        }
+        assert!(promoted > 10, "{promoted}, {:?}", indexes(&store));
+        let names = disk.list(&dir).expect("listed");
+        assert!(names.contains(&DAMAGED.to_owned()), "{names:?}");
+        assert!(!store.has_lost_newest() && store.failure().is_none());
+    }
+}
+
+#[test]
+fn promotion_takes_the_newest_at_or_below_and_drops_what_is_older() {
+    let (_dir, store) = store();
+    assert!(matches!(store.promote(9), Err(SnapshotError::NoCheckpoint { upto: 9 })));
+    for index in [3, 5, 7, 9] {
+        store.write(id(index), &[index.to_string().into()]).expect("written");
+    }
+    assert!(matches!(store.promote(2), Err(SnapshotError::NoCheckpoint { upto: 2 })));
+    assert_eq!(store.promote(8).expect("promoted").applied.id, id(7));
+    assert_eq!(indexes(&store), [7, 9]);
+    assert_eq!(store.promote(8).expect("again").applied.id, id(7), "never falls");
+    let current = store.current().expect("read").expect("there is one");
+    assert_eq!(current.applied, Applied { id: id(7), membership: "7".into() });
+    // The snapshot still serves a restart when newer checkpoints are gone.
+    assert_eq!(newest(&store).map(|(id, _)| id), Some(id(9)));
+}
+
+#[test]
+fn a_damaged_snapshot_is_passed_over_while_a_checkpoint_is_whole() {
+    let (dir, store) = store();
+    for index in [3, 5] {
+        store.write(id(index), &[index.to_string().into()]).expect("written");
+    }
+    let snapshot = store.promote(3).expect("promoted");
+    std::fs::write(dir.path().join(snapshot.path), "bad").expect("written");
+    let store = store_in(&dir);
+    assert!(store.current().expect("the checkpoint is whole").is_none());
+    // Nothing is promoted that lies above what may be given up.
+    let stand_in = store.stand_in(9).expect("the checkpoint");
+    assert_eq!(stand_in.applied.id, id(5));
+    assert!(!store.entries().expect("listed").iter().any(|e| e.promoted && e.id == id(5)));
+    assert!(matches!(store.promote(4), Err(SnapshotError::NoCheckpoint { upto: 4 })));
+    // When it may, it takes the damaged one's place.
+    assert_eq!(store.promote(5).expect("promoted").applied.id, id(5));
+    assert_eq!(indexes(&store), [5]);
+    // Alone, a damaged snapshot is the loss of the state.
+    std::fs::write(dir.path().join(store.path(&store.entries().expect("listed")[0])), "bad")
+        .expect("written");
+    let store = store_in(&dir);
+    assert!(matches!(store.current(), Err(SnapshotError::Damaged { .. })));
+}
+
+fn simulated() -> (Arc<SimDisk>, PathBuf, CheckpointStore) {
+    let disk = Arc::new(SimDisk::new(SimDiskOptions::default()));
+    let dir = PathBuf::from("shards/1/checkpoints");
+    let store = reopen(&disk, &dir);
+    (disk, dir, store)
+}
+
+fn reopen(disk: &Arc<SimDisk>, dir: &Path) -> CheckpointStore {
+    let check: Check = Box::new(|bytes| Ok(Bytes::copy_from_slice(bytes)));
+    CheckpointStore::open(Arc::clone(disk) as _, dir.to_owned(), u64::MAX, check).expect("opened")
+}
+
+#[test]
+fn a_checkpoint_outlives_a_power_cut_with_all_its_directories() {
+    let (disk, dir, store) = simulated();
+    store.write(id(1), &["one".into()]).expect("written");
+    disk.crash(&CrashPlan::LoseAll);
+    assert_eq!(newest(&reopen(&disk, &dir)), Some((id(1), b"one".to_vec())));
+}
+
+#[test]
+fn a_full_disk_still_takes_a_checkpoint() {
+    let (disk, dir, store) = simulated();
+    disk.set_capacity(disk.used());
+    let piece = Bytes::from(vec![7; 100_000]);
+    store.write(id(1), std::slice::from_ref(&piece)).expect("the reserve gives way");
+    assert_eq!(newest(&store), Some((id(1), piece.to_vec())));
+    // With room again the reserve is held again.
+    disk.set_capacity(u64::MAX);
+    store.write(id(2), &[piece]).expect("written");
+    assert!(disk.list(&dir).expect("listed").contains(&RESERVE.to_owned()));
+}
+
+/// A disk whose freed room somebody else takes at once.
+#[derive(Debug)]
+struct Contended(SimDisk);
+
+impl Disk for Contended {
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.0.create_dir_all(dir)
+    }
+
+    fn create(&self, path: &Path, bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
+        self.0.create(path, bytes)
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.0.open(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.0.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let before = self.0.used();
+        self.0.remove(path)?;
+        if self.0.used() < before {
+            self.0.set_capacity(self.0.used());
+        }
+        Ok(())
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.0.list(dir)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.0.sync_dir(dir)
+    }
+
+    fn lock(&self, path: &Path) -> Result<Box<dyn DiskLock>, LockError> {
+        self.0.lock(path)
+    }
+}
+
+#[test]
+fn nobody_else_gets_the_room_of_the_reserve() {
+    let sim = SimDisk::default();
+    let disk = Arc::new(Contended(sim.clone()));
+    let check: Check = Box::new(|bytes| Ok(Bytes::copy_from_slice(bytes)));
+    let store = CheckpointStore::open(disk, "ckpt".into(), u64::MAX, check).expect("opened");
+    sim.set_capacity(sim.used());
+    let piece = Bytes::from(vec![7; 100_000]);
+    store.write(id(1), std::slice::from_ref(&piece)).expect("written to the reserve");
+    assert_eq!(newest(&store), Some((id(1), piece.to_vec())));
+}
+
+#[test]
+fn a_crash_at_a_checkpoint_on_a_full_disk_leaves_room_for_the_next_one() {
+    let piece = Bytes::from(vec![7; 100_000]);
+    for (step, plan) in
+        (0..).flat_map(|step| [(step, CrashPlan::ProcessOnly), (step, CrashPlan::LoseAll)])
+    {
+        let (disk, dir, store) = simulated();
+        disk.set_capacity(disk.used());
+        disk.stop_after(Some(disk.operations() + step));
+        let done = store.write(id(1), std::slice::from_ref(&piece)).is_ok();
+        disk.crash(&plan);
+        let store = reopen(&disk, &dir);
+        disk.set_capacity(disk.used());
+        let written = store.write(id(2), std::slice::from_ref(&piece));
+        written.unwrap_or_else(|error| panic!("cut after {step}, {plan:?}: {error}"));
+        assert_eq!(newest(&store), Some((id(2), piece.to_vec())));
+        if done {
+            assert!(step > 4, "{step}");
+            break;
+        }
+    }
+}
+
+#[test]
+fn after_a_change_that_failed_nothing_is_relied_on() {
+    for op in [SimOp::Write, SimOp::Sync, SimOp::Rename, SimOp::SyncDir] {
+        let (disk, _, store) = simulated();
+        store.write(id(1), &["one".into()]).expect("written");
+        assert!(store.failure().is_none());
+        disk.fail(Fault { op, after: 0, kind: io::ErrorKind::Other });
+        store.write(id(2), &["two".into()]).expect_err("refused by the disk");
+        assert!(store.failure().is_some(), "{op:?}");
+        // The disk tells of a failure once.
+        let error = store.promote(2).expect_err("what it holds is not known");
+        assert!(matches!(error, SnapshotError::Io { .. }), "{error}");
+        store.write(id(3), &["three".into()]).expect_err("as above");
+    }
+    let (disk, _, store) = simulated();
+    store.write(id(1), &["one".into()]).expect("written");
+    disk.fail(Fault { op: SimOp::SyncDir, after: 0, kind: io::ErrorKind::Other });
+    store.promote(1).expect_err("refused by the disk");
+    assert!(store.failure().is_some());
+    // What was not begun has not failed.
+    let (disk, _, store) = simulated();
+    for op in [SimOp::Open, SimOp::Create] {
+        disk.fail(Fault { op, after: 0, kind: io::ErrorKind::Other });
+        store.write(id(1), &["one".into()]).expect_err("refused by the system");
+    }
+    disk.fail(Fault { op: SimOp::Open, after: 0, kind: io::ErrorKind::Other });
+    store.promote(1).expect_err("nothing to promote");
+    assert!(store.failure().is_none());
+    // A full disk has not failed.
+    let (disk, _, store) = simulated();
+    disk.fail(Fault { op: SimOp::Write, after: 0, kind: io::ErrorKind::StorageFull });
+    store.write(id(2), &["two".into()]).expect_err("no room");
+    assert!(store.failure().is_none());
+    store.write(id(2), &["two".into()]).expect("there is room");
+}
+
+#[test]
+fn what_cannot_be_removed_is_removed_the_next_time() {
+    let (disk, _, mut store) = simulated();
+    store.kept_bytes_max = 0;
+    for index in [1, 2] {
+        store.write(id(index), &["x".into()]).expect("written");
+    }
+    // After what a crash may have left.
+    disk.fail(Fault { op: SimOp::Remove, after: 1, kind: io::ErrorKind::StorageFull });
+    store.write(id(3), &["x".into()]).expect("it is there");
+    assert_eq!(indexes(&store), [1, 2, 3]);
+    store.write(id(4), &["x".into()]).expect("written");
+    assert_eq!(indexes(&store), [1, 4]);
+    assert!(store.failure().is_none());
+}
+
+#[test]
+fn what_somebody_else_has_removed_needs_no_removal() {
+    let (disk, _, store) = simulated();
+    for index in 0..20 {
+        // First what a crash left, then what is superfluous.
+        disk.fail(Fault { op: SimOp::Remove, after: 1, kind: io::ErrorKind::NotFound });
+        store.write(id(index), &["x".into()]).expect("written");
+    }
+    assert!(store.failure().is_none());
+}
+
+/// With `bytes_max` for those that are kept.
+fn small(bytes_max: u64) -> CheckpointStore {
+    let check: Check = Box::new(|bytes| Ok(Bytes::copy_from_slice(bytes)));
+    CheckpointStore::open(Arc::new(SimDisk::default()), "ckpt".into(), bytes_max, check)
+        .expect("opened")
+}
+
+#[test]
+fn large_checkpoints_are_few_and_the_floor_comes_to_one_of_them() {
+    let piece = Bytes::from(vec![7; 1_000]);
+    let store = small(5_500);
+    for index in 0..100 {
+        store.write(id(index), std::slice::from_ref(&piece)).expect("written");
+    }
+    let left = indexes(&store);
+    assert_eq!((left.len(), left[0], left[4]), (5, 0, 99), "{left:?}");
+    // Where not even two fit, the newest is kept, and one that the floor can come to: it is
+    // always so far behind.
+    let store = small(0);
+    let mut promoted = Vec::new();
+    for index in 0..100 {
+        store.write(id(index), std::slice::from_ref(&piece)).expect("written");
+        if let Some(floor) = u64::checked_sub(index, 10) {
+            promoted.extend(store.promote(floor).ok().map(|found| found.applied.id.index));
+        }
+        assert!(indexes(&store).len() <= 3, "{:?}", indexes(&store));
+    }
+    promoted.dedup();
+    assert!(promoted.len() > 5 && promoted.last() > Some(&70), "{promoted:?}");
+}
+
+#[test]
+fn where_there_is_little_room_a_smaller_reserve_is_held() {
+    let (disk, dir, store) = simulated();
+    let piece = Bytes::from(vec![7; 100_000]);
+    // Whatever room a checkpoint leaves, somebody else takes.
+    for index in 0..4 {
+        disk.set_capacity(disk.used());
+        store.write(id(index), std::slice::from_ref(&piece)).expect("the reserve gives way");
+    }
+    // None is held that the next one does not fit in.
+    assert!(!disk.list(&dir).expect("listed").contains(&RESERVE.to_owned()));
+    disk.set_capacity(disk.used() + 150_000);
+    store.hold_reserve();
+    disk.set_capacity(disk.used());
+    store.write(id(4), &[piece]).expect("the reserve gives way");
+}
+
+#[test]
+fn the_reserve_grows_with_the_checkpoints() {
+    let (disk, dir, store) = simulated();
+    let piece = |bytes| Bytes::from(vec![7; bytes]);
+    store.write(id(1), &[piece(3 << 20)]).expect("written");
+    disk.set_capacity(disk.used());
+    store.write(id(2), &[piece(5 << 20)]).expect("the reserve was as large");
+    // Only part of it can be held now, and the next checkpoint is told what is wrong.
+    let error = store.write(id(3), &[piece(8 << 20)]).expect_err("no room");
+    assert_eq!(error.source.kind(), io::ErrorKind::StorageFull);
+    let error = store.write(id(3), &[piece(8 << 20)]).expect_err("no room");
+    assert_eq!(error.source.kind(), io::ErrorKind::StorageFull, "{error}");
+    // A restart holds as much again.
+    disk.set_capacity(u64::MAX);
+    drop(store);
+    reopen(&disk, &dir);
+    disk.set_capacity(disk.used());
+    reopen(&disk, &dir).write(id(4), &[piece(9 << 20)]).expect("the reserve gives way");
+}
+
+#[test]
+fn many_checkpoints_are_thinned_evenly() {
+    let (_dir, store) = store();
+    for index in 0..100 {
+        store.write(id(index), &["x".into()]).expect("written");
+    }
+    let left = indexes(&store);
+    assert_eq!(left.len(), KEPT_MAX + 1);
+    assert_eq!((left[0], left[KEPT_MAX]), (0, 99));
+    let widest = left.windows(2).map(|pair| pair[1] - pair[0]).max();
+    assert!(widest <= Some(16), "{left:?}");
+}
