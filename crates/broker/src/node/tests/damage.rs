@@ -164,7 +164,15 @@ async fn a_rotten_checkpoint_is_stood_in_for_by_what_is_left() {
     };
     let all = || checkpoints(&site, 1);
     assert_eq!(all().len(), 1, "{:?}", all());
-    at_some_places(&site, all, async || starts(2).await).await;
+    at_some_places(&site, all, async || {
+        starts(2).await;
+        assert_eq!(all(), [PathBuf::new(); 0], "it is set aside");
+        let broker = site.start().await.unwrap();
+        let shard = broker.streams.resolve(&name("s")).await.unwrap().shard;
+        shard.checkpoint().await.unwrap();
+        site.cut_power(broker).await;
+    })
+    .await;
 
     // Now part of it is only in the bucket, and what tells of that in checkpoints.
     let broker = site.start().await.unwrap();

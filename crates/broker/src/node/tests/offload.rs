@@ -80,7 +80,10 @@ async fn the_memory_of_objects_is_kept_for_the_next_ones_and_not_for_long() {
 
 #[tokio::test(start_paused = true)]
 async fn a_shard_whose_object_waits_for_those_of_others_is_sealed_meanwhile() {
-    let broker = start(&MemoryNetwork::new()).await;
+    let network = MemoryNetwork::new();
+    let spec = spec_with(&network, Arc::<Pool>::default(), Box::new(|| Duration::from_micros(100)));
+    let max_time_to_cold = Duration::from_secs(20);
+    let broker = Broker::start(BrokerSpec { max_time_to_cold, ..spec }).await.unwrap();
     let mut others = Vec::new();
     while let Ok(place) = timeout(READ_TIME, broker.memory.place()).await {
         others.push(place.unwrap());
@@ -89,7 +92,6 @@ async fn a_shard_whose_object_waits_for_those_of_others_is_sealed_meanwhile() {
         publish(&broker, 1, b"x").await;
         let shard = broker.streams.resolve(&name("s")).await.unwrap().shard;
         until("it waited for as long as records may", async || {
-            sleep(Duration::from_secs(10)).await;
             let status = shard.offload_status().await.unwrap();
             status.has_plans && status.oldest_unsealed.is_none()
         })
