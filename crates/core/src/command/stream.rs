@@ -51,7 +51,9 @@ const UID_BYTES: usize = 16;
 
 const ENSURE: u8 = 1;
 const DELETE: u8 = 2;
-const RELEASE_PRODUCER: u8 = 3;
+/// As it was written before it told an epoch: it is read, and means any. Nobody writes it.
+const RELEASE_PRODUCER_OF_ANY_EPOCH: u8 = 3;
+const RELEASE_PRODUCER: u8 = 4;
 
 impl StreamCommand {
     pub(super) fn encode(&self, out: &mut BytesMut) {
@@ -89,11 +91,13 @@ impl StreamCommand {
                 allow_destructive: codec::bool(cursor)?,
             })),
             DELETE => Ok(Self::Delete { stream: StreamUid(cursor.array()?) }),
-            RELEASE_PRODUCER => Ok(Self::ReleaseProducer {
-                producer: ProducerId(cursor.array()?),
-                epoch: cursor.u32()?,
-                streams: list(cursor, UID_BYTES, |cursor| Ok(StreamUid(cursor.array()?)))?,
-            }),
+            kind @ (RELEASE_PRODUCER_OF_ANY_EPOCH | RELEASE_PRODUCER) => {
+                Ok(Self::ReleaseProducer {
+                    producer: ProducerId(cursor.array()?),
+                    epoch: if kind == RELEASE_PRODUCER { cursor.u32()? } else { u32::MAX },
+                    streams: list(cursor, UID_BYTES, |cursor| Ok(StreamUid(cursor.array()?)))?,
+                })
+            }
             _ => Err(Malformed),
         }
     }
