@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::vec;
 
 use crate::error::{LogError, ReadError};
@@ -157,13 +157,15 @@ pub(crate) struct Shared {
     pub(crate) inner: Guarded<Inner>,
     /// Asked for each entry, so kept beside the lock.
     pub(crate) disk_full: AtomicBool,
+    /// Bytes of the current file that nothing is written to.
+    pub(crate) room: AtomicU64,
     pub(crate) hub: Arc<Hub>,
 }
 
 impl Shared {
     pub(crate) fn new(inner: Inner, hub: &Arc<Hub>) -> Self {
-        let disk_full = AtomicBool::new(false);
-        Self { inner: Guarded::new(inner), disk_full, hub: Arc::clone(hub) }
+        let (disk_full, room) = (AtomicBool::new(false), AtomicU64::new(0));
+        Self { inner: Guarded::new(inner), disk_full, room, hub: Arc::clone(hub) }
     }
 }
 
@@ -306,6 +308,11 @@ impl ShardLog {
     /// [`LogState::disk_full`], for callers that ask often.
     pub fn disk_full(&self) -> bool {
         self.shared.disk_full.load(Relaxed)
+    }
+
+    /// Bytes that are left in the current file for what is not queued yet: on a full disk, all there is.
+    pub fn room(&self) -> u64 {
+        self.shared.room.load(Relaxed).saturating_sub(self.queued_bytes())
     }
 
     /// Everything up to this index is fsynced.

@@ -144,6 +144,7 @@ impl ShardWriter {
             stalled: false,
         };
         writer.publish_full(false);
+        writer.publish_room();
         writer
     }
 
@@ -297,6 +298,7 @@ impl ShardWriter {
         self.purged = self.image.purged;
         self.publish(now);
         self.position += self.batch.file_bytes();
+        self.publish_room();
         self.batch.release();
         let pending = std::mem::take(&mut self.pending);
         pending.dones.into_iter().for_each(|done| done(Ok(())));

@@ -49,6 +49,7 @@ impl ShardWriter {
         self.unmarked = false;
         self.mark_at = None;
         self.position = file.header_bytes;
+        self.publish_room();
         self.block_writer.follow(Arc::clone(&file.file));
         let closed_file = std::mem::replace(&mut self.current, Arc::clone(&file));
         let extent = Extent::new(header.first_index, file.header_bytes);
@@ -98,6 +99,11 @@ impl ShardWriter {
     /// Tells the handles whether there is space for more than what is preallocated.
     pub(super) fn publish_full(&self, full: bool) {
         self.shared.disk_full.store(full, Relaxed);
+    }
+
+    /// Tells the handles what is left of the current file.
+    pub(super) fn publish_room(&self) {
+        self.shared.room.store(self.file_bytes.saturating_sub(self.position), Relaxed);
     }
 
     /// Frees what the backlog allows to be freed while its front waits for space: purges that do not

@@ -24,7 +24,9 @@ fn the_log_says_so_before_it_is_out_of_room_and_then_lets_wait() {
     rig.append(1, 4..5, 500);
     assert_eq!(rig.callbacks.take_ok(), [4]);
     let bytes = rig.log.files()[0].bytes;
+    assert_eq!(rig.log.room(), small().file_bytes - bytes);
     rig.log.append(vec![entry(1, 5, 3000)], rig.callbacks.tagged(5)).expect("queues");
+    assert_eq!(rig.log.room(), (small().file_bytes - bytes).saturating_sub(rig.log.queued_bytes()));
     rig.log
         .save_vote(Vote { term: 2, ..Vote::default() }, rig.callbacks.tagged(6))
         .expect("queues");
