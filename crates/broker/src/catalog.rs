@@ -16,7 +16,7 @@ use crate::actors::Actors;
 use crate::checkpoint::{Schedule, Written};
 use crate::clock::Clock;
 use crate::replica::{
-    CommittedEntry, EntryContent, NodeStopping, Pipeline, ProposeFailure, UnappliedQueue,
+    self, CommittedEntry, EntryContent, NodeStopping, Pipeline, ProposeFailure, UnappliedQueue,
 };
 
 /// Messages that may wait.
@@ -62,7 +62,7 @@ pub(crate) enum ChangeFailure {
          or raise it"
     )]
     TooManyStreams { max: usize },
-    /// The disk has no room for further names. Nothing was written.
+    /// The disk has no room for further names, or hardly any at all. Nothing was written.
     #[error("the disk is full: free space or add some")]
     DiskFull,
 }
@@ -74,6 +74,8 @@ pub(crate) struct CatalogSpec {
     pub(crate) streams_max: usize,
     pub(crate) checkpoints: Schedule,
     pub(crate) log: ShardLog,
+    /// To how many bytes its files are allocated.
+    pub(crate) log_file_bytes: u64,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) unapplied: UnappliedQueue,
 }
@@ -138,6 +140,7 @@ struct Host {
     checkpoints: Schedule,
     raft: Option<RaftShard>,
     log: ShardLog,
+    log_file_bytes: u64,
     actors: Actors,
     /// To itself, for what spawned work reports.
     to_self: mpsc::WeakSender<Message>,
@@ -172,6 +175,7 @@ impl CatalogSpec {
             checkpoints: self.checkpoints,
             raft: None,
             log: self.log,
+            log_file_bytes: self.log_file_bytes,
             actors: actors.clone(),
             to_self: to.downgrade(),
             pipeline: Pipeline::new(self.clock),
@@ -255,8 +259,7 @@ impl Host {
         }
     }
 
-    /// Proposes a change, unless it is none, or there is no room for the name that it takes. All else
-    /// is about a name that is there, and cannot be asked for without end.
+    /// Proposes a change, unless it is none, or there is no room for it.
     async fn on_change(
         &mut self,
         command: CatalogCommand,
@@ -268,7 +271,7 @@ impl Host {
             return drop(reply.send(Ok(outcome)));
         }
         let reserves = matches!(command, CatalogCommand::Reserve { .. });
-        if reserves && let Err(failure) = self.has_room() {
+        if let Err(failure) = self.has_room_for(&command) {
             return drop(reply.send(Err(failure)));
         }
         self.reserving += usize::from(reserves);
@@ -276,6 +279,22 @@ impl Host {
         let proposed = self.pipeline.propose(CommandBody::Catalog(command), waiter).await;
         if let Err((waiter, failure)) = proposed {
             self.answer(waiter, Err(failure.into()));
+        }
+    }
+
+    /// Whether there is room for what makes a name or begins to free one; what ends either always has
+    /// some, as no more of that can be asked for.
+    fn has_room_for(&self, command: &CatalogCommand) -> Result<(), ChangeFailure> {
+        match command {
+            CatalogCommand::Reserve { .. } => self.has_room(),
+            CatalogCommand::Delete { .. } => {
+                let in_flight = self.pipeline.in_flight();
+                let has_relief = replica::has_relief(&self.log, self.log_file_bytes, in_flight);
+                has_relief.then_some(()).ok_or(ChangeFailure::DiskFull)
+            }
+            CatalogCommand::Found(_)
+            | CatalogCommand::Activate { .. }
+            | CatalogCommand::Free { .. } => Ok(()),
         }
     }
 

@@ -231,7 +231,7 @@ impl Streams {
             }
             Phase::Creating { patch } => {
                 // Whoever reserved the name said what the stream is; all others compare with that.
-                let created = self.create(&request.name, &entry, patch.clone()).await?;
+                let created = self.create(&request.name, &entry, patch.clone(), own).await?;
                 if own && created.outcome == EnsureOutcome::Created {
                     return Ok(created);
                 }
@@ -277,12 +277,14 @@ impl Streams {
     }
 
     /// Finishes the creation of a reserved stream. Several may do so at once: one of them is told
-    /// that it was created, the others that it is there.
+    /// that it was created, the others that it is there. Only who has reserved the name gives it up
+    /// where there is no room for the stream: others do not know what its owner was told.
     pub(crate) async fn create(
         &self,
         name: &StreamName,
         entry: &CatalogEntry,
         patch: SpecPatch,
+        own: bool,
     ) -> Result<Ensured, WireError> {
         let stream = entry.stream;
         let request = EnsureRequest {
@@ -292,15 +294,18 @@ impl Streams {
             if_revision: None,
             allow_destructive: false,
         };
-        let ensured = match self.propose_ensure(entry, request).await? {
-            Ok(ensured) => ensured,
-            Err(refused) => {
-                // Definite, and it was not for the sake of a stream that lives: nobody else should
-                // wait for this name.
-                self.change(CatalogCommand::Free { name: name.clone(), stream }).await?;
-                return Err(wire_error::ensure_refused(&refused));
-            }
+        let ensured = self.propose_ensure(entry, request).await;
+        let is_definite = match &ensured {
+            Ok(Ok(_)) => false,
+            Ok(Err(_)) => true,
+            Err(failure) => own && failure.code == ErrorCode::HotTierFull,
         };
+        if is_definite {
+            // It was not for the sake of a stream that lives: nobody else should wait for this name,
+            // nor find later what was refused.
+            self.change(CatalogCommand::Free { name: name.clone(), stream }).await?;
+        }
+        let ensured = ensured?.map_err(|refused| wire_error::ensure_refused(&refused))?;
         let activate = CatalogCommand::Activate { name: name.clone(), stream };
         let now = self.change(activate).await?;
         if now.is_none_or(|now| now.stream != stream || now.phase != Phase::Active) {
@@ -350,7 +355,14 @@ impl Streams {
     pub(crate) async fn delete(&self, name: &StreamName) -> Result<StreamUid, WireError> {
         let entry = self.entry(name).await?.ok_or_else(|| not_found(name))?;
         self.change(CatalogCommand::Delete { name: name.clone(), stream: entry.stream }).await?;
-        self.finish_delete(name, &entry).await?;
+        self.finish_delete(name, &entry).await.map_err(|error| {
+            if error.code != ErrorCode::HotTierFull {
+                return error;
+            }
+            // Nobody finds the stream any more, and whenever there is room it is deleted.
+            let message = format!("the deletion of stream '{name}' goes on later: {error}");
+            WireError::new(ErrorCode::Timeout, message)
+        })?;
         Ok(entry.stream)
     }
 
@@ -373,9 +385,8 @@ impl Streams {
 
     /// Finishes creations and deletions that a stopped node left half done.
     pub(crate) async fn reconcile(&self) -> Result<(), WireError> {
-        for (name, entry) in self.inner.catalog.half_done().await.map_err(|gone| stopping(&gone))? {
-            self.finish(&name, &entry).await;
-        }
+        let half_done = self.inner.catalog.half_done().await.map_err(|gone| stopping(&gone))?;
+        self.finish(half_done.iter()).await;
         Ok(())
     }
 
@@ -387,11 +398,9 @@ impl Streams {
             loop {
                 tokio::time::sleep(RECONCILE_EVERY).await;
                 let Ok(half_done) = self.inner.catalog.half_done().await else { return };
-                for (name, entry) in &half_done {
-                    if before.get(name) == Some(entry) {
-                        self.finish(name, entry).await;
-                    }
-                }
+                let stale =
+                    half_done.iter().filter(|(name, entry)| before.get(name) == Some(entry));
+                self.finish(stale).await;
                 before = half_done.into_iter().collect();
             }
         };
@@ -402,17 +411,29 @@ impl Streams {
         }
     }
 
-    async fn finish(&self, name: &StreamName, entry: &CatalogEntry) {
-        let (what, finished) = match entry.phase.clone() {
-            Phase::Active => return,
-            Phase::Creating { patch } => {
-                ("creation", self.create(name, entry, patch).await.map(drop))
+    /// Tries each once. What fails is told in one line: on a full disk they may be very many.
+    async fn finish(&self, half_done: impl Iterator<Item = &(StreamName, CatalogEntry)>) {
+        let (mut failed, mut last) = (0_u64, None);
+        for (name, entry) in half_done {
+            let (what, finished) = match entry.phase.clone() {
+                Phase::Active => continue,
+                Phase::Creating { patch } => {
+                    ("creation", self.create(name, entry, patch, false).await.map(drop))
+                }
+                Phase::Deleting => ("deletion", self.finish_delete(name, entry).await),
+            };
+            match finished {
+                Ok(()) => {
+                    tracing::info!(stream = %name, "finished a {what} that was left half done");
+                }
+                Err(error) => {
+                    failed += 1;
+                    last = Some((name, what, error));
+                }
             }
-            Phase::Deleting => ("deletion", self.finish_delete(name, entry).await),
-        };
-        match finished {
-            Ok(()) => tracing::info!(stream = %name, "finished a {what} that was left half done"),
-            Err(error) => tracing::warn!(stream = %name, %error, "a {what} stays half done"),
+        }
+        if let Some((name, what, error)) = last {
+            tracing::warn!(failed, stream = %name, %error, "streams stay half done, one a {what}");
         }
     }
 

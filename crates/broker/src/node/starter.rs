@@ -168,6 +168,7 @@ impl Starter {
             streams_max,
             checkpoints: schedule,
             log,
+            log_file_bytes: self.log.options.file_bytes,
             clock: Arc::clone(&self.clock),
             unapplied,
         };

@@ -244,7 +244,7 @@ async fn a_stream_deleted_while_it_is_created_is_not_left_without_a_name() {
     let entry = streams.entry(&name("a")).await.unwrap().unwrap();
     // It goes before its shard has heard of it.
     streams.delete(&name("a")).await.unwrap();
-    let created = streams.create(&name("a"), &entry, patch(10)).await.unwrap_err();
+    let created = streams.create(&name("a"), &entry, patch(10), false).await.unwrap_err();
     assert_eq!(created.code, ErrorCode::StreamDeleted);
     let shard = &broker.shards[&entry.shard].handle;
     let delete = CommandBody::Stream(StreamCommand::Delete { stream: uid });

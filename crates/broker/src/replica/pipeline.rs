@@ -73,6 +73,11 @@ impl<T> Pipeline<T> {
         self.raft.as_ref().map(|raft| raft.leader().state()).unwrap_or_default()
     }
 
+    /// Proposals that have not ended.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
     /// Log time must not fall behind what other leaders have given (SEMANTICS §0).
     pub(crate) fn observe(&mut self, ts: Timestamp) {
         self.last_ts = self.last_ts.max(ts);

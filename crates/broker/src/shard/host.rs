@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::appender::{Appender, EntryReplies};
-use super::budget::{self, Admission, Relief};
+use super::budget::{self, Admission};
 use super::figures::ShardFigures;
 use super::query::{
     self, Located, NextPlan, OffloadStatus, ReadQuery, SegmentPage, StartResolved, StreamFacts,
@@ -28,7 +28,9 @@ use super::{AppendRequest, QUEUE_BYTES, RequestFailure, ShardHandle};
 use crate::actors::Actors;
 use crate::checkpoint::{CheckpointStore, Schedule, Written};
 use crate::clock::Clock;
-use crate::replica::{CommittedEntry, EntryContent, Pipeline, ProposeFailure, UnappliedQueue};
+use crate::replica::{
+    self, CommittedEntry, EntryContent, Pipeline, ProposeFailure, UnappliedQueue,
+};
 use crate::thresholds::CheckpointCadence;
 
 /// Messages that may wait. Appends are bounded by bytes besides.
@@ -141,7 +143,7 @@ struct Host {
     appender: Appender,
     unapplied: UnappliedQueue,
     hot_bytes_max: u64,
-    relief: Relief,
+    log_file_bytes: u64,
     /// The hot budget allows no entry before.
     slowed_until: Option<Instant>,
     readers: TailReaders<Located>,
@@ -204,7 +206,7 @@ impl HostSpec {
             appender: Appender::new(self.log_file_bytes),
             unapplied: self.unapplied,
             hot_bytes_max: self.hot_bytes_max,
-            relief: Relief::new(self.log_file_bytes),
+            log_file_bytes: self.log_file_bytes,
             slowed_until: None,
             readers: TailReaders::default(),
             mirror_waits: Vec::new(),
@@ -325,12 +327,10 @@ impl Host {
         if let Some(outcome) = leads.then(|| self.state.prune(&mut body)).flatten() {
             return drop(reply.send(Ok(outcome)));
         }
-        if let Err(full) = self.admission() {
-            if !self.relief.may_pass(&body) {
-                return drop(reply.send(Err(full)));
-            }
-        } else {
-            self.relief.renew();
+        if let Err(full) = self.admission()
+            && !(budget::makes_room(&body) && self.has_relief())
+        {
+            return drop(reply.send(Err(full)));
         }
         if let Err((waiter, failure)) = self.pipeline.propose(body, Waiter::Request(reply)).await {
             self.fail(waiter, failure);
@@ -484,8 +484,15 @@ impl Host {
         match budget::admission(self.hot_bytes(), self.hot_bytes_max) {
             Admission::Free => Ok(None),
             Admission::Slowed(pause) => Ok(Some(pause)),
-            Admission::Refused => Err(RequestFailure::HotTierFull),
+            Admission::Relief | Admission::Refused => Err(RequestFailure::HotTierFull),
         }
+    }
+
+    /// Whether what makes room itself may be written where nothing else is.
+    fn has_relief(&self) -> bool {
+        let budget = budget::admission(self.hot_bytes(), self.hot_bytes_max);
+        budget != Admission::Refused
+            && replica::has_relief(&self.log, self.log_file_bytes, self.pipeline.in_flight())
     }
 
     fn refuse_waiting(&mut self, failure: RequestFailure) {

@@ -2,6 +2,7 @@
 //! to try again; nothing acknowledged is lost; the node lives, and goes on by itself.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 
 use railgun_log::{CrashPlan, Fault, SimOp};
@@ -241,8 +242,9 @@ async fn what_is_in_flight_when_the_disk_fills_up_leaves_room_for_what_frees_spa
 #[tokio::test(start_paused = true)]
 async fn what_clients_change_leaves_room_for_what_frees_space() {
     const ROUNDS: u32 = 500;
-    /// Changes that find no room and pass all the same.
-    const PASS: u64 = 8;
+    /// Changes that find no room and may pass all the same: deletions.
+    const PASS: u64 = 10;
+    let new = |round: u32| format!("new{round}");
     let mut site = Site::new();
     site.max_time_to_cold = Duration::from_secs(100);
     let broker = site.start().await.unwrap();
@@ -270,10 +272,16 @@ async fn what_clients_change_leaves_room_for_what_frees_space() {
     for round in 0..ROUNDS {
         let changed = wish("u", 1_000 + round, EnsureMode::Overwrite);
         is_full(broker.streams.ensure(changed).await.unwrap_err());
-        let new = wish(&format!("new{round}"), 10, EnsureMode::Warn);
-        is_full(broker.streams.ensure(new).await.unwrap_err());
+        let asked = wish(&new(round), 10, EnsureMode::Warn);
+        is_full(broker.streams.ensure(asked).await.unwrap_err());
+        // What was refused is not there, nor does it come later, nor take a name from others.
+        assert!(broker.streams.entry(&name(&new(round))).await.unwrap().is_none());
         let deleted = broker.streams.delete(&name(&format!("d{}", round % 10))).await;
-        deleted.err().filter(|error| error.code != ErrorCode::StreamNotFound).map(is_full);
+        if let Err(error) = deleted {
+            use ErrorCode::{HotTierFull, StreamNotFound, Timeout};
+            let told = [HotTierFull, StreamNotFound, Timeout];
+            assert!(told.iter().any(|code| error.code == *code), "{error}");
+        }
         is_full(leaves.unbind().await.unwrap_err());
         leaves.bind("t").await;
         // What changes nothing needs no room.
@@ -284,12 +292,86 @@ async fn what_clients_change_leaves_room_for_what_frees_space() {
     }
     assert!(last() - before <= PASS, "{} changes", last() - before);
     assert!(log.disk_full());
+    assert!(log.room() > site.file_bytes / 8, "{} bytes are left", log.room());
     // Nothing else makes room than what was left for that.
     let published = timeout(PATIENCE, lane.publish_at_last(&value(next))).await;
     assert_eq!(published.expect("there is room"), next as u64);
     check_lives(&broker);
     ensure(&broker, "u", 1_000, EnsureMode::Overwrite).await;
     again(async || leaves.unbind().await).await;
+    site.check(&broker, "s", &values(0..next + 1)).await;
+    // Whoever finishes what is half done has had time to.
+    sleep(Duration::from_secs(30)).await;
+    for round in 0..ROUNDS {
+        assert!(broker.streams.entry(&name(&new(round))).await.unwrap().is_none());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_deleted_on_a_full_disk_in_many_lives_leaves_room_for_what_frees_space() {
+    const STREAMS: usize = 400;
+    const LIVES: usize = 8;
+    let mut site = Site::new();
+    site.max_time_to_cold = Duration::from_secs(1_000);
+    let mut broker = site.start().await.unwrap();
+    let deletable = |number: usize| name(&format!("d{number}"));
+    for number in 0..STREAMS {
+        ensure(&broker, &format!("d{number}"), 1 << 20, EnsureMode::Warn).await;
+    }
+    ensure(&broker, "s", 1 << 20, EnsureMode::Warn).await;
+    let mut lane = Lane::open(&site, &broker, "s", Some((1, 0))).await;
+    let log = logs(&broker)[1].clone();
+    let mut next = 0;
+    while log.files().len() < 4 {
+        lane.publish(&value(next)).await.unwrap();
+        next += 1;
+    }
+    site.sim.set_capacity(site.sim.used());
+    while lane.publish(&value(next)).await.is_ok() {
+        next += 1;
+    }
+    assert!(log.disk_full());
+    let (mut going, mut refused, mut half_done) = (BTreeSet::new(), BTreeSet::new(), 0);
+    for _ in 0..LIVES {
+        for number in 0..STREAMS {
+            if going.contains(&number) {
+                continue;
+            }
+            match broker.streams.delete(&deletable(number)).await {
+                Err(error) if error.code == ErrorCode::HotTierFull => {
+                    refused.insert(number);
+                    continue;
+                }
+                Err(error) => {
+                    assert_eq!(error.code, ErrorCode::Timeout, "{error}");
+                    half_done += 1;
+                }
+                Ok(_) => {}
+            }
+            going.insert(number);
+        }
+        refused.retain(|number| !going.contains(number));
+        for log in logs(&broker) {
+            assert!(log.room() > site.file_bytes / 8, "{} bytes are left", log.room());
+        }
+        site.cut_power(broker).await;
+        site.sim.set_capacity(site.sim.used());
+        broker = site.start_at_last().await;
+        until("it serves", async || broker.streams.entry(&deletable(0)).await.is_ok()).await;
+    }
+    println!("{} go, {half_done} of them later, {} do not", going.len(), refused.len());
+    assert!(half_done > 0 && going.len() > half_done && !refused.is_empty());
+    // With room, what was told to go on goes, and what was refused is there.
+    site.disk.make_room();
+    let mut lane = Lane::open(&site, &broker, "s", Some((1, lane.sequence()))).await;
+    let published = timeout(PATIENCE, lane.publish_at_last(&value(next))).await;
+    assert_eq!(published.expect("there is room"), next as u64);
+    sleep(Duration::from_secs(60)).await;
+    for number in 0..STREAMS {
+        let is_there = broker.streams.resolve(&deletable(number)).await.is_ok();
+        assert_eq!(is_there, refused.contains(&number), "{number}");
+    }
+    check_lives(&broker);
     site.check(&broker, "s", &values(0..next + 1)).await;
 }
 
