@@ -20,7 +20,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use crate::raw_batch::values;
-use crate::within;
+use crate::{in_the_end, within};
 
 /// The alias that a [`publisher`](Attacker::publisher) has bound.
 pub(crate) const ALIAS: u32 = 1;
@@ -272,8 +272,24 @@ impl Line {
 
     /// Waits until the server gives the stream up, which must be for this reason.
     pub(crate) async fn reset_by(&mut self, code: ErrorCode) {
-        let reset = within("the stream to be reset", self.receive.received_reset()).await;
+        within("the stream to be reset", self.is_reset_with(code)).await;
+    }
+
+    /// As [`reset_by`](Self::reset_by), of a server that has patience.
+    pub(crate) async fn reset_in_the_end_by(&mut self, code: ErrorCode) {
+        in_the_end("the stream to be reset", self.is_reset_with(code)).await;
+    }
+
+    async fn is_reset_with(&mut self, code: ErrorCode) {
+        let reset = self.receive.received_reset().await;
         assert_eq!(reset, Ok(Some(VarInt::from_u32(code as u32))));
+    }
+
+    /// Waits until something of the next frame has come.
+    pub(crate) async fn begins_to_answer(&mut self) {
+        let chunk = within("an answer", self.receive.read_chunk(1, true)).await;
+        let mut piece = chunk.expect("it is not reset").expect("it is not finished").bytes;
+        assert!(self.decoder.feed(&mut piece).expect("a frame").is_none());
     }
 
     /// Whether the server has given the stream up for this reason; looks at what is here only.

@@ -2,6 +2,7 @@
 //! wants little is served as before.
 
 use futures::future::join_all;
+use railgun_client::{Event, Message, Offset, StartPosition, StreamName};
 use railgun_net::ClientMemory;
 use railgun_proto::v1::admin_request::Call;
 use railgun_proto::v1::subscribe::Start;
@@ -80,12 +81,12 @@ async fn readers_that_take_nothing_hold_up_no_small_read_and_large_ones_for_a_wh
     for _ in 0..8 {
         assert_eq!(publisher.publish_values(&[&vec![7; 1 << 19]]).await.error, None);
     }
-    // They have credit for all of it and never take it: the first are given 1.5 MiB each, and others,
-    // when there is less, half a MiB; the last wait.
+    // They have credit for all of it and never take it: each keeps half a MiB at least, so there is not
+    // enough for all of them, and the last wait.
     let all = subscribe("target", Start::Earliest(true), u64::MAX, false);
-    let crowd = join_all((0..32).map(|_| Attacker::with_window(&node, 1 << 10))).await;
+    let crowd = join_all((0..40).map(|_| Attacker::with_window(&node, 1 << 10))).await;
     let mut lines = join_all(crowd.iter().map(|deaf| deaf.begin(&all))).await;
-    until(&mut bystander, || memory.figures().records.waiting > 0).await;
+    until(&mut bystander, || memory.figures().records.waiting >= 16).await;
     let records = memory.figures().records;
     assert!(records.bytes <= records.bytes_max, "{records:?}");
     for _ in 0..10 {
@@ -134,10 +135,86 @@ async fn who_takes_no_answer_holds_no_memory_of_frames() {
     assert_eq!(line.publish_values(&[&vec![7; 1_000_000]]).await.error, None);
     // Nor does it hold its streams.
     for line in &mut refused {
-        line.reset_by(ProtocolViolation).await;
+        line.reset_in_the_end_by(ProtocolViolation).await;
     }
     for line in &mut asking {
-        line.reset_by(Timeout).await;
+        line.reset_in_the_end_by(Timeout).await;
+    }
+    bystander.is_served().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_no_results_is_told_no_more_than_some_and_not_for_ever() {
+    let (node, mut bystander, _memory) = scarce().await;
+    // The results of each frame are far longer than the window: each says why.
+    let deaf = Attacker::with_windows(&node, 1 << 10, 1 << 20).await;
+    deaf.ensure("target", None).await;
+    let flood = encode(Frame::new(&v1::Publish { items: vec![v1::PublishItem::default(); 8_192] }));
+    let mut full = Vec::new();
+    for _ in 0..8 {
+        let mut line = deaf.publisher(&ANONYMOUS, "target").await;
+        line.bytes(&flood).await;
+        line.begins_to_answer().await;
+        full.push(line);
+    }
+    // The connection has as many results as it may: what is published on it now is not looked at.
+    let mut next = deaf.publisher(&ANONYMOUS, "target").await;
+    let small = raw_batch::of_values(&[b"x"]);
+    let item =
+        v1::PublishItem { alias: ALIAS, batch_bytes: small.len() as u32, ..Default::default() };
+    next.send_publish(vec![item], small).await;
+    let served = async {
+        for _ in 0..50 {
+            bystander.is_served().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        result = next.expect::<v1::PublishResult>() => panic!("{result:?}"),
+        () = served => {}
+    }
+    // Until it has lost them.
+    for line in &mut full {
+        line.reset_in_the_end_by(Timeout).await;
+    }
+    assert_eq!(next.expect::<v1::PublishResult>().await.items[0].error, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_subscriptions_that_are_not_read_hold_up_nothing_else_of_their_client() {
+    let (node, mut bystander, _memory) = scarce().await;
+    let client = node.client().await;
+    let name = StreamName::new("large").expect("a valid name");
+    client.admin().create_if_absent(&name).await.expect("ensured");
+    let publisher = client.publisher(name.clone()).open().await.expect("opened");
+    let publish = async |value: Vec<u8>| {
+        let ticket = publisher.send(Message::new(value)).await.expect("sent");
+        ticket.await.expect("published")
+    };
+    for _ in 0..16 {
+        publish(vec![7; 1 << 19]).await;
+    }
+    // More than their connection may have of the node's memory, and each more than its window.
+    let all = || client.subscribe(name.clone()).start(StartPosition::Earliest);
+    let unread = join_all((0..20).map(|_| all().open())).await;
+    let unread: Vec<_> = unread.into_iter().map(|opened| opened.expect("opened")).collect();
+    for round in 0..2 {
+        let read = async {
+            let mut reader = all().until_end().open().await.expect("opened");
+            let mut count = 0;
+            while let Some(event) = reader.next().await.expect("readable") {
+                assert!(matches!(event, Event::Data(_)), "{event:?}");
+                count += 1;
+            }
+            count
+        };
+        assert_eq!(crate::in_the_end("the reader", read).await, 16 + round);
+        crate::within("the publisher", publish(vec![7; 1 << 19])).await;
+    }
+    // And they lose nothing.
+    for mut reader in unread {
+        let first = crate::in_the_end("a record", reader.next()).await.expect("readable");
+        assert!(matches!(&first, Some(Event::Data(record)) if record.offset == Offset(0)));
     }
     bystander.is_served().await;
 }
@@ -160,16 +237,19 @@ async fn who_takes_no_results_loses_the_memory_of_the_next_frame() {
     let begun = header(FrameKind::Publish as u8, 0, BATCH_BYTES_HARD as u32);
     let frames = [&encode(whole)[..], &begun, &[7; 200_000]].concat();
     // It is read only if it comes before the first answer is there.
-    let mut line = loop {
-        let mut line = deaf.publisher(&ANONYMOUS, "target").await;
-        line.bytes(&frames).await;
-        for _ in 0..10 {
-            bystander.is_served().await;
-        }
-        if memory.figures().frames.bytes >= BATCH_BYTES_HARD {
-            break line;
+    let reading = async {
+        loop {
+            let mut line = deaf.publisher(&ANONYMOUS, "target").await;
+            line.bytes(&frames).await;
+            for _ in 0..10 {
+                bystander.is_served().await;
+            }
+            if memory.figures().frames.bytes >= BATCH_BYTES_HARD {
+                return line;
+            }
         }
     };
+    let mut line = crate::in_the_end("a large frame behind it to be read", reading).await;
     let mut other = honest.publisher(&ANONYMOUS, "target").await;
     let large = raw_batch::of_values(&[&vec![7; 1_047_000]]);
     other.send_publish(vec![item(&large); 8], large.repeat(8)).await;

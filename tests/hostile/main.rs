@@ -27,11 +27,22 @@ use crate::bystander::Bystander;
 /// Bound of a wait that ends at once while the node works.
 const DEADLINE: Duration = Duration::from_secs(20);
 
+/// Bound of a wait for something that the node does when its patience is at an end.
+const LAST_DEADLINE: Duration = Duration::from_secs(90);
+
 /// The future's value; fails the test if it takes too long.
 async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(DEADLINE, future)
-        .await
-        .unwrap_or_else(|_| panic!("{what}: nothing came within {DEADLINE:?}"))
+    within_time(DEADLINE, what, future).await
+}
+
+/// As [`within`], of what may take as long as the node's patience.
+async fn in_the_end<T>(what: &str, future: impl Future<Output = T>) -> T {
+    within_time(LAST_DEADLINE, what, future).await
+}
+
+async fn within_time<T>(limit: Duration, what: &str, future: impl Future<Output = T>) -> T {
+    let done = tokio::time::timeout(limit, future).await;
+    done.unwrap_or_else(|_| panic!("{what}: nothing came within {limit:?}"))
 }
 
 /// A node, an honest client of it, and an attacker who has made the stream `target`.

@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use crate::eventually;
@@ -46,17 +47,19 @@ impl Clone {
         Self { dir, node }
     }
 
-    /// What the node prints until it has named the third command.
+    /// The three commands that the node prints.
     fn guide(&mut self) -> Vec<String> {
         let printed = BufReader::new(self.node.stdout.take().expect("piped"));
-        let mut commands = Vec::new();
-        for line in printed.lines().map(|line| line.expect("text")) {
-            commands.extend(line.strip_prefix("  ").map(str::to_owned));
-            if commands.len() == 3 {
-                return commands;
-            }
+        let (found, commands) = mpsc::channel();
+        std::thread::spawn(move || {
+            let lines = printed.lines().map(|line| line.expect("text"));
+            let indented = lines.filter_map(|line| line.strip_prefix("  ").map(str::to_owned));
+            found.send(indented.take(3).collect::<Vec<_>>())
+        });
+        match commands.recv_timeout(READY_LIMIT) {
+            Ok(commands) if commands.len() == 3 => commands,
+            other => panic!("the node printed {other:?}, and logged:\n{}", self.log()),
         }
-        panic!("the node ended: {}", self.log());
     }
 
     fn log(&self) -> String {

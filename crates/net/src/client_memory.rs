@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 /// The largest frame: what a connection may have of a pool at least, or it could never come whole.
 const FRAME_BYTES: usize = BATCH_BYTES_HARD + (1 << 20);
-/// Store of a pool that one connection may have at most. Several of the largest frames fit.
+/// Bytes of a pool that one connection may have at most. Several of the largest frames fit.
 const MEMBER_BYTES_MAX: usize = 64 << 20;
 /// The part of what is shared that one connection may have.
 const MEMBER_PART: usize = 8;
@@ -26,7 +26,7 @@ const MEMBER_PART: usize = 8;
 /// of a stream, which take no memory at all.
 const OWN_BYTES_MAX: usize = 64 << 10;
 const OWN_BYTES_MIN: usize = 16 << 10;
-/// Store of all that clients may take together, at least: for frames and for records the largest
+/// Bytes that all clients may take together, at least: for frames and for records the largest
 /// frame must fit.
 const BYTES_MIN: usize = 64 << 20;
 /// How long a client may take for bytes whose memory others wait for, besides what a line of
@@ -62,7 +62,7 @@ pub struct MemoryFigures {
 /// What is taken of one pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PoolFigures {
-    /// Store that all share.
+    /// Bytes that all share.
     pub bytes_max: usize,
     /// Those of them that are taken.
     pub bytes: usize,
@@ -130,7 +130,7 @@ pub(crate) struct ConnectionMemory {
     pub(crate) records: Option<Member>,
 }
 
-/// Store that all clients of a node share.
+/// Bytes that all clients of a node share.
 #[derive(Clone)]
 struct MemoryPool(Arc<Pool>);
 
@@ -142,7 +142,7 @@ struct Pool {
     waiting: AtomicUsize,
 }
 
-/// Store to be taken and given back.
+/// Bytes to be taken and given back.
 struct Store {
     free: Semaphore,
     /// How often some were given back.
@@ -258,7 +258,7 @@ impl fmt::Debug for Member {
     }
 }
 
-/// Store of a pool, given back when dropped.
+/// Bytes of a pool, given back when dropped.
 pub struct Held(Permits);
 
 enum Permits {

@@ -126,8 +126,9 @@ impl Connection {
 
     /// Lets the client open as many streams as the protocol tells, and send its part of what all
     /// clients may before it is read; for the accepting side, as soon as it knows whom it serves.
-    /// Before that a client has one stream and 32 KiB, and waits. The part is what it is, however many
-    /// come and go. In memory there are no strangers, and no bound for a connection.
+    /// Before that a client has one stream and 32 KiB, and waits. Its part is never less later, and
+    /// more when it opens a stream and others have left. In memory there are no strangers, and no
+    /// bound for a connection.
     pub fn admit(&self) {
         if let Transport::Quic { connection, guest: Some(guest), .. } = &self.transport
             && let Some(window) = guest.admit()
@@ -173,8 +174,11 @@ impl Connection {
     /// [`ConnectionLost`].
     pub async fn accept(&self) -> Result<(FrameWriter, FrameReader), ConnectionLost> {
         let (writer, reader) = match &self.transport {
-            Transport::Quic { connection, .. } => {
+            Transport::Quic { connection, guest, .. } => {
                 let (send, receive) = connection.accept_bi().await?;
+                if let Some(window) = guest.as_ref().and_then(|guest| guest.grow()) {
+                    quic::widen(connection, window);
+                }
                 (RawWriter::Quic(send), RawReader::Quic(receive))
             }
             Transport::Memory(connection) => {

@@ -8,14 +8,18 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use crate::quic::CONNECTION_WINDOW_BYTES;
+use crate::quic::{CLIENT_STREAM_WINDOW_BYTES, CONNECTION_WINDOW_BYTES};
 
 /// What each guest may send before it is read, besides its part of what they share.
 const WINDOW_BYTES_MIN: usize = 64 << 10;
 /// That part at the most.
 const SHARED_BYTES_MAX: usize = CONNECTION_WINDOW_BYTES as usize - WINDOW_BYTES_MIN;
-/// The part of what is left that a guest is granted.
+/// The part of what is left that the first guest is granted. That of each further one is smaller:
+/// with a fixed part, whoever comes late would have nothing but the least.
 const WINDOW_PART: usize = 32;
+/// What a guest is granted at least while there is as much: a stream that is not read then leaves room
+/// for the others of its connection.
+const GRANTED_BYTES_MIN: usize = CLIENT_STREAM_WINDOW_BYTES as usize;
 /// The part of the strangers' places that one host may take once they are scarce.
 const HOST_PART: usize = 16;
 
@@ -68,14 +72,20 @@ impl Guests {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes a part of what is left of the windows: so there is always some for who comes next, and
-    /// the sum is never above what there was.
-    fn grant(&self) -> usize {
-        let part = |left: usize| (left / WINDOW_PART).min(SHARED_BYTES_MAX);
-        let take = |left| Some(left - part(left));
+    /// Takes what a guest who has so much of the windows would be granted if it came now, if that is
+    /// at least twice as much: how much more it has. The sum is never above what there was.
+    fn grant(&self, has: usize) -> usize {
+        let others = self.connections().saturating_sub(self.strangers() + 1);
+        let more = |left: usize| {
+            let free = left + has;
+            let part = (free / (WINDOW_PART + others)).max(GRANTED_BYTES_MIN);
+            let granted = part.min(SHARED_BYTES_MAX).min(free);
+            if granted >= 2 * has { granted - has } else { 0 }
+        };
+        let take = |left| Some(left - more(left));
         let (Ok(left) | Err(left)) =
             self.windows_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
-        part(left)
+        more(left)
     }
 }
 
@@ -137,15 +147,25 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    /// It has said who it is. The first time: what it may send before it is read, for as long as it is
-    /// there. QUIC cannot take back what it granted, so this never grows, and is granted once.
+    /// It has said who it is. The first time: what it may send before it is read. It keeps that for as
+    /// long as it is there, for QUIC cannot take back what it granted.
     pub(crate) fn admit(&self) -> Option<u32> {
-        if !self.become_known() {
-            return None;
-        }
-        let granted = self.guests.grant();
-        self.granted.store(granted, Ordering::Relaxed);
-        u32::try_from(WINDOW_BYTES_MIN + granted).ok()
+        self.become_known().then(|| WINDOW_BYTES_MIN as u32 + self.grant())
+    }
+
+    /// What it may send from now on, if that has grown by what others gave back.
+    pub(crate) fn grow(&self) -> Option<u32> {
+        let is_known = !self.is_stranger.load(Ordering::Relaxed);
+        let before = self.granted.load(Ordering::Relaxed);
+        let granted = if is_known { self.grant() } else { 0 };
+        (granted as usize > before).then(|| WINDOW_BYTES_MIN as u32 + granted)
+    }
+
+    /// All that it is granted, with what it finds now.
+    fn grant(&self) -> u32 {
+        let more = self.guests.grant(self.granted.load(Ordering::Relaxed));
+        let before = self.granted.fetch_add(more, Ordering::Relaxed);
+        u32::try_from(before + more).unwrap_or(u32::MAX - WINDOW_BYTES_MIN as u32)
     }
 
     /// Whether it was a stranger until now.
@@ -191,7 +211,8 @@ mod tests {
         };
         let mut crowd: Vec<_> = (0..2_000).map(|_| come()).collect();
         assert_eq!(crowd[0].1, 16 * MIB + (64 << 10));
-        assert!(crowd[100].1 > 64 << 10 && crowd[100].1 < crowd[99].1);
+        assert!(crowd[50].1 > 2 * MIB && crowd[50].1 < crowd[49].1);
+        assert!(crowd[199].1 == MIB + (64 << 10), "as much as one stream can fill, and some");
         assert_eq!(crowd[1_999].1, 64 << 10, "what each has");
         let sum: usize = crowd.iter().map(|(_, window)| window).sum();
         assert!(sum <= 512 * MIB + crowd.len() * (64 << 10), "{sum}");
@@ -204,6 +225,27 @@ mod tests {
         }
         drop((crowd, first));
         assert_eq!((left(&guests), guests.connections(), guests.strangers()), (512 * MIB, 0, 0));
+    }
+
+    #[test]
+    fn who_came_late_has_more_when_others_have_left() {
+        let guests = Guests::new(1 << 20, 64 * MIB);
+        let mut hosts = Hosts::new(Arc::clone(&guests));
+        let mut come = || hosts.welcome(Ipv4Addr::LOCALHOST.into());
+        let crowd: Vec<_> = (0..100).map(|_| come()).collect();
+        let last = come();
+        assert_eq!(last.grow(), None, "it is a stranger");
+        assert_eq!(crowd[0].admit(), Some((2 << 20) + (64 << 10)));
+        for guest in &crowd[1..] {
+            guest.admit();
+        }
+        assert_eq!((last.admit(), last.grow()), (Some(64 << 10), None));
+        assert_eq!(crowd[0].grow(), None);
+        drop(crowd);
+        assert_eq!((last.grow(), last.grow()), (Some((2 << 20) + (64 << 10)), None));
+        assert_eq!(left(&guests), 62 * MIB);
+        drop(last);
+        assert_eq!(left(&guests), 64 * MIB);
     }
 
     #[test]

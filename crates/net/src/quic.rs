@@ -1,5 +1,5 @@
 //! How we use QUIC: windows, timers, sockets. Every bound is set here: quinn's own defaults leave the
-//! window of a connection open and send no signs of life.
+//! window of a client's connection open and send no signs of life.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -23,10 +23,15 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 /// started again tells so only in answer to a packet: who waits for an answer learns it by this.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
-/// Bytes of one stream that are received before they are read.
+/// Bytes of one stream that the dialling side receives before they are read. Of all its streams
+/// together there is no bound but that: it asked for what comes on each, and one that it leaves alone
+/// must not hold up the others.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
-/// The same for all streams of a connection together. Bounds the memory of a connection; a client is
-/// granted less where there are many (`guests`).
+/// Bytes of one stream that are received of a client before they are read: a frame of the usual size
+/// at the most, on its way while the one before it is looked at.
+pub(crate) const CLIENT_STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// The same for all streams of a client's connection together. Bounds the memory of a connection; a
+/// client is granted less where there are many (`guests`).
 pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
 /// The same of a client that has not been admitted: twice the largest greeting. Anybody can have so
 /// much kept, for as long as the greeting may take.
@@ -51,15 +56,21 @@ pub(crate) fn accepting() -> TransportConfig {
     let mut transport = common();
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_BEFORE))
+        .stream_receive_window(VarInt::from_u32(CLIENT_STREAM_WINDOW_BYTES))
         .receive_window(VarInt::from_u32(WINDOW_BEFORE_BYTES));
     transport
 }
 
-/// Grants a client all the streams of a connection, and this window: what it may send before it is
-/// read, and what is kept until it has acknowledged it. To be called once: quinn adds a growth of the
-/// window to what was granted at once, and takes back a shrinkage only from what is read.
+/// Grants a client all the streams of a connection, and this window.
 pub(crate) fn admit(connection: &quinn::Connection, window: u32) {
     connection.set_max_concurrent_bi_streams(VarInt::from_u32(STREAMS_GRANTED));
+    widen(connection, window);
+}
+
+/// Grants a client this window: what it may send before it is read, and what is kept until it has
+/// acknowledged it. Never less than before: quinn adds a growth to what was granted at once, and takes
+/// back a shrinkage only from what is read.
+pub(crate) fn widen(connection: &quinn::Connection, window: u32) {
     connection.set_receive_window(VarInt::from_u32(window));
     connection.set_send_window(window.into());
 }
@@ -67,8 +78,11 @@ pub(crate) fn admit(connection: &quinn::Connection, window: u32) {
 /// The transport of a dialling side, which opens all streams.
 pub(crate) fn dialling(keep_alive: Duration) -> TransportConfig {
     let mut transport = common();
-    transport.max_concurrent_bidi_streams(VarInt::from_u32(0));
-    transport.keep_alive_interval(Some(keep_alive));
+    transport
+        .max_concurrent_bidi_streams(VarInt::from_u32(0))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
+        .receive_window(VarInt::MAX)
+        .keep_alive_interval(Some(keep_alive));
     transport
 }
 
@@ -83,8 +97,6 @@ fn common() -> TransportConfig {
         .mtu_discovery_config(Some(discovery))
         .congestion_controller_factory(Arc::new(congestion))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
-        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
-        .receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES))
         .send_window(SEND_WINDOW_BYTES)
         .max_idle_timeout(Some(IdleTimeout::from(idle_ms)))
         .datagram_receive_buffer_size(None);

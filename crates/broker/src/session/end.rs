@@ -13,8 +13,9 @@ use crate::replica::NodeStopping;
 use crate::wire_error;
 
 /// How long a client may take for an answer, besides what a line of `LINE_BYTES` a second takes for
-/// it. What serves the stream is kept meanwhile, and a client need not let go of it by itself.
-const ANSWER_TIME: Duration = Duration::from_secs(5);
+/// it. What serves the stream is kept meanwhile, and a client need not let go of it by itself. Long
+/// enough for one on a slow line that has asked for records, too: they may be in front of it.
+const ANSWER_TIME: Duration = Duration::from_secs(30);
 const LINE_BYTES: usize = 64 << 10;
 
 /// See the module.
@@ -74,8 +75,7 @@ impl From<NodeStopping> for SessionEnd {
     }
 }
 
-/// Sends an answer that is none of a flow of them. A client that does not take it in time loses the
-/// stream.
+/// Sends an answer. A client that does not take it in time loses the stream.
 pub(super) async fn answer(writer: &mut FrameWriter, answer: Frame) -> Result<(), SessionEnd> {
     match timeout(patience(&answer), writer.send(answer)).await {
         Ok(sent) => Ok(sent?),

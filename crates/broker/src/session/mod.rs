@@ -330,7 +330,7 @@ impl QuicStream {
         Ok(message)
     }
 
-    /// Sends an answer that is none of a flow of them.
+    /// Sends an answer, and reads nothing meanwhile.
     pub(crate) async fn answer(&mut self, answer: &impl Message) -> Result<(), SessionEnd> {
         end::answer(&mut self.writer, Frame::new(answer)).await
     }

@@ -18,9 +18,10 @@ use railgun_types::limits::{
     ATOMIC_BATCH_BYTES, ATOMIC_BATCH_RECORDS, PUBLISH_ITEMS, PUBLISHER_STREAMS, UNBIND_ALIASES,
 };
 use railgun_types::{ErrorCode, ProducerId, StreamName, StreamUid};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::aliases::{Aliases, Bound};
-use super::{QuicStream, SessionEnd, going_away};
+use super::{QuicStream, SessionEnd, end, going_away};
 use crate::builtin_bug::BuiltinBug;
 use crate::replica::ProposeFailure;
 use crate::shard::{RequestFailure, SESSION_BYTES, ShardHandle};
@@ -84,7 +85,8 @@ struct Publisher<'s> {
 
 /// A frame that is not answered.
 enum Unanswered {
-    Publish(Results),
+    /// With the room for the results among all of the connection.
+    Publish(Results, OwnedSemaphorePermit),
     /// The answer is there.
     Bind(v1::StreamBound),
     Unbind {
@@ -101,7 +103,7 @@ impl Unanswered {
     /// Waits until it can be answered. Cancel safe: what has come stays noted.
     async fn ended(&mut self) {
         match self {
-            Self::Publish(results) => results.all().await,
+            Self::Publish(results, _) => results.all().await,
             Self::Bind(_) => {}
             Self::Unbind { forgotten, .. } => forgotten.await,
         }
@@ -256,11 +258,22 @@ impl Publisher<'_> {
     /// Checks every batch once and hands them to their shards. What is refused here never reaches a
     /// log; the producer sequence makes what follows it in order fail too.
     async fn on_publish(&mut self, frame: &Frame) -> Result<(), SessionEnd> {
-        let publish: v1::Publish = frame.decode()?;
-        if publish.items.len() > PUBLISH_ITEMS {
+        let mut publish: v1::Publish = frame.decode()?;
+        let items = publish.items.len();
+        if items > PUBLISH_ITEMS {
             let message = format!("a publish frame has at most {PUBLISH_ITEMS} items");
             return Err(WireError::new(ErrorCode::ProtocolViolation, message).into());
         }
+        let room = match self.stream.queueing.try_count(items) {
+            Some(room) => room,
+            None => {
+                // What is decoded is many times as long as what was sent.
+                drop(publish);
+                let room = self.room_for(items).await?;
+                publish = frame.decode()?;
+                room
+            }
+        };
         if self.is_being_forgotten(&publish.items) {
             // The sequence there begins again behind that.
             for before in &mut self.unanswered {
@@ -269,7 +282,6 @@ impl Publisher<'_> {
         }
         let mut blob = frame.blob();
         let frame_bytes = blob.len();
-        let items = publish.items.len();
         let mut results = Results::new(items);
         let mut shares: Vec<Share> = Vec::new();
         shares.resize_with(self.shards.len(), Share::default);
@@ -307,8 +319,16 @@ impl Publisher<'_> {
         // The shards' queues hold the batches, and bound them.
         self.stream.reader.release();
         self.unanswered_items += items;
-        self.unanswered.push_back(Unanswered::Publish(results));
+        self.unanswered.push_back(Unanswered::Publish(results, room));
         Ok(())
+    }
+
+    /// Waits until the connection has room for so many results. Others of its publishers have it until
+    /// the client takes theirs, or has not in time; this one must not keep any from them meanwhile.
+    async fn room_for(&mut self, items: usize) -> Result<OwnedSemaphorePermit, SessionEnd> {
+        self.answer_all().await?;
+        let QuicStream { queueing, reader, .. } = &mut *self.stream;
+        reader.meanwhile(queueing.count(items)).await?.ok_or_else(going_away)
     }
 
     /// Whether one of the items goes to a stream on which the producer is to be forgotten first.
@@ -366,13 +386,13 @@ impl Publisher<'_> {
     /// Answers the first frame, which has ended.
     async fn answer_first(&mut self) -> Result<(), SessionEnd> {
         // While the client takes it, there is the frame and not what it was made of.
-        let frame = match self.unanswered.pop_front() {
+        let (frame, room) = match self.unanswered.pop_front() {
             None => return Ok(()),
-            Some(Unanswered::Publish(results)) => {
+            Some(Unanswered::Publish(results, room)) => {
                 self.unanswered_items -= results.items.len();
-                Frame::new(&results.told(&mut self.aliases))
+                (Frame::new(&results.told(&mut self.aliases)), Some(room))
             }
-            Some(Unanswered::Bind(bound)) => Frame::new(&bound),
+            Some(Unanswered::Bind(bound)) => (Frame::new(&bound), None),
             Some(Unanswered::Unbind { aliases, mut forgotten, .. }) => {
                 for alias in aliases {
                     self.aliases.remove(alias);
@@ -380,12 +400,13 @@ impl Publisher<'_> {
                 let forgotten = std::pin::Pin::new(&mut forgotten).take_output();
                 let error = forgotten.and_then(Result::err);
                 let error = error.map(|failed| wire_error::request_failure(failed).into());
-                Frame::new(&v1::StreamsUnbound { error })
+                (Frame::new(&v1::StreamsUnbound { error }), None)
             }
         };
         let QuicStream { writer, reader, .. } = &mut *self.stream;
-        reader.meanwhile(writer.send(frame)).await??;
-        Ok(())
+        let sent = reader.meanwhile(end::answer(writer, frame)).await?;
+        drop(room);
+        sent
     }
 
     async fn end(self) -> Result<(), SessionEnd> {

@@ -92,10 +92,10 @@ struct Sent {
 }
 
 impl Sent {
-    /// Whether the client takes its time while others wait for what is shared.
+    /// Whether the client takes its time while others, or other streams of it, wait for the memory.
     fn is_overdue(&self, memory: &Member) -> bool {
         let is_late = || self.since.elapsed() >= crowded_time(self.bytes);
-        memory.is_crowded() && is_late()
+        memory.is_wanted() && is_late()
     }
 }
 

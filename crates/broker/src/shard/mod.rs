@@ -13,7 +13,7 @@ use railgun_core::command::CommandBody;
 use railgun_core::manifest::ManifestFile;
 use railgun_core::shard::Outcome;
 use railgun_log::ShardLog;
-use railgun_types::limits::PUBLISHER_STREAMS;
+use railgun_types::limits::{PUBLISH_ITEMS, PUBLISHER_STREAMS};
 use railgun_types::{Offset, ShardId, StartPosition, StreamUid};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
@@ -34,25 +34,42 @@ const QUEUE_BYTES: usize = 32 << 20;
 /// much of each other session in front of it.
 pub(crate) const SESSION_BYTES: usize = QUEUE_BYTES / 2;
 
+/// Batches of one session whose results were not taken, over all its publishers: several of the frames
+/// with the most of them.
+const SESSION_ITEMS: usize = 8 * PUBLISH_ITEMS;
+
 /// A client's place in the queues of shards, the same for all that one connection publishes: whoever
-/// opens many publishers gets no more turns by that, and no more bindings. Cheap to clone.
+/// opens many publishers gets no more turns by that, no more bindings and no more results. Cheap to
+/// clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Queueing {
     session: u64,
     bytes: Arc<Semaphore>,
     bindings: Arc<Semaphore>,
+    items: Arc<Semaphore>,
 }
 
 impl Queueing {
     /// For a session of this number, which no other has.
     pub(crate) fn new(session: u64) -> Self {
-        let bytes = Arc::new(Semaphore::new(SESSION_BYTES));
-        Self { session, bytes, bindings: Arc::new(Semaphore::new(PUBLISHER_STREAMS)) }
+        let places = |count| Arc::new(Semaphore::new(count));
+        let (bytes, bindings) = (places(SESSION_BYTES), places(PUBLISHER_STREAMS));
+        Self { session, bytes, bindings, items: places(SESSION_ITEMS) }
     }
 
     /// Room for one more stream that is bound, for as long as it is. `None`: there are as many.
     pub(crate) fn bind(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.bindings).try_acquire_owned().ok()
+    }
+
+    /// Room for the results of so many batches, until they are sent. `None`: it must be waited for.
+    pub(crate) fn try_count(&self, items: usize) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.items).try_acquire_many_owned(u32::try_from(items).ok()?).ok()
+    }
+
+    /// As [`Self::try_count`], and waits. Must not be called by who has some of it.
+    pub(crate) async fn count(&self, items: usize) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.items).acquire_many_owned(u32::try_from(items).ok()?).await.ok()
     }
 }
 

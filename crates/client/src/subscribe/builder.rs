@@ -67,7 +67,8 @@ impl SubscriptionBuilder {
     }
 
     /// Batch bytes that may be on their way. Default 16 MiB; at least about 11 MiB, so that the
-    /// largest batch always fits.
+    /// largest batch always fits. Of a subscription that is open and not read, up to 4 MiB of them lie
+    /// in this process, and hold up nothing else.
     #[must_use]
     pub fn credit_bytes(mut self, bytes: u64) -> Self {
         self.request.credit_bytes = bytes.max(CREDIT_BYTES_MIN);
