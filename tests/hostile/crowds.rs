@@ -253,8 +253,8 @@ async fn who_takes_no_results_loses_the_memory_of_the_next_frame() {
     let mut other = honest.publisher(&ANONYMOUS, "target").await;
     let large = raw_batch::of_values(&[&vec![7; 1_047_000]]);
     other.send_publish(vec![item(&large); 8], large.repeat(8)).await;
-    line.reset_by(Timeout).await;
     let result: v1::PublishResult = other.expect().await;
     assert!(result.items.iter().all(|item| item.error.is_none()), "{result:?}");
+    line.reset_in_the_end_by(Timeout).await;
     until(&mut bystander, || memory.figures().frames.bytes == 0).await;
 }

@@ -301,18 +301,25 @@ async fn one_host_does_not_take_all_places_of_strangers() {
     .await;
 }
 
-/// A stream of a client that the server does not read.
+/// Two streams of a client that the server does not read.
 struct Unread {
     near: (FrameWriter, FrameReader),
     far: (FrameWriter, FrameReader),
+    /// For what is more than one stream may send.
+    over: (FrameWriter, FrameReader),
+    _over: (FrameWriter, FrameReader),
     sent: usize,
 }
 
 impl Unread {
     async fn open(client: &Connection, server: &Connection) -> Self {
-        let mut near = client.open().await.unwrap();
-        near.0.send_raw(pattern(1 << 10, 0)).await.unwrap();
-        Self { near, far: server.accept().await.unwrap(), sent: 1 }
+        let open = async || {
+            let mut near = client.open().await.unwrap();
+            near.0.send_raw(pattern(1 << 10, 0)).await.unwrap();
+            (near, server.accept().await.unwrap())
+        };
+        let ((near, far), (over, _over)) = (open().await, open().await);
+        Self { near, far, over, _over, sent: 2 }
     }
 
     /// Sends what it may: how many KiB in all.
@@ -328,6 +335,7 @@ impl Unread {
             tokio::select! {
                 biased;
                 sending = self.near.0.send_raw(pattern(1 << 10, 0)) => sending.unwrap(),
+                sending = self.over.0.send_raw(pattern(1 << 10, 0)) => sending.unwrap(),
                 () = round_trips => return self.sent,
             }
             self.sent += 1;
@@ -348,18 +356,29 @@ async fn what_is_not_read_is_bounded_whoever_comes_and_goes() {
             (unread, server, client)
         };
         let mut first = join().await;
-        // A 32nd of half the memory, and what each has.
+        // As much as one stream may send, which is a 32nd of half the memory, and what each has.
         assert_eq!(first.0.fill().await, 1_024 + 64);
         for _ in 0..3 {
             let mut crowd = Vec::new();
             for _ in 0..3 {
                 crowd.push(join().await);
             }
-            assert_eq!(crowd[0].0.fill().await, 1_024 * 31 / 32 + 64);
+            assert_eq!(crowd[0].0.fill().await, 1_024 + 64);
             drop(crowd);
             first.1.admit();
         }
         assert_eq!(first.0.fill().await, 1_024 + 64, "it has not been read since");
+        // Who came when nothing was left has more with the first stream behind that.
+        let mut crowd = Vec::new();
+        for _ in 0..31 {
+            crowd.push(join().await);
+        }
+        let mut late = [join().await, join().await];
+        assert_eq!(late[0].0.fill().await, 64);
+        drop(crowd);
+        let (before, server, client) = &late[1];
+        let mut more = Unread::open(client, server).await;
+        assert_eq!(before.sent + more.fill().await, 1_024 + 64);
     })
     .await;
 }
