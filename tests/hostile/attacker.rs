@@ -270,18 +270,9 @@ impl Line {
         self.send.reset(VarInt::from_u32(0)).ok();
     }
 
-    /// Waits until the server gives the stream up, which must be for this reason.
+    /// Waits until the server gives the stream up, which must be for this reason. It has patience.
     pub(crate) async fn reset_by(&mut self, code: ErrorCode) {
-        within("the stream to be reset", self.is_reset_with(code)).await;
-    }
-
-    /// As [`reset_by`](Self::reset_by), of a server that has patience.
-    pub(crate) async fn reset_in_the_end_by(&mut self, code: ErrorCode) {
-        in_the_end("the stream to be reset", self.is_reset_with(code)).await;
-    }
-
-    async fn is_reset_with(&mut self, code: ErrorCode) {
-        let reset = self.receive.received_reset().await;
+        let reset = in_the_end("the stream to be reset", self.receive.received_reset()).await;
         assert_eq!(reset, Ok(Some(VarInt::from_u32(code as u32))));
     }
 

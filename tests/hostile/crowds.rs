@@ -135,10 +135,10 @@ async fn who_takes_no_answer_holds_no_memory_of_frames() {
     assert_eq!(line.publish_values(&[&vec![7; 1_000_000]]).await.error, None);
     // Nor does it hold its streams.
     for line in &mut refused {
-        line.reset_in_the_end_by(ProtocolViolation).await;
+        line.reset_by(ProtocolViolation).await;
     }
     for line in &mut asking {
-        line.reset_in_the_end_by(Timeout).await;
+        line.reset_by(Timeout).await;
     }
     bystander.is_served().await;
 }
@@ -175,7 +175,7 @@ async fn who_takes_no_results_is_told_no_more_than_some_and_not_for_ever() {
     }
     // Until it has lost them.
     for line in &mut full {
-        line.reset_in_the_end_by(Timeout).await;
+        line.reset_by(Timeout).await;
     }
     assert_eq!(next.expect::<v1::PublishResult>().await.items[0].error, None);
 }
@@ -255,6 +255,6 @@ async fn who_takes_no_results_loses_the_memory_of_the_next_frame() {
     other.send_publish(vec![item(&large); 8], large.repeat(8)).await;
     let result: v1::PublishResult = other.expect().await;
     assert!(result.items.iter().all(|item| item.error.is_none()), "{result:?}");
-    line.reset_in_the_end_by(Timeout).await;
+    line.reset_by(Timeout).await;
     until(&mut bystander, || memory.figures().frames.bytes == 0).await;
 }
