@@ -180,9 +180,8 @@ async fn who_takes_no_results_is_told_no_more_than_some_and_not_for_ever() {
     assert_eq!(next.expect::<v1::PublishResult>().await.items[0].error, None);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn many_subscriptions_that_are_not_read_hold_up_nothing_else_of_their_client() {
-    let (node, mut bystander, _memory) = scarce().await;
+/// Opens so many subscriptions of one client and reads none of them, while others of it go on.
+async fn are_not_read(node: &TestNode, bystander: &mut Bystander, subscriptions: usize) {
     let client = node.client().await;
     let name = StreamName::new("large").expect("a valid name");
     client.admin().create_if_absent(&name).await.expect("ensured");
@@ -194,9 +193,9 @@ async fn many_subscriptions_that_are_not_read_hold_up_nothing_else_of_their_clie
     for _ in 0..16 {
         publish(vec![7; 1 << 19]).await;
     }
-    // More than their connection may have of the node's memory, and each more than its window.
+    // Each has more to take than one stream may bring before it is read.
     let all = || client.subscribe(name.clone()).start(StartPosition::Earliest);
-    let unread = join_all((0..20).map(|_| all().open())).await;
+    let unread = join_all((0..subscriptions).map(|_| all().open())).await;
     let unread: Vec<_> = unread.into_iter().map(|opened| opened.expect("opened")).collect();
     for round in 0..2 {
         let read = async {
@@ -217,6 +216,19 @@ async fn many_subscriptions_that_are_not_read_hold_up_nothing_else_of_their_clie
         assert!(matches!(&first, Some(Event::Data(record)) if record.offset == Offset(0)));
     }
     bystander.is_served().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn subscriptions_that_are_not_read_hold_up_nothing_else_of_their_client() {
+    let node = TestNode::start().await;
+    let mut bystander = Bystander::join(&node).await;
+    are_not_read(&node, &mut bystander, 10).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn subscriptions_that_are_not_read_lose_the_memory_that_others_of_their_client_need() {
+    let (node, mut bystander, _memory) = scarce().await;
+    are_not_read(&node, &mut bystander, 20).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
