@@ -102,7 +102,13 @@ impl StreamReader {
                 .map(|point| self.slice(&entries, first.log_index, *point, source, &mut walk))
                 .collect::<Result<Vec<_>, _>>()?;
             let read = entries.iter().map(|entry| entry.payload.len()).sum();
-            if here == 0 || !found.add(sliced, read, room) || found.pinned() >= room {
+            let before = found.pinned();
+            if here == 0 || !found.add(sliced, read, room) {
+                break;
+            }
+            // Less room than one of these entries took: the next would be read for nothing.
+            let each = (found.pinned() - before) / entries.len();
+            if room.saturating_sub(found.pinned()) < each.max(1) {
                 break;
             }
             rest = &rest[here..];
