@@ -103,9 +103,9 @@ impl Streams {
         self.inner.cluster
     }
 
-    /// The reads that a client may do at a time.
-    pub(crate) fn places(&self) -> ClientPlaces {
-        ClientPlaces::new(Arc::clone(&self.inner.places))
+    /// The reads that a client with this part of the memory may do at a time.
+    pub(crate) fn places(&self, memory: Option<&Member>) -> ClientPlaces {
+        ClientPlaces::new(Arc::clone(&self.inner.places), memory)
     }
 
     /// Where a client reads what is in a shard, with its places and its part of the memory.

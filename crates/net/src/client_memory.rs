@@ -298,28 +298,6 @@ impl fmt::Debug for Held {
     }
 }
 
-/// So many bytes of a connection's part, which nobody else can take. That what is shared has as many
-/// is not said.
-pub struct Reserved {
-    part: Taken,
-    shared: Arc<Store>,
-}
-
-impl Reserved {
-    /// Takes the bytes, if others have left as many.
-    #[must_use]
-    pub fn try_take(self) -> Option<Held> {
-        let shared = self.shared.try_take(self.part.bytes)?;
-        Some(Held(Permits::Shared { part: self.part, shared }))
-    }
-}
-
-impl fmt::Debug for Reserved {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reserved").field("bytes", &self.part.bytes).finish()
-    }
-}
-
 impl Member {
     /// Takes so many bytes, if they are free. More than a connection may have counts as that.
     #[must_use]
@@ -361,25 +339,20 @@ impl Member {
         }
     }
 
-    /// Waits until the connection may have so many bytes besides what it has, and keeps that free for
-    /// it: whoever holds this takes nothing from other connections. Cancel-safe.
-    pub async fn reserve(&self, bytes: usize) -> Reserved {
-        match self.take_part(self.counted(bytes), Duration::MAX).await {
-            Some(part) => Reserved { part, shared: Arc::clone(&self.pool.0.shared) },
-            None => std::future::pending().await,
-        }
-    }
-
-    async fn take_part(&self, bytes: u32, patience: Duration) -> Option<Taken> {
-        let _waiting = Waiting::new(&self.waiting);
-        self.part.take(bytes, patience).await
-    }
-
     async fn take_shared(&self, bytes: u32, patience: Duration) -> Option<Held> {
-        let part = self.take_part(bytes, patience).await?;
+        let part = {
+            let _waiting = Waiting::new(&self.waiting);
+            self.part.take(bytes, patience).await?
+        };
         let _waiting = Waiting::new(&self.pool.0.waiting);
         let shared = self.pool.0.shared.take(bytes, patience).await?;
         Some(Held(Permits::Shared { part, shared }))
+    }
+
+    /// How much of what is shared it may have at most.
+    #[must_use]
+    pub fn bytes_max(&self) -> usize {
+        self.pool.0.member_bytes
     }
 
     /// What there is of its own now: so many bytes can be taken whatever others do.
@@ -491,11 +464,12 @@ mod tests {
         let memory = ClientMemory::new(1 << 30, 1_000);
         let greedy = member(&memory);
         let taken: Vec<_> = std::iter::from_fn(|| greedy.try_take(8 << 20)).collect();
-        assert_eq!(taken.len(), 4);
+        assert_eq!((taken.len(), greedy.bytes_max()), (4, 32 << 20));
         assert_eq!(memory.figures().frames.bytes, 32 << 20);
         let mut more = pin!(greedy.take(1 << 20));
         assert!(poll_once(more.as_mut()).is_pending());
         assert!(!greedy.is_crowded(), "nobody but itself is in its way");
+        assert!(greedy.is_wanted());
         assert!(!greedy.is_short(1 << 20));
         assert!(member(&memory).try_take(8 << 20).is_some());
         // Records and frames are in nobody's way.
@@ -503,17 +477,7 @@ mod tests {
         drop(taken);
         drop(more.await);
         assert_eq!(memory.figures().frames.bytes, 0);
-        // Its part of what others have taken is no use to it, and kept for it.
-        let taken: Vec<_> = (0..9).map_while(|_| member(&memory).try_take(32 << 20)).collect();
-        assert_eq!(taken.len(), 8);
-        let reserved = greedy.reserve(20 << 20).await;
-        let mut second = pin!(greedy.reserve(20 << 20));
-        assert!(poll_once(second.as_mut()).is_pending());
-        assert!(greedy.is_wanted() && !greedy.is_crowded());
-        assert!(reserved.try_take().is_none());
-        let reserved = second.await;
-        drop(taken);
-        let mut held = reserved.try_take().expect("there is enough");
+        let mut held = greedy.try_take(20 << 20).expect("there is enough");
         assert!(held.split(30 << 20).is_none());
         let some = held.split(15 << 20).expect("it has as many");
         assert_eq!((held.bytes(), some.bytes()), (5 << 20, 15 << 20));

@@ -24,7 +24,7 @@ pub mod tls;
 mod writer;
 
 pub use client_memory::{
-    CROWD_CHECK, ClientMemory, Held, Member, MemoryFigures, PoolFigures, Reserved, crowded_time,
+    CROWD_CHECK, ClientMemory, Held, Member, MemoryFigures, PoolFigures, crowded_time,
 };
 pub use connect::{CONNECT_TIMEOUT, ConnectError, ConnectSpec, Roots, connect};
 pub use connection::{Connection, ConnectionLost, ConnectionStats};

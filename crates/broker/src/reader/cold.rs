@@ -6,12 +6,12 @@ use std::time::Duration;
 use railgun_cold::reader::{
     BATCH_BYTES, ColdBatch, ColdBatches, ColdPart, ColdReadError, RowGroup as Fetched,
 };
-use railgun_net::{Held, Reserved, crowded_time};
+use railgun_net::{Held, Member, crowded_time};
 use railgun_raft::run_on;
 use railgun_types::Offset;
 use tokio::time::{Instant, timeout};
 
-use super::places::Work;
+use super::places::{Turn, Work};
 use super::{Delivery, Found, ReadFailure, Source, Step, StreamReader};
 
 /// Bytes of batches that one step decodes from an object, at most, but one batch.
@@ -19,13 +19,28 @@ const COLD_BYTES: usize = 1 << 20;
 /// What a reader that is in a row group takes: the row group, and two steps of its records, one on its
 /// way to the client and one read ahead.
 const ROW_GROUP_BYTES: usize = (8 << 20) + 2 * COLD_BYTES;
+/// What row groups leave of a client's part for its other readers. Where that is small, it is more
+/// important than that the row group counts as what it is.
+const OTHERS_BYTES: usize = 4 << 20;
 /// How long a reader waits for its turn where its client reads more row groups at once than it has
 /// memory for. Then it goes on step by step, at the price of the way to its place in the row group.
 const TURN_TIME: Duration = Duration::from_secs(2);
+/// How long a reader that waited for memory keeps it while a row group comes that is not cached any
+/// more. Without it, another one might have it each time.
+const KEPT_TIME: Duration = Duration::from_secs(5);
+
+/// How many readers of a client with this part of the memory are in row groups at a time.
+pub(super) fn turns(memory: &Member) -> usize {
+    (left_to_row_groups(memory) / ROW_GROUP_BYTES).max(1)
+}
+
+fn left_to_row_groups(memory: &Member) -> usize {
+    memory.bytes_max().saturating_sub(OTHERS_BYTES)
+}
 
 /// The rest of the row group being read.
 pub(super) struct RowGroup {
-    batches: ColdBatches,
+    rest: Rest,
     /// `None` for a client that has as much as it wants.
     memory: Option<RowGroupMemory>,
     since: Instant,
@@ -38,16 +53,39 @@ impl RowGroup {
     }
 }
 
+/// Batches that no step has returned.
+struct Rest {
+    /// Decoded already, for a step that it did not fit into.
+    first: Option<Delivery>,
+    batches: ColdBatches,
+}
+
+impl Rest {
+    fn of(fetched: Fetched, next: Offset) -> Self {
+        Self { first: None, batches: fetched.batches(next, Offset(u64::MAX)) }
+    }
+
+    fn next(&mut self) -> Result<Option<Delivery>, ColdReadError> {
+        match self.first.take() {
+            Some(first) => Ok(Some(first)),
+            None => Ok(self.batches.next().transpose()?.map(delivery)),
+        }
+    }
+}
+
 /// What is taken for a row group.
 struct RowGroupMemory {
     steps: [Arc<Held>; 2],
     _row_group: Held,
+    _turn: Turn,
 }
 
 impl RowGroupMemory {
-    fn new(mut held: Held) -> Option<Self> {
+    /// Takes it, if others have left as much.
+    fn try_take(memory: &Member, turn: Turn) -> Option<Self> {
+        let mut held = memory.try_take(ROW_GROUP_BYTES.min(left_to_row_groups(memory)))?;
         let mut step = || held.split(COLD_BYTES).map(Arc::new);
-        Some(Self { steps: [step()?, step()?], _row_group: held })
+        Some(Self { steps: [step()?, step()?], _row_group: held, _turn: turn })
     }
 
     /// That of a step whose records are gone.
@@ -62,7 +100,7 @@ impl StreamReader {
         &mut self,
         row_group: RowGroup,
     ) -> Result<Option<Step>, ReadFailure> {
-        let RowGroup { batches, memory, since } = row_group;
+        let RowGroup { rest, memory, since } = row_group;
         let mut held = None;
         if let Some(memory) = &memory {
             held = memory.free();
@@ -70,56 +108,52 @@ impl StreamReader {
                 return Ok(None);
             }
         }
-        let (mut found, batches) = self.decode(batches, COLD_BYTES).await?;
+        let (found, rest) = self.decode(rest, COLD_BYTES).await?;
         if found.is_empty() {
             return Ok(None);
         }
-        let wanted = found.len();
-        found.cut_to(COLD_BYTES);
         if let Some(client) = &self.from.memory
             && found.pinned() > COLD_BYTES
         {
             let bytes = found.pinned();
             held = client.try_take(bytes).map(Arc::new);
             if held.is_none() {
-                drop((found, batches, memory));
+                drop((found, rest, memory));
                 return Ok(Some(self.wait_for(bytes).await));
             }
         }
-        // What was cut off is behind the place where the row group goes on.
-        let is_whole = found.len() == wanted;
-        self.row_group = is_whole.then_some(RowGroup { batches, memory, since });
+        self.row_group = rest.map(|rest| RowGroup { rest, memory, since });
         Ok(Some(self.returned(found, held)))
     }
 
     /// Reads from the object that has the next record.
     pub(super) async fn read_cold(&mut self, part: &ColdPart) -> Result<Step, ReadFailure> {
         let next = self.next;
-        // Who has memory does not wait for the bucket. Mostly the row group is still here.
+        // Mostly the row group is still here.
         if let Some(room) = self.room.take()
-            && let Some(fetched) = self.from.cold.cached(part, next)?
+            && let Ok(fetched) = timeout(KEPT_TIME, self.fetch(part)).await
         {
-            let batches = fetched.batches(next, Offset(u64::MAX));
-            let (found, _) = self.decode(batches, room.bytes).await?;
+            let (found, _) = self.decode(Rest::of(fetched?, next), room.bytes).await?;
             return Ok(self.keep(found, Some(room)).await);
         }
         let Some(memory) = self.from.memory.clone() else {
             let fetched = self.fetch(part).await?;
             return self.enter(fetched, None).await;
         };
-        // Keeps its turn among the readers of its client, and nothing from others, until it is here.
-        let turn = timeout(TURN_TIME, memory.reserve(ROW_GROUP_BYTES)).await.ok();
+        let patience = if next < self.waited_until { Duration::ZERO } else { TURN_TIME };
+        let turn = self.from.places.turn(patience).await;
         let fetched = self.fetch(part).await?;
-        let held = turn.and_then(Reserved::try_take).and_then(RowGroupMemory::new);
+        let held = turn.and_then(|turn| RowGroupMemory::try_take(&memory, turn));
         if held.is_some() {
             return self.enter(fetched, held).await;
         }
-        // A step of it, then.
+        // A step of it, then, and the others behind that.
+        self.waited_until = fetched.end();
         let Some(room) = self.room(COLD_BYTES) else {
             drop(fetched);
             return Ok(self.wait_for(COLD_BYTES).await);
         };
-        let (found, _) = self.decode(fetched.batches(next, Offset(u64::MAX)), room.bytes).await?;
+        let (found, _) = self.decode(Rest::of(fetched, next), room.bytes).await?;
         Ok(self.keep(found, Some(room)).await)
     }
 
@@ -129,9 +163,8 @@ impl StreamReader {
         fetched: Fetched,
         memory: Option<RowGroupMemory>,
     ) -> Result<Step, ReadFailure> {
-        let batches = fetched.batches(self.next, Offset(u64::MAX));
-        let row_group = RowGroup { batches, memory, since: Instant::now() };
-        let step = self.next_of(row_group).await?;
+        let rest = Rest::of(fetched, self.next);
+        let step = self.next_of(RowGroup { rest, memory, since: Instant::now() }).await?;
         Ok(step.unwrap_or(Step::Records(Vec::new())))
     }
 
@@ -145,27 +178,33 @@ impl StreamReader {
         Ok(cold.fetch_with(part, self.next, &place).await?)
     }
 
-    /// The next batches, of so many bytes but at least one, decoded where that delays nobody.
+    /// The next batches, of so many bytes but at least one, decoded where that delays nobody, and those
+    /// behind them. `None` for these where the first is too large to be kept until it is asked for.
     async fn decode(
         &mut self,
-        mut batches: ColdBatches,
+        mut rest: Rest,
         bytes_max: usize,
-    ) -> Result<(Found, ColdBatches), ReadFailure> {
+    ) -> Result<(Found, Option<Rest>), ReadFailure> {
         // A batch may be a few bytes larger than was said.
         let batch_bytes = BATCH_BYTES.min(bytes_max - bytes_max / 8);
-        batches.set_batch_bytes(batch_bytes);
+        rest.batches.set_batch_bytes(batch_bytes);
         let place = self.from.places.take(Work::Decode).await?;
         let work = move || {
             let _place = place;
             let (mut decoded, mut bytes) = (Vec::new(), 0);
             while (decoded.is_empty() || bytes + batch_bytes <= bytes_max)
-                && let Some(batch) = batches.next()
+                && let Some(delivery) = rest.next()?
             {
-                let delivery = delivery(batch?);
                 bytes += delivery.batch.len();
+                // A single record may be any size.
+                if bytes > bytes_max && !decoded.is_empty() {
+                    let is_small = delivery.batch.len() <= COLD_BYTES;
+                    rest.first = Some(delivery);
+                    return Ok((Found::own(decoded), is_small.then_some(rest)));
+                }
                 decoded.push(delivery);
             }
-            Ok::<_, ColdReadError>((Found::own(decoded), batches))
+            Ok::<_, ColdReadError>((Found::own(decoded), Some(rest)))
         };
         let worked = run_on(&*self.from.pool, work).await?;
         Ok(worked?)

@@ -62,11 +62,6 @@ impl Found {
         self.pinned
     }
 
-    /// Batches.
-    pub(super) fn len(&self) -> usize {
-        self.deliveries.len()
-    }
-
     pub(super) fn is_empty(&self) -> bool {
         self.deliveries.is_empty()
     }
@@ -158,7 +153,7 @@ mod tests {
             let (deliveries, buffer) = run(3, 0);
             let mut found = Found::default();
             assert_eq!(found.add(deliveries.clone(), buffer.len(), room), left == 3, "{room}");
-            assert_eq!(found.len(), left, "{room}");
+            assert_eq!(found.deliveries.len(), left, "{room}");
             assert!(found.pinned() <= room.max(buffer.len()), "{room}");
             assert!(left == 1 || found.pinned() <= room, "{room}");
             // What is behind them has to fit.
@@ -169,7 +164,7 @@ mod tests {
             found.add(deliveries, buffer.len(), 1 << 20);
             assert_eq!(found.pinned(), buffer.len());
             found.cut_to(room);
-            assert_eq!(found.len(), left, "{room}");
+            assert_eq!(found.deliveries.len(), left, "{room}");
             assert_eq!(found.pinned(), left * bytes, "{room}");
         }
     }

@@ -3,8 +3,9 @@
 //!
 //! Records take memory of their client's part. It is asked for when it is known that there are some and
 //! before they are read, and no more is read than there is memory for. Whoever holds memory that other
-//! clients share waits neither for more of it nor for the bucket. What cannot go on without (one batch
-//! that is larger than a step) lets go of everything, waits, and is read again.
+//! clients share does not wait for more of it, nor for the bucket, unless it waited for that memory: then
+//! for a few seconds. What cannot go on without (one batch that is larger than a step) lets go of
+//! everything, waits, and is read again.
 
 mod cold;
 mod found;
@@ -108,6 +109,8 @@ pub(crate) struct StreamReader {
     stream: StreamUid,
     next: Offset,
     row_group: Option<RowGroup>,
+    /// The end of the row group that it waited in vain to be in.
+    waited_until: Offset,
     /// Where records were last asked for whose log file had gone.
     retired_at: Option<Offset>,
     /// The memory for the records that were returned last.
@@ -129,6 +132,7 @@ impl StreamReader {
             stream,
             next,
             row_group: None,
+            waited_until: Offset(0),
             retired_at: None,
             held: None,
             room: None,
@@ -146,10 +150,12 @@ impl StreamReader {
         self.row_group.is_some() || self.room.is_some()
     }
 
-    /// Whether it has held such for long, while others wait for the memory.
+    /// Whether it has held such for long, while others wait for the memory or the turn.
     pub(crate) fn is_overdue(&self) -> bool {
+        let ReadSources { memory, places, .. } = &self.from;
+        let is_wanted = || memory.as_ref().is_some_and(Member::is_wanted);
         self.row_group.as_ref().is_some_and(RowGroup::is_old)
-            && self.from.memory.as_ref().is_some_and(Member::is_wanted)
+            && (is_wanted() || places.is_turn_wanted())
     }
 
     /// The memory for the records that the last step returned: for whoever has them.

@@ -1,9 +1,14 @@
 //! How many reads a node does at a time, and how many of them for one client.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use railgun_net::Member;
 use railgun_raft::PoolStopped;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use super::cold::turns;
 
 /// What takes a place.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +56,21 @@ impl Default for ReadPlaces {
 pub(crate) struct ClientPlaces {
     node: Arc<ReadPlaces>,
     own: Arc<Places>,
+    turns: Arc<Turns>,
+}
+
+#[derive(Debug)]
+struct Turns {
+    free: Arc<Semaphore>,
+    /// Whoever waits for one has a clone.
+    waiting: Arc<()>,
+}
+
+/// A reader's turn among those of its client to be in a row group. It is no memory: whoever has one
+/// and waits for the bucket keeps nothing from anybody else.
+#[derive(Debug)]
+pub(super) struct Turn {
+    _permit: OwnedSemaphorePermit,
 }
 
 /// A place, for as long as the work goes on: it moves into that, which a caller that does not wait
@@ -62,14 +82,36 @@ pub(super) struct Place {
 }
 
 impl ClientPlaces {
-    pub(crate) fn new(node: Arc<ReadPlaces>) -> Self {
-        Self { node, own: Arc::new(Places::new(8, 4, 4)) }
+    /// For a client with this part of the memory; `None`: as much as it wants, and no turns.
+    pub(crate) fn new(node: Arc<ReadPlaces>, memory: Option<&Member>) -> Self {
+        let (own, turns) = (Arc::new(Places::new(8, 4, 4)), memory.map_or(0, turns));
+        let turns = Turns { free: Arc::new(Semaphore::new(turns)), waiting: Arc::default() };
+        Self { node, own, turns: Arc::new(turns) }
     }
 
     /// Whoever has a place waits for disk or bucket, and never for a client.
     pub(super) async fn take(&self, work: Work) -> Result<Place, PoolStopped> {
         let own = self.own.take(work).await?;
         Ok(Place { _own: own, _node: self.node.0.take(work).await? })
+    }
+
+    /// A turn, if it comes within this time.
+    pub(super) async fn turn(&self, patience: Duration) -> Option<Turn> {
+        let free = || Arc::clone(&self.turns.free);
+        let permit = match free().try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) if patience.is_zero() => return None,
+            Err(_) => {
+                let _waiting = Arc::clone(&self.turns.waiting);
+                timeout(patience, free().acquire_owned()).await.ok()?.ok()?
+            }
+        };
+        Some(Turn { _permit: permit })
+    }
+
+    /// Whether readers wait for their turn.
+    pub(super) fn is_turn_wanted(&self) -> bool {
+        Arc::strong_count(&self.turns.waiting) > 1
     }
 }
 
@@ -84,7 +126,8 @@ mod tests {
         let node = Arc::<ReadPlaces>::default();
         for work in [Work::File, Work::Fetch, Work::Decode] {
             let take = |client: &ClientPlaces| client.take(work).now_or_never().map(Result::unwrap);
-            let clients: Vec<_> = (0..5).map(|_| ClientPlaces::new(Arc::clone(&node))).collect();
+            let clients: Vec<_> =
+                (0..5).map(|_| ClientPlaces::new(Arc::clone(&node), None)).collect();
             let mut taken: Vec<Vec<_>> =
                 clients.iter().map(|it| std::iter::from_fn(|| take(it)).collect()).collect();
             let counts: Vec<_> = taken.iter().map(Vec::len).collect();

@@ -93,7 +93,8 @@ pub(crate) async fn serve(
     let control = tasks.spawn(hold_control(control, connection.clone(), stopping.clone()));
     let streams = TaskTracker::new();
     let admin_slots = Arc::new(tokio::sync::Semaphore::new(ADMIN_STREAMS));
-    let (record_memory, read_places) = (connection.record_memory(), context.streams.places());
+    let record_memory = connection.record_memory();
+    let read_places = context.streams.places(record_memory.as_ref());
     loop {
         tokio::select! {
             biased;

@@ -5,6 +5,7 @@ use std::ops::Range;
 use futures::FutureExt;
 use futures::future::join_all;
 use object_store::memory::InMemory;
+use railgun_cold::reader::ReaderOptions;
 use railgun_cold::testing::{Conditions, Fault, FaultyStore, Operation, Request};
 use railgun_net::{ClientMemory, Held, Member};
 use railgun_types::limits::BATCH_BYTES_HARD;
@@ -24,7 +25,10 @@ const MIB: usize = 1 << 20;
 struct Rig {
     broker: Broker,
     pool: Arc<Gate>,
+    bucket: Bucket,
     hangs: Arc<AtomicBool>,
+    /// Requests that hang, or did.
+    hanging: Arc<AtomicUsize>,
     memory: ClientMemory,
 }
 
@@ -32,12 +36,14 @@ impl Rig {
     /// 16 MiB that readers share, 9 MiB of them for one client at most, and 16 KiB of its own for each.
     async fn new(ring_bytes: usize) -> Self {
         let (pool, hangs) = (Arc::<Gate>::default(), Arc::<AtomicBool>::default());
+        let hanging = Arc::<AtomicUsize>::default();
         let pace = || Duration::from_micros(100);
         let spec = spec_with(&MemoryNetwork::new(), Arc::clone(&pool) as _, Box::new(pace));
         let plan = {
-            let hangs = Arc::clone(&hangs);
+            let (hangs, hanging) = (Arc::clone(&hangs), Arc::clone(&hanging));
             move |request: &Request<'_>| {
                 let hangs = hangs.load(Relaxed) && request.operation == Operation::Get;
+                hanging.fetch_add(usize::from(hangs), Relaxed);
                 hangs.then_some(Fault::Hangs)
             }
         };
@@ -53,9 +59,10 @@ impl Rig {
         let log_driver = LogDriver::Task(log, Box::new(uuids), Box::new(pace));
         let seams = Seams { log_driver, ..spec.seams };
         let hot_bytes_max = 1 << 30;
-        let spec = BrokerSpec { seams, bucket, shards: 1, hot_bytes_max, ..spec };
+        let spec = BrokerSpec { seams, bucket: bucket.clone(), shards: 1, hot_bytes_max, ..spec };
         let broker = Broker::start(spec).await.unwrap();
-        Self { broker, pool, hangs, memory: ClientMemory::new(64 << 20, 1_000) }
+        let memory = ClientMemory::new(64 << 20, 1_000);
+        Self { broker, pool, bucket, hangs, hanging, memory }
     }
 
     /// A stream whose records are of these sizes, each with its number, batches of one record.
@@ -103,7 +110,7 @@ impl Rig {
     }
 
     fn places(&self) -> ClientPlaces {
-        self.broker.streams.places()
+        self.broker.streams.places(Some(&self.memory.reader()))
     }
 
     /// Takes all that is shared but this much.
@@ -303,6 +310,77 @@ async fn a_row_group_is_read_on_in_by_a_client_that_has_memory_for_no_more_than_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_row_group_is_read_on_in_though_its_records_do_not_fill_a_step() {
+    for bytes in [200_000, 360_000, 600_000, 780_000] {
+        let sizes = vec![bytes; 24];
+        let rig = with(0, true, &sizes).await;
+        let mut reader = rig.reader("s", &rig.memory.reader(), &rig.places()).await;
+        let Told { steps, last, .. } = read_all(&mut reader, &sizes).await;
+        assert!(last <= 3, "{bytes} bytes: {last} of {steps} steps were not read on from");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn entries_are_read_from_files_once() {
+    let sizes = [1_000_000; 20];
+    let rig = with(0, false, &sizes).await;
+    let mut reader = rig.reader("s", &rig.memory.reader(), &rig.places()).await;
+    let before = rig.pool.jobs.load(Relaxed);
+    let Told { source, steps, .. } = read_all(&mut reader, &sizes).await;
+    assert_eq!((source, steps), (Source::Hot, 10));
+    assert_eq!(rig.pool.jobs.load(Relaxed) - before, steps);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waited_for_memory_reads_with_it_though_the_row_group_has_gone() {
+    let sizes = [300_000; 4];
+    let rig = with(0, true, &sizes).await;
+    rig.publish("t", &sizes).await;
+    rig.seal("t").await;
+    for hangs in [false, true] {
+        // In the cache is what came last.
+        let options = ReaderOptions { cache_bytes: 1, whole_bytes: 0, ..Default::default() };
+        let cold = ColdReader::new(rig.bucket.clone(), &options);
+        let reader = async |stream: &str, memory| {
+            let found = rig.broker.streams.resolve(&name(stream)).await.unwrap();
+            let mut from = rig.broker.streams.sources(found.shard, rig.places(), memory);
+            from.cold = cold.clone();
+            StreamReader::new(from, found.stream, Offset(0), Planted::default())
+        };
+        let other = rig.memory.reader();
+        let mut last = reader("t", None).await;
+        let mut reader = reader("s", Some(rig.memory.reader())).await;
+        let crowd = rig.crowd(0);
+        {
+            let mut step = std::pin::pin!(reader.step(false));
+            assert!(timeout(Duration::from_secs(1), &mut step).await.is_err());
+            drop(crowd);
+            assert!(matches!(step.await.unwrap(), Step::Records(none) if none.is_empty()));
+        }
+        assert!(matches!(last.step(false).await.unwrap(), Step::Records(some) if some.len() == 3));
+        // All else is taken, and what it gives back is, too.
+        let _crowd = rig.crowd(0);
+        let mut waits = std::pin::pin!(other.take(sizes[0]));
+        assert!(poll_once(waits.as_mut()).is_none());
+        rig.hangs.store(hangs, Relaxed);
+        {
+            let mut step = std::pin::pin!(reader.step(false));
+            let stepped = timeout(Duration::from_secs(10), &mut step).await;
+            if hangs {
+                // Not for as long as the bucket takes.
+                assert!(stepped.is_err());
+                assert!(poll_once(waits.as_mut()).is_some());
+            } else {
+                let Step::Records(read) = stepped.unwrap().unwrap() else { panic!("there are") };
+                assert_eq!(read.len(), 1);
+                assert!(poll_once(waits.as_mut()).is_none());
+            }
+        }
+        rig.hangs.store(false, Relaxed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn readers_of_one_client_take_turns_at_row_groups_and_none_waits_for_ever() {
     let sizes = [20_000; 200];
     let rig = with(0, true, &sizes).await;
@@ -322,10 +400,20 @@ async fn readers_of_one_client_take_turns_at_row_groups_and_none_waits_for_ever(
     assert!(begin.elapsed() < Duration::from_secs(1));
     drop(reading);
     drop(second);
-    // One that has no turn gets what is left.
-    let _some = client.try_take(4 * MIB).unwrap();
+    // One that has its turn and no memory gets what is left.
+    let some = client.try_take(5 * MIB).unwrap();
     let Told { largest, last, .. } = read_all(&mut first, &sizes).await;
     assert!(largest > MIB / 2 && last >= 4, "{largest}, {last}");
+    drop(some);
+    // One that has no turn has waited for it once.
+    first.rewind(Offset(0));
+    let Step::Records(_) = first.step(false).await.unwrap() else { panic!("there are some") };
+    let mut second = rig.reader("s", &client, &places).await;
+    let begin = Instant::now();
+    let Told { largest, last, .. } = read_all(&mut second, &sizes).await;
+    assert!(largest > MIB / 2 && last >= 4, "{largest}, {last}");
+    let waited = begin.elapsed();
+    assert!((2..3).contains(&waited.as_secs()), "{waited:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -383,6 +471,36 @@ async fn a_bucket_that_hangs_takes_neither_memory_nor_the_places_of_those_who_do
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_bucket_that_hangs_stops_no_other_reader_of_the_client() {
+    let sizes = [100_000; 30];
+    let rig = with(0, true, &sizes).await;
+    for stream in ["c", "d"] {
+        rig.publish(stream, &[1_000]).await;
+        rig.seal(stream).await;
+    }
+    rig.publish("h", &sizes).await;
+    let (client, places) = (rig.memory.reader(), rig.places());
+    read_all(&mut rig.reader("s", &client, &places).await, &sizes).await;
+    rig.hangs.store(true, Relaxed);
+    let mut cold =
+        [rig.reader("c", &client, &places).await, rig.reader("d", &client, &places).await];
+    let mut steps = std::pin::pin!(join_all(cold.iter_mut().map(|reader| reader.step(false))));
+    assert!(poll_once(steps.as_mut()).is_none());
+    for (stream, source, seconds) in [("h", Source::Hot, 0), ("s", Source::Cold, 2)] {
+        let begin = Instant::now();
+        let mut reader = rig.reader(stream, &client, &places).await;
+        let mut reading = std::pin::pin!(read_all(&mut reader, &sizes));
+        let told = tokio::select! {
+            _ = &mut steps => panic!("the bucket hangs"),
+            told = &mut reading => told,
+        };
+        assert_eq!((told.source, begin.elapsed().as_secs()), (source, seconds));
+        assert!(told.largest > MIB / 2);
+    }
+    assert_eq!(rig.hanging.load(Relaxed), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn reads_that_nobody_waits_for_any_more_count_as_long_as_they_run() {
     let sizes = [1_000; 100];
     for sealed in [false, true] {
@@ -431,7 +549,7 @@ async fn subscribe(rig: &Rig, memory: &Member, credit_bytes: u64) -> (FrameWrite
     line.0.send(Frame::new(&subscribe)).await.unwrap();
     let (writer, reader) = far.accept().await.unwrap();
     let stream = QuicStream {
-        read_places: context.streams.places(),
+        read_places: context.streams.places(Some(memory)),
         context: Arc::new(context),
         writer,
         reader,

@@ -9,11 +9,14 @@ use super::*;
 pub(super) struct Gate {
     pub(super) holds: AtomicBool,
     pub(super) held: AtomicUsize,
+    /// All that were asked for.
+    pub(super) jobs: AtomicUsize,
     pub(super) opened: CancellationToken,
 }
 
 impl BlockingPool for Gate {
     fn run(&self, job: BlockingJob) {
+        self.jobs.fetch_add(1, Relaxed);
         if !self.holds.load(Relaxed) {
             return job();
         }
