@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::CatalogHandle;
 use crate::entropy::Entropy;
 use crate::offload::Reclaimer;
-use crate::reader::{ClientPlaces, ReadFailure, ReadPlaces, ReadSources};
+use crate::reader::{ClientPlaces, ReadPlaces, ReadSources};
 use crate::shard::{MirrorScope, SegmentPage, ShardHandle, StartResolved, StreamFacts};
 use crate::wire_error::{self, not_found, stopping, unexpected};
 
@@ -184,18 +184,21 @@ impl Streams {
         Ok((found, more))
     }
 
-    /// Where a reader of `found` begins. Looks into one object for a time in the cold tier.
+    /// Where a reader of `found` begins. Looks into one object for a time in the cold tier, with
+    /// these places.
     pub(crate) async fn start_of(
         &self,
         found: &Resolved,
         start: StartPosition,
+        places: &ClientPlaces,
     ) -> Result<Start, WireError> {
         let resolved = found.shard.resolve_start(found.stream, start).await;
         match resolved.map_err(|gone| stopping(&gone))? {
             StartResolved::At { start, next } => Ok(Start { start, next }),
             StartResolved::ColdTime { part, ts, next } => {
-                let sought = self.inner.cold.seek_time(&part, ts).await;
-                let start = sought.map_err(|e| wire_error::read_failure(&ReadFailure::Cold(e)))?;
+                let from = self.sources(found.shard.clone(), places.clone(), None);
+                let sought = from.seek_time(&part, ts).await;
+                let start = sought.map_err(|failed| wire_error::read_failure(&failed))?;
                 Ok(Start { start, next })
             }
             StartResolved::Deleted => {

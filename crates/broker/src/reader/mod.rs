@@ -12,6 +12,7 @@ mod found;
 mod hot;
 mod places;
 mod room;
+mod seek;
 
 use std::sync::Arc;
 

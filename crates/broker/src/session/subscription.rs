@@ -8,12 +8,12 @@ use std::time::Duration;
 use railgun_net::{CROWD_CHECK, FrameWriter, Held, Member, crowded_time};
 use railgun_proto::convert::{SubscribeRequest, Uid};
 use railgun_proto::{Frame, FrameKind, WireError, v1};
-use railgun_types::{ErrorCode, Offset, Timestamp};
+use railgun_types::{ErrorCode, Offset, StartPosition, Timestamp};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{QuicStream, SessionEnd, going_away, overdue};
 use crate::reader::{Delivery, Source, Step, StreamReader};
-use crate::streams::Resolved;
+use crate::streams::{Resolved, Start};
 use crate::wire_error;
 
 /// How long records that were read wait for credit. Then they are given up, to be read again when
@@ -26,7 +26,8 @@ pub(super) async fn serve(
 ) -> Result<(), SessionEnd> {
     let request = SubscribeRequest::try_from(subscribe)?;
     let found = stream.context.streams.resolve(&request.name).await?;
-    let start = stream.context.streams.start_of(&found, request.start).await?;
+    let mut credit = i64::try_from(request.credit_bytes).unwrap_or(i64::MAX);
+    let start = start_of(stream, &found, request.start, &mut credit).await?;
     let subscribed = v1::Subscribed {
         stream_uid: found.stream.to_wire(),
         resumed_at: start.start.0,
@@ -43,7 +44,6 @@ pub(super) async fn serve(
     let (places, memory) = (stream.read_places.clone(), stream.record_memory.clone());
     let from = stream.context.streams.sources(shard, places, memory);
     let reader = StreamReader::new(from, uid, start.start, stream.context.planted);
-    let credit = i64::try_from(request.credit_bytes).unwrap_or(i64::MAX);
     let subscription = Subscription {
         stream,
         next: reader.next_offset(),
@@ -58,6 +58,25 @@ pub(super) async fn serve(
         held_until: Instant::now(),
     };
     subscription.run().await
+}
+
+/// Where it begins. That may take the bucket its time, in which the client gives credit, or leaves.
+async fn start_of(
+    stream: &mut QuicStream,
+    found: &Resolved,
+    start: StartPosition,
+    credit: &mut i64,
+) -> Result<Start, SessionEnd> {
+    let QuicStream { context, reader, read_places, stopping, .. } = stream;
+    let mut start = pin!(context.streams.start_of(found, start, read_places));
+    loop {
+        tokio::select! {
+            biased;
+            start = &mut start => return Ok(start?),
+            () = stopping.cancelled() => return Err(going_away()),
+            frame = reader.next() => add_credit(credit, frame?)?,
+        }
+    }
 }
 
 struct Subscription<'s> {

@@ -98,8 +98,11 @@ impl RowGroup {
     }
 
     /// The offset of the first record of the part with a log time at or after `ts`; `None` if it
-    /// has none. Reads the one column.
-    pub(super) fn seek_time(&self, ts: Timestamp) -> Result<Option<Offset>, ColdReadError> {
+    /// has none here. Reads the one column.
+    ///
+    /// # Errors
+    /// [`ColdReadError::Corrupt`].
+    pub fn seek_time(&self, ts: Timestamp) -> Result<Option<Offset>, ColdReadError> {
         let parquet = self.footer.arrow.metadata().file_metadata().schema_descr();
         let only_ts = ProjectionMask::roots(parquet, [column::TS]);
         let mut decoder = self.decoder(self.rows.clone(), only_ts)?;

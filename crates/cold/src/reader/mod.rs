@@ -51,6 +51,15 @@ pub struct ColdReader {
     row_groups: Cache<RowGroupKey, Bytes>,
 }
 
+/// Where the first record at or after a time is.
+#[derive(Debug)]
+pub enum Sought {
+    /// At this offset.
+    At(Offset),
+    /// In this row group, or behind it: see [`RowGroup::seek_time`].
+    In(RowGroup),
+}
+
 /// Object keys name their content, so a cached row group never grows stale.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct RowGroupKey {
@@ -141,33 +150,54 @@ impl ColdReader {
     }
 
     /// The offset of the first record of `part` with a log time at or after `ts`; the end of the
-    /// part if it has none. Lists nothing (T-2).
+    /// part if it has none. Lists nothing (T-2). Decodes where it is called.
     ///
     /// # Errors
     /// [`ColdReadError`].
     pub async fn seek_time(&self, part: &ColdPart, ts: Timestamp) -> Result<Offset, ColdReadError> {
+        let mut from = part.range.base;
+        loop {
+            let row_group = match self.seek_with(part, from, ts, &()).await? {
+                Sought::At(offset) => return Ok(offset),
+                Sought::In(row_group) => row_group,
+            };
+            if let Some(offset) = row_group.seek_time(ts)? {
+                return Ok(offset);
+            }
+            from = row_group.end();
+        }
+    }
+
+    /// Looks for the same from `from` on, up to the row group that has to be decoded. A clone of
+    /// `guard` lives for as long as the bucket is asked for something, as in [`Self::fetch_with`].
+    ///
+    /// # Errors
+    /// [`ColdReadError`].
+    pub async fn seek_with<G: Clone + Send + 'static>(
+        &self,
+        part: &ColdPart,
+        mut from: Offset,
+        ts: Timestamp,
+        guard: &G,
+    ) -> Result<Sought, ColdReadError> {
         let range = &part.range;
         if ts <= range.min_ts {
-            return Ok(range.base);
+            return Ok(Sought::At(range.base));
         }
-        if ts > range.max_ts {
-            return Ok(range.end());
+        if ts > range.max_ts || from >= range.end() {
+            return Ok(Sought::At(range.end()));
         }
         // Log time never falls within a stream: the first row group whose last record of the part
         // is late enough holds the answer. Statistics rule out those before it without a GET.
-        let footer = self.footers.get(&part.object, &()).await?;
-        let mut from = range.base;
+        let footer = self.footers.get(&part.object, guard).await?;
         while from < range.end() {
             let Placed { number, rows, base } = placed(part, &footer, from)?;
-            let end = base.plus(rows.len() as u64);
-            if footer.latest(number).is_none_or(|latest| latest >= ts)
-                && let Some(offset) = self.fetch(part, from).await?.seek_time(ts)?
-            {
-                return Ok(offset);
+            if footer.latest(number).is_none_or(|latest| latest >= ts) {
+                return Ok(Sought::In(self.fetch_with(part, from, guard).await?));
             }
-            from = end;
+            from = base.plus(rows.len() as u64);
         }
-        Ok(range.end())
+        Ok(Sought::At(range.end()))
     }
 
     /// The bytes of a row group, checked before they are kept.

@@ -9,14 +9,16 @@ use railgun_cold::reader::ReaderOptions;
 use railgun_cold::testing::{Conditions, Fault, FaultyStore, Operation, Request};
 use railgun_net::{ClientMemory, Held, Member};
 use railgun_types::limits::BATCH_BYTES_HARD;
-use railgun_types::{Limits, Offset};
+use railgun_types::{Limits, Offset, StartPosition};
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 
 use super::retired::Gate;
 use super::*;
 use crate::builtin_bug::Planted;
 use crate::reader::{ClientPlaces, Delivery, Source, Step, StreamReader};
 use crate::session::{QuicStream, SessionContext};
+use crate::streams::Resolved;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const MIB: usize = 1 << 20;
@@ -500,6 +502,73 @@ async fn a_bucket_that_hangs_stops_no_other_reader_of_the_client() {
     assert_eq!(rig.hanging.load(Relaxed), 2);
 }
 
+/// Streams in the bucket, each with the time of its second record.
+async fn timed(rig: &Rig, count: usize) -> Vec<(String, Timestamp)> {
+    let mut streams = Vec::new();
+    for number in 0..count {
+        let (stream, sizes) = (format!("t{number}"), [300_000; 2]);
+        rig.publish(&stream, &sizes).await;
+        let mut reader = rig.reader(&stream, &rig.memory.reader(), &rig.places()).await;
+        let Step::Records(read) = reader.step(false).await.unwrap() else { panic!("two") };
+        assert!(read[0].ts < read[1].ts);
+        streams.push((stream.clone(), read[1].ts));
+        rig.seal(&stream).await;
+    }
+    streams
+}
+
+/// Where readers of these begin.
+async fn starts(
+    rig: &Rig,
+    places: &ClientPlaces,
+    found: &[(Resolved, StartPosition)],
+) -> Vec<Offset> {
+    let start_of = async |(found, start): &(Resolved, StartPosition)| {
+        rig.broker.streams.start_of(found, *start, places).await.unwrap().start
+    };
+    join_all(found.iter().map(start_of)).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_by_time_takes_the_places_of_other_reads() {
+    let rig = Rig::new(0).await;
+    let (mut found, streams) = (Vec::new(), &rig.broker.streams);
+    for (stream, ts) in timed(&rig, 6).await {
+        found.push((streams.resolve(&name(&stream)).await.unwrap(), StartPosition::Time(ts)));
+    }
+    let places = rig.places();
+    rig.hangs.store(true, Relaxed);
+    for _ in 0..2 {
+        let all = starts(&rig, &places, &found);
+        assert!(timeout(Duration::from_secs(1), all).await.is_err());
+        assert_eq!(rig.hanging.load(Relaxed), 4, "also when nobody waits for them any more");
+        found.reverse();
+    }
+    rig.hangs.store(false, Relaxed);
+    assert_eq!(starts(&rig, &places, &found).await, [Offset(1); 6]);
+    rig.pool.holds.store(true, Relaxed);
+    let before = rig.pool.held.load(Relaxed);
+    let all = starts(&rig, &places, &found);
+    assert!(timeout(Duration::from_secs(1), all).await.is_err());
+    assert_eq!(rig.pool.held.load(Relaxed) - before, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_by_time_ends_with_its_request() {
+    let rig = Rig::new(0).await;
+    let (stream, ts) = timed(&rig, 1).await.remove(0);
+    rig.hangs.store(true, Relaxed);
+    let start = Some(v1::subscribe::Start::TimeUs(ts.0));
+    let subscribe = v1::Subscribe { stream, start, ..v1::Subscribe::default() };
+    let (line, served) = begin(&rig, &rig.memory.reader(), subscribe).await;
+    while rig.hanging.load(Relaxed) == 0 {
+        sleep(Duration::from_millis(1)).await;
+    }
+    assert!(!served.is_finished());
+    drop(line);
+    timeout(Duration::from_secs(1), served).await.expect("the end").unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn reads_that_nobody_waits_for_any_more_count_as_long_as_they_run() {
     let sizes = [1_000; 100];
@@ -526,6 +595,20 @@ async fn reads_that_nobody_waits_for_any_more_count_as_long_as_they_run() {
 
 /// A subscription from the beginning of "s", whose records take this memory.
 async fn subscribe(rig: &Rig, memory: &Member, credit_bytes: u64) -> (FrameWriter, FrameReader) {
+    let start = Some(v1::subscribe::Start::Earliest(true));
+    let stream = "s".to_owned();
+    let subscribe = v1::Subscribe { stream, start, credit_bytes, ..v1::Subscribe::default() };
+    let (mut line, _) = begin(rig, memory, subscribe).await;
+    assert!(line.1.next_of::<v1::Subscribed>().await.unwrap().is_some());
+    line
+}
+
+/// Asks for a subscription; how it is served.
+async fn begin(
+    rig: &Rig,
+    memory: &Member,
+    subscribe: v1::Subscribe,
+) -> ((FrameWriter, FrameReader), JoinHandle<()>) {
     let network = MemoryNetwork::new();
     let endpoint = network.listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
     let (near, far) =
@@ -543,9 +626,6 @@ async fn subscribe(rig: &Rig, memory: &Member, credit_bytes: u64) -> (FrameWrite
         },
     );
     let mut line = near.open().await.unwrap();
-    let start = Some(v1::subscribe::Start::Earliest(true));
-    let stream = "s".to_owned();
-    let subscribe = v1::Subscribe { stream, start, credit_bytes, ..v1::Subscribe::default() };
     line.0.send(Frame::new(&subscribe)).await.unwrap();
     let (writer, reader) = far.accept().await.unwrap();
     let stream = QuicStream {
@@ -559,12 +639,11 @@ async fn subscribe(rig: &Rig, memory: &Member, credit_bytes: u64) -> (FrameWrite
         ended: CancellationToken::new(),
         stopping: CancellationToken::new(),
     };
-    tokio::spawn(async move {
+    let served = tokio::spawn(async move {
         stream.serve(Arc::new(Semaphore::new(1))).await;
         drop((network, endpoint, near, far));
     });
-    assert!(line.1.next_of::<v1::Subscribed>().await.unwrap().is_some());
-    line
+    (line, served)
 }
 
 /// Takes records as they come, and gives credit for one batch each time.
