@@ -26,12 +26,12 @@ async fn scarce() -> (TestNode, Bystander, ClientMemory) {
 
 /// Serves the bystander until `is_so`.
 async fn until(bystander: &mut Bystander, is_so: impl Fn() -> bool) {
-    crate::within("the crowd", async {
+    let served = async {
         while !is_so() {
             bystander.is_served().await;
         }
-    })
-    .await;
+    };
+    crate::within("the crowd", Box::pin(served)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

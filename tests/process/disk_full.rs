@@ -37,7 +37,10 @@ impl FullDisk {
         // The budget is larger than the disk, so the disk is what fills up.
         site.set_hot_tier(1, "1GiB", "1s");
         let node = site.start().await;
-        assert!(site.log().contains("the data directory is in memory (tmpfs)"), "nobody was warned");
+        assert!(
+            site.log().contains("the data directory is in memory (tmpfs)"),
+            "nobody was warned"
+        );
         let stream = name("orders");
         let client = impatient(&site).await;
         client.admin().create_if_absent(&stream).await.expect("ensured");

@@ -50,7 +50,7 @@ impl Clone {
     /// The three commands that the node prints.
     fn guide(&mut self) -> Vec<String> {
         let printed = BufReader::new(self.node.stdout.take().expect("piped"));
-        let (found, commands) = mpsc::channel();
+        let (found, commands) = mpsc::sync_channel(1);
         std::thread::spawn(move || {
             let lines = printed.lines().map(|line| line.expect("text"));
             let indented = lines.filter_map(|line| line.strip_prefix("  ").map(str::to_owned));

@@ -428,6 +428,13 @@ async fn a_row_group_that_others_wait_for_is_not_held_for_long() {
     drop(reader.take_held());
     sleep(PATIENCE).await;
     assert!(!reader.is_overdue(), "nobody waits");
+    let mut second = rig.reader("s", &client, &places).await;
+    {
+        let mut step = std::pin::pin!(second.step(false));
+        assert!(timeout(Duration::from_secs(1), &mut step).await.is_err());
+        assert!(reader.is_overdue(), "another one waits for its turn");
+    }
+    assert!(!reader.is_overdue());
     reader.rewind(Offset(0));
     let Step::Records(_) = reader.step(false).await.unwrap() else { panic!("there are some") };
     drop(reader.take_held());
