@@ -31,13 +31,13 @@ const DEADLINE: Duration = Duration::from_secs(20);
 const LAST_DEADLINE: Duration = Duration::from_secs(90);
 
 /// The future's value; fails the test if it takes too long.
-async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    within_time(DEADLINE, what, future).await
+fn within<T>(what: &str, future: impl Future<Output = T>) -> impl Future<Output = T> {
+    within_time(DEADLINE, what, future)
 }
 
 /// As [`within`], of what may take as long as the node's patience.
-async fn in_the_end<T>(what: &str, future: impl Future<Output = T>) -> T {
-    within_time(LAST_DEADLINE, what, future).await
+fn in_the_end<T>(what: &str, future: impl Future<Output = T>) -> impl Future<Output = T> {
+    within_time(LAST_DEADLINE, what, future)
 }
 
 async fn within_time<T>(limit: Duration, what: &str, future: impl Future<Output = T>) -> T {
