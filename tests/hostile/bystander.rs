@@ -24,7 +24,8 @@ impl Bystander {
 
     /// Fails unless one more message can be published and read back.
     pub(crate) async fn is_served(&mut self) {
-        within("the bystander", self.round_trip()).await;
+        // On the heap: it is part of many futures.
+        Box::pin(within("the bystander", self.round_trip())).await;
     }
 
     async fn round_trip(&mut self) {

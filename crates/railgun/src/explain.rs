@@ -82,9 +82,7 @@ fn next(code: ErrorCode, name: &str) -> String {
             "try again in a moment, or free what takes the limit that is named".to_owned()
         }
         Code::HotTierFull => {
-            format!(
-                "free space on the server's disk, or railgun stream info {name}, which shows why the bucket takes no data"
-            )
+            "free space on the server's disk, or railgun stream ls, which shows what waits for the bucket".to_owned()
         }
         Code::MessageTooLarge => {
             format!("railgun stream ensure {name} --mode overwrite --max-message-bytes N")

@@ -120,7 +120,7 @@ error_codes! {
     DedupIndexFull = 310, LATER;
     /// The stream does not end where the publisher expected.
     ExpectedOffsetMismatch = 311, Retry::Never;
-    /// The hot tier takes no records now: its budget or its disk is full; committed data is kept.
+    /// The hot tier takes no more now: its budget or its disk is full; committed data is kept.
     HotTierFull = 312, LATER;
     /// A quota is used up.
     QuotaExceeded = 313, LATER;

@@ -345,7 +345,7 @@ impl Unread {
 
 #[tokio::test]
 async fn what_is_not_read_is_bounded_whoever_comes_and_goes() {
-    within_deadline(async {
+    within_deadline(Box::pin(async {
         let memory = ClientMemory::new(64 << 20, 100);
         let (endpoint, spec) = listening_as(|listen| listen.memory = memory);
         let join = async || {
@@ -379,7 +379,7 @@ async fn what_is_not_read_is_bounded_whoever_comes_and_goes() {
         let (before, server, client) = &late[1];
         let mut more = Unread::open(client, server).await;
         assert_eq!(before.sent + more.fill().await, 1_024 + 64);
-    })
+    }))
     .await;
 }
 
