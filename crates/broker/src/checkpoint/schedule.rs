@@ -212,6 +212,17 @@ mod tests {
             self.schedule.last_at = Instant::now();
             self.schedule.on_written(&Written { id, result: Ok(bytes) });
         }
+
+        /// After one of so many bytes, however long ago, a quarter of them must have been appended.
+        async fn is_due_for_a_quarter_of_100_000_bytes(&mut self) {
+            self.append(20_000);
+            self.drive();
+            advance(CADENCE.quiet * 2).await;
+            assert!(!self.is_due());
+            self.append(10_000);
+            self.drive();
+            assert!(self.is_due());
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -252,13 +263,7 @@ mod tests {
         assert!(rig.is_due());
         // A large one is not written for each little that comes.
         rig.written(100_000);
-        rig.append(20_000);
-        rig.drive();
-        advance(CADENCE.quiet * 2).await;
-        assert!(!rig.is_due());
-        rig.append(10_000);
-        rig.drive();
-        assert!(rig.is_due());
+        rig.is_due_for_a_quarter_of_100_000_bytes().await;
     }
 
     #[tokio::test(start_paused = true)]
@@ -268,13 +273,7 @@ mod tests {
         rig.store.write(EntryId { term: 1, index: 0 }, &pieces).expect("written");
         let (store, log) = (Arc::clone(&rig.store), rig.log.clone());
         rig.schedule = Schedule::new(store, log, Actors::new(), Arc::new(Inline), CADENCE, Some(0));
-        rig.append(20_000);
-        rig.drive();
-        advance(CADENCE.quiet * 2).await;
-        assert!(!rig.is_due());
-        rig.append(10_000);
-        rig.drive();
-        assert!(rig.is_due());
+        rig.is_due_for_a_quarter_of_100_000_bytes().await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -149,32 +149,29 @@ async fn begin(site: &Site, acked: usize) {
     site.cut_power(broker).await;
 }
 
-async fn at_any_moment(full: Full) {
+/// Lives with a disk that is full after 0, `step`, twice `step` … changes, until one never comes to that.
+async fn at_any_moment(step: u64, is_full_after: impl AsyncFn(u64) -> bool) {
     let mut changes = 0;
-    while is_full_after(changes, full).await {
-        changes += 1;
+    while is_full_after(changes).await {
+        changes += step;
     }
     assert!(changes > 90, "{changes} changes are no life");
 }
 
 #[tokio::test(start_paused = true)]
 async fn at_any_moment_the_disk_may_have_no_more_room() {
-    at_any_moment(Full::More).await;
+    at_any_moment(1, async |changes| is_full_after(changes, Full::More).await).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn at_any_moment_the_disk_may_refuse_every_change() {
-    at_any_moment(Full::All).await;
+    at_any_moment(1, async |changes| is_full_after(changes, Full::All).await).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn power_may_be_cut_when_the_disk_is_full() {
     for full in [Full::More, Full::All] {
-        let mut changes = 0;
-        while is_cut_after(changes, full).await {
-            changes += 3;
-        }
-        assert!(changes > 90, "{changes} changes are no life");
+        at_any_moment(3, async |changes| is_cut_after(changes, full).await).await;
     }
 }
 
