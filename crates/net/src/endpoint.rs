@@ -136,13 +136,13 @@ impl Endpoint {
         let socket = quic::bind(spec.addr).map_err(failed)?;
         let mut server = ServerConfig::with_crypto(spec.tls.quic());
         server
-            .transport_config(Arc::new(quic::accepting()))
             .max_incoming(INCOMING_MAX)
             .incoming_buffer_size(INCOMING_BYTES)
             .incoming_buffer_size_total(INCOMING_BYTES_TOTAL);
         let config = quic::receiving(endpoint_config(spec.tls.reset_secret()));
-        let endpoint = quinn::Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime))
-            .map_err(failed)?;
+        let endpoint =
+            quinn::Endpoint::new(config, Some(server.clone()), socket, Arc::new(TokioRuntime))
+                .map_err(failed)?;
         let local_addr = endpoint.local_addr().map_err(failed)?;
         let (queue, ready) = async_channel::bounded(READY_MAX);
         let refuses = Arc::new(AtomicBool::new(false));
@@ -150,6 +150,7 @@ impl Endpoint {
         let guests = Guests::new(spec.strangers_max, memory.windows_bytes());
         let greeter = Greeter {
             endpoint: endpoint.clone(),
+            server,
             spec,
             queue,
             refuses: Arc::clone(&refuses),
@@ -243,6 +244,8 @@ impl fmt::Debug for Endpoint {
 /// of both together is bounded.
 struct Greeter {
     endpoint: quinn::Endpoint,
+    /// What connections have in common.
+    server: ServerConfig,
     spec: ListenSpec,
     queue: async_channel::Sender<Connection>,
     refuses: Arc<AtomicBool>,
@@ -283,7 +286,9 @@ impl Greeter {
             self.guests.note_refused();
             return incoming.refuse();
         }
-        let connecting = match incoming.accept() {
+        let mut server = self.server.clone();
+        server.transport_config(Arc::new(quic::accepting(self.guests.stream_window())));
+        let connecting = match incoming.accept_with(Arc::new(server)) {
             Ok(connecting) => connecting,
             Err(error) => return tracing::debug!(%peer, %error, "client not accepted"),
         };

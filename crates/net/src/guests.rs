@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use crate::quic::{CLIENT_STREAM_WINDOW_BYTES, CONNECTION_WINDOW_BYTES};
+use crate::quic::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES, STREAM_WINDOW_BYTES_MIN};
 
 /// What each guest may send before it is read, besides its part of what they share.
 const WINDOW_BYTES_MIN: usize = 64 << 10;
@@ -19,7 +19,10 @@ const SHARED_BYTES_MAX: usize = CONNECTION_WINDOW_BYTES as usize - WINDOW_BYTES_
 const WINDOW_PART: usize = 32;
 /// What a guest is granted at least while there is as much: a stream that is not read then leaves room
 /// for the others of its connection.
-const GRANTED_BYTES_MIN: usize = CLIENT_STREAM_WINDOW_BYTES as usize;
+const GRANTED_BYTES_MIN: usize = STREAM_WINDOW_BYTES_MIN as usize;
+/// The part of what a guest is granted that one of its streams may fill, within the bounds of that: four
+/// have to be left unread to stop the others.
+const STREAM_PART: usize = 4;
 /// The part of the strangers' places that one host may take once they are scarce.
 const HOST_PART: usize = 16;
 
@@ -72,14 +75,20 @@ impl Guests {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// What one stream of a guest who comes now may send before it is read.
+    pub(crate) fn stream_window(&self) -> u32 {
+        let known = self.connections().saturating_sub(self.strangers());
+        let part = granted(self.windows_left.load(Ordering::Relaxed), known) / STREAM_PART;
+        let part = u32::try_from(part).unwrap_or(u32::MAX);
+        part.clamp(STREAM_WINDOW_BYTES_MIN, STREAM_WINDOW_BYTES)
+    }
+
     /// Takes what a guest who has so much of the windows would be granted if it came now, if that is
     /// at least twice as much: how much more it has. The sum is never above what there was.
     fn grant(&self, has: usize) -> usize {
         let others = self.connections().saturating_sub(self.strangers() + 1);
         let more = |left: usize| {
-            let free = left + has;
-            let part = (free / (WINDOW_PART + others)).max(GRANTED_BYTES_MIN);
-            let granted = part.min(SHARED_BYTES_MAX).min(free);
+            let granted = granted(left + has, others);
             if granted >= 2 * has { granted - has } else { 0 }
         };
         let take = |left| Some(left - more(left));
@@ -87,6 +96,11 @@ impl Guests {
             self.windows_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
         more(left)
     }
+}
+
+/// What a guest beside so many others is granted of what is free.
+fn granted(free: usize, others: usize) -> usize {
+    (free / (WINDOW_PART + others)).max(GRANTED_BYTES_MIN).min(SHARED_BYTES_MAX).min(free)
 }
 
 /// The strangers of each host. Owned by who lets guests in.
@@ -204,9 +218,15 @@ mod tests {
         let guests = Guests::new(1 << 20, 512 * MIB);
         let mut hosts = Hosts::new(Arc::clone(&guests));
         let mut come = || {
+            let stream = guests.stream_window() as usize;
             let guest = hosts.welcome(Ipv4Addr::LOCALHOST.into());
             let window = guest.admit().expect("the first time") as usize;
             assert_eq!(guest.admit(), None);
+            assert!(stream == MIB || stream <= window / 4, "{stream} of {window}");
+            assert!(
+                stream <= 4 * MIB && (stream > MIB || window < 5 * MIB),
+                "{stream} of {window}"
+            );
             (guest, window)
         };
         let mut crowd: Vec<_> = (0..2_000).map(|_| come()).collect();

@@ -23,15 +23,15 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 /// started again tells so only in answer to a packet: who waits for an answer learns it by this.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
-/// Bytes of one stream that the dialling side receives before they are read. Of all its streams
-/// together there is no bound but that: it asked for what comes on each, and one that it leaves alone
-/// must not hold up the others.
-const STREAM_WINDOW_BYTES: u32 = 4 << 20;
-/// Bytes of one stream that are received of a client before they are read: a frame of the usual size
-/// at the most, on its way while the one before it is looked at.
-pub(crate) const CLIENT_STREAM_WINDOW_BYTES: u32 = 1 << 20;
-/// The same for all streams of a client's connection together. Bounds the memory of a connection; a
-/// client is granted less where there are many (`guests`).
+/// Bytes of one stream that are received before they are read. A stream carries no more than this in a
+/// round trip. Of all streams of the dialling side together there is no bound but that: it asked for
+/// what comes on each, and one that it leaves alone must not hold up the others.
+pub(crate) const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+/// The same of a client at least, of whom it is less where there are many (`guests`): a frame of the
+/// usual size at the most, on its way while the one before it is looked at.
+pub(crate) const STREAM_WINDOW_BYTES_MIN: u32 = 1 << 20;
+/// The same for all streams of a client's connection together. Bounds the memory of a connection; this
+/// is less, too, where there are many.
 pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
 /// The same of a client that has not been admitted: twice the largest greeting. Anybody can have so
 /// much kept, for as long as the greeting may take.
@@ -51,12 +51,13 @@ const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 /// more would make every such write fail.
 pub(crate) const PACKET_BYTES: u16 = 6_500;
 
-/// The transport of an accepting side, for clients that nobody knows yet.
-pub(crate) fn accepting() -> TransportConfig {
+/// The transport of an accepting side, for a client that nobody knows yet, with this window for each of
+/// its streams: QUIC lets no one change it later.
+pub(crate) fn accepting(stream_window: u32) -> TransportConfig {
     let mut transport = common();
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_BEFORE))
-        .stream_receive_window(VarInt::from_u32(CLIENT_STREAM_WINDOW_BYTES))
+        .stream_receive_window(VarInt::from_u32(stream_window))
         .receive_window(VarInt::from_u32(WINDOW_BEFORE_BYTES));
     transport
 }

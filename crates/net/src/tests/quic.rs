@@ -384,6 +384,20 @@ async fn what_is_not_read_is_bounded_whoever_comes_and_goes() {
 }
 
 #[tokio::test]
+async fn a_stream_of_few_clients_carries_more_in_a_round_trip() {
+    within_deadline(async {
+        let (endpoint, spec) =
+            listening_as(|listen| listen.memory = ClientMemory::new(1 << 30, 100));
+        let client = connect(spec).await.unwrap();
+        let server = endpoint.accept().await.unwrap();
+        server.admit();
+        // Two streams that are not read, and room for others beside them.
+        assert_eq!(Unread::open(&client, &server).await.fill().await, 2 * (4 << 10));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_client_that_is_not_admitted_has_one_stream_and_few_bytes() {
     within_deadline(async {
         let (endpoint, spec) = listening();
