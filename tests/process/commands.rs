@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::eventually;
 use crate::site::Site;
+use crate::{eventually, not_tested};
 
 /// Well below the 15 s after which a server gives up a client that went without a word.
 const CLOSED_LIMIT: Duration = Duration::from_secs(5);
@@ -51,6 +51,39 @@ async fn stopped_amid(site: &Site, args: &[&str], stop: impl FnOnce(&mut Child))
 fn tell(child: &Child, signal: Signal) {
     let id = i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a process id");
     kill_process(id, signal).expect("the process is there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_shows_how_far_a_command_is() {
+    let site = Site::new();
+    let _node = site.start().await;
+    site.output(&["stream", "ensure", "orders"]);
+    let lines: String = (0..1_000).map(|number| format!("{number}\n")).collect();
+    std::fs::write(site.home().join("orders"), lines).expect("a file");
+    let run = |command: &str| {
+        let mut terminal = site.terminal_command(command);
+        let shown = tokio::task::block_in_place(|| terminal.output())?;
+        let text = String::from_utf8(shown.stdout).expect("text");
+        assert!(shown.status.success(), "{command}: {text}");
+        Ok::<_, std::io::Error>(text)
+    };
+    for (command, progress) in [
+        ("$railgun pub orders --file orders --rate 2000", "/3.80 KiB"),
+        ("$railgun segment seal orders", "on its way to the bucket"),
+        ("$railgun sub orders --from earliest --until-end --raw >read", " records "),
+    ] {
+        let shown = match run(command) {
+            Ok(shown) => shown,
+            Err(error) => return not_tested("what a terminal shows", &error.to_string()),
+        };
+        assert!(shown.contains(progress), "{command}: {shown}");
+    }
+    // Where the records themselves are on the terminal, or nothing is, it would be in the way.
+    let read = run("cmp orders read && $railgun sub orders --from earliest --until-end --raw");
+    let piped = run("$railgun segment seal orders 2>&1 | cat");
+    for shown in [read, piped].map(|shown| shown.expect("as before")) {
+        assert!(!shown.contains('\u{1b}'), "{shown}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

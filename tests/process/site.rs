@@ -1,5 +1,6 @@
 //! A place for a node: its data directory, its bucket, its ports. And the node's process.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -74,7 +75,11 @@ impl Site {
 
     /// A process of the binary in this place's environment and no other.
     fn command(&self) -> Command {
-        let mut command = Command::new(binary());
+        self.process(binary())
+    }
+
+    fn process(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
         command.env_clear().env("HOME", self.dir.path()).current_dir(self.dir.path());
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null());
@@ -146,6 +151,15 @@ impl Site {
         let mut command = self.command();
         command.env("RAILGUN_SERVER", self.listen.to_string()).args(args);
         command
+    }
+
+    /// A shell's command at a terminal, against this node; `$railgun` is the binary. Needs `script`.
+    pub(crate) fn terminal_command(&self, command: &str) -> Command {
+        let mut terminal = self.process("script");
+        terminal.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("TERM", "xterm");
+        terminal.env("RAILGUN_SERVER", self.listen.to_string()).env("railgun", binary());
+        terminal.args(["--quiet", "--return", "--command", command, "/dev/null"]);
+        terminal
     }
 
     /// Runs another command of the binary against this node.

@@ -52,6 +52,23 @@ async fn a_port_in_use_is_named_with_what_to_pass_instead() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn logs_are_lines_of_json_where_that_is_asked_for() {
+    let mut site = Site::new();
+    site.set("RAILGUN_LOG_FORMAT", "json");
+    let mut node = site.start().await;
+    node.terminate();
+    assert!(node.ended(UNREACHABLE_LIMIT).await.success());
+    let log = site.log();
+    let mut messages = Vec::new();
+    for line in log.lines() {
+        let event: serde_json::Value = serde_json::from_str(line).expect(line);
+        assert!(event["timestamp"].is_string() && event["level"].is_string(), "{line}");
+        messages.push(event["message"].as_str().expect(line).to_owned());
+    }
+    assert!(messages.len() > 2, "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn directories_of_any_name_are_started_on_again() {
     let mut site = Site::new();
     let odd = site.home().join("a \"b\" \\c #d %41 हि");

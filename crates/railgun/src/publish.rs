@@ -20,8 +20,6 @@ use crate::server::ServerArgs;
 const GIVE_UP_AFTER: Duration = Duration::from_secs(30);
 /// What to do about a file that cannot be published.
 const OTHER_FILE: &str = "pass another --file, or - for standard input";
-/// Bytes between two updates of the progress bar.
-const PROGRESS_BYTES: u64 = 1 << 20;
 
 /// Publish a message, or each line of a file
 ///
@@ -229,14 +227,12 @@ impl Input {
     async fn send_all(self, sender: &mut Sender<'_>) -> Result<(), Failure> {
         let bar = progress::bytes(self.bytes);
         let mut lines = LineReader::new(self.read, MESSAGE_BYTES_HARD);
-        let mut shown = 0;
         loop {
             let line = lines.next().map_err(|error| unreadable(&self.name, &error))?;
             let Some(line) = line else { break };
             sender.send(line).await?;
-            if lines.bytes() - shown >= PROGRESS_BYTES {
-                shown = lines.bytes();
-                bar.set_position(shown);
+            if !bar.is_hidden() {
+                bar.set_position(lines.bytes());
             }
         }
         bar.finish_and_clear();
