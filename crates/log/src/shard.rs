@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::vec;
 
 use crate::error::{LogError, ReadError};
@@ -85,6 +85,8 @@ pub(crate) struct Inner {
     pub(crate) image: Image,
     pub(crate) ring: Ring,
     pub(crate) files: FileSet,
+    /// Length to which the newest of them is preallocated.
+    pub(crate) file_bytes: u64,
     pub(crate) queue: VecDeque<Op>,
     /// Cuts that are queued or being written: what becomes durable meanwhile counts only below them.
     pub(crate) cuts: VecDeque<u64>,
@@ -102,12 +104,13 @@ pub(crate) struct Inner {
 }
 
 impl Inner {
-    pub(crate) fn new(image: Image, files: FileSet, ring_bytes: usize) -> Self {
+    pub(crate) fn new(image: Image, files: FileSet, file_bytes: u64, ring_bytes: usize) -> Self {
         Self {
             durable: image.next_index().checked_sub(1),
             image,
             ring: Ring::new(ring_bytes),
             files,
+            file_bytes,
             queue: VecDeque::new(),
             cuts: VecDeque::new(),
             generation: 0,
@@ -157,15 +160,13 @@ pub(crate) struct Shared {
     pub(crate) inner: Guarded<Inner>,
     /// Asked for each entry, so kept beside the lock.
     pub(crate) disk_full: AtomicBool,
-    /// Bytes of the current file that nothing is written to.
-    pub(crate) room: AtomicU64,
     pub(crate) hub: Arc<Hub>,
 }
 
 impl Shared {
     pub(crate) fn new(inner: Inner, hub: &Arc<Hub>) -> Self {
-        let (disk_full, room) = (AtomicBool::new(false), AtomicU64::new(0));
-        Self { inner: Guarded::new(inner), disk_full, room, hub: Arc::clone(hub) }
+        let disk_full = AtomicBool::new(false);
+        Self { inner: Guarded::new(inner), disk_full, hub: Arc::clone(hub) }
     }
 }
 
@@ -312,7 +313,15 @@ impl ShardLog {
 
     /// Bytes that are left in the current file for what is not queued yet: on a full disk, all there is.
     pub fn room(&self) -> u64 {
-        self.shared.room.load(Relaxed).saturating_sub(self.queued_bytes())
+        let inner = self.shared.inner.lock();
+        let taken = inner.files.newest().extent.end + inner.queued_bytes;
+        inner.file_bytes.saturating_sub(taken)
+    }
+
+    /// Length to which the current file is preallocated: that of the options it was begun with, or what
+    /// a single entry needs that is longer.
+    pub fn file_bytes(&self) -> u64 {
+        self.shared.inner.lock().file_bytes
     }
 
     /// Everything up to this index is fsynced.

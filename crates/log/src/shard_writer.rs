@@ -89,6 +89,8 @@ pub(crate) struct ShardWriter {
     unmarked: bool,
     mark_at: Option<Duration>,
     backlog: VecDeque<Op>,
+    /// Files to be freed, for which the disk had no room: until it is looked at again.
+    put_off: VecDeque<Op>,
     batch: Batch,
     pending: Pending,
     spare: Option<Spare>,
@@ -119,7 +121,7 @@ impl ShardWriter {
             recovered;
         let newest = files.newest();
         let (current, position) = (Arc::clone(&newest.file), newest.extent.end);
-        let inner = Inner::new(image.clone(), files, options.ring_bytes);
+        let inner = Inner::new(image.clone(), files, file_bytes, options.ring_bytes);
         let shared = Shared::new(inner, hub);
         let writer = Self {
             shared: Arc::new(shared),
@@ -137,6 +139,7 @@ impl ShardWriter {
             unmarked,
             mark_at: None,
             backlog: VecDeque::new(),
+            put_off: VecDeque::new(),
             batch: Batch::new(),
             pending: Pending::default(),
             spare,
@@ -144,7 +147,6 @@ impl ShardWriter {
             stalled: false,
         };
         writer.publish_full(false);
-        writer.publish_room();
         writer
     }
 
@@ -184,6 +186,9 @@ impl ShardWriter {
 
     /// Takes what was queued.
     fn refill(&mut self, now: Duration) {
+        if self.space_retry_at.is_none_or(|at| now >= at) {
+            self.backlog.append(&mut self.put_off);
+        }
         let mut inner = self.shared.inner.lock();
         self.backlog.append(&mut inner.queue);
         if std::mem::take(&mut inner.committed_dirty) {
@@ -205,7 +210,7 @@ impl ShardWriter {
         }
         if self.pending.sealed.is_none() {
             if let Some(op) = self.next_chore() {
-                self.do_chore(op)?;
+                self.do_chore(op, now)?;
                 return Ok(Wrote::Chore);
             }
             let mark = match self.backlog.front() {
@@ -234,7 +239,7 @@ impl ShardWriter {
         if is_chore { self.backlog.pop_front() } else { None }
     }
 
-    fn do_chore(&mut self, op: Op) -> Result<(), DiskFailure> {
+    fn do_chore(&mut self, op: Op, now: Duration) -> Result<(), DiskFailure> {
         let outcome = match op {
             Op::Retire { upto, .. } => self.retire(upto),
             Op::Roll { .. } if self.position > self.current.header_bytes => match self.roll() {
@@ -254,8 +259,14 @@ impl ShardWriter {
                 }
                 Ok(())
             }
+            Err(failure) if failure.is_full() => {
+                // Done later. What is queued behind it has room, or is stopped by the lack of it itself.
+                self.put_off.push_back(op);
+                self.note_full(now, &failure);
+                Ok(())
+            }
             Err(failure) => {
-                // It is done later, or called back with what ends the writer.
+                // It is called back with what ends the writer.
                 self.backlog.push_front(op);
                 Err(failure)
             }
@@ -280,6 +291,7 @@ impl ShardWriter {
         if end > self.file_bytes {
             file.allocate(end).attempt("extend", path)?;
             self.file_bytes = end;
+            self.shared.inner.lock().file_bytes = end;
         }
         self.batch.write(&mut self.block_writer, self.position).attempt("write", path)?;
         if self.options.has_bug(BuiltinBug::CallbackBeforeSync) {
@@ -298,7 +310,6 @@ impl ShardWriter {
         self.purged = self.image.purged;
         self.publish(now);
         self.position += self.batch.file_bytes();
-        self.publish_room();
         self.batch.release();
         let pending = std::mem::take(&mut self.pending);
         pending.dones.into_iter().for_each(|done| done(Ok(())));
@@ -342,8 +353,9 @@ impl ShardWriter {
             std::mem::take(&mut inner.queue)
         };
         let pending = std::mem::take(&mut self.pending);
+        let put_off = std::mem::take(&mut self.put_off);
         let backlog = std::mem::take(&mut self.backlog);
-        let waiting = backlog.into_iter().chain(queued).filter_map(Op::into_done);
+        let waiting = put_off.into_iter().chain(backlog).chain(queued).filter_map(Op::into_done);
         pending.dones.into_iter().chain(waiting).for_each(|done| done(Err(error.clone())));
     }
 }

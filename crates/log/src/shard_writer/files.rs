@@ -49,11 +49,14 @@ impl ShardWriter {
         self.unmarked = false;
         self.mark_at = None;
         self.position = file.header_bytes;
-        self.publish_room();
         self.block_writer.follow(Arc::clone(&file.file));
         let closed_file = std::mem::replace(&mut self.current, Arc::clone(&file));
         let extent = Extent::new(header.first_index, file.header_bytes);
-        self.shared.inner.lock().files.push(Held { file, extent });
+        {
+            let mut inner = self.shared.inner.lock();
+            inner.files.push(Held { file, extent });
+            inner.file_bytes = self.file_bytes;
+        }
         new_file::save_positions(&*disk, &closed_file, self.last_crc, &closed);
         Ok(())
     }
@@ -80,7 +83,8 @@ impl ShardWriter {
                 outcome => outcome?,
             }
         }
-        if !self.stalled && (!paused || self.spare.is_some()) {
+        let waits = self.stalled || !self.put_off.is_empty();
+        if !waits && (!paused || self.spare.is_some()) {
             self.space_retry_at = None;
         }
         self.publish_full(self.space_retry_at.is_some());
@@ -101,11 +105,6 @@ impl ShardWriter {
         self.shared.disk_full.store(full, Relaxed);
     }
 
-    /// Tells the handles what is left of the current file.
-    pub(super) fn publish_room(&self) {
-        self.shared.room.store(self.file_bytes.saturating_sub(self.position), Relaxed);
-    }
-
     /// Frees what the backlog allows to be freed while its front waits for space: purges that do not
     /// depend on the waiting work are written into what is reserved for them, then files retired. True if
     /// something was done; if not, whoever waits for a mark or a new file behind that work is let go.
@@ -117,7 +116,7 @@ impl ShardWriter {
         self.backlog = rest;
         let done = relieved || !retires.is_empty();
         while let Some(op) = retires.pop_front() {
-            if let Err(failure) = self.do_chore(op) {
+            if let Err(failure) = self.do_chore(op, now) {
                 // `do_chore` has put it back; so are those behind it.
                 self.backlog.extend(retires);
                 return Err(failure);

@@ -24,6 +24,7 @@ fn the_log_says_so_before_it_is_out_of_room_and_then_lets_wait() {
     rig.append(1, 4..5, 500);
     assert_eq!(rig.callbacks.take_ok(), [4]);
     let bytes = rig.log.files()[0].bytes;
+    assert_eq!(rig.log.file_bytes(), small().file_bytes);
     assert_eq!(rig.log.room(), small().file_bytes - bytes);
     rig.log.append(vec![entry(1, 5, 3000)], rig.callbacks.tagged(5)).expect("queues");
     assert_eq!(rig.log.room(), (small().file_bytes - bytes).saturating_sub(rig.log.queued_bytes()));
@@ -156,6 +157,59 @@ fn a_disk_is_not_full_when_what_found_no_room_is_done_and_nothing_else_waits() {
         // Whoever looks before it appends would find it full for ever.
         assert!(!rig.log.disk_full(), "{op:?}");
     }
+}
+
+#[test]
+fn files_that_cannot_be_freed_hold_nothing_up_that_has_room() {
+    for op in [SimOp::Remove, SimOp::Rename] {
+        let disk = small_pages();
+        let mut rig = Rig::new(&disk, small());
+        rig.append(1, 0..20, 500);
+        rig.log.set_applied(19);
+        rig.callbacks.take_ok();
+        disk.fail(Fault { op, after: 0, kind: ErrorKind::StorageFull });
+        rig.log.purge(EntryId::new(1, 10)).expect("purges");
+        rig.log.retire(10, rig.callbacks.tagged(100)).expect("retires");
+        let vote = Vote { term: 2, ..Vote::default() };
+        rig.log.save_vote(vote, rig.callbacks.tagged(101)).expect("queues");
+        rig.append(2, 20..21, 10);
+        assert_eq!(disk.faults_left(), 0, "{op:?}");
+        assert_eq!(rig.callbacks.take_ok(), [101, 20], "{op:?}");
+        assert!(rig.log.disk_full(), "{op:?}");
+        rig.pass(Duration::from_secs(1));
+        assert_eq!(rig.callbacks.take_ok(), [100], "{op:?}");
+        assert!(!rig.log.disk_full(), "{op:?}");
+    }
+    // Whoever waits is told when the log ends.
+    let disk = small_pages();
+    let mut rig = Rig::new(&disk, small());
+    rig.append(1, 0..20, 500);
+    rig.callbacks.take_ok();
+    disk.fail(Fault { op: SimOp::Remove, after: 0, kind: ErrorKind::StorageFull });
+    rig.log.purge(EntryId::new(1, 10)).expect("purges");
+    rig.log.retire(10, rig.callbacks.tagged(100)).expect("retires");
+    rig.drive();
+    disk.fail(Fault { op: SimOp::Sync, after: 0, kind: ErrorKind::Other });
+    rig.append(1, 20..21, 10);
+    let told = rig.callbacks.take();
+    assert!(told.iter().any(|(tag, told)| *tag == 100 && told.is_err()), "{told:?}");
+}
+
+#[test]
+fn the_size_of_a_file_is_the_one_it_was_made_with() {
+    let mut rig = Rig::new(&small_pages(), small());
+    rig.append(1, 0..1, 500);
+    let larger = LogOptions { file_bytes: 4 * small().file_bytes, ..small() };
+    let mut rig = rig.reopen(larger);
+    assert_eq!(rig.log.file_bytes(), small().file_bytes);
+    assert!(rig.log.room() < small().file_bytes);
+    rig.log.roll(rig.ignored()).expect("queues");
+    rig.drive();
+    assert_eq!(rig.log.file_bytes(), 4 * small().file_bytes);
+    assert!(rig.log.room() > 3 * small().file_bytes);
+    // What does not fit into one lengthens it.
+    rig.append(1, 1..2, 20_000);
+    assert!(rig.log.file_bytes() > 20_000, "{}", rig.log.file_bytes());
 }
 
 #[test]
