@@ -64,9 +64,10 @@ pub(crate) fn reclaim_failure(failed: &ReclaimError) -> WireError {
         ReclaimError::NodeStopping(_) => ErrorCode::GoingAway,
         // By itself, or when it is asked again.
         _ if failed.is_full() => ErrorCode::HotTierFull,
-        ReclaimError::Stopped | ReclaimError::Promote(_) | ReclaimError::Log(_) => {
-            ErrorCode::Internal
-        }
+        ReclaimError::Stopped
+        | ReclaimError::Checkpoint(_)
+        | ReclaimError::Promote(_)
+        | ReclaimError::Log(_) => ErrorCode::Internal,
     };
     WireError::new(code, failed.to_string())
 }

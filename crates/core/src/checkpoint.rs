@@ -120,6 +120,24 @@ pub enum CheckpointError {
     },
 }
 
+impl CheckpointError {
+    /// Whether the bytes are not what was once written. If not, they may well be: a checkpoint of a
+    /// newer release, of another cluster or of another shard, for whoever knows that.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::NotACheckpoint
+            | Self::Truncated { .. }
+            | Self::Checksum { .. }
+            | Self::Malformed { .. }
+            | Self::TrailingBytes { .. } => true,
+            Self::UnknownVersion { .. } | Self::WrongCluster { .. } | Self::WrongShard { .. } => {
+                false
+            }
+        }
+    }
+}
+
 /// What every checkpoint begins with.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Header<'a> {

@@ -232,7 +232,7 @@ impl RaftShard {
     /// the future is dropped.
     ///
     /// # Errors
-    /// [`PromoteError`]; unless the shard stopped, nothing has changed.
+    /// [`PromoteError`]; unless the shard stopped, its snapshot and its log are what they were.
     pub async fn promote_snapshot(&self, upto: u64) -> Result<EntryId, PromoteError> {
         let shard = self.clone();
         let promotion = async move {

@@ -7,5 +7,5 @@ mod store;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub(crate) use schedule::{Schedule, Written};
+pub(crate) use schedule::{Schedule, WriteError, Written};
 pub(crate) use store::{Check, CheckpointStore, Newest, is_full};

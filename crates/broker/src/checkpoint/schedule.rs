@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use railgun_log::ShardLog;
-use railgun_raft::{BlockingPool, run_on};
+use railgun_log::{LogError, ShardLog};
+use railgun_raft::{BlockingPool, PoolStopped, run_on};
 use railgun_types::EntryId;
 use tokio::time::Instant;
 
 use super::CheckpointStore;
+use super::store::StoreError;
 use crate::actors::Actors;
 use crate::log_done::log_done;
 use crate::thresholds::CheckpointCadence;
@@ -25,7 +26,29 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 pub(crate) struct Written {
     pub(crate) id: EntryId,
     /// Its size in bytes.
-    pub(crate) result: Result<u64, String>,
+    pub(crate) result: Result<u64, WriteError>,
+}
+
+/// Why a checkpoint was not written. It is tried again.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum WriteError {
+    #[error("the log could not be synced up to it: {0}")]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Pool(#[from] PoolStopped),
+}
+
+impl WriteError {
+    /// Whether there was no room for it.
+    pub(crate) fn is_full(&self) -> bool {
+        match self {
+            Self::Log(error) => matches!(error, LogError::Full),
+            Self::Store(error) => error.is_full(),
+            Self::Pool(_) => false,
+        }
+    }
 }
 
 /// See the module. One for each actor with state.
@@ -138,15 +161,14 @@ async fn write_durably(
     store: Arc<CheckpointStore>,
     id: EntryId,
     pieces: Vec<Bytes>,
-) -> Result<u64, String> {
+) -> Result<u64, WriteError> {
     // Mostly it is: what is applied was committed. A mark would wait behind entries that wait for
     // room, which only a checkpoint may be able to make.
     if log.durable_index().is_none_or(|durable| durable < id.index) {
-        let synced = log_done(|done| log.sync_mark(done)).await;
-        synced.map_err(|error| error.to_string())?;
+        log_done(|done| log.sync_mark(done)).await?;
     }
     let written = run_on(pool, move || store.write(id, &pieces)).await;
-    written.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+    Ok(written??)
 }
 
 #[cfg(test)]
@@ -284,7 +306,7 @@ mod tests {
         assert!(!rig.is_due());
         rig.schedule.want();
         assert!(rig.is_due(), "whatever the log's growth");
-        rig.schedule.on_written(&Written { id, result: Err("no room".to_owned()) });
+        rig.schedule.on_written(&Written { id, result: Err(PoolStopped.into()) });
         assert!(!rig.is_due());
         advance(RETRY_AFTER).await;
         assert!(rig.is_due());
@@ -329,7 +351,7 @@ mod tests {
         assert_eq!(rig.store.newest_bytes(), 0, "the entry is not durable");
         rig.drive();
         let written = from.recv().await.expect("written");
-        assert_eq!((written.id, written.result), (id, Ok(5)));
+        assert_eq!((written.id, written.result.ok()), (id, Some(5)));
         let content = |bytes: &[u8]| Ok(bytes.to_vec());
         assert_eq!(rig.store.newest(content).expect("read").whole, Some((id, b"state".to_vec())));
     }

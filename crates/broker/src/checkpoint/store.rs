@@ -1,10 +1,10 @@
 //! Owns the directory of a shard's checkpoints. Blocking.
 //!
 //! `i{index}-t{term}.ckpt` is a checkpoint; promoted, it is renamed to `.snap`. These appear whole, by
-//! rename, and never change. `damaged` is the last one that was found not to be whole: for people,
-//! nothing reads it. The rest is [`Reserve`]'s.
+//! rename, and never change. One whose content turns out to be another gets `.damaged` behind its name:
+//! the newest of these stays, for people, nothing reads it. The rest is [`Reserve`]'s.
 
-use std::error::Error;
+use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +22,7 @@ use super::reserve::Reserve;
 /// Checkpoints kept above the current snapshot.
 const KEPT_MAX: usize = 16;
 
+/// What the name of a damaged one ends with.
 const DAMAGED: &str = "damaged";
 
 /// Says whether a file's content is a checkpoint of this shard; returns the membership in it.
@@ -39,6 +40,35 @@ impl StoreError {
     fn new(path: &Path, source: io::Error) -> Self {
         Self { path: path.to_owned(), source: Arc::new(source) }
     }
+
+    /// Whether there was no room for it: it may be tried again.
+    pub(crate) fn is_full(&self) -> bool {
+        is_full(&self.source)
+    }
+}
+
+/// Why a file is none that can be relied on.
+#[derive(Debug, thiserror::Error)]
+enum Unusable {
+    /// It could not even be opened, which says nothing about it.
+    #[error(transparent)]
+    Closed(StoreError),
+    /// The disk cannot read it, now at least.
+    #[error("checkpoint file {path} cannot be read: {source}", path = path.display())]
+    Unreadable { path: PathBuf, source: io::Error },
+    /// The bytes are not what was written, or are another's.
+    #[error("checkpoint file {path}: {source}", path = path.display())]
+    Content { path: PathBuf, source: CheckpointError },
+}
+
+/// Why the newest checkpoint was not found.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NewestError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// It is whole, and not for this release, cluster or shard.
+    #[error("checkpoint file {path}: {source}", path = path.display())]
+    Foreign { path: PathBuf, source: CheckpointError },
 }
 
 /// See the module.
@@ -55,6 +85,9 @@ pub(crate) struct CheckpointStore {
     promoted: watch::Sender<Option<Snapshot>>,
     /// See [`Self::has_lost_newest`].
     lost_newest: AtomicBool,
+    /// Those that could not be read, or not be set aside, in this life: they are not promoted, nor kept
+    /// when there is a newer one.
+    passed_over: watch::Sender<BTreeSet<EntryId>>,
 }
 
 /// A file in the directory, by its name.
@@ -117,6 +150,7 @@ impl CheckpointStore {
             failed: OnceLock::new(),
             promoted: watch::channel(None).0,
             lost_newest: AtomicBool::new(false),
+            passed_over: watch::channel(BTreeSet::new()).0,
         };
         store.hold_reserve();
         Ok(store)
@@ -161,45 +195,104 @@ impl CheckpointStore {
         self.dir.join(entry.name())
     }
 
-    /// What `read` makes of the newest file that holds a checkpoint; older ones stand in for damaged
-    /// ones, which are told.
+    /// What `read` makes of the file's content.
+    fn read<T>(
+        &self,
+        entry: &Entry,
+        read: impl FnOnce(&[u8]) -> Result<T, CheckpointError>,
+    ) -> Result<T, Unusable> {
+        let path = self.path(entry);
+        let file = self.disk.open(&path);
+        let file = file.map_err(|source| Unusable::Closed(StoreError::new(&path, source)))?;
+        let bytes = content(&*file);
+        let bytes = bytes.map_err(|source| Unusable::Unreadable { path: path.clone(), source })?;
+        read(&bytes).map_err(|source| Unusable::Content { path, source })
+    }
+
+    /// What `read` makes of the newest file that holds a checkpoint; older ones stand in for those that
+    /// are damaged or cannot be read, which are told.
     pub(crate) fn newest<T>(
         &self,
         read: impl Fn(&[u8]) -> Result<T, CheckpointError>,
-    ) -> Result<Newest<T>, StoreError> {
+    ) -> Result<Newest<T>, NewestError> {
         let mut newest = Newest { whole: None, damaged: Vec::new() };
         for entry in self.entries()?.into_iter().rev() {
-            let path = self.path(&entry);
-            let bytes = self.disk.open(&path).and_then(|file| content(&*file));
-            match read(&bytes.map_err(|source| StoreError::new(&path, source))?) {
+            match self.read(&entry, &read) {
                 Ok(content) => {
                     newest.whole = Some((entry.id, content));
                     break;
                 }
-                Err(error) => {
-                    tracing::error!(path = %path.display(), %error, "checkpoint is damaged");
+                Err(Unusable::Closed(error)) => return Err(error.into()),
+                Err(Unusable::Content { path, source }) if !source.is_damage() => {
+                    return Err(NewestError::Foreign { path, source });
+                }
+                Err(error @ Unusable::Content { .. }) => {
+                    tracing::error!(%error, "looking for an older checkpoint");
                     newest.damaged.insert(0, entry);
+                }
+                Err(error @ Unusable::Unreadable { .. }) => {
+                    tracing::error!(%error, "looking for an older checkpoint");
+                    self.pass_over(entry.id);
                 }
             }
         }
         Ok(newest)
     }
 
-    /// Takes damaged ones out of what may be promoted; the last of them is kept for people.
+    /// See the field.
+    fn pass_over(&self, id: EntryId) {
+        self.passed_over.send_modify(|ids| {
+            ids.insert(id);
+        });
+    }
+
+    fn is_passed_over(&self, entry: &Entry) -> bool {
+        !entry.promoted && self.passed_over.borrow().contains(&entry.id)
+    }
+
+    /// Takes damaged ones out of what may be promoted; the newest of them is kept for people.
     pub(crate) fn set_aside(&self, damaged: &[Entry]) -> Result<(), StoreError> {
-        let aside = self.dir.join(DAMAGED);
+        if damaged.is_empty() {
+            return Ok(());
+        }
         for entry in damaged {
             let path = self.path(entry);
-            self.change(&path, || self.disk.rename(&path, &aside).or_else(unless_gone))?;
-            tracing::error!(path = %path.display(), to = %aside.display(), "checkpoint is set aside");
+            let aside = self.dir.join(format!("{}.{DAMAGED}", entry.name()));
+            match self.change(&path, || self.disk.rename(&path, &aside).or_else(unless_gone)) {
+                Ok(()) => {
+                    tracing::error!(path = %path.display(), to = %aside.display(), "checkpoint is set aside");
+                }
+                Err(error) if error.is_full() => {
+                    tracing::error!(%error, "a damaged checkpoint is not set aside");
+                    self.pass_over(entry.id);
+                }
+                Err(error) => return Err(error),
+            }
         }
-        match damaged {
-            [] => Ok(()),
-            _ => self.change(&self.dir, || self.disk.sync_dir(&self.dir)),
+        self.change(&self.dir, || synced(self.disk.sync_dir(&self.dir)))?;
+        self.remove_damaged(1);
+        Ok(())
+    }
+
+    /// Removes those that were set aside but for so many, the newest. Whether there were any.
+    fn remove_damaged(&self, kept: usize) -> bool {
+        let mut damaged = self.disk.list(&self.dir).unwrap_or_default();
+        damaged.retain(|name| name.ends_with(DAMAGED));
+        damaged.sort();
+        let superfluous = damaged.len().saturating_sub(kept);
+        damaged[..superfluous].iter().for_each(|name| self.remove(&self.dir.join(name)));
+        superfluous > 0
+    }
+
+    /// Removes what nobody needs. What cannot be removed is told: the next time does it.
+    fn remove(&self, path: &Path) {
+        // A promotion may do the same at the same time.
+        if let Err(error) = self.disk.remove(path).or_else(unless_gone) {
+            tracing::warn!(path = %path.display(), %error, "a superfluous checkpoint stays");
         }
     }
 
-    /// Whether the newest one was set aside, and none was written since.
+    /// Whether the newest one turned out to be lost, and none was written since.
     pub(crate) fn has_lost_newest(&self) -> bool {
         self.lost_newest.load(Ordering::Relaxed)
     }
@@ -220,13 +313,20 @@ impl CheckpointStore {
         let path = self.path(&Entry { id, promoted: false });
         let bytes = pieces.iter().map(|piece| piece.len() as u64).sum();
         let new = self.reserve.new_path();
-        let file = self.reserve.make(bytes).map_err(|source| StoreError::new(&new, source))?;
+        let made = match self.reserve.make(bytes) {
+            Err(full) if is_full(&full) && self.remove_damaged(0) => self.reserve.make(bytes),
+            made => made,
+        };
+        let file = made.map_err(|source| StoreError::new(&new, source))?;
         self.change(&path, || {
             fill(&*file, pieces, bytes)?;
             self.disk.rename(&new, &path)?;
-            self.disk.sync_dir(&self.dir)
+            synced(self.disk.sync_dir(&self.dir))
         })?;
         self.lost_newest.store(false, Ordering::Relaxed);
+        self.passed_over.send_modify(|ids| {
+            ids.remove(&id);
+        });
         self.thin();
         self.hold_reserve();
         Ok(bytes)
@@ -234,14 +334,14 @@ impl CheckpointStore {
 
     /// Holds the reserve for a checkpoint like the newest one, as far as there is room.
     pub(crate) fn hold_reserve(&self) {
-        self.reserve.hold(self.newest_bytes());
+        self.reserve.hold(self.newest_bytes(), || self.remove_damaged(0));
     }
 
     /// Removes what nobody needs: everything below the newest snapshot, and of those above it, while
     /// they are more than [`KEPT_MAX`] or have more than `kept_bytes_max`, the one closest to its
     /// neighbours. But the newest one stays, and the first one above the snapshot: the cold floor
-    /// comes to that one first, however far it is behind the newest. What cannot be removed is told:
-    /// the next time does it.
+    /// comes to that one first, however far it is behind the newest. One that was passed over is no
+    /// choice, and goes first.
     fn thin(&self) {
         match self.entries() {
             Ok(entries) => self.remove_superfluous(&entries),
@@ -252,8 +352,10 @@ impl CheckpointStore {
     fn remove_superfluous(&self, entries: &[Entry]) {
         let snapshot = entries.iter().rposition(|entry| entry.promoted);
         let (below, from) = entries.split_at(snapshot.unwrap_or(0));
-        let mut superfluous = below.to_vec();
-        let mut kept: Vec<_> = from.iter().map(|entry| (entry, self.bytes(entry))).collect();
+        let is_lost = |entry: &&Entry| Some(*entry) != from.last() && self.is_passed_over(entry);
+        let (lost, from): (Vec<_>, Vec<_>) = from.iter().partition(is_lost);
+        let mut superfluous: Vec<_> = below.iter().chain(lost).cloned().collect();
+        let mut kept: Vec<_> = from.into_iter().map(|entry| (entry, self.bytes(entry))).collect();
         let mut bytes: u64 = kept.iter().map(|(_, bytes)| bytes).sum();
         let stay = if snapshot.is_some() { 2 } else { 1 };
         while kept.len() > KEPT_MAX + 1 || bytes > self.kept_bytes_max {
@@ -263,37 +365,23 @@ impl CheckpointStore {
             bytes -= entry_bytes;
             superfluous.push(entry.clone());
         }
-        for entry in superfluous {
-            let path = self.path(&entry);
-            // A promotion may do the same at the same time.
-            if let Err(error) = self.disk.remove(&path).or_else(unless_gone) {
-                tracing::warn!(path = %path.display(), %error, "a superfluous checkpoint stays");
-            }
-        }
+        superfluous.iter().for_each(|entry| self.remove(&self.path(entry)));
     }
 
     fn rename_promoted(&self, entry: &Entry, snapshot: Snapshot) -> Result<Snapshot, StoreError> {
         let path = self.path(&Entry { promoted: true, ..entry.clone() });
         self.change(&path, || {
             self.disk.rename(&snapshot.path, &path)?;
-            self.disk.sync_dir(&self.dir)
+            synced(self.disk.sync_dir(&self.dir))
         })?;
         self.thin();
         Ok(Snapshot { path, ..snapshot })
     }
 
-    fn snapshot(&self, entry: &Entry) -> Result<Snapshot, SnapshotError> {
-        let path = self.path(entry);
-        let file = self.disk.open(&path);
-        let file = file.map_err(|source| SnapshotError::Io { path: path.clone(), source })?;
-        // What the disk cannot read any more is as lost as what has changed.
-        let checked: Result<_, Box<dyn Error + Send + Sync>> = match content(&*file) {
-            Ok(bytes) => (self.check)(&bytes).map_err(Into::into),
-            Err(error) => Err(error.into()),
-        };
-        let membership =
-            checked.map_err(|source| SnapshotError::Damaged { path: path.clone(), source })?;
-        Ok(Snapshot { applied: Applied { id: entry.id, membership }, path })
+    /// The file as a snapshot: read and checked before it is relied on.
+    fn snapshot(&self, entry: &Entry) -> Result<Snapshot, Unusable> {
+        let membership = self.read(entry, &self.check)?;
+        Ok(Snapshot { applied: Applied { id: entry.id, membership }, path: self.path(entry) })
     }
 }
 
@@ -309,19 +397,19 @@ impl SnapshotSource for CheckpointStore {
         let mut damaged = None;
         for entry in entries.iter().rev().filter(|entry| entry.promoted) {
             match self.snapshot(entry) {
-                Err(error @ SnapshotError::Damaged { .. }) => {
+                Ok(whole) => return Ok(Some(whole)),
+                Err(Unusable::Closed(error)) => return Err(as_snapshot_error(error)),
+                Err(error) => {
                     tracing::error!(%error, "looking for another that is whole");
-                    damaged = damaged.or(Some(error));
+                    damaged.get_or_insert(error);
                 }
-                whole => return whole.map(Some),
             }
         }
-        match damaged {
-            Some(damaged) => {
-                let newest = self.newest(&self.check).map_err(as_snapshot_error)?;
-                if newest.whole.is_none() { Err(damaged) } else { Ok(None) }
-            }
-            None => Ok(None),
+        let Some(damaged) = damaged else { return Ok(None) };
+        match self.stand_in(u64::MAX) {
+            Ok(_) => Ok(None),
+            Err(SnapshotError::NoCheckpoint { .. }) => Err(damaged.into()),
+            Err(error) => Err(error),
         }
     }
 
@@ -329,26 +417,33 @@ impl SnapshotSource for CheckpointStore {
         // A name that may not be durable is nothing to purge a log on.
         self.check_failure().map_err(as_snapshot_error)?;
         let entries = self.entries().map_err(as_snapshot_error)?;
-        let below = |entry: &&Entry| entry.promoted || entry.id.index <= upto;
+        let below = |entry: &&Entry| {
+            entry.promoted || (entry.id.index <= upto && !self.is_passed_over(entry))
+        };
         let mut found = None;
         for entry in entries.iter().rev().filter(below) {
-            // Read and checked before it is relied on.
             match self.snapshot(entry) {
                 Ok(snapshot) => {
                     found = Some((entry, snapshot));
                     break;
                 }
+                Err(Unusable::Closed(error)) => return Err(as_snapshot_error(error)),
                 // See `current`.
-                Err(SnapshotError::Damaged { .. }) if entry.promoted => {}
-                // While it stays, it is the one that the floor comes to: nothing could be promoted.
-                Err(error @ SnapshotError::Damaged { .. }) => {
+                Err(_) if entry.promoted => {}
+                // While it counts, it is the one that the floor comes to: nothing could be promoted.
+                Err(error) => {
                     tracing::error!(%error, "an older one is promoted");
-                    self.set_aside(std::slice::from_ref(entry)).map_err(as_snapshot_error)?;
+                    match error {
+                        Unusable::Content { source, .. } if source.is_damage() => {
+                            self.set_aside(std::slice::from_ref(entry))
+                                .map_err(as_snapshot_error)?;
+                        }
+                        _ => self.pass_over(entry.id),
+                    }
                     if entries.last() == Some(entry) {
                         self.lost_newest.store(true, Ordering::Relaxed);
                     }
                 }
-                Err(error) => return Err(error),
             }
         }
         let Some((newest, snapshot)) = found else {
@@ -366,10 +461,9 @@ impl SnapshotSource for CheckpointStore {
         let entries = self.entries().map_err(as_snapshot_error)?;
         for entry in entries.iter().rev().filter(|entry| entry.id.index <= upto) {
             match self.snapshot(entry) {
-                Err(error @ SnapshotError::Damaged { .. }) => {
-                    tracing::error!(%error, "looking for another that is whole");
-                }
-                whole => return whole,
+                Ok(whole) => return Ok(whole),
+                Err(Unusable::Closed(error)) => return Err(as_snapshot_error(error)),
+                Err(error) => tracing::error!(%error, "looking for another that is whole"),
             }
         }
         Err(SnapshotError::NoCheckpoint { upto })
@@ -392,7 +486,12 @@ fn fill(file: &dyn DiskFile, pieces: &[Bytes], bytes: u64) -> io::Result<()> {
         // What the reserve had more of.
         file.set_len(bytes)?;
     }
-    file.sync_data()
+    synced(file.sync_data())
+}
+
+/// A sync that found no room has lost what it was to keep, as in the log: there is nothing to wait for.
+fn synced(done: io::Result<()>) -> io::Result<()> {
+    done.map_err(|error| if is_full(&error) { io::Error::other(error) } else { error })
 }
 
 /// Whether the disk, or the quota on it, has no room.
@@ -407,6 +506,16 @@ pub(super) fn is_gone(error: &io::Error) -> bool {
 /// What is gone already need not be removed.
 pub(super) fn unless_gone(error: io::Error) -> io::Result<()> {
     if is_gone(&error) { Ok(()) } else { Err(error) }
+}
+
+impl From<Unusable> for SnapshotError {
+    fn from(unusable: Unusable) -> Self {
+        match unusable {
+            Unusable::Closed(error) => as_snapshot_error(error),
+            Unusable::Unreadable { path, source } => Self::Damaged { path, source: source.into() },
+            Unusable::Content { path, source } => Self::Damaged { path, source: source.into() },
+        }
+    }
 }
 
 fn as_snapshot_error(error: StoreError) -> SnapshotError {

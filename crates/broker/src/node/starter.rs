@@ -93,7 +93,7 @@ impl Starter {
             // What the log has given up is in checkpoints only.
             let reason = match whole {
                 Some(id) => format!("the newest checkpoint that is whole ends at entry {id}"),
-                None => "no checkpoint is whole".to_owned(),
+                None => "no checkpoint is whole and can be read".to_owned(),
             };
             let dir = dir.display();
             let reason = format!("its log begins after entry {purged}, and in {dir} {reason}");

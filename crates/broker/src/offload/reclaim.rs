@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::builtin_bug::{BuiltinBug, Planted};
-use crate::checkpoint::{self, CheckpointStore};
+use crate::checkpoint::{self, CheckpointStore, WriteError};
 use crate::log_done::log_done;
 use crate::replica::NodeStopping;
 use crate::shard::ShardHandle;
@@ -28,6 +28,8 @@ const PURGE_EVERY: Duration = Duration::from_secs(2);
 pub(crate) enum ReclaimError {
     #[error(transparent)]
     NodeStopping(#[from] NodeStopping),
+    #[error("no checkpoint could be written: {0}")]
+    Checkpoint(#[from] WriteError),
     #[error("no snapshot could be promoted: {0}")]
     Promote(#[from] PromoteError),
     #[error("the shard has stopped")]
@@ -40,6 +42,7 @@ impl ReclaimError {
     /// Whether the disk had no room for what gives room: it may be tried again.
     pub(crate) fn is_full(&self) -> bool {
         match self {
+            Self::Checkpoint(error) => error.is_full(),
             Self::Promote(PromoteError::Source(SnapshotError::Io { source, .. })) => {
                 checkpoint::is_full(source)
             }
@@ -142,7 +145,7 @@ impl Reclaimer {
     /// Frees every file up to the floor, whatever the budget: writes a checkpoint, promotes it,
     /// begins a new file. Returns how many went.
     pub(crate) async fn retire(&self) -> Result<u32, ReclaimError> {
-        self.shard.checkpoint().await?;
+        self.shard.checkpoint().await??;
         let floor = self.shard.offload_status().await?.floor;
         let Some(purged) = self.purge(floor.unwrap_or(0)).await? else { return Ok(0) };
         log_done(|done| self.log().roll(done)).await?;

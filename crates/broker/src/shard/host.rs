@@ -26,7 +26,7 @@ use super::query::{
 use super::tail_readers::TailReaders;
 use super::{AppendRequest, QUEUE_BYTES, RequestFailure, ShardHandle};
 use crate::actors::Actors;
-use crate::checkpoint::{CheckpointStore, Schedule, Written};
+use crate::checkpoint::{CheckpointStore, Schedule, WriteError, Written};
 use crate::clock::Clock;
 use crate::replica::{
     self, CommittedEntry, EntryContent, Pipeline, ProposeFailure, UnappliedQueue,
@@ -93,7 +93,7 @@ pub(crate) enum Message {
         error: Option<String>,
     },
     WantCheckpoint {
-        reply: oneshot::Sender<()>,
+        reply: oneshot::Sender<Result<(), WriteError>>,
     },
     TrimIndex {
         log_index: u64,
@@ -158,7 +158,7 @@ struct Host {
     membership: Bytes,
     checkpoints: Schedule,
     /// Who waits for a checkpoint at this index or later.
-    checkpoint_waits: Vec<(u64, oneshot::Sender<()>)>,
+    checkpoint_waits: Vec<(u64, oneshot::Sender<Result<(), WriteError>>)>,
     /// To itself, for what spawned work reports.
     to_self: mpsc::WeakSender<Message>,
 }
@@ -302,7 +302,7 @@ impl Host {
             Message::WantCheckpoint { reply } => {
                 let applied = self.state.applied().map_or(0, |at| at.index);
                 if self.checkpoints.covers(applied) {
-                    reply.send(()).ok();
+                    reply.send(Ok(())).ok();
                 } else {
                     self.checkpoint_waits.push((applied, reply));
                     self.checkpoints.want();
@@ -312,7 +312,7 @@ impl Host {
                 self.state.trim_index_below(log_index);
                 reply.send(()).ok();
             }
-            Message::Checkpointed(written) => self.on_checkpointed(&written),
+            Message::Checkpointed(written) => self.on_checkpointed(written),
         }
     }
 
@@ -550,12 +550,11 @@ impl Host {
         self.published.send_replace(self.figures);
     }
 
-    fn on_checkpointed(&mut self, written: &Written) {
-        self.checkpoints.on_written(written);
-        let index = written.id.index;
-        let done = |(wanted, _): &mut (u64, oneshot::Sender<()>)| *wanted <= index;
-        for (_, reply) in self.checkpoint_waits.extract_if(.., done) {
-            reply.send(()).ok();
+    fn on_checkpointed(&mut self, written: Written) {
+        self.checkpoints.on_written(&written);
+        let (index, result) = (written.id.index, written.result.map(|_| ()));
+        for (_, reply) in self.checkpoint_waits.extract_if(.., |(wanted, _)| *wanted <= index) {
+            reply.send(result.clone()).ok();
         }
         if !self.checkpoint_waits.is_empty() {
             self.checkpoints.want();

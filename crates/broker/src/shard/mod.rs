@@ -17,6 +17,7 @@ use railgun_types::limits::{PUBLISH_ITEMS, PUBLISHER_STREAMS};
 use railgun_types::{Offset, ShardId, StartPosition, StreamUid};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
+use crate::checkpoint::WriteError;
 use crate::replica::{NodeStopping, ProposeFailure};
 use appender::Room;
 pub(crate) use appender::{AppendRequest, AppendResult, RequestFailure};
@@ -185,8 +186,8 @@ impl ShardHandle {
         self.ask(|reply| Message::ManifestFile { reply }).await
     }
 
-    /// Waits until a checkpoint holds everything applied when this is asked.
-    pub(crate) async fn checkpoint(&self) -> Result<(), NodeStopping> {
+    /// Waits until a checkpoint holds everything applied when this is asked, or was not written.
+    pub(crate) async fn checkpoint(&self) -> Result<Result<(), WriteError>, NodeStopping> {
         self.ask(|reply| Message::WantCheckpoint { reply }).await
     }
 

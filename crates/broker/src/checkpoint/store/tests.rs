@@ -31,6 +31,13 @@ fn newest(store: &CheckpointStore) -> Option<(EntryId, Vec<u8>)> {
     newest.whole.map(|(id, content)| (id, content.to_vec()))
 }
 
+/// Indexes of the checkpoints that were set aside.
+fn set_aside(store: &CheckpointStore) -> Vec<u64> {
+    let names = store.disk.list(&store.dir).expect("listed");
+    let names = names.iter().filter_map(|name| name.strip_suffix(".damaged"));
+    names.map(|name| Entry::parse(name).expect("of a checkpoint").id.index).collect()
+}
+
 fn indexes(store: &CheckpointStore) -> Vec<u64> {
     store.entries().expect("listed").iter().map(|entry| entry.id.index).collect()
 }
@@ -48,7 +55,7 @@ fn a_damaged_checkpoint_is_stood_in_for_by_the_one_before() {
 
 #[test]
 fn what_only_its_owner_cannot_read_is_set_aside_before_it_can_be_promoted() {
-    let (dir, store) = store();
+    let (_dir, store) = store();
     for index in [3, 5, 7, 9] {
         store.write(id(index), &[index.to_string().into()]).expect("written");
     }
@@ -62,15 +69,89 @@ fn what_only_its_owner_cannot_read_is_set_aside_before_it_can_be_promoted() {
     store.set_aside(&newest.damaged).expect("renamed");
     assert_eq!(indexes(&store), [3, 5]);
     assert_eq!(store.promote(9).expect("promoted").applied.id, id(5));
-    // One is kept.
-    let kept = std::fs::read(dir.path().join("checkpoints").join(DAMAGED)).expect("kept");
-    assert_eq!(kept, b"9");
+    assert_eq!(set_aside(&store), [9], "one is kept");
+    // Whatever comes in which order, it is the newest.
+    store.write(id(11), &["bad".into()]).expect("written");
+    store.write(id(13), &["bad".into()]).expect("written");
+    assert_eq!(store.promote(13).expect("the snapshot").applied.id, id(5));
+    assert_eq!(set_aside(&store), [13]);
+}
+
+#[test]
+fn what_the_disk_cannot_read_now_is_passed_over_and_stays() {
+    let (disk, dir, store) = simulated();
+    let unreadable = || disk.fail(Fault { op: SimOp::Read, after: 0, kind: io::ErrorKind::Other });
+    for index in [3, 5, 7] {
+        store.write(id(index), &[index.to_string().into()]).expect("written");
+    }
+    unreadable();
+    let found = store.newest(&store.check).expect("an older one");
+    assert_eq!(found.whole.map(|(id, _)| id), Some(id(5)));
+    assert!(found.damaged.is_empty());
+    // It is not relied on before it was read in a life.
+    assert_eq!(store.promote(7).expect("promoted").applied.id, id(5));
+    let store = reopen(&disk, &dir);
+    assert_eq!(newest(&store).map(|(id, _)| id), Some(id(7)), "nothing is lost");
+    for _ in [7, 5] {
+        unreadable();
+    }
+    assert!(matches!(store.promote(7), Err(SnapshotError::NoCheckpoint { .. })));
+    assert_eq!(indexes(&store), [5, 7]);
+    assert!(store.has_lost_newest(), "another is to be written");
+    assert_eq!(newest(&reopen(&disk, &dir)).map(|(id, _)| id), Some(id(7)));
+    // With another it is superfluous.
+    store.write(id(9), &["9".into()]).expect("written");
+    assert_eq!(indexes(&store), [5, 9]);
+    // Written anew, it is as good as any.
+    unreadable();
+    assert_eq!(store.promote(9).expect("the snapshot").applied.id, id(5));
+    store.write(id(9), &["9".into()]).expect("written");
+    assert_eq!(store.promote(9).expect("promoted").applied.id, id(9));
+    assert!(set_aside(&store).is_empty() && store.failure().is_none());
+}
+
+#[test]
+fn a_checkpoint_for_somebody_else_is_not_taken_for_a_damaged_one() {
+    let (_dir, store) = store();
+    for index in [3, 5] {
+        store.write(id(index), &[index.to_string().into()]).expect("written");
+    }
+    let read = |bytes: &[u8]| match bytes {
+        b"5" => Err(CheckpointError::UnknownVersion { version: 2 }),
+        other => Ok(other.to_vec()),
+    };
+    let error = store.newest(read).expect_err("an older release cannot go on with it");
+    assert!(matches!(error, NewestError::Foreign { .. }), "{error}");
+    assert!(error.to_string().contains("a newer release wrote it"), "{error}");
+    assert_eq!(indexes(&store), [3, 5]);
+}
+
+#[test]
+fn a_damaged_checkpoint_that_finds_no_room_for_another_name_is_passed_over() {
+    let (disk, _, mut store) = simulated();
+    store.kept_bytes_max = 0;
+    for index in [3, 5] {
+        store.write(id(index), &[index.to_string().into()]).expect("written");
+    }
+    // Its owner only sees what is wrong with it.
+    let read = |bytes: &[u8]| match bytes {
+        b"5" => Err(CheckpointError::NotACheckpoint),
+        other => Ok(other.to_vec()),
+    };
+    let found = store.newest(read).expect("read");
+    disk.fail(Fault { op: SimOp::Rename, after: 0, kind: io::ErrorKind::StorageFull });
+    store.set_aside(&found.damaged).expect("there is no harm in it");
+    assert_eq!(store.promote(9).expect("the other").applied.id, id(3));
+    assert_eq!(indexes(&store), [3, 5]);
+    store.write(id(7), &["7".into()]).expect("written");
+    assert_eq!(indexes(&store), [3, 7]);
+    assert!(store.failure().is_none());
 }
 
 #[test]
 fn a_damaged_checkpoint_does_not_hold_promotions_up() {
     for rots in [true, false] {
-        let (disk, dir, mut store) = simulated();
+        let (disk, _, mut store) = simulated();
         store.check = Box::new(|bytes| match bytes {
             b"x" => Ok(Bytes::new()),
             _ => Err(CheckpointError::NotACheckpoint),
@@ -90,14 +171,14 @@ fn a_damaged_checkpoint_does_not_hold_promotions_up() {
             if !rots && index == 3 {
                 // One that the disk cannot read is no better.
                 let kind = io::ErrorKind::Other;
-                disk.fail(Fault { op: SimOp::Read, after: 1, kind });
+                disk.fail(Fault { op: SimOp::Read, after: 0, kind });
             }
             promoted = store.promote(index - 1).expect("the snapshot at least").applied.id.index;
-            assert!(!indexes(&store).contains(&2) || promoted == 2);
+            // What could not be read stays until there is a newer one.
+            assert!(!indexes(&store).contains(&2) || (!rots && index == 3));
         }
         assert!(promoted > 10, "{promoted}, {:?}", indexes(&store));
-        let names = disk.list(&dir).expect("listed");
-        assert!(names.contains(&DAMAGED.to_owned()), "{names:?}");
+        assert_eq!(set_aside(&store), if rots { vec![2] } else { vec![] });
         assert!(!store.has_lost_newest() && store.failure().is_none());
     }
 }
@@ -283,6 +364,13 @@ fn after_a_change_that_failed_nothing_is_relied_on() {
     disk.fail(Fault { op: SimOp::Open, after: 0, kind: io::ErrorKind::Other });
     store.promote(1).expect_err("nothing to promote");
     assert!(store.failure().is_none());
+    // A sync that finds no room has lost what was written.
+    for op in [SimOp::Sync, SimOp::SyncDir] {
+        let (disk, _, store) = simulated();
+        disk.fail(Fault { op, after: 0, kind: io::ErrorKind::StorageFull });
+        store.write(id(2), &["two".into()]).expect_err("lost");
+        assert!(store.failure().is_some(), "{op:?}");
+    }
     // A full disk has not failed.
     let (disk, _, store) = simulated();
     disk.fail(Fault { op: SimOp::Write, after: 0, kind: io::ErrorKind::StorageFull });
@@ -354,7 +442,7 @@ fn where_there_is_little_room_a_smaller_reserve_is_held() {
     let (disk, dir, store) = simulated();
     let piece = Bytes::from(vec![7; 100_000]);
     // Whatever room a checkpoint leaves, somebody else takes.
-    for index in 0..4 {
+    for index in 0..6 {
         disk.set_capacity(disk.used());
         store.write(id(index), std::slice::from_ref(&piece)).expect("the reserve gives way");
     }
@@ -363,7 +451,50 @@ fn where_there_is_little_room_a_smaller_reserve_is_held() {
     disk.set_capacity(disk.used() + 150_000);
     store.hold_reserve();
     disk.set_capacity(disk.used());
-    store.write(id(4), &[piece]).expect("the reserve gives way");
+    store.write(id(6), &[piece]).expect("the reserve gives way");
+}
+
+#[test]
+fn whatever_a_checkpoint_fits_in_is_held_for_the_next_one() {
+    let (disk, _, store) = simulated();
+    let piece = Bytes::from(vec![7; 3 << 20]);
+    store.write(id(1), std::slice::from_ref(&piece)).expect("written");
+    for (index, room) in [(2, 4 << 20), (3, 3 << 20)] {
+        let reserve = store.dir.join(RESERVE);
+        disk.remove(&reserve).expect("removed");
+        disk.set_capacity(disk.used() + room);
+        store.hold_reserve();
+        disk.set_capacity(disk.used());
+        store.write(id(index), std::slice::from_ref(&piece)).expect("the reserve gives way");
+        disk.set_capacity(u64::MAX);
+        store.hold_reserve();
+    }
+}
+
+#[test]
+fn a_damaged_checkpoint_goes_where_there_is_no_room_for_another() {
+    let piece = Bytes::from(vec![7; 3 << 20]);
+    let damaged = || {
+        let (disk, _, mut store) = simulated();
+        store.check = Box::new(|_| Err(CheckpointError::NotACheckpoint));
+        store.write(id(1), std::slice::from_ref(&piece)).expect("written");
+        store.promote(1).expect_err("it is damaged");
+        assert_eq!(set_aside(&store), [1]);
+        disk.set_capacity(disk.used());
+        (disk, store)
+    };
+    // To make one with.
+    let (disk, store) = damaged();
+    disk.remove(&store.dir.join(RESERVE)).expect("removed");
+    disk.set_capacity(disk.used());
+    store.write(id(2), std::slice::from_ref(&piece)).expect("it gives way");
+    assert!(set_aside(&store).is_empty());
+    // To hold room for the next one.
+    let (disk, store) = damaged();
+    store.write(id(2), std::slice::from_ref(&piece)).expect("the reserve gives way");
+    assert!(set_aside(&store).is_empty());
+    disk.set_capacity(disk.used());
+    store.write(id(3), std::slice::from_ref(&piece)).expect("the reserve gives way");
 }
 
 #[test]

@@ -154,7 +154,7 @@ async fn a_rotten_checkpoint_is_stood_in_for_by_what_is_left() {
     broker.streams.ensure(wish("s", 1 << 20, EnsureMode::Warn)).await.unwrap();
     publish(&site, &broker, "s", 0..2).await;
     let shard = broker.streams.resolve(&name("s")).await.unwrap().shard;
-    shard.checkpoint().await.unwrap();
+    shard.checkpoint().await.unwrap().unwrap();
     site.cut_power(broker).await;
     // The log still has everything.
     let starts = async |count: usize| {
@@ -169,7 +169,7 @@ async fn a_rotten_checkpoint_is_stood_in_for_by_what_is_left() {
         assert!(all().is_empty(), "it is set aside: {:?}", all());
         let broker = site.start().await.unwrap();
         let shard = broker.streams.resolve(&name("s")).await.unwrap().shard;
-        shard.checkpoint().await.unwrap();
+        shard.checkpoint().await.unwrap().unwrap();
         site.cut_power(broker).await;
     })
     .await;
@@ -179,7 +179,7 @@ async fn a_rotten_checkpoint_is_stood_in_for_by_what_is_left() {
     broker.streams.seal(&name("s"), true).await.unwrap();
     publish(&site, &broker, "s", 2..4).await;
     let shard = broker.streams.resolve(&name("s")).await.unwrap().shard;
-    shard.checkpoint().await.unwrap();
+    shard.checkpoint().await.unwrap().unwrap();
     publish(&site, &broker, "s", 4..6).await;
     site.cut_power(broker).await;
     let both = all();

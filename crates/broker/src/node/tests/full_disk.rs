@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 
-use railgun_log::{CrashPlan, Fault, SimOp};
+use railgun_log::{CrashPlan, Disk, Fault, SimOp};
 
 use super::scarce::Full;
 use super::site::{Lane, PATIENCE, PAUSE, Site, again, check_lives, logs, until, value, values};
@@ -13,6 +13,7 @@ use super::*;
 
 /// How long the disk stays full after it has refused something.
 const FULL_TIME: Duration = Duration::from_secs(4);
+
 async fn ensure(broker: &Broker, stream: &str, bytes: u32, mode: EnsureMode) {
     again(async || broker.streams.ensure(wish(stream, bytes, mode)).await).await;
 }
@@ -403,4 +404,22 @@ async fn a_checkpoint_that_comes_late_frees_space_and_the_next_one_has_room() {
     assert_eq!(published.expect("there is room"), next as u64);
     check_lives(&broker);
     site.check(&broker, "s", &values(0..next + 1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_wants_log_files_freed_is_told_that_no_checkpoint_had_room() {
+    let site = Site::new();
+    let broker = site.start().await.unwrap();
+    ensure(&broker, "s", 1 << 20, EnsureMode::Warn).await;
+    let mut lane = Lane::open(&site, &broker, "s", None).await;
+    lane.publish(&value(0)).await.unwrap();
+    // What somebody has done who looked for room.
+    site.sim.remove("shards/1/checkpoints/reserve".as_ref()).unwrap();
+    site.sim.set_capacity(site.sim.used());
+    let refused = broker.streams.seal(&name("s"), true).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::HotTierFull, "{refused}");
+    check_lives(&broker);
+    site.disk.make_room();
+    assert!(again(async || broker.streams.seal(&name("s"), true).await).await.files_retired > 0);
+    site.check(&broker, "s", &values(0..1)).await;
 }
