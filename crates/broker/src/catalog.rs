@@ -74,8 +74,6 @@ pub(crate) struct CatalogSpec {
     pub(crate) streams_max: usize,
     pub(crate) checkpoints: Schedule,
     pub(crate) log: ShardLog,
-    /// To how many bytes its files are allocated.
-    pub(crate) log_file_bytes: u64,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) unapplied: UnappliedQueue,
 }
@@ -140,7 +138,6 @@ struct Host {
     checkpoints: Schedule,
     raft: Option<RaftShard>,
     log: ShardLog,
-    log_file_bytes: u64,
     actors: Actors,
     /// To itself, for what spawned work reports.
     to_self: mpsc::WeakSender<Message>,
@@ -175,7 +172,6 @@ impl CatalogSpec {
             checkpoints: self.checkpoints,
             raft: None,
             log: self.log,
-            log_file_bytes: self.log_file_bytes,
             actors: actors.clone(),
             to_self: to.downgrade(),
             pipeline: Pipeline::new(self.clock),
@@ -288,8 +284,7 @@ impl Host {
         match command {
             CatalogCommand::Reserve { .. } => self.has_room(),
             CatalogCommand::Delete { .. } => {
-                let in_flight = self.pipeline.in_flight();
-                let has_relief = replica::has_relief(&self.log, self.log_file_bytes, in_flight);
+                let has_relief = replica::has_relief(&self.log, self.pipeline.in_flight());
                 has_relief.then_some(()).ok_or(ChangeFailure::DiskFull)
             }
             CatalogCommand::Found(_)

@@ -168,7 +168,6 @@ impl Starter {
             streams_max,
             checkpoints: schedule,
             log,
-            log_file_bytes: self.log.options.file_bytes,
             clock: Arc::clone(&self.clock),
             unapplied,
         };
@@ -213,7 +212,6 @@ impl Starter {
             restored,
             shard,
             log: log.clone(),
-            log_file_bytes: self.log.options.file_bytes,
             checkpoints: Arc::clone(&store),
             clock: Arc::clone(&self.clock),
             pool: Arc::clone(&self.pool),

@@ -7,7 +7,7 @@ mod relief;
 
 pub(crate) use handover::{CommittedEntry, EntryContent, Handover};
 pub(crate) use pipeline::{Pipeline, ProposeFailure, UnappliedQueue, unapplied_queue};
-pub(crate) use relief::has_relief;
+pub(crate) use relief::{has_relief, makes_room};
 
 /// The node is stopping: the actor that was asked is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,18 +1,34 @@
-//! What clients may still change on a full disk: only what makes room, and little of it, for it takes
-//! some itself.
+//! What clients may still have done where there is no room for more: what makes room.
+//!
+//! It takes some itself. Of the hot budget it may take whatever it needs, which has an end by itself:
+//! nobody may publish or make a stream there, each stream is deleted once, and what has been sealed
+//! is not sealed again ([`ShardState::prune`]). On a full disk it may take little: what brings records
+//! to the bucket needs the rest.
 
+use railgun_core::command::{CommandBody, SegmentCommand, StreamCommand};
+use railgun_core::shard::ShardState;
 use railgun_log::ShardLog;
 
-/// What is left to the entries that bring records to the bucket, in 16ths of a log file. There are four
-/// when a disk turns out to be full, whatever is on its way then (see `shard::appender`).
+/// What of the log's present file is left to the entries that bring records to the bucket, in 16ths.
+/// There are four when a disk turns out to be full, whatever is on its way then (see
+/// `shard::appender`).
 const KEPT_16THS: u64 = 3;
 /// What a small entry takes that is written by itself.
 const ENTRY_BYTES: u64 = 4 << 10;
 
-/// Whether such a command may be written to the log, whose files have so many bytes, while so many
-/// entries are on their way to it.
-pub(crate) fn has_relief(log: &ShardLog, file_bytes: u64, in_flight: usize) -> bool {
-    !log.disk_full() || is_left(log.room(), file_bytes, in_flight)
+/// Whether what a client wants makes room in this shard. The deletion of a stream that is not there
+/// makes none, and could be asked for without end.
+pub(crate) fn makes_room(state: &ShardState, body: &CommandBody) -> bool {
+    match body {
+        CommandBody::Stream(StreamCommand::Delete { stream }) => state.stream(*stream).is_some(),
+        CommandBody::Segment(SegmentCommand::Seal(_)) => true,
+        _ => false,
+    }
+}
+
+/// Whether the disk has room for it, while so many entries are on their way to the log.
+pub(crate) fn has_relief(log: &ShardLog, in_flight: usize) -> bool {
+    !log.disk_full() || is_left(log.room(), log.file_bytes(), in_flight)
 }
 
 fn is_left(room: u64, file_bytes: u64, in_flight: usize) -> bool {

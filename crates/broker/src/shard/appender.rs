@@ -12,7 +12,7 @@ use crate::replica::ProposeFailure;
 /// Entries in flight: enough to keep the log writing while results travel.
 const ENTRIES_IN_FLIGHT: usize = 8;
 
-/// The part of a log file that may be in flight. A file is half full when there turns out to be no
+/// The part of the log's present file that may be in flight. A file is half full when there turns out to be no
 /// room for the next one; then so much is still on its way, and what followed what has just been
 /// written. What is left is for the entries that bring records to the bucket, and so free space: if
 /// they waited behind others for room, there would never be any.
@@ -96,30 +96,16 @@ impl EntryReplies {
 /// Requests by session, in order within each; sessions take turns, each with a quantum, so that
 /// one with a long queue does not starve the rest. No turn is carried over: what one request takes
 /// beyond the quantum is not made up for.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Appender {
     queues: BTreeMap<u64, VecDeque<AppendRequest>>,
     /// Sessions with requests, the next one first.
     turns: VecDeque<u64>,
     entries_in_flight: usize,
     bytes_in_flight: usize,
-    /// Most bytes in flight, but one request.
-    bytes_max: usize,
 }
 
 impl Appender {
-    /// `log_file_bytes`: to how many bytes the log's files are allocated.
-    pub(crate) fn new(log_file_bytes: u64) -> Self {
-        let bytes_max = usize::try_from(log_file_bytes).unwrap_or(usize::MAX) / IN_FLIGHT_PART;
-        Self {
-            queues: BTreeMap::new(),
-            turns: VecDeque::new(),
-            entries_in_flight: 0,
-            bytes_in_flight: 0,
-            bytes_max,
-        }
-    }
-
     pub(crate) fn push(&mut self, request: AppendRequest) {
         let queue = self.queues.entry(request.session).or_default();
         if queue.is_empty() {
@@ -128,25 +114,26 @@ impl Appender {
         queue.push_back(request);
     }
 
-    /// Whether an entry could go out now.
-    pub(crate) fn has_entry(&self) -> bool {
+    /// Whether an entry could go out now, to a log file of so many bytes.
+    pub(crate) fn has_entry(&self, file_bytes: u64) -> bool {
         let first = self.turns.front().and_then(|session| self.queues.get(session)?.front());
-        let has_room = |first: &AppendRequest| first.bytes <= self.room();
+        let has_room = |first: &AppendRequest| first.bytes <= self.room(file_bytes);
         self.entries_in_flight < ENTRIES_IN_FLIGHT
             && first.is_some_and(|first| self.entries_in_flight == 0 || has_room(first))
     }
 
-    /// Bytes that may still go out.
-    fn room(&self) -> usize {
-        self.bytes_max.saturating_sub(self.bytes_in_flight)
+    /// Bytes that may still go out, but for a single request.
+    fn room(&self, file_bytes: u64) -> usize {
+        let bytes_max = usize::try_from(file_bytes).unwrap_or(usize::MAX) / IN_FLIGHT_PART;
+        bytes_max.saturating_sub(self.bytes_in_flight)
     }
 
     /// The next entry, if one may go out now: requests up to [`ENTRY_BYTES`], at least one.
-    pub(crate) fn next_entry(&mut self) -> Option<(Vec<Append>, EntryReplies)> {
-        if !self.has_entry() {
+    pub(crate) fn next_entry(&mut self, file_bytes: u64) -> Option<(Vec<Append>, EntryReplies)> {
+        if !self.has_entry(file_bytes) {
             return None;
         }
-        let bytes_max = ENTRY_BYTES.min(self.room());
+        let bytes_max = ENTRY_BYTES.min(self.room(file_bytes));
         let (mut items, mut requests, mut bytes) = (Vec::new(), Vec::new(), 0);
         while (bytes == 0 || bytes < bytes_max)
             && let Some(session) = self.turns.pop_front()
@@ -217,13 +204,19 @@ mod tests {
         AppendRequest { session, items: Vec::new(), bytes, reply: oneshot::channel().0, room }
     }
 
+    const FILE_BYTES: u64 = 64 << 20;
+
     fn next(appender: &mut Appender) -> Option<usize> {
-        appender.next_entry().map(|(_, replies)| replies.len())
+        next_to(appender, FILE_BYTES)
+    }
+
+    fn next_to(appender: &mut Appender, file_bytes: u64) -> Option<usize> {
+        appender.next_entry(file_bytes).map(|(_, replies)| replies.len())
     }
 
     #[test]
     fn an_entry_takes_what_waits_up_to_its_size() {
-        let mut appender = Appender::new(64 << 20);
+        let mut appender = Appender::default();
         assert_eq!(next(&mut appender), None);
         for _ in 0..3 {
             appender.push(request(1, ENTRY_BYTES / 2));
@@ -240,12 +233,12 @@ mod tests {
 
     #[test]
     fn sessions_take_turns() {
-        let mut appender = Appender::new(64 << 20);
+        let mut appender = Appender::default();
         for _ in 0..100 {
             appender.push(request(1, QUANTUM_BYTES));
         }
         appender.push(request(2, 10));
-        let (_, replies) = appender.next_entry().expect("an entry");
+        let (_, replies) = appender.next_entry(FILE_BYTES).expect("an entry");
         // Session 1, then session 2 though 99 requests of session 1 came before it.
         assert_eq!(replies.len(), 4);
         assert!(!appender.queues.contains_key(&2));
@@ -253,11 +246,11 @@ mod tests {
 
     #[test]
     fn entries_in_flight_are_bounded() {
-        let mut appender = Appender::new(64 << 20);
+        let mut appender = Appender::default();
         for _ in 0..20 {
             appender.push(request(1, ENTRY_BYTES));
         }
-        let mut sent: Vec<_> = std::iter::from_fn(|| appender.next_entry()).collect();
+        let mut sent: Vec<_> = std::iter::from_fn(|| appender.next_entry(FILE_BYTES)).collect();
         assert_eq!(sent.len(), ENTRIES_IN_FLIGHT);
         appender.entry_ended(&sent.remove(0).1);
         assert_eq!(next(&mut appender), Some(1));
@@ -269,25 +262,27 @@ mod tests {
     fn bytes_in_flight_are_bounded_by_the_size_of_a_log_file() {
         let file_bytes = 1_u64 << 20;
         let part = file_bytes as usize / IN_FLIGHT_PART;
-        let mut appender = Appender::new(file_bytes);
+        let mut appender = Appender::default();
         for _ in 0..10 {
             appender.push(request(1, part / 3));
         }
-        let (_, three) = appender.next_entry().expect("an entry");
-        assert_eq!((three.len(), next(&mut appender)), (3, None));
+        let (_, three) = appender.next_entry(file_bytes).expect("an entry");
+        assert_eq!((three.len(), next_to(&mut appender, file_bytes)), (3, None));
+        // Of a larger file it may be more.
+        assert!(appender.has_entry(2 * file_bytes));
         appender.entry_ended(&three);
-        assert_eq!(next(&mut appender), Some(3));
+        assert_eq!(next_to(&mut appender, file_bytes), Some(3));
         // One that is larger goes out alone.
-        let mut appender = Appender::new(file_bytes);
+        let mut appender = Appender::default();
         appender.push(request(1, 10));
         appender.push(request(1, 2 * part));
         appender.push(request(2, 10));
-        let (_, small) = appender.next_entry().expect("an entry");
-        assert_eq!((small.len(), next(&mut appender)), (1, None));
+        let (_, small) = appender.next_entry(file_bytes).expect("an entry");
+        assert_eq!((small.len(), next_to(&mut appender, file_bytes)), (1, None));
         appender.entry_ended(&small);
-        let (_, large) = appender.next_entry().expect("an entry");
-        assert_eq!((large.len(), next(&mut appender)), (1, None));
+        let (_, large) = appender.next_entry(file_bytes).expect("an entry");
+        assert_eq!((large.len(), next_to(&mut appender, file_bytes)), (1, None));
         appender.entry_ended(&large);
-        assert_eq!(next(&mut appender), Some(1));
+        assert_eq!(next_to(&mut appender, file_bytes), Some(1));
     }
 }

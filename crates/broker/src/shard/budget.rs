@@ -1,16 +1,12 @@
 //! What the hot budget allows: free publishing below the soft mark, slowed above it, none above the
-//! hard mark. What frees space is never held up (DESIGN §1.7).
+//! hard mark. What makes room is never held up by it (DESIGN §1.7): see `replica::relief`.
 
 use std::time::Duration;
 
-use railgun_core::command::{CommandBody, SegmentCommand, StreamCommand};
-
 /// From here on publishers are slowed, in hundredths of the budget.
 const SOFT_PERCENT: u64 = 70;
-/// From here on they are refused; the rest is for what brings records to the bucket.
+/// From here on they are refused; the rest is for what makes room.
 const HARD_PERCENT: u64 = 90;
-/// Up to here clients may still have done what makes room: it takes some itself.
-const RELIEF_PERCENT: u64 = 95;
 /// Pause between two entries just below the hard mark.
 const PAUSE_MAX: Duration = Duration::from_millis(200);
 
@@ -21,34 +17,23 @@ pub(super) enum Admission {
     Free,
     /// This long after the one before.
     Slowed(Duration),
-    /// Not before space is freed; what makes some may.
-    Relief,
-    /// Nor that.
+    /// Not before space is freed.
     Refused,
 }
 
 /// Judges by the log bytes that are not in the bucket yet.
 pub(super) fn admission(used: u64, max: u64) -> Admission {
     let mark = |percent: u64| max / 100 * percent + max % 100 * percent / 100;
-    let (soft, hard, relief) = (mark(SOFT_PERCENT), mark(HARD_PERCENT), mark(RELIEF_PERCENT));
+    let (soft, hard) = (mark(SOFT_PERCENT), mark(HARD_PERCENT));
+    if used >= hard {
+        return Admission::Refused;
+    }
     if used < soft {
         return Admission::Free;
-    }
-    if used >= hard {
-        return if used < relief { Admission::Relief } else { Admission::Refused };
     }
     // Squared, so that the first bytes above the mark cost next to nothing.
     let above = (used - soft) as f64 / (hard - soft) as f64;
     Admission::Slowed(PAUSE_MAX.mul_f64(above * above))
-}
-
-/// Whether what a client wants makes room.
-pub(super) fn makes_room(body: &CommandBody) -> bool {
-    matches!(
-        body,
-        CommandBody::Stream(StreamCommand::Delete { .. })
-            | CommandBody::Segment(SegmentCommand::Seal(_))
-    )
 }
 
 #[cfg(test)]
@@ -61,9 +46,7 @@ mod tests {
         assert_eq!(admission(700, 1_000), Admission::Slowed(Duration::ZERO));
         assert_eq!(admission(800, 1_000), Admission::Slowed(PAUSE_MAX / 4));
         assert!(matches!(admission(899, 1_000), Admission::Slowed(p) if p > PAUSE_MAX * 9 / 10));
-        assert_eq!(admission(900, 1_000), Admission::Relief);
-        assert_eq!(admission(949, 1_000), Admission::Relief);
-        assert_eq!(admission(950, 1_000), Admission::Refused);
+        assert_eq!(admission(900, 1_000), Admission::Refused);
         assert_eq!(admission(u64::MAX, u64::MAX), Admission::Refused);
         assert_eq!(admission(0, 0), Admission::Refused);
     }

@@ -117,8 +117,6 @@ pub(crate) struct HostSpec {
     pub(crate) restored: Restored,
     pub(crate) shard: ShardId,
     pub(crate) log: ShardLog,
-    /// To how many bytes its files are allocated.
-    pub(crate) log_file_bytes: u64,
     pub(crate) checkpoints: Arc<CheckpointStore>,
     pub(crate) pool: Arc<dyn BlockingPool>,
     pub(crate) cadence: CheckpointCadence,
@@ -143,7 +141,6 @@ struct Host {
     appender: Appender,
     unapplied: UnappliedQueue,
     hot_bytes_max: u64,
-    log_file_bytes: u64,
     /// The hot budget allows no entry before.
     slowed_until: Option<Instant>,
     readers: TailReaders<Located>,
@@ -203,10 +200,9 @@ impl HostSpec {
             state: self.restored.state,
             log: self.log,
             pipeline: Pipeline::new(self.clock),
-            appender: Appender::new(self.log_file_bytes),
+            appender: Appender::default(),
             unapplied: self.unapplied,
             hot_bytes_max: self.hot_bytes_max,
-            log_file_bytes: self.log_file_bytes,
             slowed_until: None,
             readers: TailReaders::default(),
             mirror_waits: Vec::new(),
@@ -328,7 +324,8 @@ impl Host {
             return drop(reply.send(Ok(outcome)));
         }
         if let Err(full) = self.admission()
-            && !(budget::makes_room(&body) && self.has_relief())
+            && !(replica::makes_room(&self.state, &body)
+                && replica::has_relief(&self.log, self.pipeline.in_flight()))
         {
             return drop(reply.send(Err(full)));
         }
@@ -459,7 +456,7 @@ impl Host {
 
     /// Sends out as many entries as may be in flight, as far as the disk and the hot budget allow.
     async fn propose_waiting(&mut self) {
-        while self.appender.has_entry() {
+        while self.appender.has_entry(self.log.file_bytes()) {
             match self.admission() {
                 Ok(None) => {}
                 Ok(Some(pause)) => {
@@ -484,15 +481,8 @@ impl Host {
         match budget::admission(self.hot_bytes(), self.hot_bytes_max) {
             Admission::Free => Ok(None),
             Admission::Slowed(pause) => Ok(Some(pause)),
-            Admission::Relief | Admission::Refused => Err(RequestFailure::HotTierFull),
+            Admission::Refused => Err(RequestFailure::HotTierFull),
         }
-    }
-
-    /// Whether what makes room itself may be written where nothing else is.
-    fn has_relief(&self) -> bool {
-        let budget = budget::admission(self.hot_bytes(), self.hot_bytes_max);
-        budget != Admission::Refused
-            && replica::has_relief(&self.log, self.log_file_bytes, self.pipeline.in_flight())
     }
 
     fn refuse_waiting(&mut self, failure: RequestFailure) {
@@ -515,7 +505,8 @@ impl Host {
     }
 
     async fn propose_entry(&mut self) {
-        let Some((items, replies)) = self.appender.next_entry() else { return };
+        let next = self.appender.next_entry(self.log.file_bytes());
+        let Some((items, replies)) = next else { return };
         let body = CommandBody::Append(items);
         let waiter = Waiter::Append(replies);
         if let Err((waiter, failure)) = self.pipeline.propose(body, waiter).await {

@@ -54,7 +54,6 @@ impl Rig {
             restored: Restored { state, membership: Bytes::new() },
             shard,
             log,
-            log_file_bytes: 1 << 20,
             checkpoints,
             pool: Arc::new(Inline),
             cadence: CheckpointCadence::default(),
@@ -93,7 +92,7 @@ impl Rig {
 }
 
 #[tokio::test]
-async fn a_spent_budget_takes_of_clients_what_makes_room_until_little_is_left() {
+async fn a_spent_budget_takes_of_clients_what_makes_room() {
     let ensure = || {
         let ensure = EnsureStream {
             stream: StreamUid([2; 16]),
@@ -106,21 +105,23 @@ async fn a_spent_budget_takes_of_clients_what_makes_room_until_little_is_left() 
         CommandBody::Stream(StreamCommand::Ensure(ensure))
     };
     let seal = || CommandBody::Segment(SegmentCommand::Seal(SealScope::All));
+    let delete = |stream| CommandBody::Stream(StreamCommand::Delete { stream });
     // Nobody leads here: what gets so far is told that.
     let leaderless = Err(RequestFailure::Proposal(ProposeFailure::NotLeading));
     let full = Err(RequestFailure::HotTierFull);
     let rig = Rig::with_spent(899);
     assert_eq!(rig.handle.request(ensure()).await, leaderless);
-    // However often: they do not count, the room does.
-    let rig = Rig::with_spent(940);
-    for _ in 0..5_000 {
+    // However far a large entry has gone beyond what is spent: nothing else may ever make room.
+    for spent in [900, 1_000, 3_000] {
+        let rig = Rig::with_spent(spent);
         assert_eq!(rig.handle.request(ensure()).await, full);
         assert_eq!(rig.handle.request(seal()).await, leaderless);
+        assert_eq!(rig.handle.request(delete(STREAM)).await, leaderless);
+        // What is not there gives none back.
+        assert_eq!(rig.handle.request(delete(StreamUid([2; 16]))).await, full);
+        // The node's own is never held up.
+        assert_eq!(rig.handle.command(seal()).await, Err(ProposeFailure::NotLeading));
     }
-    let rig = Rig::with_spent(960);
-    assert_eq!(rig.handle.request(seal()).await, full);
-    // The node's own is never held up.
-    assert_eq!(rig.handle.command(seal()).await, Err(ProposeFailure::NotLeading));
 }
 
 #[tokio::test]
