@@ -8,7 +8,7 @@ use railgun_core::catalog::{Catalog, CatalogEntry, CatalogOutcome, Phase, Restor
 use railgun_core::command::{CatalogCommand, ClusterSettings, CommandBody};
 use railgun_log::ShardLog;
 use railgun_raft::{RaftShard, Unapplied};
-use railgun_types::{EntryId, StreamName};
+use railgun_types::{EntryId, StreamName, StreamUid};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -44,6 +44,10 @@ pub(crate) enum Message {
     },
     HalfDone {
         reply: oneshot::Sender<Vec<(StreamName, CatalogEntry)>>,
+    },
+    Nameless {
+        streams: Vec<(StreamName, StreamUid)>,
+        reply: oneshot::Sender<Vec<(StreamName, StreamUid)>>,
     },
     Settings {
         reply: oneshot::Sender<Option<ClusterSettings>>,
@@ -113,6 +117,14 @@ impl CatalogHandle {
     /// Names whose stream is being created or deleted.
     pub(crate) async fn half_done(&self) -> Result<Vec<(StreamName, CatalogEntry)>, NodeStopping> {
         self.ask(|reply| Message::HalfDone { reply }).await
+    }
+
+    /// Of streams and the names that they were made with, those whose name is free or another's.
+    pub(crate) async fn nameless(
+        &self,
+        streams: Vec<(StreamName, StreamUid)>,
+    ) -> Result<Vec<(StreamName, StreamUid)>, NodeStopping> {
+        self.ask(|reply| Message::Nameless { streams, reply }).await
     }
 
     pub(crate) async fn settings(&self) -> Result<Option<ClusterSettings>, NodeStopping> {
@@ -250,6 +262,15 @@ impl Host {
                 drop(
                     reply.send(names.map(|(name, entry)| (name.clone(), entry.clone())).collect()),
                 );
+            }
+            Message::Nameless { mut streams, reply } => {
+                // Whoever does not lead may not know all names.
+                let leads = self.pipeline.leader().serving;
+                let has_name = |name: &StreamName, stream: StreamUid| {
+                    self.catalog.get(name).is_some_and(|entry| entry.stream == stream)
+                };
+                streams.retain(|(name, stream)| leads && !has_name(name, *stream));
+                drop(reply.send(streams));
             }
             Message::Settings { reply } => drop(reply.send(self.catalog.settings())),
         }

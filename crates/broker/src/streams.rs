@@ -17,8 +17,8 @@ use railgun_proto::WireError;
 use railgun_proto::convert::{EnsureOutcome, EnsureRequest, Ensured};
 use railgun_raft::BlockingPool;
 use railgun_types::{
-    ClusterUid, EnsureMode, ErrorCode, Offset, ShardId, SpecPatch, StartPosition, StreamKind,
-    StreamName, StreamUid,
+    ClusterUid, EnsureMode, ErrorCode, Offset, Retry, ShardId, SpecPatch, StartPosition,
+    StreamKind, StreamName, StreamUid,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -308,15 +308,18 @@ impl Streams {
             // nor find later what was refused.
             self.change(CatalogCommand::Free { name: name.clone(), stream }).await?;
         }
-        let ensured = ensured?.map_err(|refused| wire_error::ensure_refused(&refused))?;
+        let ensured = match ensured? {
+            Ok(ensured) => ensured,
+            Err(EnsureRefused::Deleted) => return Err(lost_name(name, own)),
+            Err(refused) => return Err(wire_error::ensure_refused(&refused)),
+        };
         let activate = CatalogCommand::Activate { name: name.clone(), stream };
         let now = self.change(activate).await?;
         if now.is_none_or(|now| now.stream != stream || now.phase != Phase::Active) {
-            // The name was deleted between its reservation and this; the shard may have been asked
-            // to delete the stream before there was one. Without a name nobody finds it.
+            // The name went between its reservation and this; the shard may have been asked to delete
+            // the stream before there was one. Without a name nobody finds it.
             self.delete_on_shard(entry).await?;
-            let message = format!("stream '{name}' was deleted while it was created");
-            return Err(WireError::new(ErrorCode::StreamDeleted, message));
+            return Err(lost_name(name, own));
         }
         Ok(ensured)
     }
@@ -364,7 +367,7 @@ impl Streams {
             }
             // Nobody finds the stream any more, and whenever there is room it is deleted.
             let message = format!("the deletion of stream '{name}' goes on later: {error}");
-            WireError::new(ErrorCode::Timeout, message)
+            WireError::new(ErrorCode::Timeout, message).with_retry(Retry::After(RECONCILE_EVERY))
         })?;
         Ok(entry.stream)
     }
@@ -390,6 +393,23 @@ impl Streams {
     pub(crate) async fn reconcile(&self) -> Result<(), WireError> {
         let half_done = self.inner.catalog.half_done().await.map_err(|gone| stopping(&gone))?;
         self.finish(half_done.iter()).await;
+        self.delete_nameless().await
+    }
+
+    /// Deletes streams whose creator lost their name ([`Self::create`]) and did not come to delete them.
+    /// Nobody can have published to them, so whatever holds records is left.
+    async fn delete_nameless(&self) -> Result<(), WireError> {
+        for ShardOnNode { handle, .. } in self.inner.shards.values() {
+            // Names are looked at later: they are reserved before a shard hears of a stream, so what
+            // has none then has lost it for good.
+            let unused = handle.unused().await.map_err(|gone| stopping(&gone))?;
+            let nameless = self.inner.catalog.nameless(unused).await;
+            for (name, stream) in nameless.map_err(|gone| stopping(&gone))? {
+                let body = CommandBody::Stream(StreamCommand::Delete { stream });
+                handle.request(body).await.map_err(wire_error::request_failure)?;
+                tracing::info!(stream = %name, %stream, "deleted a stream that had no name any more");
+            }
+        }
         Ok(())
     }
 
@@ -456,5 +476,17 @@ impl Streams {
             0
         };
         Ok(Sealed { cold_end: end, files_retired })
+    }
+}
+
+/// A name went while its stream was created. Who had reserved it is told that it was deleted. For
+/// others it may have been given up where there was no room, which is nothing to give up for.
+fn lost_name(name: &StreamName, own: bool) -> WireError {
+    if own {
+        let message = format!("stream '{name}' was deleted while it was created");
+        WireError::new(ErrorCode::StreamDeleted, message)
+    } else {
+        let message = format!("the creation of stream '{name}' was given up, and may begin anew");
+        WireError::new(ErrorCode::StreamStarting, message)
     }
 }

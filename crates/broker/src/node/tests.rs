@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize};
 
 use railgun_cold::BucketOptions;
 use railgun_core::catalog::Phase;
-use railgun_core::command::{Append, AppendMode, CatalogCommand, StreamCommand};
+use railgun_core::command::{Append, AppendMode, CatalogCommand, EnsureStream, StreamCommand};
 use railgun_log::{LogOptions, SimDisk};
 use railgun_net::memory::MemoryNetwork;
 use railgun_net::{Connection, FrameReader, FrameWriter};
@@ -244,12 +244,96 @@ async fn a_stream_deleted_while_it_is_created_is_not_left_without_a_name() {
     let entry = streams.entry(&name("a")).await.unwrap().unwrap();
     // It goes before its shard has heard of it.
     streams.delete(&name("a")).await.unwrap();
-    let created = streams.create(&name("a"), &entry, patch(10), false).await.unwrap_err();
-    assert_eq!(created.code, ErrorCode::StreamDeleted);
+    for (own, code) in [(true, ErrorCode::StreamDeleted), (false, ErrorCode::StreamStarting)] {
+        let created = streams.create(&name("a"), &entry, patch(10), own).await.unwrap_err();
+        assert_eq!(created.code, code);
+    }
     let shard = &broker.shards[&entry.shard].handle;
     let delete = CommandBody::Stream(StreamCommand::Delete { stream: uid });
     let facts = shard.describe(uid).await.unwrap();
     assert!(facts.is_none(), "the stream lives: {facts:?}, {:?}", shard.command(delete).await);
+}
+
+/// Has the stream made by its shard, whatever becomes of its name.
+async fn make(broker: &Broker, stream: &str, uid: StreamUid) {
+    let ensure = EnsureStream {
+        stream: uid,
+        name: name(stream),
+        patch: patch(10),
+        mode: EnsureMode::Warn,
+        if_revision: None,
+        allow_destructive: false,
+    };
+    let entry = broker.streams.entry(&name(stream)).await.unwrap().unwrap();
+    let body = CommandBody::Stream(StreamCommand::Ensure(ensure));
+    broker.shards[&entry.shard].handle.command(body).await.unwrap();
+}
+
+/// Whether its shard has the stream.
+async fn lives(broker: &Broker, uid: StreamUid) -> bool {
+    for ShardOnNode { handle, .. } in broker.shards.values() {
+        if handle.describe(uid).await.unwrap().is_some() {
+            return true;
+        }
+    }
+    false
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_wants_a_stream_whose_creator_gave_it_up_may_have_it() {
+    let broker = start(&MemoryNetwork::new()).await;
+    let streams = &broker.streams;
+    let uid = reserve(&broker, "a").await;
+    let entry = streams.entry(&name("a")).await.unwrap().unwrap();
+    // Its creator was refused, another a moment later was not, and the creator frees the name.
+    make(&broker, "a", uid).await;
+    streams.change(CatalogCommand::Free { name: name("a"), stream: uid }).await.unwrap();
+    // The other, and one that comes when the stream is deleted.
+    for _ in 0..2 {
+        let lost = streams.create(&name("a"), &entry, patch(10), false).await.unwrap_err();
+        assert_eq!(lost.code, ErrorCode::StreamStarting, "{lost}");
+        assert_ne!(lost.retry, Retry::Never);
+        assert!(!lives(&broker, uid).await);
+    }
+    let made = streams.ensure(wish("a", 10, EnsureMode::Warn)).await.unwrap();
+    assert_eq!(made.outcome, EnsureOutcome::Created);
+    assert_ne!(made.stream_uid, uid);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_lost_its_name_is_deleted_at_the_next_start() {
+    let site = site::Site::new();
+    let broker = site.start().await.unwrap();
+    let streams = &broker.streams;
+    // One that has lost its name, one that another has the name of, one that is being made.
+    let [lost, before, going_on] = ["a", "b", "c"].map(|stream| reserve(&broker, stream));
+    let (lost, before, going_on) = (lost.await, before.await, going_on.await);
+    for (stream, uid) in [("a", lost), ("b", before), ("c", going_on)] {
+        make(&broker, stream, uid).await;
+    }
+    for (stream, uid) in [("a", lost), ("b", before)] {
+        streams.change(CatalogCommand::Free { name: name(stream), stream: uid }).await.unwrap();
+    }
+    let after = streams.ensure(wish("b", 10, EnsureMode::Warn)).await.unwrap().stream_uid;
+    // What holds records is never taken for one.
+    publish(&broker, 1, b"x").await;
+    let used = streams.resolve(&name("s")).await.unwrap().stream;
+    for command in [
+        CatalogCommand::Delete { name: name("s"), stream: used },
+        CatalogCommand::Free { name: name("s"), stream: used },
+    ] {
+        streams.change(command).await.unwrap();
+    }
+    site.cut_power(broker).await;
+    let broker = site.start().await.unwrap();
+    assert!(!lives(&broker, lost).await && !lives(&broker, before).await);
+    for uid in [going_on, after, used] {
+        assert!(lives(&broker, uid).await, "{uid}");
+    }
+    for (stream, uid) in [("b", after), ("c", going_on)] {
+        assert_eq!(broker.streams.resolve(&name(stream)).await.unwrap().stream, uid);
+    }
+    assert!(broker.streams.entry(&name("a")).await.unwrap().is_none());
 }
 
 /// A client that was let in, and its control stream.

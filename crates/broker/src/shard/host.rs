@@ -12,7 +12,7 @@ use railgun_core::manifest::ManifestFile;
 use railgun_core::shard::{AppendRefusal, Appended, Outcome, Restored, ShardState};
 use railgun_log::ShardLog;
 use railgun_raft::{BlockingPool, RaftShard, Unapplied};
-use railgun_types::{Offset, ShardId, StartPosition, StreamUid};
+use railgun_types::{Offset, ShardId, StartPosition, StreamName, StreamUid};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -69,6 +69,9 @@ pub(crate) enum Message {
     Describe {
         stream: StreamUid,
         reply: oneshot::Sender<Option<Box<StreamFacts>>>,
+    },
+    Unused {
+        reply: oneshot::Sender<Vec<(StreamName, StreamUid)>>,
     },
     Segments {
         stream: StreamUid,
@@ -281,6 +284,7 @@ impl Host {
                 }
                 drop(reply.send(facts));
             }
+            Message::Unused { reply } => drop(reply.send(query::unused(&self.state))),
             Message::Segments { stream, from, limit, reply } => {
                 drop(reply.send(query::segments(&self.state, stream, from, limit)));
             }

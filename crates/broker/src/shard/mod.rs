@@ -14,7 +14,7 @@ use railgun_core::manifest::ManifestFile;
 use railgun_core::shard::Outcome;
 use railgun_log::ShardLog;
 use railgun_types::limits::{PUBLISH_ITEMS, PUBLISHER_STREAMS};
-use railgun_types::{Offset, ShardId, StartPosition, StreamUid};
+use railgun_types::{Offset, ShardId, StartPosition, StreamName, StreamUid};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use crate::checkpoint::WriteError;
@@ -153,6 +153,11 @@ impl ShardHandle {
         stream: StreamUid,
     ) -> Result<Option<Box<StreamFacts>>, NodeStopping> {
         self.ask(|reply| Message::Describe { stream, reply }).await
+    }
+
+    /// Streams that nothing was ever published to, with the names that they were made with.
+    pub(crate) async fn unused(&self) -> Result<Vec<(StreamName, StreamUid)>, NodeStopping> {
+        self.ask(|reply| Message::Unused { reply }).await
     }
 
     /// Up to `limit` of the stream's ranges in the bucket, those before `from` left out; `None` if

@@ -189,6 +189,11 @@ pub(super) fn resolve_start(
     }
 }
 
+pub(super) fn unused(state: &ShardState) -> Vec<(StreamName, StreamUid)> {
+    let unused = state.streams().filter(|(_, stream)| stream.next_offset() == Offset(0));
+    unused.map(|(uid, stream)| (stream.name().clone(), uid)).collect()
+}
+
 pub(super) fn describe(state: &ShardState, uid: StreamUid) -> Option<StreamFacts> {
     let stream = state.stream(uid)?;
     let manifest = state.manifest().streams.get(&uid)?;

@@ -342,6 +342,7 @@ async fn what_is_deleted_on_a_full_disk_in_many_lives_leaves_room_for_what_frees
                 }
                 Err(error) => {
                     assert_eq!(error.code, ErrorCode::Timeout, "{error}");
+                    assert!(matches!(error.retry, Retry::After(_)), "not at once: {error}");
                     half_done += 1;
                 }
                 Ok(_) => {}
@@ -404,6 +405,30 @@ async fn a_checkpoint_that_comes_late_frees_space_and_the_next_one_has_room() {
     assert_eq!(published.expect("there is room"), next as u64);
     check_lives(&broker);
     site.check(&broker, "s", &values(0..next + 1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_full_disk_takes_is_judged_by_the_file_that_there_is() {
+    let mut site = Site::new();
+    (site.file_bytes, site.max_time_to_cold) = (256 << 10, Duration::from_secs(1_000));
+    let broker = site.start().await.unwrap();
+    for stream in ["s", "t"] {
+        ensure(&broker, stream, 1 << 20, EnsureMode::Warn).await;
+    }
+    let mut lane = Lane::open(&site, &broker, "s", None).await;
+    site.sim.set_capacity(site.sim.used());
+    while lane.publish(&value(0)).await.is_ok() {}
+    site.cut_power(broker).await;
+    // It may be less than what would be kept of one that is made from now on.
+    site.file_bytes = 16 << 20;
+    site.sim.set_capacity(site.sim.used());
+    let broker = site.start_at_last().await;
+    until("it notices", async || logs(&broker)[1].disk_full()).await;
+    broker.streams.delete(&name("t")).await.unwrap();
+    let changed = wish("s", 1_000, EnsureMode::Overwrite);
+    let refused = broker.streams.ensure(changed).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::HotTierFull, "{refused}");
+    check_lives(&broker);
 }
 
 #[tokio::test(start_paused = true)]
