@@ -220,6 +220,7 @@ impl MemoryPool {
             own: Store::new(self.0.own_bytes),
             part: Store::new(self.0.member_bytes),
             waiting: Arc::default(),
+            stream: None,
         }
     }
 
@@ -249,6 +250,15 @@ pub struct Member {
     part: Arc<Store>,
     /// Its own streams that wait for that.
     waiting: Arc<AtomicUsize>,
+    /// Where it is one of these: what this one waits for.
+    stream: Option<Arc<OfStream>>,
+}
+
+/// Waits of one stream.
+#[derive(Default)]
+struct OfStream {
+    part: AtomicUsize,
+    shared: AtomicUsize,
 }
 
 impl fmt::Debug for Member {
@@ -299,6 +309,13 @@ impl fmt::Debug for Held {
 }
 
 impl Member {
+    /// The same part, for one stream of the connection: [`is_crowded`](Self::is_crowded) and
+    /// [`is_wanted`](Self::is_wanted) leave out what it waits for itself.
+    #[must_use]
+    pub fn of_stream(&self) -> Self {
+        Self { stream: Some(Arc::default()), ..self.clone() }
+    }
+
     /// Takes so many bytes, if they are free. More than a connection may have counts as that.
     #[must_use]
     pub fn try_take(&self, bytes: usize) -> Option<Held> {
@@ -341,10 +358,10 @@ impl Member {
 
     async fn take_shared(&self, bytes: u32, patience: Duration) -> Option<Held> {
         let part = {
-            let _waiting = Waiting::new(&self.waiting);
+            let _waiting = self.part_waits().enter();
             self.part.take(bytes, patience).await?
         };
-        let _waiting = Waiting::new(&self.pool.0.waiting);
+        let _waiting = self.shared_waits().enter();
         let shared = self.pool.0.shared.take(bytes, patience).await?;
         Some(Held(Permits::Shared { part, shared }))
     }
@@ -370,13 +387,22 @@ impl Member {
     /// Whether others wait for what is shared.
     #[must_use]
     pub fn is_crowded(&self) -> bool {
-        self.pool.0.waiting.load(Ordering::Relaxed) > 0
+        self.shared_waits().are_of_others()
     }
 
     /// The same, or other streams of this connection for its part.
     #[must_use]
     pub fn is_wanted(&self) -> bool {
-        self.is_crowded() || self.waiting.load(Ordering::Relaxed) > 0
+        self.is_crowded() || self.part_waits().are_of_others()
+    }
+
+    fn part_waits(&self) -> Waits<'_> {
+        Waits { all: &self.waiting, own: self.stream.as_ref().map(|stream| &stream.part) }
+    }
+
+    fn shared_waits(&self) -> Waits<'_> {
+        let own = self.stream.as_ref().map(|stream| &stream.shared);
+        Waits { all: &self.pool.0.waiting, own }
     }
 
     fn counted(&self, bytes: usize) -> u32 {
@@ -388,19 +414,39 @@ fn permits(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
-/// Counts who waits, for as long as it lives.
-struct Waiting<'a>(&'a AtomicUsize);
+/// How many wait for something, and how many of them are one and the same stream.
+#[derive(Clone, Copy)]
+struct Waits<'a> {
+    all: &'a AtomicUsize,
+    own: Option<&'a AtomicUsize>,
+}
 
-impl<'a> Waiting<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
+impl<'a> Waits<'a> {
+    /// One more, for as long as this lives.
+    fn enter(self) -> Waiting<'a> {
+        for count in self.counts() {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        Waiting(self)
+    }
+
+    fn are_of_others(self) -> bool {
+        let own = self.own.map_or(0, |own| own.load(Ordering::Relaxed));
+        self.all.load(Ordering::Relaxed) > own
+    }
+
+    fn counts(self) -> impl Iterator<Item = &'a AtomicUsize> {
+        std::iter::once(self.all).chain(self.own)
     }
 }
 
+struct Waiting<'a>(Waits<'a>);
+
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        for count in self.0.counts() {
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -486,6 +532,29 @@ mod tests {
         drop(held);
         // More than it may have waits for all of that, not for ever.
         drop(greedy.take(usize::MAX).await);
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_not_in_its_own_way() {
+        let memory = ClientMemory::new(1 << 30, 1_000);
+        let client = member(&memory);
+        let [stream, other] = [client.of_stream(), client.of_stream()];
+        for of_others in [false, true] {
+            let crowd: Vec<_> = match of_others {
+                true => (0..8).filter_map(|_| member(&memory).try_take(32 << 20)).collect(),
+                false => client.try_take(32 << 20).into_iter().collect(),
+            };
+            let mut waits = pin!(stream.take(1 << 20));
+            assert!(poll_once(waits.as_mut()).is_pending());
+            assert!(!stream.is_wanted() && other.is_wanted() && client.is_wanted());
+            assert_eq!((stream.is_crowded(), other.is_crowded()), (false, of_others));
+            let mut more = pin!(other.take(1 << 20));
+            assert!(poll_once(more.as_mut()).is_pending());
+            assert!(stream.is_wanted() && other.is_wanted());
+            drop(crowd);
+            assert!(poll_once(waits.as_mut()).is_ready() && poll_once(more.as_mut()).is_ready());
+            assert!(!stream.is_wanted() && !client.is_wanted());
+        }
     }
 
     /// Waits for memory of the size of a frame, and uses it for ten seconds; when it had it.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use railgun_proto::WireCode;
 use railgun_types::ErrorCode;
+use tokio::time::timeout;
 
 use crate::client_memory::{ConnectionMemory, Member};
 use crate::close_code;
@@ -15,6 +16,10 @@ use crate::memory::MemoryConnection;
 use crate::quic;
 use crate::reader::{FrameReader, RawReader};
 use crate::writer::{FrameWriter, RawWriter};
+
+/// How often it is looked whether a client that opens no streams may have more than it has. Tests of real
+/// connections cannot turn the clock.
+const GROWTH_CHECK: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 60_000 });
 
 /// Why a connection is no more. Everything on it ends with this.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -127,8 +132,8 @@ impl Connection {
     /// Lets the client open as many streams as the protocol tells, and send its part of what all
     /// clients may before it is read; for the accepting side, as soon as it knows whom it serves.
     /// Before that a client has one stream and 32 KiB, and waits. Its part is never less later, and
-    /// more when it opens a stream and others have left. In memory there are no strangers, and no
-    /// bound for a connection.
+    /// more when others have left: see [`accept`](Self::accept). In memory there are no strangers, and
+    /// no bound for a connection.
     pub fn admit(&self) {
         if let Transport::Quic { connection, guest: Some(guest), .. } = &self.transport
             && let Some(window) = guest.admit()
@@ -166,7 +171,8 @@ impl Connection {
         Ok((FrameWriter::new(writer), FrameReader::new(reader, self.memory.frames.clone())))
     }
 
-    /// The next stream that the peer opened, in the order of opening. Several tasks may wait.
+    /// The next stream that the peer opened, in the order of opening. Several tasks may wait. Who waits
+    /// sees to it that a client has more of the windows within a minute where others have left.
     ///
     /// Cancel-safe.
     ///
@@ -175,10 +181,15 @@ impl Connection {
     pub async fn accept(&self) -> Result<(FrameWriter, FrameReader), ConnectionLost> {
         let (writer, reader) = match &self.transport {
             Transport::Quic { connection, guest, .. } => {
-                let (send, receive) = connection.accept_bi().await?;
-                if let Some(window) = guest.as_ref().and_then(|guest| guest.grow()) {
-                    quic::widen(connection, window);
-                }
+                let (send, receive) = loop {
+                    let accepted = timeout(GROWTH_CHECK, connection.accept_bi()).await;
+                    if let Some(window) = guest.as_ref().and_then(|guest| guest.grow()) {
+                        quic::widen(connection, window);
+                    }
+                    if let Ok(accepted) = accepted {
+                        break accepted?;
+                    }
+                };
                 (RawWriter::Quic(send), RawReader::Quic(receive))
             }
             Transport::Memory(connection) => {

@@ -17,8 +17,9 @@ const SHARED_BYTES_MAX: usize = CONNECTION_WINDOW_BYTES as usize - WINDOW_BYTES_
 /// The part of what is left that the first guest is granted. That of each further one is smaller:
 /// with a fixed part, whoever comes late would have nothing but the least.
 const WINDOW_PART: usize = 32;
-/// What a guest is granted at least while there is as much: a stream that is not read then leaves room
-/// for the others of its connection.
+/// What a guest is granted at least while more than half of all is left: a stream that is not read then
+/// leaves room for the others of its connection. Those who come later share the other half, however many
+/// they are.
 const GRANTED_BYTES_MIN: usize = STREAM_WINDOW_BYTES_MIN as usize;
 /// The part of what a guest is granted that one of its streams may fill, within the bounds of that: four
 /// have to be left unread to stop the others.
@@ -33,6 +34,8 @@ pub(crate) struct Guests {
     strangers: AtomicUsize,
     strangers_max: usize,
     refused: AtomicUsize,
+    /// Bytes of windows that guests share.
+    windows_bytes: usize,
     /// Bytes of windows that they share and none was granted. Never below 0.
     windows_left: AtomicUsize,
 }
@@ -45,6 +48,7 @@ impl Guests {
             strangers: AtomicUsize::new(0),
             strangers_max,
             refused: AtomicUsize::new(0),
+            windows_bytes,
             windows_left: AtomicUsize::new(windows_bytes),
         })
     }
@@ -78,17 +82,17 @@ impl Guests {
     /// What one stream of a guest who comes now may send before it is read.
     pub(crate) fn stream_window(&self) -> u32 {
         let known = self.connections().saturating_sub(self.strangers());
-        let part = granted(self.windows_left.load(Ordering::Relaxed), known) / STREAM_PART;
+        let part = self.granted(self.windows_left.load(Ordering::Relaxed), known) / STREAM_PART;
         let part = u32::try_from(part).unwrap_or(u32::MAX);
         part.clamp(STREAM_WINDOW_BYTES_MIN, STREAM_WINDOW_BYTES)
     }
 
     /// Takes what a guest who has so much of the windows would be granted if it came now, if that is
     /// at least twice as much: how much more it has. The sum is never above what there was.
-    fn grant(&self, has: usize) -> usize {
+    fn add(&self, has: usize) -> usize {
         let others = self.connections().saturating_sub(self.strangers() + 1);
         let more = |left: usize| {
-            let granted = granted(left + has, others);
+            let granted = self.granted(left + has, others);
             if granted >= 2 * has { granted - has } else { 0 }
         };
         let take = |left| Some(left - more(left));
@@ -96,11 +100,12 @@ impl Guests {
             self.windows_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
         more(left)
     }
-}
 
-/// What a guest beside so many others is granted of what is free.
-fn granted(free: usize, others: usize) -> usize {
-    (free / (WINDOW_PART + others)).max(GRANTED_BYTES_MIN).min(SHARED_BYTES_MAX).min(free)
+    /// What a guest beside so many others is granted of what is free.
+    fn granted(&self, free: usize, others: usize) -> usize {
+        let least = if free > self.windows_bytes / 2 { GRANTED_BYTES_MIN } else { 0 };
+        (free / (WINDOW_PART + others)).max(least).min(SHARED_BYTES_MAX).min(free)
+    }
 }
 
 /// The strangers of each host. Owned by who lets guests in.
@@ -177,7 +182,7 @@ impl Guest {
 
     /// All that it is granted, with what it finds now.
     fn grant(&self) -> u32 {
-        let more = self.guests.grant(self.granted.load(Ordering::Relaxed));
+        let more = self.guests.add(self.granted.load(Ordering::Relaxed));
         let before = self.granted.fetch_add(more, Ordering::Relaxed);
         u32::try_from(before + more).unwrap_or(u32::MAX - WINDOW_BYTES_MIN as u32)
     }
@@ -232,8 +237,10 @@ mod tests {
         let mut crowd: Vec<_> = (0..2_000).map(|_| come()).collect();
         assert_eq!(crowd[0].1, 16 * MIB + (64 << 10));
         assert!(crowd[50].1 > 2 * MIB && crowd[50].1 < crowd[49].1);
-        assert!(crowd[199].1 == MIB + (64 << 10), "as much as one stream can fill, and some");
-        assert_eq!(crowd[1_999].1, 64 << 10, "what each has");
+        // Nobody takes the last of it: whoever comes has a part.
+        for (guest, least_kib) in [(199, 256), (499, 48), (1_999, 2)] {
+            assert!(crowd[guest].1 > (64 + least_kib) << 10, "{guest}: {}", crowd[guest].1);
+        }
         let sum: usize = crowd.iter().map(|(_, window)| window).sum();
         assert!(sum <= 512 * MIB + crowd.len() * (64 << 10), "{sum}");
         // Who stays keeps what he has, and there is never more, however others come and go.
@@ -256,10 +263,14 @@ mod tests {
         let last = come();
         assert_eq!(last.grow(), None, "it is a stranger");
         assert_eq!(crowd[0].admit(), Some((2 << 20) + (64 << 10)));
-        for guest in &crowd[1..] {
+        let least = crowd[1..].iter().map_while(|guest| guest.admit().filter(|it| *it > 1 << 20));
+        assert_eq!(least.last(), Some((1 << 20) + (64 << 10)), "while half is left");
+        for guest in &crowd {
             guest.admit();
         }
-        assert_eq!((last.admit(), last.grow()), (Some(64 << 10), None));
+        let little = last.admit().expect("the first time");
+        assert!(little > 64 << 10 && little < 256 << 10, "{little}");
+        assert_eq!(last.grow(), None);
         assert_eq!(crowd[0].grow(), None);
         drop(crowd);
         assert_eq!((last.grow(), last.grow()), (Some((2 << 20) + (64 << 10)), None));

@@ -45,13 +45,15 @@ pub struct FrameWriter {
     /// Bytes on their way, in order; those before `sent` are gone.
     queue: Vec<Bytes>,
     sent: usize,
+    /// Bytes of all that the transport has taken.
+    taken: u64,
     /// Finished or reset.
     ended: bool,
 }
 
 impl FrameWriter {
     pub(crate) fn new(raw: RawWriter) -> Self {
-        Self { raw, gathered: BytesMut::new(), queue: Vec::new(), sent: 0, ended: false }
+        Self { raw, gathered: BytesMut::new(), queue: Vec::new(), sent: 0, taken: 0, ended: false }
     }
 
     /// Sends one frame: returns when the transport has taken it, which it does while the peer reads
@@ -99,7 +101,10 @@ impl FrameWriter {
     pub async fn flush(&mut self) -> Result<(), WriteError> {
         while self.sent < self.queue.len() {
             match self.raw.write(&mut self.queue[self.sent..]).await {
-                Ok(gone) => self.sent += gone,
+                Ok(gone) => {
+                    self.sent += gone.chunks;
+                    self.taken += gone.bytes as u64;
+                }
                 Err(error) => {
                     // No later call can do better: nothing of it is kept.
                     self.clear();
@@ -148,6 +153,11 @@ impl FrameWriter {
     /// Whether nothing waits for [`flush`](Self::flush).
     pub fn is_flushed(&self) -> bool {
         self.sent == self.queue.len()
+    }
+
+    /// Bytes that the transport has taken so far: whether a peer that is slow takes anything at all.
+    pub fn taken(&self) -> u64 {
+        self.taken
     }
 
     /// Says that no further frame comes. The peer gets all that was sent. If a cancelled call left
@@ -224,11 +234,11 @@ pub(crate) enum RawWriter {
 }
 
 impl RawWriter {
-    /// Takes some bytes from the front of `queue` and tells how many of its pieces are gone as a
-    /// whole. Cancel-safe.
-    async fn write(&mut self, queue: &mut [Bytes]) -> Result<usize, WriteError> {
+    /// Takes some bytes from the front of `queue`, and tells how many, and how many of its pieces are
+    /// gone as a whole. Cancel-safe.
+    async fn write(&mut self, queue: &mut [Bytes]) -> Result<quinn::Written, WriteError> {
         match self {
-            Self::Quic(stream) => Ok(stream.write_chunks(queue).await?.chunks),
+            Self::Quic(stream) => Ok(stream.write_chunks(queue).await?),
             Self::Memory(pipe) => pipe.write(queue).await,
         }
     }

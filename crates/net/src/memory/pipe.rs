@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quinn::VarInt;
+use quinn::{VarInt, Written};
 use railgun_proto::WireCode;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
@@ -72,10 +72,10 @@ impl PipeWriter {
         self.hold = Some(hold);
     }
 
-    /// Takes one piece from the front of `queue`; tells how many of its parts are gone as a whole.
-    pub(crate) async fn write(&mut self, queue: &mut [Bytes]) -> Result<usize, WriteError> {
+    /// Takes one piece from the front of `queue`; tells its bytes, and how many parts are gone as a whole.
+    pub(crate) async fn write(&mut self, queue: &mut [Bytes]) -> Result<Written, WriteError> {
         let pieces = self.pieces.as_ref().ok_or(WriteError::Finished)?;
-        let Some(front) = queue.first_mut() else { return Ok(0) };
+        let Some(front) = queue.first_mut() else { return Ok(Written::default()) };
         let len = front.len().min(PIECE_BYTES);
         let room = async {
             let room = Arc::clone(&self.window).acquire_many_owned(len as u32).await.ok()?;
@@ -90,7 +90,7 @@ impl PipeWriter {
             // The reader says why before it goes; the window is never closed.
             Some((room, slot)) = room => {
                 slot.send(Piece { bytes: front.split_to(len), _room: room });
-                Ok(usize::from(front.is_empty()))
+                Ok(Written { bytes: len, chunks: usize::from(front.is_empty()) })
             }
         }
     }

@@ -308,7 +308,6 @@ struct Unread {
     /// For what is more than one stream may send.
     over: (FrameWriter, FrameReader),
     _over: (FrameWriter, FrameReader),
-    sent: usize,
 }
 
 impl Unread {
@@ -319,11 +318,11 @@ impl Unread {
             (near, server.accept().await.unwrap())
         };
         let ((near, far), (over, _over)) = (open().await, open().await);
-        Self { near, far, over, _over, sent: 2 }
+        Self { near, far, over, _over }
     }
 
-    /// Sends what it may: how many KiB in all.
-    async fn fill(&mut self) -> usize {
+    /// Sends what it may: how many KiB on the one stream, and how many more on the other.
+    async fn fill(&mut self) -> (u64, u64) {
         loop {
             let round_trips = async {
                 // Any further room would have been told before these.
@@ -336,10 +335,10 @@ impl Unread {
                 biased;
                 sending = self.near.0.send_raw(pattern(1 << 10, 0)) => sending.unwrap(),
                 sending = self.over.0.send_raw(pattern(1 << 10, 0)) => sending.unwrap(),
-                () = round_trips => return self.sent,
+                () = round_trips => break,
             }
-            self.sent += 1;
         }
+        (self.near.0.taken() >> 10, self.over.0.taken() >> 10)
     }
 }
 
@@ -357,28 +356,34 @@ async fn what_is_not_read_is_bounded_whoever_comes_and_goes() {
         };
         let mut first = join().await;
         // As much as one stream may send, which is a 32nd of half the memory, and what each has.
-        assert_eq!(first.0.fill().await, 1_024 + 64);
+        assert_eq!(first.0.fill().await, (1_024, 64));
         for _ in 0..3 {
             let mut crowd = Vec::new();
             for _ in 0..3 {
                 crowd.push(join().await);
             }
-            assert_eq!(crowd[0].0.fill().await, 1_024 + 64);
+            assert_eq!(crowd[0].0.fill().await, (1_024, 64));
             drop(crowd);
             first.1.admit();
         }
-        assert_eq!(first.0.fill().await, 1_024 + 64, "it has not been read since");
-        // Who came when nothing was left has more with the first stream behind that.
+        assert_eq!(first.0.fill().await, (1_024, 64), "it has not been read since");
+        // Who came when little was left has more when others have left: on the streams it has, or with
+        // the first behind that.
         let mut crowd = Vec::new();
         for _ in 0..31 {
             crowd.push(join().await);
         }
-        let mut late = [join().await, join().await];
-        assert_eq!(late[0].0.fill().await, 64);
+        let [mut stays, opens] = [join().await, join().await];
+        let (little, over) = stays.0.fill().await;
+        assert!((64..512).contains(&little) && over <= 1, "{little}, {over}");
         drop(crowd);
-        let (before, server, client) = &late[1];
-        let mut more = Unread::open(client, server).await;
-        assert_eq!(before.sent + more.fill().await, 1_024 + 64);
+        let grown = async { while stays.0.fill().await != (1_024, 64) {} };
+        tokio::select! {
+            _ = stays.1.accept() => panic!("it opens none"),
+            () = grown => {}
+        }
+        let (_before, server, client) = &opens;
+        assert_eq!(Unread::open(client, server).await.fill().await.0, 1_024);
     }))
     .await;
 }
@@ -392,7 +397,42 @@ async fn a_stream_of_few_clients_carries_more_in_a_round_trip() {
         let server = endpoint.accept().await.unwrap();
         server.admit();
         // Two streams that are not read, and room for others beside them.
-        assert_eq!(Unread::open(&client, &server).await.fill().await, 2 * (4 << 10));
+        assert_eq!(Unread::open(&client, &server).await.fill().await, (4 << 10, 4 << 10));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_client_does_not_acknowledge_is_bounded() {
+    within_deadline(async {
+        let memory = ClientMemory::new(64 << 20, 100);
+        let (endpoint, spec) = listening_as(|listen| listen.memory = memory);
+        // A client that opens a stream and then does nothing, not even what QUIC does for it.
+        let (wake, asleep) = tokio::sync::oneshot::channel::<()>();
+        let sleeper = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.unwrap();
+            let _client = runtime.block_on(async {
+                let client = connect(spec).await.unwrap();
+                let (mut writer, reader) = client.open().await.unwrap();
+                writer.send(credit(1)).await.unwrap();
+                // Until that has arrived.
+                writer.finish();
+                writer.stopped().await.unwrap();
+                (client, writer, reader)
+            });
+            asleep.blocking_recv().unwrap();
+        });
+        let server = endpoint.accept().await.unwrap();
+        server.admit();
+        let (mut writer, mut reader) = server.accept().await.unwrap();
+        assert_eq!(reader.next().await, Ok(Some(credit(1))));
+        assert_eq!(reader.next().await, Ok(None));
+        // Now it has all that it waited for.
+        while poll_once(pin!(writer.send_raw(pattern(1 << 10, 0)))).is_ready() {}
+        assert_eq!(writer.taken(), (1_024 + 64) << 10);
+        wake.send(()).unwrap();
+        sleeper.join().unwrap();
     })
     .await;
 }
