@@ -44,6 +44,19 @@ impl SessionEnd {
         WireError::new(ErrorCode::ProtocolViolation, message).into()
     }
 
+    /// What the client is told; `None` where nobody is left, or it was told.
+    pub(super) fn told(&self) -> Option<WireError> {
+        match self {
+            Self::Refused(error) => Some(error.clone()),
+            Self::Read(error) => error.code().map(|code| WireError::new(code, error.to_string())),
+            Self::Write(WriteError::Frame(error)) => {
+                let message = format!("an answer cannot be sent: {error}");
+                Some(WireError::new(ErrorCode::Internal, message))
+            }
+            Self::ClientLeft | Self::NotTaken | Self::Write(_) | Self::Lost(_) => None,
+        }
+    }
+
     pub(crate) fn code(&self) -> ErrorCode {
         match self {
             Self::Refused(error) => match error.code {
@@ -89,20 +102,7 @@ pub(super) async fn answer(writer: &mut FrameWriter, answer: Frame) -> Result<()
 /// Tells the client why the stream ends, if somebody is there, and finishes it. Whoever does not take
 /// that in time is told by the code of a reset.
 pub(super) async fn tell(writer: &mut FrameWriter, end: &SessionEnd) {
-    let error = match end {
-        SessionEnd::Refused(error) => error.clone(),
-        SessionEnd::Read(error) => match error.code() {
-            Some(code) => WireError::new(code, error.to_string()),
-            None => return writer.finish(),
-        },
-        SessionEnd::Write(WriteError::Frame(error)) => {
-            WireError::new(ErrorCode::Internal, format!("an answer cannot be sent: {error}"))
-        }
-        SessionEnd::ClientLeft
-        | SessionEnd::NotTaken
-        | SessionEnd::Write(_)
-        | SessionEnd::Lost(_) => return writer.finish(),
-    };
+    let Some(error) = end.told() else { return writer.finish() };
     let frame = Frame::new(&v1::Error::from(error));
     match timeout(patience(&frame), writer.send(frame)).await {
         Ok(Ok(())) => writer.finish(),

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use railgun_net::{CROWD_CHECK, FrameWriter, Held, Member, crowded_time};
+use railgun_net::{CROWD_CHECK, FrameWriter, Held, Member, ReadError, crowded_time};
 use railgun_proto::convert::{SubscribeRequest, Uid};
 use railgun_proto::{Frame, FrameKind, WireError, v1};
 use railgun_types::{ErrorCode, Offset, StartPosition, Timestamp};
@@ -41,11 +41,12 @@ pub(super) async fn serve(
         (until, false) => until,
     };
     let Resolved { shard, stream: uid, .. } = found;
-    let (places, memory) = (stream.read_places.clone(), stream.record_memory.clone());
-    let from = stream.context.streams.sources(shard, places, memory);
+    let memory = stream.record_memory.as_ref().map(Member::of_stream);
+    let from = stream.context.streams.sources(shard, stream.read_places.clone(), memory.clone());
     let reader = StreamReader::new(from, uid, start.start, stream.context.planted);
     let subscription = Subscription {
         stream,
+        memory,
         next: reader.next_offset(),
         reader,
         ready: VecDeque::new(),
@@ -67,20 +68,22 @@ async fn start_of(
     start: StartPosition,
     credit: &mut i64,
 ) -> Result<Start, SessionEnd> {
-    let QuicStream { context, reader, read_places, stopping, .. } = stream;
+    let QuicStream { context, writer, reader, read_places, stopping, .. } = stream;
     let mut start = pin!(context.streams.start_of(found, start, read_places));
     loop {
         tokio::select! {
             biased;
             start = &mut start => return Ok(start?),
             () = stopping.cancelled() => return Err(going_away()),
-            frame = reader.next() => add_credit(credit, frame?)?,
+            frame = reader.next() => on_frame(writer, credit, frame)?,
         }
     }
 }
 
 struct Subscription<'s> {
     stream: &'s mut QuicStream,
+    /// The connection's part of the memory for records, for this stream of it.
+    memory: Option<Member>,
     reader: StreamReader,
     /// Read, wanted, and not sent for lack of credit: at most what one step brought.
     ready: VecDeque<Delivery>,
@@ -108,13 +111,20 @@ struct Sent {
     held: Arc<Held>,
     bytes: usize,
     since: Instant,
+    /// What the transport has taken of the stream, and since when it is no more.
+    taken: u64,
+    taken_at: Instant,
 }
 
 impl Sent {
-    /// Whether the client takes its time while others, or other streams of it, wait for the memory.
-    fn is_overdue(&self, memory: &Member) -> bool {
-        let is_late = || self.since.elapsed() >= crowded_time(self.bytes);
-        memory.is_wanted() && is_late()
+    /// Whether the client takes its time while others wait for the memory; or takes nothing while other
+    /// streams of it wait for that: these need not be in a hurry on its account.
+    fn is_overdue(&mut self, taken: u64, memory: &Member) -> bool {
+        if self.taken != taken {
+            (self.taken, self.taken_at) = (taken, Instant::now());
+        }
+        let since = if memory.is_crowded() { self.since } else { self.taken_at };
+        memory.is_wanted() && since.elapsed() >= crowded_time(self.bytes)
     }
 }
 
@@ -125,11 +135,11 @@ async fn flush(
     sent: &mut Option<Sent>,
     memory: Option<&Member>,
 ) -> Result<(), SessionEnd> {
-    if let (Some(sent), Some(memory)) = (&*sent, memory)
+    if let (Some(sent), Some(memory)) = (&mut *sent, memory)
         && sent.held.is_shared()
     {
         loop {
-            if sent.is_overdue(memory) {
+            if sent.is_overdue(writer.taken(), memory) {
                 // Who does not read cannot be told; what is on its way is given up.
                 writer.reset(ErrorCode::QuotaExceeded);
                 let message = "records were not taken while others waited for the memory";
@@ -185,14 +195,14 @@ impl Subscription<'_> {
     /// Waits for a frame of the client; what it has no credit for waits with it, but not for long.
     async fn wait_for_credit(&mut self) -> Result<(), SessionEnd> {
         let holds = !self.ready.is_empty() || self.reader.holds_records();
-        let QuicStream { writer, reader, record_memory, stopping, .. } = &mut *self.stream;
+        let QuicStream { writer, reader, stopping, .. } = &mut *self.stream;
         let is_flushed = writer.is_flushed();
         tokio::select! {
             biased;
             () = stopping.cancelled() => return Err(going_away()),
             () = sleep_until(self.held_until), if holds => self.let_go(),
-            sent = flush(writer, &mut self.sent, record_memory.as_ref()), if !is_flushed => sent?,
-            frame = reader.next() => add_credit(&mut self.credit, frame?)?,
+            sent = flush(writer, &mut self.sent, self.memory.as_ref()), if !is_flushed => sent?,
+            frame = reader.next() => on_frame(writer, &mut self.credit, frame)?,
         }
         Ok(())
     }
@@ -200,7 +210,7 @@ impl Subscription<'_> {
     /// Whether what was read is held for too long while others wait for its memory, however much of it
     /// was delivered meanwhile: credit that trickles is no reason to have all of it.
     fn is_overdue(&self) -> bool {
-        let (Some(held), Some(memory)) = (&self.held, &self.stream.record_memory) else {
+        let (Some(held), Some(memory)) = (&self.held, &self.memory) else {
             return self.reader.is_overdue();
         };
         let is_late = || self.read_at.elapsed() >= crowded_time(held.bytes());
@@ -215,43 +225,43 @@ impl Subscription<'_> {
     }
 
     /// The next records; without an end in sight, those that are not published yet. They are read
-    /// while the ones before them are on their way to the client, and returned when those are gone.
+    /// while the ones before them are on their way to the client, and returned when those are gone; so
+    /// is a failure to read, which is told with nothing in front of it that nobody would count.
     ///
     /// Credit that comes meanwhile is noted and does not disturb the read: begun anew for each frame,
     /// it would cost the client a few bytes and the node a row group.
     async fn step(&mut self) -> Result<Step, SessionEnd> {
-        let read = {
-            let Self { stream, reader, credit, sent, .. } = self;
-            let QuicStream { writer, reader: line, record_memory, stopping, .. } = &mut **stream;
-            let memory = record_memory.as_ref();
+        let mut read = {
+            let Self { stream, memory, reader, credit, sent, .. } = self;
+            let QuicStream { writer, reader: line, stopping, .. } = &mut **stream;
             let mut step = pin!(reader.step(true));
             loop {
                 let is_flushed = writer.is_flushed();
                 tokio::select! {
                     biased;
                     () = stopping.cancelled() => return Err(going_away()),
-                    sent = flush(writer, sent, memory), if !is_flushed => sent?,
-                    frame = line.next() => add_credit(credit, frame?)?,
-                    read = &mut step => break read,
+                    sent = flush(writer, sent, memory.as_ref()), if !is_flushed => sent?,
+                    frame = line.next() => on_frame(writer, credit, frame)?,
+                    read = &mut step => break read.map(Some),
                 }
             }
         };
-        let mut read = Some(read.map_err(|failed| wire_error::read_failure(&failed))?);
         let held_until = Instant::now() + HELD_TIME;
         while !self.stream.writer.is_flushed() {
-            let Self { stream, credit, sent, .. } = self;
-            let QuicStream { writer, reader: line, record_memory, stopping, .. } = &mut **stream;
+            let Self { stream, memory, credit, sent, .. } = self;
+            let QuicStream { writer, reader: line, stopping, .. } = &mut **stream;
             tokio::select! {
                 biased;
                 () = stopping.cancelled() => return Err(going_away()),
-                sent = flush(writer, sent, record_memory.as_ref()) => sent?,
-                () = sleep_until(held_until), if read.is_some() => {
-                    read = None;
+                sent = flush(writer, sent, memory.as_ref()) => sent?,
+                () = sleep_until(held_until), if matches!(read, Ok(Some(_))) => {
+                    read = Ok(None);
                     self.let_go();
                 }
-                frame = line.next() => add_credit(credit, frame?)?,
+                frame = line.next() => on_frame(writer, credit, frame)?,
             }
         }
+        let read = read.map_err(|failed| wire_error::read_failure(&failed))?;
         Ok(read.unwrap_or(Step::Records(Vec::new())))
     }
 
@@ -288,10 +298,15 @@ impl Subscription<'_> {
         }
         let now = Instant::now();
         self.held_until = now + HELD_TIME;
-        // Part of what was read may be on its way already.
-        let (before, since) = self.sent.take().map_or((0, now), |sent| (sent.bytes, sent.since));
         if let Some(held) = self.held.clone() {
-            self.sent = Some(Sent { held, bytes: before + bytes, since });
+            match &mut self.sent {
+                // Part of what was read is on its way already.
+                Some(sent) => sent.bytes += bytes,
+                None => {
+                    let taken = self.stream.writer.taken();
+                    self.sent = Some(Sent { held, bytes, since: now, taken, taken_at: now });
+                }
+            }
         }
         if self.ready.is_empty() {
             self.held = None;
@@ -299,14 +314,39 @@ impl Subscription<'_> {
         Ok(self.stream.writer.queue_all(frames)?)
     }
 
-    async fn end(self) -> Result<(), SessionEnd> {
-        let end = v1::End { next_offset: self.next.0 };
+    /// Says that all has come, when it is gone. Whoever takes that takes as long as it likes: it holds
+    /// no memory.
+    async fn end(mut self) -> Result<(), SessionEnd> {
+        self.let_go();
+        let QuicStream { writer, stopping, .. } = &mut *self.stream;
+        let told = async {
+            flush(writer, &mut self.sent, self.memory.as_ref()).await?;
+            let end = v1::End { next_offset: self.next.0 };
+            Ok(writer.send(Frame::new(&end)).await?)
+        };
         tokio::select! {
             biased;
-            sent = self.stream.writer.send(Frame::new(&end)) => Ok(sent?),
-            () = overdue(&self.stream.stopping) => Err(SessionEnd::ClientLeft),
+            told = told => told,
+            () = overdue(stopping) => Err(SessionEnd::ClientLeft),
         }
     }
+}
+
+/// Notes what the client sent. If it may not send that it loses the stream: at once where records are on
+/// their way, which nobody would count while it is told.
+fn on_frame(
+    writer: &mut FrameWriter,
+    credit: &mut i64,
+    frame: Result<Option<Frame>, ReadError>,
+) -> Result<(), SessionEnd> {
+    let noted = frame.map_err(SessionEnd::from).and_then(|frame| add_credit(credit, frame));
+    if let Err(end) = &noted
+        && end.told().is_some()
+        && !writer.is_flushed()
+    {
+        writer.reset(end.code());
+    }
+    noted
 }
 
 fn add_credit(credit: &mut i64, frame: Option<Frame>) -> Result<(), SessionEnd> {
