@@ -372,6 +372,12 @@ impl Member {
         self.pool.0.member_bytes
     }
 
+    /// What it has of its own.
+    #[must_use]
+    pub fn own_bytes_max(&self) -> usize {
+        self.pool.0.own_bytes
+    }
+
     /// What there is of its own now: so many bytes can be taken whatever others do.
     #[must_use]
     pub fn own_bytes(&self) -> usize {

@@ -9,6 +9,7 @@ mod reading;
 mod retired;
 mod scarce;
 mod site;
+mod subscribing;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;

@@ -6,37 +6,21 @@ use std::time::Duration;
 use railgun_cold::reader::{
     BATCH_BYTES, ColdBatch, ColdBatches, ColdPart, ColdReadError, RowGroup as Fetched,
 };
-use railgun_net::{Held, Member, crowded_time};
+use railgun_net::crowded_time;
 use railgun_raft::run_on;
 use railgun_types::Offset;
 use tokio::time::{Instant, timeout};
 
-use super::places::{Turn, Work};
+use super::places::Work;
+use super::turns::{COLD_BYTES, ROW_GROUP_BYTES, RowGroupMemory};
 use super::{Delivery, Found, ReadFailure, Source, Step, StreamReader};
 
-/// Bytes of batches that one step decodes from an object, at most, but one batch.
-const COLD_BYTES: usize = 1 << 20;
-/// What a reader that is in a row group takes: the row group, and two steps of its records, one on its
-/// way to the client and one read ahead.
-const ROW_GROUP_BYTES: usize = (8 << 20) + 2 * COLD_BYTES;
-/// What row groups leave of a client's part for its other readers. Where that is small, it is more
-/// important than that the row group counts as what it is.
-const OTHERS_BYTES: usize = 4 << 20;
 /// How long a reader waits for its turn where its client reads more row groups at once than it has
 /// memory for. Then it goes on step by step, at the price of the way to its place in the row group.
 const TURN_TIME: Duration = Duration::from_secs(2);
 /// How long a reader that waited for memory keeps it while a row group comes that is not cached any
 /// more. Without it, another one might have it each time.
 const KEPT_TIME: Duration = Duration::from_secs(5);
-
-/// How many readers of a client with this part of the memory are in row groups at a time.
-pub(super) fn turns(memory: &Member) -> usize {
-    (left_to_row_groups(memory) / ROW_GROUP_BYTES).max(1)
-}
-
-fn left_to_row_groups(memory: &Member) -> usize {
-    memory.bytes_max().saturating_sub(OTHERS_BYTES)
-}
 
 /// The rest of the row group being read.
 pub(super) struct RowGroup {
@@ -55,7 +39,8 @@ impl RowGroup {
 
 /// Batches that no step has returned.
 struct Rest {
-    /// Decoded already, for a step that it did not fit into.
+    /// Decoded already, for a step that it did not fit into. It counts from the next step on, which asks
+    /// for memory for it or lets go of it.
     first: Option<Delivery>,
     batches: ColdBatches,
 }
@@ -70,27 +55,6 @@ impl Rest {
             Some(first) => Ok(Some(first)),
             None => Ok(self.batches.next().transpose()?.map(delivery)),
         }
-    }
-}
-
-/// What is taken for a row group.
-struct RowGroupMemory {
-    steps: [Arc<Held>; 2],
-    _row_group: Held,
-    _turn: Turn,
-}
-
-impl RowGroupMemory {
-    /// Takes it, if others have left as much.
-    fn try_take(memory: &Member, turn: Turn) -> Option<Self> {
-        let mut held = memory.try_take(ROW_GROUP_BYTES.min(left_to_row_groups(memory)))?;
-        let mut step = || held.split(COLD_BYTES).map(Arc::new);
-        Some(Self { steps: [step()?, step()?], _row_group: held, _turn: turn })
-    }
-
-    /// That of a step whose records are gone.
-    fn free(&self) -> Option<Arc<Held>> {
-        self.steps.iter().find(|step| Arc::strong_count(step) == 1).cloned()
     }
 }
 
@@ -122,7 +86,7 @@ impl StreamReader {
                 return Ok(Some(self.wait_for(bytes).await));
             }
         }
-        self.row_group = rest.map(|rest| RowGroup { rest, memory, since });
+        self.row_group = Some(RowGroup { rest, memory, since });
         Ok(Some(self.returned(found, held)))
     }
 
@@ -140,7 +104,7 @@ impl StreamReader {
             let fetched = self.fetch(part).await?;
             return self.enter(fetched, None).await;
         };
-        let patience = if next < self.waited_until { Duration::ZERO } else { TURN_TIME };
+        let patience = if next < self.no_turn_before { Duration::ZERO } else { TURN_TIME };
         let turn = self.from.places.turn(patience).await;
         let fetched = self.fetch(part).await?;
         let held = turn.and_then(|turn| RowGroupMemory::try_take(&memory, turn));
@@ -148,10 +112,10 @@ impl StreamReader {
             return self.enter(fetched, held).await;
         }
         // A step of it, then, and the others behind that.
-        self.waited_until = fetched.end();
+        self.no_turn_before = fetched.end();
         let Some(room) = self.room(COLD_BYTES) else {
             drop(fetched);
-            return Ok(self.wait_for(COLD_BYTES).await);
+            return Ok(self.wait_for_room(COLD_BYTES).await);
         };
         let (found, _) = self.decode(Rest::of(fetched, next), room.bytes).await?;
         Ok(self.keep(found, Some(room)).await)
@@ -179,12 +143,12 @@ impl StreamReader {
     }
 
     /// The next batches, of so many bytes but at least one, decoded where that delays nobody, and those
-    /// behind them. `None` for these where the first is too large to be kept until it is asked for.
+    /// behind them.
     async fn decode(
         &mut self,
         mut rest: Rest,
         bytes_max: usize,
-    ) -> Result<(Found, Option<Rest>), ReadFailure> {
+    ) -> Result<(Found, Rest), ReadFailure> {
         // A batch may be a few bytes larger than was said.
         let batch_bytes = BATCH_BYTES.min(bytes_max - bytes_max / 8);
         rest.batches.set_batch_bytes(batch_bytes);
@@ -198,13 +162,12 @@ impl StreamReader {
                 bytes += delivery.batch.len();
                 // A single record may be any size.
                 if bytes > bytes_max && !decoded.is_empty() {
-                    let is_small = delivery.batch.len() <= COLD_BYTES;
                     rest.first = Some(delivery);
-                    return Ok((Found::own(decoded), is_small.then_some(rest)));
+                    break;
                 }
                 decoded.push(delivery);
             }
-            Ok::<_, ColdReadError>((Found::own(decoded), Some(rest)))
+            Ok::<_, ColdReadError>((Found::own(decoded), rest))
         };
         let worked = run_on(&*self.from.pool, work).await?;
         Ok(worked?)

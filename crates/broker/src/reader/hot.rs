@@ -38,7 +38,7 @@ impl StreamReader {
                     let place = self.from.places.take(Work::File).await?;
                     let Some(room) = self.room(HOT_BYTES) else {
                         drop(place);
-                        return Ok(self.wait_for(HOT_BYTES).await);
+                        return Ok(self.wait_for_room(HOT_BYTES).await);
                     };
                     let files = Reads::Files(Some(Arc::new(place)));
                     (self.gather(points, room.bytes, files).await?, Some(room))

@@ -13,6 +13,7 @@ mod hot;
 mod places;
 mod room;
 mod seek;
+mod turns;
 
 use std::sync::Arc;
 
@@ -111,7 +112,7 @@ pub(crate) struct StreamReader {
     next: Offset,
     row_group: Option<RowGroup>,
     /// The end of the row group that it waited in vain to be in.
-    waited_until: Offset,
+    no_turn_before: Offset,
     /// Where records were last asked for whose log file had gone.
     retired_at: Option<Offset>,
     /// The memory for the records that were returned last.
@@ -133,7 +134,7 @@ impl StreamReader {
             stream,
             next,
             row_group: None,
-            waited_until: Offset(0),
+            no_turn_before: Offset(0),
             retired_at: None,
             held: None,
             room: None,

@@ -6,9 +6,8 @@ use std::time::Duration;
 use railgun_net::Member;
 use railgun_raft::PoolStopped;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
 
-use super::cold::turns;
+use super::turns::{Turn, Turns};
 
 /// What takes a place.
 #[derive(Clone, Copy, Debug)]
@@ -51,26 +50,12 @@ impl Default for ReadPlaces {
 }
 
 /// One connection's places among them: a quarter of each kind, so that no client stands in front of
-/// all others. Cheap to clone.
+/// all others. With its readers' turns. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct ClientPlaces {
     node: Arc<ReadPlaces>,
     own: Arc<Places>,
     turns: Arc<Turns>,
-}
-
-#[derive(Debug)]
-struct Turns {
-    free: Arc<Semaphore>,
-    /// Whoever waits for one has a clone.
-    waiting: Arc<()>,
-}
-
-/// A reader's turn among those of its client to be in a row group. It is no memory: whoever has one
-/// and waits for the bucket keeps nothing from anybody else.
-#[derive(Debug)]
-pub(super) struct Turn {
-    _permit: OwnedSemaphorePermit,
 }
 
 /// A place, for as long as the work goes on: it moves into that, which a caller that does not wait
@@ -84,9 +69,8 @@ pub(super) struct Place {
 impl ClientPlaces {
     /// For a client with this part of the memory; `None`: as much as it wants, and no turns.
     pub(crate) fn new(node: Arc<ReadPlaces>, memory: Option<&Member>) -> Self {
-        let (own, turns) = (Arc::new(Places::new(8, 4, 4)), memory.map_or(0, turns));
-        let turns = Turns { free: Arc::new(Semaphore::new(turns)), waiting: Arc::default() };
-        Self { node, own, turns: Arc::new(turns) }
+        let (own, turns) = (Places::new(8, 4, 4), Turns::new(memory));
+        Self { node, own: Arc::new(own), turns: Arc::new(turns) }
     }
 
     /// Whoever has a place waits for disk or bucket, and never for a client.
@@ -97,21 +81,12 @@ impl ClientPlaces {
 
     /// A turn, if it comes within this time.
     pub(super) async fn turn(&self, patience: Duration) -> Option<Turn> {
-        let free = || Arc::clone(&self.turns.free);
-        let permit = match free().try_acquire_owned() {
-            Ok(permit) => permit,
-            Err(_) if patience.is_zero() => return None,
-            Err(_) => {
-                let _waiting = Arc::clone(&self.turns.waiting);
-                timeout(patience, free().acquire_owned()).await.ok()?.ok()?
-            }
-        };
-        Some(Turn { _permit: permit })
+        self.turns.take(patience).await
     }
 
     /// Whether readers wait for their turn.
     pub(super) fn is_turn_wanted(&self) -> bool {
-        Arc::strong_count(&self.turns.waiting) > 1
+        self.turns.are_wanted()
     }
 }
 

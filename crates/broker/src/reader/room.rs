@@ -6,6 +6,10 @@ use railgun_net::{Held, Member};
 
 use super::{Found, Step, StreamReader};
 
+/// What a client has left of its own is used from here on: a step that reads a few bytes costs as much
+/// as one that reads many.
+const OWN_BYTES_MIN: usize = 4 << 10;
+
 /// Memory for what is read next.
 #[derive(Debug)]
 pub(super) struct Room {
@@ -25,8 +29,20 @@ impl StreamReader {
             let held = Some(memory.try_take(bytes)?);
             Some(Room { bytes, held })
         };
-        let own = || Some(memory.own_bytes()).filter(|own| *own > 0 && memory.is_short(bytes));
+        let own = || {
+            Some(memory.own_bytes()).filter(|own| *own >= OWN_BYTES_MIN && memory.is_short(bytes))
+        };
         room(bytes).or_else(|| room(own()?))
+    }
+
+    /// Waits for the memory that [`room`](Self::room) did not find: where others have taken it, for as
+    /// much as is the client's own, which comes back when what it was taken for is gone.
+    pub(super) async fn wait_for_room(&mut self, bytes: usize) -> Step {
+        let bytes = match &self.from.memory {
+            Some(memory) if memory.is_short(bytes) => memory.own_bytes_max(),
+            _ => bytes,
+        };
+        self.wait_for(bytes).await
     }
 
     /// Waits for memory, for the next step. To be called by who holds none.

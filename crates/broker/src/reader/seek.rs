@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use railgun_cold::reader::{ColdPart, Sought};
+use railgun_cold::reader::{ColdPart, RowGroup, Sought};
 use railgun_raft::run_on;
 use railgun_types::{Offset, Timestamp};
 
-use super::places::Work;
+use super::places::{Place, Work};
 use super::{ReadFailure, ReadSources};
 
 impl ReadSources {
     /// The offset of the first record of `part` with a log time at or after `ts`; the end of the part
     /// if it has none. Takes no memory, as it returns no records: what is fetched has its place until
-    /// it was looked at. Cancel safe; a fetch that was begun goes on, with its place.
+    /// it was looked at. What is cached needs none. Cancel safe; a fetch that was begun goes on, with
+    /// its place.
     pub(crate) async fn seek_time(
         &self,
         part: &ColdPart,
@@ -20,20 +21,36 @@ impl ReadSources {
     ) -> Result<Offset, ReadFailure> {
         let mut from = part.range.base;
         loop {
-            let fetching = Arc::new(self.places.take(Work::Fetch).await?);
-            let row_group = match self.cold.seek_with(part, from, ts, &fetching).await? {
+            let (sought, fetching) = match self.cold.seek_cached(part, from, ts)? {
+                Some(sought) => (sought, None),
+                None => {
+                    let place = Arc::new(self.places.take(Work::Fetch).await?);
+                    (self.cold.seek_with(part, from, ts, &place).await?, Some(place))
+                }
+            };
+            let row_group = match sought {
                 Sought::At(offset) => return Ok(offset),
                 Sought::In(row_group) => row_group,
             };
             from = row_group.end();
-            let place = self.places.take(Work::Decode).await?;
-            let work = move || {
-                let _places = (fetching, place);
-                row_group.seek_time(ts)
-            };
-            if let Some(offset) = run_on(&*self.pool, work).await?? {
+            if let Some(offset) = self.seek_in(row_group, ts, fetching).await? {
                 return Ok(offset);
             }
         }
+    }
+
+    async fn seek_in(
+        &self,
+        row_group: RowGroup,
+        ts: Timestamp,
+        fetching: Option<Arc<Place>>,
+    ) -> Result<Option<Offset>, ReadFailure> {
+        let place = self.places.take(Work::Decode).await?;
+        let work = move || {
+            let _places = (fetching, place);
+            row_group.seek_time(ts)
+        };
+        let sought = run_on(&*self.pool, work).await?;
+        Ok(sought?)
     }
 }

@@ -114,3 +114,46 @@ pub(super) async fn tell(writer: &mut FrameWriter, end: &SessionEnd) {
 fn patience(answer: &Frame) -> Duration {
     ANSWER_TIME + Duration::from_secs((answer.wire_bytes() / LINE_BYTES) as u64)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use railgun_net::ReadError;
+    use railgun_net::memory::MemoryNetwork;
+    use railgun_proto::WireCode;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// Records for which nobody has asked, and which are not read.
+    fn records() -> Frame {
+        Frame::with_blob(&v1::Deliver::default(), vec![vec![7; 1 << 20].into()])
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_waits_for_a_slow_line_and_not_for_ever() {
+        for is_told in [false, true] {
+            let network = MemoryNetwork::new();
+            let endpoint = network.listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+            let near = network.connect(endpoint.local_addr()).await.unwrap();
+            let far = endpoint.accept().await.unwrap();
+            let (mut asks, mut answers) = near.open().await.unwrap();
+            asks.send(Frame::new(&v1::Credit { bytes: 1 })).await.unwrap();
+            let (mut writer, _reader) = far.accept().await.unwrap();
+            let begin = Instant::now();
+            let (code, least) = if is_told {
+                writer.queue_all([records()]).unwrap();
+                tell(&mut writer, &SessionEnd::unexpected(FrameKind::Hello)).await;
+                (ErrorCode::ProtocolViolation, 30)
+            } else {
+                let answered = answer(&mut writer, records()).await;
+                assert!(matches!(answered, Err(SessionEnd::NotTaken)), "{answered:?}");
+                (ErrorCode::Timeout, 30 + 16)
+            };
+            assert_eq!(begin.elapsed().as_secs(), least);
+            let code = Some(WireCode::Known(code));
+            assert_eq!(answers.next().await, Err(ReadError::Reset { code }));
+        }
+    }
+}

@@ -168,7 +168,7 @@ impl ColdReader {
         }
     }
 
-    /// Looks for the same from `from` on, up to the row group that has to be decoded. A clone of
+    /// One step of that, from `from` on: up to the row group that has to be decoded. A clone of
     /// `guard` lives for as long as the bucket is asked for something, as in [`Self::fetch_with`].
     ///
     /// # Errors
@@ -176,28 +176,38 @@ impl ColdReader {
     pub async fn seek_with<G: Clone + Send + 'static>(
         &self,
         part: &ColdPart,
-        mut from: Offset,
+        from: Offset,
         ts: Timestamp,
         guard: &G,
     ) -> Result<Sought, ColdReadError> {
-        let range = &part.range;
-        if ts <= range.min_ts {
-            return Ok(Sought::At(range.base));
+        if let Some(offset) = known(part, from, ts) {
+            return Ok(Sought::At(offset));
         }
-        if ts > range.max_ts || from >= range.end() {
-            return Ok(Sought::At(range.end()));
-        }
-        // Log time never falls within a stream: the first row group whose last record of the part
-        // is late enough holds the answer. Statistics rule out those before it without a GET.
         let footer = self.footers.get(&part.object, guard).await?;
-        while from < range.end() {
-            let Placed { number, rows, base } = placed(part, &footer, from)?;
-            if footer.latest(number).is_none_or(|latest| latest >= ts) {
-                return Ok(Sought::In(self.fetch_with(part, from, guard).await?));
-            }
-            from = base.plus(rows.len() as u64);
+        match late(part, &footer, from, ts)? {
+            Some(from) => Ok(Sought::In(self.fetch_with(part, from, guard).await?)),
+            None => Ok(Sought::At(part.range.end())),
         }
-        Ok(Sought::At(range.end()))
+    }
+
+    /// The same, if that asks nothing of the bucket.
+    ///
+    /// # Errors
+    /// [`ColdReadError::Corrupt`].
+    pub fn seek_cached(
+        &self,
+        part: &ColdPart,
+        from: Offset,
+        ts: Timestamp,
+    ) -> Result<Option<Sought>, ColdReadError> {
+        if let Some(offset) = known(part, from, ts) {
+            return Ok(Some(Sought::At(offset)));
+        }
+        let Some(footer) = self.footers.cached(&part.object) else { return Ok(None) };
+        match late(part, &footer, from, ts)? {
+            Some(from) => Ok(self.cached(part, from)?.map(Sought::In)),
+            None => Ok(Some(Sought::At(part.range.end()))),
+        }
     }
 
     /// The bytes of a row group, checked before they are kept.
@@ -252,6 +262,34 @@ fn within(part: &ColdPart, from: Offset) -> Result<(), ColdReadError> {
         return Err(ColdReadError::OutOfRange { object, from, base, end });
     }
     Ok(())
+}
+
+/// Where a time is sought, from `from` on, if that needs no look into the object.
+fn known(part: &ColdPart, from: Offset, ts: Timestamp) -> Option<Offset> {
+    let range = &part.range;
+    if ts <= range.min_ts {
+        return Some(range.base);
+    }
+    (ts > range.max_ts || from >= range.end()).then(|| range.end())
+}
+
+/// An offset in the first row group, from the one with `from` on, that may have records of this time or
+/// later. Log time never falls within a stream: the first one whose last record of the part is late enough
+/// holds the answer. Statistics rule out those before it without a GET.
+fn late(
+    part: &ColdPart,
+    footer: &CachedFooter,
+    mut from: Offset,
+    ts: Timestamp,
+) -> Result<Option<Offset>, ColdReadError> {
+    while from < part.range.end() {
+        let Placed { number, rows, base } = placed(part, footer, from)?;
+        if footer.latest(number).is_none_or(|latest| latest >= ts) {
+            return Ok(Some(from));
+        }
+        from = base.plus(rows.len() as u64);
+    }
+    Ok(None)
 }
 
 /// The rows of a part in the row group that holds one of its offsets.

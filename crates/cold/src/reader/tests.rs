@@ -162,23 +162,42 @@ proptest! {
         })?;
     }
 
-    /// The first record at or after any instant, equal log times included.
+    /// The first record at or after any instant, equal log times included, whatever times the streams
+    /// have that are in the same row groups. What is cached is found in the same place.
     #[test]
     fn time_is_sought_as_by_looking_at_every_record(
+        before in fixture::entries(),
         entries in fixture::entries(),
         row_group_bytes in 1usize..600,
         later in -1i64..12,
     ) {
-        let run = run(1, 7, entries);
+        let runs = [run(1, 0, before), run(2, 7, entries)];
+        let run = &runs[1];
         let ts = Timestamp(run.entries[0].ts.0 + later);
         block_on(async {
             let mut shelf = Shelf::new(memory());
-            let uid = shelf.stream(1, "a");
-            shelf.add(1, tight(SegmentKind::Segment, row_group_bytes), std::slice::from_ref(&run)).await;
-            let part = ColdPart::locate(&shelf.manifest, uid, run.base).unwrap();
-            let all = told_by_run(&run);
+            for (number, name) in [(1, "a"), (2, "b")] {
+                shelf.stream(number, name);
+            }
+            shelf.add(1, tight(SegmentKind::Bundle, row_group_bytes), &runs).await;
+            let part = ColdPart::locate(&shelf.manifest, run.stream, run.base).unwrap();
+            let all = told_by_run(run);
             let expected = all.iter().find(|told| told.1 >= ts.0).map_or(part.range.end().0, |told| told.0);
-            let found = reader(&shelf.bucket).seek_time(&part, ts).await.unwrap();
+            let reader = by_range(&shelf.bucket);
+            let is_known = ts <= part.range.min_ts || ts > part.range.max_ts;
+            prop_assert_eq!(reader.seek_cached(&part, run.base, ts).unwrap().is_some(), is_known);
+            prop_assert_eq!(reader.seek_time(&part, ts).await.unwrap(), Offset(expected));
+            let mut from = run.base;
+            let found = loop {
+                match reader.seek_cached(&part, from, ts).unwrap() {
+                    Some(Sought::At(offset)) => break offset,
+                    Some(Sought::In(row_group)) => match row_group.seek_time(ts).unwrap() {
+                        Some(offset) => break offset,
+                        None => from = row_group.end(),
+                    },
+                    None => panic!("all that was looked at is cached"),
+                }
+            };
             prop_assert_eq!(found, Offset(expected));
             Ok(())
         })?;

@@ -1,42 +1,36 @@
 //! Readers whose clients have little memory, and how many reads they do at a time.
 
-use std::ops::Range;
-
 use futures::FutureExt;
 use futures::future::join_all;
 use object_store::memory::InMemory;
 use railgun_cold::reader::ReaderOptions;
 use railgun_cold::testing::{Conditions, Fault, FaultyStore, Operation, Request};
 use railgun_net::{ClientMemory, Held, Member};
+use railgun_types::Offset;
 use railgun_types::limits::BATCH_BYTES_HARD;
-use railgun_types::{Limits, Offset, StartPosition};
-use tokio::sync::Semaphore;
-use tokio::task::JoinHandle;
 
 use super::retired::Gate;
 use super::*;
 use crate::builtin_bug::Planted;
 use crate::reader::{ClientPlaces, Delivery, Source, Step, StreamReader};
-use crate::session::{QuicStream, SessionContext};
-use crate::streams::Resolved;
 
-const PATIENCE: Duration = Duration::from_secs(60);
-const MIB: usize = 1 << 20;
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const MIB: usize = 1 << 20;
 
 /// A node with a stream "s", its bucket, and the memory of its clients.
-struct Rig {
-    broker: Broker,
-    pool: Arc<Gate>,
-    bucket: Bucket,
-    hangs: Arc<AtomicBool>,
+pub(super) struct Rig {
+    pub(super) broker: Broker,
+    pub(super) pool: Arc<Gate>,
+    pub(super) bucket: Bucket,
+    pub(super) hangs: Arc<AtomicBool>,
     /// Requests that hang, or did.
-    hanging: Arc<AtomicUsize>,
-    memory: ClientMemory,
+    pub(super) hanging: Arc<AtomicUsize>,
+    pub(super) memory: ClientMemory,
 }
 
 impl Rig {
     /// 16 MiB that readers share, 9 MiB of them for one client at most, and 16 KiB of its own for each.
-    async fn new(ring_bytes: usize) -> Self {
+    pub(super) async fn new(ring_bytes: usize) -> Self {
         let (pool, hangs) = (Arc::<Gate>::default(), Arc::<AtomicBool>::default());
         let hanging = Arc::<AtomicUsize>::default();
         let pace = || Duration::from_micros(100);
@@ -68,7 +62,7 @@ impl Rig {
     }
 
     /// A stream whose records are of these sizes, each with its number, batches of one record.
-    async fn publish(&self, stream: &str, sizes: &[usize]) {
+    pub(super) async fn publish(&self, stream: &str, sizes: &[usize]) {
         let wish = wish(stream, 6 << 20, EnsureMode::Warn);
         let uid = self.broker.streams.ensure(wish).await.unwrap().stream_uid;
         let shard = self.broker.streams.resolve(&name(stream)).await.unwrap().shard;
@@ -99,24 +93,29 @@ impl Rig {
     }
 
     /// Has the stream in the bucket and nowhere else.
-    async fn seal(&self, stream: &str) {
+    pub(super) async fn seal(&self, stream: &str) {
         let sealed = self.broker.streams.seal(&name(stream), true).await.unwrap();
         assert!(sealed.files_retired > 0, "{sealed:?}");
     }
 
-    async fn reader(&self, stream: &str, memory: &Member, places: &ClientPlaces) -> StreamReader {
+    pub(super) async fn reader(
+        &self,
+        stream: &str,
+        memory: &Member,
+        places: &ClientPlaces,
+    ) -> StreamReader {
         let found = self.broker.streams.resolve(&name(stream)).await.unwrap();
         let (places, memory) = (places.clone(), Some(memory.clone()));
         let from = self.broker.streams.sources(found.shard, places, memory);
         StreamReader::new(from, found.stream, Offset(0), Planted::default())
     }
 
-    fn places(&self) -> ClientPlaces {
+    pub(super) fn places(&self) -> ClientPlaces {
         self.broker.streams.places(Some(&self.memory.reader()))
     }
 
     /// Takes all that is shared but this much.
-    fn crowd(&self, left: usize) -> Vec<Held> {
+    pub(super) fn crowd(&self, left: usize) -> Vec<Held> {
         let mut taken = Vec::new();
         for bytes in [8 * MIB, MIB, 1 << 10, 1] {
             while let records = self.memory.figures().records
@@ -132,7 +131,7 @@ impl Rig {
         taken
     }
 
-    fn taken(&self) -> usize {
+    pub(super) fn taken(&self) -> usize {
         self.memory.figures().records.bytes
     }
 }
@@ -208,10 +207,10 @@ async fn read_all(reader: &mut StreamReader, sizes: &[usize]) -> Told {
 }
 
 /// Where records come from, the bytes of the ring, and whether they are sealed.
-const SOURCES: [(Source, usize, bool); 3] =
+pub(super) const SOURCES: [(Source, usize, bool); 3] =
     [(Source::Ring, 64 << 20, false), (Source::Hot, 0, false), (Source::Cold, 0, true)];
 
-async fn with(ring_bytes: usize, sealed: bool, sizes: &[usize]) -> Rig {
+pub(super) async fn with(ring_bytes: usize, sealed: bool, sizes: &[usize]) -> Rig {
     let rig = Rig::new(ring_bytes).await;
     rig.publish("s", sizes).await;
     if sealed {
@@ -245,6 +244,34 @@ async fn a_reader_that_has_nothing_but_its_own_reads_small_pieces_and_skips_noth
         assert!(largest > 200_000, "{source:?}: {largest}");
         drop(reader);
         assert_eq!((client.own_bytes(), rig.taken()), (own, 0), "{source:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_bytes_of_its_own_are_no_reason_to_read() {
+    let sizes = [1_000; 300];
+    for (source, ring_bytes, sealed) in SOURCES {
+        let rig = with(ring_bytes, sealed, &sizes).await;
+        // What is in the bucket is cached from here on.
+        read_all(&mut rig.reader("s", &rig.memory.reader(), &rig.places()).await, &sizes).await;
+        sleep(PATIENCE).await;
+        let (client, crowd) = (rig.memory.reader(), rig.crowd(0));
+        let own = client.try_take(client.own_bytes_max() - 1_500).unwrap();
+        let mut reader = rig.reader("s", &client, &rig.places()).await;
+        let before = rig.pool.jobs.load(Relaxed);
+        {
+            let mut step = std::pin::pin!(reader.step(false));
+            // What is in the ring needs no read.
+            let is_ring = source == Source::Ring;
+            assert_eq!(timeout(PATIENCE, &mut step).await.is_ok(), is_ring, "{source:?}");
+            assert_eq!(rig.pool.jobs.load(Relaxed), before, "{source:?}");
+        }
+        reader.rewind(Offset(0));
+        // When that is its own again it is enough.
+        drop(own);
+        let told = read_all(&mut reader, &sizes).await;
+        assert!(told.source == source && told.steps < 100, "{source:?}: {}", told.steps);
+        drop(crowd);
     }
 }
 
@@ -313,12 +340,12 @@ async fn a_row_group_is_read_on_in_by_a_client_that_has_memory_for_no_more_than_
 
 #[tokio::test(start_paused = true)]
 async fn a_row_group_is_read_on_in_though_its_records_do_not_fill_a_step() {
-    for bytes in [200_000, 360_000, 600_000, 780_000] {
-        let sizes = vec![bytes; 24];
+    for bytes in [[200_000; 2], [360_000; 2], [600_000; 2], [780_000; 2], [600_000, 1_500_000]] {
+        let sizes = bytes.repeat(12);
         let rig = with(0, true, &sizes).await;
         let mut reader = rig.reader("s", &rig.memory.reader(), &rig.places()).await;
         let Told { steps, last, .. } = read_all(&mut reader, &sizes).await;
-        assert!(last <= 3, "{bytes} bytes: {last} of {steps} steps were not read on from");
+        assert!(last <= 3, "{bytes:?} bytes: {last} of {steps} steps were not read on from");
     }
 }
 
@@ -509,73 +536,6 @@ async fn a_bucket_that_hangs_stops_no_other_reader_of_the_client() {
     assert_eq!(rig.hanging.load(Relaxed), 2);
 }
 
-/// Streams in the bucket, each with the time of its second record.
-async fn timed(rig: &Rig, count: usize) -> Vec<(String, Timestamp)> {
-    let mut streams = Vec::new();
-    for number in 0..count {
-        let (stream, sizes) = (format!("t{number}"), [300_000; 2]);
-        rig.publish(&stream, &sizes).await;
-        let mut reader = rig.reader(&stream, &rig.memory.reader(), &rig.places()).await;
-        let Step::Records(read) = reader.step(false).await.unwrap() else { panic!("two") };
-        assert!(read[0].ts < read[1].ts);
-        streams.push((stream.clone(), read[1].ts));
-        rig.seal(&stream).await;
-    }
-    streams
-}
-
-/// Where readers of these begin.
-async fn starts(
-    rig: &Rig,
-    places: &ClientPlaces,
-    found: &[(Resolved, StartPosition)],
-) -> Vec<Offset> {
-    let start_of = async |(found, start): &(Resolved, StartPosition)| {
-        rig.broker.streams.start_of(found, *start, places).await.unwrap().start
-    };
-    join_all(found.iter().map(start_of)).await
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_start_by_time_takes_the_places_of_other_reads() {
-    let rig = Rig::new(0).await;
-    let (mut found, streams) = (Vec::new(), &rig.broker.streams);
-    for (stream, ts) in timed(&rig, 6).await {
-        found.push((streams.resolve(&name(&stream)).await.unwrap(), StartPosition::Time(ts)));
-    }
-    let places = rig.places();
-    rig.hangs.store(true, Relaxed);
-    for _ in 0..2 {
-        let all = starts(&rig, &places, &found);
-        assert!(timeout(Duration::from_secs(1), all).await.is_err());
-        assert_eq!(rig.hanging.load(Relaxed), 4, "also when nobody waits for them any more");
-        found.reverse();
-    }
-    rig.hangs.store(false, Relaxed);
-    assert_eq!(starts(&rig, &places, &found).await, [Offset(1); 6]);
-    rig.pool.holds.store(true, Relaxed);
-    let before = rig.pool.held.load(Relaxed);
-    let all = starts(&rig, &places, &found);
-    assert!(timeout(Duration::from_secs(1), all).await.is_err());
-    assert_eq!(rig.pool.held.load(Relaxed) - before, 4);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_start_by_time_ends_with_its_request() {
-    let rig = Rig::new(0).await;
-    let (stream, ts) = timed(&rig, 1).await.remove(0);
-    rig.hangs.store(true, Relaxed);
-    let start = Some(v1::subscribe::Start::TimeUs(ts.0));
-    let subscribe = v1::Subscribe { stream, start, ..v1::Subscribe::default() };
-    let (line, served) = begin(&rig, &rig.memory.reader(), subscribe).await;
-    while rig.hanging.load(Relaxed) == 0 {
-        sleep(Duration::from_millis(1)).await;
-    }
-    assert!(!served.is_finished());
-    drop(line);
-    timeout(Duration::from_secs(1), served).await.expect("the end").unwrap();
-}
-
 #[tokio::test(start_paused = true)]
 async fn reads_that_nobody_waits_for_any_more_count_as_long_as_they_run() {
     let sizes = [1_000; 100];
@@ -600,100 +560,7 @@ async fn reads_that_nobody_waits_for_any_more_count_as_long_as_they_run() {
     }
 }
 
-/// A subscription from the beginning of "s", whose records take this memory.
-async fn subscribe(rig: &Rig, memory: &Member, credit_bytes: u64) -> (FrameWriter, FrameReader) {
-    let start = Some(v1::subscribe::Start::Earliest(true));
-    let stream = "s".to_owned();
-    let subscribe = v1::Subscribe { stream, start, credit_bytes, ..v1::Subscribe::default() };
-    let (mut line, _) = begin(rig, memory, subscribe).await;
-    assert!(line.1.next_of::<v1::Subscribed>().await.unwrap().is_some());
-    line
-}
-
-/// Asks for a subscription; how it is served.
-async fn begin(
-    rig: &Rig,
-    memory: &Member,
-    subscribe: v1::Subscribe,
-) -> ((FrameWriter, FrameReader), JoinHandle<()>) {
-    let network = MemoryNetwork::new();
-    let endpoint = network.listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
-    let (near, far) =
-        tokio::join!(network.connect(endpoint.local_addr()), endpoint.accept().map(Option::unwrap));
-    let (near, context) = (
-        near.unwrap(),
-        SessionContext {
-            streams: rig.broker.streams.clone(),
-            auth: crate::auth::Auth::new(Vec::new()),
-            limits: Limits::default(),
-            node_id: 1,
-            server: "test".to_owned(),
-            next_session: AtomicU64::new(0),
-            planted: Planted::default(),
-        },
-    );
-    let mut line = near.open().await.unwrap();
-    line.0.send(Frame::new(&subscribe)).await.unwrap();
-    let (writer, reader) = far.accept().await.unwrap();
-    let stream = QuicStream {
-        read_places: context.streams.places(Some(memory)),
-        context: Arc::new(context),
-        writer,
-        reader,
-        queueing: Queueing::new(1),
-        record_memory: Some(memory.clone()),
-        tasks: TaskTracker::new(),
-        ended: CancellationToken::new(),
-        stopping: CancellationToken::new(),
-    };
-    let served = tokio::spawn(async move {
-        stream.serve(Arc::new(Semaphore::new(1))).await;
-        drop((network, endpoint, near, far));
-    });
-    (line, served)
-}
-
-/// Takes records as they come, and gives credit for one batch each time.
-async fn trickle(line: &mut (FrameWriter, FrameReader), numbers: Range<u64>, pause: Duration) {
-    let mut next = numbers.start;
-    while next < numbers.end {
-        let frame = timeout(PATIENCE, line.1.next()).await.expect("a record").unwrap().unwrap();
-        let deliver: v1::Deliver = frame.decode().unwrap();
-        assert_eq!(deliver.base_offset + u64::from(deliver.skip), next);
-        next += u64::from(deliver.count);
-        sleep(pause).await;
-        let bytes = frame.blob().len() as u64;
-        line.0.send(Frame::new(&v1::Credit { bytes })).await.unwrap();
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn credit_that_trickles_does_not_hold_memory_that_others_wait_for() {
-    let sizes = [20_000; 390];
-    for (source, ring_bytes, sealed) in SOURCES {
-        let rig = with(ring_bytes, sealed, &sizes).await;
-        let client = rig.memory.reader();
-        let mut line = subscribe(&rig, &client, 1).await;
-        let pause = Duration::from_millis(900);
-        // Batches of one record; those of the bucket are of thirteen.
-        let begun = if sealed { 13 } else { 1 };
-        trickle(&mut line, 0..begun, pause).await;
-        assert!(rig.taken() > MIB, "{source:?}: it has read on");
-        let (other, crowd) = (rig.memory.reader(), rig.crowd(MIB));
-        let begin = Instant::now();
-        let waits = async {
-            let held = other.take(MIB + 100_000).await;
-            drop((held, crowd));
-            begin.elapsed()
-        };
-        let (waited, ()) = tokio::join!(waits, trickle(&mut line, begun..390, pause));
-        // A step of the log; a row group.
-        let most = Duration::from_secs(if sealed { 17 } else { 8 });
-        assert!(waited < most, "{source:?}: {waited:?}");
-    }
-}
-
 /// Polls a future that is waited for later.
-fn poll_once<F: Future + ?Sized>(future: std::pin::Pin<&mut F>) -> Option<F::Output> {
+pub(super) fn poll_once<F: Future + ?Sized>(future: std::pin::Pin<&mut F>) -> Option<F::Output> {
     future.now_or_never()
 }
