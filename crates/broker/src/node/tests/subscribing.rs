@@ -282,6 +282,10 @@ fn reset_by(code: ErrorCode) -> Result<Frame, ReadError> {
     Err(ReadError::Reset { code: Some(WireCode::Known(code)) })
 }
 
+async fn within_seconds<T>(seconds: u64, future: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(seconds), future).await.expect("it goes on in time")
+}
+
 /// Waits until nothing goes on any more; what is taken then.
 async fn settled(rig: &Rig) -> usize {
     sleep(PATIENCE).await;
@@ -338,22 +342,20 @@ async fn a_failure_to_read_is_told_behind_what_was_read() {
 async fn the_last_records_that_are_not_taken_are_held_only_while_nobody_else_wants_their_memory() {
     for (source, ring_bytes, sealed) in SOURCES {
         for is_wanted in [false, true] {
-            let rig = with(ring_bytes, sealed, &[20_000; 50]).await;
+            let rig = with(ring_bytes, sealed, &[20_000; 35]).await;
             let client = rig.memory.reader();
             let (_writer, mut reader) = subscribe_until_end(&rig, &client).await;
             let taken = settled(&rig).await;
-            // Not what only more records would need.
+            // All of them fit into a step; what more would need is given back.
             assert!((500_000..2 * MIB).contains(&taken), "{source:?}: {taken}");
             if is_wanted {
-                let begin = Instant::now();
-                drop(client.take(client.bytes_max()).await);
-                assert!(begin.elapsed() < Duration::from_secs(10), "{source:?}");
+                drop(within_seconds(9, client.take(client.bytes_max())).await);
             }
             let (count, end) = drain(&mut reader, Duration::ZERO).await;
             if is_wanted {
                 assert_eq!(end, reset_by(ErrorCode::QuotaExceeded), "{source:?}");
             } else {
-                assert_eq!((count, end.unwrap().kind()), (50, FrameKind::End), "{source:?}");
+                assert_eq!((count, end.unwrap().kind()), (35, FrameKind::End), "{source:?}");
             }
             assert_eq!(rig.taken(), 0);
         }
@@ -386,19 +388,18 @@ async fn who_takes_something_is_not_in_a_hurry_on_account_of_its_own_client() {
     // Who takes nothing is.
     let (_writer, mut reader) = subscribe_until_end(&rig, &client).await;
     assert!(settled(&rig).await > MIB);
-    let begin = Instant::now();
-    drop(client.take(client.bytes_max()).await);
-    assert!(begin.elapsed() < Duration::from_secs(9), "{:?}", begin.elapsed());
+    drop(within_seconds(9, client.take(client.bytes_max())).await);
     assert_eq!(drain(&mut reader, pause).await.1, reset_by(ErrorCode::QuotaExceeded));
     // And on account of others it is in any case.
     let (_writer, mut reader) = subscribe_until_end(&rig, &client).await;
-    assert!(settled(&rig).await > MIB);
+    while rig.taken() < MIB {
+        sleep(Duration::from_millis(1)).await;
+    }
     let _crowd = rig.crowd(0);
-    let begin = Instant::now();
     let mut waits = std::pin::pin!(other.take(MIB));
     assert!(poll_once(waits.as_mut()).is_none());
-    assert_eq!(drain(&mut reader, pause).await.1, reset_by(ErrorCode::QuotaExceeded));
-    assert!(begin.elapsed() < Duration::from_secs(9), "{:?}", begin.elapsed());
+    let (_, end) = within_seconds(9, drain(&mut reader, pause)).await;
+    assert_eq!(end, reset_by(ErrorCode::QuotaExceeded));
 }
 
 #[tokio::test(start_paused = true)]
