@@ -370,6 +370,13 @@ impl ShardLog {
         inner.files.bytes_above(index) + inner.queued_bytes
     }
 
+    /// Log bytes at indices above the purge point, as [`bytes_above`](Self::bytes_above) counts them.
+    pub fn unpurged_bytes(&self) -> u64 {
+        let inner = self.shared.inner.lock();
+        let purged = inner.image.purged.map_or(0, |id| id.index);
+        inner.files.bytes_above(purged) + inner.queued_bytes
+    }
+
     /// Bytes of frames accepted and not yet durable: what the caller has to bound.
     pub fn queued_bytes(&self) -> u64 {
         self.shared.inner.lock().queued_bytes

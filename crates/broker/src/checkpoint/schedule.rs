@@ -100,7 +100,12 @@ impl Schedule {
 
     /// Whether a checkpoint on disk holds everything up to `applied`.
     pub(crate) fn covers(&self, applied: u64) -> bool {
-        self.last.is_some_and(|last| last >= applied) && !self.store.has_lost_newest()
+        !self.is_below(applied) && !self.store.has_lost_newest()
+    }
+
+    /// Whether the last one does not hold everything up to this index.
+    pub(crate) fn is_below(&self, index: u64) -> bool {
+        self.last.is_none_or(|last| last < index)
     }
 
     /// Whether a checkpoint of the state at `applied` should be encoded now.

@@ -18,9 +18,9 @@ use crate::shard::ShardHandle;
 
 /// How often files are looked at that may go.
 const SHRINK_EVERY: Duration = Duration::from_millis(500);
-/// How often a checkpoint is looked for that may be promoted, while the disk is full. The last one
-/// may have found no room until after the floor had risen, and nothing raises that again: nobody may
-/// publish.
+/// How often a checkpoint is looked for that may be promoted, while the disk is full or the log has
+/// outgrown its budget. The last one may have come to be only after the floor had risen, and nothing
+/// raises that again: nobody may publish.
 const PURGE_EVERY: Duration = Duration::from_secs(2);
 
 /// Why space could not be given back.
@@ -105,7 +105,9 @@ impl Reclaimer {
     }
 
     async fn tend(&self, purged_at: &mut Instant) -> Result<u32, ReclaimError> {
-        if self.log().disk_full() && purged_at.elapsed() >= PURGE_EVERY {
+        let needs_space =
+            self.log().disk_full() || self.log().unpurged_bytes() > self.hot_bytes_max;
+        if needs_space && purged_at.elapsed() >= PURGE_EVERY {
             *purged_at = Instant::now();
             let floor = self.shard.offload_status().await?.floor;
             self.purge(floor.unwrap_or(0)).await?;

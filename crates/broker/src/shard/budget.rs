@@ -21,7 +21,7 @@ pub(super) enum Admission {
     Refused,
 }
 
-/// Judges by the log bytes that are not in the bucket yet.
+/// Judges by the log bytes that are spent.
 pub(super) fn admission(used: u64, max: u64) -> Admission {
     let mark = |percent: u64| max / 100 * percent + max % 100 * percent / 100;
     let (soft, hard) = (mark(SOFT_PERCENT), mark(HARD_PERCENT));

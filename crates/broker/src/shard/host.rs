@@ -482,7 +482,7 @@ impl Host {
         if self.log.disk_full() {
             return Err(RequestFailure::DiskFull);
         }
-        match budget::admission(self.hot_bytes(), self.hot_bytes_max) {
+        match budget::admission(self.spent_bytes(), self.hot_bytes_max) {
             Admission::Free => Ok(None),
             Admission::Slowed(pause) => Ok(Some(pause)),
             Admission::Refused => Err(RequestFailure::HotTierFull),
@@ -525,6 +525,12 @@ impl Host {
     /// Encodes a checkpoint if one is due; it is written elsewhere.
     fn write_checkpoint(&mut self) {
         let Some(at) = self.state.applied() else { return };
+        if self.log.unpurged_bytes() > self.hot_bytes_max
+            && self.state.floor().is_some_and(|floor| self.checkpoints.is_below(floor))
+        {
+            // With one from here on, so much more could be given up.
+            self.checkpoints.want();
+        }
         if !self.checkpoints.is_due(at.index) {
             return;
         }
@@ -554,6 +560,12 @@ impl Host {
         if !self.checkpoint_waits.is_empty() {
             self.checkpoints.want();
         }
+    }
+
+    /// What the hot budget is judged by. Where no checkpoint comes to be the log can give up nothing,
+    /// whatever is in the bucket: it may have as much again of that.
+    fn spent_bytes(&self) -> u64 {
+        self.hot_bytes().max(self.log.unpurged_bytes() / 2)
     }
 
     /// Log bytes that are not in the bucket yet and cannot be given up.

@@ -1,7 +1,7 @@
 //! A host without Raft: what it does by itself when entries come and questions are asked.
 
 use railgun_core::command::{Append, AppendMode, EnsureStream, SealScope, SegmentCommand};
-use railgun_log::{Entry, LogWriter, Payload};
+use railgun_log::{Entry, LogWriter, Payload, Step};
 use railgun_raft::Inline;
 use railgun_types::batch::{BatchBuilder, RecordBatch, RecordDraft};
 use railgun_types::{ClusterUid, EnsureMode, EntryId, SpecPatch, StreamName, Timestamp};
@@ -20,8 +20,8 @@ struct Rig {
     handle: ShardHandle,
     to: mpsc::Sender<Message>,
     next: u64,
-    /// Nobody steps it: nothing here waits for the log.
-    _writer: LogWriter,
+    /// Mostly nobody steps it: nothing here waits for the log.
+    writer: LogWriter,
 }
 
 impl Rig {
@@ -62,7 +62,7 @@ impl Rig {
             unapplied: crate::replica::unapplied_queue().1,
         };
         let (handle, to) = host.spawn(&Actors::new(), CancellationToken::new());
-        Self { handle, to, next: 1, _writer: writer }
+        Self { handle, to, next: 1, writer }
     }
 
     /// Has a command applied; returns when it is.
@@ -91,36 +91,55 @@ impl Rig {
     }
 }
 
+/// A command that takes room.
+fn ensure_new() -> CommandBody {
+    let ensure = EnsureStream {
+        stream: StreamUid([2; 16]),
+        name: StreamName::new("new").expect("valid"),
+        patch: SpecPatch::default(),
+        mode: EnsureMode::Warn,
+        if_revision: None,
+        allow_destructive: false,
+    };
+    CommandBody::Stream(StreamCommand::Ensure(ensure))
+}
+
 #[tokio::test]
 async fn a_spent_budget_takes_of_clients_what_makes_room() {
-    let ensure = || {
-        let ensure = EnsureStream {
-            stream: StreamUid([2; 16]),
-            name: StreamName::new("new").expect("valid"),
-            patch: SpecPatch::default(),
-            mode: EnsureMode::Warn,
-            if_revision: None,
-            allow_destructive: false,
-        };
-        CommandBody::Stream(StreamCommand::Ensure(ensure))
-    };
     let seal = || CommandBody::Segment(SegmentCommand::Seal(SealScope::All));
     let delete = |stream| CommandBody::Stream(StreamCommand::Delete { stream });
     // Nobody leads here: what gets so far is told that.
     let leaderless = Err(RequestFailure::Proposal(ProposeFailure::NotLeading));
     let full = Err(RequestFailure::HotTierFull);
     let rig = Rig::with_spent(899);
-    assert_eq!(rig.handle.request(ensure()).await, leaderless);
+    assert_eq!(rig.handle.request(ensure_new()).await, leaderless);
     // However far a large entry has gone beyond what is spent: nothing else may ever make room.
     for spent in [900, 1_000, 3_000] {
         let rig = Rig::with_spent(spent);
-        assert_eq!(rig.handle.request(ensure()).await, full);
+        assert_eq!(rig.handle.request(ensure_new()).await, full);
         assert_eq!(rig.handle.request(seal()).await, leaderless);
         assert_eq!(rig.handle.request(delete(STREAM)).await, leaderless);
         // What is not there gives none back.
         assert_eq!(rig.handle.request(delete(StreamUid([2; 16]))).await, full);
         // The node's own is never held up.
         assert_eq!(rig.handle.command(seal()).await, Err(ProposeFailure::NotLeading));
+    }
+}
+
+#[tokio::test]
+async fn what_the_log_cannot_give_up_is_bounded_whatever_is_in_the_bucket() {
+    let leaderless = Err(RequestFailure::Proposal(ProposeFailure::NotLeading));
+    for (spent, answer) in
+        [(1_000, &leaderless), (1_799, &leaderless), (1_800, &Err(RequestFailure::HotTierFull))]
+    {
+        let mut rig = Rig::with_spent(spent);
+        while rig.writer.step(std::time::Duration::ZERO) == Step::Progressed {}
+        let at = EntryId { index: 1, term: 1 };
+        let nothing = CommittedEntry { at, content: EntryContent::Blank, ticket: None };
+        rig.to.send(Message::Applied(vec![nothing])).await.expect("it runs");
+        let status = rig.handle.offload_status().await.expect("it runs");
+        assert_eq!(status.floor, Some(1), "nothing below has to be in the bucket");
+        assert_eq!(&rig.handle.request(ensure_new()).await, answer, "{spent}");
     }
 }
 

@@ -80,7 +80,7 @@ fn with_logs(
 fn read_all(log: &ShardLog, history: &History) -> Told {
     let mut told = Told::default();
     told.purged = log.state().last_purged.map(|purged| purged.index);
-    told.unpurged_bytes = log.bytes_above(told.purged.unwrap_or(0));
+    told.unpurged_bytes = log.unpurged_bytes();
     told.first = log.first_file_index();
     let Some(mut next) = told.first else { return told };
     loop {

@@ -169,7 +169,8 @@ fn no_more_stays_than_the_hot_budget_allows() {
     assert_eq!(check(BUDGET, BUDGET), [""; 0]);
     assert_eq!(check(2 * BUDGET, BUDGET), [""; 0], "as much again came since the last look");
     assert_eq!(check(3 * BUDGET, BUDGET), ["I10"]);
-    assert_eq!(check(BUDGET, 2 * BUDGET), ["I10"]);
+    assert_eq!(check(BUDGET, 3 * BUDGET / 2), [""; 0], "no checkpoint has come to be");
+    assert_eq!(check(BUDGET, 3 * BUDGET), ["I10"]);
 }
 
 #[test]
