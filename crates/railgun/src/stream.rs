@@ -233,8 +233,20 @@ async fn remove(client: &Client, name: &StreamName, yes: bool) -> CommandResult 
         }
     }
     let deleted = admin.delete_stream(name).await;
-    let uid = deleted.map_err(|error| explain::admin(&error, Some(name)))?;
+    let uid = deleted.map_err(|error| not_deleted(&error, name))?;
     print(&format!("{name}: deleted (uid {uid})\n"))
+}
+
+fn not_deleted(error: &AdminError, name: &StreamName) -> Failure {
+    let failure = explain::admin(error, Some(name));
+    match error {
+        // Nobody finds the stream any more: there is nothing left to look at.
+        AdminError::Refused(refused) if refused.code == ErrorCode::Timeout => failure.next(format!(
+            "nothing: it goes on by itself; railgun stream ensure {name} --mode check says whether \
+             it is done"
+        )),
+        _ => failure,
+    }
 }
 
 fn confirmed(stream: &StreamDescription) -> bool {
@@ -247,7 +259,26 @@ fn confirmed(stream: &StreamDescription) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use railgun_client::WireError;
+
     use super::*;
+
+    #[test]
+    fn a_deletion_that_goes_on_later_asks_for_nothing() {
+        let name = StreamName::new("orders").unwrap();
+        let text = |code| {
+            let error = AdminError::Refused(WireError::new(code, "later"));
+            not_deleted(&error, &name).to_string()
+        };
+        let later = text(ErrorCode::Timeout);
+        assert!(
+            later.contains(
+                "\n next: nothing: it goes on by itself; railgun stream ensure orders --mode check"
+            ),
+            "{later}"
+        );
+        assert!(text(ErrorCode::StreamNotFound).contains("railgun stream ls"));
+    }
 
     #[test]
     fn a_difference_is_one_line_whatever_the_values_are() {

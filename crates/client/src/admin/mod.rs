@@ -143,6 +143,9 @@ impl Admin {
     ///
     /// # Errors
     /// [`AdminError`]; [`AdminError::Unknown`] where the connection was lost before the answer.
+    /// `ErrorCode::HotTierFull` where the server has no room for it: nothing is changed.
+    /// `ErrorCode::Timeout` where it had room for the beginning only: nobody finds the stream any
+    /// more, its name is not free yet, and the rest follows by itself.
     pub async fn delete_stream(&self, stream: &StreamName) -> Result<StreamUid, AdminError> {
         let call = Call::DeleteStream(v1::DeleteStream { name: stream.to_string() });
         // Repeated after a lost answer it would say "not found", or hit a new stream of that name.
@@ -310,8 +313,8 @@ enum Repeat {
     IfUnsent,
 }
 
-/// Whether the same call may work a moment later. A seal that takes longer than asked goes on, and
-/// is the caller's to ask about again.
+/// Whether the same call may work a moment later. A seal that takes longer than asked goes on, as does
+/// a deletion that has begun, and is the caller's to ask about again.
 fn is_temporary(error: &WireError) -> bool {
     error.retry != Retry::Never && error.code != ErrorCode::Timeout
 }
