@@ -193,9 +193,13 @@ async fn are_not_read(node: &TestNode, bystander: &mut Bystander, subscriptions:
     for _ in 0..16 {
         publish(vec![7; 1 << 19]).await;
     }
-    // Each has more to take than one stream may bring before it is read.
+    // Each has more to take than one stream may bring before it is read; with an end, or without.
     let all = || client.subscribe(name.clone()).start(StartPosition::Earliest);
-    let unread = join_all((0..subscriptions).map(|_| all().open())).await;
+    let unread = (0..subscriptions).map(|number| match number % 2 {
+        0 => all().open(),
+        _ => all().until_end().open(),
+    });
+    let unread = join_all(unread).await;
     let unread: Vec<_> = unread.into_iter().map(|opened| opened.expect("opened")).collect();
     for round in 0..2 {
         let read = async {
