@@ -144,7 +144,8 @@ error_codes! {
     OutcomeUnknown = 502, Retry::Never;
     /// The server failed; its log says more.
     Internal = 503, Retry::Never;
-    /// Not done within the asked time; it goes on.
+    /// Not done in time: an administrative call goes on; a stream that was too slow to send or to take
+    /// something has ended.
     Timeout = 504, Retry::Now;
 }
 

@@ -78,10 +78,12 @@ fn with_logs(
 }
 
 fn read_all(log: &ShardLog, history: &History) -> Told {
-    let mut told = Told::default();
-    told.purged = log.state().last_purged.map(|purged| purged.index);
-    told.unpurged_bytes = log.unpurged_bytes();
-    told.first = log.first_file_index();
+    let mut told = Told {
+        purged: log.state().last_purged.map(|purged| purged.index),
+        unpurged_bytes: log.unpurged_bytes(),
+        first: log.first_file_index(),
+        ..Told::default()
+    };
     let Some(mut next) = told.first else { return told };
     loop {
         let entries = match log.read(next, u64::MAX, READ_BYTES) {
