@@ -106,7 +106,7 @@ impl StreamReader {
             if here == 0 || !found.add(sliced, read, room) {
                 break;
             }
-            // Less room than one of these entries took: the next would be read for nothing.
+            // Less room than one of these entries took on average: the next would mostly be read for nothing.
             let each = (found.pinned() - before) / entries.len();
             if room.saturating_sub(found.pinned()) < each.max(1) {
                 break;
