@@ -231,7 +231,9 @@ impl Host {
 
     /// Encodes a checkpoint if one is due; it is written elsewhere.
     fn write_checkpoint(&mut self) {
-        let Some(at) = self.applied.filter(|at| self.checkpoints.is_due(at.index)) else { return };
+        let Some(at) = self.applied.filter(|at| self.checkpoints.is_due(at.index, || false)) else {
+            return;
+        };
         let pieces = self.catalog.encode_checkpoint(self.applied, &self.membership);
         let to_self = self.to_self.clone();
         self.checkpoints.write(at, pieces, |written| async move {

@@ -108,8 +108,9 @@ impl Schedule {
         self.last.is_none_or(|last| last < index)
     }
 
-    /// Whether a checkpoint of the state at `applied` should be encoded now.
-    pub(crate) fn is_due(&self, applied: u64) -> bool {
+    /// Whether a checkpoint of the state at `applied` should be encoded now. `is_short`: whether the log
+    /// is in need of one, if none is due yet.
+    pub(crate) fn is_due(&self, applied: u64, is_short: impl FnOnce() -> bool) -> bool {
         let failed = self.failed_at.is_some_and(|at| at.elapsed() < RETRY_AFTER);
         if self.writing || failed || self.covers(applied) {
             return false;
@@ -121,6 +122,7 @@ impl Schedule {
             || grown >= log_bytes.max(self.last_bytes.saturating_mul(size_factor))
             || (grown >= quiet_bytes.max(self.last_bytes / QUIET_PART)
                 && self.last_at.elapsed() >= quiet)
+            || is_short()
     }
 
     /// Writes the encoded state; `report` is called when it is on disk.
@@ -230,7 +232,7 @@ mod tests {
         }
 
         fn is_due(&self) -> bool {
-            self.schedule.is_due(self.next - 1)
+            self.schedule.is_due(self.next - 1, || false)
         }
 
         /// Notes that a checkpoint of everything was written, of so many bytes.

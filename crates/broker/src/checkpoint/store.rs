@@ -420,8 +420,12 @@ impl SnapshotSource for CheckpointStore {
         let below = |entry: &&Entry| {
             entry.promoted || (entry.id.index <= upto && !self.is_passed_over(entry))
         };
+        let promoted = self.promoted.borrow().clone();
         let mut found = None;
         for entry in entries.iter().rev().filter(below) {
+            if let Some(same) = promoted.as_ref().filter(|it| it.path == self.path(entry)) {
+                return Ok(same.clone());
+            }
             match self.snapshot(entry) {
                 Ok(snapshot) => {
                     found = Some((entry, snapshot));

@@ -268,7 +268,8 @@ impl Offloader {
         let above = log.bytes_above(self.cut_at.max(status.floor.unwrap_or(0)));
         let is_old = self.is_oldest_due(status.oldest_unsealed);
         let waiting = status.waiting;
-        if waiting.open + waiting.closed > 0 && (above >= self.spec.cut_bytes || is_old) {
+        let is_needed = above >= self.spec.cut_bytes || is_old || status.keeps_too_much;
+        if waiting.open + waiting.closed > 0 && is_needed {
             return Some(SealScope::All);
         }
         (waiting.closed >= self.spec.segment_bytes_min).then_some(SealScope::Closed)

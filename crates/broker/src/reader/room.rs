@@ -35,11 +35,14 @@ impl StreamReader {
         room(bytes).or_else(|| room(own()?))
     }
 
-    /// Waits for the memory that [`room`](Self::room) did not find: where others have taken it, for as
-    /// much as is the client's own, which comes back when what it was taken for is gone.
+    /// Waits for the memory that [`room`](Self::room) did not find: where others have taken it, for a part
+    /// of the client's own, which comes back when what it was taken for is gone. All of that may never
+    /// be there at once, and who waits for it keeps what comes from the client's other readers.
     pub(super) async fn wait_for_room(&mut self, bytes: usize) -> Step {
         let bytes = match &self.from.memory {
-            Some(memory) if memory.is_short(bytes) => memory.own_bytes_max(),
+            Some(memory) if memory.is_short(bytes) => {
+                (memory.own_bytes_max() / 4).max(OWN_BYTES_MIN)
+            }
             _ => bytes,
         };
         self.wait_for(bytes).await

@@ -12,7 +12,7 @@ use super::{ReadFailure, ReadSources};
 impl ReadSources {
     /// The offset of the first record of `part` with a log time at or after `ts`; the end of the part
     /// if it has none. Takes no memory, as it returns no records: what is fetched has its place until
-    /// it was looked at. What is cached needs none. Cancel safe; a fetch that was begun goes on, with
+    /// it was looked at. What is cached needs none of the bucket's. Cancel safe; a fetch that was begun goes on, with
     /// its place.
     pub(crate) async fn seek_time(
         &self,
@@ -21,11 +21,15 @@ impl ReadSources {
     ) -> Result<Offset, ReadFailure> {
         let mut from = part.range.base;
         loop {
-            let (sought, fetching) = match self.cold.seek_cached(part, from, ts)? {
-                Some(sought) => (sought, None),
+            // First of all: a row group that waits for its place is memory that nothing bounds.
+            let decoding = self.places.take(Work::Decode).await?;
+            let (sought, places) = match self.cold.seek_cached(part, from, ts)? {
+                Some(sought) => (sought, (decoding, None)),
                 None => {
-                    let place = Arc::new(self.places.take(Work::Fetch).await?);
-                    (self.cold.seek_with(part, from, ts, &place).await?, Some(place))
+                    drop(decoding);
+                    let fetching = Arc::new(self.places.take(Work::Fetch).await?);
+                    let sought = self.cold.seek_with(part, from, ts, &fetching).await?;
+                    (sought, (self.places.take(Work::Decode).await?, Some(fetching)))
                 }
             };
             let row_group = match sought {
@@ -33,7 +37,7 @@ impl ReadSources {
                 Sought::In(row_group) => row_group,
             };
             from = row_group.end();
-            if let Some(offset) = self.seek_in(row_group, ts, fetching).await? {
+            if let Some(offset) = self.seek_in(row_group, ts, places).await? {
                 return Ok(offset);
             }
         }
@@ -43,11 +47,10 @@ impl ReadSources {
         &self,
         row_group: RowGroup,
         ts: Timestamp,
-        fetching: Option<Arc<Place>>,
+        places: (Place, Option<Arc<Place>>),
     ) -> Result<Option<Offset>, ReadFailure> {
-        let place = self.places.take(Work::Decode).await?;
         let work = move || {
-            let _places = (fetching, place);
+            let _places = places;
             row_group.seek_time(ts)
         };
         let sought = run_on(&*self.pool, work).await?;

@@ -115,9 +115,9 @@ impl Appender {
     }
 
     /// Whether an entry could go out now, to a log file of so many bytes.
-    pub(crate) fn has_entry(&self, file_bytes: u64) -> bool {
+    pub(crate) fn has_entry(&self, file_bytes: impl FnOnce() -> u64) -> bool {
         let first = self.turns.front().and_then(|session| self.queues.get(session)?.front());
-        let has_room = |first: &AppendRequest| first.bytes <= self.room(file_bytes);
+        let has_room = |first: &AppendRequest| first.bytes <= self.room(file_bytes());
         self.entries_in_flight < ENTRIES_IN_FLIGHT
             && first.is_some_and(|first| self.entries_in_flight == 0 || has_room(first))
     }
@@ -130,7 +130,7 @@ impl Appender {
 
     /// The next entry, if one may go out now: requests up to [`ENTRY_BYTES`], at least one.
     pub(crate) fn next_entry(&mut self, file_bytes: u64) -> Option<(Vec<Append>, EntryReplies)> {
-        if !self.has_entry(file_bytes) {
+        if !self.has_entry(|| file_bytes) {
             return None;
         }
         let bytes_max = ENTRY_BYTES.min(self.room(file_bytes));
@@ -269,7 +269,7 @@ mod tests {
         let (_, three) = appender.next_entry(file_bytes).expect("an entry");
         assert_eq!((three.len(), next_to(&mut appender, file_bytes)), (3, None));
         // Of a larger file it may be more.
-        assert!(appender.has_entry(2 * file_bytes));
+        assert!(appender.has_entry(|| 2 * file_bytes));
         appender.entry_ended(&three);
         assert_eq!(next_to(&mut appender, file_bytes), Some(3));
         // One that is larger goes out alone.

@@ -294,7 +294,9 @@ impl Host {
             }
             Message::OffloadStatus { reply } => {
                 let serving = self.pipeline.leader().serving;
-                reply.send(query::offload_status(&self.state, serving)).ok();
+                let mut status = query::offload_status(&self.state, serving);
+                status.keeps_too_much = self.keeps_too_much();
+                reply.send(status).ok();
             }
             Message::NextPlan { reply } => drop(reply.send(query::next_plan(&self.state))),
             Message::ManifestFile { reply } => drop(reply.send(self.state.manifest_file())),
@@ -460,7 +462,7 @@ impl Host {
 
     /// Sends out as many entries as may be in flight, as far as the disk and the hot budget allow.
     async fn propose_waiting(&mut self) {
-        while self.appender.has_entry(self.log.file_bytes()) {
+        while self.appender.has_entry(|| self.log.file_bytes()) {
             match self.admission() {
                 Ok(None) => {}
                 Ok(Some(pause)) => {
@@ -525,13 +527,12 @@ impl Host {
     /// Encodes a checkpoint if one is due; it is written elsewhere.
     fn write_checkpoint(&mut self) {
         let Some(at) = self.state.applied() else { return };
-        if self.log.unpurged_bytes() > self.hot_bytes_max
-            && self.state.floor().is_some_and(|floor| self.checkpoints.is_below(floor))
-        {
-            // With one from here on, so much more could be given up.
-            self.checkpoints.want();
-        }
-        if !self.checkpoints.is_due(at.index) {
+        // With one from here on, so much more could be given up.
+        let is_short = || {
+            self.state.floor().is_some_and(|floor| self.checkpoints.is_below(floor))
+                && self.log.unpurged_bytes() > self.hot_bytes_max
+        };
+        if !self.checkpoints.is_due(at.index, is_short) {
             return;
         }
         let pieces = self.state.encode_checkpoint(&self.membership, true);
@@ -566,6 +567,12 @@ impl Host {
     /// whatever is in the bucket: it may have as much again of that.
     fn spent_bytes(&self) -> u64 {
         self.hot_bytes().max(self.log.unpurged_bytes() / 2)
+    }
+
+    /// Whether nobody may publish on account of what is in the bucket already.
+    fn keeps_too_much(&self) -> bool {
+        let kept = self.log.unpurged_bytes() / 2;
+        budget::admission(kept, self.hot_bytes_max) == Admission::Refused
     }
 
     /// Log bytes that are not in the bucket yet and cannot be given up.

@@ -102,6 +102,9 @@ pub(crate) struct OffloadStatus {
     pub(crate) is_in_bucket: bool,
     /// Everything at and below this log index is in the bucket.
     pub(crate) floor: Option<u64>,
+    /// Nobody may publish on account of what is in the bucket already: the log can give none of it up
+    /// before the floor has come to a checkpoint.
+    pub(crate) keeps_too_much: bool,
 }
 
 /// The first planned object that is not committed, with what its upload needs.
@@ -246,6 +249,7 @@ pub(super) fn offload_status(state: &ShardState, serving: bool) -> OffloadStatus
         awaits_mirror: state.awaits_mirror(),
         is_in_bucket: state.mirrored().is_some() || !state.manifest().objects.is_empty(),
         floor: state.floor(),
+        keeps_too_much: false,
     }
 }
 

@@ -140,6 +140,8 @@ async fn what_the_log_cannot_give_up_is_bounded_whatever_is_in_the_bucket() {
         let status = rig.handle.offload_status().await.expect("it runs");
         assert_eq!(status.floor, Some(1), "nothing below has to be in the bucket");
         assert_eq!(&rig.handle.request(ensure_new()).await, answer, "{spent}");
+        // What is left waits for nothing else, so that the floor comes to the next checkpoint.
+        assert_eq!(status.keeps_too_much, answer != &leaderless, "{spent}");
     }
 }
 
