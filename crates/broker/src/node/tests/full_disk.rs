@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 
-use railgun_log::{CrashPlan, Disk, Fault, SimOp};
+use railgun_log::{CrashPlan, Disk, Fault, ShardLog, SimOp};
 
 use super::scarce::Full;
 use super::site::{Lane, PATIENCE, PAUSE, Site, again, check_lives, logs, until, value, values};
@@ -237,6 +237,21 @@ async fn what_is_in_flight_when_the_disk_fills_up_leaves_room_for_what_frees_spa
     site.check(&broker, "s", &acked.into_values().collect::<Vec<_>>()).await;
 }
 
+/// Publishes until the log has some files and then no room for more: how many messages.
+async fn fill(site: &Site, log: &ShardLog, lane: &mut Lane) -> usize {
+    let mut next = 0;
+    while log.files().len() < 4 {
+        lane.publish(&value(next)).await.unwrap();
+        next += 1;
+    }
+    site.sim.set_capacity(site.sim.used());
+    while lane.publish(&value(next)).await.is_ok() {
+        next += 1;
+    }
+    assert!(log.disk_full());
+    next
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_clients_change_leaves_room_for_what_frees_space() {
     const ROUNDS: u32 = 500;
@@ -254,16 +269,7 @@ async fn what_clients_change_leaves_room_for_what_frees_space() {
     let mut idle = Lane::open(&site, &broker, "s", Some((2, 0))).await;
     let mut leaves = Lane::open(&site, &broker, "t", Some((3, 0))).await;
     leaves.publish(b"x").await.unwrap();
-    let mut next = 0;
-    while log.files().len() < 4 {
-        lane.publish(&value(next)).await.unwrap();
-        next += 1;
-    }
-    site.sim.set_capacity(site.sim.used());
-    while lane.publish(&value(next)).await.is_ok() {
-        next += 1;
-    }
-    assert!(log.disk_full());
+    let next = fill(&site, &log, &mut lane).await;
     let last = || log.state().last.unwrap().index;
     let before = last();
     let is_full = |error: WireError| assert_eq!(error.code, ErrorCode::HotTierFull, "{error}");
@@ -319,16 +325,7 @@ async fn what_is_deleted_on_a_full_disk_in_many_lives_leaves_room_for_what_frees
     ensure(&broker, "s", 1 << 20, EnsureMode::Warn).await;
     let mut lane = Lane::open(&site, &broker, "s", Some((1, 0))).await;
     let log = logs(&broker)[1].clone();
-    let mut next = 0;
-    while log.files().len() < 4 {
-        lane.publish(&value(next)).await.unwrap();
-        next += 1;
-    }
-    site.sim.set_capacity(site.sim.used());
-    while lane.publish(&value(next)).await.is_ok() {
-        next += 1;
-    }
-    assert!(log.disk_full());
+    let next = fill(&site, &log, &mut lane).await;
     let (mut going, mut refused, mut half_done) = (BTreeSet::new(), BTreeSet::new(), 0);
     for _ in 0..LIVES {
         for number in 0..STREAMS {
@@ -381,15 +378,7 @@ async fn a_checkpoint_that_comes_late_frees_space_and_the_next_one_has_room() {
     ensure(&broker, "s", 1 << 20, EnsureMode::Warn).await;
     let log = logs(&broker)[1].clone();
     let mut lane = Lane::open(&site, &broker, "s", None).await;
-    let mut next = 0;
-    while log.files().len() < 4 {
-        lane.publish(&value(next)).await.unwrap();
-        next += 1;
-    }
-    site.sim.set_capacity(site.sim.used());
-    while lane.publish(&value(next)).await.is_ok() {
-        next += 1;
-    }
+    let next = fill(&site, &log, &mut lane).await;
     // The checkpoint that the cut asks for is not there when the floor has risen.
     let fault = Fault { op: SimOp::Rename, after: 0, kind: ErrorKind::StorageFull };
     (0..3).for_each(|_| site.sim.fail(fault.clone()));
