@@ -113,6 +113,7 @@ fn quic() -> f64 {
         let addr = endpoint.local_addr();
         let received = tokio::spawn(async move {
             let connection = endpoint.accept().await.expect("a connection");
+            connection.admit();
             let (_writer, mut reader) = connection.accept().await.expect("a stream");
             let (begun, mut bytes) = (Instant::now(), 0);
             while let Ok(Some(frame)) = reader.next().await {
