@@ -12,8 +12,8 @@ use super::{ReadFailure, ReadSources};
 impl ReadSources {
     /// The offset of the first record of `part` with a log time at or after `ts`; the end of the part
     /// if it has none. Takes no memory, as it returns no records: what is fetched has its place until
-    /// it was looked at. What is cached needs none of the bucket's. Cancel safe; a fetch that was begun goes on, with
-    /// its place.
+    /// it was looked at. What is cached needs none of the bucket's. Cancel safe; a fetch that was begun
+    /// goes on, with its place.
     pub(crate) async fn seek_time(
         &self,
         part: &ColdPart,

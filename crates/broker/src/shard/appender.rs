@@ -12,8 +12,8 @@ use crate::replica::ProposeFailure;
 /// Entries in flight: enough to keep the log writing while results travel.
 const ENTRIES_IN_FLIGHT: usize = 8;
 
-/// The part of the log's present file that may be in flight. A file is half full when there turns out to be no
-/// room for the next one; then so much is still on its way, and what followed what has just been
+/// The part of the log's present file that may be in flight. A file is half full when there turns out to
+/// be no room for the next one; then so much is still on its way, and what followed what has just been
 /// written. What is left is for the entries that bring records to the bucket, and so free space: if
 /// they waited behind others for room, there would never be any.
 const IN_FLIGHT_PART: usize = 8;

@@ -294,9 +294,8 @@ impl Host {
             }
             Message::OffloadStatus { reply } => {
                 let serving = self.pipeline.leader().serving;
-                let mut status = query::offload_status(&self.state, serving);
-                status.keeps_too_much = self.keeps_too_much();
-                reply.send(status).ok();
+                let keeps_too_much = self.keeps_too_much();
+                reply.send(query::offload_status(&self.state, serving, keeps_too_much)).ok();
             }
             Message::NextPlan { reply } => drop(reply.send(query::next_plan(&self.state))),
             Message::ManifestFile { reply } => drop(reply.send(self.state.manifest_file())),
@@ -563,16 +562,20 @@ impl Host {
         }
     }
 
-    /// What the hot budget is judged by. Where no checkpoint comes to be the log can give up nothing,
-    /// whatever is in the bucket: it may have as much again of that.
+    /// What the hot budget is judged by.
     fn spent_bytes(&self) -> u64 {
-        self.hot_bytes().max(self.log.unpurged_bytes() / 2)
+        self.hot_bytes().max(self.kept_bytes())
+    }
+
+    /// What the log cannot give up, as the budget counts it. Where no checkpoint comes to be that is
+    /// everything, whatever is in the bucket: it may have as much again of that.
+    fn kept_bytes(&self) -> u64 {
+        self.log.unpurged_bytes() / 2
     }
 
     /// Whether nobody may publish on account of what is in the bucket already.
     fn keeps_too_much(&self) -> bool {
-        let kept = self.log.unpurged_bytes() / 2;
-        budget::admission(kept, self.hot_bytes_max) == Admission::Refused
+        budget::admission(self.kept_bytes(), self.hot_bytes_max) == Admission::Refused
     }
 
     /// Log bytes that are not in the bucket yet and cannot be given up.

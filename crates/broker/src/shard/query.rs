@@ -240,7 +240,11 @@ pub(super) fn segments(
     Some(SegmentPage { segments: page.iter().filter_map(facts).collect(), more })
 }
 
-pub(super) fn offload_status(state: &ShardState, serving: bool) -> OffloadStatus {
+pub(super) fn offload_status(
+    state: &ShardState,
+    serving: bool,
+    keeps_too_much: bool,
+) -> OffloadStatus {
     OffloadStatus {
         serving,
         waiting: state.waiting(),
@@ -249,7 +253,7 @@ pub(super) fn offload_status(state: &ShardState, serving: bool) -> OffloadStatus
         awaits_mirror: state.awaits_mirror(),
         is_in_bucket: state.mirrored().is_some() || !state.manifest().objects.is_empty(),
         floor: state.floor(),
-        keeps_too_much: false,
+        keeps_too_much,
     }
 }
 
