@@ -21,6 +21,7 @@ mod machine;
 mod membership;
 mod metrics;
 mod network;
+mod peers;
 mod proposal;
 mod raft_types;
 mod runtime;
@@ -38,6 +39,10 @@ pub use machine::{
 };
 pub use membership::InvalidMembership;
 pub use metrics::ShardMetrics;
+pub use peers::{
+    Destination, NoPeers, PeerError, PeerMessage, PeerNetwork, PeerReceiver, PeerSender,
+    PeerStream, StreamUse,
+};
 pub use proposal::{Companion, Proposal, Unapplied, UnappliedSink};
 pub use runtime::seeded;
 pub use shard::{PROPOSALS_MAX, RaftShard, ShardSpec};
