@@ -10,6 +10,11 @@ const HEAD_BYTES: usize = 1 << 20;
 /// keeps what it says for as long as it serves it.
 const REQUEST_BYTES: usize = 16 << 10;
 
+/// Most bytes that go with a call between nodes: votes, signs of life.
+const PEER_CALL_BYTES: usize = 1 << 20;
+/// Most bytes that go with a message between nodes: one log entry, or some megabytes of smaller ones.
+const PEER_DATA_BYTES: usize = BATCH_BYTES_HARD + (4 << 20);
+
 /// A message that is the head of a frame.
 pub trait Message: prost::Message + Default {
     /// The kind of frame that carries it.
@@ -96,6 +101,18 @@ frame_kinds! {
     AdminRequest = 30;
     /// Answer to a call.
     AdminResponse = 31;
+    /// First frame of a connection between nodes.
+    PeerHello = 40;
+    /// Answer to `PeerHello`.
+    PeerWelcome = 41;
+    /// A call of another node; Raft's request is the blob.
+    PeerCall = 42;
+    /// Answer to a call; Raft's answer is the blob.
+    PeerReply = 43;
+    /// First frame of a stream between nodes.
+    PeerOpen = 44;
+    /// A message on such a stream; what it carries is the blob.
+    PeerData = 45;
 }
 
 impl FrameKind {
@@ -124,6 +141,13 @@ impl FrameKind {
             | Self::Removed
             | Self::End
             | Self::AdminResponse => HEAD_BYTES,
+            // Of a node of the cluster.
+            Self::PeerHello
+            | Self::PeerWelcome
+            | Self::PeerCall
+            | Self::PeerReply
+            | Self::PeerOpen
+            | Self::PeerData => HEAD_BYTES,
         }
     }
 
@@ -132,6 +156,8 @@ impl FrameKind {
     pub fn blob_bytes_max(self) -> usize {
         match self {
             Self::Publish | Self::Deliver => BATCH_BYTES_HARD,
+            Self::PeerCall | Self::PeerReply => PEER_CALL_BYTES,
+            Self::PeerData => PEER_DATA_BYTES,
             _ => 0,
         }
     }

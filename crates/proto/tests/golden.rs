@@ -25,6 +25,25 @@ fn error() -> v1::Error {
     }
 }
 
+fn about() -> v1::NodeAbout {
+    v1::NodeAbout {
+        uid: uid(),
+        process: uid(),
+        cluster_uid: uid(),
+        node_id: 2,
+        bootstrap_expect: 3,
+        peer_address: "n2:9401".to_owned(),
+        client_address: "n2:9400".to_owned(),
+        feature_level: 1,
+        clock_us: -1,
+        sees: vec![uid()],
+    }
+}
+
+fn replica() -> v1::ReplicaAddress {
+    v1::ReplicaAddress { cluster_uid: uid(), shard: 3, replica: 2 << 16 | 1 }
+}
+
 fn frames() -> Vec<Frame> {
     let item = v1::PublishItem {
         alias: 1,
@@ -123,6 +142,23 @@ fn frames() -> Vec<Frame> {
             revision: 2,
             diff: vec![diff],
         })),
+        Frame::new(&v1::PeerHello {
+            version_min: 1,
+            version_max: 1,
+            r#use: v1::PeerUse::Log.into(),
+            from: Some(about()),
+        }),
+        Frame::new(&v1::PeerWelcome { version: 1, from: Some(about()) }),
+        Frame::new(&v1::PeerCall { id: 300, call: Some(v1::peer_call::Call::Raft(replica())) }),
+        Frame::new(&v1::PeerReply {
+            id: 300,
+            answer: Some(v1::peer_reply::Answer::RaftAnswered(v1::Done {})),
+        }),
+        Frame::new(&v1::PeerOpen {
+            to: Some(replica()),
+            r#use: v1::PeerStreamUse::PeerStreamRelay.into(),
+        }),
+        Frame::new(&v1::PeerData { head: uid() }),
     ]
 }
 
