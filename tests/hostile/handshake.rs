@@ -184,6 +184,7 @@ async fn without_the_token_nothing_is_served() {
         shards: 1,
         max_time_to_cold: Duration::from_secs(600),
         streams_max: 1_000,
+        cluster: None,
     })
     .await
     .expect("the node starts");

@@ -1,15 +1,19 @@
 //! Owns the catalog on this node: names, and on which shard each stream is. Inputs: committed
 //! entries of shard 0, requests to change it, questions. Never: waits for disk or another actor.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use railgun_core::catalog::{Catalog, CatalogEntry, CatalogOutcome, Phase, RestoredCatalog};
-use railgun_core::command::{CatalogCommand, ClusterSettings, CommandBody};
+use railgun_core::catalog::{
+    Catalog, CatalogEntry, CatalogOutcome, NodeRecord, Phase, Placement, RestoredCatalog,
+};
+use railgun_core::command::{CatalogCommand, ClusterSettings, Command, CommandBody};
+use railgun_core::placement;
 use railgun_log::ShardLog;
 use railgun_raft::{RaftShard, Unapplied};
-use railgun_types::{EntryId, StreamName, StreamUid};
-use tokio::sync::{mpsc, oneshot};
+use railgun_types::{EntryId, NodeId, ReplicaId, ShardId, StreamName, StreamUid};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::actors::Actors;
@@ -27,6 +31,12 @@ const QUEUE: usize = 256;
 pub(crate) enum Message {
     Started(RaftShard),
     Applied(Vec<CommittedEntry>),
+    /// The state is that of a snapshot from here on.
+    Installed {
+        restored: Box<RestoredCatalog>,
+        bytes: u64,
+        reply: oneshot::Sender<()>,
+    },
     Checkpointed(Written),
     Change {
         command: CatalogCommand,
@@ -49,9 +59,47 @@ pub(crate) enum Message {
         streams: Vec<(StreamName, StreamUid)>,
         reply: oneshot::Sender<Vec<(StreamName, StreamUid)>>,
     },
-    Settings {
-        reply: oneshot::Sender<Option<ClusterSettings>>,
+    /// What is to be placed otherwise than it is.
+    NextPlacementChange {
+        reply: oneshot::Sender<Option<CatalogCommand>>,
     },
+}
+
+impl Message {
+    /// What a snapshot of so many bytes holds.
+    pub(crate) fn installed(
+        restored: RestoredCatalog,
+        bytes: u64,
+        reply: oneshot::Sender<()>,
+    ) -> Self {
+        Self::Installed { restored: Box::new(restored), bytes, reply }
+    }
+}
+
+/// What the catalog says about the cluster, names aside.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ClusterView {
+    pub(crate) settings: Option<ClusterSettings>,
+    pub(crate) nodes: BTreeMap<NodeId, NodeRecord>,
+    pub(crate) placements: BTreeMap<ShardId, Placement>,
+}
+
+impl ClusterView {
+    fn of(catalog: &Catalog) -> Arc<Self> {
+        let nodes = catalog.nodes().map(|(node, record)| (node, record.clone()));
+        let placements = catalog.placements().map(|(shard, placement)| (shard, placement.clone()));
+        Arc::new(Self {
+            settings: catalog.settings(),
+            nodes: nodes.collect(),
+            placements: placements.collect(),
+        })
+    }
+
+    /// Where the node of a replica is reached.
+    pub(crate) fn address(&self, replica: ReplicaId) -> String {
+        let record = self.nodes.get(&replica.node());
+        record.map_or_else(String::new, |record| record.peer_address.clone())
+    }
 }
 
 /// Why a change of the catalog was not made, or nobody knows.
@@ -86,6 +134,7 @@ pub(crate) struct CatalogSpec {
 #[derive(Clone, Debug)]
 pub(crate) struct CatalogHandle {
     to: mpsc::Sender<Message>,
+    view: watch::Receiver<Arc<ClusterView>>,
 }
 
 impl CatalogHandle {
@@ -127,8 +176,16 @@ impl CatalogHandle {
         self.ask(|reply| Message::Nameless { streams, reply }).await
     }
 
-    pub(crate) async fn settings(&self) -> Result<Option<ClusterSettings>, NodeStopping> {
-        self.ask(|reply| Message::Settings { reply }).await
+    /// What is to be placed otherwise than it is, as the catalog is here.
+    pub(crate) async fn next_placement_change(
+        &self,
+    ) -> Result<Option<CatalogCommand>, NodeStopping> {
+        self.ask(|reply| Message::NextPlacementChange { reply }).await
+    }
+
+    /// Follows what the catalog says about the cluster.
+    pub(crate) fn view(&self) -> watch::Receiver<Arc<ClusterView>> {
+        self.view.clone()
     }
 
     async fn ask<T>(
@@ -143,6 +200,7 @@ impl CatalogHandle {
 
 struct Host {
     catalog: Catalog,
+    view: watch::Sender<Arc<ClusterView>>,
     streams_max: usize,
     applied: Option<EntryId>,
     /// The newest membership, for checkpoints.
@@ -176,8 +234,10 @@ impl CatalogSpec {
     ) -> (CatalogHandle, mpsc::Sender<Message>) {
         let (to, from) = mpsc::channel(QUEUE);
         let RestoredCatalog { catalog, applied, membership } = self.restored;
+        let (view, view_watch) = watch::channel(ClusterView::of(&catalog));
         let host = Host {
             catalog,
+            view,
             streams_max: self.streams_max,
             applied,
             membership,
@@ -191,7 +251,7 @@ impl CatalogSpec {
             unapplied: self.unapplied,
         };
         actors.spawn("the catalog", host.run(from, cancel));
-        (CatalogHandle { to: to.clone() }, to)
+        (CatalogHandle { to: to.clone(), view: view_watch }, to)
     }
 }
 
@@ -250,6 +310,10 @@ impl Host {
                 self.pipeline.connect(raft);
             }
             Message::Applied(entries) => entries.into_iter().for_each(|e| self.on_applied(e)),
+            Message::Installed { restored, bytes, reply } => {
+                self.on_installed(*restored, bytes);
+                reply.send(()).ok();
+            }
             Message::Checkpointed(written) => self.on_checkpointed(&written),
             Message::Change { command, reply } => self.on_change(command, reply).await,
             Message::Get { name, reply } => drop(reply.send(self.catalog.get(&name).cloned())),
@@ -274,7 +338,9 @@ impl Host {
                 streams.retain(|(name, stream)| leads && !has_name(name, *stream));
                 drop(reply.send(streams));
             }
-            Message::Settings { reply } => drop(reply.send(self.catalog.settings())),
+            Message::NextPlacementChange { reply } => {
+                drop(reply.send(placement::next_placement_change(&self.catalog)));
+            }
         }
     }
 
@@ -287,7 +353,10 @@ impl Host {
         if self.pipeline.leader().serving
             && let Some(outcome) = self.catalog.as_it_is(&command)
         {
-            return drop(reply.send(Ok(outcome)));
+            return self.pipeline.confirm(&self.actors, move |is_confirmed| {
+                let not_leading = ChangeFailure::from(ProposeFailure::NotLeading);
+                reply.send(is_confirmed.then_some(outcome).ok_or(not_leading)).ok();
+            });
         }
         let reserves = matches!(command, CatalogCommand::Reserve { .. });
         if let Err(failure) = self.has_room_for(&command) {
@@ -310,9 +379,7 @@ impl Host {
                 let has_relief = replica::has_relief(&self.log, self.pipeline.in_flight());
                 has_relief.then_some(()).ok_or(ChangeFailure::DiskFull)
             }
-            CatalogCommand::Found(_)
-            | CatalogCommand::Activate { .. }
-            | CatalogCommand::Free { .. } => Ok(()),
+            _ => Ok(()),
         }
     }
 
@@ -347,10 +414,31 @@ impl Host {
             }
         };
         let outcome = self.catalog.apply(&command);
+        if is_about_cluster(&command) {
+            self.publish_view();
+        }
         self.pipeline.observe(self.catalog.log_time());
         if let Some(waiter) = entry.ticket.and_then(|ticket| self.pipeline.applied(ticket)) {
             self.answer(waiter, Ok(outcome));
         }
+    }
+
+    fn publish_view(&self) {
+        let view = ClusterView::of(&self.catalog);
+        self.view.send_if_modified(|known| {
+            let changes = **known != *view;
+            *known = view;
+            changes
+        });
+    }
+
+    /// Goes on from where another replica was.
+    fn on_installed(&mut self, restored: RestoredCatalog, bytes: u64) {
+        let RestoredCatalog { catalog, applied, membership } = restored;
+        (self.catalog, self.applied, self.membership) = (catalog, applied, membership);
+        self.pipeline.observe(self.catalog.log_time());
+        self.checkpoints.on_installed(applied.map_or(0, |at| at.index), bytes);
+        self.publish_view();
     }
 
     fn on_unapplied(&mut self, unapplied: Unapplied) {
@@ -358,4 +446,18 @@ impl Host {
             self.answer(waiter, Err(failure.into()));
         }
     }
+}
+
+/// Whether a command is about more than names.
+fn is_about_cluster(command: &Command) -> bool {
+    let CommandBody::Catalog(command) = &command.body else { return false };
+    !matches!(
+        command,
+        CatalogCommand::Reserve { .. }
+            | CatalogCommand::Activate { .. }
+            | CatalogCommand::Delete { .. }
+            | CatalogCommand::Free { .. }
+            | CatalogCommand::AddToken { .. }
+            | CatalogCommand::UseToken { .. }
+    )
 }

@@ -1,10 +1,10 @@
-//! What a data directory belongs to: written once, checked at every start.
+//! What a data directory belongs to: checked at every start, and never anything else.
 
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 
 use railgun_log::{Disk, read_full_at, write_all_vectored_at};
-use railgun_types::{ClusterUid, NodeId};
+use railgun_types::{ClusterUid, NodeId, NodeUid};
 
 /// Name of the file in the data directory.
 const FILE: &str = "node.toml";
@@ -14,12 +14,36 @@ const FILE_BYTES_MAX: usize = 16 << 10;
 /// The identity of a node's data directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// The node.
+    /// Of this directory, drawn when it was made.
+    pub uid: NodeUid,
+    /// The bucket its cold tier lies in, without credentials.
+    pub bucket: String,
+    /// Its place in a cluster, once it has one.
+    pub member: Option<Member>,
+}
+
+/// A node's place in a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its number there.
     pub node: NodeId,
     /// The cluster life its logs belong to.
     pub cluster: ClusterUid,
-    /// The bucket its cold tier lies in, without credentials.
-    pub bucket: String,
+    /// Who forms the cluster, in order of their numbers; none when that is done.
+    pub founders: Vec<Founder>,
+}
+
+/// A node that a cluster is formed by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Founder {
+    /// Its data directory.
+    pub uid: NodeUid,
+    /// Its number.
+    pub node: NodeId,
+    /// Where other nodes reach it.
+    pub peer_address: String,
+    /// Where clients reach it.
+    pub client_address: String,
 }
 
 /// A data directory that cannot be used.
@@ -82,22 +106,19 @@ impl Identity {
         Ok(Some(known))
     }
 
-    /// Keeps this identity on `disk`, durably, where there is none. From then on the data directory
-    /// belongs to its bucket: not before the bucket is known to be one.
+    /// Keeps this identity on `disk`, durably, in place of what was there. From then on the data
+    /// directory belongs to its bucket: not before the bucket is known to be one.
     ///
     /// # Errors
     /// [`IdentityError::Io`].
-    pub fn create(&self, disk: &dyn Disk) -> Result<(), IdentityError> {
+    pub fn keep(&self, disk: &dyn Disk) -> Result<(), IdentityError> {
         let io = |source| IdentityError::Io { path: Path::new(FILE).to_owned(), source };
         self.write(disk).map_err(io)
     }
 
-    /// Behind a rename, so that a crash leaves the whole file or none.
+    /// Behind a rename, so that a crash leaves the whole file or what was there before.
     fn write(&self, disk: &dyn Disk) -> io::Result<()> {
-        // A TOML string: a bucket's text may hold what would end or change a plain one.
-        let bucket = toml::Value::from(self.bucket.as_str());
-        let (node, cluster) = (self.node, self.cluster);
-        let text = format!("node = {node}\ncluster = \"{cluster}\"\nbucket = {bucket}\n");
+        let text = self.to_text();
         let temporary = Path::new("node.new");
         if let Err(error) = disk.remove(temporary)
             && error.kind() != io::ErrorKind::NotFound
@@ -111,20 +132,81 @@ impl Identity {
         disk.sync_dir(Path::new(""))
     }
 
+    fn to_text(&self) -> String {
+        // Values of TOML: a bucket's text may hold what would end or change a plain string.
+        let mut table = toml::Table::new();
+        let text = |text: &dyn std::fmt::Display| toml::Value::from(text.to_string());
+        table.insert("uid".into(), text(&self.uid));
+        table.insert("bucket".into(), text(&self.bucket));
+        if let Some(member) = &self.member {
+            table.insert("node".into(), toml::Value::from(i64::from(member.node.0)));
+            table.insert("cluster".into(), text(&member.cluster));
+            let founders = member.founders.iter().map(|founder| {
+                let mut table = toml::Table::new();
+                table.insert("uid".into(), text(&founder.uid));
+                table.insert("node".into(), toml::Value::from(i64::from(founder.node.0)));
+                table.insert("peer".into(), text(&founder.peer_address));
+                table.insert("client".into(), text(&founder.client_address));
+                toml::Value::Table(table)
+            });
+            let founders: Vec<_> = founders.collect();
+            if !founders.is_empty() {
+                table.insert("founders".into(), toml::Value::Array(founders));
+            }
+        }
+        table.to_string()
+    }
+
     fn parse(text: &str) -> Result<Self, &'static str> {
         let table: toml::Table = text.parse().map_err(|_| "not TOML")?;
-        let text = |name: &str| table.get(name).and_then(toml::Value::as_str);
-        let node = table.get("node").and_then(toml::Value::as_integer);
-        let node = node.and_then(|node| node.try_into().ok()).ok_or("no node number")?;
-        let cluster = text("cluster").and_then(|uid| uid.parse().ok()).ok_or("no cluster uid")?;
-        let bucket = text("bucket").ok_or("no bucket")?.to_owned();
-        Ok(Self { node: NodeId(node), cluster, bucket })
+        let bucket = text_of(&table, "bucket").ok_or("no bucket")?.to_owned();
+        let member = match text_of(&table, "cluster") {
+            None => None,
+            Some(cluster) => {
+                let cluster = cluster.parse().map_err(|_| "no cluster uid")?;
+                let node = node_of(&table).ok_or("no node number")?;
+                let founders = table.get("founders").and_then(toml::Value::as_array);
+                let founders = founders.into_iter().flatten().map(founder_of);
+                let founders = founders.collect::<Option<_>>().ok_or("a founder is wrong")?;
+                Some(Member { node, cluster, founders })
+            }
+        };
+        let uid = match (text_of(&table, "uid"), &member) {
+            (Some(uid), _) => uid.parse().map_err(|_| "no uid")?,
+            // Of a release that had one node only: all that it has is its cluster's.
+            (None, Some(member)) => NodeUid(member.cluster.0),
+            (None, None) => return Err("no uid"),
+        };
+        Ok(Self { uid, bucket, member })
     }
+}
+
+fn text_of<'t>(table: &'t toml::Table, name: &str) -> Option<&'t str> {
+    table.get(name).and_then(toml::Value::as_str)
+}
+
+fn node_of(table: &toml::Table) -> Option<NodeId> {
+    let node = table.get("node").and_then(toml::Value::as_integer)?;
+    node.try_into().ok().map(NodeId)
+}
+
+fn founder_of(founder: &toml::Value) -> Option<Founder> {
+    let table = founder.as_table()?;
+    Some(Founder {
+        uid: text_of(table, "uid")?.parse().ok()?,
+        node: node_of(table)?,
+        peer_address: text_of(table, "peer")?.to_owned(),
+        client_address: text_of(table, "client")?.to_owned(),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn member(cluster: u8) -> Option<Member> {
+        Some(Member { node: NodeId(1), cluster: ClusterUid([cluster; 16]), founders: Vec::new() })
+    }
 
     #[test]
     fn a_bucket_of_any_name_is_known_again() {
@@ -132,30 +214,57 @@ mod tests {
             let dir = tempfile::tempdir().expect("a directory");
             let disk = railgun_log::RealDisk::open(dir.path()).expect("a disk");
             let identity =
-                Identity { node: NodeId(1), cluster: ClusterUid([7; 16]), bucket: bucket.into() };
-            identity.create(&disk).expect("made");
+                Identity { uid: NodeUid([3; 16]), bucket: bucket.into(), member: member(7) };
+            identity.keep(&disk).expect("made");
             let again = Identity::load(&disk, bucket).expect("read");
             assert_eq!(again, Some(identity), "{bucket}");
         }
     }
 
     #[test]
+    fn a_place_in_a_cluster_is_kept_with_its_founders() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let disk = railgun_log::RealDisk::open(dir.path()).expect("a disk");
+        let load = || Identity::load(&disk, "file:///a").expect("read").expect("there is one");
+        let fresh = Identity { uid: NodeUid([3; 16]), bucket: "file:///a".into(), member: None };
+        fresh.keep(&disk).expect("kept");
+        assert_eq!(load(), fresh);
+        let founder = |node: u8| Founder {
+            uid: NodeUid([node; 16]),
+            node: NodeId(node.into()),
+            peer_address: format!("n{node}:9401"),
+            client_address: format!("n{node}:\"9400"),
+        };
+        let mut founding = Identity { member: member(7), ..fresh.clone() };
+        if let Some(member) = &mut founding.member {
+            member.founders = vec![founder(1), founder(2), founder(3)];
+        }
+        founding.keep(&disk).expect("kept");
+        assert_eq!(load(), founding);
+        let founded = Identity { member: member(7), ..fresh };
+        founded.keep(&disk).expect("kept");
+        assert_eq!(load(), founded);
+    }
+
+    #[test]
     fn a_data_directory_keeps_its_identity() {
         let dir = tempfile::tempdir().expect("a directory");
         let disk = railgun_log::RealDisk::open(dir.path()).expect("a disk");
-        let fresh = |cluster, bucket: &str| Identity {
-            node: NodeId(1),
-            cluster: ClusterUid([cluster; 16]),
-            bucket: bucket.to_owned(),
-        };
-        let first = fresh(1, "file:///a");
         assert_eq!(Identity::load(&disk, "file:///a").expect("read"), None);
-        first.create(&disk).expect("made");
+        // As a node of a release for one node has written it.
+        let cluster = ClusterUid([1; 16]);
+        let written = format!("node = 1\ncluster = \"{cluster}\"\nbucket = \"file:///a\"\n");
+        std::fs::write(dir.path().join(FILE), written).expect("written");
+        let first =
+            Identity { uid: NodeUid([1; 16]), bucket: "file:///a".into(), member: member(1) };
         assert_eq!(Identity::load(&disk, "file:///a").expect("read"), Some(first));
         let other = Identity::load(&disk, "file:///b");
         assert!(matches!(other, Err(IdentityError::BucketMismatch { .. })), "{other:?}");
-        std::fs::write(dir.path().join(FILE), "node = x").expect("written");
-        let damaged = Identity::load(&disk, "file:///a");
-        assert!(matches!(damaged, Err(IdentityError::Damaged { .. })), "{damaged:?}");
+        for damage in ["node = x", "bucket = \"file:///a\"", "cluster = 3\nbucket = \"file:///a\""]
+        {
+            std::fs::write(dir.path().join(FILE), damage).expect("written");
+            let damaged = Identity::load(&disk, "file:///a");
+            assert!(matches!(damaged, Err(IdentityError::Damaged { .. })), "{damaged:?}");
+        }
     }
 }

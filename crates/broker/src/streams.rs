@@ -26,6 +26,7 @@ use crate::catalog::CatalogHandle;
 use crate::entropy::Entropy;
 use crate::offload::Reclaimer;
 use crate::reader::{ClientPlaces, ReadPlaces, ReadSources};
+use crate::routing::Routing;
 use crate::shard::{MirrorScope, SegmentPage, ShardHandle, StartResolved, StreamFacts};
 use crate::wire_error::{self, not_found, stopping, unexpected};
 
@@ -40,14 +41,13 @@ pub(crate) struct Streams {
 
 impl std::fmt::Debug for Streams {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Streams").field("cluster", &self.inner.cluster).finish_non_exhaustive()
+        f.debug_struct("Streams").field("cluster", &self.cluster()).finish_non_exhaustive()
     }
 }
 
 struct Inner {
-    cluster: ClusterUid,
     catalog: CatalogHandle,
-    shards: BTreeMap<ShardId, ShardOnNode>,
+    routing: Routing,
     cold: ColdReader,
     bucket: Bucket,
     entropy: Arc<dyn Entropy>,
@@ -86,21 +86,25 @@ pub(crate) struct Sealed {
 
 impl Streams {
     pub(crate) fn new(
-        cluster: ClusterUid,
         catalog: CatalogHandle,
-        shards: BTreeMap<ShardId, ShardOnNode>,
+        routing: Routing,
         cold: ColdReader,
         bucket: Bucket,
         entropy: Arc<dyn Entropy>,
         pool: Arc<dyn BlockingPool>,
     ) -> Self {
         let places = Arc::default();
-        let inner = Inner { cluster, catalog, shards, cold, bucket, entropy, pool, places };
+        let inner = Inner { catalog, routing, cold, bucket, entropy, pool, places };
         Self { inner: Arc::new(inner) }
     }
 
     pub(crate) fn cluster(&self) -> ClusterUid {
-        self.inner.cluster
+        self.inner.routing.cluster
+    }
+
+    /// The way to the leaders of shards.
+    pub(crate) fn routing(&self) -> &Routing {
+        &self.inner.routing
     }
 
     /// The reads that a client with this part of the memory may do at a time.
@@ -123,22 +127,44 @@ impl Streams {
         self.inner.bucket.url().to_string()
     }
 
-    fn on_node(&self, id: ShardId) -> Result<&ShardOnNode, WireError> {
-        self.inner.shards.get(&id).ok_or_else(|| {
+    fn on_node(&self, id: ShardId) -> Result<ShardOnNode, WireError> {
+        self.inner.routing.local(id).ok_or_else(|| {
             WireError::new(ErrorCode::Unavailable, format!("shard {id} is not on this node"))
         })
     }
 
-    fn shard(&self, id: ShardId) -> Result<&ShardHandle, WireError> {
-        Ok(&self.on_node(id)?.handle)
+    fn has_others(&self) -> bool {
+        self.inner.routing.others.is_some()
+    }
+
+    /// Waits until this node knows of the shard what its leader does, if that may be another.
+    async fn catch_up(&self, shard: ShardId) -> Result<(), WireError> {
+        if !self.has_others() {
+            return Ok(());
+        }
+        let caught_up = self.inner.routing.catch_up(shard).await;
+        caught_up.map_err(|error| WireError::new(ErrorCode::Unavailable, error.to_string()))
     }
 
     pub(crate) async fn entry(&self, name: &StreamName) -> Result<Option<CatalogEntry>, WireError> {
         self.inner.catalog.get(name.clone()).await.map_err(|gone| stopping(&gone))
     }
 
-    /// Finds an active stream.
+    /// Finds an active stream. What this node does not know, it asks about.
     pub(crate) async fn resolve(&self, name: &StreamName) -> Result<Resolved, WireError> {
+        match self.resolve_here(name).await {
+            Err(error) if self.has_others() && may_be_behind(&error) => {
+                self.catch_up(ShardId::CATALOG).await?;
+                if let Some(entry) = self.entry(name).await? {
+                    self.catch_up(entry.shard).await?;
+                }
+                self.resolve_here(name).await
+            }
+            found => found,
+        }
+    }
+
+    async fn resolve_here(&self, name: &StreamName) -> Result<Resolved, WireError> {
         let entry = self.entry(name).await?.ok_or_else(|| not_found(name))?;
         match entry.phase {
             Phase::Active => {}
@@ -156,7 +182,7 @@ impl Streams {
         name: &StreamName,
         entry: &CatalogEntry,
     ) -> Result<Resolved, WireError> {
-        let shard = self.shard(entry.shard)?.clone();
+        let shard = self.on_node(entry.shard)?.handle;
         let facts = shard.describe(entry.stream).await.map_err(|gone| stopping(&gone))?;
         let facts = facts.ok_or_else(|| not_found(name))?;
         Ok(Resolved { stream: entry.stream, shard, facts })
@@ -169,6 +195,7 @@ impl Streams {
         after: Option<StreamName>,
         limit: usize,
     ) -> Result<(Vec<Resolved>, bool), WireError> {
+        self.catch_up(ShardId::CATALOG).await?;
         let names = self.inner.catalog.list(prefix.to_owned(), after, limit + 1).await;
         let names = names.map_err(|gone| stopping(&gone))?;
         let more = names.len() > limit;
@@ -184,7 +211,7 @@ impl Streams {
         Ok((found, more))
     }
 
-    /// Where a reader of `found` begins. Looks into one object for a time in the cold tier, with
+    /// Where a reader of `found` begins: what was published before counts, wherever that was. Looks into one object for a time in the cold tier, with
     /// these places.
     pub(crate) async fn start_of(
         &self,
@@ -192,6 +219,7 @@ impl Streams {
         start: StartPosition,
         places: &ClientPlaces,
     ) -> Result<Start, WireError> {
+        self.catch_up(found.shard.id()).await?;
         let resolved = found.shard.resolve_start(found.stream, start).await;
         match resolved.map_err(|gone| stopping(&gone))? {
             StartResolved::At { start, next } => Ok(Start { start, next }),
@@ -221,6 +249,7 @@ impl Streams {
     /// catalog turns it active. Safe to repeat at any point; dropped in the midst of it, it leaves a
     /// name that [`Self::keep_reconciled`] finishes.
     pub(crate) async fn ensure(&self, request: EnsureRequest) -> Result<Ensured, WireError> {
+        self.catch_up(ShardId::CATALOG).await?;
         let (entry, own) = match self.entry(&request.name).await? {
             None => self.reserve(&request).await?,
             Some(entry) => (entry, false),
@@ -273,9 +302,9 @@ impl Streams {
         &self,
         command: CatalogCommand,
     ) -> Result<Option<CatalogEntry>, WireError> {
-        match self.inner.catalog.change(command).await.map_err(wire_error::change_failure)? {
+        match self.inner.routing.change(command).await.map_err(wire_error::change_failure)? {
             CatalogOutcome::Entry(entry) => Ok(entry),
-            CatalogOutcome::Founded(_) | CatalogOutcome::Refused => Ok(None),
+            _ => Ok(None),
         }
     }
 
@@ -342,7 +371,7 @@ impl Streams {
         let stream = entry.stream;
         let ensure = EnsureStream { stream, name, patch, mode, if_revision, allow_destructive };
         let body = CommandBody::Stream(StreamCommand::Ensure(ensure));
-        let outcome = self.shard(entry.shard)?.request(body).await;
+        let outcome = self.inner.routing.request(entry.shard, body).await;
         let ensured = match outcome.map_err(wire_error::request_failure)? {
             Outcome::Ensured(Ok(ensured)) => ensured,
             Outcome::Ensured(Err(refused)) => return Ok(Err(refused)),
@@ -359,6 +388,7 @@ impl Streams {
 
     /// Deletes a stream: the name is blocked, the shard leaves a tombstone, the name is free.
     pub(crate) async fn delete(&self, name: &StreamName) -> Result<StreamUid, WireError> {
+        self.catch_up(ShardId::CATALOG).await?;
         let entry = self.entry(name).await?.ok_or_else(|| not_found(name))?;
         self.change(CatalogCommand::Delete { name: name.clone(), stream: entry.stream }).await?;
         self.finish_delete(name, &entry).await.map_err(|error| {
@@ -385,7 +415,8 @@ impl Streams {
 
     async fn delete_on_shard(&self, entry: &CatalogEntry) -> Result<(), WireError> {
         let body = CommandBody::Stream(StreamCommand::Delete { stream: entry.stream });
-        self.shard(entry.shard)?.request(body).await.map_err(wire_error::request_failure)?;
+        let deleted = self.inner.routing.request(entry.shard, body).await;
+        deleted.map_err(wire_error::request_failure)?;
         Ok(())
     }
 
@@ -399,14 +430,15 @@ impl Streams {
     /// Deletes streams whose creator lost their name ([`Self::create`]) and did not come to delete them.
     /// Nobody can have published to them, so whatever holds records is left.
     async fn delete_nameless(&self) -> Result<(), WireError> {
-        for ShardOnNode { handle, .. } in self.inner.shards.values() {
+        for ShardOnNode { handle, .. } in self.inner.routing.locals() {
             // Names are looked at later: they are reserved before a shard hears of a stream, so what
             // has none then has lost it for good.
             let unused = handle.unused().await.map_err(|gone| stopping(&gone))?;
             let nameless = self.inner.catalog.nameless(unused).await;
             for (name, stream) in nameless.map_err(|gone| stopping(&gone))? {
                 let body = CommandBody::Stream(StreamCommand::Delete { stream });
-                handle.request(body).await.map_err(wire_error::request_failure)?;
+                let deleted = self.inner.routing.request(handle.id(), body).await;
+                deleted.map_err(wire_error::request_failure)?;
                 tracing::info!(stream = %name, %stream, "deleted a stream that had no name any more");
             }
         }
@@ -420,6 +452,11 @@ impl Streams {
             let mut before: BTreeMap<StreamName, CatalogEntry> = BTreeMap::new();
             loop {
                 tokio::time::sleep(RECONCILE_EVERY).await;
+                if !self.inner.routing.leads_catalog() {
+                    // Others do it.
+                    before.clear();
+                    continue;
+                }
                 let Ok(half_done) = self.inner.catalog.half_done().await else { return };
                 let stale =
                     half_done.iter().filter(|(name, entry)| before.get(name) == Some(entry));
@@ -463,10 +500,13 @@ impl Streams {
     /// Brings everything published to the stream so far into the bucket.
     pub(crate) async fn seal(&self, name: &StreamName, retire: bool) -> Result<Sealed, WireError> {
         let found = self.resolve(name).await?;
+        self.catch_up(found.shard.id()).await?;
+        let found = self.resolve_here(name).await?;
         let end = found.facts.next;
         let scope = if retire { SealScope::All } else { SealScope::Stream(found.stream) };
         let body = CommandBody::Segment(SegmentCommand::Seal(scope));
-        found.shard.request(body).await.map_err(wire_error::request_failure)?;
+        let sealed = self.inner.routing.request(found.shard.id(), body).await;
+        sealed.map_err(wire_error::request_failure)?;
         let scope = MirrorScope::Stream { stream: found.stream, end };
         found.shard.mirrored(scope).await.map_err(|gone| stopping(&gone))?;
         let files_retired = if retire {
@@ -477,6 +517,11 @@ impl Streams {
         };
         Ok(Sealed { cold_end: end, files_retired })
     }
+}
+
+/// Whether a node may say so of a stream only because it has not heard of it yet.
+fn may_be_behind(error: &WireError) -> bool {
+    error.code == ErrorCode::StreamNotFound || error.code == ErrorCode::StreamStarting
 }
 
 /// A name went while its stream was created. Who had reserved it is told that it was deleted. For

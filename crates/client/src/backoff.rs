@@ -13,9 +13,15 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// As used everywhere in the SDK: 50 ms up to 5 s.
-    pub(crate) fn new() -> Self {
-        Self { first: Duration::from_millis(50), max: Duration::from_secs(5), failures: 0 }
+    /// Between rounds in which no server could be reached: each costs both sides a handshake.
+    pub(crate) fn of_rounds() -> Self {
+        Self { first: Duration::from_millis(50), max: Duration::from_secs(2), failures: 0 }
+    }
+
+    /// Of requests that a server refused for now: a shard has another leader within a second or two, and
+    /// whoever waits for it should go on soon after.
+    pub(crate) fn of_requests() -> Self {
+        Self { first: Duration::from_millis(20), max: Duration::from_millis(500), failures: 0 }
     }
 
     /// The wait after one more failure. `random` is any 64 random bits.
@@ -65,12 +71,32 @@ impl Randomness {
     }
 
     fn step(&self, generator: usize) -> u64 {
-        const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
-        let mut z = self.states[generator].fetch_add(GAMMA, Ordering::Relaxed).wrapping_add(GAMMA);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        mix(self.states[generator].fetch_add(GAMMA, Ordering::Relaxed).wrapping_add(GAMMA))
     }
+}
+
+/// Random bits of one owner, as of [`Randomness`].
+#[derive(Clone, Debug)]
+pub(crate) struct Bits(u64);
+
+impl Bits {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// 64 random bits.
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(GAMMA);
+        mix(self.0)
+    }
+}
+
+const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
+
+fn mix(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 #[cfg(test)]
@@ -79,13 +105,13 @@ mod tests {
 
     #[test]
     fn waits_double_between_half_and_full_up_to_the_maximum() {
-        let (mut least, mut most) = (Backoff::new(), Backoff::new());
+        let (mut least, mut most) = (Backoff::of_rounds(), Backoff::of_rounds());
         let mut full_ms = 50;
         for _ in 0..20 {
             let (low, high) = (least.next(0), most.next(511));
             assert_eq!(low, Duration::from_millis(full_ms) / 2);
             assert!(high > low && high < Duration::from_millis(full_ms), "{high:?}");
-            full_ms = (full_ms * 2).min(5_000);
+            full_ms = (full_ms * 2).min(2_000);
         }
         least.reset();
         assert_eq!(least.next(0), Duration::from_millis(25));

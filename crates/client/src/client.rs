@@ -15,8 +15,9 @@ use crate::publish::{MultiPublisherBuilder, PublisherBuilder};
 use crate::subscribe::SubscriptionBuilder;
 
 /// A connection to a cluster. Cheap to clone; everything made from it shares the one connection,
-/// which is made again by itself when it is lost. It is closed when the last clone and the last
-/// handle are dropped.
+/// which is made again by itself, to another server where there are several, when it is lost, when its
+/// server goes away, or when that owes an answer and nothing was heard from it for some 1.2 s. It is
+/// closed when the last clone and the last handle are dropped.
 #[derive(Clone, Debug)]
 pub struct Client {
     pub(crate) inner: Arc<ClientInner>,
@@ -32,12 +33,15 @@ pub(crate) struct ClientInner {
 }
 
 impl Client {
-    /// Connects over QUIC. Tries once; later losses are repaired in the background.
+    /// Connects over QUIC. Tries each server once, and each of its addresses; later losses are repaired
+    /// in the background.
     ///
     /// Cancelling leaves nothing behind.
     ///
     /// # Errors
-    /// [`ConnectError`], within about `options.connect_timeout` per address of the server.
+    /// [`ConnectError`]: of the server, where there is one; else what came of each. Within
+    /// `options.connect_timeout` after the last attempt has begun, and each begins 300 ms after the one
+    /// before it at the latest, while no more than eight are under way.
     pub async fn connect(options: ClientOptions) -> Result<Self, ConnectError> {
         let dial = Arc::new(QuicDial::new(&options)?);
         Self::connect_over(dial, options).await
@@ -51,6 +55,7 @@ impl Client {
         dial: Arc<dyn Dial>,
         options: ClientOptions,
     ) -> Result<Self, ConnectError> {
+        options.check_servers()?;
         let seed = match options.seed {
             Some(seed) => seed,
             None => {
@@ -73,10 +78,16 @@ impl Client {
         self.inner.link.cluster_uid()
     }
 
-    /// The server this client was told to use.
+    /// The servers this client was told to use.
     #[must_use]
-    pub fn server(&self) -> &str {
-        &self.inner.options.server
+    pub fn servers(&self) -> &[String] {
+        &self.inner.options.servers
+    }
+
+    /// The server it is connected to now, as it was named. `None` while there is none.
+    #[must_use]
+    pub fn server(&self) -> Option<String> {
+        self.inner.link.server()
     }
 
     /// A publisher to one stream.

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use railgun_net::{ConnectionLost, ReadError, WriteError};
 use railgun_proto::{FrameError, WireError};
-use railgun_types::{ClusterUid, Retry};
+use railgun_types::{ClusterUid, ErrorCode, Retry};
+
+use crate::dial::Target;
 
 /// Why a client has no session. Cheap to clone: one failure is told to everyone who waits.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// Not `host:port`.
+    /// One of the servers is not `host:port`.
     #[error("'{server}' is not an address: write host:port")]
     InvalidServer {
         /// What was given.
@@ -55,14 +57,20 @@ pub enum ConnectError {
         found: ClusterUid,
     },
     /// The connection was lost and did not come back in time.
-    #[error("no connection to {server} for {waited:?}{}{}", if last.is_empty() { "" } else { ": " }, last)]
+    #[error("no connection to {servers} for {waited:?}{}{}", if last.is_empty() { "" } else { ": " }, last)]
     GaveUp {
-        /// The server.
-        server: String,
+        /// The servers, separated by commas.
+        servers: String,
         /// How long it was tried.
         waited: Duration,
         /// The last failure.
         last: String,
+    },
+    /// None of several addresses gave a session.
+    #[error("no session with any server: {}", told(attempts))]
+    NoneReachable {
+        /// What was tried, in the order of failing.
+        attempts: Arc<[Attempt]>,
     },
     /// The client was closed.
     #[error("the client is closed")]
@@ -75,12 +83,74 @@ pub enum ConnectError {
     },
 }
 
+/// An address that gave no session.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// The address; of a name that could not be resolved, the name.
+    pub target: Target,
+    /// Why.
+    pub error: ConnectError,
+}
+
+/// Failures that a message names.
+const TOLD_MAX: usize = 8;
+
+fn told(attempts: &[Attempt]) -> String {
+    if attempts.is_empty() {
+        return "there is no other to try".to_owned();
+    }
+    let one = |attempt: &Attempt| format!("{} ({})", attempt.target, attempt.error.short());
+    let mut told: Vec<String> = attempts.iter().take(TOLD_MAX).map(one).collect();
+    if let more @ 1.. = attempts.len().saturating_sub(TOLD_MAX) {
+        told.push(format!("and {more} more"));
+    }
+    told.join(", ")
+}
+
 impl ConnectError {
+    /// One failure is told as it is, several in a list.
+    pub(crate) fn of_attempts(mut attempts: Vec<Attempt>) -> Self {
+        match attempts.pop() {
+            Some(only) if attempts.is_empty() => only.error,
+            last => {
+                attempts.extend(last);
+                Self::NoneReachable { attempts: attempts.into() }
+            }
+        }
+    }
+
+    /// The reason alone, for a list in which the server is named.
+    fn short(&self) -> String {
+        use railgun_net::ConnectError as Transport;
+        match self {
+            Self::Unresolved { reason, .. } => format!("no address: {reason}"),
+            Self::Handshake { reason, .. } => format!("lost in the handshake: {reason}"),
+            Self::Refused { error, .. } => format!("refused: {error}"),
+            Self::OtherCluster { found, .. } => format!("is of another cluster, {found}"),
+            Self::Transport(error) => match &**error {
+                Transport::Timeout { timeout, .. } => format!("no answer within {timeout:?}"),
+                Transport::UntrustedCertificate { server_name, reason, .. } => {
+                    format!("certificate not to be trusted for '{server_name}': {reason}")
+                }
+                Transport::WrongProtocol { .. } => "does not speak railgun/1".to_owned(),
+                Transport::Refused { .. } => "full or stopping".to_owned(),
+                Transport::Lost { source, .. } => source.to_string(),
+                other => other.to_string(),
+            },
+            other => other.to_string(),
+        }
+    }
+
     /// Whether trying again may help, and when.
     #[must_use]
     pub fn retry(&self) -> Retry {
         match self {
             Self::Refused { error, .. } => error.retry,
+            Self::NoneReachable { attempts } => {
+                // One that may come back is worth trying for, whatever the others say.
+                let any = attempts.iter().any(|attempt| attempt.error.retry() != Retry::Never);
+                if any || attempts.is_empty() { Retry::Now } else { Retry::Never }
+            }
             Self::OtherCluster { .. } | Self::Closed | Self::InvalidServer { .. } => Retry::Never,
             Self::Unresolved { .. }
             | Self::Transport(_)
@@ -135,5 +205,10 @@ impl StreamLost {
                 | Self::Read(ReadError::ConnectionLost(_))
                 | Self::Write(WriteError::ConnectionLost(_))
         )
+    }
+
+    /// Whether the server stops: it is to be left, though the connection is there.
+    pub(crate) fn is_going_away(&self) -> bool {
+        matches!(self, Self::Refused(error) if error.code == ErrorCode::GoingAway)
     }
 }

@@ -1,85 +1,113 @@
-//! Making a connection: over QUIC, or as a test says.
+//! Making a connection to one address: over QUIC, or as a test says.
 
+use std::fmt;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::time::Duration;
 
 use railgun_net::{ConnectSpec, Connection, Roots};
 
 use crate::connect_error::ConnectError;
-use crate::options::ClientOptions;
+use crate::options::{ClientOptions, host_and_port};
 
-/// What a [`Dial`] gives back.
+/// What [`Dial::dial`] gives back.
 pub type Dialling<'a> = Pin<Box<dyn Future<Output = Result<Connection, ConnectError>> + Send + 'a>>;
+
+/// What [`Dial::resolve`] gives back.
+pub type Resolving<'a> =
+    Pin<Box<dyn Future<Output = Result<Vec<Target>, ConnectError>> + Send + 'a>>;
+
+/// Where a connection is to be made to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// `host:port`: one of [`ClientOptions::servers`], or one that a server named when it went away.
+    pub server: String,
+    /// One of its addresses. `None` where a [`Dial`] does not tell them apart.
+    pub addr: Option<SocketAddr>,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.addr {
+            Some(addr) if addr.to_string() != self.server => {
+                write!(f, "{} at {addr}", self.server)
+            }
+            _ => f.write_str(&self.server),
+        }
+    }
+}
 
 /// Makes connections to a cluster. The seam at which simulations put an in-process network under
 /// the client; everyone else uses [`Client::connect`](crate::Client::connect).
-pub trait Dial: Send + Sync + std::fmt::Debug + 'static {
+pub trait Dial: Send + Sync + fmt::Debug + 'static {
+    /// The addresses of a server, in the order in which to try them. By default it is tried as it is.
+    fn resolve<'a>(&'a self, server: &'a str) -> Resolving<'a> {
+        Box::pin(async { Ok(vec![Target { server: server.to_owned(), addr: None }]) })
+    }
+
     /// Makes a new connection, in the time that a user is willing to wait.
-    fn dial(&self) -> Dialling<'_>;
+    fn dial<'a>(&'a self, target: &'a Target) -> Dialling<'a>;
+
+    /// A number that is another one whenever something was heard from the peer. `None`, the default,
+    /// where nobody knows: then silence is no reason to leave a server.
+    fn heard(&self, connection: &Connection) -> Option<u64> {
+        let _ = connection;
+        None
+    }
 }
 
-/// Dials a server over QUIC. Its name is resolved anew each time.
+/// Dials servers over QUIC. Names are resolved anew each time.
 #[derive(Debug)]
 pub(crate) struct QuicDial {
-    server: String,
-    server_name: String,
+    server_name: Option<String>,
     roots: Roots,
     timeout: Duration,
 }
 
 impl QuicDial {
     pub(crate) fn new(options: &ClientOptions) -> Result<Self, ConnectError> {
-        let server = options.server.clone();
-        let invalid = || ConnectError::InvalidServer { server: server.clone() };
-        let (host, port) = server.rsplit_once(':').ok_or_else(invalid)?;
-        let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
-        if host.is_empty() || port.parse::<u16>().is_err() {
-            return Err(invalid());
-        }
-        let server_name = options.server_name.clone().unwrap_or_else(|| host.to_owned());
+        options.check_servers()?;
         let roots = options.ca_pem.clone().map_or(Roots::System, Roots::Pem);
-        Ok(Self { server, server_name, roots, timeout: options.connect_timeout })
+        let server_name = options.server_name.clone();
+        Ok(Self { server_name, roots, timeout: options.connect_timeout })
     }
 
-    async fn connect(&self) -> Result<Connection, ConnectError> {
-        let unresolved = |reason| ConnectError::Unresolved { server: self.server.clone(), reason };
-        let found = tokio::time::timeout(self.timeout, tokio::net::lookup_host(&self.server))
+    async fn lookup(&self, server: &str) -> Result<Vec<Target>, ConnectError> {
+        let unresolved = |reason| ConnectError::Unresolved { server: server.to_owned(), reason };
+        let found = tokio::time::timeout(self.timeout, tokio::net::lookup_host(server))
             .await
             .map_err(|_| unresolved(format!("no answer within {:?}", self.timeout)))?
             .map_err(|error| unresolved(error.to_string()))?;
-        let mut failure = unresolved("the name has no address".into());
-        for addr in found {
-            let mut spec = ConnectSpec::new(addr, &*self.server_name, self.roots.clone());
-            spec.timeout = self.timeout;
-            match railgun_net::connect(spec).await {
-                Ok(connection) => return Ok(connection),
-                Err(error) => failure = error.into(),
-            }
+        let target = |addr| Target { server: server.to_owned(), addr: Some(addr) };
+        let targets: Vec<Target> = found.map(target).collect();
+        if targets.is_empty() {
+            return Err(unresolved("the name has no address".into()));
         }
-        Err(failure)
+        Ok(targets)
+    }
+
+    async fn connect(&self, target: &Target) -> Result<Connection, ConnectError> {
+        let invalid = || ConnectError::InvalidServer { server: target.server.clone() };
+        let (host, _) = host_and_port(&target.server).ok_or_else(invalid)?;
+        let addr = target.addr.ok_or_else(invalid)?;
+        let server_name = self.server_name.as_deref().unwrap_or(host);
+        let mut spec = ConnectSpec::new(addr, server_name, self.roots.clone());
+        spec.timeout = self.timeout;
+        Ok(railgun_net::connect(spec).await?)
     }
 }
 
 impl Dial for QuicDial {
-    fn dial(&self) -> Dialling<'_> {
-        Box::pin(self.connect())
+    fn resolve<'a>(&'a self, server: &'a str) -> Resolving<'a> {
+        Box::pin(self.lookup(server))
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+    fn dial<'a>(&'a self, target: &'a Target) -> Dialling<'a> {
+        Box::pin(self.connect(target))
+    }
 
-    #[test]
-    fn addresses_are_host_and_port() {
-        let name = |server: &str| {
-            QuicDial::new(&ClientOptions::new(server)).map(|dial| dial.server_name).ok()
-        };
-        assert_eq!(name("localhost:7410").as_deref(), Some("localhost"));
-        assert_eq!(name("[::1]:7410").as_deref(), Some("::1"));
-        for bad in ["", "localhost", ":7410", "localhost:", "localhost:x", "localhost:70000"] {
-            assert_eq!(name(bad), None, "{bad}");
-        }
+    fn heard(&self, connection: &Connection) -> Option<u64> {
+        Some(connection.stats().received_bytes)
     }
 }

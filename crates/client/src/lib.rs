@@ -22,9 +22,10 @@
 //! # }
 //! ```
 //!
-//! One [`Client`] is one connection. It is made again by itself when it is lost; publishers repeat
-//! what was un-answered under the same producer sequence, so that it is appended once (PQ-1), and
-//! subscriptions go on at the next offset.
+//! One [`Client`] is one connection to one of its servers. It is made again by itself, to the next one,
+//! when it is lost; publishers repeat what was un-answered, or refused for want of a leader, in order
+//! and under the same producer sequence, so that it is appended once (PQ-1), and subscriptions go on at
+//! the next offset.
 #![warn(missing_docs)]
 
 mod admin;
@@ -32,6 +33,7 @@ mod backoff;
 mod client;
 mod connect_error;
 mod dial;
+mod dialler;
 mod link;
 mod message;
 mod options;
@@ -46,8 +48,8 @@ pub use admin::{
     StreamPage,
 };
 pub use client::Client;
-pub use connect_error::ConnectError;
-pub use dial::{Dial, Dialling};
+pub use connect_error::{Attempt, ConnectError};
+pub use dial::{Dial, Dialling, Resolving, Target};
 pub use message::Message;
 pub use options::ClientOptions;
 pub use publish::{

@@ -1,5 +1,6 @@
-//! Owns the connection of a client: makes it again whenever it is lost. Inputs: the fate of the
-//! connection. Output: a watched state. Never: knows what travels on it.
+//! Owns the connection of a client: makes it again whenever it is lost, and leaves a server that goes
+//! away or falls silent. Inputs: the fate of the connection. Output: a watched state. Never: knows what
+//! travels on it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,18 +13,30 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::backoff::{Backoff, Randomness};
 use crate::connect_error::ConnectError;
 use crate::dial::Dial;
+use crate::dialler::{Dialler, Wanted};
 use crate::options::ClientOptions;
 use crate::session::{ControlStream, Session};
 
 /// Time for the last packet to be sent. Waiting for all that QUIC does after it would hold up a short
 /// command for longer than its work.
 const CLOSE_LINGER: Duration = Duration::from_millis(20);
+/// Silence of a server that owes an answer, beyond two round trips, after which another one is sought. A
+/// server that is there and only slow is heard each second, when it acknowledges a sign of life
+/// ([`railgun_net::KEEP_ALIVE`]); the rest is for one that is late.
+const SILENCE_MAX: Duration = railgun_net::KEEP_ALIVE.saturating_add(Duration::from_millis(200));
+/// How often it is looked, while an answer is owed.
+const LOOK: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Debug)]
 enum LinkState {
     Up(Arc<Session>),
-    /// Being made again; the last failure.
-    Down(Option<ConnectError>),
+    /// Being made again.
+    Down {
+        /// The last failure.
+        last: Option<ConnectError>,
+        /// The session whose server goes away, which answers what it owes.
+        leaving: Option<Arc<Session>>,
+    },
     /// It cannot be made again.
     Failed(ConnectError),
 }
@@ -32,7 +45,7 @@ enum LinkState {
 #[derive(Debug)]
 pub(crate) struct Link {
     state: watch::Receiver<LinkState>,
-    server: String,
+    options: Arc<ClientOptions>,
     cluster_uid: ClusterUid,
     stop: CancellationToken,
     _stop_on_drop: DropGuard,
@@ -40,11 +53,19 @@ pub(crate) struct Link {
 
 struct LinkTask {
     dial: Arc<dyn Dial>,
-    options: Arc<ClientOptions>,
+    dialler: Dialler,
     randomness: Arc<Randomness>,
     state: watch::Sender<LinkState>,
     cluster_uid: ClusterUid,
     stop: CancellationToken,
+}
+
+/// Why a session is left.
+enum Cause {
+    Lost,
+    GoingAway,
+    /// It fell silent, and another server has admitted the client.
+    Silent(Box<(Session, ControlStream)>),
 }
 
 impl Link {
@@ -54,20 +75,31 @@ impl Link {
         options: Arc<ClientOptions>,
         randomness: Arc<Randomness>,
     ) -> Result<Self, ConnectError> {
-        let (session, control) = Session::begin(&*dial, &options, 0).await?;
+        let mut dialler =
+            Dialler::new(Arc::clone(&dial), Arc::clone(&options), Arc::clone(&randomness));
+        let wanted =
+            Wanted { number: 0, cluster: None, first: &[], leaving: None, may_return: false };
+        let (session, control) = dialler.round(wanted).await?;
         let cluster_uid = session.cluster_uid;
         let session = Arc::new(session);
         let (sender, state) = watch::channel(LinkState::Up(Arc::clone(&session)));
-        let server = options.server.clone();
         let stop = CancellationToken::new();
         let task =
-            LinkTask { dial, options, randomness, state: sender, cluster_uid, stop: stop.clone() };
+            LinkTask { dial, dialler, randomness, state: sender, cluster_uid, stop: stop.clone() };
         tokio::spawn(stop.clone().run_until_cancelled_owned(task.run(session, control)));
-        Ok(Self { state, server, cluster_uid, _stop_on_drop: stop.clone().drop_guard(), stop })
+        Ok(Self { state, options, cluster_uid, _stop_on_drop: stop.clone().drop_guard(), stop })
     }
 
     pub(crate) fn cluster_uid(&self) -> ClusterUid {
         self.cluster_uid
+    }
+
+    /// The server of the present session, if there is one.
+    pub(crate) fn server(&self) -> Option<String> {
+        match &*self.state.borrow() {
+            LinkState::Up(session) => Some(session.target.server.clone()),
+            LinkState::Down { .. } | LinkState::Failed(_) => None,
+        }
     }
 
     /// The present session, which is newer than the one of number `after`. Waits for one at most
@@ -81,7 +113,7 @@ impl Link {
         let mut state = self.state.clone();
         let usable = |state: &LinkState| match state {
             LinkState::Up(session) => after.is_none_or(|after| session.number > after),
-            LinkState::Down(_) => false,
+            LinkState::Down { .. } => false,
             LinkState::Failed(_) => true,
         };
         let found = tokio::time::timeout_at(deadline, state.wait_for(usable)).await;
@@ -89,16 +121,16 @@ impl Link {
             Ok(Ok(state)) => match &*state {
                 LinkState::Up(session) => Ok(Arc::clone(session)),
                 LinkState::Failed(error) => Err(error.clone()),
-                LinkState::Down(_) => Err(ConnectError::Closed),
+                LinkState::Down { .. } => Err(ConnectError::Closed),
             },
             Ok(Err(_)) => Err(ConnectError::Closed),
             Err(_) => {
                 let last = match &*self.state.borrow() {
-                    LinkState::Down(Some(error)) => error.to_string(),
+                    LinkState::Down { last: Some(error), .. } => error.to_string(),
                     _ => String::new(),
                 };
-                let waited = rounded(started.elapsed());
-                Err(ConnectError::GaveUp { server: self.server.clone(), waited, last })
+                let (servers, waited) = (self.options.servers.join(","), started.elapsed());
+                Err(ConnectError::GaveUp { servers, waited: rounded(waited), last })
             }
         }
     }
@@ -107,7 +139,9 @@ impl Link {
     pub(crate) async fn close(&self) {
         self.stop.cancel();
         let session = match &*self.state.borrow() {
-            LinkState::Up(session) => Some(Arc::clone(session)),
+            LinkState::Up(session) | LinkState::Down { leaving: Some(session), .. } => {
+                Some(Arc::clone(session))
+            }
             _ => None,
         };
         if let Some(session) = session {
@@ -123,15 +157,32 @@ fn rounded(duration: Duration) -> Duration {
 }
 
 impl LinkTask {
-    async fn run(self, mut session: Arc<Session>, mut control: ControlStream) {
+    async fn run(mut self, mut session: Arc<Session>, mut control: ControlStream) {
         loop {
-            control.run(&session).await;
+            // Goes on beside the next session, until a server that goes away has answered everything.
+            let serving = Arc::clone(&session);
+            let serve = async move { control.run(&serving).await };
+            tokio::spawn(self.stop.clone().run_until_cancelled_owned(serve));
+            let cause = tokio::select! {
+                biased;
+                _ = session.connection.closed() => Cause::Lost,
+                () = session.going_away.cancelled() => Cause::GoingAway,
+                next = self.next_if_silent(&session) => Cause::Silent(Box::new(next)),
+            };
             if self.stop.is_cancelled() {
                 // We have closed it.
                 return;
             }
-            self.state.send_replace(LinkState::Down(None));
-            (session, control) = match self.reconnect(session.number + 1).await {
+            let next = match cause {
+                Cause::Silent(next) => {
+                    // First, so that nobody publishes on both.
+                    session.connection.close(None, "no answer");
+                    Ok(*next)
+                }
+                Cause::Lost => self.reconnect(&session, None).await,
+                Cause::GoingAway => self.reconnect(&session, Some(&session)).await,
+            };
+            (session, control) = match next {
                 Ok((session, control)) => (Arc::new(session), control),
                 Err(error) => {
                     tracing::warn!(%error, "the connection cannot be made again");
@@ -144,26 +195,92 @@ impl LinkTask {
     }
 
     /// Tries until there is a session. Fails only where trying again cannot help.
-    async fn reconnect(&self, number: u64) -> Result<(Session, ControlStream), ConnectError> {
-        let mut backoff = Backoff::new();
+    async fn reconnect(
+        &mut self,
+        lost: &Session,
+        leaving: Option<&Arc<Session>>,
+    ) -> Result<(Session, ControlStream), ConnectError> {
+        let down = |last| LinkState::Down { last, leaving: leaving.cloned() };
+        self.state.send_replace(down(None));
+        let mut backoff = Backoff::of_rounds();
+        // Names another server once; if that is not there either, the list counts.
+        let mut first = lost.alternatives();
         loop {
-            let begun = Session::begin(&*self.dial, &self.options, number).await;
-            let begun = begun.and_then(|(session, control)| {
-                if session.cluster_uid == self.cluster_uid {
-                    return Ok((session, control));
-                }
-                let (server, found) = (self.options.server.clone(), session.cluster_uid);
-                Err(ConnectError::OtherCluster { server, expected: self.cluster_uid, found })
-            });
-            match begun {
+            let wanted = Wanted {
+                number: lost.number + 1,
+                cluster: Some(self.cluster_uid),
+                first: std::mem::take(&mut first),
+                leaving: Some(&lost.target),
+                may_return: true,
+            };
+            match self.dialler.round(wanted).await {
                 Ok(begun) => return Ok(begun),
                 Err(error) if error.is_final() => return Err(error),
                 Err(error) => {
-                    tracing::debug!(%error, "not connected");
-                    self.state.send_replace(LinkState::Down(Some(error)));
+                    tracing::debug!(%error, "no server");
+                    self.state.send_replace(down(Some(error)));
                 }
             }
             tokio::time::sleep(backoff.next(self.randomness.next())).await;
         }
+    }
+
+    /// Watches a session: while its server owes an answer and is silent, looks for another one. Returns
+    /// when that has admitted this client and the first is silent still.
+    async fn next_if_silent(&mut self, session: &Session) -> (Session, ControlStream) {
+        let mut backoff = Backoff::of_rounds();
+        loop {
+            let heard = self.silence(session).await;
+            tracing::debug!(server = %session.target, "the server owes an answer and is silent");
+            let wanted = Wanted {
+                number: session.number + 1,
+                cluster: Some(self.cluster_uid),
+                first: &[],
+                leaving: Some(&session.target),
+                may_return: false,
+            };
+            let found = tokio::select! {
+                biased;
+                () = speaks(&*self.dial, session, heard) => continue,
+                found = self.dialler.round(wanted) => found,
+            };
+            match found {
+                Ok(begun) if self.dial.heard(&session.connection) == Some(heard) => return begun,
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::debug!(%error, "no other server");
+                    tokio::time::sleep(backoff.next(self.randomness.next())).await;
+                }
+            }
+        }
+    }
+
+    /// Returns when a server has been silent for too long, and has owed an answer all the time; with what
+    /// was last heard of it.
+    async fn silence(&self, session: &Session) -> u64 {
+        loop {
+            session.begins_to_owe().await;
+            let Some(mut heard) = self.dial.heard(&session.connection) else {
+                return std::future::pending().await;
+            };
+            let mut since = Instant::now();
+            while session.owes() {
+                if since.elapsed() >= SILENCE_MAX + 2 * session.connection.stats().rtt {
+                    return heard;
+                }
+                tokio::time::sleep(LOOK).await;
+                if let Some(now) = self.dial.heard(&session.connection).filter(|now| *now != heard)
+                {
+                    (heard, since) = (now, Instant::now());
+                }
+            }
+        }
+    }
+}
+
+/// Returns when the server is heard again, or owes nothing any more.
+async fn speaks(dial: &dyn Dial, session: &Session, heard: u64) {
+    while session.owes() && dial.heard(&session.connection) == Some(heard) {
+        tokio::time::sleep(LOOK).await;
     }
 }

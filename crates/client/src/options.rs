@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::connect_error::ConnectError;
+
 /// Shortest time that a server is given for an answer, however impatient the user: it may wait for
 /// a disk.
 pub(crate) const ANSWER_TIMEOUT_MIN: Duration = Duration::from_secs(1);
@@ -9,16 +11,17 @@ pub(crate) const ANSWER_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 /// How to reach a cluster. [`ClientOptions::new`] has the usual values; change what differs.
 #[derive(Clone)]
 pub struct ClientOptions {
-    /// `host:port` of any node.
-    pub server: String,
+    /// Nodes of one cluster, `host:port` each; one that can be reached is enough. All are tried, and all
+    /// addresses that their names have, beginning with one at random, so that clients spread.
+    pub servers: Vec<String>,
     /// The authority that signed the server's certificate, as PEM. `None`: those this machine
     /// trusts.
     pub ca_pem: Option<Vec<u8>>,
-    /// The name in the server's certificate, if it is not the host of `server`.
+    /// The name in the servers' certificates, if it is not the host of each.
     pub server_name: Option<String>,
     /// Shown to servers that are configured with tokens.
     pub token: Option<String>,
-    /// Time for one attempt to connect, handshake included. 3 s.
+    /// Time for one attempt to connect to one address, handshake included. 3 s.
     pub connect_timeout: Duration,
     /// How long a lost connection, or an error that the server calls temporary, is met with trying
     /// again before a message or a subscription fails; and how long they wait for a server that
@@ -33,11 +36,11 @@ pub struct ClientOptions {
 }
 
 impl ClientOptions {
-    /// The usual values for the node at `server` (`host:port`).
+    /// The usual values for the node at `servers` (`host:port`), or for several, separated by commas.
     #[must_use]
-    pub fn new(server: impl Into<String>) -> Self {
+    pub fn new(servers: impl AsRef<str>) -> Self {
         Self {
-            server: server.into(),
+            servers: servers.as_ref().split(',').map(|server| server.trim().to_owned()).collect(),
             ca_pem: None,
             server_name: None,
             token: None,
@@ -50,16 +53,62 @@ impl ClientOptions {
     }
 }
 
+impl ClientOptions {
+    /// Whether every one of `servers` is `host:port`, and there is one.
+    ///
+    /// # Errors
+    /// [`ConnectError::InvalidServer`], which names the first that is not.
+    pub fn check_servers(&self) -> Result<(), ConnectError> {
+        let invalid = |server: &str| ConnectError::InvalidServer { server: server.to_owned() };
+        if self.servers.is_empty() {
+            return Err(invalid(""));
+        }
+        match self.servers.iter().find(|server| host_and_port(server).is_none()) {
+            Some(server) => Err(invalid(server)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The host, without the brackets of an IPv6 address, and the port.
+pub(crate) fn host_and_port(server: &str) -> Option<(&str, u16)> {
+    let (host, port) = server.rsplit_once(':')?;
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let port = port.parse().ok()?;
+    (!host.is_empty()).then_some((host, port))
+}
+
 impl std::fmt::Debug for ClientOptions {
     /// The token is not shown.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ClientOptions")
-            .field("server", &self.server)
+            .field("servers", &self.servers)
             .field("server_name", &self.server_name)
             .field("token", &self.token.as_ref().map(|_| "…"))
             .field("connect_timeout", &self.connect_timeout)
             .field("give_up_after", &self.give_up_after)
             .field("call_timeout", &self.call_timeout)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_hosts_and_ports_and_the_bad_one_is_named() {
+        let bad = |servers: &str| match ClientOptions::new(servers).check_servers() {
+            Ok(()) => None,
+            Err(ConnectError::InvalidServer { server }) => Some(server),
+            Err(other) => panic!("{other}"),
+        };
+        assert_eq!(bad("localhost:7410"), None);
+        assert_eq!(bad("a:1, [::1]:7410,10.0.0.1:65535"), None);
+        assert_eq!(host_and_port("[::1]:7410"), Some(("::1", 7410)));
+        for one in ["", "localhost", ":7410", "localhost:", "localhost:x", "localhost:70000"] {
+            assert_eq!(bad(one).as_deref(), Some(one));
+            assert_eq!(bad(&format!("a:1,{one},b:2")).as_deref(), Some(one));
+        }
     }
 }

@@ -1,34 +1,81 @@
 //! One connection after its handshake.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use railgun_net::{Connection, FrameReader, FrameWriter, QUIC_STREAMS_MAX};
 use railgun_proto::convert::Uid;
 use railgun_proto::{Frame, FrameKind, Message, VERSION, WireError, v1};
 use railgun_types::{ClusterUid, ErrorCode};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SetOnce};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::connect_error::{ConnectError, StreamLost};
-use crate::dial::Dial;
+use crate::dial::{Dial, Target};
 use crate::options::ClientOptions;
 
 /// Streams of a connection beside the first.
 const STREAMS_BESIDE_CONTROL: usize = QUIC_STREAMS_MAX as usize - 1;
+/// Time for a server that goes away to answer what is in flight, if it names none, and the bounds of
+/// what it may name.
+const LEAVING_USUAL: Duration = Duration::from_secs(10);
+const LEAVING_MIN: Duration = Duration::from_secs(1);
+const LEAVING_MAX: Duration = Duration::from_secs(60);
+/// Other servers that one may name when it goes away.
+const ALTERNATIVES_MAX: usize = 16;
 
 /// A connection on which the server said Welcome.
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) connection: Connection,
+    pub(crate) target: Target,
     /// Counts the sessions of a client.
     pub(crate) number: u64,
     pub(crate) cluster_uid: ClusterUid,
     pub(crate) unanswered_max: usize,
     /// The server stops: finish what is in flight, begin nothing.
     pub(crate) going_away: CancellationToken,
+    /// Where it says to go instead. Set before [`Self::going_away`], if at all.
+    alternatives: SetOnce<Vec<String>>,
+    owed: Arc<Owed>,
     /// Streams that may still be opened. Beyond them QUIC would wait, for as long as no other ends.
     slots: Arc<Semaphore>,
+}
+
+/// Who waits for an answer on a session.
+#[derive(Debug, Default)]
+struct Owed {
+    waiting: AtomicUsize,
+    begun: Notify,
+}
+
+/// One who may wait for an answer. Dropped, it waits no more.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    owed: Arc<Owed>,
+    waits: AtomicBool,
+}
+
+impl Waiting {
+    /// Whether an answer is owed to it now.
+    pub(crate) fn set(&self, waits: bool) {
+        if self.waits.swap(waits, Ordering::Relaxed) == waits {
+            return;
+        }
+        if !waits {
+            self.owed.waiting.fetch_sub(1, Ordering::Relaxed);
+        } else if self.owed.waiting.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.owed.begun.notify_one();
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.set(false);
+    }
 }
 
 /// A QUIC stream of a session.
@@ -45,22 +92,26 @@ pub(crate) struct SessionStream {
 pub(crate) struct ControlStream {
     _writer: FrameWriter,
     reader: FrameReader,
+    /// Nothing more comes on it.
+    ended: bool,
 }
 
 impl Session {
-    /// Dials, and introduces this client.
+    /// Dials, and introduces this client. Cancelled, the connection is closed.
     pub(crate) async fn begin(
         dial: &dyn Dial,
+        target: Target,
         options: &ClientOptions,
         number: u64,
     ) -> Result<(Self, ControlStream), ConnectError> {
-        let connection = dial.dial().await?;
-        let handshake = |reason| ConnectError::Handshake { server: options.server.clone(), reason };
+        let connection = dial.dial(&target).await?;
+        let server = || target.server.clone();
+        let handshake = |reason| ConnectError::Handshake { server: server(), reason };
         let greeting = tokio::time::timeout(options.connect_timeout, greet(&connection, options));
         let (welcome, control) = match greeting.await {
             Ok(Ok(greeted)) => greeted,
             Ok(Err(StreamLost::Refused(error))) => {
-                return Err(ConnectError::Refused { server: options.server.clone(), error });
+                return Err(ConnectError::Refused { server: server(), error });
             }
             Ok(Err(lost)) => return Err(handshake(lost.to_string())),
             Err(_) => return Err(handshake(no_answer(options.connect_timeout))),
@@ -70,13 +121,49 @@ impl Session {
         if welcome.version != VERSION {
             let text = format!("the server chose version {}", welcome.version);
             let error = WireError::new(ErrorCode::UnsupportedVersion, text);
-            return Err(ConnectError::Refused { server: options.server.clone(), error });
+            return Err(ConnectError::Refused { server: server(), error });
         }
-        let unanswered_max = welcome.unanswered_max.max(1) as usize;
-        let going_away = CancellationToken::new();
-        let slots = Arc::new(Semaphore::new(STREAMS_BESIDE_CONTROL));
-        let session = Self { connection, number, cluster_uid, unanswered_max, going_away, slots };
+        let session = Self {
+            connection,
+            target,
+            number,
+            cluster_uid,
+            unanswered_max: welcome.unanswered_max.max(1) as usize,
+            going_away: CancellationToken::new(),
+            alternatives: SetOnce::new(),
+            owed: Arc::default(),
+            slots: Arc::new(Semaphore::new(STREAMS_BESIDE_CONTROL)),
+        };
         Ok((session, control))
+    }
+
+    /// For somebody who will wait for answers on this session.
+    pub(crate) fn waiting(&self) -> Waiting {
+        Waiting { owed: Arc::clone(&self.owed), waits: AtomicBool::new(false) }
+    }
+
+    /// Whether somebody waits for an answer.
+    pub(crate) fn owes(&self) -> bool {
+        self.owed.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// Returns when somebody waits for an answer. For one task. Cancel-safe.
+    pub(crate) async fn begins_to_owe(&self) {
+        while !self.owes() {
+            self.owed.begun.notified().await;
+        }
+    }
+
+    /// Where the server said to go instead.
+    pub(crate) fn alternatives(&self) -> &[String] {
+        self.alternatives.get().map_or(&[], Vec::as_slice)
+    }
+
+    fn go_away(&self, mut alternatives: Vec<String>) {
+        alternatives.truncate(ALTERNATIVES_MAX);
+        tracing::debug!(server = %self.target, ?alternatives, "the server is going away");
+        let _ = self.alternatives.set(alternatives);
+        self.going_away.cancel();
     }
 
     /// A new QUIC stream that begins with `first`.
@@ -106,35 +193,59 @@ async fn greet(
     };
     writer.send(Frame::new(&hello)).await?;
     let welcome = expect(&mut reader).await?;
-    Ok((welcome, ControlStream { _writer: writer, reader }))
+    Ok((welcome, ControlStream { _writer: writer, reader, ended: false }))
 }
 
 impl ControlStream {
-    /// Serves the stream until the connection is no more.
+    /// Serves the stream until the connection is no more. A server that goes away and does not close it
+    /// in time is left.
     pub(crate) async fn run(mut self, session: &Session) {
+        let mut patience = None;
         loop {
             tokio::select! {
                 biased;
                 lost = session.connection.closed() => {
-                    tracing::debug!(%lost, "session ended");
+                    tracing::debug!(server = %session.target, %lost, "session ended");
                     return;
                 }
-                frame = self.reader.next() => match frame {
+                () = session.going_away.cancelled(), if patience.is_none() => {
+                    // Whoever learned it.
+                    patience = Some(Instant::now() + LEAVING_USUAL);
+                }
+                () = sleep_until(patience) => {
+                    session.connection.close(None, "");
+                    return;
+                }
+                frame = self.reader.next(), if !self.ended => match frame {
                     Ok(Some(frame)) if frame.kind() == FrameKind::GoAway => {
-                        tracing::debug!("the server is going away");
-                        session.going_away.cancel();
+                        let go_away = frame.decode::<v1::GoAway>().unwrap_or_default();
+                        patience.get_or_insert(Instant::now() + leaving_time(go_away.deadline_ms));
+                        session.go_away(go_away.alternatives);
                     }
                     // A later version may say more here than this one understands.
                     Ok(Some(_)) => {}
                     Ok(None) | Err(_) => {
                         // The server has ended the session; what it owes comes before it closes.
+                        self.ended = true;
                         session.going_away.cancel();
-                        session.connection.closed().await;
-                        return;
                     }
                 },
             }
         }
+    }
+}
+
+fn leaving_time(deadline_ms: u32) -> Duration {
+    match deadline_ms {
+        0 => LEAVING_USUAL,
+        ms => Duration::from_millis(ms.into()).clamp(LEAVING_MIN, LEAVING_MAX),
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,17 +1,20 @@
 //! The SDK against a server that does what each test says, over the in-memory network, on paused
-//! time: lost connections at the moments that matter, and what is sent again after them.
+//! time: lost connections at the moments that matter, and what is sent again after them. Several
+//! servers of one cluster are in [`cluster`].
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use bytes::Bytes;
 use railgun_client::{
     AdminError, Client, ClientOptions, ConnectError, Dial, Dialling, ErrorCode, Event, Message,
     MultiPublisher, OpenError, PublishError, Removed, RemovedReason, SendError, StartPosition,
-    StreamName, SubscribeError, WireError,
+    StreamName, SubscribeError, Target, TransportError, WireError,
 };
 use railgun_net::memory::MemoryNetwork;
 use railgun_net::{Connection, Endpoint, FrameReader, FrameWriter};
@@ -19,14 +22,45 @@ use railgun_proto::{Frame, FrameKind, v1};
 use railgun_types::batch::{BatchBuilder, RecordBatch, RecordDraft};
 use railgun_types::{Offset, Timestamp};
 
+#[path = "scripted_server/cluster.rs"]
+mod cluster;
+
 const UID: [u8; 16] = [7; 16];
 
+/// Reaches servers by name. One that is dark takes in whatever is sent, and nothing is heard of it.
 #[derive(Debug)]
-struct MemoryDial(MemoryNetwork, SocketAddr);
+struct MemoryDial {
+    network: MemoryNetwork,
+    servers: Vec<(&'static str, SocketAddr)>,
+    dark: Arc<[AtomicBool]>,
+    packets: AtomicU64,
+}
+
+impl MemoryDial {
+    fn is_dark(&self, addr: SocketAddr) -> bool {
+        let place = self.servers.iter().position(|(_, server)| *server == addr);
+        self.dark[place.unwrap()].load(Relaxed)
+    }
+}
 
 impl Dial for MemoryDial {
-    fn dial(&self) -> Dialling<'_> {
-        Box::pin(async { Ok(self.0.connect(self.1).await?) })
+    fn dial<'a>(&'a self, target: &'a Target) -> Dialling<'a> {
+        Box::pin(async {
+            let named = |(name, _): &&(&str, _)| *name == target.server;
+            let (_, addr) = self.servers.iter().find(named).unwrap();
+            if self.is_dark(*addr) {
+                let timeout = Duration::from_secs(3);
+                tokio::time::sleep(timeout).await;
+                return Err(TransportError::Timeout { addr: *addr, timeout }.into());
+            }
+            Ok(self.network.connect(*addr).await?)
+        })
+    }
+
+    fn heard(&self, connection: &Connection) -> Option<u64> {
+        // One that is there acknowledges signs of life, if nothing else.
+        let sent = u64::from(!self.is_dark(connection.remote_addr()));
+        Some(self.packets.fetch_add(sent, Relaxed) + sent)
     }
 }
 
@@ -63,9 +97,14 @@ impl Server {
     }
 
     async fn connect(&self) -> (Client, Session) {
-        let dial = Arc::new(MemoryDial(self.network.clone(), self.endpoint.local_addr()));
+        let dial = MemoryDial {
+            network: self.network.clone(),
+            servers: vec![("memory:1", self.endpoint.local_addr())],
+            dark: Arc::new([AtomicBool::new(false)]),
+            packets: AtomicU64::new(0),
+        };
         let (client, session) =
-            tokio::join!(Client::connect_over(dial, Self::options()), self.accept());
+            tokio::join!(Client::connect_over(Arc::new(dial), Self::options()), self.accept());
         (client.unwrap(), session)
     }
 
@@ -74,7 +113,16 @@ impl Server {
     }
 
     async fn accept_as(&self, cluster: [u8; 16]) -> Session {
-        let connection = self.endpoint.accept().await.unwrap();
+        Session::welcome(self.endpoint.accept().await.unwrap(), cluster).await
+    }
+
+    fn cut(&self) {
+        self.network.cut(self.endpoint.local_addr());
+    }
+}
+
+impl Session {
+    async fn welcome(connection: Connection, cluster: [u8; 16]) -> Self {
         let (mut writer, mut reader) = connection.accept().await.unwrap();
         let hello: v1::Hello = reader.next().await.unwrap().unwrap().decode().unwrap();
         assert_eq!((hello.version_min, hello.version_max), (1, 1));
@@ -85,18 +133,19 @@ impl Server {
             ..v1::Welcome::default()
         };
         writer.send(Frame::new(&welcome)).await.unwrap();
-        Session { connection, control: (writer, reader) }
+        Self { connection, control: (writer, reader) }
     }
 
-    fn cut(&self) {
-        self.network.cut(self.endpoint.local_addr());
-    }
-}
-
-impl Session {
     async fn stream(&self) -> Stream {
         let (writer, reader) = self.connection.accept().await.unwrap();
         Stream { writer, reader }
+    }
+
+    /// Answers the next administrative call.
+    async fn answers(&self, answer: v1::admin_response::Answer) {
+        let mut stream = self.stream().await;
+        let request: v1::AdminRequest = stream.receive().await;
+        stream.send(&v1::AdminResponse { id: request.id, answer: Some(answer) }).await;
     }
 
     /// A publisher that was opened and bound to one stream; its producer id.
@@ -138,6 +187,14 @@ impl Stream {
         let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
         let values = batch.records().map(|record| text(record.content().unwrap().value));
         (publish.items[0].sequence, values.collect())
+    }
+
+    /// Refuses the batches of as many frames, for this reason each.
+    async fn refuse<const N: usize>(&mut self, codes: [ErrorCode; N]) {
+        for code in codes {
+            let item = v1::ItemResult { error: Some(error(code)), ..v1::ItemResult::default() };
+            self.send(&v1::PublishResult { items: vec![item] }).await;
+        }
     }
 
     async fn answer(&mut self, base_offset: u64, published: u32) {
@@ -715,21 +772,43 @@ async fn a_lost_answer_is_asked_for_again_unless_that_could_do_harm() {
         stream.send(&v1::AdminResponse { id: request.id, answer: Some(answer) }).await;
         (session, stream)
     };
-    let (listed, (session, _stream)) = tokio::join!(ask(client.clone()), serve);
+    let (listed, (mut session, _stream)) = tokio::join!(ask(client.clone()), serve);
     assert_eq!(listed.unwrap().streams, []);
 
-    // A delete that was done would be answered with "not found", or hit a new stream.
-    let serve = async {
-        let mut stream = session.stream().await;
-        let _: v1::AdminRequest = stream.receive().await;
-        server.cut();
+    // A delete that was done would be answered with "not found", or hit a new stream: it is looked.
+    let described = |uid: [u8; 16]| {
+        let description = v1::StreamDescription {
+            name: "orders".into(),
+            stream_uid: Bytes::copy_from_slice(&uid),
+            spec: Some(v1::StreamPatch {
+                kind: Some(v1::StreamKind::StreamPersistent.into()),
+                ..v1::StreamPatch::default()
+            }),
+            ..v1::StreamDescription::default()
+        };
+        v1::admin_response::Answer::StreamDescription(description)
     };
-    let (deleted, ()) = {
+    let other = described([8; 16]);
+    for end in [v1::admin_response::Answer::Error(error(ErrorCode::StreamNotFound)), other] {
+        let serve = async {
+            session.answers(described(UID)).await;
+            // It is not done, and then it is; both times nobody hears of it.
+            let mut stream = session.stream().await;
+            let request: v1::AdminRequest = stream.receive().await;
+            assert!(matches!(request.call, Some(v1::admin_request::Call::DeleteStream(_))));
+            server.cut();
+            let again = server.accept().await;
+            again.answers(described(UID)).await;
+            let unknown = v1::admin_response::Answer::Error(error(ErrorCode::OutcomeUnknown));
+            again.answers(unknown).await;
+            again.answers(end).await;
+            again
+        };
         let name = orders();
-        let deleting = admin.delete_stream(&name);
-        tokio::join!(deleting, serve)
-    };
-    assert!(matches!(deleted, Err(AdminError::Unknown { .. })));
+        let (deleted, again) = tokio::join!(admin.delete_stream(&name), serve);
+        assert_eq!(deleted.unwrap().0, UID);
+        session = again;
+    }
     let _ = &session.control;
 }
 

@@ -1,15 +1,35 @@
-//! The catalog: which names exist, which stream each means, on which shard. Replicated by shard 0.
+//! The catalog: which names exist, which stream each means, on which shard; which nodes there are, and
+//! on which of them each shard is. Replicated by shard 0.
+//!
+//! Voters of the catalog are all nodes while there are at most five, and five of them then; the rest
+//! learn. An even number of voters stands no more failures than one fewer, but no fewer either, and
+//! needs nobody to decide who has none.
 
 mod checkpoint;
+mod nodes;
+mod outcome;
+mod replicas;
+#[cfg(test)]
+mod tests;
+mod tokens;
 
 use std::collections::BTreeMap;
 
-use railgun_types::{ShardId, SpecPatch, StreamName, StreamUid, Timestamp};
+use railgun_types::limits::SHARDS;
+use railgun_types::{
+    NodeId, NodeUid, ReplicaId, ShardId, SpecPatch, StreamName, StreamUid, Timestamp,
+};
 
-use crate::command::{CatalogCommand, ClusterSettings, Command, CommandBody};
+use crate::command::{CatalogCommand, ClusterSettings, Command, CommandBody, NodeInfo};
 use crate::placement;
+use nodes::Nodes;
+use replicas::Replicas;
+use tokens::Tokens;
 
 pub use checkpoint::RestoredCatalog;
+pub use nodes::NodeRecord;
+pub use replicas::Placement;
+pub use tokens::TokenVerdict;
 
 /// What a name stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,8 +65,76 @@ pub enum CatalogOutcome {
     Founded(ClusterSettings),
     /// The name as it is now; `None`: it is free.
     Entry(Option<CatalogEntry>),
-    /// No cluster is founded yet, or the entry is none for the catalog.
+    /// No cluster is founded yet, the entry is none for the catalog, or it asks for what cannot be: a
+    /// node without a uid, an address that is too long, another node's uid, two replicas of a shard on
+    /// one node, an incarnation out of turn.
     Refused,
+    /// The node as it is now.
+    Node {
+        /// Its number.
+        node: NodeId,
+        /// What is known of it.
+        record: NodeRecord,
+        /// The replica of the catalog that it is to have; `None` if it is to have none any more.
+        catalog_replica: Option<ReplicaId>,
+    },
+    /// Another node is at this peer address; while it is not removed, no other can be there.
+    AddressTaken {
+        /// Its number.
+        by: NodeId,
+    },
+    /// The node was removed: its data directory cannot join again.
+    NodeRemoved {
+        /// Its number.
+        node: NodeId,
+    },
+    /// No node has this number.
+    NoSuchNode {
+        /// The number.
+        node: NodeId,
+    },
+    /// The last node cannot be removed.
+    LastNode {
+        /// Its number.
+        node: NodeId,
+    },
+    /// The cluster works at a feature level that the node does not have: it is too old.
+    FeatureLevelTooLow {
+        /// The level it must have.
+        needed: u32,
+    },
+    /// There is no room for one more node; see [`NODES`](railgun_types::limits::NODES) and
+    /// [`NODES_EVER`](railgun_types::limits::NODES_EVER).
+    TooManyNodes,
+    /// The feature level at which all nodes work from here on.
+    FeatureLevel(u32),
+    /// The placement as it is now, whoever made it.
+    Placed {
+        /// The shard.
+        shard: ShardId,
+        /// Where it is to be.
+        placement: Placement,
+    },
+    /// There is no such shard.
+    NoSuchShard {
+        /// The shard.
+        shard: ShardId,
+    },
+    /// The replica of the shard that the node is to have now. It is the lost one still where no other
+    /// voter has the log: nothing could take its place.
+    Replica {
+        /// The shard.
+        shard: ShardId,
+        /// The replica; `None` if the node is to have none.
+        replica: Option<ReplicaId>,
+    },
+    /// The join token is kept.
+    TokenKept,
+    /// So many tokens wait to be used that there is no room; see
+    /// [`JOIN_TOKENS`](railgun_types::limits::JOIN_TOKENS).
+    TooManyTokens,
+    /// What a join token was worth.
+    Token(TokenVerdict),
 }
 
 /// See the module.
@@ -54,6 +142,9 @@ pub enum CatalogOutcome {
 pub struct Catalog {
     settings: Option<ClusterSettings>,
     names: BTreeMap<StreamName, CatalogEntry>,
+    nodes: Nodes,
+    replicas: Replicas,
+    tokens: Tokens,
     log_time: Timestamp,
 }
 
@@ -62,12 +153,13 @@ impl Catalog {
     pub fn apply(&mut self, command: &Command) -> CatalogOutcome {
         self.log_time = self.log_time.max(command.ts);
         let CommandBody::Catalog(command) = &command.body else { return CatalogOutcome::Refused };
-        let name = match command {
-            CatalogCommand::Found(settings) => {
-                return CatalogOutcome::Founded(*self.settings.get_or_insert(*settings));
-            }
+        if let CatalogCommand::Found { settings, nodes } = command {
+            return self.found(settings, nodes);
+        }
+        let Some(settings) = self.settings else { return CatalogOutcome::Refused };
+        match command {
+            CatalogCommand::Found { .. } => CatalogOutcome::Founded(settings),
             CatalogCommand::Reserve { name, stream, patch } => {
-                let Some(settings) = self.settings else { return CatalogOutcome::Refused };
                 let since = self.log_time;
                 self.names.entry(name.clone()).or_insert_with(|| CatalogEntry {
                     stream: *stream,
@@ -75,7 +167,7 @@ impl Catalog {
                     phase: Phase::Creating { patch: patch.clone() },
                     since,
                 });
-                name
+                self.entry(name)
             }
             CatalogCommand::Activate { name, stream } => {
                 if let Some(entry) = self.entry_mut(name, *stream)
@@ -83,32 +175,106 @@ impl Catalog {
                 {
                     entry.phase = Phase::Active;
                 }
-                name
+                self.entry(name)
             }
             CatalogCommand::Delete { name, stream } => {
                 if let Some(entry) = self.entry_mut(name, *stream) {
                     entry.phase = Phase::Deleting;
                 }
-                name
+                self.entry(name)
             }
             CatalogCommand::Free { name, stream } => {
                 if self.entry_mut(name, *stream).is_some_and(|e| e.phase != Phase::Active) {
                     self.names.remove(name);
                 }
-                name
+                self.entry(name)
             }
+            CatalogCommand::AddNode(info) => self.add_node(info),
+            CatalogCommand::UpdateNode { node, info } => {
+                let updated = self.nodes.update(*node, info);
+                updated.map_or_else(|refused| refused, |()| self.node_outcome(*node))
+            }
+            CatalogCommand::SetNodeState { node, state } => {
+                let set = self.nodes.set_state(*node, *state);
+                set.map_or_else(|refused| refused, |()| self.node_outcome(*node))
+            }
+            CatalogCommand::SetFeatureLevel(level) => {
+                CatalogOutcome::FeatureLevel(self.nodes.raise_feature_level(*level))
+            }
+            CatalogCommand::Place { shard, replicas, if_version } => {
+                self.replicas.place(*shard, replicas, *if_version, &self.nodes)
+            }
+            CatalogCommand::Settled { shard, version } => self.replicas.settled(*shard, *version),
+            CatalogCommand::Reincarnate { shard, lost } => self.replicas.reincarnate(*shard, *lost),
+            CatalogCommand::AddToken { hash, expires } => {
+                self.tokens.add(self.log_time, *hash, *expires)
+            }
+            CatalogCommand::UseToken { hash, uid } => {
+                CatalogOutcome::Token(self.tokens.spend(self.log_time, *hash, *uid))
+            }
+        }
+    }
+
+    fn found(&mut self, wish: &ClusterSettings, nodes: &[(NodeId, NodeInfo)]) -> CatalogOutcome {
+        if let Some(settings) = self.settings {
+            return CatalogOutcome::Founded(settings);
+        }
+        if wish.shards > SHARDS {
+            return CatalogOutcome::Refused;
+        }
+        self.settings = Some(*wish);
+        self.nodes = Nodes::founding(nodes);
+        self.replicas = if nodes.is_empty() {
+            Replicas::one_node(wish)
+        } else {
+            Replicas::founding(wish, &self.nodes)
         };
+        CatalogOutcome::Founded(*wish)
+    }
+
+    fn add_node(&mut self, info: &NodeInfo) -> CatalogOutcome {
+        match self.nodes.add(info) {
+            Ok(node) => {
+                self.replicas.join(node);
+                self.node_outcome(node)
+            }
+            Err(refused) => refused,
+        }
+    }
+
+    fn node_outcome(&self, node: NodeId) -> CatalogOutcome {
+        match self.nodes.get(node) {
+            Some(record) => CatalogOutcome::Node {
+                node,
+                record: record.clone(),
+                catalog_replica: self.catalog_replica(node),
+            },
+            None => CatalogOutcome::NoSuchNode { node },
+        }
+    }
+
+    fn entry(&self, name: &StreamName) -> CatalogOutcome {
         CatalogOutcome::Entry(self.names.get(name).cloned())
     }
 
     /// The outcome of a command about a name that changes nothing as the catalog is: it needs no entry.
+    /// `None` for every command about anything else.
     #[must_use]
     pub fn as_it_is(&self, command: &CatalogCommand) -> Option<CatalogOutcome> {
         let phase = |name: &StreamName, stream: &StreamUid| {
             self.names.get(name).filter(|entry| entry.stream == *stream).map(|entry| &entry.phase)
         };
         let (name, changes) = match command {
-            CatalogCommand::Found(_) => return None,
+            CatalogCommand::Found { .. }
+            | CatalogCommand::AddNode(_)
+            | CatalogCommand::UpdateNode { .. }
+            | CatalogCommand::SetNodeState { .. }
+            | CatalogCommand::SetFeatureLevel(_)
+            | CatalogCommand::Place { .. }
+            | CatalogCommand::Settled { .. }
+            | CatalogCommand::Reincarnate { .. }
+            | CatalogCommand::AddToken { .. }
+            | CatalogCommand::UseToken { .. } => return None,
             CatalogCommand::Reserve { name, .. } => (name, !self.names.contains_key(name)),
             CatalogCommand::Activate { name, stream } => {
                 (name, matches!(phase(name, stream), Some(Phase::Creating { .. })))
@@ -177,91 +343,64 @@ impl Catalog {
         names.take_while(move |(name, _)| name.as_str().starts_with(prefix))
     }
 
+    /// The nodes there are or were, by number.
+    pub fn nodes(&self) -> impl Iterator<Item = (NodeId, &NodeRecord)> {
+        self.nodes.iter()
+    }
+
+    /// A node, also a removed one.
+    #[must_use]
+    pub fn node(&self, node: NodeId) -> Option<&NodeRecord> {
+        self.nodes.get(node)
+    }
+
+    /// The node with this uid, also a removed one.
+    #[must_use]
+    pub fn node_by_uid(&self, uid: NodeUid) -> Option<(NodeId, &NodeRecord)> {
+        let node = self.nodes.by_uid(uid)?;
+        Some((node, self.nodes.get(node)?))
+    }
+
+    /// The feature level at which all nodes work.
+    #[must_use]
+    pub fn feature_level(&self) -> u32 {
+        self.nodes.feature_level()
+    }
+
+    /// Where a shard is to be.
+    #[must_use]
+    pub fn placement(&self, shard: ShardId) -> Option<&Placement> {
+        self.replicas.get(shard)
+    }
+
+    /// Where every shard is to be, the catalog first.
+    pub fn placements(&self) -> impl Iterator<Item = (ShardId, &Placement)> {
+        self.replicas.iter()
+    }
+
+    /// The shards of which a node is to have a replica, and which.
+    pub fn shards_of(&self, node: NodeId) -> impl Iterator<Item = (ShardId, ReplicaId)> {
+        let on =
+            move |(shard, placement): (_, &Placement)| Some((shard, placement.replica_on(node)?));
+        self.placements().filter_map(on)
+    }
+
+    /// The replica of the catalog that a node is to have.
+    #[must_use]
+    pub fn catalog_replica(&self, node: NodeId) -> Option<ReplicaId> {
+        self.placement(ShardId::CATALOG)?.replica_on(node)
+    }
+
+    /// The replica of a shard that a node would get next; `None` where it has had as many as there are
+    /// numbers for.
+    #[must_use]
+    pub fn next_replica(&self, shard: ShardId, node: NodeId) -> Option<ReplicaId> {
+        self.replicas.next(shard, node)
+    }
+
     /// Log time of the last entry.
     #[must_use]
     pub fn log_time(&self) -> Timestamp {
         self.log_time
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use railgun_types::ClusterUid;
-
-    fn apply(catalog: &mut Catalog, ts: i64, command: CatalogCommand) -> CatalogOutcome {
-        let (before, as_it_is) = (catalog.names.clone(), catalog.as_it_is(&command));
-        let founds = matches!(command, CatalogCommand::Found(_)) || catalog.settings.is_none();
-        let outcome =
-            catalog.apply(&Command { ts: Timestamp(ts), body: CommandBody::Catalog(command) });
-        let changes_nothing = catalog.names == before && !founds;
-        assert_eq!(as_it_is, changes_nothing.then(|| outcome.clone()));
-        outcome
-    }
-
-    fn settings(cluster: u8) -> ClusterSettings {
-        ClusterSettings { cluster: ClusterUid([cluster; 16]), shards: 2, hot_bytes_max: 100 }
-    }
-
-    #[test]
-    fn a_name_goes_from_reserved_to_active_to_free() {
-        let name = StreamName::new("a").expect("valid");
-        let (one, two) = (StreamUid([1; 16]), StreamUid([2; 16]));
-        let mut catalog = Catalog::default();
-        let reserve = |stream| CatalogCommand::Reserve {
-            name: StreamName::new("a").expect("valid"),
-            stream,
-            patch: SpecPatch::default(),
-        };
-        assert_eq!(apply(&mut catalog, 1, reserve(one)), CatalogOutcome::Refused, "not founded");
-        apply(&mut catalog, 2, CatalogCommand::Found(settings(1)));
-        assert_eq!(
-            apply(&mut catalog, 3, CatalogCommand::Found(settings(2))),
-            CatalogOutcome::Founded(settings(1)),
-            "the first one counts"
-        );
-        let phase = |outcome: CatalogOutcome| match outcome {
-            CatalogOutcome::Entry(entry) => entry.map(|e| (e.stream, e.phase)),
-            other => panic!("{other:?}"),
-        };
-        let creating = Phase::Creating { patch: SpecPatch::default() };
-        assert_eq!(phase(apply(&mut catalog, 4, reserve(one))), Some((one, creating.clone())));
-        // A second creator is told the first one's stream.
-        assert_eq!(phase(apply(&mut catalog, 5, reserve(two))), Some((one, creating)));
-        let activate = |stream| CatalogCommand::Activate { name: name.clone(), stream };
-        apply(&mut catalog, 6, activate(two));
-        assert!(matches!(catalog.get(&name).map(|e| &e.phase), Some(Phase::Creating { .. })));
-        assert_eq!(phase(apply(&mut catalog, 7, activate(one))), Some((one, Phase::Active)));
-        // A late refusal must not free an active name.
-        let free = |stream| CatalogCommand::Free { name: name.clone(), stream };
-        assert_eq!(phase(apply(&mut catalog, 8, free(one))), Some((one, Phase::Active)));
-        let delete = CatalogCommand::Delete { name: name.clone(), stream: one };
-        assert_eq!(phase(apply(&mut catalog, 9, delete)), Some((one, Phase::Deleting)));
-        // A late activation must not bring a deleted stream back.
-        assert_eq!(phase(apply(&mut catalog, 10, activate(one))), Some((one, Phase::Deleting)));
-        assert_eq!(phase(apply(&mut catalog, 11, free(two))), Some((one, Phase::Deleting)));
-        assert_eq!(phase(apply(&mut catalog, 12, free(one))), None);
-    }
-
-    #[test]
-    fn names_are_found_by_what_they_begin_with() {
-        let mut catalog = Catalog::default();
-        apply(&mut catalog, 1, CatalogCommand::Found(settings(1)));
-        let texts = ["shop", "shop-x", "shop.a", "shop.a.b", "shop.b", "shoq", "a", "Z"];
-        let names = texts.map(|text| StreamName::new(text).expect("valid"));
-        for (at, name) in names.iter().enumerate() {
-            let (stream, patch) = (StreamUid([at as u8; 16]), SpecPatch::default());
-            apply(&mut catalog, 2, CatalogCommand::Reserve { name: name.clone(), stream, patch });
-        }
-        for prefix in ["", "s", "shop", "shop.", "shop.a", "shop.b", "shop.c", "~", "Z", "\u{20ac}"]
-        {
-            for after in names.iter().map(Some).chain([None]) {
-                let found: Vec<_> =
-                    catalog.names_with_prefix(prefix, after).map(|(name, _)| name).collect();
-                let all = catalog.names_after(after).map(|(name, _)| name);
-                let wanted: Vec<_> = all.filter(|name| name.as_str().starts_with(prefix)).collect();
-                assert_eq!(found, wanted, "'{prefix}' after {after:?}");
-            }
-        }
     }
 }

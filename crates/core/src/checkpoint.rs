@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! checkpoint = header │ its sections, each once, in the order of [`Section`]
-//! header     = magic "rgunckp\n" │ version u16 = 1 │ flags u16: 1 INDEX │ shard u32
+//! header     = magic "rgunckp\n" │ version u16: 1, or 2 NODES │ flags u16: 1 INDEX │ shard u32
 //!              │ cluster? u8 [16 bytes] │ applied? u8 [index u64 │ term u64] │ log time i64
 //!              │ membership: length v, bytes │ crc32c u32 over all before
 //! section    = tag u8 │ content bytes u64 │ content │ crc32c u32 over all of the section before
@@ -12,6 +12,9 @@
 //! Integers are little-endian; v is a minimal varint, z one of the zigzag of a signed number. Lists
 //! begin with their length v, maps are lists in ascending order of their keys. There is one encoding
 //! of each value, so equal states are equal bytes.
+//!
+//! The catalog's has version 2 since it knows nodes. Version 1, without them, is read; a shard's is
+//! still written so.
 
 use std::fmt;
 
@@ -25,6 +28,8 @@ use crate::codec;
 
 const MAGIC: [u8; 8] = *b"rgunckp\n";
 const VERSION: u16 = 1;
+/// Of a catalog that knows nodes.
+const VERSION_NODES: u16 = 2;
 const FLAG_INDEX: u16 = 1;
 /// Most bytes of one piece of an encoded checkpoint, so that its writing can be spread.
 const PIECE_BYTES_MAX: usize = 1 << 20;
@@ -47,8 +52,10 @@ pub enum Section {
     Offload = 5,
     /// Where in the log the batches of a shard's streams are.
     Index = 6,
-    /// The catalog.
+    /// The catalog's names.
     Names = 7,
+    /// The catalog's nodes, placements and join tokens.
+    Nodes = 8,
 }
 
 impl fmt::Display for Section {
@@ -62,6 +69,7 @@ impl fmt::Display for Section {
             Self::Offload => "offload",
             Self::Index => "index",
             Self::Names => "names",
+            Self::Nodes => "nodes",
         })
     }
 }
@@ -146,6 +154,7 @@ pub(crate) struct Header<'a> {
     pub(crate) applied: Option<EntryId>,
     pub(crate) log_time: Timestamp,
     pub(crate) has_index: bool,
+    pub(crate) has_nodes: bool,
     /// Opaque: Raft's own, as of `applied`.
     pub(crate) membership: &'a [u8],
 }
@@ -154,7 +163,7 @@ impl<'a> Header<'a> {
     fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(80 + self.membership.len());
         out.put_slice(&MAGIC);
-        out.put_u16_le(VERSION);
+        out.put_u16_le(if self.has_nodes { VERSION_NODES } else { VERSION });
         out.put_u16_le(if self.has_index { FLAG_INDEX } else { 0 });
         out.put_u32_le(self.shard.0);
         codec::put_option(&mut out, self.cluster, |out, cluster| out.put_slice(&cluster.0));
@@ -178,7 +187,15 @@ impl<'a> Header<'a> {
         }
         cursor.take(MAGIC.len()).map_err(truncated)?;
         let version = cursor.u16().map_err(truncated)?;
-        if version != VERSION {
+        // What a shard's second version says after its shard is not known here.
+        let mut fields = cursor.clone();
+        let shard = fields.u16().and_then(|_flags| fields.u32()).map(ShardId);
+        let is_known = match version {
+            VERSION => true,
+            VERSION_NODES => shard.map_err(truncated)? == ShardId::CATALOG,
+            _ => false,
+        };
+        if !is_known {
             return Err(CheckpointError::UnknownVersion { version });
         }
         // Read before it is known to be sound: only to find the checksum.
@@ -192,6 +209,7 @@ impl<'a> Header<'a> {
                 })?,
                 log_time: Timestamp(cursor.i64()?),
                 has_index: flags & FLAG_INDEX != 0,
+                has_nodes: version == VERSION_NODES,
                 membership: cursor.sized()?,
             };
             Ok((header, flags))
@@ -209,8 +227,9 @@ impl<'a> Header<'a> {
 
     /// What follows, in order.
     fn sections(&self) -> impl Iterator<Item = Section> + use<> {
-        use Section::{Index, Manifest, ManifestLog, Names, Offload, Producers, Streams};
+        use Section::{Index, Manifest, ManifestLog, Names, Nodes, Offload, Producers, Streams};
         let sections: &[_] = match (self.shard == ShardId::CATALOG, self.has_index) {
+            (true, _) if self.has_nodes => &[Names, Nodes],
             (true, _) => &[Names],
             (false, false) => &[Streams, Producers, Manifest, ManifestLog, Offload],
             (false, true) => &[Streams, Producers, Manifest, ManifestLog, Offload, Index],

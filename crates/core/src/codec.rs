@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use bytes::{BufMut, BytesMut};
 use railgun_types::{
-    ByteCursor, EnsureMode, Malformed, SpecPatch, StreamKind, StreamName, put_varint,
+    ByteCursor, EnsureMode, Malformed, ReplicaId, SpecPatch, StreamKind, StreamName, put_varint,
 };
+
+use crate::command::NodeState;
 
 const VARINT_BYTES_MAX: usize = 10;
 
@@ -144,4 +146,16 @@ pub(crate) fn patch(cursor: &mut ByteCursor<'_>) -> Result<SpecPatch, Malformed>
         max_message_bytes: option(cursor, ByteCursor::u32)?,
         owner: option(cursor, text)?,
     })
+}
+
+pub(crate) fn node_state(cursor: &mut ByteCursor<'_>) -> Result<NodeState, Malformed> {
+    NodeState::from_u8(cursor.u8()?).ok_or(Malformed)
+}
+
+pub(crate) fn put_replicas(out: &mut BytesMut, replicas: &[ReplicaId]) {
+    put_list(out, replicas.iter(), |out, replica| out.put_u64_le(replica.0));
+}
+
+pub(crate) fn replicas(cursor: &mut ByteCursor<'_>) -> Result<Vec<ReplicaId>, Malformed> {
+    list(cursor, size_of::<u64>(), |cursor| cursor.u64().map(ReplicaId))
 }

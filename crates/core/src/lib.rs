@@ -4,8 +4,10 @@
 
 pub mod catalog;
 pub mod checkpoint;
+pub mod cluster_clock;
 mod codec;
 pub mod command;
 pub mod manifest;
+pub mod outcome;
 pub mod placement;
 pub mod shard;

@@ -8,20 +8,12 @@ use std::time::Duration;
 use quinn::{ClientConfig, EndpointConfig, TokioRuntime};
 
 use crate::connection::{Connection, ConnectionLost};
+use crate::not_made::NotMade;
 use crate::quic;
 use crate::tls::{self, TlsError};
 
 /// Time for a connection to be made, unless the caller says otherwise.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// QUIC's error codes for failures of TLS: this plus the number of the alert (RFC 9001 §4.8).
-const CRYPTO_ERRORS: u64 = 0x100;
-/// The certificate alerts of TLS, from `bad_certificate` to `certificate_unknown` (RFC 8446 §6.2).
-const CERTIFICATE_ALERTS: std::ops::RangeInclusive<u64> = 42..=46;
-const UNKNOWN_CA: u64 = 48;
-/// A signature that does not hold: another authority of the same name.
-const DECRYPT_ERROR: u64 = 51;
-const NO_APPLICATION_PROTOCOL: u64 = 120;
 
 /// Whose certificates are believed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -174,26 +166,13 @@ fn not_started(spec: &ConnectSpec, error: &quinn::ConnectError) -> ConnectError 
 
 fn not_made(spec: ConnectSpec, error: quinn::ConnectionError) -> ConnectError {
     let addr = spec.addr;
-    // Our own TLS refuses the certificate; the server's refuses the protocol.
-    let (code, reason) = match &error {
-        quinn::ConnectionError::TransportError(error) => (error.code, error.reason.clone()),
-        quinn::ConnectionError::ConnectionClosed(close) => (close.error_code, close.to_string()),
-        quinn::ConnectionError::TimedOut => {
-            return ConnectError::Timeout { addr, timeout: spec.timeout };
-        }
-        _ => return ConnectError::Lost { addr, source: error.into() },
-    };
-    if code == quinn::TransportErrorCode::CONNECTION_REFUSED {
-        return ConnectError::Refused { addr };
-    }
-    match u64::from(code).checked_sub(CRYPTO_ERRORS) {
-        Some(NO_APPLICATION_PROTOCOL) => ConnectError::WrongProtocol { addr },
-        Some(alert)
-            if CERTIFICATE_ALERTS.contains(&alert)
-                || matches!(alert, UNKNOWN_CA | DECRYPT_ERROR) =>
-        {
+    match NotMade::from(error) {
+        NotMade::TimedOut => ConnectError::Timeout { addr, timeout: spec.timeout },
+        NotMade::Refused => ConnectError::Refused { addr },
+        NotMade::WrongProtocol => ConnectError::WrongProtocol { addr },
+        NotMade::Certificate { reason, .. } => {
             ConnectError::UntrustedCertificate { addr, server_name: spec.server_name, reason }
         }
-        _ => ConnectError::Lost { addr, source: error.into() },
+        NotMade::Lost(source) => ConnectError::Lost { addr, source },
     }
 }

@@ -120,6 +120,12 @@ impl Connection {
         Self::new(transport, ConnectionMemory::default())
     }
 
+    /// Between nodes, which trust each other with their memory; either side's.
+    pub(crate) fn peer(connection: quinn::Connection) -> Self {
+        let transport = Transport::Quic { connection, socket: None, guest: None };
+        Self::new(transport, ConnectionMemory::default())
+    }
+
     pub(crate) fn memory(connection: MemoryConnection) -> Self {
         Self::new(Transport::Memory(connection), ConnectionMemory::default())
     }
@@ -220,8 +226,8 @@ impl Connection {
 
     /// For the dialling side, after [`close`](Self::close) and before the process ends: waits until
     /// the peer was told, so that it need not find out by silence. Takes a few round trips; returns
-    /// at once on an accepted connection, where [`Endpoint::wait_idle`](crate::Endpoint::wait_idle)
-    /// does this for all. Cancel-safe.
+    /// at once on an accepted connection and on one between nodes, where `wait_idle` of the endpoint does
+    /// this for all. Cancel-safe.
     pub async fn wait_drained(&self) {
         if let Transport::Quic { socket: Some(socket), .. } = &self.transport {
             socket.wait_idle().await;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{EndpointConfig, Incoming, ServerConfig, TokioRuntime};
 use quinn_proto::HashedConnectionIdGenerator;
 use railgun_types::ErrorCode;
@@ -118,12 +119,22 @@ enum Listener {
 
 /// Connection ids and reset tokens that the server's next life recognises: a client that still
 /// sends to this one learns at once, not after its idle time-out, that its connection is gone.
-fn endpoint_config(secret: [u8; 32]) -> EndpointConfig {
+pub(crate) fn endpoint_config(secret: [u8; 32]) -> EndpointConfig {
     let reset_key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &secret);
     let mut config = EndpointConfig::new(Arc::new(reset_key));
     let id_key = secret.iter().take(8).fold(0, |key, byte| key << 8 | u64::from(*byte));
     config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(id_key)));
-    config
+    quic::receiving(config)
+}
+
+/// What is common to those who accept: clients that have not been looked at are few, and their packets.
+pub(crate) fn server_config(crypto: Arc<QuicServerConfig>) -> ServerConfig {
+    let mut server = ServerConfig::with_crypto(crypto);
+    server
+        .max_incoming(INCOMING_MAX)
+        .incoming_buffer_size(INCOMING_BYTES)
+        .incoming_buffer_size_total(INCOMING_BYTES_TOTAL);
+    server
 }
 
 impl Endpoint {
@@ -134,12 +145,8 @@ impl Endpoint {
     pub fn bind(spec: ListenSpec) -> Result<Self, BindError> {
         let failed = |source| BindError { addr: spec.addr, source };
         let socket = quic::bind(spec.addr).map_err(failed)?;
-        let mut server = ServerConfig::with_crypto(spec.tls.quic());
-        server
-            .max_incoming(INCOMING_MAX)
-            .incoming_buffer_size(INCOMING_BYTES)
-            .incoming_buffer_size_total(INCOMING_BYTES_TOTAL);
-        let config = quic::receiving(endpoint_config(spec.tls.reset_secret()));
+        let server = server_config(spec.tls.quic());
+        let config = endpoint_config(spec.tls.reset_secret());
         let endpoint =
             quinn::Endpoint::new(config, Some(server.clone()), socket, Arc::new(TokioRuntime))
                 .map_err(failed)?;

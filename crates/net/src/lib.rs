@@ -1,6 +1,9 @@
 //! Connections that carry frames: QUIC between processes, and an in-process transport for tests and
 //! simulations behind the same types.
 //!
+//! Clients dial an [`Endpoint`] with [`connect`]; nodes speak with one another through
+//! [`peer::PeerEndpoint`], on a port of its own.
+//!
 //! A [`Connection`] is dialled by one side and accepted by the other; the dialling side opens
 //! streams, the accepting side accepts them. Each stream is a [`FrameWriter`] and a [`FrameReader`].
 //! A stream that is not read stops its sender: flow control is the back-pressure, and nothing here
@@ -16,6 +19,8 @@ mod connection;
 mod endpoint;
 mod guests;
 pub mod memory;
+mod not_made;
+pub mod peer;
 mod quic;
 mod reader;
 #[cfg(test)]

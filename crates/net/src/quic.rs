@@ -22,6 +22,16 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Silence after which the dialling side sends a sign of life. A node that was killed and has
 /// started again tells so only in answer to a packet: who waits for an answer learns it by this.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(1);
+/// Streams that a node may have open at a time on one connection to another.
+pub const PEER_STREAMS_MAX: u32 = 4_096;
+/// As [`STREAMS_GRANTED`].
+const PEER_STREAMS_GRANTED: u32 = PEER_STREAMS_MAX * 8 / 7;
+/// Silence after which a connection between nodes is lost. Short: whoever waits for a dead node's answer
+/// elects no other leader.
+pub const PEER_IDLE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Bytes of a connection between nodes that are received before they are read, and those that are kept
+/// until they are acknowledged.
+const PEER_WINDOW_BYTES: u32 = 64 << 20;
 
 /// Bytes of one stream that are received before they are read. A stream carries no more than this in a
 /// round trip. Of all streams of the dialling side together there is no bound but that: it asked for
@@ -87,8 +97,38 @@ pub(crate) fn dialling(keep_alive: Duration) -> TransportConfig {
     transport
 }
 
+/// The transport of a node that dials another. It opens all streams but the one that welcomes it.
+pub(crate) fn peer_dialling() -> TransportConfig {
+    let mut transport = peer();
+    transport
+        .max_concurrent_bidi_streams(VarInt::from_u32(0))
+        .max_concurrent_uni_streams(VarInt::from_u32(1))
+        .keep_alive_interval(Some(KEEP_ALIVE));
+    transport
+}
+
+/// The transport of a node that was dialled by another.
+pub(crate) fn peer_accepting() -> TransportConfig {
+    let mut transport = peer();
+    transport.max_concurrent_bidi_streams(VarInt::from_u32(PEER_STREAMS_GRANTED));
+    transport
+}
+
+fn peer() -> TransportConfig {
+    let mut transport = common();
+    transport
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
+        .receive_window(VarInt::from_u32(PEER_WINDOW_BYTES))
+        .send_window(PEER_WINDOW_BYTES.into())
+        .max_idle_timeout(Some(idle(PEER_IDLE_TIMEOUT)));
+    transport
+}
+
+fn idle(timeout: Duration) -> IdleTimeout {
+    IdleTimeout::from(VarInt::from_u32(timeout.as_millis() as u32))
+}
+
 fn common() -> TransportConfig {
-    let idle_ms = VarInt::from_u32(IDLE_TIMEOUT.as_millis() as u32);
     let mut discovery = MtuDiscoveryConfig::default();
     discovery.upper_bound(PACKET_BYTES);
     let mut congestion = CubicConfig::default();
@@ -99,7 +139,7 @@ fn common() -> TransportConfig {
         .congestion_controller_factory(Arc::new(congestion))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .send_window(SEND_WINDOW_BYTES)
-        .max_idle_timeout(Some(IdleTimeout::from(idle_ms)))
+        .max_idle_timeout(Some(idle(IDLE_TIMEOUT)))
         .datagram_receive_buffer_size(None);
     transport
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use railgun_types::{ErrorCode, Retry};
 
+use crate::frame::FrameError;
 use crate::v1;
 
 /// Longest text of an error that is sent, in bytes.
@@ -145,6 +146,12 @@ impl From<&WireError> for v1::Error {
 impl From<WireError> for v1::Error {
     fn from(error: WireError) -> Self {
         Self::from(&error)
+    }
+}
+
+impl From<FrameError> for WireError {
+    fn from(error: FrameError) -> Self {
+        Self::new(error.code(), error.to_string())
     }
 }
 

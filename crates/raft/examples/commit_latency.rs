@@ -12,10 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use railgun_log::{LogOptions, LogThread, Payload, RealDisk};
 use railgun_raft::{
-    Applied, ApplyError, ApplyItem, BlockingThreads, Proposal, RaftShard, ShardSpec, Snapshot,
-    SnapshotError, SnapshotSource, StateMachine,
+    Applied, ApplyError, ApplyItem, BlockingThreads, NoPeers, Proposal, RaftShard, ShardSpec,
+    Snapshot, SnapshotError, SnapshotFile, SnapshotSink, SnapshotSource, StateMachine,
 };
 use railgun_types::{NodeId, ReplicaId, ShardId};
 use tokio::sync::mpsc;
@@ -39,8 +40,8 @@ impl StateMachine for Echo {
         Ok(())
     }
 
-    fn install(&mut self, _: &Snapshot) -> Result<(), SnapshotError> {
-        Ok(())
+    fn install<'a>(&'a mut self, _: &'a Snapshot) -> BoxFuture<'a, Result<(), SnapshotError>> {
+        Box::pin(std::future::ready(Ok(())))
     }
 }
 
@@ -57,6 +58,14 @@ impl SnapshotSource for NoSnapshots {
 
     fn stand_in(&self, upto: u64) -> Result<Snapshot, SnapshotError> {
         Err(SnapshotError::NoCheckpoint { upto })
+    }
+
+    fn open(&self, _: &Path) -> Result<Box<dyn SnapshotFile>, SnapshotError> {
+        Err(SnapshotError::NoCheckpoint { upto: 0 })
+    }
+
+    fn receive(&self, _: u64) -> Result<Box<dyn SnapshotSink>, SnapshotError> {
+        Err(SnapshotError::NoCheckpoint { upto: 0 })
     }
 }
 
@@ -157,6 +166,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         snapshots: Arc::new(NoSnapshots),
         unapplied: Arc::new(|outcome| eprintln!("{outcome:?}")),
         pool: Arc::new(BlockingThreads),
+        peers: Arc::new(NoPeers),
     };
     let begin = Instant::now();
     let shard = RaftShard::start(spec).await?;

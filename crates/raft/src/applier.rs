@@ -13,10 +13,11 @@ use railgun_log::ShardLog;
 use railgun_types::EntryId;
 use tokio::sync::watch;
 
-use crate::blocking_pool::{BlockingPool, run_on};
+use crate::blocking_pool::{BlockingPool, PoolStopped, run_on};
 use crate::leadership::Leadership;
 use crate::machine::{
-    Applied, ApplyItem, Proposed, Snapshot, SnapshotError, SnapshotSource, StateMachine,
+    Applied, ApplyItem, Proposed, Snapshot, SnapshotError, SnapshotFile, SnapshotSink,
+    SnapshotSource, StateMachine,
 };
 use crate::membership::{self, InvalidMembership};
 use crate::proposal::{Claim, Deposit};
@@ -29,7 +30,14 @@ use crate::raft_types::{
 const BATCH_ENTRIES_MAX: usize = 1024;
 const BATCH_BYTES_MAX: usize = 8 << 20;
 
-type RaftSnapshot = openraft::type_config::alias::SnapshotOf<Types, PathBuf>;
+pub(crate) type RaftSnapshot = openraft::type_config::alias::SnapshotOf<Types, SnapshotPlace>;
+
+/// Where the file of a snapshot is, on its way through openraft.
+pub(crate) struct SnapshotPlace {
+    pub(crate) path: PathBuf,
+    /// Removes the file, if it was received and nobody has moved it away.
+    pub(crate) received: Option<Box<dyn SnapshotSink>>,
+}
 
 /// Owned by openraft's state machine task.
 pub(crate) struct Applier {
@@ -155,7 +163,7 @@ impl Batch {
 }
 
 impl RaftStateMachine<Types> for Applier {
-    type SnapshotData = PathBuf;
+    type SnapshotData = SnapshotPlace;
     type SnapshotBuilder = SnapshotBuilder;
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
@@ -196,13 +204,19 @@ impl RaftStateMachine<Types> for Applier {
         SnapshotBuilder { snapshots: self.snapshots.clone(), stand_in: None }
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, path: PathBuf) -> io::Result<()> {
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        place: SnapshotPlace,
+    ) -> io::Result<()> {
         let id = meta.last_log_id.as_ref().map(to_entry_id);
         let id =
             id.ok_or_else(|| io::Error::other("the snapshot to install is of an empty log"))?;
         let membership = membership::encode_stored(&meta.last_membership);
+        let SnapshotPlace { path, received } = place;
         let snapshot = Snapshot { applied: Applied { id, membership }, path };
-        self.machine.install(&snapshot).map_err(io::Error::other)?;
+        self.machine.install(&snapshot).await.map_err(io::Error::other)?;
+        drop(received);
         self.applied = Some(id);
         self.membership = meta.last_membership.clone();
         self.log.set_applied(id.index);
@@ -242,6 +256,29 @@ impl Snapshots {
         Ok(run_on(&*self.pool, move || source.promote(upto)).await?)
     }
 
+    /// The snapshot's file, to be sent.
+    pub(crate) async fn open(
+        &self,
+        path: PathBuf,
+    ) -> Result<Result<Box<dyn SnapshotFile>, SnapshotError>, PoolStopped> {
+        let source = Arc::clone(&self.source);
+        run_on(&*self.pool, move || source.open(&path)).await
+    }
+
+    /// A place for a snapshot of `bytes` bytes.
+    pub(crate) async fn receive(
+        &self,
+        bytes: u64,
+    ) -> Result<Result<Box<dyn SnapshotSink>, SnapshotError>, PoolStopped> {
+        let source = Arc::clone(&self.source);
+        run_on(&*self.pool, move || source.receive(bytes)).await
+    }
+
+    /// Where files are read and written.
+    pub(crate) fn pool(&self) -> &dyn BlockingPool {
+        &*self.pool
+    }
+
     async fn stand_in(&self, upto: u64) -> io::Result<Snapshot> {
         let source = Arc::clone(&self.source);
         let read = move || source.stand_in(upto);
@@ -259,7 +296,7 @@ pub(crate) struct SnapshotBuilder {
 }
 
 impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
-    type SnapshotData = PathBuf;
+    type SnapshotData = SnapshotPlace;
 
     async fn build_snapshot(&mut self) -> io::Result<RaftSnapshot> {
         let snapshot = match self.stand_in {
@@ -277,7 +314,8 @@ fn to_raft(snapshot: Snapshot) -> io::Result<RaftSnapshot> {
     let last_membership = stored_membership(&snapshot.applied)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
     let meta = SnapshotMeta { last_log_id: Some(to_log_id(snapshot.applied.id)), last_membership };
-    Ok(RaftSnapshot { meta, snapshot: snapshot.path })
+    let place = SnapshotPlace { path: snapshot.path, received: None };
+    Ok(RaftSnapshot { meta, snapshot: place })
 }
 
 fn stored_membership(applied: &Applied) -> Result<StoredMembership, InvalidMembership> {

@@ -22,9 +22,12 @@ struct View {
     state: LeaderState,
     /// Greatest term whose blank entry was applied here.
     blank_term: Option<u64>,
+    /// Greatest term this replica has voted in, durably or not yet.
+    voted_term: u64,
 }
 
-/// The writing side, shared by the supervisor (who leads) and the applier (what is applied).
+/// The writing side, shared by the supervisor (who leads), the log store (who is voted for) and the
+/// applier (what is applied).
 #[derive(Clone)]
 pub(crate) struct Leadership {
     own: ReplicaId,
@@ -48,10 +51,22 @@ impl Leadership {
         (Self { own, view: sender }, LeaderWatch { view: receiver })
     }
 
+    /// What was true a moment ago: it may be of an earlier term than the last vote.
     pub(crate) fn set_leader(&self, leader: Option<ReplicaId>, term: u64) {
         self.update(|view| {
-            view.state.leader = leader;
-            view.state.term = term;
+            view.state.leader = leader.filter(|_| term >= view.voted_term);
+            view.state.term = term.max(view.voted_term);
+        });
+    }
+
+    /// A vote is about to be saved: whoever led in an earlier term does not lead any more.
+    pub(crate) fn set_voted(&self, term: u64) {
+        self.update(|view| {
+            view.voted_term = view.voted_term.max(term);
+            if view.state.term < term {
+                view.state.leader = None;
+                view.state.term = term;
+            }
         });
     }
 
@@ -133,7 +148,15 @@ mod tests {
         assert!(!watch.state().serving);
         leadership.set_leader(Some(own), 7);
         assert_eq!(watch.serving().now_or_never(), Some(Ok(watch.state())));
-        leadership.set_leader(None, 7);
+        // At step-down at once, whatever is still being told of the term before.
+        leadership.set_voted(8);
+        assert_eq!(watch.state(), LeaderState { leader: None, term: 8, serving: false });
+        leadership.set_leader(Some(own), 7);
+        assert_eq!(watch.state(), LeaderState { leader: None, term: 8, serving: false });
+        leadership.set_leader(Some(other), 8);
+        assert_eq!(watch.state().leader, Some(other));
+        assert!(watch.changed().now_or_never().is_some());
+        leadership.set_leader(None, 8);
         drop(leadership);
         assert_eq!(watch.changed().now_or_never(), Some(Ok(watch.state())));
         assert_eq!(watch.serving().now_or_never(), Some(Err(ShardStopped)));

@@ -2,8 +2,10 @@
 //! meaning it does not know through a shard's log into the shard owner's state machine.
 //!
 //! - [`RaftShard`] is a running replica: propose, follow the leadership, read, promote a snapshot,
-//!   purge, shut down.
+//!   purge, hand the lead over, change the members, shut down.
 //! - [`StateMachine`] and [`SnapshotSource`] are what its owner implements.
+//! - [`PeerNetwork`] is how it reaches the other replicas; what they ask of this one comes in by
+//!   [`RaftShard::answer`] and [`RaftShard::serve_stream`].
 //! - The log is a `railgun_log::ShardLog`: entries are durable before they count, and are kept
 //!   once, in the log's files.
 //!
@@ -24,26 +26,37 @@ mod network;
 mod peers;
 mod proposal;
 mod raft_types;
+mod reconcile;
 mod runtime;
+mod serve;
 mod shard;
 mod supervisor;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod watch;
+mod wire;
 
 pub use blocking_pool::{BlockingJob, BlockingPool, BlockingThreads, Inline, PoolStopped, run_on};
-pub use error::{PromoteError, ProposeError, ReadIndexError, StartError};
+pub use error::{
+    InitializeError, PromoteError, ProposeError, ReadIndexError, ReconcileError, StartError,
+    TransferError,
+};
 pub use leadership::{LeaderState, LeaderWatch, ShardStopped};
 pub use machine::{
-    Applied, ApplyError, ApplyItem, Proposed, Snapshot, SnapshotError, SnapshotSource, StateMachine,
+    Applied, ApplyError, ApplyItem, Proposed, Snapshot, SnapshotError, SnapshotFile, SnapshotSink,
+    SnapshotSource, StateMachine,
 };
 pub use membership::InvalidMembership;
-pub use metrics::ShardMetrics;
+pub use metrics::{FollowerProgress, ShardMetrics};
 pub use peers::{
     Destination, NoPeers, PeerError, PeerMessage, PeerNetwork, PeerReceiver, PeerSender,
     PeerStream, StreamUse,
 };
 pub use proposal::{Companion, Proposal, Unapplied, UnappliedSink};
+pub use reconcile::{MembershipStep, MembershipWait, WantedMembers};
 pub use runtime::seeded;
+pub use serve::ServeError;
 pub use shard::{PROPOSALS_MAX, RaftShard, ShardSpec};
 pub use supervisor::Failure;
+pub use wire::InvalidMessage;

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::blocking_pool::{BlockingPool, run_on};
 use crate::entry;
+use crate::leadership::Leadership;
 use crate::raft_types::{
     LogId, RaftEntry, RaftVote, Types, to_entry_id, to_log_id, to_log_vote, to_raft_vote,
 };
@@ -28,11 +29,13 @@ const READ_BYTES_MAX: usize = 2 << 20;
 pub(crate) struct LogStore {
     log: ShardLog,
     pool: Arc<dyn BlockingPool>,
+    /// Told of each vote before it is durable.
+    leadership: Leadership,
 }
 
 impl LogStore {
-    pub(crate) fn new(log: ShardLog, pool: Arc<dyn BlockingPool>) -> Self {
-        Self { log, pool }
+    pub(crate) fn new(log: ShardLog, pool: Arc<dyn BlockingPool>, leadership: Leadership) -> Self {
+        Self { log, pool, leadership }
     }
 
     /// The part of `[start, end)` that Raft may see: above the purge point, not past the end. Files
@@ -189,6 +192,7 @@ impl RaftLogStorage<Types> for LogStore {
         let (tx, rx) = oneshot::channel();
         // The receiver lives until the answer; a failed send cannot matter.
         let flushed = Box::new(move |result| drop(tx.send(result)));
+        self.leadership.set_voted(vote.leader_id.term);
         self.log.save_vote(to_log_vote(vote), flushed).map_err(io::Error::other)?;
         rx.await.unwrap_or(Err(LogError::Closed)).map_err(io::Error::other)
     }

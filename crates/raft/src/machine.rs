@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -40,11 +40,17 @@ pub trait StateMachine: Send + Sync + 'static {
     fn apply(&mut self, items: &mut Vec<ApplyItem>) -> Result<(), ApplyError>;
 
     /// Replaces the state by that of `snapshot` and makes the snapshot the current one of the
-    /// shard's [`SnapshotSource`], both durably. May block: nothing is applied meanwhile.
+    /// shard's [`SnapshotSource`], both durably. Nothing is applied meanwhile, and the log is given up
+    /// up to the snapshot afterwards. The file is the current one already, or comes from
+    /// [`SnapshotSource::receive`] and is to be moved away: it is removed when this returns. Runs on an
+    /// async worker: it must not block. Not cancelled unless the shard ends.
     ///
     /// # Errors
     /// Ends the shard on this node, as in [`Self::apply`].
-    fn install(&mut self, snapshot: &Snapshot) -> Result<(), SnapshotError>;
+    fn install<'a>(
+        &'a mut self,
+        snapshot: &'a Snapshot,
+    ) -> BoxFuture<'a, Result<(), SnapshotError>>;
 }
 
 /// Gives out a shard's snapshots, which are promoted checkpoints (DESIGN §1.3). Methods may block;
@@ -69,6 +75,49 @@ pub trait SnapshotSource: Send + Sync + 'static {
     /// # Errors
     /// [`SnapshotError::NoCheckpoint`] if there is none.
     fn stand_in(&self, upto: u64) -> Result<Snapshot, SnapshotError>;
+
+    /// Opens a snapshot that [`Self::current`] gave, to send it to another replica. It stays readable
+    /// when another becomes the current one, or reads fail.
+    ///
+    /// # Errors
+    /// The file is gone or cannot be read. The replica that needs it is sent the current one then.
+    fn open(&self, snapshot: &Path) -> Result<Box<dyn SnapshotFile>, SnapshotError>;
+
+    /// Begins to receive a snapshot of `bytes` bytes from another replica, at a temporary place. What
+    /// such places hold from an earlier life of the process is removed by the owner.
+    ///
+    /// # Errors
+    /// There is no place for it. The other replica tries again.
+    fn receive(&self, bytes: u64) -> Result<Box<dyn SnapshotSink>, SnapshotError>;
+}
+
+/// A snapshot's file, read from its beginning. Methods may block.
+pub trait SnapshotFile: Send + 'static {
+    /// Bytes of the file.
+    fn bytes(&self) -> u64;
+
+    /// The next bytes, at most `max`; none at the end.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    fn read(&mut self, max: usize) -> Result<Bytes, SnapshotError>;
+}
+
+/// Takes a snapshot's file from another replica. Methods may block. Dropping it removes the file if it
+/// is still at its temporary place; that happens on an async worker and must not take long.
+pub trait SnapshotSink: Send + 'static {
+    /// Appends to the file.
+    ///
+    /// # Errors
+    /// The file cannot be written. Nothing is called after that.
+    fn write(&mut self, chunk: &Bytes) -> Result<(), SnapshotError>;
+
+    /// All was written, and is what the other replica sent: makes it durable and tells where it is.
+    /// [`StateMachine::install`] may move it away from there, or nobody needs it.
+    ///
+    /// # Errors
+    /// The file is not durable.
+    fn finish(&mut self) -> Result<PathBuf, SnapshotError>;
 }
 
 /// How far a state has come.

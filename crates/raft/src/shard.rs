@@ -13,12 +13,13 @@ use tokio::sync::Semaphore;
 
 use crate::applier::{Applier, Snapshots};
 use crate::blocking_pool::BlockingPool;
-use crate::error::{PromoteError, ProposeError, ReadIndexError, StartError};
+use crate::error::{InitializeError, PromoteError, ProposeError, ReadIndexError, StartError};
 use crate::leadership::{LeaderWatch, Leadership, ShardStopped};
 use crate::log_store::LogStore;
 use crate::machine::{SnapshotSource, StateMachine};
 use crate::metrics::ShardMetrics;
-use crate::network::NoPeers;
+use crate::network::Network;
+use crate::peers::PeerNetwork;
 use crate::proposal::{Proposal, Responder, UnappliedSink};
 use crate::raft_types::{Command, LogId, Peer, Types, to_entry_id, to_log_id};
 use crate::runtime::Runtime;
@@ -32,6 +33,9 @@ const HEARTBEAT: Duration = Duration::from_millis(200);
 /// for election.
 const ELECTION_MIN: Duration = Duration::from_millis(500);
 const ELECTION_MAX: Duration = Duration::from_millis(1000);
+
+/// A follower this far behind counts as caught up: it has the rest within a moment.
+pub(crate) const CAUGHT_UP_ENTRIES: u64 = 64;
 
 /// Proposals that an owner may have in flight without ever waiting in [`RaftShard::propose`].
 pub const PROPOSALS_MAX: usize = 4096;
@@ -58,6 +62,9 @@ pub struct ShardSpec {
     pub unapplied: UnappliedSink,
     /// Where blocking work runs.
     pub pool: Arc<dyn BlockingPool>,
+    /// Reaches the other replicas: [`NoPeers`](crate::NoPeers) where there are none. Their requests
+    /// come in by [`RaftShard::answer`] and [`RaftShard::serve_stream`].
+    pub peers: Arc<dyn PeerNetwork>,
 }
 
 /// A replica of a shard, running. Clones are handles of the same replica, which runs until
@@ -77,6 +84,7 @@ struct Inner {
     failure: Receiver<Option<Failure>>,
     /// Closes when the state machine is gone.
     machine: Receiver<()>,
+    log: ShardLog,
     snapshots: Snapshots,
     /// One promotion at a time: openraft ignores a trigger while it "builds".
     promotions: Semaphore,
@@ -119,8 +127,10 @@ impl RaftShard {
             }
         }
 
-        let store = LogStore::new(spec.log, spec.pool);
-        let raft = Raft::new(replica.0, Arc::new(config(shard)), NoPeers, store, applier)
+        let network =
+            Network { shard, own: replica, peers: spec.peers, snapshots: snapshots.clone() };
+        let store = LogStore::new(spec.log.clone(), spec.pool, leadership.clone());
+        let raft = Raft::new(replica.0, Arc::new(config(shard)), network, store, applier)
             .await
             .map_err(|error| storage(&error))?;
         let supervisor =
@@ -134,6 +144,7 @@ impl RaftShard {
             unapplied: spec.unapplied,
             leader,
             machine,
+            log: spec.log,
             snapshots,
             promotions: Semaphore::new(1),
         };
@@ -148,14 +159,56 @@ impl RaftShard {
     /// # Errors
     /// [`ShardStopped`]; see [`Self::failure`].
     pub async fn initialize_single(&self) -> Result<(), ShardStopped> {
-        let peer = Peer { address: self.inner.address.clone() };
-        let members = BTreeMap::from([(self.inner.replica.0, peer)]);
-        match self.inner.raft.initialize(members).await {
-            // Refused if the replica has a log or a vote. The other refusal, a membership without
-            // this replica, cannot be meant.
-            Ok(()) | Err(RaftError::APIError(_)) => Ok(()),
-            Err(RaftError::Fatal(_)) => Err(ShardStopped),
+        let members = BTreeMap::from([(self.inner.replica, self.inner.address.clone())]);
+        match self.initialize(members).await {
+            // It is a member.
+            Ok(()) | Err(InitializeError::NotMember { .. }) => Ok(()),
+            Err(InitializeError::Stopped(stopped)) => Err(stopped),
         }
+    }
+
+    /// Begins a new shard whose voters are `members`, each with the address of its node. To be called
+    /// on one of them, and on that one as often as one likes: it does nothing if the replica belongs to
+    /// a shard already. The others run and wait to be found.
+    ///
+    /// # Errors
+    /// [`InitializeError`]; nothing has begun then.
+    pub async fn initialize(
+        &self,
+        members: BTreeMap<ReplicaId, String>,
+    ) -> Result<(), InitializeError> {
+        let replica = self.inner.replica;
+        if !members.contains_key(&replica) {
+            return Err(InitializeError::NotMember { replica });
+        }
+        let members = members.into_iter().map(|(id, address)| (id.0, Peer { address }));
+        match self.inner.raft.initialize(members.collect::<BTreeMap<_, _>>()).await {
+            // Refused if the replica has a log or a vote.
+            Ok(()) | Err(RaftError::APIError(_)) => Ok(()),
+            Err(RaftError::Fatal(_)) => Err(ShardStopped.into()),
+        }
+    }
+
+    pub(crate) fn raft(&self) -> &Raft<Types, Applier> {
+        &self.inner.raft
+    }
+
+    pub(crate) fn own(&self) -> ReplicaId {
+        self.inner.replica
+    }
+
+    pub(crate) fn log(&self) -> &ShardLog {
+        &self.inner.log
+    }
+
+    pub(crate) fn snapshots(&self) -> &Snapshots {
+        &self.inner.snapshots
+    }
+
+    /// Resolves when the replica has ended, in whichever way. Cancel safe.
+    pub(crate) async fn stopped(&self) {
+        let mut machine = self.inner.machine.clone();
+        while machine.changed().await.is_ok() {}
     }
 
     /// The only voter has nobody to wait for. openraft would notice that at its next tick.
@@ -211,15 +264,33 @@ impl RaftShard {
     /// # Errors
     /// [`ReadIndexError`]; nothing can be said about the state then.
     pub async fn read_index(&self) -> Result<EntryId, ReadIndexError> {
-        match self.inner.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
-            Ok(read) => Ok(to_entry_id(read.log_id())),
-            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
-                Err(ReadIndexError::NotLeader { leader: forward.leader_id.map(ReplicaId) })
+        let read = self.inner.raft.ensure_linearizable(ReadPolicy::ReadIndex).await;
+        read.map(|read| to_entry_id(read.log_id())).map_err(read_index_error)
+    }
+
+    /// As [`Self::read_index`], but without waiting for the state of this replica: another one asks,
+    /// and reads when its own has come that far ([`Self::applied`]). Cancel safe.
+    ///
+    /// # Errors
+    /// [`ReadIndexError`]; ask the leader, or again.
+    pub async fn read_index_for_followers(&self) -> Result<EntryId, ReadIndexError> {
+        let read = self.inner.raft.get_read_log_id(ReadPolicy::ReadIndex).await;
+        read.map(|(read, _applied)| to_entry_id(read.log_id())).map_err(read_index_error)
+    }
+
+    /// Waits until the state of this replica contains log index `index`. Returns the last entry in it.
+    /// Waits for ever if the replica is cut off: the caller bounds it. Cancel safe.
+    ///
+    /// # Errors
+    /// [`ShardStopped`]; see [`Self::failure`].
+    pub async fn applied(&self, index: u64) -> Result<EntryId, ShardStopped> {
+        let mut applied = self.inner.raft.watch_apply_progress();
+        loop {
+            if let Some(id) = applied.get().as_ref().map(to_entry_id).filter(|id| id.index >= index)
+            {
+                return Ok(id);
             }
-            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
-                Err(ReadIndexError::NoQuorum)
-            }
-            Err(RaftError::Fatal(_)) => Err(ShardStopped.into()),
+            applied.changed().await.map_err(|_| ShardStopped)?;
         }
     }
 
@@ -289,6 +360,15 @@ impl RaftShard {
         ShardMetrics::new(&self.inner.raft.metrics().borrow())
     }
 
+    /// Tells that another replica can be reached again: what the leader has for it goes out now, not
+    /// when its next attempt is due. Does nothing where that is not known.
+    ///
+    /// # Errors
+    /// [`ShardStopped`]; see [`Self::failure`].
+    pub async fn reconnected(&self, replica: ReplicaId) -> Result<(), ShardStopped> {
+        self.inner.raft.trigger().reset_backoff([replica.0]).await.map_err(|_| ShardStopped)
+    }
+
     /// Resolves when the replica has died; never after an orderly shutdown. Cancel safe.
     pub async fn failure(&self) -> Failure {
         let mut failure = self.inner.failure.clone();
@@ -307,8 +387,7 @@ impl RaftShard {
     pub async fn shutdown(&self) {
         // The error type is that of a task that cannot fail.
         drop(self.inner.raft.shutdown().await);
-        let mut machine = self.inner.machine.clone();
-        while machine.changed().await.is_ok() {}
+        self.stopped().await;
     }
 }
 
@@ -332,6 +411,16 @@ impl fmt::Debug for ShardSpec {
     }
 }
 
+fn read_index_error(error: RaftError<Types, LinearizableReadError<Types>>) -> ReadIndexError {
+    match error {
+        RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)) => {
+            ReadIndexError::NotLeader { leader: forward.leader_id.map(ReplicaId) }
+        }
+        RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)) => ReadIndexError::NoQuorum,
+        RaftError::Fatal(_) => ShardStopped.into(),
+    }
+}
+
 fn config(shard: ShardId) -> Config {
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let config = Config {
@@ -349,7 +438,7 @@ fn config(shard: ShardId) -> Config {
         // Entries may have a megabyte each; the reader also stops at a byte budget.
         max_payload_entries: 64,
         max_append_entries: Some(256),
-        replication_lag_threshold: 64,
+        replication_lag_threshold: CAUGHT_UP_ENTRIES,
         // Its owner would wait for a place while the core waits for the applier, and the applier for
         // the owner: there is always one.
         api_channel_size: Some((PROPOSALS_MAX + OTHERS_MAX) as u64),

@@ -3,7 +3,7 @@
 
 use openraft::errors::Fatal;
 use openraft::type_config::alias::WatchReceiverOf;
-use openraft::{AsyncRuntime, RaftMetrics};
+use openraft::{AsyncRuntime, RaftMetrics, ServerState};
 use railgun_types::ReplicaId;
 
 use crate::leadership::Leadership;
@@ -72,10 +72,12 @@ impl Supervisor {
 }
 
 /// The leader and its term. The vote in the metrics is the last durable one; between an election
-/// and the fsync of its vote there is no leader to tell of.
+/// and the fsync of its vote there is no leader to tell of. A leader that was removed from its shard
+/// gives up the lead, but not the vote that made it one.
 fn leader_of(metrics: &ServerMetrics) -> (Option<ReplicaId>, u64) {
     let vote = &metrics.vote;
-    let leader =
-        metrics.current_leader.filter(|id| vote.committed && *id == vote.leader_id.voted_for);
+    let is_elected = |id: &u64| vote.committed && *id == vote.leader_id.voted_for;
+    let is_leading = |id: &u64| *id != metrics.id || metrics.state == ServerState::Leader;
+    let leader = metrics.current_leader.filter(is_elected).filter(is_leading);
     (leader.map(ReplicaId), vote.leader_id.term)
 }

@@ -115,6 +115,14 @@ fn next(code: ErrorCode, name: &str) -> String {
         Code::OrderBroken | Code::ProducerFenced | Code::ProducerUnknown | Code::SequenceGap => {
             format!("railgun sub {name} --from last:1 --until-end, to see where to go on")
         }
+        Code::ReplicaNotHere => "try again in a moment".to_owned(),
+        Code::WrongCluster | Code::NodeIdentityConflict => {
+            "railgun cluster status, which shows the nodes there are".to_owned()
+        }
+        Code::TokenExpired => "railgun cluster join-token, which makes another".to_owned(),
+        Code::UntrustedPeer => {
+            "railgun cluster issue-node, with the CA that the other nodes have".to_owned()
+        }
         Code::Internal | Code::ColdCorrupt => "look into the server's log".to_owned(),
         Code::ProtocolViolation
         | Code::FrameTooLarge

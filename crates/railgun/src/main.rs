@@ -1,6 +1,7 @@
 //! `railgun`: the one binary. A node (`serve`), and every command that talks to one.
 
 mod bench;
+mod cluster;
 mod config;
 mod context;
 mod exit;
@@ -46,6 +47,7 @@ enum Command {
     Replay(replay::ReplayArgs),
     Segment(segment::SegmentArgs),
     Bench(bench::BenchArgs),
+    Cluster(cluster::ClusterArgs),
     Context(context::ContextArgs),
     Config(config::ConfigArgs),
 }
@@ -76,6 +78,7 @@ fn run(cli: Cli) -> CommandResult {
         }
         Command::Segment(args) => block_on(segment::run(args, server)),
         Command::Bench(args) => bench::run(args, server),
+        Command::Cluster(args) => cluster::run(args, server),
     }
 }
 

@@ -100,6 +100,7 @@ impl TestNode {
             shards: options.shards,
             max_time_to_cold: options.max_time_to_cold,
             streams_max: 100_000,
+            cluster: None,
         })
         .await?;
         Ok(Self { dir, broker, ca: ca.pem().to_owned() })

@@ -147,6 +147,17 @@ error_codes! {
     /// Not done in time: an administrative call goes on; a stream that was too slow to send or to take
     /// something has ended.
     Timeout = 504, Retry::Now;
+
+    /// The node belongs to another cluster.
+    WrongCluster = 600, Retry::Never;
+    /// Another node that lives has the same identity or address.
+    NodeIdentityConflict = 601, Retry::Never;
+    /// The join token was used, or is too old.
+    TokenExpired = 602, Retry::Never;
+    /// The peer has no certificate of the cluster's authority.
+    UntrustedPeer = 603, Retry::Never;
+    /// The replica that was asked for is not on this node.
+    ReplicaNotHere = 604, SOON;
 }
 
 impl fmt::Display for ErrorCode {

@@ -64,6 +64,14 @@ impl ReplicaId {
         Self(u64::from(node.0) << 16 | u64::from(incarnation))
     }
 
+    /// The node it is on.
+    #[must_use]
+    pub fn node(self) -> NodeId {
+        // A replica id is made of a node's 32 bits and an incarnation's 16; what else is in bytes from
+        // elsewhere names no node.
+        NodeId(u32::try_from(self.0 >> 16).unwrap_or(u32::MAX))
+    }
+
     /// Which life of its node's replica it is.
     #[must_use]
     pub fn incarnation(self) -> u16 {
@@ -170,6 +178,11 @@ uid! {
     ClusterUid
 }
 uid! {
+    /// One life of a node's data directory: 128 random bits, drawn when it is made. A node is known
+    /// by them wherever it moves, and an empty directory is another node.
+    NodeUid
+}
+uid! {
     /// One publisher handle: 128 random bits drawn by the client (PQ-1).
     ProducerId
 }
@@ -194,6 +207,8 @@ mod tests {
     fn a_replica_is_node_and_incarnation() {
         let replica = ReplicaId::new(NodeId(0x1_0002), 0xfffe);
         assert_eq!((replica.0, replica.incarnation()), (0x1_0002_fffe, 0xfffe));
+        assert_eq!(replica.node(), NodeId(0x1_0002));
+        assert_eq!(ReplicaId(u64::MAX).node(), NodeId(u32::MAX));
         assert_eq!(replica.to_string(), "65538.65534");
     }
 

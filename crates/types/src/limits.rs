@@ -47,6 +47,19 @@ pub const TOMBSTONES_PER_SHARD: usize = 10_000;
 /// Producers kept per shard; beyond it the one unused for longest, in log time, is forgotten.
 pub const PRODUCERS_PER_SHARD: usize = 100_000;
 
+/// Most data shards of a cluster.
+pub const SHARDS: u32 = 4_096;
+/// Most replicas of a shard that vote.
+pub const VOTERS: usize = 5;
+/// Most nodes of a cluster at a time; those that were removed do not count.
+pub const NODES: usize = 256;
+/// Most nodes that a cluster ever gives a number to: what is kept of removed ones is bounded.
+pub const NODES_EVER: u32 = 65_535;
+/// Longest address of a node, in bytes: a DNS name, a colon and a port.
+pub const NODE_ADDRESS_BYTES: usize = 259;
+/// Most join tokens that are kept at a time.
+pub const JOIN_TOKENS: usize = 1_000;
+
 /// The limits a server tells its clients in the handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {

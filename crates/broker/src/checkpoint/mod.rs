@@ -6,6 +6,8 @@ mod schedule;
 mod store;
 #[cfg(test)]
 pub(crate) mod testing;
+mod transfer;
 
 pub(crate) use schedule::{Schedule, WriteError, Written};
 pub(crate) use store::{Check, CheckpointStore, Newest, is_full};
+pub(crate) use transfer::Install;

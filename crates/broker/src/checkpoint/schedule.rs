@@ -145,10 +145,19 @@ impl Schedule {
         });
     }
 
+    /// The state was replaced by that of a snapshot at this index, which is on disk.
+    pub(crate) fn on_installed(&mut self, index: u64, bytes: u64) {
+        self.last = Some(index);
+        self.last_bytes = bytes;
+        self.last_at = Instant::now();
+    }
+
     /// What became of the last write. After a failure the next one is wanted soon.
     pub(crate) fn on_written(&mut self, written: &Written) {
         self.writing = false;
         match &written.result {
+            // A snapshot may have come in between.
+            Ok(_) if self.last >= Some(written.id.index) => {}
             Ok(bytes) => {
                 self.last = Some(written.id.index);
                 self.last_bytes = *bytes;

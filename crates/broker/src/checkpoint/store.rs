@@ -7,17 +7,18 @@
 use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use railgun_core::checkpoint::CheckpointError;
 use railgun_log::{Disk, DiskFile, make_dir, read_full_at, write_all_vectored_at};
-use railgun_raft::{Applied, Snapshot, SnapshotError, SnapshotSource};
+use railgun_raft::{Applied, Snapshot, SnapshotError, SnapshotFile, SnapshotSink, SnapshotSource};
 use railgun_types::EntryId;
 use tokio::sync::watch;
 
 use super::reserve::Reserve;
+use super::transfer::{Received, Sent, failed, is_received, received_name};
 
 /// Checkpoints kept above the current snapshot.
 const KEPT_MAX: usize = 16;
@@ -88,6 +89,8 @@ pub(crate) struct CheckpointStore {
     /// Those that could not be read, or not be set aside, in this life: they are not promoted, nor kept
     /// when there is a newer one.
     passed_over: watch::Sender<BTreeSet<EntryId>>,
+    /// Snapshots of other replicas that were begun to be received in this life.
+    received: AtomicU64,
 }
 
 /// A file in the directory, by its name.
@@ -151,9 +154,42 @@ impl CheckpointStore {
             promoted: watch::channel(None).0,
             lost_newest: AtomicBool::new(false),
             passed_over: watch::channel(BTreeSet::new()).0,
+            received: AtomicU64::new(0),
         };
+        store.remove_received();
         store.hold_reserve();
         Ok(store)
+    }
+
+    fn remove_received(&self) {
+        let names = self.disk.list(&self.dir).unwrap_or_default();
+        let received = names.iter().filter(|name| is_received(name));
+        received.for_each(|name| self.remove(&self.dir.join(name)));
+    }
+
+    /// Makes a snapshot that was received the current one, and gives what `read` makes of it, with its
+    /// size in bytes. Whatever is older goes.
+    pub(crate) fn install<T>(
+        &self,
+        received: &Snapshot,
+        read: &(dyn Fn(&[u8]) -> Result<T, CheckpointError> + Send + Sync),
+    ) -> Result<(T, u64), SnapshotError> {
+        let entry = Entry { id: received.applied.id, promoted: true };
+        let path = self.path(&entry);
+        if received.path != path {
+            // Read before it gets the name that says that it is whole.
+            self.content_of(&received.path, &self.check)?;
+            self.change(&path, || {
+                self.disk.rename(&received.path, &path)?;
+                synced(self.disk.sync_dir(&self.dir))
+            })
+            .map_err(as_snapshot_error)?;
+        }
+        let content = self.read(&entry, read)?;
+        self.promoted.send_replace(Some(Snapshot { path, ..received.clone() }));
+        self.lost_newest.store(false, Ordering::Relaxed);
+        self.thin();
+        Ok((content, self.bytes(&entry)))
     }
 
     /// The first change of a checkpoint that failed for another reason than want of room. What the
@@ -201,9 +237,17 @@ impl CheckpointStore {
         entry: &Entry,
         read: impl FnOnce(&[u8]) -> Result<T, CheckpointError>,
     ) -> Result<T, Unusable> {
-        let path = self.path(entry);
-        let file = self.disk.open(&path);
-        let file = file.map_err(|source| Unusable::Closed(StoreError::new(&path, source)))?;
+        self.content_of(&self.path(entry), read)
+    }
+
+    fn content_of<T>(
+        &self,
+        path: &Path,
+        read: impl FnOnce(&[u8]) -> Result<T, CheckpointError>,
+    ) -> Result<T, Unusable> {
+        let file = self.disk.open(path);
+        let file = file.map_err(|source| Unusable::Closed(StoreError::new(path, source)))?;
+        let path = path.to_owned();
         let bytes = content(&*file);
         let bytes = bytes.map_err(|source| Unusable::Unreadable { path: path.clone(), source })?;
         read(&bytes).map_err(|source| Unusable::Content { path, source })
@@ -471,6 +515,21 @@ impl SnapshotSource for CheckpointStore {
             }
         }
         Err(SnapshotError::NoCheckpoint { upto })
+    }
+
+    fn open(&self, snapshot: &Path) -> Result<Box<dyn SnapshotFile>, SnapshotError> {
+        let opened = self.disk.open(snapshot).and_then(|file| Ok((file.size()?, file)));
+        let (bytes, file) = opened.map_err(|source| failed(snapshot, source))?;
+        Ok(Box::new(Sent { path: snapshot.to_owned(), file, bytes, position: 0 }))
+    }
+
+    fn receive(&self, bytes: u64) -> Result<Box<dyn SnapshotSink>, SnapshotError> {
+        self.check_failure().map_err(as_snapshot_error)?;
+        let number = self.received.fetch_add(1, Ordering::Relaxed);
+        let path = self.dir.join(received_name(number));
+        let file = self.disk.create(&path, bytes).map_err(|source| failed(&path, source))?;
+        let disk = Arc::clone(&self.disk);
+        Ok(Box::new(Received { disk, path, file, position: 0 }))
     }
 }
 

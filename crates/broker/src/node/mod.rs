@@ -1,9 +1,12 @@
 //! Starts and stops a node: log (and with it the lock of the disk), identity, bucket, catalog, shards,
 //! the bucket's claim, offloaders, sessions, in this order.
 
+mod keeper;
+mod neighbours;
 mod starter;
 #[cfg(test)]
 mod tests;
+mod uploads;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,11 +18,14 @@ use railgun_cold::Bucket;
 use railgun_cold::bucket::ProbeError;
 use railgun_cold::owner::{self, Owner, OwnerError};
 use railgun_cold::reader::{ColdReader, ReaderOptions};
-use railgun_core::command::{CommandBody, SealScope, SegmentCommand};
+use railgun_core::command::{
+    CatalogCommand, ClusterSettings, CommandBody, NodeInfo, SealScope, SegmentCommand,
+};
 use railgun_log::{LogError, OpenError, ShardLog, SpawnError};
+use railgun_net::peer::PeerEndpoint;
 use railgun_net::{BindError, ClientFigures, Endpoint};
-use railgun_raft::Failure;
-use railgun_types::{ClusterUid, ErrorCode, Limits, NodeId, ReplicaId, ShardId};
+use railgun_raft::{Failure, NoPeers, PeerNetwork};
+use railgun_types::{ClusterUid, ErrorCode, Limits, NodeId, NodeUid, ReplicaId, ShardId};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
@@ -28,14 +34,21 @@ use tokio_util::task::TaskTracker;
 
 use crate::actors::Actors;
 use crate::auth::{Auth, TokenHash};
-use crate::identity::{Identity, IdentityError};
+use crate::catalog::CatalogHandle;
+use crate::identity::{Founder, Identity, IdentityError, Member};
 use crate::log_done::log_done;
-use crate::offload::{ObjectMemory, OffloadSpec, Reclaimer};
+use crate::offload::ObjectMemory;
+use crate::on_node::{LocalReplica, OnNode, OnNodeWatch};
+use crate::peers::{Addresses, RaftPeers};
+use crate::routing::{self, Placements, Routing};
 use crate::seams::{RunningLog, Seams};
 use crate::session::{self, STOPPING, SessionContext};
 use crate::shard::{MirrorScope, ShardFigures};
 use crate::streams::{ShardOnNode, Streams};
-use starter::{Replica, Starter};
+use keeper::Keeper;
+use neighbours::{Neighbours, ServiceSpec};
+use starter::{Begin, Starter};
+use uploads::Uploads;
 
 /// How long a shard may take to elect this node, which is alone.
 const LEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -47,6 +60,9 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long clients are waited for that must be told that their connection is closed; the bucket
 /// gets its records meanwhile.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How often a founder looks whether it is up to it to write down what the cluster is.
+const LOOK_FOR_SETTINGS_EVERY: Duration = Duration::from_millis(100);
 
 /// How often logs and checkpoints are asked whether their disk has failed: a log that fails while
 /// nothing waits for it, at a mark or at preparing a file, tells nobody.
@@ -76,7 +92,37 @@ pub struct BrokerSpec {
     pub max_time_to_cold: Duration,
     /// Streams that there may be; no further one is created by this node.
     pub streams_max: usize,
+    /// The other nodes; `None`: there are none, and never will be.
+    pub cluster: Option<ClusterSpec>,
 }
+
+/// What a node needs to be one of several.
+pub struct ClusterSpec {
+    /// Where other nodes come in.
+    pub listen: ListenForPeers,
+    /// The address that other nodes are told: host and port.
+    pub peer_address: String,
+    /// Addresses where other nodes may be; its own may be among them.
+    pub seeds: Vec<String>,
+    /// Nodes that form the cluster together. 1 with seeds other than itself: join the cluster that they
+    /// have.
+    pub bootstrap_expect: u32,
+    /// Replicas of each data shard: 1, 3 or 5. Decided when the cluster is made.
+    pub replicas: u8,
+}
+
+impl std::fmt::Debug for ClusterSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClusterSpec")
+            .field("peer_address", &self.peer_address)
+            .field("seeds", &self.seeds)
+            .field("bootstrap_expect", &self.bootstrap_expect)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Begins to listen for other nodes.
+pub type ListenForPeers = Box<dyn FnOnce() -> Result<PeerEndpoint, BindError> + Send>;
 
 impl std::fmt::Debug for BrokerSpec {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -175,12 +221,14 @@ pub enum NodeFailure {
 #[derive(Debug)]
 pub struct Broker {
     cluster: ClusterUid,
+    node: NodeId,
     listen: SocketAddr,
     endpoint: Arc<Endpoint>,
-    replicas: Vec<Replica>,
-    shards: BTreeMap<ShardId, ShardOnNode>,
+    /// Of a node that has others beside it.
+    peer_endpoint: Option<Arc<PeerEndpoint>>,
+    on_node: OnNodeWatch,
     /// Ends when dropped.
-    _log: RunningLog,
+    _log: Arc<RunningLog>,
     ready: watch::Sender<bool>,
     /// No new work; finish what is in flight.
     stopping: CancellationToken,
@@ -195,7 +243,8 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Starts a node. When it returns, clients can connect.
+    /// Starts a node. When it returns, clients can connect. A node that is one of several waits until
+    /// there is a cluster that it belongs to, as long as it takes.
     ///
     /// # Errors
     /// [`StartError`]; nothing runs then.
@@ -209,6 +258,7 @@ impl Broker {
         let background = background.unwrap_or_else(Handle::current);
         // The writer locks the disk: a second process stops here.
         let log = log_driver.start(Arc::clone(&disk), &actors, cancel.clone())?;
+        let log = Arc::new(log);
         let bucket = spec.bucket;
         let url = bucket.url().to_string();
         let known = Identity::load(&*disk, &url)?;
@@ -216,76 +266,174 @@ impl Broker {
         let identity = match known {
             Some(identity) => identity,
             None => {
-                let cluster = ClusterUid(entropy.uid());
-                let fresh = Identity { node: NodeId(1), cluster, bucket: url };
-                fresh.create(&*disk)?;
+                let fresh = Identity { uid: NodeUid(entropy.uid()), bucket: url, member: None };
+                fresh.keep(&*disk)?;
                 fresh
             }
         };
-        let mut starter = Starter {
-            log,
-            disk,
-            replica: ReplicaId::new(identity.node, 1),
-            address: spec.address,
+        let (on_node_tx, on_node) = watch::channel(OnNode::default());
+        let next_session = Arc::new(AtomicU64::new(0));
+        let mut others = match spec.cluster {
+            None => None,
+            Some(cluster) => {
+                let service = ServiceSpec {
+                    client_address: spec.address.clone(),
+                    process: entropy.uid(),
+                    clock: Arc::clone(&clock),
+                    on_node: on_node.clone(),
+                    next_session: Arc::clone(&next_session),
+                };
+                Some(Neighbours::meet(cluster, &identity, service, &actors, &cancel)?)
+            }
+        };
+        let is_alone = others.is_none();
+        let identity = match (&identity.member, &mut others) {
+            (Some(_), _) => identity,
+            (None, None) => {
+                let cluster = ClusterUid(entropy.uid());
+                let member = Member { node: NodeId(1), cluster, founders: Vec::new() };
+                let founded = Identity { member: Some(member), ..identity };
+                founded.keep(&*disk)?;
+                founded
+            }
+            (None, Some(others)) => {
+                let formation = others.formation(Arc::clone(&disk), Arc::clone(&entropy));
+                formation.come_to_cluster(&identity, &mut others.asks).await?
+            }
+        };
+        let Some(member) = identity.member.clone() else {
+            unreachable!("a node that has come here belongs to a cluster")
+        };
+        let Member { node, cluster, founders } = member;
+        let is_first = node == NodeId(1) && !founders.is_empty();
+        if let Some(others) = &others {
+            others.belongs_to(cluster, node);
+            if is_first {
+                let formation = others.formation(Arc::clone(&disk), Arc::clone(&entropy));
+                formation.bind_founders(cluster, &founders).await;
+                tracing::info!(%cluster, nodes = founders.len(), "a cluster was formed");
+            }
+        }
+        let (addresses_tx, addresses) = watch::channel(Addresses::default());
+        let (placements_tx, placements) = watch::channel(Placements::default());
+        let peers: Arc<dyn PeerNetwork> = match &others {
+            None => Arc::new(NoPeers),
+            Some(others) => {
+                let peers = others.peers.clone();
+                Arc::new(RaftPeers { peers, cluster, addresses: addresses.clone() })
+            }
+        };
+        let routing = Routing {
+            own: node,
+            cluster,
+            on_node: on_node.clone(),
+            actors: actors.clone(),
+            others: others.as_ref().map(|others| routing::Others {
+                peers: others.peers.clone(),
+                addresses,
+                placements,
+            }),
+        };
+        let starter = Starter {
+            log: Arc::clone(&log),
+            disk: Arc::clone(&disk),
+            address: others.as_ref().map_or_else(String::new, |o| o.peer_address.clone()),
+            peers,
+            is_alone,
             clock: Arc::clone(&clock),
             pool: Arc::clone(&pool),
             thresholds,
             planted,
             actors: actors.clone(),
             cancel: cancel.clone(),
-            replicas: Vec::new(),
+            streams_max: spec.streams_max,
+            on_node: on_node_tx,
         };
-        let (catalog, settings) = starter
-            .catalog(identity.cluster, spec.shards, spec.hot_bytes_max, spec.streams_max)
-            .await?;
-        let owner = Owner {
-            cluster: settings.cluster,
-            created: clock.now(),
-            format: owner::FORMAT,
-            node: identity.node,
+        let replicas = others.as_ref().map_or(1, |others| others.replicas);
+        let wish = ClusterSettings {
+            cluster,
+            shards: spec.shards,
+            replicas,
+            hot_bytes_max: spec.hot_bytes_max,
         };
-        let mut shards = BTreeMap::new();
-        for shard in settings.data_shards() {
-            let (handle, raft, checkpoints) = starter.shard(shard, &settings).await?;
-            let reclaimer = Reclaimer {
-                shard: handle.clone(),
-                raft,
-                checkpoints,
-                pool: Arc::clone(&pool),
-                hot_bytes_max: settings.hot_bytes_per_shard(),
-                planted,
-            };
-            shards.insert(shard, ShardOnNode { handle, reclaimer });
+        let begin = match is_alone {
+            true => Begin::Alone,
+            false if is_first => Begin::With(first_members(&founders)),
+            false => Begin::Later,
+        };
+        let catalog_replica = ReplicaId::new(node, 1);
+        let catalog = starter.catalog(catalog_replica, wish.hot_bytes_per_shard(), begin).await?;
+        let own = NodeInfo {
+            uid: identity.uid,
+            peer_address: starter.address.clone(),
+            client_address: spec.address,
+            feature_level: keeper::FEATURE_LEVEL,
+        };
+        let founding = match (is_alone, founders.is_empty()) {
+            (true, _) => Some(vec![(node, own.clone())]),
+            (false, false) => Some(founders.iter().map(as_founding).collect()),
+            // It joined, or the cluster was founded before.
+            (false, true) => None,
+        };
+        let founding = founding.map(|nodes| CatalogCommand::Found { settings: wish, nodes });
+        let founded = founded(&catalog, &routing, founding.as_ref());
+        let settings = match others.as_mut() {
+            None => founded.await?,
+            Some(others) => tokio::select! {
+                biased;
+                settings = founded => settings?,
+                () = others.answer_meanwhile(cluster) => {
+                    unreachable!("other nodes may ask for as long as this one listens")
+                }
+            },
+        };
+        for ignored in starter::ignored(&wish, &settings) {
+            tracing::warn!("{ignored}");
         }
-        claim(&bucket, &owner, &shards).await?;
+        if !founders.is_empty() {
+            let member = Member { node, cluster, founders: Vec::new() };
+            Identity { member: Some(member), ..identity.clone() }.keep(&*disk)?;
+        }
         let memory = ObjectMemory::new();
-        // Not before: what is uploaded to a wrong bucket is committed, and then given up here.
-        for ShardOnNode { handle, reclaimer } in shards.values() {
-            let offload = OffloadSpec {
-                cluster: settings.cluster,
-                shard: handle.clone(),
-                bucket: bucket.clone(),
-                clock: Arc::clone(&clock),
-                pool: Arc::clone(&pool),
-                memory: memory.clone(),
-                reclaimer: reclaimer.clone(),
-                planted,
-                max_time_to_cold: spec.max_time_to_cold,
-                cut_bytes: settings.hot_bytes_per_shard() / 4,
-                segment_bytes_min: thresholds.segment_bytes_min,
-            };
-            actors.spawn_on("an offloader", offload.run(cancel.clone()), &background);
-            actors.spawn("a reclaimer", reclaimer.clone().run(cancel.clone()));
-        }
-        let others = tell_of_others(bucket.clone(), settings.cluster);
-        let others = cancel.clone().run_until_cancelled_owned(others);
+        let uploads = Uploads {
+            cluster,
+            bucket: bucket.clone(),
+            clock: Arc::clone(&clock),
+            pool: Arc::clone(&pool),
+            memory: memory.clone(),
+            planted,
+            max_time_to_cold: spec.max_time_to_cold,
+            cut_bytes: settings.hot_bytes_per_shard() / 4,
+            segment_bytes_min: thresholds.segment_bytes_min,
+            actors: actors.clone(),
+            background,
+            cancel: cancel.clone(),
+        };
+        let owner = Owner { cluster, created: clock.now(), format: owner::FORMAT, node };
+        let keeper = Keeper {
+            starter,
+            uploads,
+            view: catalog.view(),
+            catalog: catalog.clone(),
+            routing: routing.clone(),
+            own,
+            node,
+            addresses: addresses_tx,
+            placements: placements_tx,
+        };
+        keeper.start_all(&settings, &bucket, &owner).await?;
+        let peer_endpoint = others.map(|Neighbours { endpoint, asks, .. }| {
+            actors.spawn("the keeper of the cluster", keeper.run(asks, cancel.clone()));
+            endpoint
+        });
+        let looked = tell_of_others(bucket.clone(), cluster);
+        let looked = cancel.clone().run_until_cancelled_owned(looked);
         actors.spawn("the look at other clusters", async move {
-            others.await;
+            looked.await;
         });
         let cold = ColdReader::new(bucket.clone(), &ReaderOptions::default());
-        let streams =
-            Streams::new(settings.cluster, catalog, shards.clone(), cold, bucket, entropy, pool);
-        if let Err(error) = streams.reconcile().await {
+        let streams = Streams::new(catalog, routing, cold, bucket, entropy, pool);
+        if is_alone && let Err(error) = streams.reconcile().await {
             tracing::warn!(%error, "half-done creations or deletions are left for the next start");
         }
         let stopping = CancellationToken::new();
@@ -295,21 +443,22 @@ impl Broker {
             streams: streams.clone(),
             auth: Auth::new(spec.tokens),
             limits: Limits::default(),
-            node_id: identity.node.0,
+            node_id: node.0,
             server: format!("railgun/{}", env!("CARGO_PKG_VERSION")),
-            next_session: AtomicU64::new(0),
+            next_session,
             planted,
         });
         let accept = accept(Arc::clone(&endpoint), context, sessions.clone(), stopping.clone());
         sessions.spawn(accept);
         on_failure.disarm();
         Ok(Self {
-            cluster: settings.cluster,
+            cluster,
+            node,
             listen: endpoint.local_addr(),
             endpoint,
-            replicas: starter.replicas,
-            shards,
-            _log: starter.log,
+            peer_endpoint,
+            on_node,
+            _log: log,
             ready: watch::channel(true).0,
             stopping,
             cancel,
@@ -334,6 +483,12 @@ impl Broker {
         self.cluster
     }
 
+    /// The node's number in it.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
     /// Follows whether the node takes requests.
     #[must_use]
     pub fn ready(&self) -> watch::Receiver<bool> {
@@ -343,7 +498,8 @@ impl Broker {
     /// The figures of every data shard, in order.
     #[must_use]
     pub fn figures(&self) -> Vec<ShardFigures> {
-        self.shards.values().map(|shard| shard.handle.figures()).collect()
+        let on_node = self.on_node.borrow();
+        on_node.values().filter_map(LocalReplica::data).map(|data| data.handle.figures()).collect()
     }
 
     /// What clients take of the node's memory.
@@ -355,14 +511,34 @@ impl Broker {
     /// Resolves when the disk has failed, a shard has died on this node or a bug has ended one of its
     /// tasks, with the reason: the process must end. Cancel safe.
     pub async fn failed(&self) -> NodeFailure {
-        let failures = self.replicas.iter().map(|replica| Box::pin(replica.raft.failure()));
         tokio::select! {
             biased;
             actor = self.actors.panicked() => NodeFailure::Panicked { actor },
             failure = self.disk_failed() => failure,
             // A shard dies of its log as a rule, which knows more about it.
-            (failure, ..) = futures::future::select_all(failures) => {
+            failure = self.replica_failed() => {
                 self.disk_failure().unwrap_or_else(|| failure.into())
+            }
+        }
+    }
+
+    async fn replica_failed(&self) -> Failure {
+        let mut on_node = self.on_node.clone();
+        loop {
+            let replicas = on_node.borrow_and_update().clone();
+            let failures = replicas.values().map(|replica| Box::pin(replica.raft.failure()));
+            let failures: Vec<_> = failures.collect();
+            tokio::select! {
+                biased;
+                (failure, ..) = futures::future::select_all(failures) => return failure,
+                changed = on_node.changed() => {
+                    if changed.is_err() {
+                        // No further ones come; those that are there may still fail.
+                        let failures =
+                            replicas.values().map(|replica| Box::pin(replica.raft.failure()));
+                        return futures::future::select_all(failures).await.0;
+                    }
+                }
             }
         }
     }
@@ -377,15 +553,14 @@ impl Broker {
     }
 
     fn disk_failure(&self) -> Option<NodeFailure> {
-        let log = self.replicas.iter().find_map(|replica| replica.log.failure());
+        let on_node = self.on_node.borrow();
+        let log = on_node.values().find_map(|replica| replica.log.failure());
         let log = log.map(|failed| match failed {
             LogError::Failed(failure) => format!("{failure}: {}", failure.source),
             other => other.to_string(),
         });
         let checkpoints = || {
-            self.replicas
-                .iter()
-                .find_map(|replica| Some(replica.checkpoints.failure()?.to_string()))
+            on_node.values().find_map(|replica| Some(replica.checkpoints.failure()?.to_string()))
         };
         Some(NodeFailure::Disk { reason: log.or_else(checkpoints)? })
     }
@@ -413,12 +588,16 @@ impl Broker {
                 tracing::warn!("not everything is in the bucket; the log keeps the rest");
             }
         }
-        for replica in &self.replicas {
+        let on_node = self.on_node.borrow().clone();
+        for replica in on_node.values() {
             replica.raft.shutdown().await;
         }
         // Nothing is appended any more, and the writer, which may be an actor, still runs.
-        for replica in &self.replicas {
+        for replica in on_node.values() {
             sync_mark(&replica.log).await;
+        }
+        if let Some(peers) = &self.peer_endpoint {
+            peers.close(Some(ErrorCode::GoingAway), STOPPING);
         }
         self.cancel.cancel();
         self.actors.close();
@@ -427,8 +606,11 @@ impl Broker {
 
     /// Seals everything and waits until it is in the bucket.
     async fn offload_all(&self) {
-        let drained = self.shards.values().map(|shard| async move {
-            let shard = &shard.handle;
+        let on_node = self.on_node.borrow().clone();
+        // Where another node leads, that one does it.
+        let led = on_node.values().filter(|replica| replica.raft.leader().state().serving);
+        let drained = led.filter_map(LocalReplica::data).map(|data| async move {
+            let shard = &data.handle;
             let seal = CommandBody::Segment(SegmentCommand::Seal(SealScope::All));
             if shard.command(seal).await.is_ok() {
                 shard.mirrored(MirrorScope::Shard).await.ok();
@@ -438,26 +620,73 @@ impl Broker {
     }
 }
 
+/// What the cluster is, as soon as the catalog says so. Whoever of its founders leads writes it down;
+/// the first one counts.
+async fn founded(
+    catalog: &CatalogHandle,
+    routing: &Routing,
+    founding: Option<&CatalogCommand>,
+) -> Result<ClusterSettings, StartError> {
+    let mut view = catalog.view();
+    loop {
+        if let Some(settings) = view.borrow_and_update().settings {
+            return Ok(settings);
+        }
+        if let Some(founding) = founding.filter(|_| routing.leads_catalog()) {
+            let change = routing.change(founding.clone()).await;
+            if routing.others.is_none()
+                && let Err(error) = change
+            {
+                return Err(StartError::Catalog { reason: error.to_string() });
+            }
+        }
+        tokio::select! {
+            biased;
+            changed = view.changed() => if changed.is_err() {
+                let reason = "its owner has ended".to_owned();
+                return Err(StartError::Catalog { reason });
+            },
+            () = tokio::time::sleep(LOOK_FOR_SETTINGS_EVERY) => {}
+        }
+    }
+}
+
+/// The catalog's first members.
+fn first_members(founders: &[Founder]) -> BTreeMap<ReplicaId, String> {
+    let replica = |founder: &Founder| ReplicaId::new(founder.node, 1);
+    founders.iter().map(|founder| (replica(founder), founder.peer_address.clone())).collect()
+}
+
+fn as_founding(founder: &Founder) -> (NodeId, NodeInfo) {
+    let info = NodeInfo {
+        uid: founder.uid,
+        peer_address: founder.peer_address.clone(),
+        client_address: founder.client_address.clone(),
+        feature_level: keeper::FEATURE_LEVEL,
+    };
+    (founder.node, info)
+}
+
 /// Makes sure that the bucket is the one that records of this cluster went to, if any did, and makes
 /// its keys the cluster's.
-async fn claim(
-    bucket: &Bucket,
-    owner: &Owner,
-    shards: &BTreeMap<ShardId, ShardOnNode>,
-) -> Result<(), StartError> {
+async fn claim(bucket: &Bucket, owner: &Owner, shards: &[ShardOnNode]) -> Result<(), StartError> {
     let cluster = owner.cluster;
     if in_time(bucket, owner::read(bucket, cluster)).await??.is_some() {
         return Ok(());
     }
-    for (&shard, on_node) in shards {
+    for on_node in shards {
+        let shard = on_node.handle.id();
         let status = on_node.handle.offload_status().await;
-        // Has elected this node a moment ago, and is gone again.
+        // Has been started a moment ago, and is gone again.
         let status = status.map_err(|_| StartError::NoLeader { shard })?;
         if status.is_in_bucket {
             return Err(StartError::BucketLost { shard, cluster });
         }
     }
-    in_time(bucket, owner::claim(bucket, owner)).await??;
+    if let Err(error) = in_time(bucket, owner::claim(bucket, owner)).await? {
+        // Another node of the cluster may have been faster.
+        in_time(bucket, owner::read(bucket, cluster)).await??.ok_or(error)?;
+    }
     Ok(())
 }
 

@@ -1,53 +1,68 @@
 //! Starts the Raft replica of each shard with the state its checkpoints hold.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use railgun_core::catalog::{Catalog, CatalogOutcome, RestoredCatalog};
+use railgun_core::catalog::{Catalog, RestoredCatalog};
 use railgun_core::checkpoint::{self, CheckpointError};
-use railgun_core::command::{CatalogCommand, ClusterSettings};
+use railgun_core::command::ClusterSettings;
 use railgun_core::shard::{Restored, ShardState};
 use railgun_log::{Disk, ShardLog};
 use railgun_raft::{
-    Applied, BlockingPool, LeaderWatch, RaftShard, ShardSpec, StateMachine, UnappliedSink,
+    Applied, BlockingPool, LeaderWatch, PeerNetwork, RaftShard, ShardSpec, StateMachine,
+    UnappliedSink,
 };
 use railgun_types::{ClusterUid, EntryId, ReplicaId, ShardId};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{LEADER_TIMEOUT, StartError};
 use crate::actors::Actors;
 use crate::builtin_bug::{BuiltinBug, Planted};
 use crate::catalog::{self, CatalogHandle, CatalogSpec};
-use crate::checkpoint::{Check, CheckpointStore, Newest, Schedule};
+use crate::checkpoint::{Check, CheckpointStore, Install, Newest, Schedule};
 use crate::clock::Clock;
+use crate::offload::Reclaimer;
+use crate::on_node::{LocalReplica, OnNode, Owner};
 use crate::replica::{self, Handover};
 use crate::seams::RunningLog;
-use crate::shard::{self, HostSpec, ShardHandle};
+use crate::shard::{self, HostSpec};
+use crate::streams::ShardOnNode;
 use crate::thresholds::Thresholds;
-
-/// A shard's Raft replica and its log.
-#[derive(Debug)]
-pub(super) struct Replica {
-    pub(super) raft: RaftShard,
-    pub(super) log: ShardLog,
-    pub(super) checkpoints: Arc<CheckpointStore>,
-}
 
 /// What starting a replica of any shard needs.
 pub(super) struct Starter {
-    pub(super) log: RunningLog,
+    pub(super) log: Arc<RunningLog>,
     pub(super) disk: Arc<dyn Disk>,
-    pub(super) replica: ReplicaId,
+    /// Where other nodes reach this one.
     pub(super) address: String,
+    pub(super) peers: Arc<dyn PeerNetwork>,
+    /// This node has no others beside it.
+    pub(super) is_alone: bool,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) pool: Arc<dyn BlockingPool>,
     pub(super) thresholds: Thresholds,
     pub(super) planted: Planted,
     pub(super) actors: Actors,
     pub(super) cancel: CancellationToken,
-    pub(super) replicas: Vec<Replica>,
+    /// Names that there may be.
+    pub(super) streams_max: usize,
+    /// Who serves others is told of each replica here.
+    pub(super) on_node: watch::Sender<OnNode>,
+}
+
+/// How a replica comes to its shard.
+#[derive(Clone, Debug)]
+pub(super) enum Begin {
+    /// It is the shard's only one.
+    Alone,
+    /// It is one of the first, all of which begin with these and their addresses. One that has begun
+    /// before goes on.
+    With(BTreeMap<ReplicaId, String>),
+    /// Those that are there take it in.
+    Later,
 }
 
 /// Checkpoints that are kept for a choice have this part of a shard's hot budget.
@@ -65,14 +80,14 @@ impl Starter {
     /// Opens the files of a shard, of this cluster if it is known yet.
     fn open<T>(
         &self,
-        shard: ShardId,
+        (shard, replica): (ShardId, ReplicaId),
         cluster: Option<ClusterUid>,
         hot_bytes_max: u64,
         decode: impl Fn(&[u8]) -> Result<T, CheckpointError>,
     ) -> Result<Files<T>, StartError> {
         let dir = format!("shards/{shard}/log");
         let mut options = self.log.options.clone();
-        options.incarnation = self.replica.incarnation().into();
+        options.incarnation = replica.incarnation().into();
         let opened = self.log.opener.open_shard(dir.as_ref(), options);
         let (log, report) = opened.map_err(|source| StartError::OpenLog { shard, source })?;
         tracing::info!(%shard, ?report, "log opened");
@@ -106,50 +121,62 @@ impl Starter {
         Ok(Files { log, store: Arc::new(store), restored })
     }
 
-    /// Starts the Raft replica of a shard and waits until it serves.
+    /// Starts the Raft replica of a shard, and waits until it serves where it is alone.
     async fn replica(
-        &mut self,
-        shard: ShardId,
+        &self,
+        (shard, replica): (ShardId, ReplicaId),
         (log, checkpoints): (ShardLog, Arc<CheckpointStore>),
         machine: Box<dyn StateMachine>,
         sink: UnappliedSink,
+        begin: Begin,
     ) -> Result<RaftShard, StartError> {
         let raft = RaftShard::start(ShardSpec {
             shard,
-            replica: self.replica,
+            replica,
             address: self.address.clone(),
-            log: log.clone(),
+            log,
             machine,
-            snapshots: Arc::clone(&checkpoints) as _,
+            snapshots: checkpoints as _,
             unapplied: sink,
             pool: Arc::clone(&self.pool),
+            peers: Arc::clone(&self.peers),
         })
         .await?;
-        let lead = async {
-            // A stopped replica shows as one that never leads, and one that cannot write does not
-            // even answer.
-            raft.initialize_single().await.ok();
-            wait_serving(raft.leader()).await;
-        };
-        let led = tokio::time::timeout(LEADER_TIMEOUT, lead).await;
-        led.map_err(|_| StartError::NoLeader { shard })?;
-        self.replicas.push(Replica { raft: raft.clone(), log, checkpoints });
+        match begin {
+            Begin::Alone => {
+                let lead = async {
+                    // A stopped replica shows as one that never leads, and one that cannot write does
+                    // not even answer.
+                    raft.initialize_single().await.ok();
+                    wait_serving(raft.leader()).await;
+                };
+                let led = tokio::time::timeout(LEADER_TIMEOUT, lead).await;
+                led.map_err(|_| StartError::NoLeader { shard })?;
+            }
+            // One that is stopped shows as that.
+            Begin::With(members) => drop(raft.initialize(members).await),
+            Begin::Later => {}
+        }
         Ok(raft)
     }
 
-    /// Starts the catalog; founds the cluster if nobody has.
+    fn put_on_node(&self, shard: ShardId, replica: LocalReplica) {
+        self.on_node.send_modify(|on_node| {
+            Arc::make_mut(on_node).insert(shard, replica);
+        });
+    }
+
+    /// Starts this node's replica of the catalog.
     pub(super) async fn catalog(
-        &mut self,
-        cluster: ClusterUid,
-        shards: u32,
-        hot_bytes_max: u64,
-        streams_max: usize,
-    ) -> Result<(CatalogHandle, ClusterSettings), StartError> {
+        &self,
+        replica: ReplicaId,
+        hot_bytes: u64,
+        begin: Begin,
+    ) -> Result<CatalogHandle, StartError> {
         let shard = ShardId::CATALOG;
-        let wish = ClusterSettings { cluster, shards, hot_bytes_max };
         let decode = |bytes: &[u8]| Catalog::decode_checkpoint(None, bytes);
         let Files { log, store, restored } =
-            self.open(shard, None, wish.hot_bytes_per_shard(), decode)?;
+            self.open((shard, replica), None, hot_bytes, decode)?;
         let restored = restored.unwrap_or_else(|| RestoredCatalog {
             catalog: Catalog::default(),
             applied: None,
@@ -160,43 +187,53 @@ impl Starter {
         let files = (log.clone(), Arc::clone(&store));
         let cadence = self.thresholds.checkpoints;
         let (actors, pool) = (self.actors.clone(), Arc::clone(&self.pool));
-        let schedule = Schedule::new(store, log.clone(), actors, pool, cadence, at);
+        let schedule = Schedule::new(Arc::clone(&store), log.clone(), actors, pool, cadence, at);
         let (sink, unapplied) = replica::unapplied_queue();
         let stopping = self.cancel.clone();
         let spec = CatalogSpec {
             restored,
-            streams_max,
+            streams_max: self.streams_max,
             checkpoints: schedule,
-            log,
+            log: log.clone(),
             clock: Arc::clone(&self.clock),
             unapplied,
         };
         let (catalog, to) = spec.spawn(&self.actors, stopping.clone());
-        let machine = Handover::new(to.clone(), catalog::Message::Applied, applied, stopping);
-        let raft = self.replica(shard, files, Box::new(machine), sink).await?;
-        send(&to, catalog::Message::Started(raft)).await;
-        if let Ok(Some(settings)) = catalog.settings().await {
-            for ignored in ignored(&wish, &settings) {
-                tracing::warn!("{ignored}");
-            }
-            return Ok((catalog, settings));
-        }
-        match catalog.change(CatalogCommand::Found(wish)).await {
-            Ok(CatalogOutcome::Founded(settings)) => Ok((catalog, settings)),
-            other => Err(StartError::Catalog { reason: format!("{other:?}") }),
-        }
+        let install = Install {
+            store: Arc::clone(&store),
+            pool: Arc::clone(&self.pool),
+            decode: Arc::new(|bytes: &[u8]| Catalog::decode_checkpoint(None, bytes)),
+            to: to.clone(),
+            wrap: catalog::Message::installed,
+        };
+        let machine = Handover::new(
+            to.clone(),
+            catalog::Message::Applied,
+            applied,
+            Box::new(install),
+            stopping,
+        );
+        let started = self.replica((shard, replica), files, Box::new(machine), sink, begin).await;
+        let raft = started?;
+        send(&to, catalog::Message::Started(raft.clone())).await;
+        let owner = Owner::Catalog(catalog.clone());
+        let checkpoints = store;
+        self.put_on_node(shard, LocalReplica { replica, raft, log, checkpoints, owner });
+        Ok(catalog)
     }
 
-    /// Starts a data shard.
+    /// Starts this node's replica of a data shard.
     pub(super) async fn shard(
-        &mut self,
-        shard: ShardId,
+        &self,
+        (shard, replica): (ShardId, ReplicaId),
         settings: &ClusterSettings,
-    ) -> Result<(ShardHandle, RaftShard, Arc<CheckpointStore>), StartError> {
+        begin: Begin,
+    ) -> Result<ShardOnNode, StartError> {
         let cluster = settings.cluster;
         let decode = move |bytes: &[u8]| ShardState::decode_checkpoint(cluster, shard, bytes);
+        let hot_bytes = settings.hot_bytes_per_shard();
         let Files { log, store, restored } =
-            self.open(shard, Some(cluster), settings.hot_bytes_per_shard(), decode)?;
+            self.open((shard, replica), Some(cluster), hot_bytes, decode)?;
         let mut restored = restored.unwrap_or_else(|| Restored {
             state: ShardState::new(cluster, shard),
             membership: Bytes::new(),
@@ -216,20 +253,51 @@ impl Starter {
             clock: Arc::clone(&self.clock),
             pool: Arc::clone(&self.pool),
             cadence: self.thresholds.checkpoints,
-            hot_bytes_max: if admits_all { u64::MAX } else { settings.hot_bytes_per_shard() },
+            hot_bytes_max: if admits_all { u64::MAX } else { hot_bytes },
             unapplied,
         };
         let stopping = self.cancel.clone();
         let (handle, to) = host.spawn(&self.actors, stopping.clone());
-        let machine = Handover::new(to.clone(), shard::Message::Applied, applied, stopping);
-        let raft = self.replica(shard, (log, Arc::clone(&store)), Box::new(machine), sink).await?;
+        let segment_bytes_min = self.thresholds.segment_bytes_min;
+        let install = Install {
+            store: Arc::clone(&store),
+            pool: Arc::clone(&self.pool),
+            decode: Arc::new(move |bytes: &[u8]| {
+                let mut restored = decode(bytes)?;
+                restored.state = restored.state.with_segment_bytes_min(segment_bytes_min);
+                Ok(restored)
+            }),
+            to: to.clone(),
+            wrap: shard::Message::installed,
+        };
+        let machine = Handover::new(
+            to.clone(),
+            shard::Message::Applied,
+            applied,
+            Box::new(install),
+            stopping,
+        );
+        let files = (log.clone(), Arc::clone(&store));
+        let started = self.replica((shard, replica), files, Box::new(machine), sink, begin).await;
+        let raft = started?;
         send(&to, shard::Message::Started(raft.clone())).await;
-        Ok((handle, raft, store))
+        let reclaimer = Reclaimer {
+            shard: handle.clone(),
+            raft: raft.clone(),
+            checkpoints: Arc::clone(&store),
+            pool: Arc::clone(&self.pool),
+            hot_bytes_max: hot_bytes,
+            planted: self.planted,
+        };
+        let on_node = ShardOnNode { handle, reclaimer };
+        let owner = Owner::Data(on_node.clone());
+        self.put_on_node(shard, LocalReplica { replica, raft, log, checkpoints: store, owner });
+        Ok(on_node)
     }
 }
 
 /// What of `wish` is not in force, because it was decided when the cluster was made.
-fn ignored(wish: &ClusterSettings, in_force: &ClusterSettings) -> Vec<String> {
+pub(super) fn ignored(wish: &ClusterSettings, in_force: &ClusterSettings) -> Vec<String> {
     let settings = [
         ("shards.count", u64::from(wish.shards), u64::from(in_force.shards)),
         ("hot.max_bytes", wish.hot_bytes_max, in_force.hot_bytes_max),
@@ -267,7 +335,7 @@ mod tests {
     #[test]
     fn settings_that_are_not_in_force_are_told_with_those_that_are() {
         let cluster = ClusterUid([1; 16]);
-        let in_force = ClusterSettings { cluster, shards: 4, hot_bytes_max: 100 };
+        let in_force = ClusterSettings { cluster, shards: 4, replicas: 1, hot_bytes_max: 100 };
         assert_eq!(ignored(&in_force, &in_force), [""; 0]);
         let wish = ClusterSettings { shards: 8, hot_bytes_max: 200, ..in_force };
         assert_eq!(

@@ -1,5 +1,6 @@
 //! A whole node on simulated parts and paused time: what cannot be brought about from outside.
 
+mod cluster;
 mod damage;
 mod failed_disk;
 mod full_disk;
@@ -124,6 +125,7 @@ fn spec_with(network: &MemoryNetwork, pool: Arc<dyn BlockingPool>, pace: Pace) -
         shards: 2,
         max_time_to_cold: Duration::from_secs(600),
         streams_max: 1_000,
+        cluster: None,
     }
 }
 
@@ -249,7 +251,7 @@ async fn a_stream_deleted_while_it_is_created_is_not_left_without_a_name() {
         let created = streams.create(&name("a"), &entry, patch(10), own).await.unwrap_err();
         assert_eq!(created.code, code);
     }
-    let shard = &broker.shards[&entry.shard].handle;
+    let shard = broker.streams.routing().local(entry.shard).unwrap().handle;
     let delete = CommandBody::Stream(StreamCommand::Delete { stream: uid });
     let facts = shard.describe(uid).await.unwrap();
     assert!(facts.is_none(), "the stream lives: {facts:?}, {:?}", shard.command(delete).await);
@@ -267,12 +269,12 @@ async fn make(broker: &Broker, stream: &str, uid: StreamUid) {
     };
     let entry = broker.streams.entry(&name(stream)).await.unwrap().unwrap();
     let body = CommandBody::Stream(StreamCommand::Ensure(ensure));
-    broker.shards[&entry.shard].handle.command(body).await.unwrap();
+    broker.streams.routing().local(entry.shard).unwrap().handle.command(body).await.unwrap();
 }
 
 /// Whether its shard has the stream.
 async fn lives(broker: &Broker, uid: StreamUid) -> bool {
-    for ShardOnNode { handle, .. } in broker.shards.values() {
+    for ShardOnNode { handle, .. } in broker.streams.routing().locals() {
         if handle.describe(uid).await.unwrap().is_some() {
             return true;
         }

@@ -34,8 +34,14 @@ pub(crate) struct Handover<M> {
     room: Option<mpsc::OwnedPermit<M>>,
     wrap: fn(Vec<CommittedEntry>) -> M,
     restored: Option<Applied>,
+    installer: Box<dyn Installer>,
     /// The node is stopping, and its actors with it.
     stopping: CancellationToken,
+}
+
+/// Replaces the owner's state by that of a snapshot, durably.
+pub(crate) trait Installer: Send + Sync + 'static {
+    fn install<'a>(&'a self, snapshot: &'a Snapshot) -> BoxFuture<'a, Result<(), SnapshotError>>;
 }
 
 /// Entries were committed and nobody is there to apply them.
@@ -49,9 +55,10 @@ impl<M: Send + 'static> Handover<M> {
         to: mpsc::Sender<M>,
         wrap: fn(Vec<CommittedEntry>) -> M,
         restored: Option<Applied>,
+        installer: Box<dyn Installer>,
         stopping: CancellationToken,
     ) -> Self {
-        Self { to, room: None, wrap, restored, stopping }
+        Self { to, room: None, wrap, restored, installer, stopping }
     }
 }
 
@@ -81,8 +88,12 @@ impl<M: Send + 'static> StateMachine for Handover<M> {
         Ok(())
     }
 
-    fn install(&mut self, snapshot: &Snapshot) -> Result<(), SnapshotError> {
-        Err(SnapshotError::NoCheckpoint { upto: snapshot.applied.id.index })
+    fn install<'a>(
+        &'a mut self,
+        snapshot: &'a Snapshot,
+    ) -> BoxFuture<'a, Result<(), SnapshotError>> {
+        // Behind the entries that were handed over before.
+        self.installer.install(snapshot)
     }
 }
 
@@ -114,6 +125,18 @@ fn committed(item: ApplyItem) -> Result<CommittedEntry, ApplyError> {
 mod tests {
     use super::*;
 
+    struct NoSnapshots;
+
+    impl Installer for NoSnapshots {
+        fn install<'a>(
+            &'a self,
+            snapshot: &'a Snapshot,
+        ) -> BoxFuture<'a, Result<(), SnapshotError>> {
+            let upto = snapshot.applied.id.index;
+            Box::pin(std::future::ready(Err(SnapshotError::NoCheckpoint { upto })))
+        }
+    }
+
     fn blank() -> Vec<ApplyItem> {
         vec![ApplyItem::Blank { id: EntryId { term: 1, index: 5 } }]
     }
@@ -122,7 +145,13 @@ mod tests {
     async fn entries_that_nobody_takes_end_the_shard_unless_the_node_is_stopping() {
         let stopping = CancellationToken::new();
         let (to, mut from) = mpsc::channel(1);
-        let mut handover = Handover::new(to, |entries| entries.len(), None, stopping.clone());
+        let mut handover = Handover::new(
+            to,
+            |entries| entries.len(),
+            None,
+            Box::new(NoSnapshots),
+            stopping.clone(),
+        );
         handover.room().await;
         handover.apply(&mut blank()).expect("there is a place");
         assert_eq!(from.recv().await, Some(1));

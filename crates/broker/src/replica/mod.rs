@@ -5,7 +5,7 @@ mod handover;
 mod pipeline;
 mod relief;
 
-pub(crate) use handover::{CommittedEntry, EntryContent, Handover};
+pub(crate) use handover::{CommittedEntry, EntryContent, Handover, Installer};
 pub(crate) use pipeline::{Pipeline, ProposeFailure, UnappliedQueue, unapplied_queue};
 pub(crate) use relief::{has_relief, makes_room};
 

@@ -9,6 +9,7 @@ use railgun_raft::{LeaderState, Proposal, RaftShard, Unapplied, UnappliedSink};
 use railgun_types::Timestamp;
 use tokio::sync::mpsc;
 
+use crate::actors::Actors;
 use crate::clock::Clock;
 
 /// Most proposals in flight. Bounds the queue of unapplied ones, so that Raft's tasks never wait to report one;
@@ -71,6 +72,18 @@ impl<T> Pipeline<T> {
 
     pub(crate) fn leader(&self) -> LeaderState {
         self.raft.as_ref().map(|raft| raft.leader().state()).unwrap_or_default()
+    }
+
+    /// Tells `then` whether this replica leads still, so that what its state says now is what it says
+    /// everywhere (CL-4). At once where nobody else could lead.
+    pub(crate) fn confirm(&self, actors: &Actors, then: impl FnOnce(bool) + Send + 'static) {
+        let Some(raft) = self.raft.clone() else { return then(false) };
+        if raft.metrics().voters.len() <= 1 {
+            return then(true);
+        }
+        actors.spawn("a question who leads", async move {
+            then(raft.read_index().await.is_ok());
+        });
     }
 
     /// Proposals that have not ended.

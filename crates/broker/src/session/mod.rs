@@ -56,7 +56,7 @@ pub(crate) struct SessionContext {
     pub(crate) node_id: u32,
     pub(crate) server: String,
     /// Tells sessions apart for fair queueing.
-    pub(crate) next_session: AtomicU64,
+    pub(crate) next_session: Arc<AtomicU64>,
     pub(crate) planted: Planted,
 }
 

@@ -17,14 +17,16 @@ use railgun_types::batch::RecordBatch;
 use railgun_types::limits::{
     ATOMIC_BATCH_BYTES, ATOMIC_BATCH_RECORDS, PUBLISH_ITEMS, PUBLISHER_STREAMS, UNBIND_ALIASES,
 };
-use railgun_types::{ErrorCode, ProducerId, StreamName, StreamUid};
+use railgun_types::{ErrorCode, ProducerId, ShardId, StreamName, StreamUid};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::aliases::{Aliases, Bound};
 use super::{QuicStream, SessionEnd, end, going_away};
 use crate::builtin_bug::BuiltinBug;
+use crate::relay::ShardLink;
 use crate::replica::ProposeFailure;
-use crate::shard::{RequestFailure, SESSION_BYTES, ShardHandle};
+use crate::routing::Routing;
+use crate::shard::{RequestFailure, SESSION_BYTES};
 use crate::wire_error;
 use results::{BatchOutcome, Invalid, ItemState, Results};
 
@@ -73,7 +75,7 @@ struct Publisher<'s> {
     epoch: u32,
     aliases: Aliases,
     /// The shards of all streams that were bound.
-    shards: Vec<ShardHandle>,
+    shards: Vec<ShardLink>,
     unanswered: VecDeque<Unanswered>,
     /// Items of all of them.
     unanswered_items: usize,
@@ -245,7 +247,8 @@ impl Publisher<'_> {
         })?;
         let known = self.shards.iter().position(|shard| shard.id() == found.shard.id());
         let shard = known.unwrap_or_else(|| {
-            self.shards.push(found.shard);
+            let routing = self.stream.context.streams.routing().clone();
+            self.shards.push(ShardLink::new(found.shard.id(), routing));
             self.shards.len() - 1
         });
         let (stream, message_bytes_max) = (found.stream, found.facts.spec.max_message_bytes);
@@ -309,7 +312,7 @@ impl Publisher<'_> {
         }
         // There may be a long wait for room.
         drop(publish);
-        for (shard, mut share) in self.shards.iter().zip(shares) {
+        for (shard, mut share) in self.shards.iter_mut().zip(shares) {
             if !share.appends.is_empty() {
                 share.copy_out_of(frame_bytes);
                 let result = shard.append(&self.stream.queueing, share.appends).await?;
@@ -426,7 +429,7 @@ impl Publisher<'_> {
         &self,
         producer: ProducerId,
         bindings: impl Iterator<Item = &'b Bound>,
-    ) -> Vec<(ShardHandle, CommandBody)> {
+    ) -> Vec<(Routing, ShardId, CommandBody)> {
         let mut by_shard: BTreeMap<usize, BTreeSet<StreamUid>> = BTreeMap::new();
         for bound in bindings {
             by_shard.entry(bound.shard).or_default().insert(bound.stream);
@@ -437,7 +440,9 @@ impl Publisher<'_> {
             for streams in streams.chunks(RELEASED_MAX) {
                 let (epoch, streams) = (self.epoch, streams.to_vec());
                 let release = StreamCommand::ReleaseProducer { producer, epoch, streams };
-                releases.push((self.shards[shard].clone(), CommandBody::Stream(release)));
+                let link = &self.shards[shard];
+                let body = CommandBody::Stream(release);
+                releases.push((link.routing().clone(), link.id(), body));
             }
         }
         releases
@@ -448,10 +453,12 @@ impl Publisher<'_> {
 ///
 /// # Errors
 /// What is said to have been refused was refused everywhere: nothing is forgotten, now or later.
-async fn forget(releases: Vec<(ShardHandle, CommandBody)>) -> Result<(), RequestFailure> {
+async fn forget(releases: Vec<(Routing, ShardId, CommandBody)>) -> Result<(), RequestFailure> {
     let unknown = RequestFailure::Proposal(ProposeFailure::Unknown);
     let asked = releases.into_iter();
-    let asked = asked.map(|(shard, release)| async move { shard.request(release).await.map(drop) });
+    let asked = asked.map(|(routing, shard, release)| async move {
+        routing.request(shard, release).await.map(drop)
+    });
     let ended = join_all(asked).await;
     let Some(&failed) = ended.iter().find(|ended| ended.is_err()) else { return Ok(()) };
     let is_refused =

@@ -47,6 +47,12 @@ pub(crate) enum Message {
     /// The Raft replica runs.
     Started(RaftShard),
     Applied(Vec<CommittedEntry>),
+    /// The state is that of a snapshot from here on.
+    Installed {
+        restored: Box<Restored>,
+        bytes: u64,
+        reply: oneshot::Sender<()>,
+    },
     Append(AppendRequest),
     Command {
         body: Box<CommandBody>,
@@ -105,6 +111,13 @@ pub(crate) enum Message {
     Checkpointed(Written),
 }
 
+impl Message {
+    /// What a snapshot of so many bytes holds.
+    pub(crate) fn installed(restored: Restored, bytes: u64, reply: oneshot::Sender<()>) -> Self {
+        Self::Installed { restored: Box::new(restored), bytes, reply }
+    }
+}
+
 /// What somebody waits for to be in the bucket, told by a manifest there.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum MirrorScope {
@@ -140,6 +153,7 @@ enum Waiter {
 struct Host {
     state: ShardState,
     log: ShardLog,
+    actors: Actors,
     pipeline: Pipeline<Waiter>,
     appender: Appender,
     unapplied: UnappliedQueue,
@@ -202,6 +216,7 @@ impl HostSpec {
             to_self: to.downgrade(),
             state: self.restored.state,
             log: self.log,
+            actors: actors.clone(),
             pipeline: Pipeline::new(self.clock),
             appender: Appender::default(),
             unapplied: self.unapplied,
@@ -265,6 +280,10 @@ impl Host {
         match message {
             Message::Started(raft) => self.pipeline.connect(raft),
             Message::Applied(entries) => self.on_applied(entries),
+            Message::Installed { restored, bytes, reply } => {
+                self.on_installed(*restored, bytes);
+                reply.send(()).ok();
+            }
             Message::Append(request) => self.appender.push(request),
             Message::Command { body, reply } => {
                 let waiter = Waiter::Command(reply);
@@ -326,7 +345,10 @@ impl Host {
         // Whoever does not lead may not know what was changed elsewhere.
         let leads = self.pipeline.leader().serving;
         if let Some(outcome) = leads.then(|| self.state.prune(&mut body)).flatten() {
-            return drop(reply.send(Ok(outcome)));
+            return self.pipeline.confirm(&self.actors, move |is_confirmed| {
+                let not_leading = RequestFailure::from(ProposeFailure::NotLeading);
+                reply.send(is_confirmed.then_some(outcome).ok_or(not_leading)).ok();
+            });
         }
         if let Err(full) = self.admission()
             && !(replica::makes_room(&self.state, &body)
@@ -387,6 +409,22 @@ impl Host {
                 self.answer_mirror_waits();
             }
         }
+        self.wake_offloader();
+    }
+
+    /// Goes on from where another replica was. Of the records up to there nothing is in this replica's
+    /// log: they are in the bucket.
+    fn on_installed(&mut self, restored: Restored, bytes: u64) {
+        self.state = restored.state;
+        self.membership = restored.membership;
+        let index = self.state.applied().map_or(0, |at| at.index);
+        self.state.trim_index_below(index + 1);
+        self.pipeline.observe(self.state.log_time());
+        self.checkpoints.on_installed(index, bytes);
+        for stream in self.readers.streams() {
+            self.wake_readers_of(stream);
+        }
+        self.answer_mirror_waits();
         self.wake_offloader();
     }
 

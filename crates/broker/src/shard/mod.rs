@@ -58,6 +58,11 @@ impl Queueing {
         Self { session, bytes, bindings, items: places(SESSION_ITEMS) }
     }
 
+    /// Room for batches of so many bytes on their way to a shard elsewhere; waits for it. Cancel safe.
+    pub(crate) async fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, NodeStopping> {
+        acquire(&self.bytes, bytes.min(SESSION_BYTES)).await
+    }
+
     /// Room for one more stream that is bound, for as long as it is. `None`: there are as many.
     pub(crate) fn bind(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.bindings).try_acquire_owned().ok()
@@ -106,7 +111,7 @@ impl ShardHandle {
     ) -> Result<oneshot::Receiver<AppendResult>, NodeStopping> {
         let bytes: usize = items.iter().map(railgun_core::command::Append::encoded_len).sum();
         let room = Room {
-            _session: acquire(&queueing.bytes, bytes.min(SESSION_BYTES)).await?,
+            _session: queueing.room(bytes).await?,
             _queue: acquire(&self.queue_bytes, bytes.min(QUEUE_BYTES)).await?,
         };
         let (reply, result) = oneshot::channel();

@@ -36,6 +36,11 @@ impl<A> TailReaders<A> {
         self.streams.is_empty()
     }
 
+    /// The streams at whose ends anybody waits.
+    pub(super) fn streams(&self) -> Vec<StreamUid> {
+        self.streams.keys().copied().collect()
+    }
+
     /// Whether anybody waits at the end of `stream`.
     pub(super) fn any_of(&self, stream: StreamUid) -> bool {
         self.streams.contains_key(&stream)

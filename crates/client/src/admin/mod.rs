@@ -29,8 +29,9 @@ const END_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time that a server gets to answer beyond what a seal was given.
 const SEAL_SLACK: Duration = Duration::from_secs(5);
 
-/// Administrative calls. What the server calls temporary, and a lost connection where repeating
-/// does no harm, is tried again until `call_timeout` of [`ClientOptions`](crate::ClientOptions).
+/// Administrative calls. What the server calls temporary, and a lost connection or an unknown outcome
+/// where repeating does no harm, is tried again, on another server where there is one, until
+/// `call_timeout` of [`ClientOptions`](crate::ClientOptions).
 ///
 /// Dropping a call's future leaves open whether the server does it.
 #[derive(Clone, Debug)]
@@ -132,29 +133,86 @@ impl Admin {
         &self,
         stream: &StreamName,
     ) -> Result<StreamDescription, AdminError> {
+        self.describe_within(stream, self.call_timeout()).await
+    }
+
+    async fn describe_within(
+        &self,
+        stream: &StreamName,
+        timeout: Duration,
+    ) -> Result<StreamDescription, AdminError> {
         let call = Call::DescribeStream(v1::DescribeStream { name: stream.to_string() });
-        match self.call("describe", call, Repeat::Safe, self.call_timeout()).await? {
+        match self.call("describe", call, Repeat::Safe, timeout).await? {
             Answer::StreamDescription(description) => StreamDescription::try_from(description),
             other => Err(unexpected("describe", &other)),
         }
     }
 
     /// Deletes a stream and frees its name. Its records cannot be read through the server any more.
+    /// Where the answer is lost it is looked whether the stream is still the same, and asked again if so.
     ///
     /// # Errors
-    /// [`AdminError`]; [`AdminError::Unknown`] where the connection was lost before the answer.
-    /// `ErrorCode::HotTierFull` where the server has no room for it: nothing is changed.
+    /// [`AdminError`]; [`AdminError::Unknown`] where the answer was lost and the stream could not be
+    /// looked at. `ErrorCode::HotTierFull` where the server has no room for it: nothing is changed.
     /// `ErrorCode::Timeout` where it had room for the beginning only: nobody finds the stream any
     /// more, its name is not free yet, and the rest follows by itself.
     pub async fn delete_stream(&self, stream: &StreamName) -> Result<StreamUid, AdminError> {
+        let deadline = Instant::now() + self.call_timeout();
+        let left = || deadline.saturating_duration_since(Instant::now());
+        // Repeated blindly after a lost answer it would say "not found", or hit a new stream of that
+        // name. One that cannot be looked at may still be deleted.
+        let before = self.look_at(stream, left() / 2).await.ok().flatten();
+        let mut backoff = Backoff::of_requests();
+        loop {
+            let lost = match self.delete_once(stream, left()).await {
+                Err(lost @ AdminError::Unknown { .. }) => lost,
+                ended => return ended,
+            };
+            let Some(uid) = before else { return Err(lost) };
+            match self.look_at(stream, left()).await {
+                Ok(Some(now)) if now == uid => {}
+                Ok(_) => return Ok(uid),
+                Err(_) => return Err(lost),
+            }
+            tracing::debug!(%stream, %lost, "a deletion is repeated");
+            let wait = backoff.next(self.client.randomness.next());
+            if wait >= left() {
+                return Err(lost);
+            }
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    async fn delete_once(
+        &self,
+        stream: &StreamName,
+        timeout: Duration,
+    ) -> Result<StreamUid, AdminError> {
         let call = Call::DeleteStream(v1::DeleteStream { name: stream.to_string() });
-        // Repeated after a lost answer it would say "not found", or hit a new stream of that name.
-        match self.call("delete", call, Repeat::IfUnsent, self.call_timeout()).await? {
+        match self.call("delete", call, Repeat::IfUnsent, timeout).await? {
             Answer::StreamDeleted(deleted) => {
                 StreamUid::from_wire("stream_uid", &deleted.stream_uid)
                     .map_err(AdminError::protocol)
             }
             other => Err(unexpected("delete", &other)),
+        }
+    }
+
+    /// Which stream has this name, if one has.
+    async fn look_at(
+        &self,
+        stream: &StreamName,
+        timeout: Duration,
+    ) -> Result<Option<StreamUid>, AdminError> {
+        match self.describe_within(stream, timeout).await {
+            Ok(description) => Ok(Some(description.uid)),
+            Err(AdminError::Refused(error))
+                if error.code == ErrorCode::StreamNotFound
+                    || error.code == ErrorCode::StreamDeleted =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -234,7 +292,7 @@ impl Admin {
         timeout: Duration,
     ) -> Result<Answer, AdminError> {
         let deadline = Instant::now() + timeout;
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::of_requests();
         let mut after = None;
         let permit = tokio::time::timeout_at(deadline, self.client.calls.acquire()).await;
         let _permit = match permit {
@@ -254,7 +312,10 @@ impl Admin {
                 let response = expect::<v1::AdminResponse>(&mut stream.reader).await?;
                 Ok((stream, response))
             };
+            let waiting = session.waiting();
+            waiting.set(true);
             let asked = tokio::time::timeout_at(deadline, asking).await;
+            drop(waiting);
             let failure = match asked {
                 Ok(Ok((mut stream, response))) => {
                     // The server has room for the next call when it has ended this one's stream.
@@ -279,7 +340,17 @@ impl Admin {
                     return Err(AdminError::Lost { call: name, reason });
                 }
             };
+            if failure.is_going_away() {
+                session.going_away.cancel();
+            }
             let refused = match &failure {
+                StreamLost::Refused(error) if error.code == ErrorCode::OutcomeUnknown => {
+                    if repeat == Repeat::IfUnsent {
+                        let reason = error.to_string();
+                        return Err(AdminError::Unknown { call: name, reason });
+                    }
+                    Some(error.clone())
+                }
                 StreamLost::Refused(error) if !is_temporary(error) => {
                     return Err(AdminError::Refused(error.clone()));
                 }
@@ -289,7 +360,8 @@ impl Admin {
                 }
                 _ => None,
             };
-            after = failure.is_connection().then_some(session.number);
+            let leave = failure.is_connection() || session.going_away.is_cancelled();
+            after = leave.then_some(session.number);
             let mut wait = backoff.next(self.client.randomness.next());
             if let Some(WireError { retry: Retry::After(after), .. }) = refused {
                 wait = wait.max(after);

@@ -85,6 +85,7 @@ impl MultiPublisherBuilder {
             ordered: true,
             unanswered_max: PRODUCER_WINDOW,
             give_up_after: client.options.give_up_after,
+            seed: client.randomness.next(),
         };
         Self { client, settings, buffer_bytes: BUFFER_BYTES }
     }

@@ -19,7 +19,7 @@ use super::shared::Shared;
 use crate::backoff::Backoff;
 use crate::client::ClientInner;
 use crate::connect_error::{ConnectError, StreamLost};
-use crate::session::{Session, SessionStream, expect};
+use crate::session::{Session, SessionStream, Waiting, expect};
 
 /// Most frames handed to the transport at a time.
 const FRAMES_AT_ONCE: usize = 16;
@@ -55,7 +55,7 @@ impl From<StreamLost> for Ended {
 impl Driver {
     pub(crate) async fn run(self) {
         let mut producer_id = self.client.randomness.identifier();
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::of_requests();
         let mut after = None;
         let mut ever_open = false;
         let give_up_after = self.settings.give_up_after;
@@ -106,6 +106,9 @@ impl Driver {
                         self.fail_all(&lost.to_string());
                         give_up_at = Instant::now() + give_up_after;
                     }
+                    if lost.is_going_away() {
+                        session.going_away.cancel();
+                    }
                     let gone = lost.is_connection();
                     let leaving = session.going_away.is_cancelled();
                     after = (gone || leaving).then_some(session.number);
@@ -141,6 +144,8 @@ impl Driver {
     /// Works on one QUIC stream until it ends; and whether the server ever opened the publisher.
     async fn serve(&self, session: &Session, producer_id: [u8; 16]) -> (Ended, bool) {
         let after = self.settings.answer_timeout();
+        let waiting = session.waiting();
+        waiting.set(true);
         let opening = tokio::time::timeout(after, self.open(session, producer_id));
         let mut stream = match opening.await {
             Ok(Ok(opened)) => opened,
@@ -150,21 +155,22 @@ impl Driver {
         let ended = tokio::select! {
             // Answers first: they make room for frames.
             biased;
-            ended = self.read(&mut stream.reader) => ended,
-            ended = self.write(&mut stream.writer, session) => ended,
+            ended = self.read(&mut stream.reader, &waiting) => ended,
+            ended = self.write(&mut stream.writer, session, &waiting) => ended,
             ended = self.silence() => ended,
         };
         let ended = match ended {
             Ended::Lost(StreamLost::Write(WriteError::Stopped { .. })) => {
                 // A server that stops reading says why in its last frame.
-                let reason =
-                    tokio::time::timeout(LAST_WORDS_TIMEOUT, self.read(&mut stream.reader));
+                let reading = self.read(&mut stream.reader, &waiting);
+                let reason = tokio::time::timeout(LAST_WORDS_TIMEOUT, reading);
                 reason.await.unwrap_or(ended)
             }
             ended => ended,
         };
         match &ended {
             Ended::Closed { forget: true } => {
+                waiting.set(true);
                 let _ = tokio::time::timeout(CLOSE_TIMEOUT, close(stream)).await;
             }
             // A copy of what was repeated, or ended as unknown, may still be on its way to the log,
@@ -194,10 +200,10 @@ impl Driver {
         Ok(stream)
     }
 
-    async fn write(&self, writer: &mut FrameWriter, session: &Session) -> Ended {
+    async fn write(&self, writer: &mut FrameWriter, session: &Session, waiting: &Waiting) -> Ended {
         let mut frames = Vec::new();
         loop {
-            let next = self.gather(&mut frames);
+            let next = self.gather(&mut frames, waiting);
             if !frames.is_empty()
                 && let Err(error) = writer.send_all(frames.drain(..)).await
             {
@@ -219,7 +225,7 @@ impl Driver {
     }
 
     /// Frames to send now, and what the machine said when there were no more.
-    fn gather(&self, frames: &mut Vec<Frame>) -> Option<Transmit> {
+    fn gather(&self, frames: &mut Vec<Frame>, waiting: &Waiting) -> Option<Transmit> {
         let mut out = Vec::new();
         let now = Instant::now();
         let mut last = None;
@@ -235,6 +241,7 @@ impl Driver {
                 }
             }
         }
+        waiting.set(machine.answer_due().is_some());
         drop(machine);
         if !out.is_empty() {
             self.shared.complete(&mut out);
@@ -270,7 +277,7 @@ impl Driver {
         }
     }
 
-    async fn read(&self, reader: &mut FrameReader) -> Ended {
+    async fn read(&self, reader: &mut FrameReader, waiting: &Waiting) -> Ended {
         loop {
             let frame = match reader.next().await {
                 Ok(Some(frame)) => frame,
@@ -280,6 +287,7 @@ impl Driver {
             if let Err(lost) = self.on_frame(&frame) {
                 return lost.into();
             }
+            waiting.set(self.shared.lock().answer_due().is_some());
         }
     }
 

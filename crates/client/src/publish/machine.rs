@@ -34,6 +34,7 @@ use super::batch::{BatchOptions, ClosedBatch, Completion};
 use super::error::{ProtocolError, PublishError, SendError};
 use super::lane::{Binding, Lane, Left};
 use super::outcome::BatchOutcome;
+use crate::backoff::Bits;
 use crate::options::ANSWER_TIMEOUT_MIN;
 use lanes::Lanes;
 use leaving::Unbinding;
@@ -56,6 +57,8 @@ pub(crate) struct Settings {
     pub(crate) ordered: bool,
     pub(crate) unanswered_max: usize,
     pub(crate) give_up_after: Duration,
+    /// For the waits before something is repeated, so that publishers do not come back in step.
+    pub(crate) seed: u64,
 }
 
 impl Settings {
@@ -125,6 +128,8 @@ pub(crate) struct Machine {
     parked: bool,
     closing: bool,
     closed: bool,
+    /// What seeds of lanes are drawn from.
+    bits: Bits,
     /// A lane's sequence may be in use by a batch whose fate is unknown: drain, then begin again
     /// with another producer id.
     tainted: bool,
@@ -154,6 +159,7 @@ impl Machine {
             parked: false,
             closing: false,
             closed: false,
+            bits: Bits::new(settings.seed),
             tainted: false,
         }
     }
@@ -169,7 +175,8 @@ impl Machine {
         }
         let earlier = self.lanes.of_stream(stream);
         let Settings { ordered, give_up_after, .. } = self.settings;
-        let id = self.lanes.insert(Lane::new(stream.clone(), ordered, give_up_after))?;
+        let seed = self.bits.next();
+        let id = self.lanes.insert(Lane::new(stream.clone(), ordered, give_up_after, seed))?;
         let Some(earlier) = earlier else {
             self.admit(id);
             return Some(id);

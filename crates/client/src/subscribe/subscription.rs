@@ -17,7 +17,7 @@ use crate::backoff::Backoff;
 use crate::client::ClientInner;
 use crate::connect_error::{ConnectError, StreamLost};
 use crate::options::ANSWER_TIMEOUT_MIN;
-use crate::session::{SessionStream, expect};
+use crate::session::{Session, SessionStream, Waiting, expect};
 
 /// Reads a stream from one position on, in order, each record once.
 ///
@@ -66,14 +66,17 @@ enum State {
 #[derive(Debug)]
 struct Reading {
     stream: SessionStream,
-    /// Number of the session it belongs to.
-    session: u64,
+    /// The session it belongs to.
+    session: Arc<Session>,
+    /// Records are owed for as long as it lives: where there are none, the server is still heard.
+    _waiting: Waiting,
 }
 
 /// An attempt that did not open the subscription.
 enum Refusal {
     Final(SubscribeError),
-    Again(StreamLost),
+    /// Also the session to be left, if so.
+    Again(StreamLost, Option<u64>),
 }
 
 impl Subscription {
@@ -96,7 +99,7 @@ impl Subscription {
             owed_bytes: 0,
             removed: None,
             records: VecDeque::new(),
-            backoff: Backoff::new(),
+            backoff: Backoff::of_requests(),
             give_up_at: None,
         };
         let opened = subscription.subscribe(start).await?;
@@ -179,25 +182,21 @@ impl Subscription {
                     }
                 }
                 State::Reading(reading) => {
-                    let (session, quarter) = (reading.session, self.request.credit_bytes / 4);
+                    let quarter = self.request.credit_bytes / 4;
                     match reading.next_frame(&mut self.owed_bytes, quarter).await {
                         Ok(frame) => {
-                            if let Some(event) = self.on_frame(&frame, session)? {
+                            if let Some(event) = self.on_frame(&frame)? {
                                 return Ok(Some(event));
                             }
                         }
-                        Err(lost) => self.on_lost(lost, session)?,
+                        Err(lost) => self.on_lost(lost)?,
                     }
                 }
             }
         }
     }
 
-    fn on_frame(
-        &mut self,
-        frame: &Frame,
-        session: u64,
-    ) -> Result<Option<Event<Delivery>>, SubscribeError> {
+    fn on_frame(&mut self, frame: &Frame) -> Result<Option<Event<Delivery>>, SubscribeError> {
         match frame.kind() {
             FrameKind::Deliver => self.on_deliver(frame).map(|d| Some(Event::Data(d))),
             FrameKind::Removed => {
@@ -212,7 +211,7 @@ impl Subscription {
             }
             FrameKind::Error => {
                 let error: v1::Error = self.decode(frame)?;
-                self.on_lost(StreamLost::Refused(error.into()), session)?;
+                self.on_lost(StreamLost::Refused(error.into()))?;
                 Ok(None)
             }
             other => Err(self.protocol(format!("it sent a {other} frame"))),
@@ -296,14 +295,18 @@ impl Subscription {
     }
 
     /// The QUIC stream ended too early. Fails where going on cannot help.
-    fn on_lost(&mut self, lost: StreamLost, session: u64) -> Result<(), SubscribeError> {
+    fn on_lost(&mut self, lost: StreamLost) -> Result<(), SubscribeError> {
         if let StreamLost::Refused(error) = &lost
             && error.retry == Retry::Never
         {
             return Err(self.refused(error.clone()));
         }
         tracing::debug!(stream = %self.request.name, %lost, "a subscription lost its stream");
-        let after = lost.is_connection().then_some(session);
+        let after = match &self.state {
+            State::Reading(reading) => left_by(&lost, &reading.session),
+            State::Lost { after, .. } => *after,
+            State::Finished => None,
+        };
         self.await_retry(lost, after)
     }
 
@@ -335,7 +338,7 @@ impl Subscription {
             lost => SubscribeError::Disconnected {
                 stream: self.request.name.clone(),
                 error: Box::new(ConnectError::GaveUp {
-                    server: self.client.options.server.clone(),
+                    servers: self.client.options.servers.join(","),
                     waited: self.give_up_after,
                     last: lost.to_string(),
                 }),
@@ -383,7 +386,7 @@ impl Subscription {
             match self.attempt(start, after, give_up_at).await {
                 Ok(opened) => return Ok(opened),
                 Err(Refusal::Final(error)) => return Err(error),
-                Err(Refusal::Again(lost)) => self.await_retry(lost, after)?,
+                Err(Refusal::Again(lost, left)) => self.await_retry(lost, left.or(after))?,
             }
         }
     }
@@ -411,6 +414,8 @@ impl Subscription {
             let opened: v1::Subscribed = expect(&mut stream.reader).await?;
             Ok((stream, opened))
         };
+        let waiting = session.waiting();
+        waiting.set(true);
         let began = Instant::now();
         let deadline = give_up_at.max(began + ANSWER_TIMEOUT_MIN);
         let (stream, opened) = match tokio::time::timeout_at(deadline, opening).await {
@@ -423,10 +428,13 @@ impl Subscription {
                 let stream = self.request.name.clone();
                 return Err(Refusal::Final(SubscribeError::TooManyStreams { stream, streams }));
             }
-            Ok(Err(lost)) => return Err(Refusal::Again(lost)),
+            Ok(Err(lost)) => {
+                let left = left_by(&lost, &session);
+                return Err(Refusal::Again(lost, left));
+            }
             Err(_) => {
                 let after = deadline.duration_since(began);
-                return Err(Refusal::Again(StreamLost::NoAnswer { after }));
+                return Err(Refusal::Again(StreamLost::NoAnswer { after }, None));
             }
         };
         self.was_open = true;
@@ -435,9 +443,18 @@ impl Subscription {
             self.all_is_well();
         }
         self.owed_bytes = 0;
-        self.state = State::Reading(Box::new(Reading { stream, session: session.number }));
+        self.state = State::Reading(Box::new(Reading { stream, session, _waiting: waiting }));
         Ok(opened)
     }
+}
+
+/// The number of the session, if it is not to be used any more.
+fn left_by(lost: &StreamLost, session: &Session) -> Option<u64> {
+    if lost.is_going_away() {
+        session.going_away.cancel();
+    }
+    let left = lost.is_connection() || session.going_away.is_cancelled();
+    left.then_some(session.number)
 }
 
 impl Reading {

@@ -1,17 +1,28 @@
 //! The catalog as bytes. The frame is in [`crate::checkpoint`].
 //!
 //! ```text
-//! names = settings? u8 [cluster 16 │ shards u32 │ hot bytes u64] │ map of name
+//! names = settings? u8 [cluster 16 │ shards u32 │ hot bytes u64 │ replicas u8] │ map of name
 //! name  = name (length v, bytes) │ stream 16 │ shard v │ since i64
 //!         │ phase u8 [1 creating: patch │ 2 active │ 3 deleting]
+//! nodes = feature level u32 │ last number u32 │ map of node
+//!         │ map of placement │ map of incarnation │ map of token
+//! node  = number v │ uid 16 │ peer address (length v, bytes) │ client address (likewise)
+//!         │ feature level u32 │ state u8
+//! placement   = shard v │ version v │ voters: list of u64 │ learners: likewise │ in force: likewise
+//!               │ settled v
+//! incarnation = shard v │ node v │ the last one u16
+//! token = hash 32 │ expires i64 │ used by? u8 [uid 16]
 //! ```
+//!
+//! Version 1 has no nodes section, and no replicas among its settings: it is of one node.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use railgun_types::limits::SHARDS;
 use railgun_types::{
     ByteCursor, ClusterUid, EntryId, Malformed, ShardId, StreamName, StreamUid, Timestamp,
 };
 
-use super::{Catalog, CatalogEntry, Phase};
+use super::{Catalog, CatalogEntry, Nodes, Phase, Replicas, Tokens};
 use crate::checkpoint::{CheckpointError, CheckpointReader, CheckpointWriter, Header, Section};
 use crate::codec::{self, map, narrow, put_list};
 use crate::command::ClusterSettings;
@@ -40,18 +51,24 @@ impl Catalog {
     #[must_use]
     pub fn encode_checkpoint(&self, applied: Option<EntryId>, membership: &[u8]) -> Vec<Bytes> {
         // Named one by one, so that a new field cannot be forgotten.
-        let Self { settings, names, log_time } = self;
+        let Self { settings, names, nodes, replicas, tokens, log_time } = self;
         let mut writer = CheckpointWriter::new(&Header {
             shard: ShardId::CATALOG,
             cluster: settings.map(|settings| settings.cluster),
             applied,
             log_time: *log_time,
             has_index: false,
+            has_nodes: true,
             membership,
         });
         writer.section(Section::Names, |out| {
             codec::put_option(out, *settings, |out, settings| settings.encode(out));
             put_list(out, names.iter(), put_name);
+        });
+        writer.section(Section::Nodes, |out| {
+            nodes.encode(out);
+            replicas.encode(out);
+            tokens.encode(out);
         });
         writer.finish()
     }
@@ -67,15 +84,31 @@ impl Catalog {
         let (header, mut reader) = CheckpointReader::new(bytes)?;
         header.check_owner(cluster, ShardId::CATALOG)?;
         let (settings, names) = reader.section(Section::Names, |cursor| {
-            let settings = codec::option(cursor, ClusterSettings::decode)?;
+            let settings = if header.has_nodes {
+                codec::option(cursor, ClusterSettings::decode)?
+            } else {
+                codec::option(cursor, ClusterSettings::decode_one_node)?
+            };
+            if settings.is_some_and(|settings| settings.shards > SHARDS) {
+                return Err(Malformed);
+            }
             Ok((settings, map(cursor, NAME_BYTES_MIN, name)?))
         })?;
+        let (nodes, replicas, tokens) = if header.has_nodes {
+            reader.section(Section::Nodes, |cursor| {
+                Ok((Nodes::decode(cursor)?, Replicas::decode(cursor)?, Tokens::decode(cursor)?))
+            })?
+        } else {
+            settings.map_or_else(Default::default, |settings| {
+                (Nodes::founding(&[]), Replicas::one_node(&settings), Tokens::default())
+            })
+        };
         reader.finish()?;
         if header.has_index || header.cluster != settings.map(|settings| settings.cluster) {
             return Err(CheckpointError::Malformed { section: Section::Header });
         }
         Ok(RestoredCatalog {
-            catalog: Self { settings, names, log_time: header.log_time },
+            catalog: Self { settings, names, nodes, replicas, tokens, log_time: header.log_time },
             applied: header.applied,
             membership: Bytes::copy_from_slice(header.membership),
         })
@@ -83,8 +116,12 @@ impl Catalog {
 }
 
 fn put_name(out: &mut BytesMut, (name, entry): (&StreamName, &CatalogEntry)) {
-    let CatalogEntry { stream, shard, phase, since } = entry;
     codec::put_text(out, name.as_str());
+    put_entry(out, entry);
+}
+
+pub(super) fn put_entry(out: &mut BytesMut, entry: &CatalogEntry) {
+    let CatalogEntry { stream, shard, phase, since } = entry;
     out.put_slice(&stream.0);
     railgun_types::put_varint(out, u64::from(shard.0));
     out.put_i64_le(since.0);
@@ -99,7 +136,10 @@ fn put_name(out: &mut BytesMut, (name, entry): (&StreamName, &CatalogEntry)) {
 }
 
 fn name(cursor: &mut ByteCursor<'_>) -> Result<(StreamName, CatalogEntry), Malformed> {
-    let name = codec::name(cursor)?;
+    Ok((codec::name(cursor)?, entry(cursor)?))
+}
+
+pub(super) fn entry(cursor: &mut ByteCursor<'_>) -> Result<CatalogEntry, Malformed> {
     let stream = StreamUid(cursor.array()?);
     let shard = ShardId(narrow(cursor)?);
     let since = Timestamp(cursor.i64()?);
@@ -109,16 +149,16 @@ fn name(cursor: &mut ByteCursor<'_>) -> Result<(StreamName, CatalogEntry), Malfo
         DELETING => Phase::Deleting,
         _ => return Err(Malformed),
     };
-    Ok((name, CatalogEntry { stream, shard, phase, since }))
+    Ok(CatalogEntry { stream, shard, phase, since })
 }
 
 #[cfg(test)]
 mod tests {
-    use railgun_types::{SpecPatch, StreamKind};
+    use railgun_types::{NodeId, NodeUid, ReplicaId, SpecPatch, StreamKind};
 
     use super::*;
     use crate::checkpoint::damage;
-    use crate::command::{CatalogCommand, Command, CommandBody};
+    use crate::command::{CatalogCommand, Command, CommandBody, NodeInfo, NodeState};
 
     const CLUSTER: ClusterUid = ClusterUid([7; 16]);
     const AT: EntryId = EntryId { index: 300, term: 4 };
@@ -127,11 +167,53 @@ mod tests {
         catalog.apply(&Command { ts: Timestamp(ts), body: CommandBody::Catalog(command) });
     }
 
-    /// A name in each phase.
+    /// As it was written when there was one node: a name in each phase.
+    fn one_node() -> Catalog {
+        let mut catalog = Catalog::default();
+        let settings =
+            ClusterSettings { cluster: CLUSTER, shards: 300, hot_bytes_max: 1 << 40, replicas: 1 };
+        apply(&mut catalog, 1, CatalogCommand::Found { settings, nodes: Vec::new() });
+        add_names(&mut catalog);
+        catalog
+    }
+
+    fn info(n: u8) -> NodeInfo {
+        NodeInfo {
+            uid: NodeUid([n; 16]),
+            peer_address: format!("node-{n}:7401"),
+            client_address: format!("node-{n}:7400"),
+            feature_level: 2,
+        }
+    }
+
+    /// One of everything: names, nodes in each state, changed placements, tokens.
     fn catalog() -> Catalog {
         let mut catalog = Catalog::default();
-        let settings = ClusterSettings { cluster: CLUSTER, shards: 300, hot_bytes_max: 1 << 40 };
-        apply(&mut catalog, 1, CatalogCommand::Found(settings));
+        let settings =
+            ClusterSettings { cluster: CLUSTER, shards: 3, hot_bytes_max: 1 << 40, replicas: 3 };
+        let nodes = [1, 2, 4].map(|n| (NodeId(u32::from(n)), info(n))).to_vec();
+        apply(&mut catalog, 1, CatalogCommand::Found { settings, nodes });
+        add_names(&mut catalog);
+        let (shard, node) = (ShardId(2), NodeId(4));
+        let now = 1_700_000_000_000_000;
+        for command in [
+            CatalogCommand::AddNode(info(5)),
+            CatalogCommand::AddNode(info(6)),
+            CatalogCommand::AddNode(info(7)),
+            CatalogCommand::Settled { shard, version: 1 },
+            CatalogCommand::Reincarnate { shard, lost: ReplicaId::new(node, 1) },
+            CatalogCommand::SetNodeState { node: NodeId(1), state: NodeState::Removed },
+            CatalogCommand::SetNodeState { node: NodeId(2), state: NodeState::Draining },
+            CatalogCommand::AddToken { hash: [1; 32], expires: Timestamp(now + 1_000) },
+            CatalogCommand::AddToken { hash: [2; 32], expires: Timestamp(now + 2_000) },
+            CatalogCommand::UseToken { hash: [2; 32], uid: NodeUid([5; 16]) },
+        ] {
+            apply(&mut catalog, 0, command);
+        }
+        catalog
+    }
+
+    fn add_names(catalog: &mut Catalog) {
         let patch = SpecPatch {
             kind: Some(StreamKind::Persistent),
             max_message_bytes: Some(9),
@@ -142,15 +224,14 @@ mod tests {
             let stream = StreamUid([n; 16]);
             let reserve =
                 CatalogCommand::Reserve { name: name.clone(), stream, patch: patch.clone() };
-            apply(&mut catalog, 1_700_000_000_000_000 + i64::from(n), reserve);
+            apply(catalog, 1_700_000_000_000_000 + i64::from(n), reserve);
             if n > 1 {
-                apply(&mut catalog, 0, CatalogCommand::Activate { name: name.clone(), stream });
+                apply(catalog, 0, CatalogCommand::Activate { name: name.clone(), stream });
             }
             if n > 2 {
-                apply(&mut catalog, 0, CatalogCommand::Delete { name, stream });
+                apply(catalog, 0, CatalogCommand::Delete { name, stream });
             }
         }
-        catalog
     }
 
     fn bytes(catalog: &Catalog, applied: Option<EntryId>) -> Vec<u8> {
@@ -200,7 +281,35 @@ mod tests {
     #[test]
     fn the_format_is_fixed() {
         let bytes = bytes(&catalog(), Some(AT));
+        let golden = include_bytes!("../../tests/golden/checkpoint-catalog-v2.bin");
+        assert!(bytes == golden, "the format changed; now {} bytes: {bytes:02x?}", bytes.len());
+    }
+
+    #[test]
+    fn what_was_written_when_there_was_one_node_is_read() {
         let golden = include_bytes!("../../tests/golden/checkpoint-catalog-v1.bin");
-        assert!(bytes == golden, "the format changed; now {} bytes", bytes.len());
+        let restored = Catalog::decode_checkpoint(Some(CLUSTER), golden).expect("once written");
+        assert_eq!((&restored.catalog, restored.applied), (&one_node(), Some(AT)));
+        let catalog = restored.catalog;
+        let replica = ReplicaId::new(NodeId(1), 1);
+        assert_eq!(catalog.shards_of(NodeId(1)).count(), 301);
+        for (shard, placement) in catalog.placements() {
+            assert_eq!((&placement.voters[..], placement.is_settled()), (&[replica][..], true));
+            assert_eq!(placement.in_force, [replica], "{shard}");
+        }
+        assert_eq!(catalog.nodes().count(), 1);
+
+        // Without a cluster there is no node either.
+        let empty = include_bytes!("../../tests/golden/checkpoint-catalog-v1-empty.bin");
+        let restored = Catalog::decode_checkpoint(None, empty).expect("once written");
+        assert_eq!(restored.catalog, Catalog::default());
+
+        for cut in 0..golden.len() {
+            assert!(Catalog::decode_checkpoint(None, &golden[..cut]).is_err(), "cut at {cut}");
+        }
+        let mut newer = golden.to_vec();
+        newer[8] = 3;
+        let error = Err(CheckpointError::UnknownVersion { version: 3 });
+        assert_eq!(Catalog::decode_checkpoint(None, &newer), error);
     }
 }

@@ -22,7 +22,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use railgun_types::{ByteCursor, Malformed, Timestamp, crc32c};
 
 pub use append::{Append, AppendMode, ExpectedNext, ProducerSequence};
-pub use catalog::{CatalogCommand, ClusterSettings};
+pub use catalog::{CatalogCommand, ClusterSettings, NodeInfo, NodeState, TokenHash};
 pub use parts::PartsCursor;
 pub use segment::{CommittedPart, ObjectCommit, SealScope, SegmentCommand};
 pub use stream::{EnsureStream, StreamCommand};

@@ -1,5 +1,8 @@
 use railgun_types::batch::{BatchBuilder, RecordBatch, RecordDraft};
-use railgun_types::{ClusterUid, EnsureMode, Offset, ProducerId, SpecPatch, StreamName, StreamUid};
+use railgun_types::{
+    ClusterUid, EnsureMode, NodeId, NodeUid, Offset, ProducerId, ReplicaId, ShardId, SpecPatch,
+    StreamName, StreamUid,
+};
 
 use super::*;
 use crate::manifest::{ManifestVersion, ObjectId};
@@ -69,15 +72,53 @@ fn others() -> Vec<CommandBody> {
             }],
         })),
         CommandBody::Segment(SegmentCommand::Mirrored(ManifestVersion { log_index: 1, term: 2 })),
-        CommandBody::Catalog(CatalogCommand::Found(ClusterSettings {
-            cluster: ClusterUid([5; 16]),
-            shards: 2,
-            hot_bytes_max: 1 << 30,
-        })),
+        CommandBody::Catalog(CatalogCommand::Found {
+            settings: ClusterSettings {
+                cluster: ClusterUid([5; 16]),
+                shards: 2,
+                hot_bytes_max: 1 << 30,
+                replicas: 1,
+            },
+            nodes: Vec::new(),
+        }),
         CommandBody::Catalog(CatalogCommand::Reserve { name: name(), stream, patch }),
         CommandBody::Catalog(CatalogCommand::Free { name: name(), stream }),
         CommandBody::Tick,
     ]
+}
+
+/// Of nodes and where replicas are; what came after the others.
+fn of_nodes() -> Vec<CommandBody> {
+    let (node, shard, uid) = (NodeId(300), ShardId(200), NodeUid([4; 16]));
+    let info = NodeInfo {
+        uid,
+        peer_address: "a.example:7401".to_owned(),
+        client_address: "a.example:7400".to_owned(),
+        feature_level: 7,
+    };
+    let settings = ClusterSettings {
+        cluster: ClusterUid([5; 16]),
+        shards: 2,
+        hot_bytes_max: 1 << 30,
+        replicas: 3,
+    };
+    let replicas = vec![ReplicaId::new(node, 2), ReplicaId::new(NodeId(1), 1)];
+    let commands = [
+        CatalogCommand::Found {
+            settings,
+            nodes: vec![(node, info.clone()), (NodeId(1), info.clone())],
+        },
+        CatalogCommand::AddNode(info.clone()),
+        CatalogCommand::UpdateNode { node, info },
+        CatalogCommand::SetNodeState { node, state: NodeState::Draining },
+        CatalogCommand::SetFeatureLevel(3),
+        CatalogCommand::Place { shard, replicas, if_version: 1_000 },
+        CatalogCommand::Settled { shard, version: 9 },
+        CatalogCommand::Reincarnate { shard, lost: ReplicaId::new(node, 1) },
+        CatalogCommand::AddToken { hash: [6; 32], expires: Timestamp(5) },
+        CatalogCommand::UseToken { hash: [6; 32], uid },
+    ];
+    commands.map(CommandBody::Catalog).into()
 }
 
 fn concat(parts: &[Bytes]) -> Bytes {
@@ -87,6 +128,7 @@ fn concat(parts: &[Bytes]) -> Bytes {
 #[test]
 fn commands_round_trip_whole_and_in_parts() {
     let mut bodies = others();
+    bodies.extend(of_nodes());
     bodies.push(CommandBody::Append(appends()));
     for body in bodies {
         let command = Command { ts: Timestamp(1_700_000_000_000_000), body };
@@ -129,7 +171,7 @@ fn an_item_is_found_at_its_position() {
 
 #[test]
 fn damaged_or_cut_commands_are_refused() {
-    for body in others() {
+    for body in others().into_iter().chain(of_nodes()) {
         let whole = concat(&Command { ts: Timestamp(1), body }.encode());
         for cut in 0..whole.len() {
             assert!(Command::decode(&[whole.slice(..cut)]).is_err(), "cut at {cut}");
@@ -170,20 +212,29 @@ fn the_format_is_fixed() {
     bodies.push(CommandBody::Append(appends()));
     let mut at = 0;
     for mut body in bodies {
+        let is_found = matches!(body, CommandBody::Catalog(CatalogCommand::Found { .. }));
         let is_release = matches!(body, CommandBody::Stream(StreamCommand::ReleaseProducer { .. }));
         let bytes = concat(&Command { ts: Timestamp(2), body: body.clone() }.encode());
-        // The first form of a release had no epoch, and meant any.
-        let len = bytes.len() - if is_release { size_of::<u32>() } else { 0 };
+        // The first form of a release had no epoch, and meant any; that of a founding neither replicas
+        // nor nodes, and meant one of each.
+        let len = bytes.len()
+            - if is_release { size_of::<u32>() } else { 0 }
+            - if is_found { size_of::<[u8; 2]>() } else { 0 };
         let kept = golden.slice(at..at + len);
         at += len;
         if let CommandBody::Stream(StreamCommand::ReleaseProducer { epoch, .. }) = &mut body {
             assert!(bytes == release_golden, "the format of a release changed: {bytes:02x?}");
             *epoch = u32::MAX;
-        } else {
+        } else if !is_found {
             assert!(bytes == kept, "the format of {body:?} changed");
         }
         let read = Command::decode(&[kept]).expect("what was written once is read");
         assert_eq!(format!("{:?}", read.body), format!("{body:?}"));
     }
     assert_eq!(at, golden.len());
+
+    let golden: &[u8] = include_bytes!("../../tests/golden/commands-nodes.bin");
+    let encode = |body| concat(&Command { ts: Timestamp(2), body }.encode());
+    let bytes = of_nodes().into_iter().map(encode).collect::<Vec<_>>().concat();
+    assert!(bytes == golden, "the format of commands of nodes changed: {bytes:02x?}");
 }

@@ -7,6 +7,7 @@ mod checkpoint;
 mod hot_index;
 mod manifest_log;
 mod offload;
+mod outcome;
 mod producers;
 mod seal;
 mod stream;

@@ -7,7 +7,8 @@ use quinn::{VarInt, Written};
 use railgun_proto::WireCode;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
-use super::connection::{Hold, View};
+use super::link::{Hold, View};
+use super::route::Stamp;
 use crate::close_code;
 use crate::connection::ConnectionLost;
 use crate::reader::ReadError;
@@ -24,14 +25,22 @@ const PIECE_BYTES: usize = 16 << 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     Open,
-    Finished,
-    Reset(VarInt),
+    Finished(Option<Stamp>),
+    Reset(VarInt, Option<Stamp>),
+}
+
+/// The word that the reader wants no more.
+#[derive(Clone, Copy, Debug)]
+struct Stop {
+    code: VarInt,
+    sent: Option<Stamp>,
 }
 
 /// Bytes with their share of the window, which is given back when they are read.
 #[derive(Debug)]
 struct Piece {
     bytes: Bytes,
+    sent: Option<Stamp>,
     _room: OwnedSemaphorePermit,
 }
 
@@ -41,7 +50,9 @@ pub(crate) struct PipeWriter {
     pieces: Option<mpsc::Sender<Piece>>,
     window: Arc<Semaphore>,
     end: watch::Sender<End>,
-    stopped: watch::Receiver<Option<VarInt>>,
+    stopped: watch::Receiver<Option<Stop>>,
+    /// What was sent last.
+    last: Option<Stamp>,
     view: View,
     hold: Option<Arc<Hold>>,
 }
@@ -49,8 +60,12 @@ pub(crate) struct PipeWriter {
 #[derive(Debug)]
 pub(crate) struct PipeReader {
     pieces: mpsc::Receiver<Piece>,
+    /// The next of them, while it is on its way.
+    next: Option<Piece>,
     end: watch::Receiver<End>,
-    stop: watch::Sender<Option<VarInt>>,
+    /// The same, to look at while it is waited for.
+    ended: watch::Receiver<End>,
+    stop: watch::Sender<Option<Stop>>,
     view: View,
     hold: Option<Arc<Hold>>,
 }
@@ -61,8 +76,24 @@ pub(super) fn pipe(writer: View, reader: View) -> (PipeWriter, PipeReader) {
     let (stop, stopped) = watch::channel(None);
     let window = Arc::new(Semaphore::new(WINDOW_BYTES));
     (
-        PipeWriter { pieces: Some(sender), window, end, stopped, view: writer, hold: None },
-        PipeReader { pieces: receiver, end: ended, stop, view: reader, hold: None },
+        PipeWriter {
+            pieces: Some(sender),
+            window,
+            end,
+            stopped,
+            last: None,
+            view: writer,
+            hold: None,
+        },
+        PipeReader {
+            pieces: receiver,
+            next: None,
+            end: ended.clone(),
+            ended,
+            stop,
+            view: reader,
+            hold: None,
+        },
     )
 }
 
@@ -84,25 +115,29 @@ impl PipeWriter {
         tokio::select! {
             biased;
             lost = self.view.lost() => Err(lost.into()),
-            code = stop_code(&mut self.stopped) => {
+            code = stop_code(&mut self.stopped, &self.view) => {
                 Err(WriteError::Stopped { code: close_code::from_wire(code) })
             }
             // The reader says why before it goes; the window is never closed.
             Some((room, slot)) = room => {
-                slot.send(Piece { bytes: front.split_to(len), _room: room });
+                self.last = self.view.depart_behind(self.last);
+                slot.send(Piece { bytes: front.split_to(len), sent: self.last, _room: room });
                 Ok(Written { bytes: len, chunks: usize::from(front.is_empty()) })
             }
         }
     }
 
     pub(crate) fn finish(&mut self) {
-        self.end_with(End::Finished);
+        self.last = self.view.depart_behind(self.last);
+        self.end_with(End::Finished(self.last));
     }
 
     pub(crate) fn reset(&mut self, code: VarInt) {
-        self.end_with(End::Reset(code));
+        // It overtakes what was sent before.
+        self.end_with(End::Reset(code, self.view.depart_behind(None)));
     }
 
+    /// The reader that finds no further piece finds the reason, too.
     fn end_with(&mut self, end: End) {
         if self.pieces.is_some() {
             self.end.send_replace(end);
@@ -111,12 +146,21 @@ impl PipeWriter {
     }
 
     pub(crate) async fn stopped(&mut self) -> Result<Option<WireCode>, ConnectionLost> {
-        let finished = *self.end.borrow() != End::Open;
+        let end = *self.end.borrow();
+        let (view, peer) = (&self.view, self.view.other());
+        let arrived = async {
+            match end {
+                End::Open => std::future::pending().await,
+                End::Finished(sent) | End::Reset(_, sent) => peer.arrival(sent).await,
+            }
+            // And so has the word that it has.
+            view.arrival(peer.depart_behind(None)).await;
+        };
         tokio::select! {
             biased;
-            code = stop_code(&mut self.stopped) => Ok(close_code::from_wire(code)),
-            // What was written before is in the peer's hands already.
-            () = std::future::ready(()), if finished => Ok(None),
+            code = stop_code(&mut self.stopped, &self.view) => Ok(close_code::from_wire(code)),
+            // What was written before is in the peer's hands then.
+            () = arrived => Ok(None),
             lost = self.view.lost() => Err(lost),
         }
     }
@@ -135,29 +179,41 @@ impl PipeReader {
     }
 
     pub(crate) async fn read(&mut self, bufs: &mut [Bytes]) -> Result<Option<usize>, ReadError> {
+        let view = &self.view;
         let piece = tokio::select! {
             biased;
-            code = reset_code(&mut self.end) => {
+            code = reset_code(&mut self.end, view) => {
                 return Err(ReadError::Reset { code: close_code::from_wire(code) });
             }
-            piece = self.pieces.recv() => piece,
-            lost = self.view.lost() => return Err(lost.into()),
+            piece = next_piece(&mut self.pieces, &mut self.next, &self.ended, view) => piece,
+            lost = view.lost() => return Err(lost.into()),
         };
         let Some(piece) = piece else { return Ok(None) };
         let mut next = Some(piece);
         let mut filled = 0;
         for buf in bufs {
-            let Some(piece) = next.take().or_else(|| self.pieces.try_recv().ok()) else { break };
+            let Some(piece) = next.take().or_else(|| self.try_next()) else { break };
             *buf = piece.bytes;
             filled += 1;
         }
         Ok(Some(filled))
     }
 
+    /// The next piece, if it is there.
+    fn try_next(&mut self) -> Option<Piece> {
+        let piece = self.next.take().or_else(|| self.pieces.try_recv().ok())?;
+        if self.view.has_arrived(piece.sent) {
+            return Some(piece);
+        }
+        self.next = Some(piece);
+        None
+    }
+
     pub(crate) fn stop(&mut self, code: VarInt) {
+        let view = &self.view;
         self.stop.send_if_modified(|stop| {
             let first = stop.is_none();
-            stop.get_or_insert(code);
+            stop.get_or_insert_with(|| Stop { code, sent: view.depart_behind(None) });
             first
         });
         self.pieces.close();
@@ -171,19 +227,47 @@ impl Drop for PipeReader {
 }
 
 /// Waits until the reader stops the stream.
-async fn stop_code(stopped: &mut watch::Receiver<Option<VarInt>>) -> VarInt {
+async fn stop_code(stopped: &mut watch::Receiver<Option<Stop>>, view: &View) -> VarInt {
     // The reader stops before it goes.
-    match stopped.wait_for(Option::is_some).await {
-        Ok(code) => code.unwrap_or_default(),
-        Err(_) => VarInt::from_u32(0),
-    }
+    let stop = stopped.wait_for(Option::is_some).await.ok().and_then(|stop| *stop);
+    let Some(Stop { code, sent }) = stop else { return VarInt::from_u32(0) };
+    view.arrival(sent).await;
+    code
 }
 
 /// Waits until the writer resets the stream; for ever if it finishes it.
-async fn reset_code(end: &mut watch::Receiver<End>) -> VarInt {
-    let reset = end.wait_for(|end| matches!(end, End::Reset(_))).await.map(|end| *end);
+async fn reset_code(end: &mut watch::Receiver<End>, view: &View) -> VarInt {
+    let reset = end.wait_for(|end| matches!(end, End::Reset(..))).await.map(|end| *end);
     match reset {
-        Ok(End::Reset(code)) => code,
+        Ok(End::Reset(code, sent)) => {
+            view.arrival(sent).await;
+            code
+        }
         _ => std::future::pending().await,
     }
+}
+
+/// Waits for the next piece, `None` at the end of the stream; for ever if it was reset. Cancel-safe.
+async fn next_piece(
+    pieces: &mut mpsc::Receiver<Piece>,
+    next: &mut Option<Piece>,
+    ended: &watch::Receiver<End>,
+    view: &View,
+) -> Option<Piece> {
+    if next.is_none() {
+        *next = pieces.recv().await;
+    }
+    match next {
+        Some(piece) => view.arrival(piece.sent).await,
+        None => {
+            let end = *ended.borrow();
+            match end {
+                End::Finished(sent) => view.arrival(sent).await,
+                // Its reset is on its way.
+                End::Reset(..) => std::future::pending().await,
+                End::Open => {}
+            }
+        }
+    }
+    next.take()
 }

@@ -1,10 +1,15 @@
-//! What every transport must do (`suite`), run over both; what only QUIC has (`quic`); and how long
-//! a frame is waited for (`patience`).
+//! What every transport must do (`suite`), run over all, for clients and between nodes; what only QUIC
+//! has (`quic`, `peer`), what only the network in memory has (`disturbed`), how long a frame is waited for
+//! (`patience`), and certificates (`cluster_ca`).
 
+mod cluster_ca;
+mod disturbed;
 mod patience;
+mod peer;
 mod quic;
 mod suite;
 
+use std::any::Any;
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::task::{Context, Poll, Waker};
@@ -14,6 +19,7 @@ use bytes::Bytes;
 use railgun_proto::{Frame, v1};
 
 use crate::memory::MemoryNetwork;
+use crate::peer::PeerEndpoint;
 use crate::tls::DevCa;
 use crate::{ConnectSpec, Connection, Endpoint, ListenSpec, Roots};
 
@@ -23,15 +29,30 @@ const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCA
 struct Pair {
     client: Connection,
     server: Connection,
-    _endpoint: Endpoint,
+    /// Who accepted, and between nodes who dialled.
+    _endpoint: Box<dyn Any + Send>,
+}
+
+impl Pair {
+    fn new(client: Connection, server: Connection, endpoint: impl Any + Send) -> Self {
+        Self { client, server, _endpoint: Box::new(endpoint) }
+    }
 }
 
 async fn memory_pair() -> Pair {
-    let network = MemoryNetwork::new();
+    memory_pair_on(MemoryNetwork::new()).await
+}
+
+/// On a network that could be disturbed.
+async fn disturbed_pair() -> Pair {
+    memory_pair_on(MemoryNetwork::disturbed(1).0).await
+}
+
+async fn memory_pair_on(network: MemoryNetwork) -> Pair {
     let endpoint = network.listen(ANY_PORT).unwrap();
     let client = network.connect(endpoint.local_addr()).await.unwrap();
     let server = endpoint.accept().await.unwrap();
-    Pair { client, server, _endpoint: endpoint }
+    Pair::new(client, server, endpoint)
 }
 
 async fn quic_pair() -> Pair {
@@ -39,7 +60,24 @@ async fn quic_pair() -> Pair {
     let client = crate::connect(spec).await.unwrap();
     let server = endpoint.accept().await.unwrap();
     server.admit();
-    Pair { client, server, _endpoint: endpoint }
+    Pair::new(client, server, endpoint)
+}
+
+async fn peer_memory_pair() -> Pair {
+    let network = MemoryNetwork::new();
+    let [one, other] = [(); 2].map(|()| network.listen_peer(ANY_PORT).unwrap());
+    peer_pair(one, other).await
+}
+
+async fn peer_quic_pair() -> Pair {
+    let ca = peer::Ca::new();
+    peer_pair(ca.endpoint(), ca.endpoint()).await
+}
+
+async fn peer_pair(one: PeerEndpoint, other: PeerEndpoint) -> Pair {
+    let addr = other.local_addr();
+    let (client, server) = tokio::join!(one.connect(addr), other.accept());
+    Pair::new(client.unwrap(), server.unwrap(), (one, other))
 }
 
 /// A QUIC endpoint, and how to reach it.

@@ -12,29 +12,27 @@ use railgun_types::limits::BATCH_BYTES_HARD;
 use super::{Pair, credit, pattern, poll_once, publish, sequence};
 use crate::{Connection, ConnectionLost, FrameReader, FrameWriter, ReadError, WriteError};
 
-macro_rules! over_both {
+macro_rules! over_all {
     ($($name:ident),* $(,)?) => {
-        mod over_memory {
+        over_all!(@ over_memory, memory_pair, $($name),*);
+        over_all!(@ over_disturbed, disturbed_pair, $($name),*);
+        over_all!(@ over_quic, quic_pair, $($name),*);
+        over_all!(@ over_peer_memory, peer_memory_pair, $($name),*);
+        over_all!(@ over_peer_quic, peer_quic_pair, $($name),*);
+    };
+    (@ $transport:ident, $pair:ident, $($name:ident),*) => {
+        mod $transport {
             $(#[tokio::test]
             async fn $name() {
                 crate::tests::within_deadline(async {
-                    super::$name(crate::tests::memory_pair().await).await;
-                }).await;
-            })*
-        }
-
-        mod over_quic {
-            $(#[tokio::test]
-            async fn $name() {
-                crate::tests::within_deadline(async {
-                    super::$name(crate::tests::quic_pair().await).await;
+                    super::$name(crate::tests::$pair().await).await;
                 }).await;
             })*
         }
     };
 }
 
-over_both!(
+over_all!(
     frames_come_back_as_they_were_sent,
     small_frames_arrive_in_order,
     a_finished_stream_ends_cleanly,

@@ -1,19 +1,13 @@
 //! A certificate authority for development, kept in a directory.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
-};
+use rcgen::{ExtendedKeyUsagePurpose, KeyPair};
 
-use super::{ServerTls, TlsError, certificates, fingerprint, reset_secret};
+use super::authority::{self, Authority, FileError};
+use super::{CLIENTS_RESET, ServerTls, TlsError, certificates, fingerprint, reset_secret};
 
-const KEY_FILE: &str = "ca-key.pem";
-const CERTIFICATE_FILE: &str = "ca.pem";
 const CA_NAME: &str = "railgun development CA";
 const SERVER_NAME: &str = "railgun development server";
 
@@ -56,7 +50,7 @@ pub enum DevCaError {
 /// An authority made on the spot, for one machine. Its certificates are valid for ever and its key
 /// lies in a file that only its owner can read: not for production.
 pub struct DevCa {
-    issuer: Issuer<'static, KeyPair>,
+    authority: Authority,
     pem: String,
     fingerprint: String,
     reset_secret: [u8; 32],
@@ -76,34 +70,32 @@ impl DevCa {
     /// # Errors
     /// [`DevCaError`].
     pub fn load_or_create(dir: &Path) -> Result<Self, DevCaError> {
-        fs::create_dir_all(dir)
-            .map_err(|source| DevCaError::File { path: dir.to_owned(), source })?;
-        let key_path = dir.join(KEY_FILE);
-        let key = match read(&key_path)? {
+        authority::create_dir(dir)?;
+        let key_path = authority::key_path(dir);
+        let key = match authority::read(&key_path)? {
             Some(pem) => KeyPair::from_pem(&pem).map_err(|error| damaged(&key_path, error))?,
             None => {
                 let key = KeyPair::generate().map_err(cannot_issue(&[]))?;
-                write(&key_path, 0o600, &key.serialize_pem())?;
+                authority::write(&key_path, 0o600, &key.serialize_pem())?;
                 key
             }
         };
-        let certificate_path = dir.join(CERTIFICATE_FILE);
-        let pem = match read(&certificate_path)? {
+        let certificate_path = authority::certificate_path(dir);
+        let pem = match authority::read(&certificate_path)? {
             Some(pem) => pem,
             None => {
-                let pem = authority(&key).self_signed(&key).map_err(cannot_issue(&[]))?.pem();
-                write(&certificate_path, 0o644, &pem)?;
+                let pem = Authority::certificate(CA_NAME, &key, None).map_err(cannot_issue(&[]))?;
+                authority::write(&certificate_path, 0o644, &pem)?;
                 pem
             }
         };
         let certificate = certificates("development CA", pem.as_bytes())
             .map_err(|error| damaged(&certificate_path, error))?;
         let fingerprint = certificate.first().map_or_else(String::new, fingerprint);
-        // Name and key are all that an issued certificate refers to, and both are the same in every
-        // life of the authority: the certificate need not be parsed.
-        let reset_secret = reset_secret(&key.serialize_der());
-        let issuer = Issuer::new(authority(&key), key);
-        Ok(Self { issuer, pem, fingerprint, reset_secret })
+        let authority = Authority::new(CA_NAME, key);
+        // The same in every life of the authority.
+        let reset_secret = reset_secret(CLIENTS_RESET, &authority.key_der());
+        Ok(Self { authority, pem, fingerprint, reset_secret })
     }
 
     /// The authority's certificate, for clients to trust.
@@ -124,51 +116,19 @@ impl DevCa {
     /// # Errors
     /// [`DevCaError::Issue`] for a name that no certificate can have.
     pub fn issue(&self, hosts: &[String]) -> Result<ServerTls, DevCaError> {
-        let mut params = CertificateParams::new(hosts).map_err(cannot_issue(hosts))?;
-        params.distinguished_name.push(DnType::CommonName, SERVER_NAME);
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        params.use_authority_key_identifier_extension = true;
         let key = KeyPair::generate().map_err(cannot_issue(hosts))?;
-        let leaf = params.signed_by(&key, &self.issuer).map_err(cannot_issue(hosts))?;
+        let uses = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let leaf = self.authority.issue(SERVER_NAME, hosts, uses, None, &key);
+        let leaf = leaf.map_err(cannot_issue(hosts))?;
         let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der());
-        Ok(ServerTls::new(vec![leaf.der().clone()], key.into(), self.reset_secret)?)
+        Ok(ServerTls::new(vec![leaf], key.into(), self.reset_secret)?)
     }
 }
 
-/// Told apart from other authorities by a name that comes of the key.
-fn authority(key: &KeyPair) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    let id: String =
-        params.key_identifier(key).iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-    params.distinguished_name.push(DnType::CommonName, format!("{CA_NAME} {id}"));
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params
-}
-
-fn read(path: &Path) -> Result<Option<String>, DevCaError> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(DevCaError::File { path: path.to_owned(), source }),
+impl From<FileError> for DevCaError {
+    fn from(FileError { path, source }: FileError) -> Self {
+        Self::File { path, source }
     }
-}
-
-/// Writes the file whole or not at all, readable by whom `mode` says from its first byte on.
-fn write(path: &Path, mode: u32, text: &str) -> Result<(), DevCaError> {
-    let new = path.with_extension("new");
-    let written = (|| {
-        match fs::remove_file(&new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&new, path)
-    })();
-    written.map_err(|source| DevCaError::File { path: path.to_owned(), source })
 }
 
 fn damaged(path: &Path, error: impl std::fmt::Display) -> DevCaError {

@@ -1,5 +1,7 @@
 //! Certificates. TLS 1.3 only, with one crypto provider: aws-lc-rs.
 
+mod authority;
+mod cluster_ca;
 mod dev_ca;
 
 use std::fmt;
@@ -11,12 +13,18 @@ use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use sha2::{Digest, Sha256};
 
 use crate::connect::Roots;
+use crate::peer::CertificateFault;
 
+pub use cluster_ca::{
+    CA_VALID_FOR, ClusterCa, ClusterCaError, NODE_VALID_FOR, NodeCertificate, NodeRequest,
+    ca_certificate_path,
+};
 pub use dev_ca::{DevCa, DevCaError};
 
 /// Certificates or keys that cannot be used.
@@ -52,6 +60,17 @@ pub enum TlsError {
         /// What TLS says.
         source: rustls::Error,
     },
+    /// A certificate with which no other node would take this one for a node of the cluster.
+    #[error(
+        "the certificate is none with which a node can join this cluster: {fault} ({reason}); make \
+         one with `railgun cluster issue-node`, of the CA that all nodes have"
+    )]
+    NotANode {
+        /// What is wrong with it.
+        fault: CertificateFault,
+        /// What the verifier says.
+        reason: String,
+    },
 }
 
 /// A server's certificate chain and key, checked to belong together. Cheap to clone.
@@ -68,9 +87,6 @@ impl ServerTls {
     /// # Errors
     /// [`TlsError`].
     pub fn from_pem_files(chain: &Path, key: &Path) -> Result<Self, TlsError> {
-        let read = |path: &Path| {
-            std::fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })
-        };
         Self::from_pem(&read(chain)?, &read(key)?)
     }
 
@@ -79,27 +95,18 @@ impl ServerTls {
     /// # Errors
     /// [`TlsError`].
     pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, TlsError> {
-        let chain = certificates("certificate chain", chain)?;
-        let key = PrivateKeyDer::from_pem_slice(key)
-            .map_err(|source| TlsError::Pem { what: "private key", source })?;
-        let reset_secret = reset_secret(key.secret_der());
+        let (chain, key) = identity(chain, key)?;
+        let reset_secret = reset_secret(CLIENTS_RESET, key.secret_der());
         Self::new(chain, key, reset_secret)
     }
 
-    fn new(
+    pub(crate) fn new(
         chain: Vec<CertificateDer<'static>>,
         key: PrivateKeyDer<'static>,
         reset_secret: [u8; 32],
     ) -> Result<Self, TlsError> {
-        let refused = |source| TlsError::Refused { what: "certificate and key", source };
         let fingerprint = chain.first().map_or_else(String::new, |leaf| fingerprint(leaf));
-        let mut config = ServerConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&TLS13])
-            .map_err(refused)?
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .map_err(refused)?;
-        config.alpn_protocols = vec![railgun_proto::ALPN.to_vec()];
+        let config = server(chain, key, None, railgun_proto::ALPN)?;
         Ok(Self { config: quic(config, QuicServerConfig::try_from)?, fingerprint, reset_secret })
     }
 
@@ -127,24 +134,51 @@ impl fmt::Debug for ServerTls {
     }
 }
 
+/// What a server shows, and whom it lets in: anybody, where nobody verifies them.
+pub(crate) fn server(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+    alpn: &[u8],
+) -> Result<ServerConfig, TlsError> {
+    let refused = |source| TlsError::Refused { what: "certificate and key", source };
+    let builder = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])
+        .map_err(refused)?;
+    let builder = match clients {
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_single_cert(chain, key).map_err(refused)?;
+    config.alpn_protocols = vec![alpn.to_vec()];
+    Ok(config)
+}
+
+/// The authorities in `pem`; at least one.
+pub(crate) fn authorities(pem: &[u8]) -> Result<RootCertStore, TlsError> {
+    let mut store = RootCertStore::empty();
+    for certificate in certificates("certificate authority", pem)? {
+        let refused = |source| TlsError::Refused { what: "certificate authority", source };
+        store.add(certificate).map_err(refused)?;
+    }
+    Ok(store)
+}
+
 /// What a client needs to verify servers.
 pub(crate) fn client(roots: &Roots) -> Result<Arc<QuicClientConfig>, TlsError> {
     let refused = |source| TlsError::Refused { what: "certificate authority", source };
-    let mut store = RootCertStore::empty();
-    match roots {
-        Roots::Pem(pem) => {
-            for certificate in certificates("certificate authority", pem)? {
-                store.add(certificate).map_err(refused)?;
-            }
-        }
+    let store = match roots {
+        Roots::Pem(pem) => authorities(pem)?,
         Roots::System => {
+            let mut store = RootCertStore::empty();
             // A machine's store often has a few certificates that are not usable: the rest counts.
             store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             if store.is_empty() {
                 return Err(TlsError::Empty { what: "trust store of this machine" });
             }
+            store
         }
-    }
+    };
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .map_err(refused)?
@@ -155,7 +189,7 @@ pub(crate) fn client(roots: &Roots) -> Result<Arc<QuicClientConfig>, TlsError> {
 }
 
 /// `config` for use by QUIC, which wants a cipher suite for its first packets.
-fn quic<C, Q, E: fmt::Display>(
+pub(crate) fn quic<C, Q, E: fmt::Display>(
     config: C,
     convert: impl FnOnce(C) -> Result<Q, E>,
 ) -> Result<Arc<Q>, TlsError> {
@@ -165,8 +199,23 @@ fn quic<C, Q, E: fmt::Display>(
     })
 }
 
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    std::fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })
+}
+
+/// A chain (leaf first) and a key, in PEM.
+pub(crate) fn identity(
+    chain: &[u8],
+    key: &[u8],
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
+    let chain = certificates("certificate chain", chain)?;
+    let key = PrivateKeyDer::from_pem_slice(key)
+        .map_err(|source| TlsError::Pem { what: "private key", source })?;
+    Ok((chain, key))
 }
 
 /// All certificates in `pem`; at least one.
@@ -180,11 +229,16 @@ fn certificates(what: &'static str, pem: &[u8]) -> Result<Vec<CertificateDer<'st
     Ok(certificates)
 }
 
+/// What the reset secrets of an endpoint for clients, and of one for nodes, are derived with: who knows
+/// ids of one cannot have tokens for them made by the other.
+pub(crate) const CLIENTS_RESET: &str = "railgun stateless reset";
+pub(crate) const PEERS_RESET: &str = "railgun peer stateless reset";
+
 /// Derived from a private key; says nothing about it.
-fn reset_secret(private_key: &[u8]) -> [u8; 32] {
-    Sha256::new_with_prefix("railgun stateless reset").chain_update(private_key).finalize().into()
+pub(crate) fn reset_secret(label: &str, private_key: &[u8]) -> [u8; 32] {
+    Sha256::new_with_prefix(label).chain_update(private_key).finalize().into()
 }
 
-fn fingerprint(certificate: &CertificateDer<'_>) -> String {
+pub(crate) fn fingerprint(certificate: &CertificateDer<'_>) -> String {
     Sha256::digest(certificate).iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt};
 use openraft::RaftLogReader;
 use openraft::storage::{IOFlushed, RaftLogStorage, RaftStateMachine};
@@ -35,8 +36,8 @@ impl StateMachine for Counter {
         Ok(())
     }
 
-    fn install(&mut self, _: &Snapshot) -> Result<(), SnapshotError> {
-        Ok(())
+    fn install<'a>(&'a mut self, _: &'a Snapshot) -> BoxFuture<'a, Result<(), SnapshotError>> {
+        Box::pin(std::future::ready(Ok(())))
     }
 }
 
@@ -91,7 +92,8 @@ async fn what_is_ready_is_applied_together_within_bounds() {
 async fn a_read_for_replication_stops_at_its_budget() {
     let dir = tempdir();
     let (disk_log, log) = DiskLog::open(dir.path());
-    let mut store = LogStore::new(log.clone(), Arc::new(BlockingThreads));
+    let mut store =
+        LogStore::new(log.clone(), Arc::new(BlockingThreads), Leadership::new(ReplicaId(1)).0);
     let entries = [1 << 20, 1 << 20, 1 << 20, 3 << 20, 10, 10];
     let entries = (0..).zip(entries).map(|(index, bytes)| command(index, bytes));
     let (done, flushed) = Types::oneshot();

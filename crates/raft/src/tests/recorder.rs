@@ -1,15 +1,19 @@
 //! A state machine that records what it is given, writes a checkpoint after each batch, and reports
 //! each command.
 
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::{fs, io};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use futures::future::BoxFuture;
 use railgun_types::{ByteCursor, EntryId};
 use tokio::sync::mpsc;
 
 use crate::machine::{
-    Applied, ApplyError, ApplyItem, Snapshot, SnapshotError, SnapshotSource, StateMachine,
+    Applied, ApplyError, ApplyItem, Snapshot, SnapshotError, SnapshotFile, SnapshotSink,
+    SnapshotSource, StateMachine,
 };
 
 /// A command of this content cannot be applied.
@@ -37,8 +41,8 @@ pub(super) struct Recorder {
 /// All commands so far, and where they end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct State {
-    applied: Applied,
-    commands: Vec<(EntryId, Bytes)>,
+    pub(super) applied: Applied,
+    pub(super) commands: Vec<(EntryId, Bytes)>,
 }
 
 impl Default for State {
@@ -110,12 +114,18 @@ impl StateMachine for Recorder {
         Ok(())
     }
 
-    fn install(&mut self, snapshot: &Snapshot) -> Result<(), SnapshotError> {
-        self.state = State::read(&snapshot.path)?;
-        if snapshot.path != self.checkpoints.current_path() {
-            self.checkpoints.link_current(&snapshot.path)?;
-        }
-        Ok(())
+    fn install<'a>(
+        &'a mut self,
+        snapshot: &'a Snapshot,
+    ) -> BoxFuture<'a, Result<(), SnapshotError>> {
+        Box::pin(async {
+            self.state = State::read(&snapshot.path)?;
+            if snapshot.path != self.checkpoints.current_path() {
+                self.checkpoints.link_current(&snapshot.path)?;
+            }
+            self.checkpoints.write(&self.state);
+            Ok(())
+        })
     }
 }
 
@@ -186,10 +196,75 @@ impl SnapshotSource for Checkpoints {
         let path = self.newest(upto).ok_or(SnapshotError::NoCheckpoint { upto })?;
         Ok(Snapshot { applied: State::read(&path)?.applied, path })
     }
+
+    fn open(&self, path: &Path) -> Result<Box<dyn SnapshotFile>, SnapshotError> {
+        let failed = |source| SnapshotError::Io { path: path.to_owned(), source };
+        let file = File::open(path).map_err(failed)?;
+        let bytes = file.metadata().map_err(failed)?.len();
+        Ok(Box::new(SentFile { path: path.to_owned(), file, bytes }))
+    }
+
+    fn receive(&self, _bytes: u64) -> Result<Box<dyn SnapshotSink>, SnapshotError> {
+        static RECEIVED: AtomicU64 = AtomicU64::new(0);
+        let number = RECEIVED.fetch_add(1, Ordering::Relaxed);
+        let path = self.dir.join(format!("received-{number}"));
+        let file = File::create(&path);
+        let file = file.map_err(|source| SnapshotError::Io { path: path.clone(), source })?;
+        Ok(Box::new(ReceivedFile { path, file }))
+    }
+}
+
+struct SentFile {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+}
+
+impl SnapshotFile for SentFile {
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn read(&mut self, max: usize) -> Result<Bytes, SnapshotError> {
+        let mut chunk = vec![0; max];
+        let read = self.file.read(&mut chunk);
+        let read = read.map_err(|source| SnapshotError::Io { path: self.path.clone(), source })?;
+        chunk.truncate(read);
+        Ok(chunk.into())
+    }
+}
+
+/// A file of this name is removed when this is dropped.
+struct ReceivedFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl ReceivedFile {
+    fn failed(&self) -> impl Fn(io::Error) -> SnapshotError {
+        |source| SnapshotError::Io { path: self.path.clone(), source }
+    }
+}
+
+impl SnapshotSink for ReceivedFile {
+    fn write(&mut self, chunk: &Bytes) -> Result<(), SnapshotError> {
+        self.file.write_all(chunk).map_err(self.failed())
+    }
+
+    fn finish(&mut self) -> Result<PathBuf, SnapshotError> {
+        self.file.sync_data().map_err(self.failed())?;
+        Ok(self.path.clone())
+    }
+}
+
+impl Drop for ReceivedFile {
+    fn drop(&mut self) {
+        drop(fs::remove_file(&self.path));
+    }
 }
 
 impl State {
-    fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = BytesMut::new();
         put_block(&mut out, self.applied.id, &self.applied.membership);
         for (id, bytes) in &self.commands {
@@ -201,16 +276,20 @@ impl State {
     fn read(path: &Path) -> Result<Self, SnapshotError> {
         let failed = |source| SnapshotError::Io { path: path.to_owned(), source };
         let bytes = fs::read(path).map_err(failed)?;
-        let mut cursor = ByteCursor::new(&bytes);
+        let damaged = || SnapshotError::Damaged { path: path.to_owned(), source: "short".into() };
+        Self::decode(&bytes).ok_or_else(damaged)
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut cursor = ByteCursor::new(bytes);
         let mut block = || {
             let id = EntryId { term: cursor.u64().ok()?, index: cursor.u64().ok()? };
             let len = cursor.u32().ok()? as usize;
             Some((id, Bytes::copy_from_slice(cursor.take(len).ok()?)))
         };
-        let damaged = || SnapshotError::Damaged { path: path.to_owned(), source: "short".into() };
-        let (id, membership) = block().ok_or_else(damaged)?;
+        let (id, membership) = block()?;
         let commands = std::iter::from_fn(block).collect();
-        Ok(Self { applied: Applied { id, membership }, commands })
+        Some(Self { applied: Applied { id, membership }, commands })
     }
 
     /// The state in the newest checkpoint of `dir`.

@@ -20,8 +20,8 @@ use crate::blocking_pool::BlockingThreads;
 use crate::machine::{Applied, ApplyError, ApplyItem, Snapshot, SnapshotError, StateMachine};
 use crate::shard::MACHINE_QUEUE;
 use crate::{
-    Companion, Failure, LeaderState, PROPOSALS_MAX, Proposal, ProposeError, RaftShard, ShardSpec,
-    ShardStopped, StartError, Unapplied,
+    Companion, Failure, LeaderState, NoPeers, PROPOSALS_MAX, Proposal, ProposeError, RaftShard,
+    ShardSpec, ShardStopped, StartError, Unapplied,
 };
 
 /// Longer than anything here takes; not a measure of speed.
@@ -55,6 +55,7 @@ pub(super) fn spec(
         snapshots: Arc::new(Checkpoints::new(dir)),
         unapplied: Arc::new(move |unapplied| sink.try_send(unapplied).unwrap_or_default()),
         pool: Arc::new(BlockingThreads),
+        peers: Arc::new(NoPeers),
     };
     (spec, unapplied)
 }
@@ -291,8 +292,8 @@ impl StateMachine for Gate {
         Ok(())
     }
 
-    fn install(&mut self, _snapshot: &Snapshot) -> Result<(), SnapshotError> {
-        Ok(())
+    fn install<'a>(&'a mut self, _: &'a Snapshot) -> BoxFuture<'a, Result<(), SnapshotError>> {
+        Box::pin(std::future::ready(Ok(())))
     }
 }
 
@@ -339,8 +340,8 @@ impl StateMachine for Gated {
         Ok(())
     }
 
-    fn install(&mut self, _snapshot: &Snapshot) -> Result<(), SnapshotError> {
-        Ok(())
+    fn install<'a>(&'a mut self, _: &'a Snapshot) -> BoxFuture<'a, Result<(), SnapshotError>> {
+        Box::pin(std::future::ready(Ok(())))
     }
 }
 
@@ -434,8 +435,8 @@ impl StateMachine for Ahead {
         Ok(())
     }
 
-    fn install(&mut self, _snapshot: &Snapshot) -> Result<(), SnapshotError> {
-        Ok(())
+    fn install<'a>(&'a mut self, _: &'a Snapshot) -> BoxFuture<'a, Result<(), SnapshotError>> {
+        Box::pin(std::future::ready(Ok(())))
     }
 }
 

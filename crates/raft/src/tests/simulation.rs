@@ -21,7 +21,7 @@ type Trace = Vec<(Duration, String)>;
 
 /// Opens logs on `disk`, each of whose steps takes as long as `pause` says. The task is the log
 /// thread: aborting it closes the logs.
-fn sim_logs(disk: SimDisk, pause: impl FnMut() -> Duration + Send + 'static) -> SimLogs {
+pub(super) fn sim_logs(disk: SimDisk, pause: impl FnMut() -> Duration + Send + 'static) -> SimLogs {
     let mut uuid = 0u128;
     let uuids = Box::new(move || {
         uuid += 1;
@@ -35,8 +35,8 @@ fn sim_logs(disk: SimDisk, pause: impl FnMut() -> Duration + Send + 'static) -> 
     SimLogs { opener, driver: tokio::spawn(drive(writer, woken, pause)) }
 }
 
-struct SimLogs {
-    opener: LogOpener,
+pub(super) struct SimLogs {
+    pub(super) opener: LogOpener,
     driver: JoinHandle<()>,
 }
 
@@ -65,14 +65,14 @@ impl SimLogs {
         (RaftShard::start(spec).await.expect("started"), seen, unapplied)
     }
 
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
         self.driver.abort();
         assert!(self.driver.await.expect_err("aborted").is_cancelled());
     }
 }
 
 /// A disk that is as slow as it likes, between 0.2 and 5.2 ms.
-fn moody(seed: u64) -> impl FnMut() -> Duration {
+pub(super) fn moody(seed: u64) -> impl FnMut() -> Duration {
     let mut state = seed;
     move || {
         // A linear congruential generator is random enough for a disk.

@@ -29,9 +29,9 @@ impl StoreBuilder<Types, LogStore, Applier, (TempDir, DiskLog)> for Builder {
         let snapshots = Snapshots::new(Arc::new(source), Arc::new(BlockingThreads));
         let (leadership, _watch) = Leadership::new(ReplicaId(0));
         let (alive, _gone) = watch::channel(());
-        let applier = Applier::new(machine, snapshots, log.clone(), leadership, alive)
+        let applier = Applier::new(machine, snapshots, log.clone(), leadership.clone(), alive)
             .expect("nothing to restore");
-        let store = LogStore::new(log, Arc::new(BlockingThreads));
+        let store = LogStore::new(log, Arc::new(BlockingThreads), leadership);
         Ok(((dir, disk_log), store, applier))
     }
 }

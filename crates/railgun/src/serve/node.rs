@@ -56,6 +56,7 @@ pub(crate) async fn start(
         shards: settings.shards.value,
         max_time_to_cold: settings.max_time_to_cold.value.0,
         streams_max: settings.streams_max.value as usize,
+        cluster: None,
     };
     Ok(Broker::start(spec).await?)
 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use railgun_client::{ConnectError, Dial, Dialling};
+use railgun_client::{ConnectError, Dial, Dialling, Target};
 use railgun_net::memory::MemoryNetwork;
 
 use super::shared::Shared;
@@ -34,7 +34,7 @@ impl SimDial {
 }
 
 impl Dial for SimDial {
-    fn dial(&self) -> Dialling<'_> {
+    fn dial<'a>(&'a self, _: &'a Target) -> Dialling<'a> {
         Box::pin(async {
             let connected = self.network.connect(self.addr()).await;
             connected.map_err(ConnectError::from)

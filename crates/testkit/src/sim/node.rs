@@ -143,6 +143,7 @@ impl SimNode {
             shards: self.shape.shards,
             max_time_to_cold: self.shape.max_time_to_cold,
             streams_max: 100_000,
+            cluster: None,
         })
         .await?;
         on_failure.disarm();

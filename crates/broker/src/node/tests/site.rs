@@ -31,7 +31,7 @@ pub(super) fn values(numbers: std::ops::Range<usize>) -> Vec<Vec<u8>> {
 
 /// The logs of a node, the catalog's first.
 pub(super) fn logs(broker: &Broker) -> Vec<ShardLog> {
-    broker.replicas.iter().map(|replica| replica.log.clone()).collect()
+    broker.on_node.borrow().values().map(|replica| replica.log.clone()).collect()
 }
 
 /// See the module.

@@ -193,7 +193,7 @@ async fn begin(
             limits: Limits::default(),
             node_id: 1,
             server: "test".to_owned(),
-            next_session: AtomicU64::new(0),
+            next_session: Arc::default(),
             planted: Planted::default(),
         },
     );

@@ -1,12 +1,10 @@
 //! What answers do to a lane, and what becomes of the batches behind one that failed.
 
-use std::time::Duration;
-
 use railgun_proto::{WireError, v1};
 use railgun_types::{ErrorCode, Offset, Retry, Timestamp};
 use tokio::time::Instant;
 
-use super::{Lane, Phase, RETRY_SOON, retry_delay};
+use super::{Lane, Phase, asked_wait};
 use crate::publish::batch::{ClosedBatch, Completion};
 use crate::publish::error::{ProtocolError, PublishError};
 use crate::publish::outcome::{BatchFailure, BatchResult};
@@ -68,35 +66,39 @@ impl Lane {
         now: Instant,
         out: &mut Vec<Completion>,
     ) {
-        let behind = error.code == ErrorCode::OrderBroken || error.code == ErrorCode::SequenceGap;
+        let code = error.code;
+        let behind = code == ErrorCode::OrderBroken || code == ErrorCode::SequenceGap;
         if behind && matches!(self.phase, Phase::Broken | Phase::Dead(_)) {
             return self.abandon(item, out);
         }
-        if behind && matches!(self.phase, Phase::Rewinding { .. }) {
+        // Of a producer whose first batch was refused, the shard that judges this one has not heard.
+        if (behind || code == ErrorCode::ProducerUnknown && item.ambiguous) && self.is_rewinding() {
             return self.requeue(item, now);
         }
-        let mut delay = None;
-        if error.code == ErrorCode::OutcomeUnknown {
-            item.ambiguous = true;
-            delay = Some(RETRY_SOON);
-        } else if error.code == ErrorCode::SequenceGap && !item.ambiguous {
+        let mut repeat = error.retry != Retry::Never;
+        if code == ErrorCode::OutcomeUnknown {
+            (item.ambiguous, repeat) = (true, true);
+        } else if code == ErrorCode::OrderBroken {
+            // What it is behind was refused on this connection, and is told or repeated already.
+            repeat = true;
+        } else if code == ErrorCode::SequenceGap && !item.ambiguous {
             // The server counts differently, as after a batch of which a part was refused.
-            self.server_next = error.actual.unwrap_or(self.server_next);
-            delay = Some(RETRY_SOON);
-        } else if error.code == ErrorCode::ProducerUnknown && !item.ambiguous {
+            (self.server_next, repeat) = (error.actual.unwrap_or(self.server_next), true);
+        } else if code == ErrorCode::ProducerUnknown && !item.ambiguous {
             // Everything before is answered: begin again (PQ-1).
-            self.server_next = 0;
-            delay = Some(Duration::ZERO);
-        } else if error.retry != Retry::Never {
-            delay = Some(retry_delay(error.retry));
+            (self.server_next, repeat) = (0, true);
         }
         let since = item.trying_since.unwrap_or(now);
-        if let Some(delay) = delay
-            && !self.is_overdue(since, now)
-        {
+        if repeat && !self.is_overdue(since, now) {
             self.phase = match self.phase.clone() {
-                Phase::Flowing => Phase::Rewinding { until: now + delay },
-                Phase::Rewinding { until } => Phase::Rewinding { until: until.max(now + delay) },
+                Phase::Flowing if code == ErrorCode::ProducerUnknown => {
+                    Phase::Rewinding { until: now }
+                }
+                Phase::Flowing => Phase::Rewinding { until: now + self.next_wait(error.retry) },
+                // Refused for the same cause: one wait is for all that were in flight.
+                Phase::Rewinding { until } => {
+                    Phase::Rewinding { until: until.max(now + asked_wait(error.retry)) }
+                }
                 // In flight while an earlier one failed for good.
                 Phase::Broken | Phase::Dead(_) => return self.abandon(item, out),
             };
@@ -115,6 +117,7 @@ impl Lane {
 
     /// The server's sequence has passed this batch.
     fn advance(&mut self, item: &ClosedBatch) {
+        self.backoff.reset();
         let end = item.sequence.unwrap_or(0) + u64::from(item.count);
         self.server_next = self.server_next.max(end);
     }

@@ -23,9 +23,7 @@ use tokio::time::Instant;
 use super::batch::{BatchOptions, ClosedBatch, Completion, OpenBatch};
 use super::error::{PublishError, SendError};
 use super::outcome::{BatchOutcome, BatchResult};
-
-/// Wait before a batch is repeated for which the server names no time.
-const RETRY_SOON: Duration = Duration::from_millis(20);
+use crate::backoff::{Backoff, Bits};
 
 /// Batches up to this size get room for one more record than the one before had.
 const SMALL_BATCH_BYTES: usize = 16 << 10;
@@ -113,6 +111,10 @@ pub(crate) struct Lane {
     used: bool,
     /// What an earlier lane of this name has left, until it is known to be the same stream.
     left: Option<Left>,
+    /// The waits since the server last took something.
+    backoff: Backoff,
+    /// What they are drawn from.
+    bits: Bits,
     /// Records and body bytes of the last batch.
     last_batch: (usize, usize),
     /// Whether the machine has it in its queue of lanes with something to send.
@@ -126,7 +128,8 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
-    pub(crate) fn new(name: StreamName, ordered: bool, give_up_after: Duration) -> Self {
+    /// `seed`: for the waits before something is repeated.
+    pub(crate) fn new(name: StreamName, ordered: bool, give_up_after: Duration, seed: u64) -> Self {
         Self {
             name,
             ordered,
@@ -148,6 +151,8 @@ impl Lane {
             repeated: false,
             used: false,
             left: None,
+            backoff: Backoff::of_requests(),
+            bits: Bits::new(seed),
             last_batch: (0, 0),
             queued: false,
             failure: None,
@@ -203,7 +208,7 @@ impl Lane {
             self.binding = Binding::Wanted { since: None, not_before: None };
             self.die(error, out);
         } else {
-            let not_before = Some(now + retry_delay(error.retry));
+            let not_before = Some(now + self.next_wait(error.retry));
             self.binding = Binding::Wanted { since: Some(since), not_before };
         }
     }
@@ -589,11 +594,19 @@ impl Lane {
         let items = self.flying.iter().chain(&self.retry).chain(&self.closed);
         items.map(|item| &item.outcome).chain(self.open.as_ref().map(OpenBatch::outcome))
     }
+
+    /// How long to wait before something is repeated: longer each time, until the server takes something,
+    /// and not shorter than it asks for.
+    fn next_wait(&mut self, retry: Retry) -> Duration {
+        let wait = self.backoff.next(self.bits.next());
+        wait.max(asked_wait(retry))
+    }
 }
 
-fn retry_delay(retry: Retry) -> Duration {
+/// How long the server asks to wait.
+fn asked_wait(retry: Retry) -> Duration {
     match retry {
-        Retry::Now | Retry::Never | Retry::OnNewLeader => RETRY_SOON,
+        Retry::Now | Retry::Never | Retry::OnNewLeader => Duration::ZERO,
         Retry::After(after) => after,
     }
 }

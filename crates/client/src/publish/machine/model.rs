@@ -11,6 +11,8 @@ use railgun_types::batch::RecordBatch;
 use super::*;
 
 const GIVE_UP: Duration = Duration::from_secs(10);
+/// Longer than any patience.
+const EVER: Duration = Duration::from_secs(365 * 24 * 3_600);
 const LANES: usize = 2;
 /// Handles of one stream at a time.
 const HANDLES_MAX: usize = 2;
@@ -54,6 +56,8 @@ enum Step {
     },
     /// What the server says from now on when it is asked to bind.
     Bind(Binds),
+    /// Whether the server notes from now on what was refused on the connection.
+    Note(bool),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -69,11 +73,20 @@ enum Verdict {
     Append,
     /// The log says something, and the answer is lost on the way.
     AppendUnheard,
-    /// Not appended, and not known to the client either.
+    /// Not appended yet, and not known to the client either.
     Unknown,
     /// Refused before the log, for now or for good.
     Busy,
+    NotLeader,
+    NoLeader,
     Invalid,
+}
+
+impl Verdict {
+    /// What it is where nothing fails for good.
+    fn tempered(self) -> Self {
+        if matches!(self, Self::Invalid) { Self::NotLeader } else { self }
+    }
 }
 
 fn verdict() -> impl Strategy<Value = Verdict> {
@@ -82,6 +95,8 @@ fn verdict() -> impl Strategy<Value = Verdict> {
         1 => Just(Verdict::AppendUnheard),
         1 => Just(Verdict::Unknown),
         1 => Just(Verdict::Busy),
+        1 => Just(Verdict::NotLeader),
+        1 => Just(Verdict::NoLeader),
         1 => Just(Verdict::Invalid),
     ]
 }
@@ -102,6 +117,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => lane.prop_map(|lane| Step::Drop { lane }),
         1 => Just(Step::Bind(Binds::Done)),
         1 => prop_oneof![Just(Binds::Starting), Just(Binds::Silence)].prop_map(Step::Bind),
+        1 => any::<bool>().prop_map(Step::Note),
     ]
 }
 
@@ -208,6 +224,8 @@ struct World {
     answers: VecDeque<Answer>,
     /// Streams whose last batch on this connection was refused (PS-2).
     broken: [bool; LANES],
+    /// Whether the node of this connection notes them. If not, what is behind is judged by the log alone.
+    notes: bool,
     late: VecDeque<Late>,
     binds: Binds,
     /// The slot of every message.
@@ -216,8 +234,8 @@ struct World {
 }
 
 impl World {
-    fn new(ordered: bool) -> Self {
-        let settings = Settings { ordered, unanswered_max: 8, give_up_after: GIVE_UP };
+    fn new(ordered: bool, give_up_after: Duration) -> Self {
+        let settings = Settings { ordered, unanswered_max: 8, give_up_after, seed: 7 };
         let mut machine = Machine::new(settings);
         machine.on_connected(64 << 20, 8);
         let mut world = Self {
@@ -231,6 +249,7 @@ impl World {
             sent: VecDeque::new(),
             answers: VecDeque::new(),
             broken: [false; LANES],
+            notes: true,
             late: VecDeque::new(),
             binds: Binds::Done,
             taken: Vec::new(),
@@ -279,6 +298,7 @@ impl World {
             Step::Take { lane } => self.take(lane),
             Step::Drop { lane } => self.drop_handle(lane),
             Step::Bind(binds) => self.binds = binds,
+            Step::Note(notes) => self.notes = notes,
         }
         self.tell();
         // As the driver does.
@@ -402,7 +422,8 @@ impl World {
                 self.late.push_back(Late::Forget(forget));
                 refuse(ErrorCode::OutcomeUnknown)
             }
-            Verdict::Busy => refuse(ErrorCode::Unavailable),
+            Verdict::Busy | Verdict::NoLeader => refuse(ErrorCode::Unavailable),
+            Verdict::NotLeader => refuse(ErrorCode::NotLeader),
         }
     }
 
@@ -414,8 +435,14 @@ impl World {
                 let _ = self.log.append(batch);
                 refuse(ErrorCode::OutcomeUnknown)
             }
-            Verdict::Unknown => refuse(ErrorCode::OutcomeUnknown),
+            Verdict::Unknown => {
+                // A leader that was deposed before it knew: the next one may find it in its log.
+                self.late.push_back(Late::Batch(batch.clone()));
+                refuse(ErrorCode::OutcomeUnknown)
+            }
             Verdict::Busy => refuse(ErrorCode::HotTierFull),
+            Verdict::NotLeader => refuse(ErrorCode::NotLeader),
+            Verdict::NoLeader => refuse(ErrorCode::Unavailable),
             Verdict::Invalid => refuse(ErrorCode::InvalidHeader),
         };
         let broken = &mut self.broken[batch.lane];
@@ -427,7 +454,8 @@ impl World {
             }
             Err(error) => {
                 let unknown = error.code == ErrorCode::ProducerUnknown;
-                let behind = *broken && (unknown || error.code == ErrorCode::SequenceGap);
+                let behind =
+                    self.notes && *broken && (unknown || error.code == ErrorCode::SequenceGap);
                 *broken |= !unknown;
                 let error = if behind { WireError::new(ErrorCode::OrderBroken, "") } else { error };
                 v1::ItemResult { error: Some(error.into()), ..v1::ItemResult::default() }
@@ -536,11 +564,34 @@ proptest! {
         abandon: bool,
         steps in prop::collection::vec(step(), 0..80),
     ) {
-        let mut world = World::new(ordered);
+        let mut world = World::new(ordered, GIVE_UP);
         for step in steps {
             world.step(step);
         }
         world.finish(silent, abandon);
         world.check(ordered);
+    }
+
+    /// A change of leaders costs time and nothing else: while nobody gives up, answers that a shard without
+    /// a leader gives, and lost connections, fail no message.
+    #[test]
+    fn what_is_only_refused_for_now_is_published_once_and_in_order(
+        ordered: bool,
+        steps in prop::collection::vec(step(), 0..80),
+    ) {
+        let mut world = World::new(ordered, EVER);
+        for step in steps {
+            match step {
+                Step::Outage | Step::Drop { .. } | Step::Bind(Binds::Silence) => {}
+                Step::Serve(a, b) => world.step(Step::Serve(a.tempered(), b.tempered())),
+                step => world.step(step),
+            }
+        }
+        world.finish(false, false);
+        world.check(ordered);
+        for (message, (_, outcome, index)) in world.taken.iter().enumerate() {
+            let told = outcome.get().expect("every message ends").record(*index);
+            assert!(told.is_ok(), "message {message} was told {told:?}");
+        }
     }
 }

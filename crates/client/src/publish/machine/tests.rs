@@ -22,7 +22,7 @@ type Slot = (BatchOutcome, u32);
 
 impl Rig {
     fn new(ordered: bool) -> Self {
-        let settings = Settings { ordered, unanswered_max: 8, give_up_after: GIVE_UP };
+        let settings = Settings { ordered, unanswered_max: 8, give_up_after: GIVE_UP, seed: 7 };
         let mut machine = Machine::new(settings);
         machine.on_connected(64 << 20, 8);
         Self { machine, now: Instant::now(), out: Vec::new() }
@@ -251,6 +251,53 @@ fn a_temporary_refusal_is_repeated_in_order_when_its_time_has_come() {
     assert_eq!(rig.frame(), one(2, &["c"]));
     rig.answer(vec![published(1, 1)]);
     assert_eq!((result(&a), result(&b)), (Some(Ok(0)), Some(Ok(1))));
+}
+
+#[test]
+fn waits_grow_until_the_server_takes_something_and_one_is_for_all_that_were_in_flight() {
+    let (mut rig, lane) = Rig::with_lane(true);
+    let no_leader = || refused(WireError::new(ErrorCode::NotLeader, ""));
+    let refuse = |rig: &mut Rig| {
+        rig.frame();
+        rig.frame();
+        rig.answer(vec![no_leader()]);
+        rig.answer(vec![no_leader()]);
+        let at = rig.expect_wait().expect("a time to go on");
+        let wait = at.duration_since(rig.now);
+        rig.now = at;
+        wait
+    };
+    let full = |ms| Duration::from_millis(ms);
+    rig.push(lane, b"a");
+    rig.frame();
+    rig.push(lane, b"b");
+    rig.frame();
+    rig.answer(vec![no_leader()]);
+    rig.answer(vec![no_leader()]);
+    rig.now = rig.expect_wait().expect("a time to go on");
+    for full_ms in [40, 80, 160, 320, 500, 500] {
+        let wait = refuse(&mut rig);
+        assert!((full(full_ms) / 2..full(full_ms)).contains(&wait), "{full_ms}: {wait:?}");
+    }
+    assert_eq!(rig.frame(), one(0, &["a"]));
+    assert_eq!(rig.frame(), one(1, &["b"]));
+    rig.answer(vec![published(0, 1)]);
+    rig.answer(vec![no_leader()]);
+    let wait = rig.expect_wait().expect("a time to go on").duration_since(rig.now);
+    assert!((full(10)..full(20)).contains(&wait), "{wait:?}");
+}
+
+#[test]
+fn what_is_behind_something_that_nobody_was_told_of_is_repeated() {
+    // As a server says that still notes what it has refused before, which was repeated and appended since.
+    let (mut rig, lane) = Rig::with_lane(true);
+    let (a, _) = rig.push(lane, b"a");
+    rig.frame();
+    rig.answer(vec![refused(WireError::new(ErrorCode::OrderBroken, ""))]);
+    rig.now = rig.expect_wait().expect("a time to go on");
+    assert_eq!(rig.frame(), one(0, &["a"]));
+    rig.answer(vec![published(0, 1)]);
+    assert_eq!(result(&a), Some(Ok(0)));
 }
 
 #[test]

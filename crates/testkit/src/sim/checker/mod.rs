@@ -136,6 +136,7 @@ impl Checker {
             cluster: ClusterUid::default(),
             shards: shape.shards,
             hot_bytes_max: shape.hot_bytes_max,
+            replicas: 1,
         };
         let used = |(uid, _): &(StreamUid, Offset)| shard_of(*uid, &settings);
         let used: BTreeSet<_> = streams.iter().map(used).collect();

@@ -1,0 +1,321 @@
+//! How a node without a cluster comes to one (CL-1 to CL-3): it forms one with the others that wait for
+//! the same, or joins the one that there is. Both are kept on disk before anything is done about it,
+//! and neither happens twice.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use railgun_log::Disk;
+use railgun_proto::convert::Uid;
+use railgun_proto::{WireError, v1};
+use railgun_types::{ClusterUid, ErrorCode, NodeId, NodeUid};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use crate::entropy::Entropy;
+use crate::identity::{Founder, Identity, IdentityError, Member};
+use crate::peers::Peers;
+
+/// How often peers are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How long one of them may take to answer.
+const GREET_TIMEOUT: Duration = Duration::from_secs(1);
+/// What a peer has told is believed for so long.
+const NEWS_LAST: Duration = Duration::from_secs(4);
+/// How long a cluster may take to give a place to a node.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the log says what is waited for.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// What other nodes ask of who forms the cluster.
+#[derive(Debug)]
+pub(crate) enum FormationAsk {
+    /// A node tells of itself.
+    Greet { about: v1::NodeAbout },
+    /// Be one of the founders of a cluster.
+    Form { form: v1::FormCluster, reply: oneshot::Sender<Result<(), WireError>> },
+    /// Take a node into the cluster.
+    Join { join: v1::JoinCluster, reply: oneshot::Sender<Result<v1::Joined, WireError>> },
+}
+
+/// What a node needs to come to a cluster.
+pub(crate) struct Formation {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    pub(crate) peers: Peers,
+    /// Addresses where other nodes may be; its own may be among them.
+    pub(crate) seeds: Vec<String>,
+    /// What the others are told of this node.
+    pub(crate) about: watch::Sender<v1::NodeAbout>,
+}
+
+/// A node that was seen.
+#[derive(Clone, Debug)]
+struct Seen {
+    about: v1::NodeAbout,
+    at: Instant,
+}
+
+impl Formation {
+    /// Comes to a cluster, and waits for it as long as it takes. The identity is kept on disk.
+    ///
+    /// # Errors
+    /// The disk does not keep it.
+    pub(crate) async fn come_to_cluster(
+        &self,
+        identity: &Identity,
+        asks: &mut mpsc::Receiver<FormationAsk>,
+    ) -> Result<Identity, IdentityError> {
+        let mut seen: BTreeMap<NodeUid, Seen> = BTreeMap::new();
+        let mut look = interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut told = None;
+        loop {
+            tokio::select! {
+                biased;
+                Some(ask) = asks.recv() => match ask {
+                    FormationAsk::Greet { about } => note(&mut seen, identity.uid, about),
+                    FormationAsk::Form { form, reply } => match founder(&form, identity) {
+                        Ok(member) => {
+                            let founded = self.keep(identity, member)?;
+                            reply.send(Ok(())).ok();
+                            return Ok(founded);
+                        }
+                        Err(error) => drop(reply.send(Err(error))),
+                    },
+                    FormationAsk::Join { reply, .. } => {
+                        let message = "this node has no cluster yet";
+                        reply.send(Err(WireError::new(ErrorCode::Unavailable, message))).ok();
+                    }
+                },
+                _ = look.tick() => {
+                    self.greet_all(identity, &mut seen).await;
+                    seen.retain(|_, seen| seen.at.elapsed() < NEWS_LAST);
+                    if let Some(joined) = self.join_any(&seen).await {
+                        return self.keep(identity, joined);
+                    }
+                    let expect = self.about.borrow().bootstrap_expect;
+                    if let Some(founders) = self.founders(identity, &seen) {
+                        let cluster = ClusterUid(self.entropy.uid());
+                        let member = Member { node: NodeId(1), cluster, founders };
+                        return self.keep(identity, member);
+                    }
+                    if told.is_none_or(|at: Instant| at.elapsed() >= TELL_EVERY) {
+                        told = Some(Instant::now());
+                        tell(expect, &seen);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Binds the other founders to the cluster that this node, the first of them, has made up.
+    /// Waits until all have agreed; may be called again after a restart.
+    pub(crate) async fn bind_founders(&self, cluster: ClusterUid, founders: &[Founder]) {
+        let form = v1::FormCluster {
+            cluster_uid: cluster.to_wire(),
+            founders: founders.iter().map(to_wire).collect(),
+        };
+        let bind = |founder: &Founder| {
+            let (form, address) = (form.clone(), founder.peer_address.clone());
+            async move {
+                let mut told = None;
+                loop {
+                    let call = v1::peer_call::Call::Form(form.clone());
+                    let call = self.peers.call(&address, call, Bytes::new());
+                    let failed = match timeout(GREET_TIMEOUT, call).await {
+                        Ok(Ok(_)) => return,
+                        Ok(Err(error)) => error.to_string(),
+                        Err(_) => "it does not answer".to_owned(),
+                    };
+                    if told.is_none_or(|at: Instant| at.elapsed() >= TELL_EVERY) {
+                        told = Some(Instant::now());
+                        tracing::warn!(
+                            peer = address,
+                            error = failed,
+                            "a founder of the cluster has not agreed yet; waiting for it"
+                        );
+                    }
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+            }
+        };
+        // The first is this node.
+        let others = founders.iter().filter(|founder| founder.node != NodeId(1));
+        futures::future::join_all(others.map(bind)).await;
+    }
+
+    async fn greet_all(&self, identity: &Identity, seen: &mut BTreeMap<NodeUid, Seen>) {
+        let mut greetings: FuturesUnordered<_> = self
+            .seeds
+            .iter()
+            .map(|seed| async move {
+                let call = v1::peer_call::Call::Greet(self.about.borrow().clone());
+                timeout(GREET_TIMEOUT, self.peers.call(seed, call, Bytes::new())).await
+            })
+            .collect();
+        while let Some(greeted) = greetings.next().await {
+            if let Ok(Ok((v1::peer_reply::Answer::Greeted(about), _))) = greeted {
+                note(seen, identity.uid, about);
+            }
+        }
+        drop(greetings);
+        let mut sees: Vec<Bytes> = fresh(seen).map(|(uid, _)| uid.to_wire()).collect();
+        sees.push(identity.uid.to_wire());
+        sees.sort();
+        self.about.send_if_modified(|about| {
+            let changes = about.sees != sees;
+            about.sees = sees;
+            changes
+        });
+    }
+
+    /// A place in a cluster that one of the nodes that were seen belongs to.
+    async fn join_any(&self, seen: &BTreeMap<NodeUid, Seen>) -> Option<Member> {
+        let members = seen.values().filter(|seen| !seen.about.cluster_uid.is_empty());
+        for Seen { about, .. } in members {
+            let join = v1::JoinCluster { node: Some(self.about.borrow().clone()) };
+            let call = v1::peer_call::Call::Join(join);
+            let joined = self.peers.call(&about.peer_address, call, Bytes::new());
+            match timeout(JOIN_TIMEOUT, joined).await {
+                Ok(Ok((v1::peer_reply::Answer::Joined(joined), _))) => {
+                    let cluster = ClusterUid::from_wire("cluster_uid", &joined.cluster_uid).ok()?;
+                    let node = NodeId(joined.node_id);
+                    tracing::info!(%cluster, %node, "joined the cluster");
+                    return Some(Member { node, cluster, founders: Vec::new() });
+                }
+                Ok(Ok(_)) | Err(_) => {}
+                Ok(Err(error)) => {
+                    tracing::info!(peer = about.peer_address, %error, "no place in the cluster yet");
+                }
+            }
+        }
+        None
+    }
+
+    /// The founders of a new cluster, if all are there, each sees the same, and this node is the one to
+    /// make it up: the first in the order of addresses.
+    fn founders(
+        &self,
+        identity: &Identity,
+        seen: &BTreeMap<NodeUid, Seen>,
+    ) -> Option<Vec<Founder>> {
+        let own = self.about.borrow().clone();
+        let is_alone = own.bootstrap_expect == 1 && self.has_no_others(&own.peer_address);
+        if own.bootstrap_expect <= 1 && !is_alone {
+            // It waits for the cluster that its peers have.
+            return None;
+        }
+        let mut all: Vec<(NodeUid, &v1::NodeAbout)> = fresh(seen).collect();
+        if all.len() + 1 < own.bootstrap_expect as usize {
+            return None;
+        }
+        let agree = all.iter().all(|(_, about)| {
+            about.bootstrap_expect == own.bootstrap_expect && about.sees == own.sees
+        });
+        all.push((identity.uid, &own));
+        all.sort_by(|(_, one), (_, other)| one.peer_address.cmp(&other.peer_address));
+        // Where there are more than are waited for, the others join.
+        all.truncate(own.bootstrap_expect as usize);
+        let addresses: BTreeSet<_> = all.iter().map(|(_, about)| &about.peer_address).collect();
+        if !agree || addresses.len() != all.len() || all.first()?.0 != identity.uid {
+            return None;
+        }
+        let founders = all.iter().zip(1..).map(|((uid, about), node)| Founder {
+            uid: *uid,
+            node: NodeId(node),
+            peer_address: about.peer_address.clone(),
+            client_address: about.client_address.clone(),
+        });
+        Some(founders.collect())
+    }
+
+    fn has_no_others(&self, own: &str) -> bool {
+        self.seeds.iter().all(|seed| seed == own)
+    }
+
+    fn keep(&self, identity: &Identity, member: Member) -> Result<Identity, IdentityError> {
+        let identity = Identity { member: Some(member), ..identity.clone() };
+        identity.keep(&*self.disk)?;
+        Ok(identity)
+    }
+}
+
+fn note(seen: &mut BTreeMap<NodeUid, Seen>, own: NodeUid, about: v1::NodeAbout) {
+    let Ok(uid) = NodeUid::from_wire("uid", &about.uid) else { return };
+    if uid != own {
+        seen.insert(uid, Seen { about, at: Instant::now() });
+    }
+}
+
+/// Those that have no cluster either.
+fn fresh(seen: &BTreeMap<NodeUid, Seen>) -> impl Iterator<Item = (NodeUid, &v1::NodeAbout)> {
+    let nodes = seen.iter().map(|(uid, seen)| (*uid, &seen.about));
+    nodes.filter(|(_, about)| about.cluster_uid.is_empty())
+}
+
+/// What a plan of another node makes of this one.
+fn founder(form: &v1::FormCluster, identity: &Identity) -> Result<Member, WireError> {
+    let cluster = ClusterUid::from_wire("cluster_uid", &form.cluster_uid)?;
+    let founders = form.founders.iter().map(from_wire).collect::<Result<Vec<_>, _>>()?;
+    let own = founders.iter().find(|founder| founder.uid == identity.uid);
+    let node = own.map(|founder| founder.node).ok_or_else(|| {
+        let message = "the cluster that is formed has no place for this node: its data directory \
+                       was made anew meanwhile";
+        WireError::new(ErrorCode::NodeIdentityConflict, message)
+    })?;
+    Ok(Member { node, cluster, founders })
+}
+
+/// Whether a plan is the one that the node is bound to already.
+pub(crate) fn is_bound(form: &v1::FormCluster, cluster: ClusterUid) -> Result<(), WireError> {
+    if form.cluster_uid == cluster.to_wire() {
+        return Ok(());
+    }
+    let message = format!("this node belongs to cluster {cluster} already");
+    Err(WireError::new(ErrorCode::WrongCluster, message))
+}
+
+fn to_wire(founder: &Founder) -> v1::Founder {
+    v1::Founder {
+        uid: founder.uid.to_wire(),
+        node_id: founder.node.0,
+        peer_address: founder.peer_address.clone(),
+        client_address: founder.client_address.clone(),
+    }
+}
+
+fn from_wire(founder: &v1::Founder) -> Result<Founder, WireError> {
+    Ok(Founder {
+        uid: NodeUid::from_wire("uid", &founder.uid)?,
+        node: NodeId(founder.node_id),
+        peer_address: founder.peer_address.clone(),
+        client_address: founder.client_address.clone(),
+    })
+}
+
+/// Says what is waited for.
+fn tell(expect: u32, seen: &BTreeMap<NodeUid, Seen>) {
+    let there: Vec<_> = fresh(seen).map(|(_, about)| about.peer_address.as_str()).collect();
+    let others: Vec<_> = fresh(seen)
+        .filter(|(_, about)| about.bootstrap_expect != expect)
+        .map(|(_, about)| format!("{} waits for {}", about.peer_address, about.bootstrap_expect))
+        .collect();
+    if !others.is_empty() {
+        tracing::warn!(
+            "this node waits for {expect} nodes to form a cluster with, but {}: bootstrap_expect \
+             must be the same on all",
+            others.join(", ")
+        );
+    }
+    tracing::info!(
+        "waiting for a cluster: {} of {expect} nodes are there{}{}",
+        there.len() + 1,
+        if there.is_empty() { "" } else { ", besides this one " },
+        there.join(", ")
+    );
+}

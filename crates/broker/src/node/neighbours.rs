@@ -1,0 +1,114 @@
+//! What a node that is one of several has for the others: where they come in, and the ways to them.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use railgun_log::Disk;
+use railgun_net::BindError;
+use railgun_net::peer::PeerEndpoint;
+use railgun_proto::convert::Uid;
+use railgun_proto::{WireError, v1};
+use railgun_types::{ClusterUid, ErrorCode, NodeId};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::ClusterSpec;
+use super::keeper::FEATURE_LEVEL;
+use crate::actors::Actors;
+use crate::clock::Clock;
+use crate::entropy::Entropy;
+use crate::formation::{self, Formation, FormationAsk};
+use crate::identity::Identity;
+use crate::on_node::OnNodeWatch;
+use crate::peers::{PeerService, Peers, SelfPortrait, serve_peers};
+
+/// Requests of other nodes that may wait.
+const ASKS: usize = 64;
+
+/// See the module.
+pub(super) struct Neighbours {
+    pub(super) endpoint: Arc<PeerEndpoint>,
+    pub(super) peers: Peers,
+    pub(super) asks: mpsc::Receiver<FormationAsk>,
+    pub(super) peer_address: String,
+    pub(super) replicas: u8,
+    about: watch::Sender<v1::NodeAbout>,
+    seeds: Vec<String>,
+}
+
+/// What the node serves others with.
+pub(super) struct ServiceSpec {
+    pub(super) client_address: String,
+    /// Of this run of the node.
+    pub(super) process: [u8; 16],
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) on_node: OnNodeWatch,
+    pub(super) next_session: Arc<AtomicU64>,
+}
+
+impl Neighbours {
+    /// Begins to listen for other nodes, and to serve those that come.
+    ///
+    /// # Errors
+    /// The address cannot be listened on.
+    pub(super) fn meet(
+        cluster: ClusterSpec,
+        identity: &Identity,
+        service: ServiceSpec,
+        actors: &Actors,
+        cancel: &CancellationToken,
+    ) -> Result<Self, BindError> {
+        let ServiceSpec { client_address, process, clock, on_node, next_session } = service;
+        let endpoint = Arc::new((cluster.listen)()?);
+        let about = v1::NodeAbout {
+            uid: identity.uid.to_wire(),
+            process: process.to_vec().into(),
+            bootstrap_expect: cluster.bootstrap_expect,
+            peer_address: cluster.peer_address.clone(),
+            client_address,
+            feature_level: FEATURE_LEVEL,
+            sees: vec![identity.uid.to_wire()],
+            ..v1::NodeAbout::default()
+        };
+        let about = watch::Sender::new(about);
+        let portrait = SelfPortrait { about: about.subscribe(), clock };
+        let (formation, asks) = mpsc::channel(ASKS);
+        let serving = PeerService { portrait: portrait.clone(), on_node, formation, next_session };
+        let serving = serve_peers(Arc::clone(&endpoint), serving, actors.clone(), cancel.clone());
+        actors.spawn("whoever welcomes peers", serving);
+        let peers = Peers::spawn(Arc::clone(&endpoint), portrait, actors, cancel.clone());
+        let (peer_address, replicas) = (cluster.peer_address, cluster.replicas);
+        Ok(Self { endpoint, peers, asks, peer_address, replicas, about, seeds: cluster.seeds })
+    }
+
+    /// What brings the node to a cluster.
+    pub(super) fn formation(&self, disk: Arc<dyn Disk>, entropy: Arc<dyn Entropy>) -> Formation {
+        let (peers, seeds) = (self.peers.clone(), self.seeds.clone());
+        Formation { disk, entropy, peers, seeds, about: self.about.clone() }
+    }
+
+    /// From here on the others are told so.
+    pub(super) fn belongs_to(&self, cluster: ClusterUid, node: NodeId) {
+        self.about.send_modify(|about| {
+            about.cluster_uid = cluster.to_wire();
+            about.node_id = node.0;
+            about.sees.clear();
+        });
+    }
+
+    /// Answers what others ask while the cluster is not there yet, until cancelled.
+    pub(super) async fn answer_meanwhile(&mut self, cluster: ClusterUid) {
+        while let Some(ask) = self.asks.recv().await {
+            match ask {
+                FormationAsk::Greet { .. } => {}
+                FormationAsk::Form { form, reply } => {
+                    reply.send(formation::is_bound(&form, cluster)).ok();
+                }
+                FormationAsk::Join { reply, .. } => {
+                    let message = "the cluster is being formed";
+                    reply.send(Err(WireError::new(ErrorCode::Unavailable, message))).ok();
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Starts what brings a shard's records to the bucket.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use railgun_cold::Bucket;
+use railgun_raft::BlockingPool;
+use railgun_types::ClusterUid;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use crate::actors::Actors;
+use crate::builtin_bug::Planted;
+use crate::clock::Clock;
+use crate::offload::{ObjectMemory, OffloadSpec};
+use crate::streams::ShardOnNode;
+
+/// What all shards of the node have in common there.
+pub(super) struct Uploads {
+    pub(super) cluster: ClusterUid,
+    pub(super) bucket: Bucket,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) pool: Arc<dyn BlockingPool>,
+    pub(super) memory: ObjectMemory,
+    pub(super) planted: Planted,
+    pub(super) max_time_to_cold: Duration,
+    /// Log bytes above the floor at which everything is sealed.
+    pub(super) cut_bytes: u64,
+    pub(super) segment_bytes_min: u64,
+    pub(super) actors: Actors,
+    pub(super) background: Handle,
+    pub(super) cancel: CancellationToken,
+}
+
+impl Uploads {
+    /// Begins for one shard, whose bucket is known to be the right one: what is uploaded to a wrong one
+    /// is committed, and then given up here.
+    pub(super) fn begin(&self, ShardOnNode { handle, reclaimer }: &ShardOnNode) {
+        let offload = OffloadSpec {
+            cluster: self.cluster,
+            shard: handle.clone(),
+            bucket: self.bucket.clone(),
+            clock: Arc::clone(&self.clock),
+            pool: Arc::clone(&self.pool),
+            memory: self.memory.clone(),
+            reclaimer: reclaimer.clone(),
+            planted: self.planted,
+            max_time_to_cold: self.max_time_to_cold,
+            cut_bytes: self.cut_bytes,
+            segment_bytes_min: self.segment_bytes_min,
+        };
+        let offload = offload.run(self.cancel.clone());
+        self.actors.spawn_on("an offloader", offload, &self.background);
+        self.actors.spawn("a reclaimer", reclaimer.clone().run(self.cancel.clone()));
+    }
+}

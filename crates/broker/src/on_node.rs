@@ -1,0 +1,45 @@
+//! The replicas that this node has, by their shards: who serves requests for a shard looks here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use railgun_log::ShardLog;
+use railgun_raft::RaftShard;
+use railgun_types::{ReplicaId, ShardId};
+use tokio::sync::watch;
+
+use crate::catalog::CatalogHandle;
+use crate::checkpoint::CheckpointStore;
+use crate::streams::ShardOnNode;
+
+/// What is on the node at a moment.
+pub(crate) type OnNode = Arc<BTreeMap<ShardId, LocalReplica>>;
+
+/// Follows what is on the node.
+pub(crate) type OnNodeWatch = watch::Receiver<OnNode>;
+
+/// A replica on this node. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct LocalReplica {
+    pub(crate) replica: ReplicaId,
+    pub(crate) raft: RaftShard,
+    pub(crate) log: ShardLog,
+    pub(crate) checkpoints: Arc<CheckpointStore>,
+    pub(crate) owner: Owner,
+}
+
+/// Who owns a replica's state.
+#[derive(Clone, Debug)]
+pub(crate) enum Owner {
+    Catalog(CatalogHandle),
+    Data(ShardOnNode),
+}
+
+impl LocalReplica {
+    pub(crate) fn data(&self) -> Option<&ShardOnNode> {
+        match &self.owner {
+            Owner::Data(shard) => Some(shard),
+            Owner::Catalog(_) => None,
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! How a connection to another node is made: find its address, shake hands, introduce oneself.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use railgun_net::peer::PeerEndpoint;
+use railgun_net::{Connection, FrameReader, FrameWriter};
+use railgun_proto::{Frame, FrameKind, WireError, v1};
+use railgun_raft::PeerError;
+use railgun_types::ErrorCode;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+use crate::clock::Clock;
+
+/// Versions of the protocol between nodes.
+pub(super) const VERSION_MIN: u32 = 1;
+pub(super) const VERSION_MAX: u32 = 1;
+/// How long it may take from an address to an introduction.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long nobody tries again after a failure: who asks meanwhile is told at once.
+const HOLD_OFF: Duration = Duration::from_millis(150);
+
+/// What this node tells of itself, as it is at the moment.
+#[derive(Clone, Debug)]
+pub(crate) struct SelfPortrait {
+    pub(crate) about: watch::Receiver<v1::NodeAbout>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl SelfPortrait {
+    pub(crate) fn now(&self) -> v1::NodeAbout {
+        let clock_us = self.clock.now().0;
+        v1::NodeAbout { clock_us, ..self.about.borrow().clone() }
+    }
+}
+
+/// Makes connections.
+#[derive(Clone, Debug)]
+pub(super) struct Dialler {
+    endpoint: Arc<PeerEndpoint>,
+    portrait: SelfPortrait,
+}
+
+/// A connection that was made, with its first stream.
+pub(super) struct Dialled {
+    pub(super) connection: Connection,
+    pub(super) writer: FrameWriter,
+    pub(super) reader: FrameReader,
+}
+
+/// Makes connections of one kind to one node.
+#[derive(Debug)]
+pub(super) struct DialTo {
+    dialler: Dialler,
+    address: String,
+    line_use: v1::PeerUse,
+    /// The last attempt, which failed.
+    failed: Option<(Instant, PeerError)>,
+}
+
+impl Dialler {
+    pub(super) fn new(endpoint: Arc<PeerEndpoint>, portrait: SelfPortrait) -> Self {
+        Self { endpoint, portrait }
+    }
+
+    pub(super) fn to(&self, address: &str, line_use: v1::PeerUse) -> DialTo {
+        DialTo { dialler: self.clone(), address: address.to_owned(), line_use, failed: None }
+    }
+}
+
+impl DialTo {
+    /// Connects, unless that has failed a moment ago.
+    pub(super) async fn dial(&mut self) -> Result<Dialled, PeerError> {
+        if let Some((at, error)) = &self.failed
+            && at.elapsed() < HOLD_OFF
+        {
+            return Err(error.clone());
+        }
+        let dialled = timeout(DIAL_TIMEOUT, self.attempt()).await.unwrap_or_else(|_| {
+            let address = &self.address;
+            let reason = format!("no answer from {address} within {DIAL_TIMEOUT:?}");
+            Err(PeerError::Unreachable { reason })
+        });
+        self.failed = dialled.as_ref().err().map(|error| (Instant::now(), error.clone()));
+        dialled
+    }
+
+    async fn attempt(&self) -> Result<Dialled, PeerError> {
+        let unreachable = |reason: String| PeerError::Unreachable { reason };
+        let addr = resolve(&self.address).await.map_err(unreachable)?;
+        let connection = self.dialler.endpoint.connect(addr).await;
+        let connection = connection.map_err(|error| unreachable(error.to_string()))?;
+        let broken = |error: &dyn std::fmt::Display| {
+            let address = &self.address;
+            unreachable(format!("{address} has accepted the connection, and then: {error}"))
+        };
+        let (mut writer, mut reader) = connection.open().await.map_err(|e| broken(&e))?;
+        let hello = v1::PeerHello {
+            version_min: VERSION_MIN,
+            version_max: VERSION_MAX,
+            r#use: self.line_use.into(),
+            from: Some(self.dialler.portrait.now()),
+        };
+        writer.send(Frame::new(&hello)).await.map_err(|e| broken(&e))?;
+        match reader.next().await.map_err(|e| broken(&e))? {
+            Some(frame) if frame.kind() == FrameKind::PeerWelcome => {
+                let _: v1::PeerWelcome = frame.decode().map_err(|e| broken(&e))?;
+                Ok(Dialled { connection, writer, reader })
+            }
+            Some(frame) if frame.kind() == FrameKind::Error => {
+                let error: v1::Error = frame.decode().map_err(|e| broken(&e))?;
+                let error = WireError::from(error);
+                if error.code == ErrorCode::WrongCluster {
+                    tracing::warn!(peer = self.address, %error, "refused by a node");
+                }
+                Err(PeerError::Refused { reason: error.to_string() })
+            }
+            Some(frame) => Err(broken(&format!("a frame of kind {}", frame.kind()))),
+            None => Err(broken(&"it ended the stream")),
+        }
+    }
+}
+
+/// The first address that a `host:port` stands for.
+async fn resolve(address: &str) -> Result<SocketAddr, String> {
+    if let Ok(addr) = address.parse() {
+        return Ok(addr);
+    }
+    let failed = |error: std::io::Error| format!("{address} cannot be resolved: {error}");
+    let mut found = tokio::net::lookup_host(address).await.map_err(failed)?;
+    found.next().ok_or_else(|| format!("{address} has no address"))
+}

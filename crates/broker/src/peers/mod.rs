@@ -1,0 +1,193 @@
+//! The connections to the other nodes of the cluster. To each node that this one has something to ask
+//! lead up to three: for calls, for Raft's entries, and for what is large (DESIGN §6), each made when it
+//! is first needed and again when it is lost, by a task of its own.
+
+mod calls;
+mod dial;
+mod network;
+mod serve;
+mod streams;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use railgun_net::peer::PeerEndpoint;
+use railgun_net::{FrameReader, FrameWriter};
+use railgun_proto::v1;
+use railgun_raft::PeerError;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use self::calls::CallLine;
+use self::dial::Dialler;
+use self::streams::StreamLine;
+use crate::actors::Actors;
+pub(crate) use dial::SelfPortrait;
+pub(crate) use network::{Addresses, RaftPeers};
+pub(crate) use serve::{PeerService, serve_peers};
+
+/// Requests that may wait for one connection. Who comes then waits for a place.
+const QUEUE: usize = 256;
+
+/// What a call brings.
+pub(crate) type CallResult = Result<(v1::peer_reply::Answer, Bytes), PeerError>;
+/// A stream that was opened, with its first frame sent.
+pub(crate) type OpenResult = Result<(FrameWriter, FrameReader), PeerError>;
+
+/// A call that waits to be made.
+#[derive(Debug)]
+struct CallAsk {
+    call: v1::peer_call::Call,
+    blob: Bytes,
+    reply: oneshot::Sender<CallResult>,
+}
+
+/// A stream that waits to be opened.
+#[derive(Debug)]
+struct OpenAsk {
+    open: v1::PeerOpen,
+    reply: oneshot::Sender<OpenResult>,
+}
+
+/// Which connection a stream goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Line {
+    Log,
+    Bulk,
+}
+
+#[derive(Debug)]
+enum Ask {
+    Call { address: String, ask: CallAsk },
+    Open { address: String, line: Line, ask: OpenAsk },
+}
+
+/// Reaches other nodes by their addresses. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Peers {
+    to: mpsc::Sender<Ask>,
+}
+
+impl Peers {
+    /// Starts the owner of all connections that this node dials.
+    pub(crate) fn spawn(
+        endpoint: Arc<PeerEndpoint>,
+        portrait: SelfPortrait,
+        actors: &Actors,
+        cancel: CancellationToken,
+    ) -> Self {
+        let (to, from) = mpsc::channel(QUEUE);
+        let dialler = Dialler::new(endpoint, portrait);
+        let switchboard =
+            Switchboard { dialler, actors: actors.clone(), cancel, lines: BTreeMap::new() };
+        actors.spawn("the connections to peers", switchboard.run(from));
+        Self { to }
+    }
+
+    /// Makes a call and waits for its answer. Cancel safe: it may have arrived.
+    pub(crate) async fn call(
+        &self,
+        address: &str,
+        call: v1::peer_call::Call,
+        blob: Bytes,
+    ) -> CallResult {
+        let (reply, answer) = oneshot::channel();
+        let ask = CallAsk { call, blob, reply };
+        self.ask(Ask::Call { address: address.to_owned(), ask }, answer).await
+    }
+
+    /// Opens a stream. Cancel safe.
+    pub(crate) async fn open(&self, address: &str, line: Line, open: v1::PeerOpen) -> OpenResult {
+        let (reply, opened) = oneshot::channel();
+        let ask = OpenAsk { open, reply };
+        self.ask(Ask::Open { address: address.to_owned(), line, ask }, opened).await
+    }
+
+    async fn ask<T>(
+        &self,
+        ask: Ask,
+        answer: oneshot::Receiver<Result<T, PeerError>>,
+    ) -> Result<T, PeerError> {
+        let stopping = || PeerError::Broken { reason: "the node is stopping".to_owned() };
+        self.to.send(ask).await.map_err(|_| stopping())?;
+        answer.await.unwrap_or_else(|_| Err(stopping()))
+    }
+}
+
+/// The connections to one node, each a task.
+#[derive(Debug)]
+struct Lines {
+    calls: mpsc::Sender<CallAsk>,
+    log: mpsc::Sender<OpenAsk>,
+    bulk: mpsc::Sender<OpenAsk>,
+}
+
+/// Owns who is connected by which task. Never waits for a connection: whoever asks for one that is
+/// overrun is told so.
+struct Switchboard {
+    dialler: Dialler,
+    actors: Actors,
+    cancel: CancellationToken,
+    lines: BTreeMap<String, Lines>,
+}
+
+impl Switchboard {
+    async fn run(mut self, mut from: mpsc::Receiver<Ask>) {
+        loop {
+            let ask = tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => return,
+                ask = from.recv() => ask,
+            };
+            match ask {
+                Some(Ask::Call { address, ask }) => {
+                    let refused = self.lines(address).calls.try_send(ask);
+                    if let Err(refused) = refused {
+                        refused.into_inner().reply.send(Err(overrun())).ok();
+                    }
+                }
+                Some(Ask::Open { address, line, ask }) => {
+                    let lines = self.lines(address);
+                    let to = match line {
+                        Line::Log => &lines.log,
+                        Line::Bulk => &lines.bulk,
+                    };
+                    if let Err(refused) = to.try_send(ask) {
+                        refused.into_inner().reply.send(Err(overrun())).ok();
+                    }
+                }
+                None => return,
+            }
+        }
+    }
+
+    fn lines(&mut self, address: String) -> &Lines {
+        let (dialler, actors, cancel) = (&self.dialler, &self.actors, &self.cancel);
+        self.lines.entry(address).or_insert_with_key(|address| {
+            let (calls, calls_from) = mpsc::channel(QUEUE);
+            let (log, log_from) = mpsc::channel(QUEUE);
+            let (bulk, bulk_from) = mpsc::channel(QUEUE);
+            let line = |line_use| dialler.to(address, line_use);
+            let line_of_calls = CallLine::new(line(v1::PeerUse::Control), calls_from);
+            let run = Box::pin(line_of_calls.run());
+            let run = cancel.clone().run_until_cancelled_owned(run);
+            actors.spawn("a connection for calls", async {
+                run.await;
+            });
+            for (line_use, from) in [(v1::PeerUse::Log, log_from), (v1::PeerUse::Bulk, bulk_from)] {
+                let line_of_streams = StreamLine::new(line(line_use), from);
+                let run = Box::pin(line_of_streams.run());
+                let run = cancel.clone().run_until_cancelled_owned(run);
+                actors.spawn("a connection for streams", async {
+                    run.await;
+                });
+            }
+            Lines { calls, log, bulk }
+        })
+    }
+}
+
+fn overrun() -> PeerError {
+    PeerError::Unreachable { reason: "too much waits for the connection already".to_owned() }
+}

@@ -1,0 +1,329 @@
+//! What other nodes ask of this one, on the connections that they have made.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use railgun_net::peer::PeerEndpoint;
+use railgun_net::{Connection, FrameReader, FrameWriter};
+use railgun_proto::convert::Uid;
+use railgun_proto::{Frame, WireError, v1};
+use railgun_raft::StreamUse;
+use railgun_types::{ClusterUid, ErrorCode, ShardId};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::dial::{SelfPortrait, VERSION_MAX, VERSION_MIN};
+use super::network::raft_stream;
+use crate::actors::Actors;
+use crate::formation::FormationAsk;
+use crate::on_node::{LocalReplica, OnNodeWatch};
+use crate::relay;
+
+/// How long a peer may take to say who it is.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
+/// Calls of one connection that are worked on at a time; further ones are not read meanwhile.
+const CALLS_MAX: usize = 512;
+
+/// What a call is answered with.
+type Answered = Result<(v1::peer_reply::Answer, Bytes), WireError>;
+
+/// What the node has for others.
+#[derive(Clone, Debug)]
+pub(crate) struct PeerService {
+    pub(crate) portrait: SelfPortrait,
+    pub(crate) on_node: OnNodeWatch,
+    /// Whoever forms the cluster, or takes nodes into it.
+    pub(crate) formation: mpsc::Sender<FormationAsk>,
+    /// Numbers of sessions, of clients and of relays: no two have the same.
+    pub(crate) next_session: Arc<AtomicU64>,
+}
+
+/// Serves other nodes until cancelled.
+pub(crate) async fn serve_peers(
+    endpoint: Arc<PeerEndpoint>,
+    service: PeerService,
+    actors: Actors,
+    cancel: CancellationToken,
+) {
+    loop {
+        let connection = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return,
+            accepted = endpoint.accept() => match accepted {
+                Some(connection) => connection,
+                None => return,
+            },
+        };
+        let served = serve(connection, service.clone(), actors.clone(), cancel.clone());
+        actors.spawn("a peer's connection", served);
+    }
+}
+
+async fn serve(
+    connection: Connection,
+    service: PeerService,
+    actors: Actors,
+    cancel: CancellationToken,
+) {
+    let peer = connection.remote_addr();
+    let work = async {
+        let begun = match timeout(HELLO_TIMEOUT, welcome(&connection, &service)).await {
+            Ok(begun) => begun,
+            Err(_) => return connection.close(Some(ErrorCode::Timeout), "no introduction came"),
+        };
+        let (line_use, writer, reader) = match begun {
+            Ok(begun) => begun,
+            Err(error) => return tracing::debug!(%peer, %error, "peer not welcome"),
+        };
+        match line_use {
+            v1::PeerUse::Control => serve_calls(&service, writer, reader).await,
+            v1::PeerUse::Log | v1::PeerUse::Bulk => {
+                let _first_stream = (writer, reader);
+                serve_streams(&connection, &service, &actors, &cancel).await;
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => {}
+        () = work => {}
+    }
+}
+
+/// Hears who it is and what the connection is for.
+async fn welcome(
+    connection: &Connection,
+    service: &PeerService,
+) -> Result<(v1::PeerUse, FrameWriter, FrameReader), WireError> {
+    let lost =
+        |error: &dyn std::fmt::Display| WireError::new(ErrorCode::Unavailable, error.to_string());
+    let (mut writer, mut reader) = connection.accept().await.map_err(|error| lost(&error))?;
+    let frame = reader.next().await.map_err(|error| lost(&error))?;
+    let frame = frame.ok_or_else(|| lost(&"the peer said nothing"))?;
+    let checked = frame.decode().map_err(WireError::from).and_then(|hello: v1::PeerHello| {
+        check(&hello, &service.portrait.now())?;
+        Ok(hello.r#use())
+    });
+    match checked {
+        Ok(line_use) => {
+            let welcome =
+                v1::PeerWelcome { version: VERSION_MAX, from: Some(service.portrait.now()) };
+            writer.send(Frame::new(&welcome)).await.map_err(|error| lost(&error))?;
+            Ok((line_use, writer, reader))
+        }
+        Err(error) => {
+            let frame = Frame::new(&v1::Error::from(error.clone()));
+            if writer.send(frame).await.is_ok() {
+                writer.finish();
+                writer.stopped().await.ok();
+            }
+            Err(error)
+        }
+    }
+}
+
+fn check(hello: &v1::PeerHello, own: &v1::NodeAbout) -> Result<(), WireError> {
+    if hello.version_min > VERSION_MAX || hello.version_max < VERSION_MIN {
+        let message = format!(
+            "nodes here speak version {VERSION_MIN} to {VERSION_MAX} with one another, not {} to {}",
+            hello.version_min, hello.version_max
+        );
+        return Err(WireError::new(ErrorCode::UnsupportedVersion, message));
+    }
+    let from = hello.from.as_ref().ok_or_else(|| {
+        WireError::new(ErrorCode::ProtocolViolation, "the peer does not say who it is")
+    })?;
+    let (theirs, ours) = (&from.cluster_uid, &own.cluster_uid);
+    if !theirs.is_empty() && !ours.is_empty() && theirs != ours {
+        let uid = |uid: &Bytes| {
+            ClusterUid::from_wire("cluster_uid", uid)
+                .map_or_else(|e| e.to_string(), |u| u.to_string())
+        };
+        let message = format!(
+            "this node belongs to cluster {}, and node {} of cluster {} has called: does its list of \
+             peers name the wrong nodes?",
+            uid(ours),
+            from.peer_address,
+            uid(theirs)
+        );
+        return Err(WireError::new(ErrorCode::WrongCluster, message));
+    }
+    if from.node_id != 0 && from.node_id == own.node_id && from.uid != own.uid {
+        let message = format!(
+            "node {} at {} has the number of this node: was its data directory copied?",
+            from.node_id, from.peer_address
+        );
+        return Err(WireError::new(ErrorCode::NodeIdentityConflict, message));
+    }
+    Ok(())
+}
+
+/// Answers calls, each as soon as it can be, until the peer leaves.
+async fn serve_calls(service: &PeerService, mut writer: FrameWriter, mut reader: FrameReader) {
+    let mut running = FuturesUnordered::new();
+    loop {
+        let is_flushed = writer.is_flushed();
+        tokio::select! {
+            biased;
+            flushed = writer.flush(), if !is_flushed => {
+                if flushed.is_err() {
+                    return;
+                }
+            }
+            Some(reply) = running.next(), if is_flushed => {
+                let queued: Result<(), _> = writer.queue_all([reply]);
+                if let Err(error) = queued {
+                    return tracing::error!(%error, "an answer to a peer is too large");
+                }
+            }
+            frame = reader.next(), if running.len() < CALLS_MAX => {
+                let Ok(Some(frame)) = frame else { return };
+                running.push(answer(service, frame));
+            }
+        }
+    }
+}
+
+async fn answer(service: &PeerService, frame: Frame) -> Frame {
+    let call: v1::PeerCall = match frame.decode() {
+        Ok(call) => call,
+        // Nobody waits for an answer to it.
+        Err(error) => {
+            let answer = v1::peer_reply::Answer::Error(WireError::from(error).into());
+            return Frame::new(&v1::PeerReply { id: u64::MAX, answer: Some(answer) });
+        }
+    };
+    let (answer, blob) = match service.call(call.call, frame.blob()).await {
+        Ok((answer, blob)) => (answer, vec![blob]),
+        Err(error) => (v1::peer_reply::Answer::Error(error.into()), Vec::new()),
+    };
+    Frame::with_blob(&v1::PeerReply { id: call.id, answer: Some(answer) }, blob)
+}
+
+impl PeerService {
+    async fn call(&self, call: Option<v1::peer_call::Call>, blob: Bytes) -> Answered {
+        use v1::peer_call::Call;
+        use v1::peer_reply::Answer;
+        match call {
+            Some(Call::Greet(about)) => {
+                // A full queue: it greets again.
+                self.formation.try_send(FormationAsk::Greet { about }).ok();
+                Ok((Answer::Greeted(self.portrait.now()), Bytes::new()))
+            }
+            Some(Call::Raft(to)) => {
+                let replica = self.replica(&to)?;
+                let answered =
+                    replica.raft.answer(blob).await.map_err(|error| {
+                        WireError::new(ErrorCode::Unavailable, error.to_string())
+                    })?;
+                Ok((Answer::RaftAnswered(v1::Done {}), answered))
+            }
+            Some(Call::ReadIndex(to)) => {
+                let replica = self.replica(&to)?;
+                let read =
+                    replica.raft.read_index_for_followers().await.map_err(|error| {
+                        WireError::new(ErrorCode::Unavailable, error.to_string())
+                    })?;
+                let entry = v1::EntryAddress { term: read.term, index: read.index };
+                Ok((Answer::ReadIndexIs(entry), Bytes::new()))
+            }
+            Some(Call::Form(form)) => {
+                self.ask(|reply| FormationAsk::Form { form, reply }).await?;
+                Ok((Answer::Formed(v1::Done {}), Bytes::new()))
+            }
+            Some(Call::Join(join)) => {
+                let joined = self.ask(|reply| FormationAsk::Join { join, reply }).await?;
+                Ok((Answer::Joined(joined), Bytes::new()))
+            }
+            None => {
+                let message = "the node does not know this call: is the peer newer?";
+                Err(WireError::new(ErrorCode::ProtocolViolation, message))
+            }
+        }
+    }
+
+    async fn ask<T>(
+        &self,
+        ask: impl FnOnce(oneshot::Sender<Result<T, WireError>>) -> FormationAsk,
+    ) -> Result<T, WireError> {
+        let stopping = || WireError::new(ErrorCode::GoingAway, "the node is stopping");
+        let (reply, answer) = oneshot::channel();
+        self.formation.send(ask(reply)).await.map_err(|_| stopping())?;
+        answer.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// The replica that is meant, if it is that one.
+    fn replica(&self, to: &v1::ReplicaAddress) -> Result<LocalReplica, WireError> {
+        let own = self.portrait.about.borrow().cluster_uid.clone();
+        if to.cluster_uid != own {
+            let message = "the request is for another cluster than that of this node";
+            return Err(WireError::new(ErrorCode::WrongCluster, message));
+        }
+        let shard = ShardId(to.shard);
+        let not_here = |message: String| WireError::new(ErrorCode::ReplicaNotHere, message);
+        let on_node = self.on_node.borrow().clone();
+        let replica = on_node.get(&shard).ok_or_else(|| {
+            not_here(format!("shard {shard} has no replica on this node, or not yet"))
+        })?;
+        if to.replica != 0 && to.replica != replica.replica.0 {
+            let (here, asked) = (replica.replica, railgun_types::ReplicaId(to.replica));
+            let message =
+                format!("replica {asked} of shard {shard} is not on this node, but {here}");
+            return Err(not_here(message));
+        }
+        Ok(replica.clone())
+    }
+}
+
+/// Serves the streams of a connection, each by a task, until it is lost.
+async fn serve_streams(
+    connection: &Connection,
+    service: &PeerService,
+    actors: &Actors,
+    cancel: &CancellationToken,
+) {
+    while let Ok((writer, reader)) = connection.accept().await {
+        let (service, cancel) = (service.clone(), cancel.clone());
+        actors.spawn("a peer's stream", async move {
+            let served = Box::pin(serve_stream(&service, writer, reader));
+            cancel.run_until_cancelled(served).await;
+        });
+    }
+}
+
+async fn serve_stream(service: &PeerService, mut writer: FrameWriter, mut reader: FrameReader) {
+    let Ok(Ok(Some(first))) = timeout(HELLO_TIMEOUT, reader.next()).await else { return };
+    let opened = first.decode().map_err(WireError::from).and_then(|open: v1::PeerOpen| {
+        let to = open.to.as_ref().ok_or_else(|| {
+            WireError::new(ErrorCode::ProtocolViolation, "the stream is for no replica")
+        })?;
+        Ok((open.r#use(), service.replica(to)?))
+    });
+    let (stream_use, replica) = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            let frame = Frame::new(&v1::Error::from(error));
+            if writer.send(frame).await.is_ok() {
+                writer.finish();
+                writer.stopped().await.ok();
+            }
+            return;
+        }
+    };
+    let what_for = match stream_use {
+        v1::PeerStreamUse::PeerStreamAppend => StreamUse::Append,
+        v1::PeerStreamUse::PeerStreamSnapshot => StreamUse::Snapshot,
+        v1::PeerStreamUse::PeerStreamRelay => {
+            let session = service.next_session.fetch_add(1, Ordering::Relaxed);
+            return relay::serve(&replica, session, writer, reader).await;
+        }
+    };
+    if let Err(error) = replica.raft.serve_stream(what_for, raft_stream(writer, reader)).await {
+        tracing::debug!(replica = %replica.replica, ?what_for, %error, "a peer's stream ended");
+    }
+}

@@ -1,0 +1,236 @@
+//! Where a shard's leader is, and how it is asked: on this node directly, on another by a relay.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use railgun_core::catalog::CatalogOutcome;
+use railgun_core::command::{CatalogCommand, CommandBody};
+use railgun_core::shard::Outcome;
+use railgun_proto::convert::Uid;
+use railgun_proto::v1;
+use railgun_types::{ClusterUid, NodeId, ShardId};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::actors::Actors;
+use crate::catalog::ChangeFailure;
+use crate::on_node::{LocalReplica, OnNodeWatch, Owner};
+use crate::peers::{Addresses, Peers};
+use crate::relay;
+use crate::replica::{NodeStopping, ProposeFailure};
+use crate::shard::RequestFailure;
+use crate::streams::ShardOnNode;
+
+/// How long a request looks for a leader that takes it: longer than an election as a rule.
+const LEADER_PATIENCE: Duration = Duration::from_secs(5);
+/// How often it looks.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How long a read may take to learn what it has to wait for, and to wait.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where each shard has its replicas, as the catalog says.
+pub(crate) type Placements = Arc<BTreeMap<ShardId, Vec<NodeId>>>;
+
+/// See the module. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Routing {
+    pub(crate) own: NodeId,
+    pub(crate) cluster: ClusterUid,
+    pub(crate) on_node: OnNodeWatch,
+    pub(crate) actors: Actors,
+    /// Of a node that is not alone.
+    pub(crate) others: Option<Others>,
+}
+
+/// The way to other nodes.
+#[derive(Clone, Debug)]
+pub(crate) struct Others {
+    pub(crate) peers: Peers,
+    pub(crate) addresses: watch::Receiver<Addresses>,
+    pub(crate) placements: watch::Receiver<Placements>,
+}
+
+/// Who leads a shard, as far as this node knows.
+#[derive(Debug)]
+pub(crate) enum Leader {
+    Here(LocalReplica),
+    At(String),
+    Unknown,
+}
+
+/// A read that cannot be as new as it should be: the shard has no leader now, or none that answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the shard has no leader now, or none that answers")]
+pub(crate) struct NotCurrent;
+
+impl Routing {
+    /// The replica of a data shard on this node.
+    pub(crate) fn local(&self, shard: ShardId) -> Option<ShardOnNode> {
+        self.on_node.borrow().get(&shard).and_then(LocalReplica::data).cloned()
+    }
+
+    /// Every data shard that is on this node.
+    pub(crate) fn locals(&self) -> Vec<ShardOnNode> {
+        self.on_node.borrow().values().filter_map(LocalReplica::data).cloned().collect()
+    }
+
+    /// Who leads. `attempt` chooses among the nodes that may know, where this one does not.
+    pub(crate) fn leader(&self, shard: ShardId, attempt: usize) -> Leader {
+        let local = self.on_node.borrow().get(&shard).cloned();
+        let Some(local) = local else { return self.somebody(shard, attempt) };
+        let state = local.raft.leader().state();
+        match state.leader {
+            Some(_) if state.serving => Leader::Here(local),
+            Some(leader) if leader.node() != self.own => self.at(leader.node()),
+            _ => Leader::Unknown,
+        }
+    }
+
+    /// Whether this node leads the catalog, as far as it knows.
+    pub(crate) fn leads_catalog(&self) -> bool {
+        matches!(self.leader(ShardId::CATALOG, 0), Leader::Here(_))
+    }
+
+    fn at(&self, node: NodeId) -> Leader {
+        let address =
+            self.others.as_ref().and_then(|others| others.addresses.borrow().get(&node).cloned());
+        address.map_or(Leader::Unknown, Leader::At)
+    }
+
+    /// A node with a replica, of a shard that has none here.
+    fn somebody(&self, shard: ShardId, attempt: usize) -> Leader {
+        let Some(others) = &self.others else { return Leader::Unknown };
+        let placements = others.placements.borrow().clone();
+        match placements.get(&shard).map(Vec::as_slice) {
+            None | Some([]) => Leader::Unknown,
+            Some(nodes) => self.at(nodes[attempt % nodes.len()]),
+        }
+    }
+
+    /// Has the shard's leader do what a client wants. Looks for one for a while where others may be.
+    pub(crate) async fn request(
+        &self,
+        shard: ShardId,
+        body: CommandBody,
+    ) -> Result<Outcome, RequestFailure> {
+        let mut patience = Patience::new(self.others.is_some());
+        loop {
+            let result = match self.leader(shard, patience.attempt) {
+                Leader::Here(LocalReplica { owner: Owner::Data(here), .. }) => {
+                    here.handle.request(body.clone()).await
+                }
+                Leader::At(address) => relay::request(self, &address, shard, body.clone()).await,
+                Leader::Here(_) | Leader::Unknown => Err(ProposeFailure::NotLeading.into()),
+            };
+            match result {
+                Err(RequestFailure::Proposal(ProposeFailure::NotLeading)) => {
+                    if !patience.wait().await {
+                        return result;
+                    }
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    /// The same of the catalog.
+    pub(crate) async fn change(
+        &self,
+        command: CatalogCommand,
+    ) -> Result<CatalogOutcome, ChangeFailure> {
+        let mut patience = Patience::new(self.others.is_some());
+        loop {
+            let result = match self.leader(ShardId::CATALOG, patience.attempt) {
+                Leader::Here(LocalReplica { owner: Owner::Catalog(here), .. }) => {
+                    here.change(command.clone()).await
+                }
+                Leader::At(address) => relay::change(self, &address, command.clone()).await,
+                Leader::Here(_) | Leader::Unknown => Err(ProposeFailure::NotLeading.into()),
+            };
+            match result {
+                Err(ChangeFailure::Proposal(ProposeFailure::NotLeading)) => {
+                    if !patience.wait().await {
+                        return result;
+                    }
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    /// Waits until this node's copy of a shard has everything that was committed when this is asked
+    /// (CL-4): its leader says up to where that is, and that it still leads.
+    ///
+    /// # Errors
+    /// [`NotCurrent`] where nobody can tell for a while.
+    pub(crate) async fn catch_up(&self, shard: ShardId) -> Result<(), NotCurrent> {
+        let end = Instant::now() + CATCH_UP_TIMEOUT;
+        let caught_up = async {
+            let mut patience = Patience::new(self.others.is_some());
+            loop {
+                if self.try_catch_up(shard).await.is_ok() {
+                    return Ok(());
+                }
+                if !patience.wait().await {
+                    return Err(NotCurrent);
+                }
+            }
+        };
+        timeout_at(end, caught_up).await.unwrap_or(Err(NotCurrent))
+    }
+
+    async fn try_catch_up(&self, shard: ShardId) -> Result<(), NotCurrent> {
+        let local = self.on_node.borrow().get(&shard).cloned().ok_or(NotCurrent)?;
+        match self.leader(shard, 0) {
+            Leader::Here(here) => here.raft.read_index().await.map(drop).map_err(|_| NotCurrent),
+            Leader::At(address) => {
+                let others = self.others.as_ref().ok_or(NotCurrent)?;
+                let to = self.replica_address(shard);
+                let call = v1::peer_call::Call::ReadIndex(to);
+                match others.peers.call(&address, call, bytes::Bytes::new()).await {
+                    Ok((v1::peer_reply::Answer::ReadIndexIs(entry), _)) => {
+                        let applied = local.raft.applied(entry.index).await;
+                        applied.map(drop).map_err(|_| NotCurrent)
+                    }
+                    _ => Err(NotCurrent),
+                }
+            }
+            Leader::Unknown => Err(NotCurrent),
+        }
+    }
+
+    /// Whichever replica of the shard a node has.
+    pub(crate) fn replica_address(&self, shard: ShardId) -> v1::ReplicaAddress {
+        v1::ReplicaAddress { cluster_uid: self.cluster.to_wire(), shard: shard.0, replica: 0 }
+    }
+}
+
+/// How long a leader is looked for.
+struct Patience {
+    attempt: usize,
+    /// `None`: not at all, for there is nobody else who could lead.
+    until: Option<Instant>,
+}
+
+impl Patience {
+    fn new(has_others: bool) -> Self {
+        Self { attempt: 0, until: has_others.then(|| Instant::now() + LEADER_PATIENCE) }
+    }
+
+    /// Waits a moment for the next attempt; `false`: it was long enough.
+    async fn wait(&mut self) -> bool {
+        self.attempt += 1;
+        let goes_on = self.until.is_some_and(|until| Instant::now() < until);
+        if goes_on {
+            sleep(LOOK_EVERY).await;
+        }
+        goes_on
+    }
+}
+
+impl From<NodeStopping> for NotCurrent {
+    fn from(_: NodeStopping) -> Self {
+        Self
+    }
+}

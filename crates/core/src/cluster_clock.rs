@@ -1,0 +1,156 @@
+//! Whether a node's clock may stamp a shard's log (CL-6): it must not be far from the voters' median.
+
+use std::collections::BTreeMap;
+
+use railgun_types::NodeId;
+
+/// Beyond this far from the median a clock is told to its owner, in µs.
+pub const ALARM_US: u64 = 2_000_000;
+/// Beyond this far from the median a node does not lead, in µs.
+pub const MUST_NOT_LEAD_US: u64 = 10_000_000;
+/// A sample older than this says nothing any more, in µs: a clock may have been set meanwhile.
+pub const SAMPLE_AGE_US_MAX: u64 = 30_000_000;
+
+/// What a node was told of another one's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClockSample {
+    /// The other node.
+    pub node: NodeId,
+    /// Its clock less ours, in µs, as if it had told it half-way between question and answer.
+    pub offset_us: i64,
+    /// From the question to the answer, in µs: the offset is right to half of that.
+    pub rtt_us: u64,
+    /// How long ago the answer came, in µs.
+    pub age_us: u64,
+}
+
+/// What our clock is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClockVerdict {
+    /// Good, or nobody can say.
+    Fine,
+    /// More than [`ALARM_US`] off.
+    Alarm {
+        /// Our clock less the median, in µs: positive where ours is ahead.
+        off_us: i64,
+    },
+    /// More than [`MUST_NOT_LEAD_US`] off: a leader hands over.
+    MustNotLead {
+        /// As for an alarm.
+        off_us: i64,
+    },
+}
+
+/// Compares our clock with the median of all: of the other voters' by `samples`, and ours. Of several
+/// samples of a node the youngest counts. Where it cannot be told, ours is right: within the error of
+/// a sample, and between the two clocks in the middle of an even number. So of two clocks that differ
+/// neither is wrong.
+#[must_use]
+pub fn check(samples: impl IntoIterator<Item = ClockSample>) -> ClockVerdict {
+    let mut youngest: BTreeMap<NodeId, ClockSample> = BTreeMap::new();
+    for sample in samples.into_iter().filter(|sample| sample.age_us <= SAMPLE_AGE_US_MAX) {
+        let kept = youngest.entry(sample.node).or_insert(sample);
+        if sample.age_us < kept.age_us {
+            *kept = sample;
+        }
+    }
+    let mut offsets: Vec<i64> = youngest.values().map(least_offset).collect();
+    offsets.push(0);
+    offsets.sort_unstable();
+    let middle = (offsets.len() - 1) / 2;
+    let median = nearest_to_zero(offsets[middle], offsets[offsets.len() / 2]);
+    let off_us = median.saturating_neg();
+    match off_us.unsigned_abs() {
+        off if off > MUST_NOT_LEAD_US => ClockVerdict::MustNotLead { off_us },
+        off if off > ALARM_US => ClockVerdict::Alarm { off_us },
+        _ => ClockVerdict::Fine,
+    }
+}
+
+/// The offset nearest to none that the sample allows.
+fn least_offset(sample: &ClockSample) -> i64 {
+    let error = i64::try_from(sample.rtt_us / 2).unwrap_or(i64::MAX);
+    let (from, to) =
+        (sample.offset_us.saturating_sub(error), sample.offset_us.saturating_add(error));
+    nearest_to_zero(from, to)
+}
+
+/// Of the values from `from` to `to`.
+fn nearest_to_zero(from: i64, to: i64) -> i64 {
+    if from > 0 { from } else { to.min(0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SECOND: i64 = 1_000_000;
+    const YEAR: i64 = 365 * 86_400 * SECOND;
+
+    fn verdict(offsets: &[i64]) -> ClockVerdict {
+        check(offsets.iter().zip(2..).map(|(&offset_us, node)| ClockSample {
+            node: NodeId(node),
+            offset_us,
+            rtt_us: 0,
+            age_us: 0,
+        }))
+    }
+
+    #[test]
+    fn the_median_of_all_clocks_counts() {
+        assert_eq!(verdict(&[]), ClockVerdict::Fine);
+        assert_eq!(verdict(&[YEAR]), ClockVerdict::Fine, "one of two is wrong, nobody knows which");
+        assert_eq!(verdict(&[YEAR, 5]), ClockVerdict::Fine, "the other one is wrong");
+        assert_eq!(verdict(&[2 * SECOND, 2 * SECOND]), ClockVerdict::Fine);
+        let off_us = -2 * SECOND - 1;
+        assert_eq!(verdict(&[-off_us, YEAR]), ClockVerdict::Alarm { off_us });
+        assert_eq!(verdict(&[10 * SECOND; 2]), ClockVerdict::Alarm { off_us: -10 * SECOND });
+        let off_us = YEAR;
+        assert_eq!(verdict(&[-YEAR, -YEAR - 7]), ClockVerdict::MustNotLead { off_us });
+        // Of four the two in the middle say where the median is: here from 0 to 3 s, then from 3 s on.
+        assert_eq!(verdict(&[-YEAR, 3 * SECOND, YEAR]), ClockVerdict::Fine);
+        let off_us = -3 * SECOND;
+        assert_eq!(verdict(&[3 * SECOND, 4 * SECOND, YEAR]), ClockVerdict::Alarm { off_us });
+        let five = [11 * SECOND, 12 * SECOND, 13 * SECOND, -YEAR];
+        assert_eq!(verdict(&five), ClockVerdict::MustNotLead { off_us: -11 * SECOND });
+        assert_eq!(verdict(&[i64::MIN, i64::MIN]), ClockVerdict::MustNotLead { off_us: i64::MAX });
+    }
+
+    #[test]
+    fn a_sample_counts_while_it_is_young_and_as_far_as_it_is_exact() {
+        let far = |node, rtt_us, age_us| ClockSample {
+            node: NodeId(node),
+            offset_us: 12 * SECOND,
+            rtt_us,
+            age_us,
+        };
+        let (must, alarm) = (
+            ClockVerdict::MustNotLead { off_us: -12 * SECOND },
+            ClockVerdict::Alarm { off_us: -9 * SECOND },
+        );
+        assert_eq!(check([far(2, 0, 0), far(3, 0, SAMPLE_AGE_US_MAX)]), must);
+        assert_eq!(check([far(2, 0, 0), far(3, 0, SAMPLE_AGE_US_MAX + 1)]), ClockVerdict::Fine);
+        assert_eq!(
+            check([far(2, 0, 0), far(3, 6_000_000, 0)]),
+            alarm,
+            "three seconds less, or more"
+        );
+        assert_eq!(check([far(2, 0, 0), far(3, u64::MAX, 0)]), ClockVerdict::Fine);
+        // A node has one clock: what it told last is what it shows.
+        let set = ClockSample { offset_us: 0, age_us: 1, ..far(3, 0, 0) };
+        assert_eq!(check([far(2, 0, 0), far(3, 0, 2), set]), ClockVerdict::Fine);
+        assert_eq!(check([far(2, 0, 0), set, far(3, 0, 2)]), ClockVerdict::Fine);
+    }
+
+    proptest! {
+        /// Whoever is with the majority is fine, however far the others are.
+        #[test]
+        fn a_minority_says_nothing(
+            near in proptest::collection::vec(-2 * SECOND..=2 * SECOND, 2..=3),
+            far in proptest::collection::vec(any::<i64>(), 0..=2),
+        ) {
+            prop_assert_eq!(verdict(&[&near[..], &far[..]].concat()), ClockVerdict::Fine);
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! What entries of a data shard led to, as bytes. The frame is in [`crate::outcome`].
+//!
+//! ```text
+//! appended  = list of: verdict u8 [0 appended │ 1 repeated, either: base v │ count v │ ts i64
+//!             │ 2 stream not found │ 3 stream deleted │ 4 producer fenced: epoch u32
+//!             │ 5 producer unknown │ 6 sequence gap: expected u64 │ 7 expected end: actual u64
+//!             │ 8 forgotten sequence: sequence u64]
+//! ensured   = verdict u8 [0 created │ 1 unchanged: revision u64 │ 2 drift: revision u64, list of diff
+//!             │ 3 updated: likewise │ 4 deleted │ 5 kind │ 6 immutable: path text, actual text
+//!             │ 7 destructive: path text │ 8 revision: actual u64]
+//! diff      = path text │ actual text │ wanted text │ class u8
+//! deleted   = bool u8
+//! sealed    = objects v
+//! committed = verdict u8 [0 committed │ 1 not planned: seal index u64, part u32
+//!             │ 2 other range: stream 16 │ 3 not contiguous: stream 16, committed u64, base u64]
+//! ```
+
+use bytes::{BufMut, BytesMut};
+use railgun_types::{
+    ByteCursor, ChangeClass, FieldDiff, Malformed, Offset, StreamUid, Timestamp, put_varint,
+};
+
+use super::{AppendRefusal, Appended, CommitRefused, EnsureRefused, Ensured, Outcome};
+use crate::codec::{self, list, narrow, put_list, put_text, text};
+use crate::manifest::ObjectId;
+use crate::outcome::{self, OutcomeError};
+
+const APPENDED: u8 = 1;
+const ENSURED: u8 = 2;
+const DELETED: u8 = 3;
+const RELEASED: u8 = 4;
+const SEALED: u8 = 5;
+const COMMITTED: u8 = 6;
+const MIRRORED: u8 = 7;
+const TICKED: u8 = 8;
+const FOREIGN: u8 = 9;
+
+/// Fewest bytes of a difference.
+const DIFF_BYTES_MIN: usize = 4;
+
+impl Outcome {
+    /// Writes the outcome behind what `out` holds.
+    pub fn encode(&self, out: &mut BytesMut) {
+        match self {
+            Self::Appended(results) => {
+                outcome::put_head(out, APPENDED);
+                put_list(out, results.iter(), put_appended);
+            }
+            Self::Ensured(result) => {
+                outcome::put_head(out, ENSURED);
+                put_ensured(out, result);
+            }
+            Self::Deleted(was_there) => {
+                outcome::put_head(out, DELETED);
+                codec::put_bool(out, *was_there);
+            }
+            Self::Released => outcome::put_head(out, RELEASED),
+            Self::Sealed { objects } => {
+                outcome::put_head(out, SEALED);
+                put_varint(out, *objects as u64);
+            }
+            Self::Committed(result) => {
+                outcome::put_head(out, COMMITTED);
+                put_committed(out, result);
+            }
+            Self::Mirrored => outcome::put_head(out, MIRRORED),
+            Self::Ticked => outcome::put_head(out, TICKED),
+            Self::Foreign => outcome::put_head(out, FOREIGN),
+        }
+    }
+
+    /// Reads an outcome, which takes all of `bytes`.
+    ///
+    /// # Errors
+    /// [`OutcomeError`]; never panics, never allocates more than a small multiple of `bytes`.
+    pub fn decode(bytes: &[u8]) -> Result<Self, OutcomeError> {
+        outcome::decode(bytes, |kind, cursor| match kind {
+            APPENDED => list(cursor, 1, appended).map(Self::Appended),
+            ENSURED => ensured(cursor).map(Self::Ensured),
+            DELETED => codec::bool(cursor).map(Self::Deleted),
+            RELEASED => Ok(Self::Released),
+            SEALED => {
+                let objects = usize::try_from(cursor.varint()?).map_err(|_| Malformed)?;
+                Ok(Self::Sealed { objects })
+            }
+            COMMITTED => committed(cursor).map(Self::Committed),
+            MIRRORED => Ok(Self::Mirrored),
+            TICKED => Ok(Self::Ticked),
+            FOREIGN => Ok(Self::Foreign),
+            _ => Err(Malformed),
+        })
+    }
+}
+
+fn put_appended(out: &mut BytesMut, result: &Result<Appended, AppendRefusal>) {
+    match result {
+        Ok(Appended { base, count, ts, repeated }) => {
+            codec::put_bool(out, *repeated);
+            codec::put_varints(out, [base.0, u64::from(*count)]);
+            out.put_i64_le(ts.0);
+        }
+        Err(AppendRefusal::StreamNotFound) => out.put_u8(2),
+        Err(AppendRefusal::StreamDeleted) => out.put_u8(3),
+        Err(AppendRefusal::ProducerFenced { epoch }) => {
+            out.put_u8(4);
+            out.put_u32_le(*epoch);
+        }
+        Err(AppendRefusal::ProducerUnknown) => out.put_u8(5),
+        Err(AppendRefusal::SequenceGap { expected }) => {
+            out.put_u8(6);
+            out.put_u64_le(*expected);
+        }
+        Err(AppendRefusal::ExpectedEnd { actual }) => {
+            out.put_u8(7);
+            out.put_u64_le(actual.0);
+        }
+        Err(AppendRefusal::ForgottenSequence { sequence }) => {
+            out.put_u8(8);
+            out.put_u64_le(*sequence);
+        }
+    }
+}
+
+fn appended(cursor: &mut ByteCursor<'_>) -> Result<Result<Appended, AppendRefusal>, Malformed> {
+    Ok(Err(match cursor.u8()? {
+        repeated @ (0 | 1) => {
+            return Ok(Ok(Appended {
+                base: Offset(cursor.varint()?),
+                count: narrow(cursor)?,
+                ts: Timestamp(cursor.i64()?),
+                repeated: repeated == 1,
+            }));
+        }
+        2 => AppendRefusal::StreamNotFound,
+        3 => AppendRefusal::StreamDeleted,
+        4 => AppendRefusal::ProducerFenced { epoch: cursor.u32()? },
+        5 => AppendRefusal::ProducerUnknown,
+        6 => AppendRefusal::SequenceGap { expected: cursor.u64()? },
+        7 => AppendRefusal::ExpectedEnd { actual: Offset(cursor.u64()?) },
+        8 => AppendRefusal::ForgottenSequence { sequence: cursor.u64()? },
+        _ => return Err(Malformed),
+    }))
+}
+
+fn put_ensured(out: &mut BytesMut, result: &Result<Ensured, EnsureRefused>) {
+    match result {
+        Ok(Ensured::Created) => out.put_u8(0),
+        Ok(Ensured::Unchanged { revision }) => {
+            out.put_u8(1);
+            out.put_u64_le(*revision);
+        }
+        Ok(Ensured::Drift { revision, diff }) => {
+            out.put_u8(2);
+            out.put_u64_le(*revision);
+            put_list(out, diff.iter(), put_diff);
+        }
+        Ok(Ensured::Updated { revision, diff }) => {
+            out.put_u8(3);
+            out.put_u64_le(*revision);
+            put_list(out, diff.iter(), put_diff);
+        }
+        Err(EnsureRefused::Deleted) => out.put_u8(4),
+        Err(EnsureRefused::Kind) => out.put_u8(5),
+        Err(EnsureRefused::Immutable { path, actual }) => {
+            out.put_u8(6);
+            put_text(out, path);
+            put_text(out, actual);
+        }
+        Err(EnsureRefused::Destructive { path }) => {
+            out.put_u8(7);
+            put_text(out, path);
+        }
+        Err(EnsureRefused::Revision { actual }) => {
+            out.put_u8(8);
+            out.put_u64_le(*actual);
+        }
+    }
+}
+
+fn ensured(cursor: &mut ByteCursor<'_>) -> Result<Result<Ensured, EnsureRefused>, Malformed> {
+    let diffs = |cursor: &mut ByteCursor<'_>| list(cursor, DIFF_BYTES_MIN, diff);
+    Ok(match cursor.u8()? {
+        0 => Ok(Ensured::Created),
+        1 => Ok(Ensured::Unchanged { revision: cursor.u64()? }),
+        2 => Ok(Ensured::Drift { revision: cursor.u64()?, diff: diffs(cursor)? }),
+        3 => Ok(Ensured::Updated { revision: cursor.u64()?, diff: diffs(cursor)? }),
+        4 => Err(EnsureRefused::Deleted),
+        5 => Err(EnsureRefused::Kind),
+        6 => Err(EnsureRefused::Immutable { path: text(cursor)?, actual: text(cursor)? }),
+        7 => Err(EnsureRefused::Destructive { path: text(cursor)? }),
+        8 => Err(EnsureRefused::Revision { actual: cursor.u64()? }),
+        _ => return Err(Malformed),
+    })
+}
+
+fn put_diff(out: &mut BytesMut, diff: &FieldDiff) {
+    let FieldDiff { path, actual, wanted, class } = diff;
+    put_text(out, path);
+    put_text(out, actual);
+    put_text(out, wanted);
+    out.put_u8(*class as u8);
+}
+
+fn diff(cursor: &mut ByteCursor<'_>) -> Result<FieldDiff, Malformed> {
+    Ok(FieldDiff {
+        path: text(cursor)?,
+        actual: text(cursor)?,
+        wanted: text(cursor)?,
+        class: ChangeClass::from_u8(cursor.u8()?).ok_or(Malformed)?,
+    })
+}
+
+fn put_committed(out: &mut BytesMut, result: &Result<(), CommitRefused>) {
+    match result {
+        Ok(()) => out.put_u8(0),
+        Err(CommitRefused::NotPlanned { object }) => {
+            out.put_u8(1);
+            out.put_u64_le(object.seal_index);
+            out.put_u32_le(object.part);
+        }
+        Err(CommitRefused::OtherRange { stream }) => {
+            out.put_u8(2);
+            out.put_slice(&stream.0);
+        }
+        Err(CommitRefused::NotContiguous { stream, committed, base }) => {
+            out.put_u8(3);
+            out.put_slice(&stream.0);
+            out.put_u64_le(committed.0);
+            out.put_u64_le(base.0);
+        }
+    }
+}
+
+fn committed(cursor: &mut ByteCursor<'_>) -> Result<Result<(), CommitRefused>, Malformed> {
+    Ok(Err(match cursor.u8()? {
+        0 => return Ok(Ok(())),
+        1 => {
+            let object = ObjectId { seal_index: cursor.u64()?, part: cursor.u32()? };
+            CommitRefused::NotPlanned { object }
+        }
+        2 => CommitRefused::OtherRange { stream: StreamUid(cursor.array()?) },
+        3 => CommitRefused::NotContiguous {
+            stream: StreamUid(cursor.array()?),
+            committed: Offset(cursor.u64()?),
+            base: Offset(cursor.u64()?),
+        },
+        _ => return Err(Malformed),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn diffs() -> Vec<FieldDiff> {
+        let diff = |path: &str, actual: &str, class| FieldDiff {
+            path: path.to_owned(),
+            actual: actual.to_owned(),
+            wanted: "Größe".to_owned(),
+            class,
+        };
+        vec![
+            diff("max_message_bytes", "7", ChangeClass::Live),
+            diff("", "", ChangeClass::Destructive),
+        ]
+    }
+
+    /// One of each.
+    fn outcomes() -> Vec<Outcome> {
+        let appended =
+            Appended { base: Offset(300), count: 200, ts: Timestamp(-2), repeated: false };
+        let (stream, path) = (StreamUid([9; 16]), || "kind".to_owned());
+        let object = ObjectId { seal_index: 1 << 40, part: 3 };
+        let (committed, base) = (Offset(5), Offset(6));
+        let refused = CommitRefused::NotContiguous { stream, committed, base };
+        vec![
+            Outcome::Appended(vec![
+                Ok(appended),
+                Ok(Appended { repeated: true, ..appended }),
+                Err(AppendRefusal::StreamNotFound),
+                Err(AppendRefusal::StreamDeleted),
+                Err(AppendRefusal::ProducerFenced { epoch: 4 }),
+                Err(AppendRefusal::ProducerUnknown),
+                Err(AppendRefusal::SequenceGap { expected: 5 }),
+                Err(AppendRefusal::ExpectedEnd { actual: Offset(6) }),
+                Err(AppendRefusal::ForgottenSequence { sequence: 7 }),
+            ]),
+            Outcome::Appended(Vec::new()),
+            Outcome::Ensured(Ok(Ensured::Created)),
+            Outcome::Ensured(Ok(Ensured::Unchanged { revision: 1 })),
+            Outcome::Ensured(Ok(Ensured::Drift { revision: 2, diff: diffs() })),
+            Outcome::Ensured(Ok(Ensured::Updated { revision: 3, diff: Vec::new() })),
+            Outcome::Ensured(Err(EnsureRefused::Deleted)),
+            Outcome::Ensured(Err(EnsureRefused::Kind)),
+            Outcome::Ensured(Err(EnsureRefused::Immutable {
+                path: path(),
+                actual: "x".to_owned(),
+            })),
+            Outcome::Ensured(Err(EnsureRefused::Destructive { path: path() })),
+            Outcome::Ensured(Err(EnsureRefused::Revision { actual: 4 })),
+            Outcome::Deleted(true),
+            Outcome::Deleted(false),
+            Outcome::Released,
+            Outcome::Sealed { objects: 1_000 },
+            Outcome::Committed(Ok(())),
+            Outcome::Committed(Err(CommitRefused::NotPlanned { object })),
+            Outcome::Committed(Err(CommitRefused::OtherRange { stream })),
+            Outcome::Committed(Err(refused)),
+            Outcome::Mirrored,
+            Outcome::Ticked,
+            Outcome::Foreign,
+        ]
+    }
+
+    #[test]
+    fn every_outcome_comes_back_and_its_format_is_fixed() {
+        let golden = include_bytes!("../../tests/golden/outcomes-shard-v1.bin");
+        outcome::check(&outcomes(), golden, Outcome::encode, Outcome::decode);
+        let huge = [1, APPENDED, 0xff, 0xff, 0xff, 0xff, 0x0f];
+        assert_eq!(Outcome::decode(&huge), Err(OutcomeError::Malformed));
+    }
+
+    proptest! {
+        #[test]
+        fn results_round_trip(
+            results in proptest::collection::vec((0..4u8, any::<u64>(), any::<u32>(), any::<i64>()), 0..50),
+            diff in proptest::collection::vec((".*", ".*", ".*", 1..=3u8), 0..5),
+        ) {
+            let result = |(kind, n, count, ts): &(u8, u64, u32, i64)| match kind {
+                0 => Err(AppendRefusal::SequenceGap { expected: *n }),
+                1 => Err(AppendRefusal::ProducerFenced { epoch: *count }),
+                kind => Ok(Appended {
+                    base: Offset(*n),
+                    count: *count,
+                    ts: Timestamp(*ts),
+                    repeated: *kind == 2,
+                }),
+            };
+            let diff = diff.into_iter().map(|(path, actual, wanted, class)| FieldDiff {
+                path,
+                actual,
+                wanted,
+                class: ChangeClass::from_u8(class).expect("one of three"),
+            });
+            for outcome in [
+                Outcome::Appended(results.iter().map(result).collect()),
+                Outcome::Ensured(Ok(Ensured::Drift { revision: 1, diff: diff.collect() })),
+            ] {
+                let mut out = BytesMut::new();
+                outcome.encode(&mut out);
+                prop_assert_eq!(Outcome::decode(&out), Ok(outcome));
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_an_error_or_a_value(kind in 0..12u8, bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let bytes = [&[1, kind], &bytes[..]].concat();
+            if let Ok(outcome) = Outcome::decode(&bytes) {
+                let mut out = BytesMut::new();
+                outcome.encode(&mut out);
+                prop_assert_eq!(&out[..], &bytes[..]);
+            }
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! A follower that needs what the leader has given up.
+
+use super::*;
+
+/// A leader whose log begins above what `behind` has.
+async fn purged(seed: u64) -> (Cluster, ReplicaId, ReplicaId) {
+    let mut cluster = Cluster::voters(seed, 3).await;
+    cluster.fill(10).await;
+    let leader = cluster.leader().await;
+    let behind = cluster.ids().into_iter().find(|id| *id != leader).expect("three");
+    cluster.kill(behind, CrashPlan::LoseAll).await;
+    for number in 0..30u8 {
+        cluster.put(vec![number; 100_000]).await;
+    }
+    for id in cluster.running() {
+        cluster
+            .shard(id)
+            .applied(cluster.run(leader).log.state().last.expect("entries").index)
+            .await
+            .expect("running");
+        let upto = cluster.checkpoint(id).await.index;
+        cluster.shard(id).promote_snapshot(upto).await.expect("promoted");
+        cluster.shard(id).purged(upto).await.expect("purged");
+    }
+    cluster.fill(5).await;
+    (cluster, leader, behind)
+}
+
+fn received(cluster: &Cluster, id: ReplicaId) -> usize {
+    let is_received = |path: &&PathBuf| path.starts_with("received");
+    cluster.replicas[&id].store.0.with(|files| files.all.keys().filter(is_received).count())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_follower_gets_the_snapshot_and_then_the_log() {
+    with_seed(30, async {
+        let (mut cluster, _, behind) = purged(30).await;
+        assert_eq!(cluster.net.snapshots(), 0);
+        cluster.start(behind).await;
+        cluster.settle().await;
+        assert!(cluster.net.snapshots() > 0);
+        cluster.check();
+        assert_eq!(cluster.commands(behind).len(), 45);
+        assert_eq!(received(&cluster, behind), 0, "nothing is left at the temporary place");
+        assert!(cluster.replicas[&behind].store.current().expect("read").is_some());
+
+        // It takes part, and starts with what it was given.
+        cluster.kill(behind, CrashPlan::LoseAll).await;
+        cluster.fill(5).await;
+        cluster.start(behind).await;
+        cluster.settle().await;
+        assert_eq!(cluster.commands(behind).len(), 50);
+        cluster.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_snapshot_is_sent_again() {
+    with_seed(31, async {
+        let (mut cluster, _, behind) = purged(31).await;
+        cluster.net.damage_pieces(1);
+        cluster.start(behind).await;
+        cluster.settle().await;
+        assert!(cluster.net.snapshots() >= 2);
+        cluster.check();
+        assert_eq!(received(&cluster, behind), 0);
+        cluster.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_whose_sender_is_killed_comes_from_the_next_leader() {
+    with_seed(32, async {
+        let (mut cluster, leader, behind) = purged(32).await;
+        cluster.start(behind).await;
+        until("a snapshot under way", || (cluster.net.snapshots() > 0).then_some(())).await;
+        until("its first piece", || (received(&cluster, behind) > 0).then_some(())).await;
+        cluster.kill(leader, CrashPlan::LoseAll).await;
+        let next = cluster.leader_after(leader).await;
+        assert_ne!(next, behind);
+        cluster.settle().await;
+        assert_eq!(cluster.commands(behind).len(), 45);
+        until("removed", || (received(&cluster, behind) == 0).then_some(())).await;
+        cluster.stop().await;
+    })
+    .await;
+}

@@ -1,0 +1,242 @@
+//! `railgun cluster`: the certificates by which nodes know one another.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use railgun_net::tls::{
+    CA_VALID_FOR, ClusterCa, ClusterCaError, NODE_VALID_FOR, ca_certificate_path,
+};
+
+use crate::exit::{CommandResult, Exit, Failure};
+use crate::output::table::print;
+use crate::server::ServerArgs;
+
+const DAY_SECONDS: u64 = 24 * 3_600;
+const NODE_VALID_DAYS: u32 = (NODE_VALID_FOR.as_secs() / DAY_SECONDS) as u32;
+const CERTIFICATE_FILE: &str = "node.pem";
+const KEY_FILE: &str = "node-key.pem";
+
+/// Make what a cluster of several nodes needs
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  railgun cluster init-ca --dir ca
+  railgun cluster issue-node --ca ca --out n1 --host n1.example.com --host 10.0.0.1")]
+pub(crate) struct ClusterArgs {
+    #[command(subcommand)]
+    command: ClusterCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum ClusterCommand {
+    /// Make the authority that signs the certificates of a cluster's nodes
+    ///
+    /// Whoever has its key can make nodes: keep the directory off the nodes, and keep a copy.
+    #[command(after_help = "Examples:
+  railgun cluster init-ca --dir ca")]
+    InitCa {
+        /// Directory for its certificate (ca.pem) and its key (ca-key.pem); made if need be
+        #[arg(long)]
+        dir: PathBuf,
+    },
+    /// Make the certificate of one node, for its clients and for the other nodes
+    #[command(after_help = "Examples:
+  railgun cluster issue-node --ca ca --out n1 --host n1.example.com --host 10.0.0.1
+  railgun cluster issue-node --ca ca --out n2 --host n2.example.com --days 90")]
+    IssueNode {
+        /// Directory of the cluster's authority, made by `railgun cluster init-ca`
+        #[arg(long, value_name = "DIR")]
+        ca: PathBuf,
+        /// Directory for certificate (node.pem), key (node-key.pem) and ca.pem; made if need be
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// DNS name or IP address by which clients reach the node; may be given several times
+        #[arg(long = "host", value_name = "NAME", required = true)]
+        hosts: Vec<String>,
+        /// How long it is valid; make a new one before that, in another directory
+        #[arg(
+            long,
+            default_value_t = NODE_VALID_DAYS,
+            value_parser = clap::value_parser!(u32).range(1..=36_500)
+        )]
+        days: u32,
+    },
+}
+
+/// Runs `railgun cluster …`.
+pub(crate) fn run(args: ClusterArgs, server: &ServerArgs) -> CommandResult {
+    refuse_server(server)?;
+    match args.command {
+        ClusterCommand::InitCa { dir } => init_ca(&dir),
+        ClusterCommand::IssueNode { ca, out, hosts, days } => issue_node(&ca, &out, &hosts, days),
+    }
+}
+
+/// These commands connect to nothing. (`--ca` is another thing here than for those that do.)
+fn refuse_server(server: &ServerArgs) -> CommandResult {
+    let (addr, _, token) = server.parts();
+    let given = [(addr.is_some(), "--server"), (token.is_some(), "--token")];
+    match given.into_iter().find(|(given, _)| *given) {
+        None => Ok(()),
+        Some((_, flag)) => Err(Failure::new(
+            Exit::Usage,
+            format!("{flag} means nothing to this command, which connects to no server"),
+        )
+        .next(format!("the same without {flag}; or railgun cluster --help"))),
+    }
+}
+
+fn init_ca(dir: &Path) -> CommandResult {
+    let ca = ClusterCa::create(dir).map_err(|error| explain(error, dir))?;
+    print(&format!(
+        "{}: made, valid for {} years, SHA-256 {}\n\
+         next: railgun cluster issue-node --ca {} --out DIR --host NAME, for each node\n",
+        ca_certificate_path(dir).display(),
+        CA_VALID_FOR.as_secs() / DAY_SECONDS / 365,
+        ca.fingerprint(),
+        dir.display(),
+    ))
+}
+
+fn issue_node(ca_dir: &Path, out: &Path, hosts: &[String], days: u32) -> CommandResult {
+    let ca = ClusterCa::load(ca_dir).map_err(|error| explain(error, ca_dir))?;
+    let valid_for = Duration::from_secs(u64::from(days) * DAY_SECONDS);
+    let node = ca.issue_node(hosts, valid_for).map_err(|error| explain(error, ca_dir))?;
+    fs::create_dir_all(out).map_err(|error| unwritable(out, &error))?;
+    let (certificate, key, root) =
+        (out.join(CERTIFICATE_FILE), out.join(KEY_FILE), ca_certificate_path(out));
+    for path in [&key, &certificate] {
+        if path.try_exists().map_err(|error| unwritable(path, &error))? {
+            return Err(in_the_way(path));
+        }
+    }
+    // Of the same authority, for several nodes in one place, it may be there.
+    let is_same = match fs::read_to_string(&root) {
+        Ok(there) if there == ca.pem() => true,
+        Ok(_) => return Err(in_the_way(&root)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => return Err(unwritable(&root, &error)),
+    };
+    if !is_same {
+        write_new(&root, 0o644, ca.pem())?;
+    }
+    write_new(&key, 0o600, &node.key_pem)?;
+    write_new(&certificate, 0o644, &node.chain_pem)?;
+    print(&format!(
+        "{}: made for {}, valid for {days} days; key in {}, the cluster's CA in {}\n",
+        certificate.display(),
+        hosts.join(", "),
+        key.display(),
+        root.display(),
+    ))
+}
+
+/// Overwrites nothing; readable by whom `mode` says from its first byte on.
+fn write_new(path: &Path, mode: u32, text: &str) -> CommandResult {
+    let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
+    file.and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    })
+    .map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => in_the_way(path),
+        _ => unwritable(path, &error),
+    })
+}
+
+fn in_the_way(path: &Path) -> Failure {
+    let what = format!("{} is there already, and is not overwritten", path.display());
+    Failure::new(Exit::Failed, what).next("the same with another directory after --out")
+}
+
+fn unwritable(path: &Path, error: &io::Error) -> Failure {
+    Failure::new(Exit::of_io(error), format!("cannot write {}: {error}", path.display()))
+        .next("the same with a directory after --out that you may write to")
+}
+
+fn explain(error: ClusterCaError, dir: &Path) -> Failure {
+    let shown = dir.display();
+    let (exit, next) = match &error {
+        ClusterCaError::Exists { .. } => (
+            Exit::Failed,
+            format!("railgun cluster issue-node --ca {shown} --out DIR --host NAME, which uses it"),
+        ),
+        ClusterCaError::NotFound { .. } => (
+            Exit::NotFound,
+            format!("railgun cluster init-ca --dir {shown}; or name the directory of another one"),
+        ),
+        ClusterCaError::File { source, .. } => (Exit::of_io(source), format!("ls -ld {shown}")),
+        ClusterCaError::Damaged { .. } => (
+            Exit::Failed,
+            "restore the directory; or make another CA, and new certificates for all nodes".into(),
+        ),
+        ClusterCaError::NoHosts | ClusterCaError::Issue { .. } => (
+            Exit::Usage,
+            "--host takes a DNS name in ASCII, such as n1.example.com, or an IP address".into(),
+        ),
+        ClusterCaError::Request { .. } => (Exit::Usage, "make the request anew".into()),
+    };
+    Failure::new(exit, error.to_string()).next(next)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use railgun_net::peer::NodeTls;
+
+    use super::*;
+
+    fn hosts() -> Vec<String> {
+        vec!["n1.example.com".to_owned(), "10.0.0.1".to_owned()]
+    }
+
+    #[test]
+    fn a_node_gets_all_that_it_needs() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ca, out) = (dir.path().join("ca"), dir.path().join("nodes/n1"));
+        init_ca(&ca).unwrap();
+        issue_node(&ca, &out, &hosts(), 90).unwrap();
+        let file = |name| out.join(name);
+        NodeTls::from_pem_files(&file("node.pem"), &file("node-key.pem"), &file("ca.pem")).unwrap();
+        let mode = fs::metadata(file("node-key.pem")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(!out.join("ca-key.pem").exists(), "whoever has it can make nodes");
+        let failure = issue_node(&ca, &out, &hosts(), 90).unwrap_err();
+        assert_eq!(failure.exit(), Exit::Failed);
+        assert!(failure.to_string().contains("node-key.pem is there already"), "{failure}");
+    }
+
+    #[test]
+    fn a_ca_in_the_way_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let [one, other, out] = ["one", "other", "out"].map(|name| dir.path().join(name));
+        init_ca(&one).unwrap();
+        init_ca(&other).unwrap();
+        assert_eq!(init_ca(&one).unwrap_err().exit(), Exit::Failed);
+        issue_node(&one, &out, &hosts(), 1).unwrap();
+        for name in ["node.pem", "node-key.pem"] {
+            fs::remove_file(out.join(name)).unwrap();
+        }
+        let failure = issue_node(&other, &out, &hosts(), 1).unwrap_err();
+        assert!(failure.to_string().contains("ca.pem is there already"), "{failure}");
+        assert!(!out.join("node-key.pem").exists());
+        issue_node(&one, &out, &hosts(), 1).unwrap();
+    }
+
+    #[test]
+    fn failures_say_what_to_do_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let (none, out) = (dir.path().join("none"), dir.path().join("out"));
+        let failure = issue_node(&none, &out, &hosts(), 1).unwrap_err();
+        assert_eq!(failure.exit(), Exit::NotFound);
+        assert!(failure.to_string().contains("next: railgun cluster init-ca --dir"), "{failure}");
+        init_ca(&none).unwrap();
+        let failure = issue_node(&none, &out, &["ä".to_owned()], 1).unwrap_err();
+        assert_eq!(failure.exit(), Exit::Usage);
+        assert!(failure.to_string().contains("next: --host takes"), "{failure}");
+        assert!(!out.exists());
+    }
+}
