@@ -11,9 +11,11 @@ use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
 use railgun_broker::TokenHash;
+use railgun_client::ClientOptions;
 use serde::{Deserialize, Serialize};
 
 use crate::exit::{CommandResult, Exit, Failure};
+use crate::explain;
 use crate::output::table::{Fields, Listing, Table};
 use crate::server::ServerArgs;
 
@@ -34,7 +36,7 @@ pub(crate) struct Contexts {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Context {
-    /// `host:port` of any node.
+    /// Nodes of the cluster, `host:port` each, separated by commas.
     pub(crate) server: String,
     /// The authority that signed its certificate: PEM, or the path of a PEM file. Absent: those
     /// this machine trusts.
@@ -173,7 +175,7 @@ fn write_dev_context_at(
 /// Make, list, select and show contexts: named ways to reach a cluster
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  railgun context set prod --server logs.example:7410 --token TOKEN
+  railgun context set prod --server a.example:7410,b.example:7410 --token TOKEN
   railgun context ls
   railgun context use dev
   railgun context show")]
@@ -281,6 +283,10 @@ fn changed(name: &str, old: Option<&Context>, flags: &ServerArgs) -> Result<Cont
         Failure::new(Exit::Usage, format!("there is no context '{name}' yet, so it needs a server"))
             .next("the same with --server HOST:PORT")
     })?;
+    // Noticed now, and not when it is used.
+    if let Err(error) = ClientOptions::new(server).check_servers() {
+        return Err(explain::connect(&error));
+    }
     let ca = match ca {
         // The text, not the path: it means the same wherever commands are run, and a file that
         // cannot be read is noticed now.

@@ -81,6 +81,12 @@ impl Failure {
         Self { exit, what: what.into(), place: None, next: None }
     }
 
+    /// The same in other words.
+    pub(crate) fn about(mut self, what: impl Into<String>) -> Self {
+        self.what = what.into();
+        self
+    }
+
     /// Where it happened: a server, a file, a bucket.
     pub(crate) fn at(mut self, place: impl Into<String>) -> Self {
         self.place = Some(place.into());

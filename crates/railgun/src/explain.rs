@@ -13,8 +13,20 @@ use crate::output::format::safe;
 pub(crate) fn connect(error: &ConnectError) -> Failure {
     let failure = Failure::new(Exit::CannotConnect, error.to_string());
     match error {
-        ConnectError::InvalidServer { .. } => {
-            Failure::new(Exit::Usage, error.to_string()).next("pass --server HOST:PORT")
+        ConnectError::InvalidServer { .. } => Failure::new(Exit::Usage, error.to_string())
+            .next("pass --server HOST:PORT, or several, separated by commas"),
+        ConnectError::NoneReachable { attempts } => {
+            // What the first one needs; a refusal or a certificate says more than silence.
+            let telling = attempts.iter().find(|attempt| {
+                matches!(
+                    &attempt.error,
+                    ConnectError::Refused { .. } | ConnectError::OtherCluster { .. }
+                ) || is_untrusted(&attempt.error)
+            });
+            match telling.or(attempts.first()) {
+                Some(attempt) => connect(&attempt.error).about(safe(&error.to_string())),
+                None => failure.next("railgun context show"),
+            }
         }
         ConnectError::Refused { error, .. } if error.code == ErrorCode::Unauthenticated => {
             Failure::new(Exit::Refused, failure_text(error))
@@ -32,6 +44,11 @@ pub(crate) fn connect(error: &ConnectError) -> Failure {
         },
         _ => failure.next("railgun context show"),
     }
+}
+
+fn is_untrusted(error: &ConnectError) -> bool {
+    matches!(error, ConnectError::Transport(source)
+        if matches!(**source, TransportError::UntrustedCertificate { .. }))
 }
 
 /// The server's words, in which names and labels of other clients may be.

@@ -5,6 +5,7 @@ use std::{env, fs};
 
 use railgun_client::{Client, ClientOptions};
 
+use crate::config::LogFormat;
 use crate::context::{Context, Contexts, is_pem};
 use crate::exit::{CommandResult, Exit, Failure};
 use crate::explain;
@@ -14,13 +15,14 @@ use crate::interrupt::close_on_signals;
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Connection")]
 pub(crate) struct ServerArgs {
-    /// Address of any node, HOST:PORT [env: RAILGUN_SERVER] [default: of the context]
+    /// Nodes of the cluster, HOST:PORT each, separated by commas; one that answers is enough
+    /// [env: RAILGUN_SERVER] [default: of the context]
     #[arg(long, global = true, value_name = "HOST:PORT")]
     server: Option<String>,
     /// Context to take address, CA and token from [default: the current one]
     #[arg(long, global = true, value_name = "NAME")]
     context: Option<String>,
-    /// CA that signed the server's certificate, a PEM file [default: of the context]
+    /// CA that signed the servers' certificates, a PEM file [env: RAILGUN_CA] [default: of the context]
     #[arg(long, global = true, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// Access token [env: RAILGUN_TOKEN] [default: of the context]
@@ -28,17 +30,25 @@ pub(crate) struct ServerArgs {
     token: Option<String>,
 }
 
-/// The variables that name a server.
+/// The variables that name a server, and say what is told about it.
 #[derive(Clone, Debug, Default)]
 struct Environment {
     server: Option<String>,
     token: Option<String>,
+    ca: Option<String>,
+    /// Commands log nothing unless it is set.
+    log_filter: Option<String>,
 }
 
 impl Environment {
     fn of_process() -> Self {
         let variable = |name| env::var(name).ok().filter(|value| !value.is_empty());
-        Self { server: variable("RAILGUN_SERVER"), token: variable("RAILGUN_TOKEN") }
+        Self {
+            server: variable("RAILGUN_SERVER"),
+            token: variable("RAILGUN_TOKEN"),
+            ca: variable("RAILGUN_CA"),
+            log_filter: variable("RAILGUN_LOG_FILTER"),
+        }
     }
 }
 
@@ -67,15 +77,19 @@ impl ServerArgs {
         result.map_err(|failure| failure.or_at(&place))
     }
 
-    /// Connects, once, within 3 s for each of the server's addresses; tells the place that failures
-    /// name.
+    /// Connects, once, to the first of the servers that answers; gives up on each address after 3 s.
+    /// Tells the place that failures name.
     async fn connect_to(&self) -> Result<(Client, String), Failure> {
+        let environment = Environment::of_process();
+        if let Some(filter) = &environment.log_filter {
+            crate::serve::init_logging(LogFormat::Pretty, filter);
+        }
         let contexts = match Contexts::path() {
             Ok(path) => Contexts::load(&path)?,
             // Without a home there are no contexts, and flags may suffice.
             Err(_) => Contexts::default(),
         };
-        let target = self.target(&contexts, Environment::of_process())?;
+        let target = self.target(&contexts, environment)?;
         let mut options = ClientOptions::new(&target.server);
         options.ca_pem = target.ca_pem;
         options.token = target.token;
@@ -85,7 +99,10 @@ impl ServerArgs {
             None => target.server.clone(),
         };
         match Client::connect(options).await {
-            Ok(client) => Ok((client, place)),
+            Ok(client) => {
+                tracing::debug!(server = client.server(), "connected");
+                Ok((client, place))
+            }
             Err(error) => Err(explain::connect(&error).at(place)),
         }
     }
@@ -115,7 +132,7 @@ impl ServerArgs {
     }
 
     /// A flag counts more than the environment, which counts more than the current context. The
-    /// environment overrides address and token, and not the address of a context that was named.
+    /// environment overrides address, CA and token, and not address and CA of a context that was named.
     fn target(&self, contexts: &Contexts, from_env: Environment) -> Result<Target, Failure> {
         let found = contexts.find(self.context.as_deref());
         if let (Some(name), None) = (&self.context, found) {
@@ -139,14 +156,19 @@ impl ServerArgs {
         Ok(Target {
             server,
             context: found.map(|(name, _)| name.to_owned()),
-            ca_pem: self.ca_pem(context)?,
+            ca_pem: self.ca_pem(context, from_env.ca.filter(|_| self.context.is_none()))?,
             token: self.token.clone().or(from_env.token).or_else(|| context?.token.clone()),
         })
     }
 
-    fn ca_pem(&self, context: Option<&Context>) -> Result<Option<Vec<u8>>, Failure> {
-        let path = match (&self.ca, context.and_then(|context| context.ca.as_deref())) {
-            (Some(path), _) => path.clone(),
+    fn ca_pem(
+        &self,
+        context: Option<&Context>,
+        from_env: Option<String>,
+    ) -> Result<Option<Vec<u8>>, Failure> {
+        let given = self.ca.clone().or(from_env.map(PathBuf::from));
+        let path = match (given, context.and_then(|context| context.ca.as_deref())) {
+            (Some(path), _) => path,
             (None, Some(ca)) if is_pem(ca) => return Ok(Some(ca.as_bytes().to_vec())),
             (None, Some(path)) => PathBuf::from(path),
             (None, None) => return Ok(None),
@@ -154,7 +176,7 @@ impl ServerArgs {
         fs::read(&path).map(Some).map_err(|error| {
             Failure::new(Exit::of_io(&error), format!("cannot read the CA: {error}"))
                 .at(path.display().to_string())
-                .next("pass --ca with the CA's PEM file; a node without a certificate keeps its own in ca/ca.pem of its data directory")
+                .next("pass --ca, or set RAILGUN_CA, with the CA's PEM file; a node without a certificate keeps its own in ca/ca.pem of its data directory")
         })
     }
 }
@@ -172,7 +194,7 @@ mod tests {
     }
 
     fn server_of(args: ServerArgs, env: Option<&str>) -> String {
-        let env = Environment { server: env.map(str::to_owned), token: None };
+        let env = Environment { server: env.map(str::to_owned), ..Environment::default() };
         let target = args.target(&contexts(), env);
         target.map_or_else(|failure| failure.to_string(), |target| target.server)
     }
@@ -190,13 +212,25 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_overrides_address_and_token_only() {
-        let env = Environment { server: Some("env:1".into()), token: Some("e".into()) };
+    fn the_environment_overrides_what_it_names_only() {
+        let env = Environment {
+            server: Some("env:1".into()),
+            token: Some("e".into()),
+            ..Environment::default()
+        };
         let target = ServerArgs::default().target(&contexts(), env.clone()).unwrap();
         assert_eq!(target.ca_pem.as_deref(), Some(&b"-----BEGIN"[..]));
         assert_eq!(target.token.as_deref(), Some("e"));
         let flag = ServerArgs { token: Some("f".into()), ..ServerArgs::default() };
-        assert_eq!(flag.target(&contexts(), env).unwrap().token.as_deref(), Some("f"));
+        assert_eq!(flag.target(&contexts(), env.clone()).unwrap().token.as_deref(), Some("f"));
+
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "of the variable").unwrap();
+        let env = Environment { ca: Some(file.path().to_str().unwrap().into()), ..env };
+        let ca = |args: ServerArgs| args.target(&contexts(), env.clone()).unwrap().ca_pem;
+        assert_eq!(ca(ServerArgs::default()).as_deref(), Some(&b"of the variable"[..]));
+        let named = ServerArgs { context: Some("dev".into()), ..ServerArgs::default() };
+        assert_eq!(ca(named).as_deref(), Some(&b"-----BEGIN"[..]));
     }
 
     #[test]

@@ -68,6 +68,8 @@ fn failures_end_with_the_documented_code_and_say_why_and_what_next() {
         (&["stream", "ls"], 2, "no server is named"),
         (&["--server", "127.0.0.1:1", "--ca", "nope.pem", "stream", "ls"], 4, "nope.pem"),
         (&["--server", "nowhere", "stream", "ls"], 2, "host:port"),
+        (&["--server", "a:1,nowhere,b:2", "stream", "ls"], 2, "'nowhere' is not an address"),
+        (&["context", "set", "c", "--server", "a:1,b"], 2, "'b' is not an address"),
         (&["--context", "nope", "stream", "ls"], 4, "no context 'nope'"),
         (&["replay", "file:///nowhere/at/all", "--stream", "s"], 4, "no such directory"),
         (&["replay", "/nowhere", "--stream", "s"], 2, "is not a URL"),
@@ -89,6 +91,23 @@ fn a_server_that_does_not_answer_is_given_up_after_three_seconds() {
     let began = Instant::now();
     Home::new().fails(&["--server", &silent.1.to_string(), "stream", "ls"], 3, "within 3s");
     assert!(began.elapsed() < CONNECT_LIMIT, "{:?}", began.elapsed());
+}
+
+#[test]
+fn where_no_server_answers_all_that_were_tried_are_told() {
+    let silent = [(); 2].map(|()| std::net::UdpSocket::bind("127.0.0.1:0").expect("a port"));
+    let [one, other] = silent.each_ref().map(|silent| silent.local_addr().expect("an address"));
+    let servers = format!("{one},{other},nowhere.invalid:1");
+    let output = Home::new().run(&["--server", &servers, "stream", "ls"]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{errors}");
+    for told in [
+        format!("{one} (no answer within 3s)"),
+        format!("{other} (no answer within 3s)"),
+        "nowhere.invalid:1 (no address: ".to_owned(),
+    ] {
+        assert!(errors.contains(&told), "{errors}");
+    }
 }
 
 #[test]

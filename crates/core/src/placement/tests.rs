@@ -386,3 +386,33 @@ fn without_a_substitute_only_a_majority_goes_on_without_a_removed_node() {
     world.converge();
     assert_eq!(nodes(&world), [1, 4, 5]);
 }
+
+#[test]
+fn a_node_that_comes_back_is_another_replica_once_the_old_one_has_left() {
+    let shard = ShardId(1);
+    let mut world = World::new(4, settings(1, 3));
+    world.settle_all();
+    let voters = |world: &World| world.catalog.placement(shard).expect("placed").voters.clone();
+    let [away, removed, _] = voters(&world)[..] else { panic!("three") };
+    world.set_state(away.node(), NodeState::Draining);
+    steps(&mut world, 20);
+    world.set_state(away.node(), NodeState::Active);
+    world.set_state(removed.node(), NodeState::Removed);
+    steps(&mut world, 20);
+    let nodes = voters(&world).into_iter().map(ReplicaId::node).collect::<Vec<_>>();
+    assert!(!nodes.contains(&away.node()), "its old replica may vote still: {nodes:?}");
+    world.settle_all();
+    steps(&mut world, 20);
+    assert!(voters(&world).contains(&ReplicaId::new(away.node(), 2)));
+
+    // However often.
+    let mut world = World::new(4, settings(2, 3));
+    for round in 0..16 {
+        let node = NodeId(round % 4 + 1);
+        world.set_state(node, NodeState::Draining);
+        world.converge();
+        world.set_state(node, NodeState::Active);
+        world.converge();
+    }
+    assert!(voters(&world).iter().all(|replica| replica.incarnation() > 2));
+}

@@ -1,6 +1,7 @@
 //! `railgun config …`
 
 use std::{
+    fs,
     io::{self, BufRead, IsTerminal, Write},
     path::PathBuf,
 };
@@ -45,7 +46,7 @@ enum ConfigCommand {
 pub(crate) enum ConfigError {
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    #[error("cannot use the configured certificate: {0}")]
+    #[error("cannot use a configured certificate: {0}")]
     Certificate(#[from] TlsError),
     #[error(transparent)]
     Token(#[from] TokenTooShort),
@@ -62,11 +63,13 @@ impl From<ConfigError> for Failure {
             ConfigError::Token(_) => Self::new(Exit::Usage, error.to_string())
                 .next("openssl rand -hex 32 | tee token | railgun config hash-token"),
             ConfigError::Certificate(TlsError::Read { ref source, .. }) => {
-                Self::new(Exit::of_io(source), error.to_string())
-                    .next("correct `tls.cert` and `tls.key`: railgun config show --config FILE")
+                Self::new(Exit::of_io(source), error.to_string()).next(
+                    "correct `tls.ca`, `tls.cert` and `tls.key`: railgun config show --config FILE",
+                )
             }
-            ConfigError::Certificate(_) => Self::new(Exit::Usage, error.to_string())
-                .next("correct `tls.cert` and `tls.key`: railgun config show --config FILE"),
+            ConfigError::Certificate(_) => Self::new(Exit::Usage, error.to_string()).next(
+                "correct `tls.ca`, `tls.cert` and `tls.key`: railgun config show --config FILE",
+            ),
             ConfigError::Input { .. } => Self::new(Exit::Failed, error.to_string())
                 .next("openssl rand -hex 32 | tee token | railgun config hash-token"),
             ConfigError::Output { .. } => Self::new(Exit::Failed, error.to_string())
@@ -107,7 +110,14 @@ fn check(file: PathBuf) -> Result<String, ConfigError> {
     if let Some((cert, key)) = settings.certificate() {
         ServerTls::from_pem_files(cert, key)?;
     }
-    for warning in misspelt_variables() {
+    let mut warnings = misspelt_variables();
+    if let Some(cluster) = settings.cluster()? {
+        let path = &cluster.ca;
+        let unreadable = |source| TlsError::Read { path: path.clone(), source };
+        fs::File::open(path).map_err(unreadable)?;
+        warnings.extend(cluster.warnings());
+    }
+    for warning in warnings {
         eprintln!("warning: {warning}");
     }
     Ok(answer)

@@ -18,7 +18,7 @@ pub(crate) fn variable_of(key: &str) -> String {
 }
 
 /// Reads the layer through `lookup`, such as `std::env::var_os`. An empty variable counts as
-/// absent. Tokens are separated by commas.
+/// absent. Tokens and peers are separated by commas.
 ///
 /// # Errors
 ///
@@ -37,6 +37,7 @@ fn set(layer: &mut Layer, key: &str, value: OsString) -> Result<(), String> {
     // Paths may be any bytes; everything else is text.
     match key {
         "data_dir" => layer.data_dir = Some(value.into()),
+        "tls.ca" => layer.tls.ca = Some(value.into()),
         "tls.cert" => layer.tls.cert = Some(value.into()),
         "tls.key" => layer.tls.key = Some(value.into()),
         _ => {
@@ -58,6 +59,13 @@ fn set_text(layer: &mut Layer, key: &str, text: &str) -> Result<(), String> {
         "hot.max_bytes" => layer.hot.max_bytes = Some(parse(text)?),
         "hot.file_bytes" => layer.hot.file_bytes = Some(parse(text)?),
         "shards.count" => layer.shards.count = Some(parse(text)?),
+        "cluster.bootstrap_expect" => layer.cluster.bootstrap_expect = Some(parse(text)?),
+        "cluster.peers" => {
+            let peers = text.split(',').map(|peer| peer.trim().to_owned());
+            layer.cluster.peers = Some(peers.collect());
+        }
+        "cluster.peer_listen" => layer.cluster.peer_listen = Some(parse(text)?),
+        "cluster.peer_advertise" => layer.cluster.peer_advertise = Some(text.to_owned()),
         "cpu.keep_awake" => layer.cpu.keep_awake = Some(parse(text)?),
         "streams.max_count" => layer.streams.max_count = Some(parse(text)?),
         "clients.max_connections" => layer.clients.max_connections = Some(parse(text)?),
@@ -97,9 +105,10 @@ mod tests {
         let hash = format!("sha256:{}", "0a".repeat(32));
         let layer = read(|name| {
             let value = match name {
-                "RAILGUN_LISTEN" | "RAILGUN_HTTP" => "127.0.0.1:9",
+                "RAILGUN_LISTEN" | "RAILGUN_HTTP" | "RAILGUN_CLUSTER_PEER_LISTEN" => "127.0.0.1:9",
                 "RAILGUN_AUTH_TOKENS" => return Some(format!("{hash}, {hash}").into()),
-                "RAILGUN_SHARDS_COUNT" => "3",
+                "RAILGUN_SHARDS_COUNT" | "RAILGUN_CLUSTER_BOOTSTRAP_EXPECT" => "3",
+                "RAILGUN_CLUSTER_PEERS" => "a:1, b:2",
                 "RAILGUN_CPU_KEEP_AWAKE" => "true",
                 "RAILGUN_HOT_MAX_BYTES" | "RAILGUN_HOT_FILE_BYTES" => "64MiB",
                 "RAILGUN_STREAMS_MAX_COUNT" | "RAILGUN_CLIENTS_MAX_CONNECTIONS" => "5",
@@ -114,7 +123,9 @@ mod tests {
         .unwrap();
         assert_eq!(layer.data_dir.as_deref(), Some("x".as_ref()));
         assert_eq!(layer.auth.tokens.map(|tokens| tokens.len()), Some(2));
-        assert_eq!(layer.shards.count, Some(3));
+        assert_eq!((layer.shards.count, layer.cluster.bootstrap_expect), (Some(3), Some(3)));
+        assert_eq!(layer.cluster.peers.as_deref(), Some(&["a:1".to_owned(), "b:2".to_owned()][..]));
+        assert!(layer.cluster.peer_listen.is_some() && layer.cluster.peer_advertise.is_some());
         assert_eq!((layer.streams.max_count, layer.clients.max_connections), (Some(5), Some(5)));
         assert!(layer.clients.max_bytes.is_some() && layer.log.filter.is_some());
     }

@@ -109,13 +109,18 @@ mod tests {
             bucket = "s3://logs/prod"
             listen = "0.0.0.0:7410"
             http = "127.0.0.1:7411"
-            tls = { cert = "node.pem", key = "node.key" }
+            tls = { ca = "ca.pem", cert = "node.pem", key = "node.key" }
             auth.tokens = []
             [hot]
             max_bytes = "10GiB"
             file_bytes = "64MiB"
             [shards]
             count = 4
+            [cluster]
+            bootstrap_expect = 3
+            peers = ["a:7412", "b:7412"]
+            peer_listen = "0.0.0.0:7412"
+            peer_advertise = "a:7412"
             [streams]
             max_count = 100000
             [clients]
@@ -132,6 +137,9 @@ mod tests {
         // Every field is there, so KEYS has no name that serde does not know, and none is missing.
         assert!(layer.data_dir.is_some() && layer.bucket.is_some());
         assert!(layer.listen.is_some() && layer.http.is_some());
+        assert!(layer.tls.ca.is_some());
+        assert!(layer.cluster.bootstrap_expect.is_some() && layer.cluster.peers.is_some());
+        assert!(layer.cluster.peer_listen.is_some() && layer.cluster.peer_advertise.is_some());
         assert!(layer.tls.cert.is_some() && layer.tls.key.is_some());
         assert!(layer.auth.tokens.is_some() && layer.hot.max_bytes.is_some());
         assert!(layer.hot.file_bytes.is_some() && layer.streams.max_count.is_some());

@@ -10,17 +10,22 @@ use crate::span::Span;
 
 /// Every key a configuration may hold, in the order they are shown. The environment variable of a
 /// key is `RAILGUN_` and the key in capitals, dots as underscores.
-pub(crate) const KEYS: [&str; 17] = [
+pub(crate) const KEYS: [&str; 22] = [
     "data_dir",
     "bucket",
     "listen",
     "http",
+    "tls.ca",
     "tls.cert",
     "tls.key",
     "auth.tokens",
     "hot.max_bytes",
     "hot.file_bytes",
     "shards.count",
+    "cluster.bootstrap_expect",
+    "cluster.peers",
+    "cluster.peer_listen",
+    "cluster.peer_advertise",
     "cpu.keep_awake",
     "streams.max_count",
     "clients.max_connections",
@@ -42,6 +47,7 @@ pub(crate) struct Layer {
     pub(crate) auth: AuthLayer,
     pub(crate) hot: HotLayer,
     pub(crate) shards: ShardsLayer,
+    pub(crate) cluster: ClusterLayer,
     pub(crate) cpu: CpuLayer,
     pub(crate) streams: StreamsLayer,
     pub(crate) clients: ClientsLayer,
@@ -52,6 +58,7 @@ pub(crate) struct Layer {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct TlsLayer {
+    pub(crate) ca: Option<PathBuf>,
     pub(crate) cert: Option<PathBuf>,
     pub(crate) key: Option<PathBuf>,
 }
@@ -74,6 +81,15 @@ pub(crate) struct HotLayer {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ShardsLayer {
     pub(crate) count: Option<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ClusterLayer {
+    pub(crate) bootstrap_expect: Option<u32>,
+    pub(crate) peers: Option<Vec<String>>,
+    pub(crate) peer_listen: Option<SocketAddr>,
+    pub(crate) peer_advertise: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

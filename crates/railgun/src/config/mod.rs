@@ -2,10 +2,12 @@
 //! `config` commands that show and check them.
 //!
 //! `args` and `environment` and `file` each read one source into a `Layer`; `settings` merges the
-//! layers, remembers where each value came from, and refuses what is not safe to run.
+//! layers, remembers where each value came from, and refuses what is not safe to run; `cluster` does so
+//! for what makes a node one of several.
 
 mod args;
 mod byte_size;
+mod cluster;
 mod command;
 mod environment;
 mod file;
@@ -16,6 +18,7 @@ mod show;
 mod token;
 
 pub(crate) use args::SettingsArgs;
+pub(crate) use cluster::ClusterConfig;
 pub(crate) use command::{ConfigArgs, run};
 pub(crate) use layer::LogFormat;
 pub(crate) use load::{load, misspelt_variables};

@@ -26,6 +26,8 @@ use crate::span::Span;
 pub(crate) const PORT: u16 = 7410;
 /// TCP port of health checks and metrics.
 pub(crate) const HTTP_PORT: u16 = 7411;
+/// UDP port that nodes reach each other at.
+pub(crate) const PEER_PORT: u16 = 7412;
 
 const MIB: u64 = 1 << 20;
 const HOT_FILE_BYTES: ByteSize = ByteSize(64 * MIB);
@@ -87,12 +89,17 @@ pub(crate) struct Settings {
     pub(crate) bucket: Sourced<String>,
     pub(crate) listen: Sourced<SocketAddr>,
     pub(crate) http: Sourced<SocketAddr>,
+    pub(crate) tls_ca: Option<Sourced<PathBuf>>,
     pub(crate) tls_cert: Option<Sourced<PathBuf>>,
     pub(crate) tls_key: Option<Sourced<PathBuf>>,
     pub(crate) tokens: Sourced<Vec<TokenHash>>,
     pub(crate) hot_bytes_max: Sourced<ByteSize>,
     pub(crate) hot_file_bytes: Sourced<ByteSize>,
     pub(crate) shards: Sourced<u32>,
+    pub(crate) bootstrap_expect: Sourced<u32>,
+    pub(crate) peers: Sourced<Vec<String>>,
+    pub(crate) peer_listen: Sourced<SocketAddr>,
+    pub(crate) peer_advertise: Option<Sourced<String>>,
     pub(crate) keep_awake: Sourced<bool>,
     pub(crate) streams_max: Sourced<u32>,
     pub(crate) connections_max: Sourced<u32>,
@@ -127,6 +134,24 @@ pub(crate) enum SettingsError {
     #[error("`tls.cert` and `tls.key` go together, and only `{set}` is set")]
     HalfCertificate { set: &'static str },
     #[error(
+        "`cluster.bootstrap_expect` is {expect}, and no other node is named: list them in `cluster.peers`, HOST:PORT of the peer port of each"
+    )]
+    NoPeers { expect: u32 },
+    #[error("`{key}` has '{address}', which is not an address: write host:port")]
+    NoAddress { key: &'static str, address: String },
+    #[error(
+        "`cluster.peer_listen` and `listen` are both {address}: clients and nodes need a port each"
+    )]
+    SameAddress { address: SocketAddr },
+    #[error(
+        "other nodes cannot reach this one at {peer_listen}: set `cluster.peer_advertise` to the HOST:PORT at which they do"
+    )]
+    NoAdvertise { peer_listen: SocketAddr },
+    #[error(
+        "`{missing}` is not set: a node of a cluster needs a certificate of the cluster's CA (`tls.ca`, `tls.cert`, `tls.key`)"
+    )]
+    NoNodeCertificate { missing: &'static str },
+    #[error(
         "refusing to listen on {listen}, which other machines can reach, without {missing}: anyone there could read and write every stream. Set {missing}, or listen on 127.0.0.1, or use --dev for a trial"
     )]
     Exposed { listen: SocketAddr, missing: &'static str },
@@ -140,6 +165,9 @@ impl From<SettingsError> for Failure {
                 failure.next("openssl rand -hex 32 | tee token | railgun config hash-token")
             }
             SettingsError::Missing { .. } => failure.next("railgun serve --dev"),
+            SettingsError::NoNodeCertificate { .. } => failure.next(
+                "railgun cluster issue-node --ca DIR --out DIR --host HOST, after railgun cluster init-ca --dir DIR",
+            ),
             SettingsError::File(error) => match error.exit() {
                 Exit::Usage => failure.next("railgun config check FILE, once the file is mended"),
                 exit => Self::new(exit, error.to_string()).next("pass another file with --config"),
@@ -149,6 +177,10 @@ impl From<SettingsError> for Failure {
             | SettingsError::OutOfRange { .. }
             | SettingsError::ClientsMemory { .. }
             | SettingsError::LogFilter { .. }
+            | SettingsError::NoPeers { .. }
+            | SettingsError::NoAddress { .. }
+            | SettingsError::SameAddress { .. }
+            | SettingsError::NoAdvertise { .. }
             | SettingsError::HalfCertificate { .. } => failure.next(
                 "correct the setting: its flags, variables and keys are in railgun serve --help",
             ),
@@ -188,6 +220,7 @@ impl Settings {
             bucket,
             listen: layers.or(|layer| &mut layer.listen, || loopback(PORT)),
             http: layers.or(|layer| &mut layer.http, || loopback(HTTP_PORT)),
+            tls_ca: layers.take(|layer| &mut layer.tls.ca),
             tls_cert: layers.take(|layer| &mut layer.tls.cert),
             tls_key: layers.take(|layer| &mut layer.tls.key),
             tokens: layers.or(|layer| &mut layer.auth.tokens, Vec::new),
@@ -197,6 +230,10 @@ impl Settings {
             ),
             hot_file_bytes,
             shards: layers.or(|layer| &mut layer.shards.count, || shards(machine)),
+            bootstrap_expect: layers.or(|layer| &mut layer.cluster.bootstrap_expect, || 1),
+            peers: layers.or(|layer| &mut layer.cluster.peers, Vec::new),
+            peer_listen: layers.or(|layer| &mut layer.cluster.peer_listen, || loopback(PEER_PORT)),
+            peer_advertise: layers.take(|layer| &mut layer.cluster.peer_advertise),
             keep_awake: layers.or(|layer| &mut layer.cpu.keep_awake, || false),
             streams_max: layers.or(|layer| &mut layer.streams.max_count, || STREAMS_DEFAULT),
             connections_max: layers.or(
@@ -273,6 +310,7 @@ impl Settings {
             (None, Some(_)) => return Err(SettingsError::HalfCertificate { set: "tls.key" }),
             _ => {}
         }
+        self.cluster()?;
         self.check_exposure()
     }
 

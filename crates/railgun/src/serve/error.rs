@@ -76,6 +76,10 @@ fn tls(error: &MaterialError, what: String) -> Failure {
 /// What keeps a node from starting, by what somebody can do about it.
 fn start(error: &StartNodeError, what: String) -> Failure {
     let (exit, next) = match error {
+        StartNodeError::NodeTls(_) => (
+            Exit::Usage,
+            "correct `tls.ca`, `tls.cert` and `tls.key`: railgun cluster issue-node makes them",
+        ),
         StartNodeError::DataDir(_) => (Exit::Failed, "pass another directory with --data-dir"),
         StartNodeError::Bucket(OpenBucketError::Directory { .. }) => {
             (Exit::Failed, "pass another directory with --bucket file:///DIRECTORY")

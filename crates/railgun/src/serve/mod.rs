@@ -20,9 +20,10 @@ use railgun_broker::{Broker, DRAIN_TIMEOUT};
 use railgun_http::{HttpServer, Readiness};
 use tokio::{runtime::Handle, sync::watch, task::JoinSet, time::timeout};
 
+pub(crate) use self::logging::init as init_logging;
 use self::{error::ServeError, figures::NodeFigures, runtimes::Runtimes, stop::StopSignals};
 use crate::{
-    config::{self, Settings, SettingsArgs},
+    config::{self, ClusterConfig, Settings, SettingsArgs},
     exit::CommandResult,
 };
 
@@ -51,17 +52,32 @@ pub(crate) fn run(args: ServeArgs) -> CommandResult {
 fn run_node(args: &ServeArgs) -> Result<(), ServeError> {
     let settings = config::load(&args.settings)?;
     logging::init(settings.log_format.value, &settings.log_filter.value);
-    for warning in config::misspelt_variables() {
+    let cluster = settings.cluster()?;
+    let of_cluster = cluster.as_ref().map(ClusterConfig::warnings).unwrap_or_default();
+    for warning in config::misspelt_variables().into_iter().chain(of_cluster) {
         tracing::warn!("{warning}");
+    }
+    if let Some(cluster) = &cluster {
+        tracing::info!(
+            listen = %cluster.peer_listen,
+            advertise = cluster.peer_advertise,
+            expect = cluster.bootstrap_expect,
+            peers = cluster.peers.join(","),
+            "a node of several"
+        );
     }
     data_dir::prepare(&settings.data_dir.value)?;
     let runtimes = Runtimes::start().map_err(|source| ServeError::Runtime { source })?;
-    let outcome = runtimes.block_on(serve(&settings, runtimes.background()));
+    let outcome = runtimes.block_on(serve(&settings, cluster, runtimes.background()));
     runtimes.abandon();
     outcome
 }
 
-async fn serve(settings: &Settings, background: Handle) -> Result<(), ServeError> {
+async fn serve(
+    settings: &Settings,
+    cluster: Option<ClusterConfig>,
+    background: Handle,
+) -> Result<(), ServeError> {
     // First, so that a stop during a long start is heard.
     let mut signals = StopSignals::install().map_err(|source| ServeError::Signals { source })?;
     let http = HttpServer::bind(settings.http.value).await?;
@@ -79,7 +95,7 @@ async fn serve(settings: &Settings, background: Handle) -> Result<(), ServeError
             tracing::info!(signal, "told to stop while starting");
             return Ok(());
         }
-        started = node::start(settings, tls.server, background) => started,
+        started = node::start(settings, cluster, tls.server, background) => started,
     };
     let broker = Arc::new(started?);
     broker_figures.send_replace(Some(Arc::clone(&broker)));

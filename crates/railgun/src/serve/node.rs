@@ -2,14 +2,18 @@
 
 use std::io;
 
-use railgun_broker::{Broker, BrokerSpec, Seams, StartError};
+use railgun_broker::{Broker, BrokerSpec, ClusterSpec, Seams, StartError};
 use railgun_cold::bucket::OpenBucketError;
 use railgun_cold::{Bucket, BucketOptions};
-use railgun_net::tls::ServerTls;
+use railgun_net::peer::{NodeTls, PeerEndpoint, PeerListenSpec};
+use railgun_net::tls::{ServerTls, TlsError};
 use railgun_net::{ClientMemory, Endpoint, ListenSpec};
 use tokio::runtime::Handle;
 
-use crate::config::Settings;
+use crate::config::{ClusterConfig, Settings};
+
+/// Replicas of a shard where there are as many nodes.
+const REPLICAS: u8 = 3;
 
 /// Why there is no running broker.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +22,8 @@ pub(crate) enum StartNodeError {
     DataDir(io::Error),
     #[error(transparent)]
     Bucket(#[from] OpenBucketError),
+    #[error("cannot use the node's certificate among other nodes: {0}")]
+    NodeTls(#[from] TlsError),
     #[error(transparent)]
     Broker(#[from] StartError),
 }
@@ -29,6 +35,7 @@ pub(crate) enum StartNodeError {
 /// [`StartNodeError`]. Dropping the future leaves the data directory as a crash would.
 pub(crate) async fn start(
     settings: &Settings,
+    cluster: Option<ClusterConfig>,
     tls: ServerTls,
     background: Handle,
 ) -> Result<Broker, StartNodeError> {
@@ -56,7 +63,20 @@ pub(crate) async fn start(
         shards: settings.shards.value,
         max_time_to_cold: settings.max_time_to_cold.value.0,
         streams_max: settings.streams_max.value as usize,
-        cluster: None,
+        cluster: cluster.map(cluster_spec).transpose()?,
     };
     Ok(Broker::start(spec).await?)
+}
+
+/// What makes the node one of several.
+fn cluster_spec(cluster: ClusterConfig) -> Result<ClusterSpec, StartNodeError> {
+    let tls = NodeTls::from_pem_files(&cluster.cert, &cluster.key, &cluster.ca)?;
+    let listen = PeerListenSpec::new(cluster.peer_listen, tls);
+    Ok(ClusterSpec {
+        listen: Box::new(move || PeerEndpoint::bind(listen)),
+        peer_address: cluster.peer_advertise,
+        seeds: cluster.peers,
+        bootstrap_expect: cluster.bootstrap_expect,
+        replicas: if cluster.bootstrap_expect < REPLICAS.into() { 1 } else { REPLICAS },
+    })
 }

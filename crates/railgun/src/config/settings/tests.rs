@@ -223,3 +223,47 @@ fn the_deployed_example_is_accepted_and_exposes_nothing_by_itself() {
     // Whoever forgets to put a token of their own there must not have opened the node.
     assert!(settings.tokens.value.iter().all(|hash| hash.0 == [0; 32]));
 }
+
+#[test]
+fn a_node_of_several_knows_the_others_and_shows_a_certificate() {
+    let expect = ("RAILGUN_CLUSTER_BOOTSTRAP_EXPECT", "3");
+    let peers = ("RAILGUN_CLUSTER_PEERS", "a:7412,b:7412,127.0.0.1:7412");
+    let tls = [
+        ("RAILGUN_TLS_CA", "ca.pem"),
+        ("RAILGUN_TLS_CERT", "node.pem"),
+        ("RAILGUN_TLS_KEY", "node.key"),
+    ];
+    assert_eq!(resolve(&dev(), &tls).unwrap().cluster().unwrap(), None, "alone");
+    assert!(refused(&dev(), &[expect]).contains("`cluster.peers`"));
+    assert!(refused(&dev(), &[expect, peers, tls[1], tls[2]]).contains("`tls.ca` is not set"));
+    assert!(refused(&dev(), &[("RAILGUN_CLUSTER_BOOTSTRAP_EXPECT", "0")]).contains("outside 1 to"));
+
+    let with = |more: &[(&'static str, &'static str)]| {
+        let environment: Vec<_> = [expect, peers].into_iter().chain(tls).collect();
+        // What comes first counts.
+        resolve(&dev(), &[more, &environment].concat()).and_then(|settings| settings.cluster())
+    };
+    let cluster = with(&[]).unwrap().unwrap();
+    assert_eq!((cluster.bootstrap_expect, cluster.peers.len()), (3, 3));
+    assert_eq!(cluster.peer_listen.to_string(), "127.0.0.1:7412");
+    assert_eq!(cluster.peer_advertise, "127.0.0.1:7412");
+    assert_eq!(cluster.ca, PathBuf::from("ca.pem"));
+    assert_eq!(cluster.warnings(), [""; 0]);
+
+    for (more, told) in [
+        (("RAILGUN_CLUSTER_PEERS", "a:7412,b"), "`cluster.peers` has 'b'"),
+        (("RAILGUN_CLUSTER_PEER_LISTEN", "0.0.0.0:7412"), "set `cluster.peer_advertise`"),
+        (("RAILGUN_CLUSTER_PEER_LISTEN", "127.0.0.1:7410"), "need a port each"),
+        (("RAILGUN_CLUSTER_PEER_ADVERTISE", "here"), "`cluster.peer_advertise` has 'here'"),
+    ] {
+        let refusal = with(&[more]).unwrap_err().to_string();
+        assert!(refusal.contains(told), "{refusal}");
+    }
+    for (more, told) in [
+        (("RAILGUN_CLUSTER_BOOTSTRAP_EXPECT", "2"), "a cluster of 1 survives"),
+        (("RAILGUN_CLUSTER_BOOTSTRAP_EXPECT", "5"), "names 2 other nodes"),
+    ] {
+        let warnings = with(&[more]).unwrap().unwrap().warnings();
+        assert!(warnings.iter().any(|warning| warning.contains(told)), "{warnings:?}");
+    }
+}
