@@ -8,8 +8,10 @@ use bytes::Bytes;
 use railgun_core::catalog::{
     Catalog, CatalogEntry, CatalogOutcome, NodeRecord, Phase, Placement, RestoredCatalog,
 };
-use railgun_core::command::{CatalogCommand, ClusterSettings, Command, CommandBody};
-use railgun_core::placement;
+use railgun_core::command::{
+    CatalogCommand, ClusterSettings, Command, CommandBody, NodeState, TokenHash,
+};
+use railgun_core::placement::{self, DrainState};
 use railgun_log::ShardLog;
 use railgun_raft::{RaftShard, Unapplied};
 use railgun_types::{EntryId, NodeId, ReplicaId, ShardId, StreamName, StreamUid};
@@ -63,6 +65,15 @@ pub(crate) enum Message {
     NextPlacementChange {
         reply: oneshot::Sender<Option<CatalogCommand>>,
     },
+    /// Whether a join token is kept, whatever it is worth.
+    KnowsToken {
+        hash: TokenHash,
+        reply: oneshot::Sender<bool>,
+    },
+    /// What is still on each node.
+    Drains {
+        reply: oneshot::Sender<BTreeMap<NodeId, DrainState>>,
+    },
 }
 
 impl Message {
@@ -80,6 +91,8 @@ impl Message {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ClusterView {
     pub(crate) settings: Option<ClusterSettings>,
+    /// At which all nodes work.
+    pub(crate) feature_level: u32,
     pub(crate) nodes: BTreeMap<NodeId, NodeRecord>,
     pub(crate) placements: BTreeMap<ShardId, Placement>,
 }
@@ -90,9 +103,23 @@ impl ClusterView {
         let placements = catalog.placements().map(|(shard, placement)| (shard, placement.clone()));
         Arc::new(Self {
             settings: catalog.settings(),
+            feature_level: catalog.feature_level(),
             nodes: nodes.collect(),
             placements: placements.collect(),
         })
+    }
+
+    /// A node that is part of the cluster.
+    pub(crate) fn member(&self, node: NodeId) -> Option<&NodeRecord> {
+        self.nodes.get(&node).filter(|record| record.is_member())
+    }
+
+    /// Where clients reach the nodes that take some, other than this one.
+    pub(crate) fn alternatives(&self, own: NodeId) -> Vec<String> {
+        let others = self.nodes.iter().filter(|(node, record)| {
+            **node != own && record.state == NodeState::Active && !record.client_address.is_empty()
+        });
+        others.map(|(_, record)| record.client_address.clone()).collect()
     }
 
     /// Where the node of a replica is reached.
@@ -181,6 +208,16 @@ impl CatalogHandle {
         &self,
     ) -> Result<Option<CatalogCommand>, NodeStopping> {
         self.ask(|reply| Message::NextPlacementChange { reply }).await
+    }
+
+    /// Whether a join token is kept here, whatever it is worth.
+    pub(crate) async fn knows_token(&self, hash: TokenHash) -> Result<bool, NodeStopping> {
+        self.ask(|reply| Message::KnowsToken { hash, reply }).await
+    }
+
+    /// What is still on each node that is part of the cluster, as the catalog is here.
+    pub(crate) async fn drains(&self) -> Result<BTreeMap<NodeId, DrainState>, NodeStopping> {
+        self.ask(|reply| Message::Drains { reply }).await
     }
 
     /// Follows what the catalog says about the cluster.
@@ -340,6 +377,14 @@ impl Host {
             }
             Message::NextPlacementChange { reply } => {
                 drop(reply.send(placement::next_placement_change(&self.catalog)));
+            }
+            Message::KnowsToken { hash, reply } => {
+                reply.send(self.catalog.knows_token(&hash)).ok();
+            }
+            Message::Drains { reply } => {
+                let members = self.catalog.nodes().filter(|(_, record)| record.is_member());
+                let drain = |(node, _)| (node, placement::drain_state(&self.catalog, node));
+                drop(reply.send(members.map(drain).collect()));
             }
         }
     }

@@ -12,7 +12,7 @@ use futures::stream::FuturesUnordered;
 use railgun_log::Disk;
 use railgun_proto::convert::Uid;
 use railgun_proto::{WireError, v1};
-use railgun_types::{ClusterUid, ErrorCode, NodeId, NodeUid};
+use railgun_types::{ClusterUid, ErrorCode, NodeId, NodeUid, ReplicaId, ShardId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
@@ -38,8 +38,16 @@ pub(crate) enum FormationAsk {
     Greet { about: v1::NodeAbout },
     /// Be one of the founders of a cluster.
     Form { form: v1::FormCluster, reply: oneshot::Sender<Result<(), WireError>> },
+    /// Put another replica in the place of one that lost its log.
+    Reincarnate {
+        shard: ShardId,
+        lost: ReplicaId,
+        reply: oneshot::Sender<Result<ReplicaId, WireError>>,
+    },
     /// Take a node into the cluster.
     Join { join: v1::JoinCluster, reply: oneshot::Sender<Result<v1::Joined, WireError>> },
+    /// Sign the certificate of a node; `None`: there is no key here.
+    Sign { sign: v1::SignNode, reply: oneshot::Sender<Result<Option<v1::NodeSigned>, WireError>> },
 }
 
 /// What a node needs to come to a cluster.
@@ -87,10 +95,11 @@ impl Formation {
                         }
                         Err(error) => drop(reply.send(Err(error))),
                     },
+                    FormationAsk::Reincarnate { reply, .. } => drop(reply.send(Err(no_cluster()))),
                     FormationAsk::Join { reply, .. } => {
-                        let message = "this node has no cluster yet";
-                        reply.send(Err(WireError::new(ErrorCode::Unavailable, message))).ok();
+                        reply.send(Err(no_cluster())).ok();
                     }
+                    FormationAsk::Sign { reply, .. } => drop(reply.send(Ok(None))),
                 },
                 _ = look.tick() => {
                     self.greet_all(identity, &mut seen).await;
@@ -101,7 +110,8 @@ impl Formation {
                     let expect = self.about.borrow().bootstrap_expect;
                     if let Some(founders) = self.founders(identity, &seen) {
                         let cluster = ClusterUid(self.entropy.uid());
-                        let member = Member { node: NodeId(1), cluster, founders };
+                        let replicas = BTreeMap::new();
+                        let member = Member { node: NodeId(1), cluster, founders, replicas };
                         return self.keep(identity, member);
                     }
                     if told.is_none_or(|at: Instant| at.elapsed() >= TELL_EVERY) {
@@ -186,7 +196,8 @@ impl Formation {
                     let cluster = ClusterUid::from_wire("cluster_uid", &joined.cluster_uid).ok()?;
                     let node = NodeId(joined.node_id);
                     tracing::info!(%cluster, %node, "joined the cluster");
-                    return Some(Member { node, cluster, founders: Vec::new() });
+                    let (founders, replicas) = (Vec::new(), BTreeMap::new());
+                    return Some(Member { node, cluster, founders, replicas });
                 }
                 Ok(Ok(_)) | Err(_) => {}
                 Ok(Err(error)) => {
@@ -245,6 +256,11 @@ impl Formation {
     }
 }
 
+/// What others are told that take this node for one of a cluster.
+pub(crate) fn no_cluster() -> WireError {
+    WireError::new(ErrorCode::Unavailable, "this node has no cluster yet")
+}
+
 fn note(seen: &mut BTreeMap<NodeUid, Seen>, own: NodeUid, about: v1::NodeAbout) {
     let Ok(uid) = NodeUid::from_wire("uid", &about.uid) else { return };
     if uid != own {
@@ -268,7 +284,7 @@ fn founder(form: &v1::FormCluster, identity: &Identity) -> Result<Member, WireEr
                        was made anew meanwhile";
         WireError::new(ErrorCode::NodeIdentityConflict, message)
     })?;
-    Ok(Member { node, cluster, founders })
+    Ok(Member { node, cluster, founders, replicas: BTreeMap::new() })
 }
 
 /// Whether a plan is the one that the node is bound to already.

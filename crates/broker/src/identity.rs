@@ -1,10 +1,11 @@
 //! What a data directory belongs to: checked at every start, and never anything else.
 
+use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 
 use railgun_log::{Disk, read_full_at, write_all_vectored_at};
-use railgun_types::{ClusterUid, NodeId, NodeUid};
+use railgun_types::{ClusterUid, NodeId, NodeUid, ShardId};
 
 /// Name of the file in the data directory.
 const FILE: &str = "node.toml";
@@ -31,6 +32,8 @@ pub struct Member {
     pub cluster: ClusterUid,
     /// Who forms the cluster, in order of their numbers; none when that is done.
     pub founders: Vec<Founder>,
+    /// The replicas that have begun on it: of each shard the last one's incarnation.
+    pub replicas: BTreeMap<ShardId, u16>,
 }
 
 /// A node that a cluster is formed by.
@@ -153,6 +156,13 @@ impl Identity {
             if !founders.is_empty() {
                 table.insert("founders".into(), toml::Value::Array(founders));
             }
+            let replica = |(shard, incarnation): (&ShardId, &u16)| {
+                (shard.to_string(), toml::Value::from(i64::from(*incarnation)))
+            };
+            let replicas: toml::Table = member.replicas.iter().map(replica).collect();
+            if !replicas.is_empty() {
+                table.insert("replicas".into(), toml::Value::Table(replicas));
+            }
         }
         table.to_string()
     }
@@ -168,7 +178,10 @@ impl Identity {
                 let founders = table.get("founders").and_then(toml::Value::as_array);
                 let founders = founders.into_iter().flatten().map(founder_of);
                 let founders = founders.collect::<Option<_>>().ok_or("a founder is wrong")?;
-                Some(Member { node, cluster, founders })
+                let replicas = table.get("replicas").and_then(toml::Value::as_table);
+                let replicas = replicas.into_iter().flatten().map(replica_of);
+                let replicas = replicas.collect::<Option<_>>().ok_or("a replica is wrong")?;
+                Some(Member { node, cluster, founders, replicas })
             }
         };
         let uid = match (text_of(&table, "uid"), &member) {
@@ -190,6 +203,11 @@ fn node_of(table: &toml::Table) -> Option<NodeId> {
     node.try_into().ok().map(NodeId)
 }
 
+fn replica_of((shard, incarnation): (&String, &toml::Value)) -> Option<(ShardId, u16)> {
+    let incarnation = incarnation.as_integer()?.try_into().ok()?;
+    Some((ShardId(shard.parse().ok()?), incarnation))
+}
+
 fn founder_of(founder: &toml::Value) -> Option<Founder> {
     let table = founder.as_table()?;
     Some(Founder {
@@ -205,7 +223,8 @@ mod tests {
     use super::*;
 
     fn member(cluster: u8) -> Option<Member> {
-        Some(Member { node: NodeId(1), cluster: ClusterUid([cluster; 16]), founders: Vec::new() })
+        let (cluster, founders) = (ClusterUid([cluster; 16]), Vec::new());
+        Some(Member { node: NodeId(1), cluster, founders, replicas: BTreeMap::new() })
     }
 
     #[test]
@@ -238,6 +257,7 @@ mod tests {
         let mut founding = Identity { member: member(7), ..fresh.clone() };
         if let Some(member) = &mut founding.member {
             member.founders = vec![founder(1), founder(2), founder(3)];
+            member.replicas = BTreeMap::from([(ShardId(0), 1), (ShardId(12), 300)]);
         }
         founding.keep(&disk).expect("kept");
         assert_eq!(load(), founding);

@@ -7,6 +7,7 @@ use railgun_log::ShardLog;
 use railgun_raft::RaftShard;
 use railgun_types::{ReplicaId, ShardId};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::catalog::CatalogHandle;
 use crate::checkpoint::CheckpointStore;
@@ -26,6 +27,8 @@ pub(crate) struct LocalReplica {
     pub(crate) log: ShardLog,
     pub(crate) checkpoints: Arc<CheckpointStore>,
     pub(crate) owner: Owner,
+    /// Ends what belongs to it.
+    pub(crate) stop: CancellationToken,
 }
 
 /// Who owns a replica's state.

@@ -60,6 +60,8 @@ struct Inner {
 pub(crate) struct ShardOnNode {
     pub(crate) handle: ShardHandle,
     pub(crate) reclaimer: Reclaimer,
+    /// Ends what belongs to it.
+    pub(crate) stop: CancellationToken,
 }
 
 /// A stream found by name.

@@ -68,7 +68,11 @@ pub(crate) struct QuicDial {
 impl QuicDial {
     pub(crate) fn new(options: &ClientOptions) -> Result<Self, ConnectError> {
         options.check_servers()?;
-        let roots = options.ca_pem.clone().map_or(Roots::System, Roots::Pem);
+        let roots = match (options.ca_sha256, &options.ca_pem) {
+            (Some(sha256), _) => Roots::Sha256(sha256),
+            (None, Some(pem)) => Roots::Pem(pem.clone()),
+            (None, None) => Roots::System,
+        };
         let server_name = options.server_name.clone();
         Ok(Self { server_name, roots, timeout: options.connect_timeout })
     }
@@ -109,5 +113,75 @@ impl Dial for QuicDial {
 
     fn heard(&self, connection: &Connection) -> Option<u64> {
         Some(connection.stats().received_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use railgun_net::tls::DevCa;
+    use railgun_net::{Endpoint, ListenSpec};
+    use railgun_proto::{Frame, VERSION, v1};
+
+    use super::*;
+    use crate::Client;
+
+    /// A server that welcomes everyone, and what its CA is.
+    fn server() -> (Endpoint, Vec<u8>) {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = DevCa::load_or_create(dir.path()).unwrap();
+        let tls = ca.issue(&["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        let endpoint = Endpoint::bind(ListenSpec::new(([127, 0, 0, 1], 0).into(), tls)).unwrap();
+        (endpoint, ca.pem().as_bytes().to_vec())
+    }
+
+    async fn welcome(endpoint: &Endpoint) {
+        let connection = endpoint.accept().await.unwrap();
+        let (mut writer, mut reader) = connection.accept().await.unwrap();
+        reader.next().await.unwrap().unwrap();
+        let cluster_uid = Bytes::from_static(&[1; 16]);
+        let welcome = v1::Welcome { version: VERSION, cluster_uid, ..v1::Welcome::default() };
+        writer.send(Frame::new(&welcome)).await.unwrap();
+        connection.closed().await;
+    }
+
+    #[tokio::test]
+    async fn a_silent_address_is_passed_by() {
+        let (endpoint, ca_pem) = server();
+        // Bound and never answered, so nobody else can answer there either.
+        let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let silent = (silent.local_addr().unwrap(), silent);
+        let there = format!("localhost:{}", endpoint.local_addr().port());
+        for seed in 0..4 {
+            let mut options = ClientOptions::new(format!("{},{there}", silent.0));
+            (options.ca_pem, options.seed) = (Some(ca_pem.clone()), Some([seed; 16]));
+            let connect = async {
+                let client = Client::connect(options).await.unwrap();
+                assert_eq!(client.server().as_deref(), Some(&*there));
+                client.close().await;
+            };
+            tokio::join!(connect, welcome(&endpoint));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_is_there_is_heard() {
+        let (endpoint, ca_pem) = server();
+        let mut options = ClientOptions::new(endpoint.local_addr().to_string());
+        options.ca_pem = Some(ca_pem);
+        let dial = QuicDial::new(&options).unwrap();
+        let targets = dial.resolve(&options.servers[0]).await.unwrap();
+        let addr = Some(endpoint.local_addr());
+        assert_eq!(targets, [Target { server: options.servers[0].clone(), addr }]);
+        let listen = async {
+            let connection = dial.dial(&targets[0]).await.unwrap();
+            let (mut writer, mut reader) = connection.open().await.unwrap();
+            let before = dial.heard(&connection);
+            writer.send(Frame::new(&v1::Hello::default())).await.unwrap();
+            reader.next().await.unwrap().unwrap();
+            assert!(before.is_some() && dial.heard(&connection) > before);
+            connection.close(None, "");
+        };
+        tokio::join!(listen, welcome(&endpoint));
     }
 }

@@ -44,8 +44,9 @@ mod subscribe;
 mod tests;
 
 pub use admin::{
-    Admin, AdminError, EnsureOptions, Sealed, Segment, SegmentList, SegmentPage, StreamDescription,
-    StreamPage,
+    Admin, AdminError, ClusterStatus, DrainProgress, EnsureOptions, InvalidJoinToken, JoinToken,
+    MadeJoinToken, NodeState, NodeStatus, ReplicaStatus, Sealed, Segment, SegmentList, SegmentPage,
+    ShardStatus, SignedNode, StreamDescription, StreamPage,
 };
 pub use client::Client;
 pub use connect_error::{Attempt, ConnectError};
@@ -62,9 +63,9 @@ pub use railgun_proto::convert::{EnsureOutcome, Ensured, ExpectedEnd};
 pub use railgun_proto::{WireCode, WireError};
 pub use railgun_types::batch::{BatchError, ContentHeaders, RecordDraft, RecordRefused};
 pub use railgun_types::{
-    ChangeClass, ClusterUid, EnsureMode, ErrorCode, FieldDiff, InvalidName, InvalidSpec, Offset,
-    ParseUidError, Retry, ShardId, SpecPatch, StartPosition, StreamKind, StreamName, StreamSpec,
-    StreamUid, Timestamp, limits,
+    ChangeClass, ClusterUid, EnsureMode, ErrorCode, FieldDiff, InvalidName, InvalidSpec, NodeId,
+    NodeUid, Offset, ParseUidError, ReplicaId, Retry, ShardId, SpecPatch, StartPosition,
+    StreamKind, StreamName, StreamSpec, StreamUid, Timestamp, limits,
 };
 pub use subscribe::{
     Delivery, Event, Record, RecordRef, Removed, RemovedReason, Source, SubscribeError,

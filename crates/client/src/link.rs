@@ -203,13 +203,12 @@ impl LinkTask {
         let down = |last| LinkState::Down { last, leaving: leaving.cloned() };
         self.state.send_replace(down(None));
         let mut backoff = Backoff::of_rounds();
-        // Names another server once; if that is not there either, the list counts.
-        let mut first = lost.alternatives();
         loop {
             let wanted = Wanted {
                 number: lost.number + 1,
                 cluster: Some(self.cluster_uid),
-                first: std::mem::take(&mut first),
+                // It may say so after others have learned that it goes away.
+                first: lost.alternatives(),
                 leaving: Some(&lost.target),
                 may_return: true,
             };

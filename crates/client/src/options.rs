@@ -17,6 +17,9 @@ pub struct ClientOptions {
     /// The authority that signed the server's certificate, as PEM. `None`: those this machine
     /// trusts.
     pub ca_pem: Option<Vec<u8>>,
+    /// SHA-256 of the certificate of the one authority that is believed; the server must show that
+    /// certificate beside its own, as nodes do. Counts instead of `ca_pem`.
+    pub ca_sha256: Option<[u8; 32]>,
     /// The name in the servers' certificates, if it is not the host of each.
     pub server_name: Option<String>,
     /// Shown to servers that are configured with tokens.
@@ -42,6 +45,7 @@ impl ClientOptions {
         Self {
             servers: servers.as_ref().split(',').map(|server| server.trim().to_owned()).collect(),
             ca_pem: None,
+            ca_sha256: None,
             server_name: None,
             token: None,
             connect_timeout: railgun_net::CONNECT_TIMEOUT,

@@ -20,7 +20,7 @@ use railgun_types::{
     NodeId, NodeUid, ReplicaId, ShardId, SpecPatch, StreamName, StreamUid, Timestamp,
 };
 
-use crate::command::{CatalogCommand, ClusterSettings, Command, CommandBody, NodeInfo};
+use crate::command::{CatalogCommand, ClusterSettings, Command, CommandBody, NodeInfo, TokenHash};
 use crate::placement;
 use nodes::Nodes;
 use replicas::Replicas;
@@ -396,6 +396,12 @@ impl Catalog {
     #[must_use]
     pub fn next_replica(&self, shard: ShardId, node: NodeId) -> Option<ReplicaId> {
         self.replicas.next(shard, node)
+    }
+
+    /// Whether a join token of this hash is kept, used and expired ones included.
+    #[must_use]
+    pub fn knows_token(&self, hash: &TokenHash) -> bool {
+        self.tokens.knows(hash)
     }
 
     /// Log time of the last entry.

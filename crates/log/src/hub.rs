@@ -104,6 +104,11 @@ impl Hub {
         Ok(())
     }
 
+    /// The log in `dir` has ended.
+    pub(crate) fn release(&self, dir: &Path) {
+        self.inbox.lock().dirs.remove(dir);
+    }
+
     fn adopt(&self, writer: ShardWriter) -> Result<(), OpenError> {
         let mut inbox = self.inbox.lock();
         if inbox.closed {

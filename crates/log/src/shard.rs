@@ -49,6 +49,7 @@ pub(crate) enum Op {
     Retire { upto: u64, done: Flushed },
     Roll { done: Flushed },
     Mark { done: Flushed },
+    Close { done: Flushed },
 }
 
 impl Op {
@@ -58,6 +59,7 @@ impl Op {
             | Self::Vote { done, .. }
             | Self::Retire { done, .. }
             | Self::Roll { done }
+            | Self::Close { done }
             | Self::Mark { done } => Some(done),
             Self::Truncate { .. } | Self::Purge { .. } => None,
         }
@@ -74,6 +76,7 @@ impl fmt::Debug for Op {
             Self::Retire { upto, .. } => write!(f, "Retire({upto})"),
             Self::Roll { .. } => f.write_str("Roll"),
             Self::Mark { .. } => f.write_str("Mark"),
+            Self::Close { .. } => f.write_str("Close"),
         }
     }
 }
@@ -284,6 +287,12 @@ impl ShardLog {
     /// for space: `on_done` gets [`LogError::Full`] where something queued before it does.
     pub fn sync_mark(&self, on_done: Flushed) -> Result<(), LogError> {
         self.enqueue(Some(on_done), |_, done| Ok(done.take().map(|done| Op::Mark { done })))
+    }
+
+    /// Ends the log, when what was queued before is done: it takes no more changes, and its directory can
+    /// be opened anew, or removed. Who has handles may read on while the files are there.
+    pub fn close(&self, on_done: Flushed) -> Result<(), LogError> {
+        self.enqueue(Some(on_done), |_, done| Ok(done.take().map(|done| Op::Close { done })))
     }
 
     /// The log's state as asked for; only `durable` speaks of the disk.

@@ -98,6 +98,8 @@ pub(crate) struct ShardWriter {
     space_retry_at: Option<Duration>,
     /// The front of the backlog waits for space.
     stalled: bool,
+    /// The log is to end.
+    closing: Option<Flushed>,
 }
 
 impl std::fmt::Debug for ShardWriter {
@@ -145,6 +147,7 @@ impl ShardWriter {
             spare,
             space_retry_at: None,
             stalled: false,
+            closing: None,
         };
         writer.publish_full(false);
         writer
@@ -232,7 +235,7 @@ impl ShardWriter {
     /// Takes work off the front that needs no batch.
     fn next_chore(&mut self) -> Option<Op> {
         let is_chore = match self.backlog.front()? {
-            Op::Retire { .. } | Op::Roll { .. } => true,
+            Op::Retire { .. } | Op::Roll { .. } | Op::Close { .. } => true,
             Op::Mark { .. } => !self.needs_mark(),
             _ => false,
         };
@@ -240,6 +243,13 @@ impl ShardWriter {
     }
 
     fn do_chore(&mut self, op: Op, now: Duration) -> Result<(), DiskFailure> {
+        let op = match op {
+            Op::Close { done } => {
+                self.closing = Some(done);
+                return Ok(());
+            }
+            op => op,
+        };
         let outcome = match op {
             Op::Retire { upto, .. } => self.retire(upto),
             Op::Roll { .. } if self.position > self.current.header_bytes => match self.roll() {
@@ -343,6 +353,20 @@ impl ShardWriter {
         self.mark_at = (self.needs_mark() || inner.committed_dirty)
             .then(|| now.saturating_add(self.options.mark_after));
         inner.mark_planned = self.mark_at.is_some();
+    }
+
+    /// Whether the log was asked to end, and nothing of it is half done.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.is_some()
+    }
+
+    /// Ends the log as it was asked to: what was queued before is durable.
+    pub(crate) fn close(mut self) {
+        self.fail(&LogError::Closed);
+        self.shared.hub.release(&self.dir);
+        if let Some(done) = self.closing.take() {
+            done(Ok(()));
+        }
     }
 
     /// Ends the log: everything queued, and everything to come, is called back with `error`.

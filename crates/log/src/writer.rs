@@ -104,6 +104,7 @@ impl LogWriter {
         for shard in &mut self.shards {
             shard.prepare(now)?;
         }
+        self.shards.extract_if(.., |shard| shard.is_closing()).for_each(ShardWriter::close);
         Ok(progressed)
     }
 

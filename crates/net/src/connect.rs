@@ -20,6 +20,8 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 pub enum Roots {
     /// These authorities only, as PEM.
     Pem(Vec<u8>),
+    /// The one authority whose certificate has this SHA-256. The server shows it beside its own.
+    Sha256([u8; 32]),
     /// The authorities this machine trusts.
     System,
 }

@@ -171,7 +171,7 @@ impl Connection {
             }
             Transport::Memory(connection) => {
                 let (writer, reader) = connection.open().await?;
-                (RawWriter::Memory(writer), RawReader::Memory(reader))
+                (RawWriter::Memory(Box::new(writer)), RawReader::Memory(Box::new(reader)))
             }
         };
         Ok((FrameWriter::new(writer), FrameReader::new(reader, self.memory.frames.clone())))
@@ -200,7 +200,7 @@ impl Connection {
             }
             Transport::Memory(connection) => {
                 let (writer, reader) = connection.accept().await?;
-                (RawWriter::Memory(writer), RawReader::Memory(reader))
+                (RawWriter::Memory(Box::new(writer)), RawReader::Memory(Box::new(reader)))
             }
         };
         Ok((FrameWriter::new(writer), FrameReader::new(reader, self.memory.frames.clone())))

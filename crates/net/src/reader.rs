@@ -358,7 +358,8 @@ impl Drop for Waiting<'_> {
 /// The bytes of a stream, as the transport hands them out.
 pub(crate) enum RawReader {
     Quic(quinn::RecvStream),
-    Memory(PipeReader),
+    /// Boxed, as it is larger than the one that nodes have.
+    Memory(Box<PipeReader>),
 }
 
 impl RawReader {

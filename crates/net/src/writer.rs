@@ -230,7 +230,8 @@ impl fmt::Debug for FrameWriter {
 /// The bytes of a stream, as the transport takes them.
 pub(crate) enum RawWriter {
     Quic(quinn::SendStream),
-    Memory(PipeWriter),
+    /// Boxed, as it is larger than the one that nodes have.
+    Memory(Box<PipeWriter>),
 }
 
 impl RawWriter {

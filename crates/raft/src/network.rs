@@ -164,14 +164,10 @@ impl RaftNetworkV2<Types> for Client {
         vote: RaftVote,
         snapshot: RaftSnapshot,
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
-        option: RPCOption,
+        _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        let sending = snapshot::Sending {
-            peers: &*self.peers,
-            to: &self.to,
-            snapshots: &self.snapshots,
-            answer_patience: option.hard_ttl(),
-        };
+        let sending =
+            snapshot::Sending { peers: &*self.peers, to: &self.to, snapshots: &self.snapshots };
         match select(pin!(cancel), pin!(sending.send(vote, snapshot))).await {
             Either::Left((closed, _)) => Err(closed.into()),
             Either::Right((Ok(answer), _)) => Ok(answer),

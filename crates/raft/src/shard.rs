@@ -426,6 +426,8 @@ fn config(shard: ShardId) -> Config {
     let config = Config {
         cluster_name: format!("shard-{shard}"),
         heartbeat_interval: millis(HEARTBEAT),
+        // A follower that has just answered entries needs none.
+        heartbeat_min_interval: Some(millis(HEARTBEAT / 2)),
         election_timeout_min: millis(ELECTION_MIN),
         election_timeout_max: millis(ELECTION_MAX),
         enable_pre_vote: Some(true),

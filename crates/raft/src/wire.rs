@@ -18,6 +18,7 @@
 //! 18 appended      0 ‖ matching id?, or 1 ‖ conflicting id?, or 2 ‖ vote
 //! 19 transferred   0, or 1 ‖ expected vote ‖ actual vote, or 2 ‖ expected id? ‖ actual id?
 //! 20 installed     vote
+//! 21 taken         nothing
 //! ```
 //!
 //! Integers are little-endian, nothing follows: one encoding per message. What is received is
@@ -50,6 +51,7 @@ const VOTED: u8 = 17;
 const APPENDED: u8 = 18;
 const TRANSFERRED: u8 = 19;
 const INSTALLED: u8 = 20;
+const TAKEN: u8 = 21;
 
 pub(crate) type Append = AppendEntriesRequest<Types>;
 pub(crate) type Appended = StreamAppendResult<Types>;
@@ -111,6 +113,15 @@ pub(crate) struct SnapshotHead {
 pub(crate) enum SnapshotPart {
     Chunk(Bytes),
     End { crc: u32 },
+}
+
+/// What comes back on a snapshot's stream.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum SnapshotAnswer {
+    /// A piece is written, or the follower is at work.
+    Taken,
+    /// The last.
+    Installed(SnapshotResponse<Types>),
 }
 
 pub(crate) fn encode_vote(request: &VoteRequest<Types>) -> Bytes {
@@ -222,10 +233,16 @@ pub(crate) fn encode_transferred(answer: &Transferred) -> Bytes {
     out.freeze()
 }
 
-pub(crate) fn encode_installed(answer: &SnapshotResponse<Types>) -> Bytes {
-    let mut out = begin(INSTALLED);
-    put_vote(&mut out, &answer.vote);
-    out.freeze()
+pub(crate) fn encode_snapshot_answer(answer: &SnapshotAnswer) -> PeerMessage {
+    let head = match answer {
+        SnapshotAnswer::Taken => begin(TAKEN),
+        SnapshotAnswer::Installed(answer) => {
+            let mut out = begin(INSTALLED);
+            put_vote(&mut out, &answer.vote);
+            out
+        }
+    };
+    PeerMessage { head: head.freeze(), body: Vec::new() }
 }
 
 pub(crate) fn decode_request(bytes: &Bytes) -> Result<Request, InvalidMessage> {
@@ -330,11 +347,15 @@ pub(crate) fn decode_transferred(bytes: &Bytes) -> Result<Transferred, InvalidMe
     Ok(answer)
 }
 
-pub(crate) fn decode_installed(bytes: &Bytes) -> Result<SnapshotResponse<Types>, InvalidMessage> {
-    let mut cursor = expect(bytes, INSTALLED)?;
-    let vote = read_vote(&mut cursor)?;
+pub(crate) fn decode_snapshot_answer(bytes: &Bytes) -> Result<SnapshotAnswer, InvalidMessage> {
+    let (kind, mut cursor) = kind(bytes)?;
+    let answer = match kind {
+        TAKEN => SnapshotAnswer::Taken,
+        INSTALLED => SnapshotAnswer::Installed(SnapshotResponse { vote: read_vote(&mut cursor)? }),
+        kind => return Err(InvalidMessage::Kind(kind)),
+    };
     end(&cursor)?;
-    Ok(SnapshotResponse { vote })
+    Ok(answer)
 }
 
 fn begin(kind: u8) -> BytesMut {

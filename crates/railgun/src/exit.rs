@@ -15,12 +15,15 @@ pub(crate) enum Exit {
     Usage = 2,
     /// No connection to the server or the bucket, or it was lost and did not come back.
     CannotConnect = 3,
-    /// The stream, context, file or directory does not exist.
+    /// The stream, node, context, file or directory does not exist.
     NotFound = 4,
     /// The server refused; nothing was changed. Also a drift found by `--mode check`.
     Refused = 5,
     /// It is not known whether the server did it.
     OutcomeUnknown = 6,
+    /// The command did what it was asked, and the cluster is not well: of `cluster status`, a shard has
+    /// no leader or has lost its majority.
+    Unavailable = 7,
     /// Ctrl-C, as a shell counts a process that ended by it. Of `serve`: a second one.
     Interrupted = 130,
     /// SIGTERM, likewise.
@@ -42,9 +45,10 @@ impl Exit {
         (Self::Failed, "failed"),
         (Self::Usage, "wrong command line or configuration"),
         (Self::CannotConnect, "no connection to the server or the bucket"),
-        (Self::NotFound, "no such stream, context, file or directory"),
+        (Self::NotFound, "no such stream, node, context, file or directory"),
         (Self::Refused, "refused by the server, or drift found; nothing changed"),
         (Self::OutcomeUnknown, "not known whether it was done"),
+        (Self::Unavailable, "of cluster status: a shard has no leader, or no majority"),
         (
             Self::Interrupted,
             "ended by Ctrl-C; of serve, which stops in order first: by a second one",
@@ -151,7 +155,7 @@ mod tests {
     #[test]
     fn the_help_lists_every_code_once_and_in_order() {
         let numbers: Vec<u8> = Exit::ALL.iter().map(|(exit, _)| *exit as u8).collect();
-        assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 130, 143]);
+        assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7, 130, 143]);
         assert!(Exit::table().contains("\n  130  ended by Ctrl-C"), "{}", Exit::table());
     }
 

@@ -71,7 +71,9 @@ pub(crate) fn wire(error: &WireError, stream: Option<&StreamName>) -> Failure {
 
 fn exit(code: ErrorCode) -> Exit {
     match code {
-        ErrorCode::StreamNotFound | ErrorCode::StreamDeleted => Exit::NotFound,
+        ErrorCode::StreamNotFound | ErrorCode::StreamDeleted | ErrorCode::NodeNotFound => {
+            Exit::NotFound
+        }
         ErrorCode::OutcomeUnknown | ErrorCode::Timeout => Exit::OutcomeUnknown,
         ErrorCode::Internal | ErrorCode::ColdCorrupt | ErrorCode::ColdUnavailable => Exit::Failed,
         ErrorCode::GoingAway | ErrorCode::NotLeader | ErrorCode::Unavailable => Exit::CannotConnect,
@@ -136,6 +138,10 @@ fn next(code: ErrorCode, name: &str) -> String {
         Code::WrongCluster | Code::NodeIdentityConflict => {
             "railgun cluster status, which shows the nodes there are".to_owned()
         }
+        Code::NodeNotFound | Code::UnsafeChange => {
+            "railgun cluster status, which shows nodes and shards".to_owned()
+        }
+        Code::NoAuthority => "railgun cluster issue-node, where the CA's key is".to_owned(),
         Code::TokenExpired => "railgun cluster join-token, which makes another".to_owned(),
         Code::UntrustedPeer => {
             "railgun cluster issue-node, with the CA that the other nodes have".to_owned()

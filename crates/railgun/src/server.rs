@@ -126,6 +126,14 @@ impl ServerArgs {
         }
     }
 
+    /// As a command line has them.
+    #[cfg(test)]
+    pub(crate) fn parsed<'a>(args: impl IntoIterator<Item = &'a str>) -> Self {
+        use clap::{Args as _, FromArgMatches as _};
+        let command = Self::augment_args(clap::Command::new("railgun"));
+        Self::from_arg_matches(&command.get_matches_from(args)).unwrap()
+    }
+
     /// What the flags say of a context, for `context set`.
     pub(crate) fn parts(&self) -> (Option<&str>, Option<&Path>, Option<&str>) {
         (self.server.as_deref(), self.ca.as_deref(), self.token.as_deref())

@@ -158,6 +158,12 @@ error_codes! {
     UntrustedPeer = 603, Retry::Never;
     /// The replica that was asked for is not on this node.
     ReplicaNotHere = 604, SOON;
+    /// No node or shard of this number, or none that could do it.
+    NodeNotFound = 610, Retry::Never;
+    /// The cluster would lose a majority of a shard by it, or a node that is in use.
+    UnsafeChange = 611, Retry::Never;
+    /// No node has the key of the cluster's authority.
+    NoAuthority = 612, Retry::Never;
 }
 
 impl fmt::Display for ErrorCode {

@@ -26,6 +26,10 @@ pub use stream_spec::{
     ChangeClass, EnsureMode, FieldDiff, InvalidSpec, SpecPatch, StreamKind, StreamSpec,
 };
 
+/// What a written join token begins with; behind it come 32 bytes of secret and, after a dot, the SHA-256
+/// of the certificate of the cluster's authority, both in hexadecimal digits.
+pub const JOIN_TOKEN_PREFIX: &str = "rgj1.";
+
 /// CRC-32C (Castagnoli) of `bytes`, the checksum used in every format of railgun.
 #[must_use]
 pub fn crc32c(bytes: &[u8]) -> u32 {

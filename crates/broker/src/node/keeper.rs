@@ -8,23 +8,27 @@ use std::time::Duration;
 use railgun_cold::Bucket;
 use railgun_cold::owner::Owner;
 use railgun_core::catalog::{CatalogOutcome, NodeRecord, Placement};
-use railgun_core::command::{CatalogCommand, ClusterSettings, NodeInfo};
+use railgun_core::command::{CatalogCommand, ClusterSettings, NodeInfo, NodeState};
+use railgun_net::tls::ClusterCa;
 use railgun_proto::convert::Uid;
 use railgun_proto::{WireError, v1};
 use railgun_raft::{MembershipStep, WantedMembers};
 use railgun_types::{ErrorCode, NodeId, NodeUid, ReplicaId, ShardId};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::StartError;
 use super::starter::{Begin, Starter};
 use super::uploads::Uploads;
+use super::{StartError, lives};
 use crate::catalog::{CatalogHandle, ClusterView};
 use crate::formation::{self, FormationAsk};
+use crate::joining;
+use crate::leads::{self, LeadSpreader};
 use crate::on_node::LocalReplica;
 use crate::peers::Addresses;
 use crate::routing::{Leader, Placements, Routing};
+use crate::session::Farewell;
 use crate::streams::ShardOnNode;
 use crate::wire_error;
 
@@ -32,6 +36,8 @@ use crate::wire_error;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long one step of a shard's membership may take before the others have their turn.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the catalog's leader may take to say who leads instead of a node that is drained.
+const PLACING_TIME: Duration = Duration::from_secs(2);
 /// The feature level that this release works at.
 pub(super) const FEATURE_LEVEL: u32 = 1;
 
@@ -48,6 +54,13 @@ pub(super) struct Keeper {
     /// Where peers are, for those who call them.
     pub(super) addresses: watch::Sender<Addresses>,
     pub(super) placements: watch::Sender<Placements>,
+    /// Where clients are to go, and when.
+    pub(super) farewell: watch::Sender<Farewell>,
+    /// The cluster's authority, where this node has its key.
+    pub(super) ca: Option<Arc<ClusterCa>>,
+    pub(super) spreader: LeadSpreader,
+    /// Since when this node is drained, as far as it has noticed.
+    pub(super) drained_since: Option<Instant>,
 }
 
 impl Keeper {
@@ -97,6 +110,20 @@ impl Keeper {
                 let joined = join_cluster(self.routing.clone(), join, reply);
                 self.starter.actors.spawn("a node that joins", joined);
             }
+            FormationAsk::Reincarnate { shard, lost, reply } => {
+                let routing = self.routing.clone();
+                self.starter.actors.spawn("a replica that lost its log", async move {
+                    reply.send(another(&routing, shard, lost).await).ok();
+                });
+            }
+            FormationAsk::Sign { sign, reply } => {
+                let Some(ca) = self.ca.clone() else { return drop(reply.send(Ok(None))) };
+                let routing = self.routing.clone();
+                self.starter.actors.spawn("a certificate of a node", async move {
+                    let signed = joining::sign_here(&routing, &ca, &sign).await;
+                    reply.send(signed.map(Some)).ok();
+                });
+            }
         }
     }
 
@@ -105,12 +132,15 @@ impl Keeper {
         let Some(settings) = view.settings else { return };
         self.publish(&view);
         self.tell_of_itself(&view).await;
+        self.stop_unplaced(&view).await;
         match self.start_placed(&settings, &view).await {
             Ok(started) => started.iter().for_each(|shard| self.uploads.begin(shard)),
             Err(error) => {
                 tracing::error!(%error, "a replica that belongs here cannot be started");
             }
         }
+        self.move_leads(&view).await;
+        self.say_farewell(&view).await;
         self.reconcile_memberships(&view).await;
         if self.routing.leads_catalog()
             && let Ok(Some(change)) = self.catalog.next_placement_change().await
@@ -126,7 +156,7 @@ impl Keeper {
     /// # Errors
     /// [`StartError`].
     pub(super) async fn start_all(
-        &self,
+        &mut self,
         settings: &ClusterSettings,
         bucket: &Bucket,
         owner: &Owner,
@@ -168,9 +198,48 @@ impl Keeper {
         }
     }
 
-    /// Starts what is to be on this node and is not.
+    /// Stops what is not to be on this node any more, or is to be another replica; and removes what earlier
+    /// ones have left, once others do not need it.
+    async fn stop_unplaced(&mut self, view: &ClusterView) {
+        for (&shard, placement) in &view.placements {
+            let here = replica_here(placement, self.node);
+            let is_in_force = here.is_some_and(|replica| placement.in_force.contains(&replica));
+            if placement.is_settled() && is_in_force {
+                self.starter.remove_earlier_lives(shard);
+            }
+        }
+        let is_superfluous = |keeper: &Self, view: &ClusterView, shard: ShardId| {
+            let placement = view.placements.get(&shard);
+            let here = placement.and_then(|placement| replica_here(placement, keeper.node));
+            let begun = keeper.starter.begun(shard);
+            shard != ShardId::CATALOG && begun.is_some() && here != begun
+        };
+        let shards = view.placements.keys().copied();
+        let superfluous: Vec<_> =
+            shards.filter(|shard| is_superfluous(self, view, *shard)).collect();
+        // What the catalog says here may be old.
+        if superfluous.is_empty() || self.routing.catch_up(ShardId::CATALOG).await.is_err() {
+            return;
+        }
+        let view = self.view.borrow().clone();
+        for shard in superfluous {
+            if !is_superfluous(self, &view, shard) {
+                continue;
+            }
+            self.starter.stop(shard).await;
+            let placement = view.placements.get(&shard);
+            if placement.is_none_or(|placement| replica_here(placement, self.node).is_none())
+                && let Err(error) = self.starter.end_life(shard)
+            {
+                tracing::warn!(%shard, %error, "what is left of a replica stays for now");
+            }
+        }
+    }
+
+    /// Starts what is to be on this node and is not. What cannot be started because its log is lost gets
+    /// another replica in its place.
     async fn start_placed(
-        &self,
+        &mut self,
         settings: &ClusterSettings,
         view: &ClusterView,
     ) -> Result<Vec<ShardOnNode>, StartError> {
@@ -178,15 +247,40 @@ impl Keeper {
         for (&shard, placement) in &view.placements {
             let Some(replica) = replica_here(placement, self.node) else { continue };
             let is_there = self.starter.on_node.borrow().contains_key(&shard);
-            if is_there || shard == ShardId::CATALOG {
+            // An earlier one than has begun here: the catalog has more to tell.
+            let is_past = self.starter.begun(shard).is_some_and(|begun| begun > replica);
+            if is_there || is_past || shard == ShardId::CATALOG {
                 continue;
             }
             let begin = self.begin(placement, replica, view);
-            let started = self.starter.shard((shard, replica), settings, begin).await?;
+            let here = (shard, replica);
+            let started = match self.starter.shard(here, settings, begin).await {
+                Err(error) if lives::is_lost(&error) && !self.starter.is_alone => {
+                    self.replace(here, &error).await;
+                    continue;
+                }
+                started => started?,
+            };
             tracing::info!(%shard, %replica, "replica started");
             all.push(started);
         }
         Ok(all)
+    }
+
+    /// Has another replica put in the place of one that cannot be started because its log is lost. The
+    /// catalog's next word is what comes of it.
+    async fn replace(&self, (shard, replica): (ShardId, ReplicaId), error: &StartError) {
+        match another(&self.routing, shard, replica).await {
+            Ok(other) if other != replica => {
+                tracing::error!(%shard, %replica, %other, %error, "a replica is replaced by another");
+            }
+            Ok(_) => tracing::error!(
+                %shard, %replica, %error, "no other replica has the log: this one stays as it is"
+            ),
+            Err(failed) => {
+                tracing::error!(%shard, %replica, %error, %failed, "a replica is not replaced yet");
+            }
+        }
     }
 
     /// How a replica of this placement begins.
@@ -200,6 +294,93 @@ impl Keeper {
         }
         let members = placement.in_force.iter().map(|replica| (*replica, view.address(*replica)));
         Begin::With(members.collect())
+    }
+
+    /// Gives away leads: all where this node is drained, else those that another node is to have.
+    async fn move_leads(&mut self, view: &ClusterView) {
+        let now = Instant::now();
+        let is_draining =
+            view.nodes.get(&self.node).is_some_and(|record| record.state != NodeState::Active);
+        match is_draining {
+            true => drop(self.drained_since.get_or_insert(now)),
+            false => self.drained_since = None,
+        }
+        let on_node = self.routing.on_node.borrow().clone();
+        let mut moves = Vec::new();
+        for (&shard, local) in on_node.iter() {
+            let state = local.raft.leader().state();
+            let Some(placement) = view.placements.get(&shard).filter(|_| state.serving) else {
+                continue;
+            };
+            let to = match self.drained_since {
+                Some(since) => self.successors(placement, view, now - since),
+                None => self.preferred((shard, state.term), local, placement, view, now),
+            };
+            if !to.is_empty() {
+                let raft = local.raft.clone();
+                moves.push(async move {
+                    if let Err(error) = leads::hand_over(shard, &raft, &to).await {
+                        tracing::info!(%shard, %error, "the lead stays here for now");
+                    }
+                });
+            }
+        }
+        futures::future::join_all(moves).await;
+    }
+
+    /// Who can lead a shard instead of this node, which is drained.
+    fn successors(
+        &self,
+        placement: &Placement,
+        view: &ClusterView,
+        drained_for: Duration,
+    ) -> Vec<ReplicaId> {
+        let is_own = placement.voters.first().is_some_and(|first| first.node() == self.node);
+        if is_own && drained_for < PLACING_TIME {
+            // The catalog is about to say who is to lead: else the lead would move twice.
+            return Vec::new();
+        }
+        leads::successors(placement, view, self.node)
+    }
+
+    /// The one who is to lead a shard that this node leads, if it is another and its turn has come.
+    fn preferred(
+        &mut self,
+        (shard, term): (ShardId, u64),
+        local: &LocalReplica,
+        placement: &Placement,
+        view: &ClusterView,
+        now: Instant,
+    ) -> Vec<ReplicaId> {
+        let Some(&first) = placement.voters.first().filter(|first| **first != local.replica) else {
+            return Vec::new();
+        };
+        let is_active =
+            view.nodes.get(&first.node()).is_some_and(|it| it.state == NodeState::Active);
+        let is_fit = is_active && placement.is_settled() && leads::is_fit(&local.raft, first);
+        if !self.spreader.is_due(shard, term, is_fit, now) {
+            return Vec::new();
+        }
+        self.spreader.tried(shard, now);
+        vec![first]
+    }
+
+    /// Tells clients where to go, as soon as this node is drained.
+    async fn say_farewell(&self, view: &ClusterView) {
+        let leads = |local: &LocalReplica| {
+            local.raft.leader().state().leader.is_some_and(|leader| leader.node() == self.node)
+        };
+        let mut is_drained = false;
+        if self.drained_since.is_some() && !self.routing.on_node.borrow().values().any(leads) {
+            let drains = self.catalog.drains().await.unwrap_or_default();
+            is_drained = drains.get(&self.node).is_some_and(|drain| drain.is_drained);
+        }
+        let farewell = Farewell { is_drained, alternatives: view.alternatives(self.node) };
+        self.farewell.send_if_modified(|known| {
+            let changes = *known != farewell;
+            *known = farewell;
+            changes
+        });
     }
 
     /// Takes each shard that this node leads one step nearer to where it is to be.
@@ -261,6 +442,23 @@ fn is_told(record: &NodeRecord, own: &NodeInfo) -> bool {
 fn replica_here(placement: &Placement, node: NodeId) -> Option<ReplicaId> {
     let staying = placement.replica_on(node);
     staying.or_else(|| placement.leaving().find(|replica| replica.node() == node))
+}
+
+/// The replica that is to be in the place of one that lost its log; that one itself, where no other has
+/// the log.
+async fn another(
+    routing: &Routing,
+    shard: ShardId,
+    lost: ReplicaId,
+) -> Result<ReplicaId, WireError> {
+    let outcome = routing.change(CatalogCommand::Reincarnate { shard, lost }).await;
+    match outcome.map_err(wire_error::change_failure)? {
+        CatalogOutcome::Replica { replica: Some(replica), .. } => Ok(replica),
+        other => {
+            let message = format!("shard {shard} has no place for another replica: {other:?}");
+            Err(WireError::new(ErrorCode::Unavailable, message))
+        }
+    }
 }
 
 /// Gives a node its place in the cluster.

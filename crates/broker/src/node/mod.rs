@@ -2,6 +2,7 @@
 //! the bucket's claim, offloaders, sessions, in this order.
 
 mod keeper;
+mod lives;
 mod neighbours;
 mod starter;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use railgun_core::command::{
 };
 use railgun_log::{LogError, OpenError, ShardLog, SpawnError};
 use railgun_net::peer::PeerEndpoint;
+use railgun_net::tls::ClusterCa;
 use railgun_net::{BindError, ClientFigures, Endpoint};
 use railgun_raft::{Failure, NoPeers, PeerNetwork};
 use railgun_types::{ClusterUid, ErrorCode, Limits, NodeId, NodeUid, ReplicaId, ShardId};
@@ -34,15 +36,18 @@ use tokio_util::task::TaskTracker;
 
 use crate::actors::Actors;
 use crate::auth::{Auth, TokenHash};
-use crate::catalog::CatalogHandle;
+use crate::catalog::{CatalogHandle, ClusterView};
+use crate::cluster_admin::ClusterAdmin;
 use crate::identity::{Founder, Identity, IdentityError, Member};
+use crate::joining::Registrar;
+use crate::leads::{self, LeadSpreader};
 use crate::log_done::log_done;
 use crate::offload::ObjectMemory;
 use crate::on_node::{LocalReplica, OnNode, OnNodeWatch};
 use crate::peers::{Addresses, RaftPeers};
 use crate::routing::{self, Placements, Routing};
 use crate::seams::{RunningLog, Seams};
-use crate::session::{self, STOPPING, SessionContext};
+use crate::session::{self, Farewell, STOPPING, SessionContext};
 use crate::shard::{MirrorScope, ShardFigures};
 use crate::streams::{ShardOnNode, Streams};
 use keeper::Keeper;
@@ -60,6 +65,9 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long clients are waited for that must be told that their connection is closed; the bucket
 /// gets its records meanwhile.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long other nodes may take to lead what a stopping one leads.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often a founder looks whether it is up to it to write down what the cluster is.
 const LOOK_FOR_SETTINGS_EVERY: Duration = Duration::from_millis(100);
@@ -109,6 +117,8 @@ pub struct ClusterSpec {
     pub bootstrap_expect: u32,
     /// Replicas of each data shard: 1, 3 or 5. Decided when the cluster is made.
     pub replicas: u8,
+    /// The authority that signs the certificates of nodes, on a node that is to do so (CL-2).
+    pub ca: Option<Arc<ClusterCa>>,
 }
 
 impl std::fmt::Debug for ClusterSpec {
@@ -156,6 +166,25 @@ pub enum StartError {
         shard: ShardId,
         /// What is wrong with it.
         source: OpenError,
+    },
+    /// The first thing in a new log was not written.
+    #[error("cannot begin the log of shard {shard}: {source}")]
+    NewLog {
+        /// The shard.
+        shard: ShardId,
+        /// What the log says.
+        source: LogError,
+    },
+    /// A replica had a log, and has none any more.
+    #[error(
+        "the log of shard {shard} is lost: replica {replica} has begun on this node, and its log \
+         holds nothing"
+    )]
+    LostLog {
+        /// The shard.
+        shard: ShardId,
+        /// The replica.
+        replica: ReplicaId,
     },
     /// A shard's replica does not start.
     #[error("{0}")]
@@ -227,6 +256,9 @@ pub struct Broker {
     /// Of a node that has others beside it.
     peer_endpoint: Option<Arc<PeerEndpoint>>,
     on_node: OnNodeWatch,
+    view: watch::Receiver<Arc<ClusterView>>,
+    /// What clients are told when the node stops.
+    farewell: watch::Sender<Farewell>,
     /// Ends when dropped.
     _log: Arc<RunningLog>,
     ready: watch::Sender<bool>,
@@ -238,6 +270,8 @@ pub struct Broker {
     actors: Actors,
     #[cfg(test)]
     streams: Streams,
+    #[cfg(test)]
+    cluster_admin: ClusterAdmin,
     #[cfg(test)]
     memory: ObjectMemory,
 }
@@ -273,6 +307,11 @@ impl Broker {
         };
         let (on_node_tx, on_node) = watch::channel(OnNode::default());
         let next_session = Arc::new(AtomicU64::new(0));
+        let registrar = Registrar {
+            ca: spec.cluster.as_ref().and_then(|cluster| cluster.ca.clone()),
+            entropy: Arc::clone(&entropy),
+            clock: Arc::clone(&clock),
+        };
         let mut others = match spec.cluster {
             None => None,
             Some(cluster) => {
@@ -291,7 +330,8 @@ impl Broker {
             (Some(_), _) => identity,
             (None, None) => {
                 let cluster = ClusterUid(entropy.uid());
-                let member = Member { node: NodeId(1), cluster, founders: Vec::new() };
+                let (founders, replicas) = (Vec::new(), BTreeMap::new());
+                let member = Member { node: NodeId(1), cluster, founders, replicas };
                 let founded = Identity { member: Some(member), ..identity };
                 founded.keep(&*disk)?;
                 founded
@@ -304,7 +344,7 @@ impl Broker {
         let Some(member) = identity.member.clone() else {
             unreachable!("a node that has come here belongs to a cluster")
         };
-        let Member { node, cluster, founders } = member;
+        let Member { node, cluster, founders, .. } = member;
         let is_first = node == NodeId(1) && !founders.is_empty();
         if let Some(others) = &others {
             others.belongs_to(cluster, node);
@@ -334,7 +374,8 @@ impl Broker {
                 placements,
             }),
         };
-        let starter = Starter {
+        let mut starter = Starter {
+            identity,
             log: Arc::clone(&log),
             disk: Arc::clone(&disk),
             address: others.as_ref().map_or_else(String::new, |o| o.peer_address.clone()),
@@ -361,10 +402,19 @@ impl Broker {
             false if is_first => Begin::With(first_members(&founders)),
             false => Begin::Later,
         };
-        let catalog_replica = ReplicaId::new(node, 1);
-        let catalog = starter.catalog(catalog_replica, wish.hot_bytes_per_shard(), begin).await?;
+        let replica = starter.begun(ShardId::CATALOG).unwrap_or(ReplicaId::new(node, 1));
+        let hot_bytes = wish.hot_bytes_per_shard();
+        let started = starter.catalog(replica, hot_bytes, begin).await;
+        let catalog = match (started, others.as_mut()) {
+            (Err(error), Some(others)) if lives::is_lost(&error) => {
+                tracing::error!(%error, "this node's copy of the catalog is lost: it gets another");
+                let replica = others.another_replica(cluster, ShardId::CATALOG, replica).await;
+                starter.catalog(replica, hot_bytes, Begin::Later).await?
+            }
+            (started, _) => started?,
+        };
         let own = NodeInfo {
-            uid: identity.uid,
+            uid: starter.identity.uid,
             peer_address: starter.address.clone(),
             client_address: spec.address,
             feature_level: keeper::FEATURE_LEVEL,
@@ -382,7 +432,7 @@ impl Broker {
             Some(others) => tokio::select! {
                 biased;
                 settings = founded => settings?,
-                () = others.answer_meanwhile(cluster) => {
+                () = Neighbours::answer_meanwhile(&mut others.asks, cluster) => {
                     unreachable!("other nodes may ask for as long as this one listens")
                 }
             },
@@ -391,8 +441,7 @@ impl Broker {
             tracing::warn!("{ignored}");
         }
         if !founders.is_empty() {
-            let member = Member { node, cluster, founders: Vec::new() };
-            Identity { member: Some(member), ..identity.clone() }.keep(&*disk)?;
+            starter.is_founded()?;
         }
         let memory = ObjectMemory::new();
         let uploads = Uploads {
@@ -407,10 +456,10 @@ impl Broker {
             segment_bytes_min: thresholds.segment_bytes_min,
             actors: actors.clone(),
             background,
-            cancel: cancel.clone(),
         };
+        let farewell = watch::Sender::new(Farewell::default());
         let owner = Owner { cluster, created: clock.now(), format: owner::FORMAT, node };
-        let keeper = Keeper {
+        let mut keeper = Keeper {
             starter,
             uploads,
             view: catalog.view(),
@@ -420,6 +469,10 @@ impl Broker {
             node,
             addresses: addresses_tx,
             placements: placements_tx,
+            farewell: farewell.clone(),
+            ca: registrar.ca.clone(),
+            spreader: LeadSpreader::default(),
+            drained_since: None,
         };
         keeper.start_all(&settings, &bucket, &owner).await?;
         let peer_endpoint = others.map(|Neighbours { endpoint, asks, .. }| {
@@ -432,6 +485,9 @@ impl Broker {
             looked.await;
         });
         let cold = ColdReader::new(bucket.clone(), &ReaderOptions::default());
+        let view = catalog.view();
+        let cluster_admin =
+            ClusterAdmin { catalog: catalog.clone(), routing: routing.clone(), registrar };
         let streams = Streams::new(catalog, routing, cold, bucket, entropy, pool);
         if is_alone && let Err(error) = streams.reconcile().await {
             tracing::warn!(%error, "half-done creations or deletions are left for the next start");
@@ -441,6 +497,8 @@ impl Broker {
         let endpoint = Arc::new((spec.listen)()?);
         let context = Arc::new(SessionContext {
             streams: streams.clone(),
+            cluster: cluster_admin.clone(),
+            farewell: farewell.subscribe(),
             auth: Auth::new(spec.tokens),
             limits: Limits::default(),
             node_id: node.0,
@@ -458,6 +516,8 @@ impl Broker {
             endpoint,
             peer_endpoint,
             on_node,
+            view,
+            farewell,
             _log: log,
             ready: watch::channel(true).0,
             stopping,
@@ -466,6 +526,8 @@ impl Broker {
             actors,
             #[cfg(test)]
             streams,
+            #[cfg(test)]
+            cluster_admin,
             #[cfg(test)]
             memory,
         })
@@ -565,13 +627,16 @@ impl Broker {
         Some(NodeFailure::Disk { reason: log.or_else(checkpoints)? })
     }
 
-    /// Stops the node: no new clients, what is in flight is answered, records go to the bucket, both
+    /// Stops the node: other nodes lead what it leads, no new clients, what is in flight is answered, records go to the bucket, both
     /// within `drain` (at most [`DRAIN_TIMEOUT`]); then, whatever came of that, Raft is stopped and the
     /// log is synced and marked. With a `drain` of zero, for a node that has failed, nothing is waited
     /// for.
     pub async fn shutdown(&self, drain: Duration) {
         let end = Instant::now() + drain.min(DRAIN_TIMEOUT);
         self.ready.send_replace(false);
+        if !drain.is_zero() {
+            self.hand_over_leads(end.min(Instant::now() + HAND_OVER_TIMEOUT)).await;
+        }
         self.endpoint.refuse_new();
         self.stopping.cancel();
         self.sessions.close();
@@ -602,6 +667,22 @@ impl Broker {
         self.cancel.cancel();
         self.actors.close();
         self.actors.wait().await;
+    }
+
+    /// Gives all leads to other nodes, so that clients find them there when they are told to go.
+    async fn hand_over_leads(&self, end: Instant) {
+        let view = self.view.borrow().clone();
+        let alternatives = view.alternatives(self.node);
+        self.farewell.send_modify(|farewell| farewell.alternatives = alternatives);
+        let on_node = self.on_node.borrow().clone();
+        let led = on_node.iter().filter(|(_, local)| local.raft.leader().state().serving);
+        let moves = led.filter_map(|(&shard, local)| {
+            let to = leads::successors(view.placements.get(&shard)?, &view, self.node);
+            Some(async move { leads::hand_over(shard, &local.raft, &to).await })
+        });
+        if timeout_at(end, futures::future::join_all(moves)).await.is_err() {
+            tracing::warn!("not every lead was handed over in time: others elect one");
+        }
     }
 
     /// Seals everything and waits until it is in the bucket.

@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
+use bytes::Bytes;
 use railgun_log::Disk;
 use railgun_net::BindError;
 use railgun_net::peer::PeerEndpoint;
 use railgun_proto::convert::Uid;
 use railgun_proto::{WireError, v1};
-use railgun_types::{ClusterUid, ErrorCode, NodeId};
+use railgun_types::{ClusterUid, ErrorCode, NodeId, ReplicaId, ShardId};
 use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::ClusterSpec;
@@ -22,6 +25,10 @@ use crate::identity::Identity;
 use crate::on_node::OnNodeWatch;
 use crate::peers::{PeerService, Peers, SelfPortrait, serve_peers};
 
+/// How long another node may take to find a new replica for this one, and how long it is until they are
+/// asked again.
+const ASK_TIMEOUT: Duration = Duration::from_secs(6);
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// Requests of other nodes that may wait.
 const ASKS: usize = 64;
 
@@ -73,7 +80,9 @@ impl Neighbours {
         let about = watch::Sender::new(about);
         let portrait = SelfPortrait { about: about.subscribe(), clock };
         let (formation, asks) = mpsc::channel(ASKS);
-        let serving = PeerService { portrait: portrait.clone(), on_node, formation, next_session };
+        let ca = cluster.ca;
+        let serving =
+            PeerService { portrait: portrait.clone(), on_node, formation, next_session, ca };
         let serving = serve_peers(Arc::clone(&endpoint), serving, actors.clone(), cancel.clone());
         actors.spawn("whoever welcomes peers", serving);
         let peers = Peers::spawn(Arc::clone(&endpoint), portrait, actors, cancel.clone());
@@ -87,6 +96,57 @@ impl Neighbours {
         Formation { disk, entropy, peers, seeds, about: self.about.clone() }
     }
 
+    /// Has the cluster put another replica in the place of one of this node's that lost its log. Asks
+    /// whoever answers, as long as it takes.
+    pub(super) async fn reincarnate(
+        &self,
+        cluster: ClusterUid,
+        shard: ShardId,
+        lost: ReplicaId,
+    ) -> ReplicaId {
+        let to =
+            v1::ReplicaAddress { cluster_uid: cluster.to_wire(), shard: shard.0, replica: lost.0 };
+        loop {
+            for seed in &self.seeds {
+                let call = v1::peer_call::Call::Reincarnate(to.clone());
+                let asked = self.peers.call(seed, call, Bytes::new());
+                match timeout(ASK_TIMEOUT, asked).await {
+                    Ok(Ok((v1::peer_reply::Answer::Reincarnated(replica), _)))
+                        if replica.replica != lost.0 =>
+                    {
+                        return ReplicaId(replica.replica);
+                    }
+                    Ok(Ok(_)) => tracing::warn!(
+                        %shard, %lost, peer = seed, "nobody else has the log of this replica"
+                    ),
+                    Ok(Err(error)) => tracing::debug!(peer = seed, %error, "no other replica yet"),
+                    Err(_) => {}
+                }
+            }
+            sleep(ASK_AGAIN).await;
+        }
+    }
+
+    /// As [`Self::reincarnate`], and answers what others ask meanwhile.
+    pub(super) async fn another_replica(
+        &mut self,
+        cluster: ClusterUid,
+        shard: ShardId,
+        lost: ReplicaId,
+    ) -> ReplicaId {
+        let (_, nobody) = mpsc::channel(1);
+        let mut asks = std::mem::replace(&mut self.asks, nobody);
+        let replica = tokio::select! {
+            biased;
+            replica = self.reincarnate(cluster, shard, lost) => replica,
+            () = Self::answer_meanwhile(&mut asks, cluster) => {
+                unreachable!("other nodes may ask for as long as this one listens")
+            }
+        };
+        self.asks = asks;
+        replica
+    }
+
     /// From here on the others are told so.
     pub(super) fn belongs_to(&self, cluster: ClusterUid, node: NodeId) {
         self.about.send_modify(|about| {
@@ -97,8 +157,11 @@ impl Neighbours {
     }
 
     /// Answers what others ask while the cluster is not there yet, until cancelled.
-    pub(super) async fn answer_meanwhile(&mut self, cluster: ClusterUid) {
-        while let Some(ask) = self.asks.recv().await {
+    pub(super) async fn answer_meanwhile(
+        asks: &mut mpsc::Receiver<FormationAsk>,
+        cluster: ClusterUid,
+    ) {
+        while let Some(ask) = asks.recv().await {
             match ask {
                 FormationAsk::Greet { .. } => {}
                 FormationAsk::Form { form, reply } => {
@@ -107,6 +170,10 @@ impl Neighbours {
                 FormationAsk::Join { reply, .. } => {
                     let message = "the cluster is being formed";
                     reply.send(Err(WireError::new(ErrorCode::Unavailable, message))).ok();
+                }
+                FormationAsk::Sign { reply, .. } => drop(reply.send(Ok(None))),
+                FormationAsk::Reincarnate { reply, .. } => {
+                    reply.send(Err(formation::no_cluster())).ok();
                 }
             }
         }

@@ -1,7 +1,6 @@
 //! Starts the Raft replica of each shard with the state its checkpoints hold.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,7 +8,7 @@ use railgun_core::catalog::{Catalog, RestoredCatalog};
 use railgun_core::checkpoint::{self, CheckpointError};
 use railgun_core::command::ClusterSettings;
 use railgun_core::shard::{Restored, ShardState};
-use railgun_log::{Disk, ShardLog};
+use railgun_log::{Disk, ShardLog, Vote};
 use railgun_raft::{
     Applied, BlockingPool, LeaderWatch, PeerNetwork, RaftShard, ShardSpec, StateMachine,
     UnappliedSink,
@@ -18,12 +17,15 @@ use railgun_types::{ClusterUid, EntryId, ReplicaId, ShardId};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::lives;
 use super::{LEADER_TIMEOUT, StartError};
 use crate::actors::Actors;
 use crate::builtin_bug::{BuiltinBug, Planted};
 use crate::catalog::{self, CatalogHandle, CatalogSpec};
 use crate::checkpoint::{Check, CheckpointStore, Install, Newest, Schedule};
 use crate::clock::Clock;
+use crate::identity::Identity;
+use crate::log_done::log_done;
 use crate::offload::Reclaimer;
 use crate::on_node::{LocalReplica, OnNode, Owner};
 use crate::replica::{self, Handover};
@@ -47,6 +49,8 @@ pub(super) struct Starter {
     pub(super) planted: Planted,
     pub(super) actors: Actors,
     pub(super) cancel: CancellationToken,
+    /// What is kept about this node.
+    pub(super) identity: Identity,
     /// Names that there may be.
     pub(super) streams_max: usize,
     /// Who serves others is told of each replica here.
@@ -77,21 +81,80 @@ struct Files<T> {
 }
 
 impl Starter {
-    /// Opens the files of a shard, of this cluster if it is known yet.
-    fn open<T>(
-        &self,
+    /// Opens the files of a shard, of this cluster if it is known yet. What is wrong with them leaves
+    /// nothing open.
+    async fn open<T>(
+        &mut self,
         (shard, replica): (ShardId, ReplicaId),
         cluster: Option<ClusterUid>,
         hot_bytes_max: u64,
         decode: impl Fn(&[u8]) -> Result<T, CheckpointError>,
     ) -> Result<Files<T>, StartError> {
-        let dir = format!("shards/{shard}/log");
+        let log = self.open_log((shard, replica)).await?;
+        let restored = self.restore((shard, replica), &log, cluster, hot_bytes_max, decode);
+        match restored {
+            Ok((store, restored)) => Ok(Files { log, store, restored }),
+            Err(error) => {
+                log_done(|done| log.close(done)).await.ok();
+                Err(error)
+            }
+        }
+    }
+
+    /// Opens the log of a replica, which begins its life if it has not (CL-3): the log has something in it
+    /// before that is noted, and that is noted before anybody hears of the replica. So one that was noted
+    /// and whose log holds nothing is lost.
+    async fn open_log(
+        &mut self,
+        (shard, replica): (ShardId, ReplicaId),
+    ) -> Result<ShardLog, StartError> {
+        let dir = lives::dir(shard, replica).join("log");
         let mut options = self.log.options.clone();
         options.incarnation = replica.incarnation().into();
-        let opened = self.log.opener.open_shard(dir.as_ref(), options);
+        let opened = self.log.opener.open_shard(&dir, options);
         let (log, report) = opened.map_err(|source| StartError::OpenLog { shard, source })?;
         tracing::info!(%shard, ?report, "log opened");
-        let dir = PathBuf::from(format!("shards/{shard}/checkpoints"));
+        if self.is_alone {
+            return Ok(log);
+        }
+        let begun = match (self.begun(shard) == Some(replica), log.state().vote) {
+            (true, None) => Err(StartError::LostLog { shard, replica }),
+            (true, Some(_)) => Ok(()),
+            (false, vote) => self.begin_life(&log, (shard, replica), vote.is_some()).await,
+        };
+        if let Err(error) = begun {
+            log_done(|done| log.close(done)).await.ok();
+            return Err(error);
+        }
+        Ok(log)
+    }
+
+    async fn begin_life(
+        &mut self,
+        log: &ShardLog,
+        (shard, replica): (ShardId, ReplicaId),
+        has_vote: bool,
+    ) -> Result<(), StartError> {
+        if !has_vote {
+            // For nobody: as if there were none.
+            let vote = Vote { term: 0, node: 0, committed: false };
+            let saved = log_done(|done| log.save_vote(vote, done)).await;
+            saved.map_err(|source| StartError::NewLog { shard, source })?;
+        }
+        Ok(self.note_life(shard, replica)?)
+    }
+
+    /// What the newest checkpoint holds, and where they are kept.
+    fn restore<T>(
+        &self,
+        (shard, replica): (ShardId, ReplicaId),
+        log: &ShardLog,
+        cluster: Option<ClusterUid>,
+        hot_bytes_max: u64,
+        decode: impl Fn(&[u8]) -> Result<T, CheckpointError>,
+    ) -> Result<(Arc<CheckpointStore>, Option<T>), StartError> {
+        let home = lives::dir(shard, replica);
+        let dir = home.join("checkpoints");
         let restore = |error: &dyn std::fmt::Display| StartError::Restore {
             shard,
             reason: error.to_string(),
@@ -118,7 +181,7 @@ impl Starter {
         // nothing of them is needed.
         store.set_aside(&damaged).map_err(|error| restore(&error))?;
         let restored = newest.map(|(_, restored)| restored);
-        Ok(Files { log, store: Arc::new(store), restored })
+        Ok((Arc::new(store), restored))
     }
 
     /// Starts the Raft replica of a shard, and waits until it serves where it is alone.
@@ -160,6 +223,19 @@ impl Starter {
         Ok(raft)
     }
 
+    /// Stops a replica that is to be here no longer. Its files stay.
+    pub(super) async fn stop(&self, shard: ShardId) {
+        let mut stopped = None;
+        self.on_node.send_modify(|on_node| stopped = Arc::make_mut(on_node).remove(&shard));
+        let Some(replica) = stopped else { return };
+        replica.raft.shutdown().await;
+        replica.stop.cancel();
+        if let Err(error) = log_done(|done| replica.log.close(done)).await {
+            tracing::warn!(%shard, %error, "the log of a replica that was stopped");
+        }
+        tracing::info!(%shard, replica = %replica.replica, "replica stopped");
+    }
+
     fn put_on_node(&self, shard: ShardId, replica: LocalReplica) {
         self.on_node.send_modify(|on_node| {
             Arc::make_mut(on_node).insert(shard, replica);
@@ -168,7 +244,7 @@ impl Starter {
 
     /// Starts this node's replica of the catalog.
     pub(super) async fn catalog(
-        &self,
+        &mut self,
         replica: ReplicaId,
         hot_bytes: u64,
         begin: Begin,
@@ -176,7 +252,7 @@ impl Starter {
         let shard = ShardId::CATALOG;
         let decode = |bytes: &[u8]| Catalog::decode_checkpoint(None, bytes);
         let Files { log, store, restored } =
-            self.open((shard, replica), None, hot_bytes, decode)?;
+            self.open((shard, replica), None, hot_bytes, decode).await?;
         let restored = restored.unwrap_or_else(|| RestoredCatalog {
             catalog: Catalog::default(),
             applied: None,
@@ -189,7 +265,7 @@ impl Starter {
         let (actors, pool) = (self.actors.clone(), Arc::clone(&self.pool));
         let schedule = Schedule::new(Arc::clone(&store), log.clone(), actors, pool, cadence, at);
         let (sink, unapplied) = replica::unapplied_queue();
-        let stopping = self.cancel.clone();
+        let stopping = self.cancel.child_token();
         let spec = CatalogSpec {
             restored,
             streams_max: self.streams_max,
@@ -198,6 +274,7 @@ impl Starter {
             clock: Arc::clone(&self.clock),
             unapplied,
         };
+        let stop = stopping.clone();
         let (catalog, to) = spec.spawn(&self.actors, stopping.clone());
         let install = Install {
             store: Arc::clone(&store),
@@ -218,13 +295,13 @@ impl Starter {
         send(&to, catalog::Message::Started(raft.clone())).await;
         let owner = Owner::Catalog(catalog.clone());
         let checkpoints = store;
-        self.put_on_node(shard, LocalReplica { replica, raft, log, checkpoints, owner });
+        self.put_on_node(shard, LocalReplica { replica, raft, log, checkpoints, owner, stop });
         Ok(catalog)
     }
 
     /// Starts this node's replica of a data shard.
     pub(super) async fn shard(
-        &self,
+        &mut self,
         (shard, replica): (ShardId, ReplicaId),
         settings: &ClusterSettings,
         begin: Begin,
@@ -233,7 +310,7 @@ impl Starter {
         let decode = move |bytes: &[u8]| ShardState::decode_checkpoint(cluster, shard, bytes);
         let hot_bytes = settings.hot_bytes_per_shard();
         let Files { log, store, restored } =
-            self.open((shard, replica), Some(cluster), hot_bytes, decode)?;
+            self.open((shard, replica), Some(cluster), hot_bytes, decode).await?;
         let mut restored = restored.unwrap_or_else(|| Restored {
             state: ShardState::new(cluster, shard),
             membership: Bytes::new(),
@@ -256,7 +333,8 @@ impl Starter {
             hot_bytes_max: if admits_all { u64::MAX } else { hot_bytes },
             unapplied,
         };
-        let stopping = self.cancel.clone();
+        let stopping = self.cancel.child_token();
+        let stop = stopping.clone();
         let (handle, to) = host.spawn(&self.actors, stopping.clone());
         let segment_bytes_min = self.thresholds.segment_bytes_min;
         let install = Install {
@@ -289,9 +367,10 @@ impl Starter {
             hot_bytes_max: hot_bytes,
             planted: self.planted,
         };
-        let on_node = ShardOnNode { handle, reclaimer };
+        let on_node = ShardOnNode { handle, reclaimer, stop: stop.clone() };
         let owner = Owner::Data(on_node.clone());
-        self.put_on_node(shard, LocalReplica { replica, raft, log, checkpoints: store, owner });
+        let checkpoints = store;
+        self.put_on_node(shard, LocalReplica { replica, raft, log, checkpoints, owner, stop });
         Ok(on_node)
     }
 }

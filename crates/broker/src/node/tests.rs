@@ -1,9 +1,12 @@
 //! A whole node on simulated parts and paused time: what cannot be brought about from outside.
 
 mod cluster;
+mod cluster_admin;
+mod cluster_rig;
 mod damage;
 mod failed_disk;
 mod full_disk;
+mod lives;
 mod offload;
 mod publishers;
 mod reading;

@@ -7,7 +7,6 @@ use railgun_cold::Bucket;
 use railgun_raft::BlockingPool;
 use railgun_types::ClusterUid;
 use tokio::runtime::Handle;
-use tokio_util::sync::CancellationToken;
 
 use crate::actors::Actors;
 use crate::builtin_bug::Planted;
@@ -29,13 +28,12 @@ pub(super) struct Uploads {
     pub(super) segment_bytes_min: u64,
     pub(super) actors: Actors,
     pub(super) background: Handle,
-    pub(super) cancel: CancellationToken,
 }
 
 impl Uploads {
     /// Begins for one shard, whose bucket is known to be the right one: what is uploaded to a wrong one
     /// is committed, and then given up here.
-    pub(super) fn begin(&self, ShardOnNode { handle, reclaimer }: &ShardOnNode) {
+    pub(super) fn begin(&self, ShardOnNode { handle, reclaimer, stop }: &ShardOnNode) {
         let offload = OffloadSpec {
             cluster: self.cluster,
             shard: handle.clone(),
@@ -49,8 +47,8 @@ impl Uploads {
             cut_bytes: self.cut_bytes,
             segment_bytes_min: self.segment_bytes_min,
         };
-        let offload = offload.run(self.cancel.clone());
+        let offload = offload.run(stop.clone());
         self.actors.spawn_on("an offloader", offload, &self.background);
-        self.actors.spawn("a reclaimer", reclaimer.clone().run(self.cancel.clone()));
+        self.actors.spawn("a reclaimer", reclaimer.clone().run(stop.clone()));
     }
 }

@@ -8,11 +8,12 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use railgun_net::peer::PeerEndpoint;
+use railgun_net::tls::ClusterCa;
 use railgun_net::{Connection, FrameReader, FrameWriter};
 use railgun_proto::convert::Uid;
 use railgun_proto::{Frame, WireError, v1};
 use railgun_raft::StreamUse;
-use railgun_types::{ClusterUid, ErrorCode, ShardId};
+use railgun_types::{ClusterUid, ErrorCode, NodeId, ReplicaId, ShardId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::dial::{SelfPortrait, VERSION_MAX, VERSION_MIN};
 use super::network::raft_stream;
 use crate::actors::Actors;
+use crate::cluster_admin;
 use crate::formation::FormationAsk;
 use crate::on_node::{LocalReplica, OnNodeWatch};
 use crate::relay;
@@ -41,6 +43,8 @@ pub(crate) struct PeerService {
     pub(crate) formation: mpsc::Sender<FormationAsk>,
     /// Numbers of sessions, of clients and of relays: no two have the same.
     pub(crate) next_session: Arc<AtomicU64>,
+    /// The cluster's authority, where this node has its key.
+    pub(crate) ca: Option<Arc<ClusterCa>>,
 }
 
 /// Serves other nodes until cancelled.
@@ -232,9 +236,43 @@ impl PeerService {
                 let entry = v1::EntryAddress { term: read.term, index: read.index };
                 Ok((Answer::ReadIndexIs(entry), Bytes::new()))
             }
+            Some(Call::Describe(describe)) => {
+                self.check_cluster(&describe.cluster_uid)?;
+                let told = cluster_admin::replicas_here(&self.on_node.borrow(), self.ca.as_deref());
+                Ok((Answer::ReplicasTold(told), Bytes::new()))
+            }
+            Some(Call::MoveLead(lead)) => {
+                let from = lead.from.ok_or_else(|| {
+                    WireError::new(ErrorCode::ProtocolViolation, "it is for no replica")
+                })?;
+                let (replica, shard) = (self.replica(&from)?, ShardId(from.shard));
+                let moved =
+                    cluster_admin::move_lead_of(shard, &replica, NodeId(lead.node_id)).await;
+                let error = moved.err().map(v1::Error::from);
+                Ok((Answer::LeadMoved(v1::LeadMoved { error }), Bytes::new()))
+            }
+            Some(Call::Sign(sign)) => {
+                let signed = self.ask(|reply| FormationAsk::Sign { sign, reply }).await;
+                let signed = match signed {
+                    Ok(signed) => v1::CertificateSigned { signed, error: None },
+                    Err(error) => v1::CertificateSigned { signed: None, error: Some(error.into()) },
+                };
+                Ok((Answer::CertificateSigned(signed), Bytes::new()))
+            }
             Some(Call::Form(form)) => {
                 self.ask(|reply| FormationAsk::Form { form, reply }).await?;
                 Ok((Answer::Formed(v1::Done {}), Bytes::new()))
+            }
+            Some(Call::Reincarnate(lost)) => {
+                let (shard, lost) = (ShardId(lost.shard), ReplicaId(lost.replica));
+                let ask = |reply| FormationAsk::Reincarnate { shard, lost, reply };
+                let replica = self.ask(ask).await?;
+                let address = v1::ReplicaAddress {
+                    cluster_uid: self.portrait.about.borrow().cluster_uid.clone(),
+                    shard: shard.0,
+                    replica: replica.0,
+                };
+                Ok((Answer::Reincarnated(address), Bytes::new()))
             }
             Some(Call::Join(join)) => {
                 let joined = self.ask(|reply| FormationAsk::Join { join, reply }).await?;
@@ -257,13 +295,17 @@ impl PeerService {
         answer.await.unwrap_or_else(|_| Err(stopping()))
     }
 
-    /// The replica that is meant, if it is that one.
-    fn replica(&self, to: &v1::ReplicaAddress) -> Result<LocalReplica, WireError> {
-        let own = self.portrait.about.borrow().cluster_uid.clone();
-        if to.cluster_uid != own {
+    fn check_cluster(&self, uid: &Bytes) -> Result<(), WireError> {
+        if self.portrait.about.borrow().cluster_uid != *uid {
             let message = "the request is for another cluster than that of this node";
             return Err(WireError::new(ErrorCode::WrongCluster, message));
         }
+        Ok(())
+    }
+
+    /// The replica that is meant, if it is that one.
+    fn replica(&self, to: &v1::ReplicaAddress) -> Result<LocalReplica, WireError> {
+        self.check_cluster(&to.cluster_uid)?;
         let shard = ShardId(to.shard);
         let not_here = |message: String| WireError::new(ErrorCode::ReplicaNotHere, message);
         let on_node = self.on_node.borrow().clone();
@@ -271,7 +313,7 @@ impl PeerService {
             not_here(format!("shard {shard} has no replica on this node, or not yet"))
         })?;
         if to.replica != 0 && to.replica != replica.replica.0 {
-            let (here, asked) = (replica.replica, railgun_types::ReplicaId(to.replica));
+            let (here, asked) = (replica.replica, ReplicaId(to.replica));
             let message =
                 format!("replica {asked} of shard {shard} is not on this node, but {here}");
             return Err(not_here(message));

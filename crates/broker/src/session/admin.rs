@@ -8,7 +8,7 @@ use railgun_types::{ErrorCode, Offset, StreamName};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{QuicStream, STOPPING, SessionEnd};
+use super::{QuicStream, STOPPING, SessionContext, SessionEnd, only_joins};
 use crate::streams::{Resolved, Streams};
 
 /// Rows of one page of a list.
@@ -25,8 +25,12 @@ pub(super) async fn serve(
     let mut request = first;
     loop {
         let id = request.id;
+        let is_sign = matches!(request.call, Some(v1::admin_request::Call::SignNode(_)));
+        if stream.only_joins && !is_sign {
+            return Err(only_joins());
+        }
         let answer = match request.call {
-            Some(call) => answer(&stream.context.streams, call, &stream.tasks, &stopping).await,
+            Some(call) => answer(&stream.context, call, &stream.tasks, &stopping).await,
             None => Err(WireError::new(ErrorCode::ProtocolViolation, "the request has no call")),
         };
         let answer = answer.unwrap_or_else(|error| v1::admin_response::Answer::Error(error.into()));
@@ -45,13 +49,14 @@ pub(super) async fn serve(
 }
 
 async fn answer(
-    streams: &Streams,
+    context: &SessionContext,
     call: v1::admin_request::Call,
     tasks: &TaskTracker,
     stopping: &CancellationToken,
 ) -> Result<v1::admin_response::Answer, WireError> {
     use v1::admin_request::Call;
     use v1::admin_response::Answer;
+    let SessionContext { streams, cluster, .. } = context;
     Ok(match call {
         Call::EnsureStream(ensure) => {
             let (streams, request) = (streams.clone(), EnsureRequest::try_from(ensure)?);
@@ -94,6 +99,19 @@ async fn answer(
             })
         }
         Call::ListSegments(list) => Answer::SegmentList(list_segments(streams, &list).await?),
+        Call::DescribeCluster(_) => Answer::ClusterDescription(cluster.describe().await?),
+        Call::SetNodeState(set) => {
+            let cluster = cluster.clone();
+            let set = to_the_end(tasks, async move { cluster.set_node_state(set).await }).await?;
+            Answer::NodeStateSet(set)
+        }
+        Call::TransferLeader(transfer) => {
+            let cluster = cluster.clone();
+            let moved = async move { cluster.transfer_leader(transfer).await };
+            Answer::LeaderTransferred(to_the_end(tasks, moved).await?)
+        }
+        Call::MakeJoinToken(make) => Answer::JoinToken(cluster.make_join_token(make).await?),
+        Call::SignNode(sign) => Answer::NodeSigned(cluster.sign_node(sign).await?),
     })
 }
 

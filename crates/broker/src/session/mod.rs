@@ -11,16 +11,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use railgun_net::{Connection, FrameReader, FrameWriter, Member};
+use railgun_net::{Connection, FrameReader, FrameWriter, Member, ReadError};
 use railgun_proto::convert::Uid;
 use railgun_proto::{Frame, FrameKind, Message, VERSION, WireError, v1};
 use railgun_types::limits::ADMIN_STREAMS;
-use railgun_types::{ErrorCode, Limits};
+use railgun_types::{ErrorCode, JOIN_TOKEN_PREFIX, Limits};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::Auth;
 use crate::builtin_bug::Planted;
+use crate::cluster_admin::ClusterAdmin;
 use crate::reader::ClientPlaces;
 use crate::shard::Queueing;
 use crate::streams::Streams;
@@ -44,6 +46,8 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// How long the sessions of a stopping node have for what is in flight; clients are told so.
 pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the clients of a drained node may take to leave; they are served meanwhile, and after it.
+const DRAINED_TIME: Duration = Duration::from_secs(30);
 /// The reason of a closed connection, for people.
 pub(crate) const STOPPING: &str = "the node is stopping";
 
@@ -51,6 +55,9 @@ pub(crate) const STOPPING: &str = "the node is stopping";
 #[derive(Debug)]
 pub(crate) struct SessionContext {
     pub(crate) streams: Streams,
+    pub(crate) cluster: ClusterAdmin,
+    /// Where clients are to go, and when.
+    pub(crate) farewell: watch::Receiver<Farewell>,
     pub(crate) auth: Auth,
     pub(crate) limits: Limits,
     pub(crate) node_id: u32,
@@ -58,6 +65,27 @@ pub(crate) struct SessionContext {
     /// Tells sessions apart for fair queueing.
     pub(crate) next_session: Arc<AtomicU64>,
     pub(crate) planted: Planted,
+}
+
+/// What the clients of a node are told when it goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Farewell {
+    /// The node is drained: those that are connected are to leave.
+    pub(crate) is_drained: bool,
+    /// Where others of the cluster take clients.
+    pub(crate) alternatives: Vec<String>,
+}
+
+impl Farewell {
+    /// The word to a client. Each begins with another node, so that not all go to the first.
+    fn go_away(&self, deadline: Duration, session: u64) -> v1::GoAway {
+        let mut alternatives = self.alternatives.clone();
+        if !alternatives.is_empty() {
+            let first = session % alternatives.len() as u64;
+            alternatives.rotate_left(first as usize);
+        }
+        v1::GoAway { deadline_ms: deadline.as_millis() as u32, alternatives }
+    }
 }
 
 /// Serves a connection until the client or the node ends it.
@@ -73,7 +101,7 @@ pub(crate) async fn serve(
         () = stopping.cancelled() => return connection.close(Some(ErrorCode::GoingAway), STOPPING),
         greeted = tokio::time::timeout(HELLO_TIMEOUT, handshake(&context, &connection)) => greeted,
     };
-    let (control, client) = match greeted {
+    let (control, guest) = match greeted {
         Ok(Ok(greeted)) => greeted,
         Ok(Err(refused)) => {
             tracing::debug!(%remote, %refused, "session refused");
@@ -87,10 +115,13 @@ pub(crate) async fn serve(
         }
         Err(_) => return connection.close(Some(ErrorCode::ProtocolViolation), "no hello in time"),
     };
-    tracing::debug!(%remote, ?client, "session opened");
-    let queueing = Queueing::new(context.next_session.fetch_add(1, Ordering::Relaxed));
+    tracing::debug!(%remote, client = guest.name, "session opened");
+    let number = context.next_session.fetch_add(1, Ordering::Relaxed);
+    let queueing = Queueing::new(number);
     let ended = CancellationToken::new();
-    let control = tasks.spawn(hold_control(control, connection.clone(), stopping.clone()));
+    let goodbye = Goodbye { session: number, farewell: context.farewell.clone() };
+    let held = hold_control(control, connection.clone(), goodbye, stopping.clone());
+    let control = tasks.spawn(held);
     let streams = TaskTracker::new();
     let admin_slots = Arc::new(tokio::sync::Semaphore::new(ADMIN_STREAMS));
     let record_memory = connection.record_memory();
@@ -108,6 +139,7 @@ pub(crate) async fn serve(
                         queueing: queueing.clone(),
                         record_memory: record_memory.clone(),
                         read_places: read_places.clone(),
+                        only_joins: guest.only_joins,
                         tasks: tasks.clone(),
                         ended: ended.clone(),
                         stopping: stopping.clone(),
@@ -141,14 +173,23 @@ async fn overdue(stopping: &CancellationToken) {
     tokio::time::sleep(LAST_ANSWERS).await;
 }
 
-/// Hello and Welcome on the first stream of the connection, and what the client calls itself.
+/// Who has been let in.
+#[derive(Debug)]
+struct Guest {
+    /// What the client calls itself.
+    name: String,
+    /// It has a join token only, with which it may ask for a certificate and nothing else.
+    only_joins: bool,
+}
+
+/// Hello and Welcome on the first stream of the connection, and whom it is with.
 async fn handshake(
     context: &SessionContext,
     connection: &Connection,
-) -> Result<((FrameWriter, FrameReader), String), SessionEnd> {
+) -> Result<((FrameWriter, FrameReader), Guest), SessionEnd> {
     let (mut writer, mut reader) = connection.accept().await?;
-    let client = match let_in(context, &mut reader).await {
-        Ok(client) => client,
+    let guest = match let_in(context, &mut reader).await {
+        Ok(guest) => guest,
         Err(refused) => {
             end::tell(&mut writer, &refused).await;
             return Err(refused);
@@ -169,12 +210,12 @@ async fn handshake(
         feature_level: 1,
     };
     writer.send(Frame::new(&welcome)).await?;
-    Ok(((writer, reader), client))
+    Ok(((writer, reader), guest))
 }
 
-/// Reads and checks the Hello; returns what the client calls itself. Whoever has not shown a token
+/// Reads and checks the Hello; returns who it is. Whoever has not shown a token
 /// yet can make us neither read anything else nor keep it.
-async fn let_in(context: &SessionContext, reader: &mut FrameReader) -> Result<String, SessionEnd> {
+async fn let_in(context: &SessionContext, reader: &mut FrameReader) -> Result<Guest, SessionEnd> {
     let Some(hello) = reader.next_of::<v1::Hello>().await? else {
         return Err(SessionEnd::ClientLeft);
     };
@@ -185,8 +226,18 @@ async fn let_in(context: &SessionContext, reader: &mut FrameReader) -> Result<St
         );
         return Err(WireError::new(ErrorCode::UnsupportedVersion, message).into());
     }
-    context.auth.check(&hello.token)?;
-    Ok(cut(&hello.client, CLIENT_NAME_BYTES).to_owned())
+    let only_joins = match context.auth.check(&hello.token) {
+        Ok(()) => false,
+        Err(_) if hello.token.starts_with(JOIN_TOKEN_PREFIX) => {
+            if !context.cluster.knows_join_token(&hello.token).await {
+                let message = "the join token is none of this cluster, or expired long ago";
+                return Err(WireError::new(ErrorCode::TokenExpired, message).into());
+            }
+            true
+        }
+        Err(refused) => return Err(refused.into()),
+    };
+    Ok(Guest { name: cut(&hello.client, CLIENT_NAME_BYTES).to_owned(), only_joins })
 }
 
 /// The beginning of `text`, of at most so many bytes.
@@ -194,35 +245,72 @@ fn cut(text: &str, bytes: usize) -> &str {
     &text[..text.floor_char_boundary(bytes)]
 }
 
+/// What a session is to say at its end.
+struct Goodbye {
+    session: u64,
+    farewell: watch::Receiver<Farewell>,
+}
+
+impl Goodbye {
+    /// Resolves when the node is drained. One that is so already when the client comes serves it: the
+    /// client may know no other.
+    async fn drained(&mut self) {
+        let mut was_drained = self.farewell.borrow_and_update().is_drained;
+        while self.farewell.changed().await.is_ok() {
+            let is_drained = self.farewell.borrow_and_update().is_drained;
+            if is_drained && !was_drained {
+                return;
+            }
+            was_drained = is_drained;
+        }
+        std::future::pending().await
+    }
+
+    fn go_away(&self, deadline: Duration) -> Frame {
+        Frame::new(&self.farewell.borrow().go_away(deadline, self.session))
+    }
+}
+
 /// Keeps the control stream: the client ends the session by closing it, the node says goodbye on it.
 async fn hold_control(
     (mut writer, mut reader): (FrameWriter, FrameReader),
     connection: Connection,
+    mut goodbye: Goodbye,
     stopping: CancellationToken,
 ) {
-    tokio::select! {
+    let drained = tokio::select! {
         biased;
-        () = stopping.cancelled() => {
-            let deadline_ms = STOP_TIMEOUT.as_millis() as u32;
-            let goaway = v1::GoAway { deadline_ms, alternatives: Vec::new() };
-            let said = async {
-                if writer.send(Frame::new(&goaway)).await.is_ok() {
-                    writer.finish();
-                    drop(writer.stopped().await);
-                }
-            };
-            drop(tokio::time::timeout(LAST_ANSWERS, said).await);
-        }
-        // Nothing but the end may come.
-        end = reader.next() => {
-            let code = match end {
-                Ok(None) => None,
-                Ok(Some(_)) => Some(ErrorCode::ProtocolViolation),
-                Err(error) => error.code(),
-            };
-            connection.close(code, "");
+        () = stopping.cancelled() => false,
+        () = goodbye.drained() => true,
+        end = reader.next() => return close(&connection, end),
+    };
+    if drained {
+        // The session goes on until the client has left.
+        let said = writer.send(goodbye.go_away(DRAINED_TIME));
+        drop(tokio::time::timeout(LAST_ANSWERS, said).await);
+        tokio::select! {
+            biased;
+            () = stopping.cancelled() => {}
+            end = reader.next() => return close(&connection, end),
         }
     }
+    let said = async {
+        if writer.send(goodbye.go_away(STOP_TIMEOUT)).await.is_ok() {
+            writer.finish();
+            drop(writer.stopped().await);
+        }
+    };
+    drop(tokio::time::timeout(LAST_ANSWERS, said).await);
+}
+
+/// The client has ended the session: nothing else may come on its control stream.
+fn close(connection: &Connection, end: Result<Option<Frame>, ReadError>) {
+    let code = match end {
+        Ok(None) => None,
+        Ok(Some(_)) => Some(ErrorCode::ProtocolViolation),
+        Err(error) => error.code(),
+    };
+    connection.close(code, "");
 }
 
 /// One QUIC stream of a client.
@@ -236,6 +324,8 @@ pub(crate) struct QuicStream {
     pub(crate) record_memory: Option<Member>,
     /// The reads that the connection may do at a time.
     pub(crate) read_places: ClientPlaces,
+    /// See [`Guest::only_joins`].
+    pub(crate) only_joins: bool,
     /// For what must go on without the client.
     pub(crate) tasks: TaskTracker,
     /// The connection is gone.
@@ -303,6 +393,7 @@ impl QuicStream {
         admin_slots: &tokio::sync::Semaphore,
     ) -> Result<(), SessionEnd> {
         match first.kind() {
+            FrameKind::OpenPublisher | FrameKind::Subscribe if self.only_joins => Err(only_joins()),
             FrameKind::OpenPublisher => {
                 let open = self.open(first)?;
                 publisher::serve(self, open).await
@@ -352,6 +443,12 @@ impl QuicStream {
             () = tokio::time::sleep(ADMIN_SLOT_TIMEOUT) => Err(too_many()),
         }
     }
+}
+
+/// Of whoever has a join token, and wants more than a certificate.
+fn only_joins() -> SessionEnd {
+    let message = "a join token is for `railgun cluster join` only: use a token for clients";
+    WireError::new(ErrorCode::Unauthorized, message).into()
 }
 
 fn going_away() -> SessionEnd {

@@ -1,5 +1,6 @@
-//! Looking after streams. Each call takes one QUIC stream, at most 16 at a time.
+//! Looking after streams and the cluster. Each call takes one QUIC stream, at most 16 at a time.
 
+mod cluster;
 mod error;
 mod types;
 
@@ -14,6 +15,10 @@ use railgun_types::limits::ADMIN_STREAMS;
 use railgun_types::{EnsureMode, ErrorCode, Offset, Retry, SpecPatch, StreamName, StreamUid};
 use tokio::time::Instant;
 
+pub use cluster::{
+    ClusterStatus, DrainProgress, InvalidJoinToken, JoinToken, MadeJoinToken, NodeState,
+    NodeStatus, ReplicaStatus, ShardStatus, SignedNode,
+};
 pub use error::AdminError;
 pub use types::{
     EnsureOptions, Sealed, Segment, SegmentList, SegmentPage, StreamDescription, StreamPage,
@@ -400,6 +405,11 @@ fn unexpected(call: &'static str, answer: &Answer) -> AdminError {
         Answer::StreamDeleted(_) => "a deleted stream",
         Answer::StreamSealed(_) => "a sealed stream",
         Answer::SegmentList(_) => "a list of segments",
+        Answer::ClusterDescription(_) => "a description of the cluster",
+        Answer::NodeStateSet(_) => "a node's state",
+        Answer::LeaderTransferred(_) => "a leader",
+        Answer::JoinToken(_) => "a join token",
+        Answer::NodeSigned(_) => "a certificate",
     };
     AdminError::Protocol { reason: format!("{call} was answered with {kind}") }
 }

@@ -100,6 +100,10 @@ impl Tokens {
         }
     }
 
+    pub(super) fn knows(&self, hash: &TokenHash) -> bool {
+        self.by_hash.contains_key(hash)
+    }
+
     /// Forgets what expired long ago.
     fn forget(&mut self, now: Timestamp) {
         self.by_hash.retain(|_, token| now.since_us(token.expires) <= KEPT_US);

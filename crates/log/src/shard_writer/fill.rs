@@ -76,7 +76,7 @@ impl ShardWriter {
                 Op::Vote { vote, .. } => Some(Record::Vote(*vote)),
                 Op::Truncate { kept } => Some(Record::Truncate(*kept)),
                 Op::Purge { upto } => Some(Record::Purged(*upto)),
-                Op::Retire { .. } | Op::Roll { .. } | Op::Mark { .. } => break,
+                Op::Retire { .. } | Op::Roll { .. } | Op::Mark { .. } | Op::Close { .. } => break,
             };
             if let Some(record) = record {
                 if !bounds.fit(&self.batch, FRAME_BYTES as u64) {

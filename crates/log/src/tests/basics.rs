@@ -117,6 +117,28 @@ fn a_read_reads_little_more_than_it_may_return() {
 }
 
 #[test]
+fn a_log_that_was_closed_is_whole_and_can_be_opened_again_by_the_same_writer() {
+    let disk = small_pages();
+    let mut rig = Rig::new(&disk, small());
+    rig.log.append(vec![entry(1, 0, 40), entry(1, 1, 40)], rig.callbacks.tagged(1)).expect("taken");
+    rig.log.close(rig.callbacks.tagged(2)).expect("taken");
+    rig.log.append(vec![entry(1, 2, 40)], rig.callbacks.tagged(3)).expect("taken, and too late");
+    let again = rig.writer.opener().open_shard(DIR.as_ref(), small());
+    assert!(matches!(again, Err(crate::OpenError::AlreadyOpen { .. })), "not before it has ended");
+    rig.drive();
+    let ended = rig.callbacks.take();
+    let outcomes: Vec<_> = ended.iter().map(|(tag, outcome)| (*tag, outcome.is_ok())).collect();
+    assert_eq!(outcomes, [(1, true), (3, false), (2, true)]);
+    assert!(matches!(rig.log.failure(), Some(crate::LogError::Closed)));
+
+    let (log, report) = rig.writer.opener().open_shard(DIR.as_ref(), small()).expect("free again");
+    assert_eq!((report.created, log.state().last), (false, Some(id(1, 1))));
+    log.append(vec![entry(1, 2, 40)], rig.callbacks.tagged(4)).expect("taken");
+    rig.drive();
+    assert_eq!(rig.callbacks.take_ok(), [4]);
+}
+
+#[test]
 fn a_gap_is_refused_and_changes_nothing() {
     let disk = small_pages();
     let mut rig = Rig::new(&disk, small());

@@ -227,7 +227,15 @@ impl Link {
 
     async fn end(&self, side: Side) -> &End {
         let end = self.ends.of(side);
-        let Some(wire) = &self.wire else { return end.wait().await };
+        match &self.wire {
+            None => end.wait().await,
+            // Boxed, here and below: nobody else's futures shall be larger for it.
+            Some(wire) => Box::pin(self.end_on(wire, side)).await,
+        }
+    }
+
+    async fn end_on(&self, wire: &Wire, side: Side) -> &End {
+        let end = self.ends.of(side);
         loop {
             if let Some(end) = end.get() {
                 return end;
@@ -299,7 +307,7 @@ impl View {
     /// Waits until what the other side sent is here. Cancel-safe.
     pub(super) async fn arrival(&self, stamp: Option<Stamp>) {
         if let (Some(stamp), Some(route)) = (stamp, self.route_from(self.side.other())) {
-            route.arrival(stamp).await;
+            Box::pin(route.arrival(stamp)).await;
         }
     }
 

@@ -307,7 +307,8 @@ impl MemoryNetwork {
             };
             return (Duration::ZERO, made);
         };
-        let made = timeout(CONNECT_TIMEOUT, self.shake_hands(local, addr, wanted, &routes)).await;
+        let handshake = Box::pin(self.shake_hands(local, addr, wanted, &routes));
+        let made = timeout(CONNECT_TIMEOUT, handshake).await;
         (CONNECT_TIMEOUT, made.unwrap_or(Err(NotMade::TimedOut)))
     }
 

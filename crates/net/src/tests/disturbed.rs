@@ -9,7 +9,7 @@ use railgun_proto::WireCode;
 use railgun_types::ErrorCode;
 use tokio::time::{Instant, sleep};
 
-use super::{credit, pattern, poll_once, publish, sequence};
+use super::{credit, pattern, poll_once, publish, sequence, within_deadline};
 use crate::memory::{Crash, Disturbance, MemoryNetwork};
 use crate::peer::{PeerConnectError, PeerEndpoint};
 use crate::{
@@ -218,6 +218,13 @@ async fn who_hears_nothing_for_the_idle_time_gives_up() {
     nodes.disturbance.partition(ONE, TWO);
     assert_eq!(nodes.lost().await, [timed_out(3_000), timed_out(3_000)]);
     assert!(nodes.near.open().await.is_err() && nodes.far.accept().await.is_err());
+    // Whether or not anybody looks at the other side.
+    let nodes = Nodes::new(ms(10)).await;
+    nodes.disturbance.block(TWO, ONE);
+    let begin = Instant::now();
+    let lost = within_deadline(nodes.far.closed()).await;
+    assert_eq!((lost, begin.elapsed()), timed_out(6_000));
+    assert_eq!(nodes.lost().await, [timed_out(0), timed_out(0)]);
     // Nor is it forgotten where nobody looked.
     let nodes = Nodes::new(ms(10)).await;
     nodes.disturbance.partition(ONE, TWO);

@@ -3,6 +3,7 @@
 mod authority;
 mod cluster_ca;
 mod dev_ca;
+mod pinned;
 
 use std::fmt;
 use std::io;
@@ -26,6 +27,7 @@ pub use cluster_ca::{
     ca_certificate_path,
 };
 pub use dev_ca::{DevCa, DevCaError};
+use pinned::PinnedAuthority;
 
 /// Certificates or keys that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -167,7 +169,15 @@ pub(crate) fn authorities(pem: &[u8]) -> Result<RootCertStore, TlsError> {
 /// What a client needs to verify servers.
 pub(crate) fn client(roots: &Roots) -> Result<Arc<QuicClientConfig>, TlsError> {
     let refused = |source| TlsError::Refused { what: "certificate authority", source };
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])
+        .map_err(refused)?;
     let store = match roots {
+        Roots::Sha256(sha256) => {
+            let verifier = Arc::new(PinnedAuthority::new(*sha256));
+            let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
+            return speaking_railgun(builder.with_no_client_auth());
+        }
         Roots::Pem(pem) => authorities(pem)?,
         Roots::System => {
             let mut store = RootCertStore::empty();
@@ -179,11 +189,10 @@ pub(crate) fn client(roots: &Roots) -> Result<Arc<QuicClientConfig>, TlsError> {
             store
         }
     };
-    let mut config = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&TLS13])
-        .map_err(refused)?
-        .with_root_certificates(store)
-        .with_no_client_auth();
+    speaking_railgun(builder.with_root_certificates(store).with_no_client_auth())
+}
+
+fn speaking_railgun(mut config: ClientConfig) -> Result<Arc<QuicClientConfig>, TlsError> {
     config.alpn_protocols = vec![railgun_proto::ALPN.to_vec()];
     quic(config, QuicClientConfig::try_from)
 }

@@ -179,3 +179,6 @@ impl Reader {
         Some(wire::decode_appended(&received.head).map_err(invalid))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
-//! A snapshot to one follower: its description, the file in pieces, its checksum; then the answer,
-//! when the follower has taken it over.
+//! A snapshot to one follower: its description, the file in pieces, its checksum. The follower confirms
+//! each piece that it has written, and says at times that it is still there while it takes the whole
+//! over; so silence means that it is gone, whatever its connection says.
 
 use std::time::Duration;
 
@@ -16,20 +17,21 @@ use crate::peers::{
     StreamUse,
 };
 use crate::raft_types::{RaftVote, Types};
-use crate::wire::{self, InvalidMessage, SnapshotHead};
+use crate::wire::{self, InvalidMessage, SnapshotAnswer, SnapshotHead};
 
 /// Bytes of the file read and sent at a time.
 const CHUNK_BYTES: usize = 1 << 20;
-/// A follower that takes no piece for this long is gone.
-const PIECE_PATIENCE: Duration = Duration::from_secs(10);
+/// Pieces that may be under way without a word about them.
+const AHEAD_MAX: u32 = 4;
+/// A follower that takes nothing and says nothing for this long is gone. Longer than a disk takes for
+/// the slowest usual write.
+const PATIENCE: Duration = Duration::from_secs(8);
 
 /// What is needed to send one.
 pub(super) struct Sending<'a> {
     pub(super) peers: &'a dyn PeerNetwork,
     pub(super) to: &'a Destination,
     pub(super) snapshots: &'a Snapshots,
-    /// How long the follower may take to take it over.
-    pub(super) answer_patience: Duration,
 }
 
 /// Why a snapshot did not arrive.
@@ -58,26 +60,29 @@ impl Sending<'_> {
         let PeerStream { mut sender, mut receiver } =
             opened.map_err(|_| PeerError::Unreachable { reason: silence(OPEN_PATIENCE) })??;
         let head = SnapshotHead { vote, meta: snapshot.meta, bytes: file.bytes() };
-        match self.send_file(&mut *sender, head, file).await {
+        match self.send_file(&mut *sender, &mut *receiver, head, file).await {
             // A follower that does not want it says so and ends the stream.
             Err(SendError::Peer(error)) => {
-                let refusal = answer(&mut *receiver, PIECE_PATIENCE).await;
-                refusal.map_err(|_| SendError::Peer(error))
+                last_answer(&mut *receiver).await.map_err(|_| SendError::Peer(error))
             }
             Err(error) => Err(error),
-            Ok(()) => answer(&mut *receiver, self.answer_patience).await,
+            Ok(Some(early)) => Ok(early),
+            Ok(None) => last_answer(&mut *receiver).await,
         }
     }
 
+    /// Gives the answer if it comes before the end.
     async fn send_file(
         &self,
         sender: &mut dyn PeerSender,
+        receiver: &mut dyn PeerReceiver,
         head: SnapshotHead,
         mut file: Box<dyn SnapshotFile>,
-    ) -> Result<(), SendError> {
+    ) -> Result<Option<SnapshotResponse<Types>>, SendError> {
         let mut left = head.bytes;
-        piece(sender, wire::encode_snapshot(&head)).await?;
+        send(sender, wire::encode_snapshot(&head)).await?;
         let mut crc = 0;
+        let mut ahead = 0;
         while left > 0 {
             let max = usize::try_from(left).map_or(CHUNK_BYTES, |left| left.min(CHUNK_BYTES));
             let read = move || {
@@ -92,28 +97,42 @@ impl Sending<'_> {
             }
             left -= chunk.len() as u64;
             crc = crc32c_append(crc, &chunk);
-            piece(sender, wire::encode_chunk(chunk)).await?;
+            send(sender, wire::encode_chunk(chunk)).await?;
+            ahead += 1;
+            if ahead > AHEAD_MAX {
+                match answer(receiver).await? {
+                    SnapshotAnswer::Taken => ahead -= 1,
+                    SnapshotAnswer::Installed(early) => return Ok(Some(early)),
+                }
+            }
         }
-        piece(sender, wire::encode_file_end(crc)).await?;
+        send(sender, wire::encode_file_end(crc)).await?;
         sender.finish();
-        Ok(())
+        Ok(None)
     }
 }
 
-async fn piece(sender: &mut dyn PeerSender, message: PeerMessage) -> Result<(), PeerError> {
-    let sent = timeout(PIECE_PATIENCE, sender.send(message)).await;
-    sent.unwrap_or_else(|_| Err(PeerError::Broken { reason: silence(PIECE_PATIENCE) }))
+async fn send(sender: &mut dyn PeerSender, message: PeerMessage) -> Result<(), PeerError> {
+    let sent = timeout(PATIENCE, sender.send(message)).await;
+    sent.unwrap_or_else(|_| Err(PeerError::Broken { reason: silence(PATIENCE) }))
 }
 
-async fn answer(
-    receiver: &mut dyn PeerReceiver,
-    patience: Duration,
-) -> Result<SnapshotResponse<Types>, SendError> {
-    let received = timeout(patience, receiver.receive()).await;
+async fn answer(receiver: &mut dyn PeerReceiver) -> Result<SnapshotAnswer, SendError> {
+    let received = timeout(PATIENCE, receiver.receive()).await;
     let received =
-        received.unwrap_or_else(|_| Err(PeerError::Broken { reason: silence(patience) }));
+        received.unwrap_or_else(|_| Err(PeerError::Broken { reason: silence(PATIENCE) }));
     let ended = || PeerError::Broken { reason: "the follower has ended the stream".to_owned() };
-    Ok(wire::decode_installed(&received?.ok_or_else(ended)?.head)?)
+    Ok(wire::decode_snapshot_answer(&received?.ok_or_else(ended)?.head)?)
+}
+
+async fn last_answer(
+    receiver: &mut dyn PeerReceiver,
+) -> Result<SnapshotResponse<Types>, SendError> {
+    loop {
+        if let SnapshotAnswer::Installed(answer) = answer(receiver).await? {
+            return Ok(answer);
+        }
+    }
 }
 
 fn silence(patience: Duration) -> String {

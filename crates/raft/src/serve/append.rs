@@ -40,7 +40,10 @@ pub(super) async fn serve(
             biased;
             answer = answers.next() => {
                 // The end: every request was answered.
-                let Some(answer) = answer else { return Ok(()) };
+                let Some(answer) = answer else {
+                    sender.finish();
+                    return Ok(());
+                };
                 let answer = answer.map_err(|_| ShardStopped)?;
                 pending_bytes -= pending.pop_front().unwrap_or(0);
                 let head = wire::encode_appended(&answer);

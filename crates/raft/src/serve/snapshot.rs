@@ -1,5 +1,6 @@
 //! A leader's snapshot: written to a temporary place, checked, and handed to Raft, which installs it.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use openraft::Raft;
@@ -12,12 +13,14 @@ use crate::applier::{Applier, RaftSnapshot, SnapshotPlace, Snapshots};
 use crate::blocking_pool::run_on;
 use crate::leadership::ShardStopped;
 use crate::machine::SnapshotSink;
-use crate::peers::{PeerError, PeerMessage, PeerReceiver, PeerStream};
+use crate::peers::{PeerError, PeerMessage, PeerReceiver, PeerSender, PeerStream};
 use crate::raft_types::Types;
-use crate::wire::{self, InvalidMessage, SnapshotPart};
+use crate::wire::{self, InvalidMessage, SnapshotAnswer, SnapshotPart};
 
 /// A leader that sends nothing for this long is gone.
 const PIECE_PATIENCE: Duration = Duration::from_secs(15);
+/// While a snapshot is taken over, its sender is told this often that somebody is at work.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 
 pub(super) async fn serve(
     raft: &Raft<Types, Applier>,
@@ -28,22 +31,36 @@ pub(super) async fn serve(
     let head = wire::decode_snapshot(next(&mut *receiver).await?)?;
     let vote = raft.with_raft_state(|state| *state.vote_ref()).await.map_err(|_| ShardStopped)?;
     let answer = if head.vote >= vote {
-        let sink = receive(&mut *receiver, snapshots, head.bytes).await?;
-        let snapshot = finish(snapshots, sink).await?;
-        let snapshot = RaftSnapshot { meta: head.meta, snapshot };
-        raft.install_full_snapshot(head.vote, snapshot).await.map_err(|_| ShardStopped)?
+        let sink = receive(&mut *sender, &mut *receiver, snapshots, head.bytes).await?;
+        let take_over = async {
+            let snapshot = finish(snapshots, sink).await?;
+            let snapshot = RaftSnapshot { meta: head.meta, snapshot };
+            let installed = raft.install_full_snapshot(head.vote, snapshot).await;
+            Ok::<_, ServeError>(installed.map_err(|_| ShardStopped)?)
+        };
+        let mut take_over = pin!(take_over);
+        loop {
+            match timeout(SIGN_OF_LIFE, &mut take_over).await {
+                Ok(installed) => break installed?,
+                Err(_) => sender.send(taken()).await?,
+            }
+        }
     } else {
         // Its sender leads no more. What it sends need not be received to say so.
         SnapshotResponse { vote }
     };
-    let head = wire::encode_installed(&answer);
-    sender.send(PeerMessage { head, body: Vec::new() }).await?;
+    sender.send(wire::encode_snapshot_answer(&SnapshotAnswer::Installed(answer))).await?;
     sender.finish();
     Ok(())
 }
 
-/// Writes `left` bytes and compares their checksum.
+fn taken() -> PeerMessage {
+    wire::encode_snapshot_answer(&SnapshotAnswer::Taken)
+}
+
+/// Writes `left` bytes, confirms each piece, and compares the checksum.
 async fn receive(
+    sender: &mut dyn PeerSender,
     receiver: &mut dyn PeerReceiver,
     snapshots: &Snapshots,
     mut left: u64,
@@ -63,6 +80,7 @@ async fn receive(
                 let written;
                 (sink, written) = run_on(snapshots.pool(), write).await?;
                 written?;
+                sender.send(taken()).await?;
             }
             SnapshotPart::End { .. } if left > 0 => {
                 return Err(InvalidMessage::Inconsistent("fewer bytes than the file has").into());

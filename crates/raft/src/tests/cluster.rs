@@ -8,7 +8,7 @@ mod random;
 mod snapshots;
 mod streams;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -69,8 +69,10 @@ enum End {
 
 /// Of every ticket.
 type Ends = Shared<BTreeMap<u64, Vec<End>>>;
-/// Who led in which term.
-type Leaders = Shared<BTreeMap<u64, ReplicaId>>;
+/// What was applied first by any replica in any life: all others apply the same.
+type History = Shared<Vec<(EntryId, Bytes)>>;
+/// Who led in which term, as far as any replica has told.
+type Leaders = Shared<BTreeMap<u64, BTreeSet<ReplicaId>>>;
 
 /// Snapshots and checkpoints of a replica; they outlive a crash.
 #[derive(Clone, Default)]
@@ -182,6 +184,17 @@ struct Memory {
     state: Shared<State>,
     store: Store,
     ends: Ends,
+    history: History,
+    install_takes: Duration,
+}
+
+/// Two replicas that have applied different commands fail the test.
+fn agree(history: &History, from: usize, commands: &[(EntryId, Bytes)]) {
+    history.with(|history| {
+        let known = history.len().min(commands.len());
+        assert_eq!(commands[from.min(known)..known], history[from.min(known)..known]);
+        history.extend_from_slice(&commands[known..]);
+    });
 }
 
 impl StateMachine for Memory {
@@ -205,7 +218,10 @@ impl StateMachine for Memory {
                     self.state.with(|state| state.applied.membership = membership);
                 }
                 ApplyItem::Command { payload, proposed, .. } => {
-                    self.state.with(|state| state.commands.push((id, payload.to_bytes())));
+                    self.state.with(|state| {
+                        state.commands.push((id, payload.to_bytes()));
+                        agree(&self.history, state.commands.len() - 1, &state.commands);
+                    });
                     if let Some(proposed) = proposed {
                         end(&self.ends, proposed.ticket, End::Applied(id));
                     }
@@ -221,10 +237,11 @@ impl StateMachine for Memory {
     ) -> BoxFuture<'a, Result<(), SnapshotError>> {
         Box::pin(async {
             // The owner may be another actor.
-            sleep(Duration::from_millis(3)).await;
+            sleep(self.install_takes).await;
             let bytes = self.store.0.with(|files| files.all[&snapshot.path].clone());
             let state = State::decode(&bytes).expect("a state");
             assert_eq!(state.applied, snapshot.applied);
+            agree(&self.history, 0, &state.commands);
             self.store.0.with(|files| files.current = Some(files.insert(&state)));
             self.state.with(|own| *own = state);
             Ok(())
@@ -255,8 +272,11 @@ struct Cluster {
     seed: u64,
     replicas: BTreeMap<ReplicaId, Replica>,
     ends: Ends,
+    history: History,
     leaders: Leaders,
     tickets: u64,
+    /// How long the owners of replicas started from now on take to install a snapshot.
+    install_takes: Duration,
 }
 
 fn id(node: u32) -> ReplicaId {
@@ -300,8 +320,10 @@ impl Cluster {
             seed,
             replicas: BTreeMap::new(),
             ends: Ends::default(),
+            history: History::default(),
             leaders: Leaders::default(),
             tickets: 0,
+            install_takes: Duration::from_millis(3),
         };
         for node in 1..=nodes {
             cluster.add(id(node)).await;
@@ -333,8 +355,13 @@ impl Cluster {
             LogOptions { file_bytes: 64 << 10, ring_bytes: 32 << 10, ..LogOptions::default() };
         let (log, _report) = logs.opener.open_shard(Path::new("log"), options).expect("a log");
         let state = Shared::<State>::default();
-        let machine =
-            Memory { state: state.clone(), store: replica.store.clone(), ends: self.ends.clone() };
+        let machine = Memory {
+            state: state.clone(),
+            store: replica.store.clone(),
+            ends: self.ends.clone(),
+            history: self.history.clone(),
+            install_takes: self.install_takes,
+        };
         let ends = self.ends.clone();
         let spec = ShardSpec {
             shard: ShardId(1),
@@ -463,26 +490,33 @@ impl Cluster {
         state.applied.id
     }
 
-    /// What must hold at any time: the same commands everywhere, every ticket once, nothing lost.
+    /// What must hold at any time: a term has one leader, no ticket has come back twice, and what was
+    /// told to be applied is in the one history.
     fn check(&self) {
-        let mut longest = Vec::new();
-        for id in self.running() {
-            let commands = self.commands(id);
-            let common = commands.len().min(longest.len());
-            assert_eq!(commands[..common], longest[..common], "{id} has applied something else");
-            if commands.len() > longest.len() {
-                longest = commands;
+        self.leaders.with(|leaders| {
+            for (term, leaders) in leaders {
+                assert!(leaders.len() <= 1, "{leaders:?} lead in term {term}");
             }
-        }
+        });
+        let history = self.history.with(|history| history.clone());
         self.ends.with(|ends| {
             for (ticket, ends) in ends {
                 assert_eq!(ends.len(), 1, "ticket {ticket} came back more than once: {ends:?}");
                 if let End::Applied(id) = ends[0] {
-                    let kept = longest.binary_search_by_key(&id.index, |(id, _)| id.index);
-                    assert!(kept.is_ok_and(|at| longest[at].0 == id), "entry {id} is lost");
+                    let kept = history.binary_search_by_key(&id.index, |(id, _)| id.index);
+                    assert!(kept.is_ok_and(|at| history[at].0 == id), "entry {id} is lost");
                 }
             }
         });
+    }
+
+    /// After [`Self::settle`]: all that run hold the whole history.
+    fn check_settled(&self) {
+        self.check();
+        let history = self.history.with(|history| history.clone());
+        for id in self.running() {
+            assert_eq!(self.commands(id), history, "{id}");
+        }
     }
 
     /// Ends all replicas. Then every ticket has come back.
@@ -496,15 +530,13 @@ impl Cluster {
     }
 }
 
-/// Two leaders of one term fail the test.
 async fn note_leaders(mut watch: crate::LeaderWatch, own: ReplicaId, leaders: Leaders) {
     loop {
         let state = watch.state();
-        if let Some(leader) = state.leader {
-            let known = leaders.with(|leaders| *leaders.entry(state.term).or_insert(leader));
-            assert_eq!(known, leader, "two leaders of term {}, says {own}", state.term);
-            assert!(!state.serving || leader == own);
-        }
+        let serving = state.serving.then_some(own);
+        leaders.with(|leaders| {
+            leaders.entry(state.term).or_default().extend(state.leader.into_iter().chain(serving));
+        });
         if watch.changed().await.is_err() {
             return;
         }

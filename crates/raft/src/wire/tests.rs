@@ -185,7 +185,9 @@ fn answers() -> Vec<(Bytes, &'static [u8])> {
     });
     let behind =
         Err(TransferLeaderError::LogNotFlushed { expected: Some(id(5, 10)), actual: None });
+    let installed = SnapshotAnswer::Installed(SnapshotResponse { vote: vote(5, 1, true) });
     vec![
+        (encode_snapshot_answer(&SnapshotAnswer::Taken).head, b"\x01\x15"),
         (encode_voted(&none), b"\x01\x11\x05\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x00\x00\x01"),
         (encode_appended(&Ok(None)), b"\x01\x12\x00\x00"),
         (encode_appended(&Ok(Some(id(4, 7)))), b"\x01\x12\x00\x01\x04\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0"),
@@ -198,7 +200,7 @@ fn answers() -> Vec<(Bytes, &'static [u8])> {
         ),
         (encode_transferred(&behind), b"\x01\x13\x02\x01\x05\0\0\0\0\0\0\0\x0a\0\0\0\0\0\0\0\x00"),
         (
-            encode_installed(&SnapshotResponse { vote: vote(5, 1, true) }),
+            encode_snapshot_answer(&installed).head,
             b"\x01\x14\x05\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x01",
         ),
     ]
@@ -210,7 +212,9 @@ fn again(bytes: &Bytes) -> Result<Bytes, InvalidMessage> {
         Some(&VOTED) => decode_voted(bytes).map(|answer| encode_voted(&answer)),
         Some(&APPENDED) => decode_appended(bytes).map(|answer| encode_appended(&answer)),
         Some(&TRANSFERRED) => decode_transferred(bytes).map(|answer| encode_transferred(&answer)),
-        Some(&INSTALLED) => decode_installed(bytes).map(|answer| encode_installed(&answer)),
+        Some(&INSTALLED | &TAKEN) => {
+            decode_snapshot_answer(bytes).map(|answer| encode_snapshot_answer(&answer).head)
+        }
         _ => decode_request(bytes).map(|request| match request {
             Request::Vote(request) => encode_vote(&request),
             Request::PreVote(request) => encode_pre_vote(&request),
@@ -288,7 +292,7 @@ fn what_openraft_could_not_take_is_refused() {
 proptest! {
     #[test]
     fn any_bytes_give_an_error_or_a_message_with_exactly_these_bytes(
-        kind in prop_oneof![1u8..8, 17u8..21],
+        kind in prop_oneof![1u8..8, 17u8..22],
         bytes in proptest::collection::vec(0u8..3, 0..60),
     ) {
         let bytes = Bytes::from([&[VERSION, kind], &bytes[..]].concat());

@@ -72,7 +72,8 @@ impl Serialize for Fields {
     }
 }
 
-fn to_json(value: &impl Serialize) -> String {
+/// For programs, indented.
+pub(crate) fn to_json(value: &impl Serialize) -> String {
     // Neither fails to be written nor has keys that are no strings.
     let text = serde_json::to_string_pretty(value).unwrap_or_default();
     format!("{text}\n")
@@ -111,7 +112,8 @@ impl Table {
         self.rows.push(values.into_iter().map(Into::into).collect());
     }
 
-    fn to_text(&self) -> String {
+    /// In columns, for people.
+    pub(crate) fn to_text(&self) -> String {
         let header = self.columns.iter().map(|name| name.to_uppercase()).collect();
         let rows = self.rows.iter().map(|row| row.iter().map(plain).collect());
         let lines: Vec<Vec<String>> = std::iter::once(header).chain(rows).collect();

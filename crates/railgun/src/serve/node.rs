@@ -78,5 +78,6 @@ fn cluster_spec(cluster: ClusterConfig) -> Result<ClusterSpec, StartNodeError> {
         seeds: cluster.peers,
         bootstrap_expect: cluster.bootstrap_expect,
         replicas: if cluster.bootstrap_expect < REPLICAS.into() { 1 } else { REPLICAS },
+        ca: None,
     })
 }

@@ -17,7 +17,7 @@ use super::reading::{MIB, PATIENCE, Rig, SOURCES, poll_once, with};
 use super::*;
 use crate::builtin_bug::Planted;
 use crate::reader::{ClientPlaces, Step};
-use crate::session::{QuicStream, SessionContext};
+use crate::session::{Farewell, QuicStream, SessionContext};
 use crate::streams::Resolved;
 
 /// Streams in the bucket, each with the time of its second record.
@@ -189,6 +189,8 @@ async fn begin(
         near.unwrap(),
         SessionContext {
             streams: rig.broker.streams.clone(),
+            cluster: rig.broker.cluster_admin.clone(),
+            farewell: watch::channel(Farewell::default()).1,
             auth: crate::auth::Auth::new(Vec::new()),
             limits: Limits::default(),
             node_id: 1,
@@ -207,6 +209,7 @@ async fn begin(
         reader,
         queueing: Queueing::new(1),
         record_memory: Some(memory.clone()),
+        only_joins: false,
         tasks: TaskTracker::new(),
         ended: CancellationToken::new(),
         stopping: CancellationToken::new(),

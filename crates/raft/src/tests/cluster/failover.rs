@@ -83,6 +83,7 @@ async fn gap(seed: u64) -> Duration {
     cluster.check();
     cluster.start(leader).await;
     cluster.settle().await;
+    cluster.check_settled();
     cluster.stop().await;
     gap
 }

@@ -39,7 +39,7 @@ async fn a_follower_gets_the_snapshot_and_then_the_log() {
         cluster.start(behind).await;
         cluster.settle().await;
         assert!(cluster.net.snapshots() > 0);
-        cluster.check();
+        cluster.check_settled();
         assert_eq!(cluster.commands(behind).len(), 45);
         assert_eq!(received(&cluster, behind), 0, "nothing is left at the temporary place");
         assert!(cluster.replicas[&behind].store.current().expect("read").is_some());
@@ -63,7 +63,7 @@ async fn a_damaged_snapshot_is_sent_again() {
         cluster.start(behind).await;
         cluster.settle().await;
         assert!(cluster.net.snapshots() >= 2);
-        cluster.check();
+        cluster.check_settled();
         assert_eq!(received(&cluster, behind), 0);
         cluster.stop().await;
     })
@@ -83,6 +83,35 @@ async fn a_snapshot_whose_sender_is_killed_comes_from_the_next_leader() {
         cluster.settle().await;
         assert_eq!(cluster.commands(behind).len(), 45);
         until("removed", || (received(&cluster, behind) == 0).then_some(())).await;
+        cluster.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_stream_that_swallows_everything_is_noticed() {
+    with_seed(33, async {
+        let (mut cluster, leader, behind) = purged(33).await;
+        cluster.start(behind).await;
+        until("its first piece", || (received(&cluster, behind) > 0).then_some(())).await;
+        cluster.net.half_kill(leader, behind);
+        let start = Instant::now();
+        cluster.settle().await;
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+        cluster.check_settled();
+        cluster.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_follower_may_take_long_to_take_a_snapshot_over() {
+    with_seed(34, async {
+        let (mut cluster, _, behind) = purged(34).await;
+        cluster.install_takes = Duration::from_secs(30);
+        cluster.start(behind).await;
+        cluster.settle().await;
+        assert_eq!(cluster.net.snapshots(), 1, "it is not sent again meanwhile");
         cluster.stop().await;
     })
     .await;

@@ -80,7 +80,8 @@ async fn what_is_no_message_ends_its_stream_and_nothing_else() {
             Runtime::spawn(async move { shard.serve_stream(StreamUse::Append, stream).await });
         sleep(Duration::from_secs(1)).await;
         cluster.kill(id(2), CrashPlan::KeepAll).await;
-        assert!(matches!(served.await.expect("no panic"), Err(ServeError::Stopped(_))));
+        let served = tokio::time::timeout(PATIENCE, served).await.expect("in time");
+        assert!(matches!(served.expect("no panic"), Err(ServeError::Stopped(_))));
         cluster.stop().await;
     })
     .await;

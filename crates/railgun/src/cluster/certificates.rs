@@ -1,4 +1,4 @@
-//! `railgun cluster`: the certificates by which nodes know one another.
+//! The certificates by which nodes know one another: made here, by who has the authority's key.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
@@ -12,83 +12,13 @@ use railgun_net::tls::{
 
 use crate::exit::{CommandResult, Exit, Failure};
 use crate::output::table::print;
-use crate::server::ServerArgs;
 
 const DAY_SECONDS: u64 = 24 * 3_600;
-const NODE_VALID_DAYS: u32 = (NODE_VALID_FOR.as_secs() / DAY_SECONDS) as u32;
+pub(super) const NODE_VALID_DAYS: u32 = (NODE_VALID_FOR.as_secs() / DAY_SECONDS) as u32;
 const CERTIFICATE_FILE: &str = "node.pem";
 const KEY_FILE: &str = "node-key.pem";
 
-/// Make what a cluster of several nodes needs
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
-  railgun cluster init-ca --dir ca
-  railgun cluster issue-node --ca ca --out n1 --host n1.example.com --host 10.0.0.1")]
-pub(crate) struct ClusterArgs {
-    #[command(subcommand)]
-    command: ClusterCommand,
-}
-
-#[derive(Debug, clap::Subcommand)]
-enum ClusterCommand {
-    /// Make the authority that signs the certificates of a cluster's nodes
-    ///
-    /// Whoever has its key can make nodes: keep the directory off the nodes, and keep a copy.
-    #[command(after_help = "Examples:
-  railgun cluster init-ca --dir ca")]
-    InitCa {
-        /// Directory for its certificate (ca.pem) and its key (ca-key.pem); made if need be
-        #[arg(long)]
-        dir: PathBuf,
-    },
-    /// Make the certificate of one node, for its clients and for the other nodes
-    #[command(after_help = "Examples:
-  railgun cluster issue-node --ca ca --out n1 --host n1.example.com --host 10.0.0.1
-  railgun cluster issue-node --ca ca --out n2 --host n2.example.com --days 90")]
-    IssueNode {
-        /// Directory of the cluster's authority, made by `railgun cluster init-ca`
-        #[arg(long, value_name = "DIR")]
-        ca: PathBuf,
-        /// Directory for certificate (node.pem), key (node-key.pem) and ca.pem; made if need be
-        #[arg(long, value_name = "DIR")]
-        out: PathBuf,
-        /// DNS name or IP address by which clients reach the node; may be given several times
-        #[arg(long = "host", value_name = "NAME", required = true)]
-        hosts: Vec<String>,
-        /// How long it is valid; make a new one before that, in another directory
-        #[arg(
-            long,
-            default_value_t = NODE_VALID_DAYS,
-            value_parser = clap::value_parser!(u32).range(1..=36_500)
-        )]
-        days: u32,
-    },
-}
-
-/// Runs `railgun cluster …`.
-pub(crate) fn run(args: ClusterArgs, server: &ServerArgs) -> CommandResult {
-    refuse_server(server)?;
-    match args.command {
-        ClusterCommand::InitCa { dir } => init_ca(&dir),
-        ClusterCommand::IssueNode { ca, out, hosts, days } => issue_node(&ca, &out, &hosts, days),
-    }
-}
-
-/// These commands connect to nothing. (`--ca` is another thing here than for those that do.)
-fn refuse_server(server: &ServerArgs) -> CommandResult {
-    let (addr, _, token) = server.parts();
-    let given = [(addr.is_some(), "--server"), (token.is_some(), "--token")];
-    match given.into_iter().find(|(given, _)| *given) {
-        None => Ok(()),
-        Some((_, flag)) => Err(Failure::new(
-            Exit::Usage,
-            format!("{flag} means nothing to this command, which connects to no server"),
-        )
-        .next(format!("the same without {flag}; or railgun cluster --help"))),
-    }
-}
-
-fn init_ca(dir: &Path) -> CommandResult {
+pub(super) fn init_ca(dir: &Path) -> CommandResult {
     let ca = ClusterCa::create(dir).map_err(|error| explain(error, dir))?;
     print(&format!(
         "{}: made, valid for {} years, SHA-256 {}\n\
@@ -100,30 +30,24 @@ fn init_ca(dir: &Path) -> CommandResult {
     ))
 }
 
-fn issue_node(ca_dir: &Path, out: &Path, hosts: &[String], days: u32) -> CommandResult {
+pub(super) fn issue_node(ca_dir: &Path, out: &Path, hosts: &[String], days: u32) -> CommandResult {
     let ca = ClusterCa::load(ca_dir).map_err(|error| explain(error, ca_dir))?;
     let valid_for = Duration::from_secs(u64::from(days) * DAY_SECONDS);
     let node = ca.issue_node(hosts, valid_for).map_err(|error| explain(error, ca_dir))?;
-    fs::create_dir_all(out).map_err(|error| unwritable(out, &error))?;
-    let (certificate, key, root) =
-        (out.join(CERTIFICATE_FILE), out.join(KEY_FILE), ca_certificate_path(out));
-    for path in [&key, &certificate] {
-        if path.try_exists().map_err(|error| unwritable(path, &error))? {
-            return Err(in_the_way(path));
-        }
-    }
+    let files = NodeFiles::new_in(out)?;
     // Of the same authority, for several nodes in one place, it may be there.
-    let is_same = match fs::read_to_string(&root) {
+    let is_same = match fs::read_to_string(&files.root) {
         Ok(there) if there == ca.pem() => true,
-        Ok(_) => return Err(in_the_way(&root)),
+        Ok(_) => return Err(in_the_way(&files.root)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-        Err(error) => return Err(unwritable(&root, &error)),
+        Err(error) => return Err(unwritable(&files.root, &error)),
     };
     if !is_same {
-        write_new(&root, 0o644, ca.pem())?;
+        write_new(&files.root, 0o644, ca.pem())?;
     }
-    write_new(&key, 0o600, &node.key_pem)?;
-    write_new(&certificate, 0o644, &node.chain_pem)?;
+    files.write_key(&node.key_pem)?;
+    write_new(&files.certificate, 0o644, &node.chain_pem)?;
+    let NodeFiles { certificate, key, root } = files;
     print(&format!(
         "{}: made for {}, valid for {days} days; key in {}, the cluster's CA in {}\n",
         certificate.display(),
@@ -131,6 +55,49 @@ fn issue_node(ca_dir: &Path, out: &Path, hosts: &[String], days: u32) -> Command
         key.display(),
         root.display(),
     ))
+}
+
+/// Where a node's certificate, its key and the cluster's CA lie.
+#[derive(Debug)]
+pub(super) struct NodeFiles {
+    pub(super) certificate: PathBuf,
+    pub(super) key: PathBuf,
+    pub(super) root: PathBuf,
+}
+
+impl NodeFiles {
+    /// In a directory that is made if need be, and that has neither certificate nor key.
+    pub(super) fn new_in(out: &Path) -> Result<Self, Failure> {
+        fs::create_dir_all(out).map_err(|error| unwritable(out, &error))?;
+        let (certificate, key) = (out.join(CERTIFICATE_FILE), out.join(KEY_FILE));
+        let files = Self { certificate, key, root: ca_certificate_path(out) };
+        free(&files.key)?;
+        free(&files.certificate)?;
+        Ok(files)
+    }
+
+    /// Fails where a CA is there already.
+    pub(super) fn root_is_free(&self) -> CommandResult {
+        free(&self.root)
+    }
+
+    /// Only its owner can read it.
+    pub(super) fn write_key(&self, pem: &str) -> CommandResult {
+        write_new(&self.key, 0o600, pem)
+    }
+
+    /// What goes beside the key.
+    pub(super) fn write_signed(&self, chain_pem: &str, ca_pem: &str) -> CommandResult {
+        write_new(&self.root, 0o644, ca_pem)?;
+        write_new(&self.certificate, 0o644, chain_pem)
+    }
+}
+
+fn free(path: &Path) -> CommandResult {
+    match path.try_exists().map_err(|error| unwritable(path, &error))? {
+        true => Err(in_the_way(path)),
+        false => Ok(()),
+    }
 }
 
 /// Overwrites nothing; readable by whom `mode` says from its first byte on.
@@ -156,7 +123,7 @@ fn unwritable(path: &Path, error: &io::Error) -> Failure {
         .next("the same with a directory after --out that you may write to")
 }
 
-fn explain(error: ClusterCaError, dir: &Path) -> Failure {
+pub(super) fn explain(error: ClusterCaError, dir: &Path) -> Failure {
     let shown = dir.display();
     let (exit, next) = match &error {
         ClusterCaError::Exists { .. } => (
@@ -185,6 +152,7 @@ fn explain(error: ClusterCaError, dir: &Path) -> Failure {
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
+    use clap::Parser as _;
     use railgun_net::peer::NodeTls;
 
     use super::*;
@@ -207,6 +175,27 @@ mod tests {
         let failure = issue_node(&ca, &out, &hosts(), 90).unwrap_err();
         assert_eq!(failure.exit(), Exit::Failed);
         assert!(failure.to_string().contains("node-key.pem is there already"), "{failure}");
+    }
+
+    #[test]
+    fn the_commands_run_as_they_are_typed() {
+        let dir = tempfile::tempdir().unwrap();
+        let [ca, out] = ["ca", "n1"].map(|name| dir.path().join(name).display().to_string());
+        let typed = |line: &str| {
+            let line = line.replace("CA", &ca).replace("OUT", &out);
+            crate::run(crate::Cli::try_parse_from(line.split(' ')).unwrap())
+        };
+        typed("railgun cluster init-ca --dir CA").unwrap();
+        let issue = "railgun cluster issue-node --ca CA --out OUT --host a.example.com --host ::1";
+        let failure = typed(&format!("{issue} --server h:1")).unwrap_err();
+        assert_eq!(failure.exit(), Exit::Usage);
+        assert!(failure.to_string().contains("--server means nothing"), "{failure}");
+        typed(&format!("{issue} --days 30")).unwrap();
+        assert!(Path::new(&out).join("node.pem").exists());
+        for bad in ["--days 0", "--days 36501"] {
+            let line = format!("railgun cluster issue-node --ca x --out y --host z {bad}");
+            assert!(crate::Cli::try_parse_from(line.split(' ')).is_err(), "{bad}");
+        }
     }
 
     #[test]

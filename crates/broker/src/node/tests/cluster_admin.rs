@@ -1,0 +1,328 @@
+//! What operators do with a cluster, while clients publish.
+
+use std::cell::Cell;
+use std::collections::BTreeSet;
+
+use railgun_net::tls::NodeRequest;
+use sha2::Digest as _;
+use tokio::time::Instant;
+
+use super::cluster_rig::{Cluster, PATIENCE};
+use super::*;
+
+/// The longest that publishers may wait where a lead is handed over on purpose.
+const GAP_MAX: Duration = Duration::from_millis(500);
+
+async fn three() -> Cluster {
+    let mut cluster = Cluster::new(3);
+    cluster.start(&[1, 2, 3]).await;
+    cluster
+}
+
+fn admin(cluster: &Cluster, number: usize) -> &ClusterAdmin {
+    &cluster.node(number).cluster_admin
+}
+
+/// Makes a stream; the shard it is on.
+async fn stream(cluster: &Cluster, name_of: &str) -> ShardId {
+    let streams = &cluster.node(1).streams;
+    streams.ensure(wish(name_of, 1 << 20, EnsureMode::Warn)).await.unwrap();
+    streams.resolve(&name(name_of)).await.unwrap().shard.id()
+}
+
+async fn set(
+    cluster: &Cluster,
+    asked: usize,
+    node: usize,
+    state: v1::NodeState,
+    force: bool,
+) -> Result<v1::NodeStateSet, WireError> {
+    let set = v1::SetNodeState { node_id: node as u32, state: state.into(), force };
+    admin(cluster, asked).set_node_state(set).await
+}
+
+/// Waits until a node's description of the cluster is so.
+async fn until(
+    cluster: &Cluster,
+    asked: usize,
+    is_so: impl Fn(&v1::ClusterDescription) -> bool,
+) -> v1::ClusterDescription {
+    let end = Instant::now() + PATIENCE * 2;
+    loop {
+        let description = admin(cluster, asked).describe().await.unwrap();
+        if is_so(&description) {
+            return description;
+        }
+        assert!(Instant::now() < end, "it stays {description:#?}");
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// The node that leads each shard; 0: none.
+fn leaders(description: &v1::ClusterDescription) -> Vec<u32> {
+    description.shards.iter().map(|shard| ReplicaId(shard.leader).node().0).collect()
+}
+
+fn drain_of(description: &v1::ClusterDescription, node: u32) -> &v1::DrainProgress {
+    let node = description.nodes.iter().find(|it| it.node_id == node).expect("it is a node");
+    node.drain.as_ref().expect("the catalog says")
+}
+
+/// Publishes through a node while something else is done; the longest time without an answer.
+async fn publishing(cluster: &Cluster, through: usize, work: impl Future<Output = ()>) -> Duration {
+    let (last, longest) = (Cell::new(Instant::now()), Cell::new(Duration::ZERO));
+    let publish = async {
+        loop {
+            cluster.publish(through, "s", b"on and on").await;
+            longest.set(longest.get().max(last.get().elapsed()));
+            last.set(Instant::now());
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = publish => unreachable!("it goes on"),
+        () = async {
+            sleep(Duration::from_millis(100)).await;
+            work.await;
+            // What it has led to.
+            sleep(Duration::from_secs(1)).await;
+        } => {}
+    }
+    longest.get()
+}
+
+/// The word with which a node sends a client away.
+async fn go_away(control: &mut (FrameWriter, FrameReader)) -> v1::GoAway {
+    let said = timeout(PATIENCE, control.1.next_of::<v1::GoAway>()).await;
+    said.expect("it says something").unwrap().expect("before the end")
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_node_tells_what_it_knows_and_never_hangs() {
+    let mut cluster = three().await;
+    let shard = stream(&cluster, "s").await;
+    let healthy = |it: &v1::ClusterDescription| {
+        it.shards.iter().all(|shard| {
+            shard.leader != 0 && shard.has_majority && !shard.under_replicated && shard.settled
+        })
+    };
+    let description = until(&cluster, 2, healthy).await;
+    assert_eq!((description.node_id, description.data_shards, description.replicas), (2, 2, 3));
+    assert_eq!(description.shards.len(), 3);
+    let nodes: Vec<_> = description.nodes.iter().map(|it| (it.node_id, it.reachable)).collect();
+    assert_eq!(nodes, [(1, true), (2, true), (3, true)]);
+    assert_eq!(description.nodes[0].client_address, "10.0.0.1:9400");
+    let replicas = &description.shards[shard.0 as usize].replicas;
+    assert!(replicas.iter().all(|it| it.votes && it.wanted && it.applied.is_some()));
+    assert!(description.shards[shard.0 as usize].pending_log_bytes.is_some());
+
+    cluster.kill(3).await;
+    let description = until(&cluster, 1, |it| !it.nodes[2].reachable).await;
+    assert!(description.shards.iter().all(|it| it.under_replicated && it.has_majority));
+    cluster.kill(2).await;
+    until(&cluster, 1, |it| !it.nodes[1].reachable).await;
+    let begin = Instant::now();
+    let description = admin(&cluster, 1).describe().await.unwrap();
+    assert!(begin.elapsed() <= Duration::from_millis(2_100), "{:?}", begin.elapsed());
+    assert!(description.shards.iter().all(|it| !it.has_majority));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lead_is_transferred_at_once_and_publishing_goes_on() {
+    let cluster = three().await;
+    let shard = stream(&cluster, "s").await;
+    cluster.publish(1, "s", b"first").await;
+    for to in [1, 2, 3, 1] {
+        let gap = publishing(&cluster, 2, async {
+            let transfer = v1::TransferLeader { shard: shard.0, node_id: to };
+            let led = admin(&cluster, 3).transfer_leader(transfer).await.unwrap();
+            assert_eq!(ReplicaId(led.leader).node(), NodeId(to));
+        });
+        let gap = gap.await;
+        assert!(gap <= GAP_MAX, "{gap:?} to node {to}");
+        assert_eq!(cluster.leader(2, shard), Some(to as usize));
+    }
+    let transfer = v1::TransferLeader { shard: 0, node_id: 4 };
+    let refused = admin(&cluster, 1).transfer_leader(transfer).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::NodeNotFound);
+}
+
+#[tokio::test(start_paused = true)]
+async fn leads_go_to_whom_they_belong_and_stay_there() {
+    let cluster = three().await;
+    let view = cluster.node(1).view.borrow().clone();
+    let wanted: Vec<u32> = view.placements.values().map(|it| it.voters[0].node().0).collect();
+    assert!(wanted.iter().collect::<BTreeSet<_>>().len() > 1, "{wanted:?}");
+    let settled = until(&cluster, 1, |it| leaders(it) == wanted).await;
+    sleep(Duration::from_secs(60)).await;
+    let later = admin(&cluster, 1).describe().await.unwrap();
+    let terms =
+        |it: &v1::ClusterDescription| it.shards.iter().map(|it| it.term).collect::<Vec<_>>();
+    assert_eq!((leaders(&later), terms(&later)), (wanted, terms(&settled)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_drained_gives_everything_away_and_sends_its_clients_to_others() {
+    let mut cluster = Cluster::new(4);
+    cluster.start(&[1, 2, 3]).await;
+    cluster.start(&[4]).await;
+    let shard = stream(&cluster, "s").await;
+    let transfer = v1::TransferLeader { shard: shard.0, node_id: 1 };
+    admin(&cluster, 2).transfer_leader(transfer).await.unwrap();
+    let (_connection, mut control) = enter(&cluster.network, cluster.node(1)).await;
+
+    let gap = publishing(&cluster, 2, async {
+        let told = set(&cluster, 3, 1, v1::NodeState::Draining, false).await.unwrap();
+        let drain = told.drain.expect("what is left");
+        // Every node votes in the catalog already: that vote is given up when the node is removed.
+        assert_eq!((drain.stuck, drain.drained), (vec![0], false), "node 4 takes the others");
+        until(&cluster, 3, |it| drain_of(it, 1).drained && !leaders(it).contains(&1)).await;
+    });
+    let gap = gap.await;
+    assert!(gap <= GAP_MAX, "{gap:?}");
+    let said = go_away(&mut control).await;
+    let mut alternatives = said.alternatives;
+    alternatives.sort();
+    assert_eq!(alternatives, ["10.0.0.2:9400", "10.0.0.3:9400", "10.0.0.4:9400"]);
+    assert!(said.deadline_ms > 0);
+    // Who comes now is served: it may know no other.
+    let values = cluster.read(4, "s").await;
+    cluster.publish(1, "s", b"through the drained node").await;
+    assert_eq!(cluster.read(2, "s").await.len(), values.len() + 1);
+
+    set(&cluster, 2, 1, v1::NodeState::Removed, false).await.unwrap();
+    let left = until(&cluster, 2, |it| it.nodes.len() == 3).await;
+    assert_eq!(left.nodes.iter().map(|it| it.node_id).collect::<Vec<_>>(), [2, 3, 4]);
+    // Once more, as if the answer had been lost.
+    set(&cluster, 2, 1, v1::NodeState::Removed, false).await.unwrap();
+    let again = set(&cluster, 2, 1, v1::NodeState::Active, false).await.unwrap_err();
+    assert_eq!(again.code, ErrorCode::NodeNotFound);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_substitute_only_the_leads_go_and_that_is_said() {
+    let cluster = three().await;
+    stream(&cluster, "s").await;
+    let told = set(&cluster, 1, 2, v1::NodeState::Draining, false).await.unwrap();
+    assert_eq!(told.drain.expect("what is left").stuck, [0, 1, 2]);
+    let description =
+        until(&cluster, 1, |it| !leaders(it).contains(&2) && !leaders(it).contains(&0)).await;
+    assert!(!drain_of(&description, 2).drained);
+    sleep(Duration::from_secs(30)).await;
+    let description = admin(&cluster, 1).describe().await.unwrap();
+    assert!(!leaders(&description).contains(&2), "none comes back");
+
+    let refused = set(&cluster, 1, 2, v1::NodeState::Removed, false).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::UnsafeChange);
+    assert!(refused.message.contains("alive and not drained"), "{refused}");
+    set(&cluster, 1, 2, v1::NodeState::Active, false).await.unwrap();
+    until(&cluster, 3, |it| it.nodes[1].state() == v1::NodeState::Active).await;
+    let transfer = v1::TransferLeader { shard: 1, node_id: 2 };
+    admin(&cluster, 3).transfer_leader(transfer).await.unwrap();
+    sleep(Duration::from_secs(5)).await;
+    let description = admin(&cluster, 3).describe().await.unwrap();
+    assert_eq!(leaders(&description)[1], 2, "it may lead again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_node_is_removed_without_which_a_shard_is_lost() {
+    let mut cluster = three().await;
+    stream(&cluster, "s").await;
+    cluster.publish(1, "s", b"kept").await;
+    cluster.kill(3).await;
+    until(&cluster, 1, |it| !it.nodes[2].reachable).await;
+    for force in [false, true] {
+        let refused = set(&cluster, 1, 2, v1::NodeState::Removed, force).await.unwrap_err();
+        assert_eq!(refused.code, ErrorCode::UnsafeChange);
+        assert!(
+            refused.message.contains("no majority of the voters of shards 0, 1, 2"),
+            "{refused}"
+        );
+    }
+    let nobody = set(&cluster, 1, 9, v1::NodeState::Removed, false).await.unwrap_err();
+    assert_eq!(nobody.code, ErrorCode::NodeNotFound);
+    // The dead one needs no force.
+    set(&cluster, 1, 3, v1::NodeState::Removed, false).await.unwrap();
+    until(&cluster, 2, |it| {
+        it.nodes.len() == 2 && it.shards.iter().all(|it| it.settled && it.replicas.len() == 2)
+    })
+    .await;
+    cluster.publish(2, "s", b"and more").await;
+    assert_eq!(cluster.read(1, "s").await, [b"kept".to_vec(), b"and more".to_vec()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_stops_hands_over_first() {
+    let cluster = three().await;
+    let shard = stream(&cluster, "s").await;
+    let transfer = v1::TransferLeader { shard: shard.0, node_id: 1 };
+    admin(&cluster, 2).transfer_leader(transfer).await.unwrap();
+    cluster.publish(2, "s", b"first").await;
+    let (_connection, mut control) = enter(&cluster.network, cluster.node(1)).await;
+    let gap = publishing(&cluster, 2, async {
+        let shutdown = cluster.node(1).shutdown(DRAIN_TIMEOUT);
+        let (said, ()) = tokio::join!(go_away(&mut control), shutdown);
+        let mut alternatives = said.alternatives;
+        alternatives.sort();
+        assert_eq!(alternatives, ["10.0.0.2:9400", "10.0.0.3:9400"]);
+    });
+    let gap = gap.await;
+    assert!(gap <= GAP_MAX, "{gap:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_buys_one_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = Arc::new(ClusterCa::create(dir.path()).unwrap());
+    let mut cluster = Cluster::new(3);
+    cluster.authorities.insert(3, Arc::clone(&ca));
+    cluster.start(&[1, 2, 3]).await;
+    let make = v1::MakeJoinToken { valid_for_ms: 0 };
+    let token = admin(&cluster, 1).make_join_token(make).await.unwrap();
+    assert_eq!(token.ca_sha256, crate::joining::fingerprint(&ca));
+    assert_eq!(token.secret.len(), 32);
+
+    let sign = |secret: &[u8], request: &NodeRequest| v1::SignNode {
+        secret: secret.to_vec().into(),
+        csr_pem: request.csr_pem.clone(),
+        hosts: vec!["n4.example.com".to_owned()],
+    };
+    let (one, other) = (NodeRequest::new().unwrap(), NodeRequest::new().unwrap());
+    // What cannot be signed uses nothing up.
+    let nameless = v1::SignNode { hosts: Vec::new(), ..sign(&token.secret, &other) };
+    let refused = admin(&cluster, 1).sign_node(nameless).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::InvalidName);
+
+    let signed = admin(&cluster, 1).sign_node(sign(&token.secret, &one)).await.unwrap();
+    assert_eq!(signed.ca_pem, ca.pem());
+    let node = railgun_net::peer::NodeTls::from_pem(
+        signed.chain_pem.as_bytes(),
+        one.key_pem.as_bytes(),
+        signed.ca_pem.as_bytes(),
+    );
+    node.unwrap();
+    // Again, for the answer was lost; and the same token for another node.
+    admin(&cluster, 2).sign_node(sign(&token.secret, &one)).await.unwrap();
+    let refused = async |secret: &[u8]| {
+        let refused = admin(&cluster, 2).sign_node(sign(secret, &other)).await.unwrap_err();
+        assert_eq!(refused.code, ErrorCode::TokenExpired);
+        refused.message
+    };
+    assert!(refused(&token.secret).await.contains("used already"));
+    assert!(refused(&[7; 32]).await.contains("none of this cluster"));
+    let late = sha2::Sha256::digest([8; 32]).into();
+    let expires = Timestamp(1_772_409_570_000_000 - 1);
+    let add = CatalogCommand::AddToken { hash: late, expires };
+    admin(&cluster, 1).routing.change(add).await.unwrap();
+    assert!(refused(&[8; 32]).await.ends_with("has expired"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_the_key_of_the_authority_there_are_no_tokens() {
+    let cluster = three().await;
+    let make = v1::MakeJoinToken { valid_for_ms: 0 };
+    let refused = admin(&cluster, 1).make_join_token(make).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::NoAuthority);
+    assert!(refused.message.contains("cluster.ca_dir"), "{refused}");
+}

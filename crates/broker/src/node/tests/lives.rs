@@ -1,0 +1,151 @@
+//! Replicas that lost their logs, and nodes that missed much: what comes back is whole, and nobody votes
+//! twice.
+
+use std::path::Path;
+
+use railgun_log::Disk;
+
+use super::cluster_rig::{Cluster, PATIENCE};
+use super::*;
+
+/// A cluster of three with the stream "s" and some records in it.
+async fn with_records(records: usize) -> (Cluster, Vec<Vec<u8>>) {
+    let mut cluster = Cluster::new(3);
+    cluster.start(&[1, 2, 3]).await;
+    cluster.node(1).streams.ensure(wish("s", 1 << 20, EnsureMode::Warn)).await.unwrap();
+    let mut values = Vec::new();
+    publish(&cluster, 1, &mut values, records).await;
+    (cluster, values)
+}
+
+async fn publish(cluster: &Cluster, number: usize, values: &mut Vec<Vec<u8>>, records: usize) {
+    for _ in 0..records {
+        let value = format!("record {}", values.len()).into_bytes();
+        assert_eq!(cluster.publish(number, "s", &value).await, values.len() as u64);
+        values.push(value);
+    }
+}
+
+/// Removes a node's log of a shard, as if somebody had.
+fn lose_log(cluster: &Cluster, number: usize, shard: ShardId) {
+    let disk = &cluster.disks[number - 1];
+    let dir = format!("shards/{shard}/log");
+    for name in disk.list(dir.as_ref()).unwrap() {
+        disk.remove(&Path::new(&dir).join(name)).unwrap();
+    }
+}
+
+/// Waits until a node's replica of the shard is this incarnation, and one of the voters in force.
+async fn votes_again(cluster: &Cluster, number: usize, shard: ShardId, incarnation: u16) {
+    let replica = ReplicaId::new(NodeId(number as u32), incarnation);
+    let votes = async {
+        loop {
+            let there = cluster.node(number).on_node.borrow().get(&shard).cloned();
+            if let Some(local) = there.filter(|local| local.replica == replica)
+                && local.raft.metrics().voters.contains(&replica)
+                && local.raft.metrics().voters.len() == 3
+            {
+                return;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(PATIENCE, votes).await.expect("the replica votes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_lost_its_log_is_replaced_by_another_by_itself() {
+    let (mut cluster, mut values) = with_records(20).await;
+    let shard = cluster.node(1).streams.resolve(&name("s")).await.unwrap().shard.id();
+    cluster.kill(2).await;
+    lose_log(&cluster, 2, shard);
+    publish(&cluster, 1, &mut values, 1).await;
+    cluster.start(&[2]).await;
+    votes_again(&cluster, 2, shard, 2).await;
+    assert_eq!(cluster.read(2, "s").await, values);
+    // It counts: without it there is no majority.
+    cluster.kill(3).await;
+    publish(&cluster, 2, &mut values, 3).await;
+    assert_eq!(cluster.read(2, "s").await, values);
+    // And it is the same after a restart, of all.
+    cluster.start(&[3]).await;
+    for number in [1, 2, 3] {
+        cluster.kill(number).await;
+    }
+    cluster.start(&[1, 2, 3]).await;
+    for number in [1, 2, 3] {
+        assert_eq!(cluster.read(number, "s").await, values, "node {number}");
+    }
+    votes_again(&cluster, 2, shard, 2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_copy_of_the_catalog_is_replaced_by_another_by_itself() {
+    let (mut cluster, mut values) = with_records(3).await;
+    cluster.kill(2).await;
+    lose_log(&cluster, 2, ShardId::CATALOG);
+    cluster.start(&[2]).await;
+    votes_again(&cluster, 2, ShardId::CATALOG, 2).await;
+    cluster.kill(1).await;
+    cluster.node(2).streams.ensure(wish("t", 1 << 20, EnsureMode::Warn)).await.unwrap();
+    publish(&cluster, 3, &mut values, 2).await;
+    assert_eq!(cluster.read(2, "s").await, values);
+}
+
+#[tokio::test(start_paused = true)]
+async fn power_may_be_cut_whenever_a_cluster_is_being_formed() {
+    for moment in 0..40 {
+        let mut cluster = Cluster::new(3);
+        let early = timeout(Duration::from_millis(moment * 25), cluster.start(&[1, 2, 3])).await;
+        for number in [1, 2, 3] {
+            cluster.kill(number).await;
+        }
+        cluster.start(&[1, 2, 3]).await;
+        let ensured = cluster.node(3).streams.ensure(wish("s", 1 << 20, EnsureMode::Warn)).await;
+        assert!(ensured.is_ok(), "{moment} ({}): {ensured:?}", early.is_ok());
+        publish(&cluster, 2, &mut Vec::new(), 1).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_missed_what_the_others_have_given_up_gets_a_snapshot() {
+    let (mut cluster, mut values) = with_records(5).await;
+    cluster.kill(3).await;
+    publish(&cluster, 1, &mut values, 30).await;
+    // The others keep none of it in their logs.
+    for number in [1, 2] {
+        cluster.node(number).streams.seal(&name("s"), true).await.unwrap();
+    }
+    publish(&cluster, 1, &mut values, 5).await;
+    let shard = cluster.node(1).streams.resolve(&name("s")).await.unwrap().shard.id();
+    let log = cluster.node(1).on_node.borrow()[&shard].log.clone();
+    let purged = log.state().last_purged.expect("something was given up").index;
+    cluster.start(&[3]).await;
+    assert_eq!(cluster.read(3, "s").await, values);
+    let behind = cluster.node(3).on_node.borrow()[&shard].log.clone();
+    assert!(behind.state().last_purged.is_some_and(|id| id.index >= purged), "it got a snapshot");
+    // It is as good as any.
+    cluster.kill(1).await;
+    publish(&cluster, 3, &mut values, 2).await;
+    cluster.kill(3).await;
+    cluster.start(&[1, 3]).await;
+    assert_eq!(cluster.read(3, "s").await, values);
+    assert_eq!(cluster.read(1, "s").await, values);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fourth_node_joins_and_serves() {
+    let (mut cluster, mut values) = with_records(5).await;
+    cluster.add_host();
+    cluster.start(&[4]).await;
+    assert_eq!(cluster.node(4).node(), NodeId(4));
+    assert_eq!(cluster.node(4).cluster_uid(), cluster.node(1).cluster_uid());
+    publish(&cluster, 4, &mut values, 3).await;
+    assert_eq!(cluster.read(1, "s").await, values);
+    cluster.node(4).streams.ensure(wish("t", 1 << 20, EnsureMode::Warn)).await.unwrap();
+    // The same one after a restart.
+    cluster.kill(4).await;
+    cluster.start(&[4]).await;
+    assert_eq!(cluster.node(4).node(), NodeId(4));
+    publish(&cluster, 4, &mut values, 1).await;
+}
