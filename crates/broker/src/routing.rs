@@ -11,7 +11,7 @@ use railgun_proto::convert::Uid;
 use railgun_proto::v1;
 use railgun_types::{ClusterUid, NodeId, ShardId};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::actors::Actors;
 use crate::catalog::ChangeFailure;
@@ -24,6 +24,8 @@ use crate::streams::ShardOnNode;
 
 /// How long a request looks for a leader that takes it: longer than an election as a rule.
 const LEADER_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a leader may take to do something: one that is cut off from the others never does.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 /// How often it looks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long a read may take to learn what it has to wait for, and to wait.
@@ -118,9 +120,11 @@ impl Routing {
         loop {
             let result = match self.leader(shard, patience.attempt) {
                 Leader::Here(LocalReplica { owner: Owner::Data(here), .. }) => {
-                    here.handle.request(body.clone()).await
+                    self.in_time(here.handle.request(body.clone())).await
                 }
-                Leader::At(address) => relay::request(self, &address, shard, body.clone()).await,
+                Leader::At(address) => {
+                    self.in_time(relay::request(self, &address, shard, body.clone())).await
+                }
                 Leader::Here(_) | Leader::Unknown => Err(ProposeFailure::NotLeading.into()),
             };
             match result {
@@ -134,6 +138,17 @@ impl Routing {
         }
     }
 
+    /// What is answered; where others may lead, nobody knows after a while.
+    async fn in_time<T, E: From<ProposeFailure>>(
+        &self,
+        answer: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        if self.others.is_none() {
+            return answer.await;
+        }
+        timeout(ANSWER_PATIENCE, answer).await.unwrap_or(Err(ProposeFailure::Unknown.into()))
+    }
+
     /// The same of the catalog.
     pub(crate) async fn change(
         &self,
@@ -143,9 +158,11 @@ impl Routing {
         loop {
             let result = match self.leader(ShardId::CATALOG, patience.attempt) {
                 Leader::Here(LocalReplica { owner: Owner::Catalog(here), .. }) => {
-                    here.change(command.clone()).await
+                    self.in_time(here.change(command.clone())).await
                 }
-                Leader::At(address) => relay::change(self, &address, command.clone()).await,
+                Leader::At(address) => {
+                    self.in_time(relay::change(self, &address, command.clone())).await
+                }
                 Leader::Here(_) | Leader::Unknown => Err(ProposeFailure::NotLeading.into()),
             };
             match result {

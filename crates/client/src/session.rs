@@ -1,7 +1,7 @@
 //! One connection after its handshake.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use railgun_net::{Connection, FrameReader, FrameWriter, QUIC_STREAMS_MAX};
@@ -23,6 +23,9 @@ const STREAMS_BESIDE_CONTROL: usize = QUIC_STREAMS_MAX as usize - 1;
 const LEAVING_USUAL: Duration = Duration::from_secs(10);
 const LEAVING_MIN: Duration = Duration::from_secs(1);
 const LEAVING_MAX: Duration = Duration::from_secs(60);
+/// How long a server may answer that nobody leads, before another is sought: longer than an election takes.
+/// It may be cut off from the others.
+const LEADERLESS_MAX: Duration = Duration::from_secs(3);
 /// Other servers that one may name when it goes away.
 const ALTERNATIVES_MAX: usize = 16;
 
@@ -40,6 +43,11 @@ pub(crate) struct Session {
     /// Where it says to go instead. Set before [`Self::going_away`], if at all.
     alternatives: SetOnce<Vec<String>>,
     owed: Arc<Owed>,
+    /// Since when the server answers that nobody leads: milliseconds of the session's life, or 0.
+    leaderless_since: AtomicU64,
+    begun: Instant,
+    /// The client knows other servers.
+    has_others: bool,
     /// Streams that may still be opened. Beyond them QUIC would wait, for as long as no other ends.
     slots: Arc<Semaphore>,
 }
@@ -132,6 +140,9 @@ impl Session {
             going_away: CancellationToken::new(),
             alternatives: SetOnce::new(),
             owed: Arc::default(),
+            leaderless_since: AtomicU64::new(0),
+            begun: Instant::now(),
+            has_others: options.servers.len() > 1,
             slots: Arc::new(Semaphore::new(STREAMS_BESIDE_CONTROL)),
         };
         Ok((session, control))
@@ -151,6 +162,28 @@ impl Session {
     pub(crate) async fn begins_to_owe(&self) {
         while !self.owes() {
             self.owed.begun.notified().await;
+        }
+    }
+
+    /// Notes what a server has answered a request for a shard's leader: one that finds none for long is
+    /// left, if there are others.
+    pub(crate) fn told(&self, answer: Result<(), &WireError>) {
+        let is_leaderless = answer.is_err_and(|error| {
+            [ErrorCode::Unavailable, ErrorCode::NotLeader, ErrorCode::OutcomeUnknown]
+                .iter()
+                .any(|code| error.code == *code)
+        });
+        if !is_leaderless {
+            return self.leaderless_since.store(0, Ordering::Relaxed);
+        }
+        let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+        let since =
+            self.leaderless_since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+        let since = since.unwrap_or_else(|since| since);
+        let is_long = now.saturating_sub(since) >= LEADERLESS_MAX.as_millis() as u64;
+        if since > 0 && is_long && self.has_others {
+            tracing::debug!(server = %self.target, "the server finds no leader; another is sought");
+            self.going_away.cancel();
         }
     }
 

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use railgun_core::command::{Command, CommandBody};
 use railgun_log::Payload;
 use railgun_raft::{LeaderState, Proposal, RaftShard, Unapplied, UnappliedSink};
 use railgun_types::Timestamp;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::actors::Actors;
 use crate::clock::Clock;
@@ -38,7 +40,13 @@ pub(crate) struct Pipeline<T> {
     /// Log time of the last proposal.
     last_ts: Timestamp,
     next_ticket: u64,
-    in_flight: BTreeMap<u64, T>,
+    in_flight: BTreeMap<u64, InFlight<T>>,
+}
+
+#[derive(Debug)]
+struct InFlight<T> {
+    since: Instant,
+    waiter: T,
 }
 
 /// Receives the proposals that did not reach apply.
@@ -78,7 +86,7 @@ impl<T> Pipeline<T> {
     /// everywhere (CL-4). At once where nobody else could lead.
     pub(crate) fn confirm(&self, actors: &Actors, then: impl FnOnce(bool) + Send + 'static) {
         let Some(raft) = self.raft.clone() else { return then(false) };
-        if raft.metrics().voters.len() <= 1 {
+        if self.is_alone() {
             return then(true);
         }
         actors.spawn("a question who leads", async move {
@@ -120,12 +128,12 @@ impl<T> Pipeline<T> {
         let payload = Payload::new(command.encode());
         // Apply on this node takes the command from memory instead of decoding it again.
         let companion = Some(Box::new(command) as railgun_raft::Companion);
-        self.in_flight.insert(ticket, waiter);
+        self.in_flight.insert(ticket, InFlight { since: Instant::now(), waiter });
         let proposal = Proposal { term: leader.term, payload, ticket, companion };
         match raft.propose(proposal).await {
             Ok(()) => Ok(()),
             Err(_) => match self.in_flight.remove(&ticket) {
-                Some(waiter) => Err((waiter, ProposeFailure::NotLeading)),
+                Some(ended) => Err((ended.waiter, ProposeFailure::NotLeading)),
                 None => Ok(()),
             },
         }
@@ -133,7 +141,26 @@ impl<T> Pipeline<T> {
 
     /// The waiter of a proposal that was applied here.
     pub(crate) fn applied(&mut self, ticket: u64) -> Option<T> {
-        self.in_flight.remove(&ticket)
+        self.in_flight.remove(&ticket).map(|ended| ended.waiter)
+    }
+
+    /// When the oldest proposal in flight will have waited for so long.
+    pub(crate) fn overdue_at(&self, patience: Duration) -> Option<Instant> {
+        self.in_flight.first_key_value().map(|(_, oldest)| oldest.since + patience)
+    }
+
+    /// The waiters of proposals that have waited for so long. They stay: the proposals have not ended.
+    pub(crate) fn overdue(&mut self, patience: Duration) -> impl Iterator<Item = &mut T> {
+        let proposals = self.in_flight.values_mut();
+        // In the order of their tickets.
+        proposals
+            .take_while(move |proposal| proposal.since.elapsed() >= patience)
+            .map(|proposal| &mut proposal.waiter)
+    }
+
+    /// Whether no other replica votes: nothing waits for others then.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.raft.as_ref().is_none_or(|raft| raft.metrics().voters.len() <= 1)
     }
 
     /// The waiter of a proposal that ended otherwise.
@@ -144,6 +171,6 @@ impl<T> Pipeline<T> {
             }
             Unapplied::Unknown { ticket } => (ticket, ProposeFailure::Unknown),
         };
-        self.in_flight.remove(&ticket).map(|waiter| (waiter, failure))
+        self.in_flight.remove(&ticket).map(|ended| (ended.waiter, failure))
     }
 }

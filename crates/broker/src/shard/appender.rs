@@ -81,6 +81,18 @@ impl EntryReplies {
         }
     }
 
+    /// Answers every request that nobody knows; the entry may still come to be.
+    pub(crate) fn leave(&mut self) {
+        for request in self.requests.drain(..) {
+            drop(request.reply.send(Err(ProposeFailure::Unknown.into())));
+        }
+    }
+
+    /// Whether nobody waits for it any more.
+    pub(crate) fn is_left(&self) -> bool {
+        self.requests.is_empty()
+    }
+
     /// Requests in it.
     pub(crate) fn len(&self) -> usize {
         self.requests.len()

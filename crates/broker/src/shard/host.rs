@@ -38,6 +38,9 @@ const QUEUE: usize = 1024;
 /// Figures are published at most this often: somebody reads them every some seconds, and entries come
 /// by the thousand.
 const FIGURES_EVERY: Duration = Duration::from_millis(100);
+/// How long an entry may be on its way where a majority must take it. Publishers are told then that nobody
+/// knows: this replica may be cut off from the others, who have another leader.
+const ENTRY_PATIENCE: Duration = Duration::from_secs(2);
 /// Messages handled before the next entry is built: what came together is written together.
 const BATCH: usize = 256;
 
@@ -242,14 +245,25 @@ impl Host {
         let pace = tokio::time::sleep(Duration::ZERO);
         tokio::pin!(pace);
         let (mut is_paced, mut is_stale) = (false, false);
+        let mut looked_at = Instant::now();
         loop {
             let slowed_until = self.slowed_until;
+            let overdue_at = self.pipeline.overdue_at(ENTRY_PATIENCE);
+            // Those that were told so stay the oldest.
+            let overdue_at = overdue_at.map(|at| at.max(looked_at + ENTRY_PATIENCE / 4));
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return,
                 Some(unapplied) = self.unapplied.recv() => self.on_unapplied(unapplied),
                 () = tokio::time::sleep_until(slowed_until.unwrap_or_else(Instant::now)),
                     if slowed_until.is_some() => self.slowed_until = None,
+                () = tokio::time::sleep_until(overdue_at.unwrap_or_else(Instant::now)),
+                    if overdue_at.is_some() =>
+                {
+                    looked_at = Instant::now();
+                    self.leave_overdue();
+                    continue;
+                }
                 () = &mut pace, if is_paced => {
                     is_paced = false;
                     if !is_stale {
@@ -486,6 +500,20 @@ impl Host {
                 self.appender.entry_ended(replies);
             }
             self.fail(waiter, failure);
+        }
+    }
+
+    /// Tells publishers whose entries a majority has not taken for long that nobody knows.
+    fn leave_overdue(&mut self) {
+        if self.pipeline.is_alone() {
+            return;
+        }
+        for waiter in self.pipeline.overdue(ENTRY_PATIENCE) {
+            if let Waiter::Append(replies) = waiter
+                && !replies.is_left()
+            {
+                replies.leave();
+            }
         }
     }
 

@@ -328,7 +328,10 @@ impl Admin {
                     drop(tokio::time::timeout(END_TIMEOUT, stream.reader.next()).await);
                     match response.answer {
                         Some(Answer::Error(error)) => StreamLost::Refused(error.into()),
-                        Some(answer) => return Ok(answer),
+                        Some(answer) => {
+                            session.told(Ok(()));
+                            return Ok(answer);
+                        }
                         None => {
                             let reason = format!("the answer to {name} is empty");
                             return Err(AdminError::Protocol { reason });
@@ -347,6 +350,9 @@ impl Admin {
             };
             if failure.is_going_away() {
                 session.going_away.cancel();
+            }
+            if let StreamLost::Refused(error) = &failure {
+                session.told(Err(error));
             }
             let refused = match &failure {
                 StreamLost::Refused(error) if error.code == ErrorCode::OutcomeUnknown => {

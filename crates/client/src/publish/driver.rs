@@ -155,14 +155,14 @@ impl Driver {
         let ended = tokio::select! {
             // Answers first: they make room for frames.
             biased;
-            ended = self.read(&mut stream.reader, &waiting) => ended,
+            ended = self.read(&mut stream.reader, session, &waiting) => ended,
             ended = self.write(&mut stream.writer, session, &waiting) => ended,
             ended = self.silence() => ended,
         };
         let ended = match ended {
             Ended::Lost(StreamLost::Write(WriteError::Stopped { .. })) => {
                 // A server that stops reading says why in its last frame.
-                let reading = self.read(&mut stream.reader, &waiting);
+                let reading = self.read(&mut stream.reader, session, &waiting);
                 let reason = tokio::time::timeout(LAST_WORDS_TIMEOUT, reading);
                 reason.await.unwrap_or(ended)
             }
@@ -277,28 +277,33 @@ impl Driver {
         }
     }
 
-    async fn read(&self, reader: &mut FrameReader, waiting: &Waiting) -> Ended {
+    async fn read(&self, reader: &mut FrameReader, session: &Session, waiting: &Waiting) -> Ended {
         loop {
             let frame = match reader.next().await {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return StreamLost::Ended.into(),
                 Err(error) => return StreamLost::from(error).into(),
             };
-            if let Err(lost) = self.on_frame(&frame) {
+            if let Err(lost) = self.on_frame(&frame, session) {
                 return lost.into();
             }
             waiting.set(self.shared.lock().answer_due().is_some());
         }
     }
 
-    fn on_frame(&self, frame: &Frame) -> Result<(), StreamLost> {
+    fn on_frame(&self, frame: &Frame, session: &Session) -> Result<(), StreamLost> {
         let fed = match frame.kind() {
             FrameKind::PublishResult => {
                 let result: v1::PublishResult = frame.decode()?;
+                let mut errors = result.items.iter().filter_map(|item| item.error.as_ref());
+                let error = errors.next().map(|error| WireError::from(error.clone()));
+                session.told(error.as_ref().map_or(Ok(()), Err));
                 self.input(|machine, now, out| machine.on_result(result, now, out))
             }
             FrameKind::StreamBound => {
                 let bound: v1::StreamBound = frame.decode()?;
+                let error = bound.error.as_ref().map(|error| WireError::from(error.clone()));
+                session.told(error.as_ref().map_or(Ok(()), Err));
                 self.input(|machine, now, out| machine.on_bound(bound, now, out))
             }
             FrameKind::StreamsUnbound => {

@@ -302,6 +302,9 @@ impl Subscription {
             return Err(self.refused(error.clone()));
         }
         tracing::debug!(stream = %self.request.name, %lost, "a subscription lost its stream");
+        if let (StreamLost::Refused(error), State::Reading(reading)) = (&lost, &self.state) {
+            reading.session.told(Err(error));
+        }
         let after = match &self.state {
             State::Reading(reading) => left_by(&lost, &reading.session),
             State::Lost { after, .. } => *after,

@@ -63,7 +63,11 @@ pub(super) async fn join(server: &ServerArgs, out: &Path, hosts: Vec<String>) ->
 
 /// Both are flags that every command has; here they are needed.
 fn server_and_token(args: &ServerArgs) -> Result<(String, JoinToken), Failure> {
-    let (server, _, token) = args.parts();
+    let (server, ca, token) = args.parts();
+    if ca.is_some() {
+        let what = "--ca means nothing to this command: the token says which CA is believed";
+        return Err(Failure::new(Exit::Usage, what).next("the same without --ca"));
+    }
     let missing = |flag: &str| {
         Failure::new(Exit::Usage, format!("{flag} is missing"))
             .next("railgun cluster join --server HOST:PORT --token TOKEN --out DIR")

@@ -139,7 +139,7 @@ async fn a_lead_is_transferred_at_once_and_publishing_goes_on() {
             let led = admin(&cluster, 3).transfer_leader(transfer).await.unwrap();
             assert_eq!(ReplicaId(led.leader).node(), NodeId(to));
         });
-        let gap = gap.await;
+        let gap = Box::pin(gap).await;
         assert!(gap <= GAP_MAX, "{gap:?} to node {to}");
         assert_eq!(cluster.leader(2, shard), Some(to as usize));
     }
@@ -179,7 +179,7 @@ async fn a_node_that_is_drained_gives_everything_away_and_sends_its_clients_to_o
         assert_eq!((drain.stuck, drain.drained), (vec![0], false), "node 4 takes the others");
         until(&cluster, 3, |it| drain_of(it, 1).drained && !leaders(it).contains(&1)).await;
     });
-    let gap = gap.await;
+    let gap = Box::pin(gap).await;
     assert!(gap <= GAP_MAX, "{gap:?}");
     let said = go_away(&mut control).await;
     let mut alternatives = said.alternatives;
@@ -267,7 +267,7 @@ async fn a_node_that_stops_hands_over_first() {
         alternatives.sort();
         assert_eq!(alternatives, ["10.0.0.2:9400", "10.0.0.3:9400"]);
     });
-    let gap = gap.await;
+    let gap = Box::pin(gap).await;
     assert!(gap <= GAP_MAX, "{gap:?}");
 }
 
@@ -325,4 +325,84 @@ async fn without_the_key_of_the_authority_there_are_no_tokens() {
     let refused = admin(&cluster, 1).make_join_token(make).await.unwrap_err();
     assert_eq!(refused.code, ErrorCode::NoAuthority);
     assert!(refused.message.contains("cluster.ca_dir"), "{refused}");
+}
+
+/// Says hello with a token: the connection, and what is answered.
+async fn hello(cluster: &Cluster, number: usize, token: &str) -> (Connection, Option<WireError>) {
+    let connection = cluster.network.connect(cluster.node(number).listen_addr()).await.unwrap();
+    let (mut writer, mut control) = connection.open().await.unwrap();
+    let (version_min, version_max, token) = (1, 1, token.to_owned());
+    let hello = v1::Hello { version_min, version_max, token, ..v1::Hello::default() };
+    writer.send(Frame::new(&hello)).await.unwrap();
+    let answer = control.next().await.unwrap().unwrap();
+    let refused = (answer.kind() == FrameKind::Error)
+        .then(|| WireError::from(answer.decode::<v1::Error>().unwrap()));
+    if refused.is_none() {
+        // The session is as long as its control stream.
+        tokio::spawn(async move {
+            drop(control.next().await);
+            drop(writer);
+        });
+    }
+    (connection, refused)
+}
+
+async fn asks(connection: &Connection, first: Frame) -> Frame {
+    let (mut writer, mut reader) = connection.open().await.unwrap();
+    writer.send(first).await.unwrap();
+    reader.next().await.unwrap().expect("an answer")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_join_token_lets_in_for_a_certificate_and_for_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::new(3);
+    cluster.authorities.insert(2, Arc::new(ClusterCa::create(dir.path()).unwrap()));
+    cluster.tokens = vec![TokenHash::of("of clients")];
+    cluster.start(&[1, 2, 3]).await;
+    let made = admin(&cluster, 1).make_join_token(v1::MakeJoinToken::default()).await.unwrap();
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let token = format!("rgj1.{}.{}", hex(&made.secret), hex(&made.ca_sha256));
+
+    let (_, refused) = hello(&cluster, 3, "").await;
+    assert_eq!(refused.unwrap().code, ErrorCode::Unauthenticated);
+    let other = format!("rgj1.{}.{}", "00".repeat(32), hex(&made.ca_sha256));
+    let (_, refused) = hello(&cluster, 3, &other).await;
+    assert_eq!(refused.unwrap().code, ErrorCode::TokenExpired);
+
+    let (connection, refused) = hello(&cluster, 3, &token).await;
+    assert_eq!(refused, None);
+    let describe = v1::admin_request::Call::DescribeCluster(v1::DescribeCluster {});
+    let describe = v1::AdminRequest { id: 1, call: Some(describe) };
+    for first in [Frame::new(&v1::OpenPublisher::default()), Frame::new(&describe)] {
+        let answer = asks(&connection, first).await;
+        let refused = WireError::from(answer.decode::<v1::Error>().unwrap());
+        assert_eq!(refused.code, ErrorCode::Unauthorized);
+    }
+    let csr_pem = NodeRequest::new().unwrap().csr_pem;
+    let sign = v1::SignNode { secret: made.secret, csr_pem, hosts: vec!["n4".to_owned()] };
+    let call = Some(v1::admin_request::Call::SignNode(sign));
+    let answer = asks(&connection, Frame::new(&v1::AdminRequest { id: 2, call })).await;
+    let answer: v1::AdminResponse = answer.decode().unwrap();
+    assert!(matches!(answer.answer, Some(v1::admin_response::Answer::NodeSigned(_))), "{answer:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_alone_describes_itself() {
+    let network = MemoryNetwork::new();
+    let broker = start(&network).await;
+    let admin = &broker.cluster_admin;
+    let description = admin.describe().await.unwrap();
+    assert_eq!((description.node_id, description.nodes.len(), description.replicas), (1, 1, 1));
+    assert!(description.nodes[0].reachable);
+    assert_eq!(leaders(&description), [1, 1, 1]);
+    let is_well = |shard: &v1::ClusterShard| shard.has_majority && !shard.under_replicated;
+    assert!(description.shards.iter().all(is_well), "{description:#?}");
+    let (node_id, state) = (1, v1::NodeState::Removed.into());
+    let remove = v1::SetNodeState { node_id, state, force: true };
+    let refused = admin.set_node_state(remove).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::UnsafeChange);
+    // It leads already.
+    let transfer = v1::TransferLeader { shard: 1, node_id: 1 };
+    admin.transfer_leader(transfer).await.unwrap();
 }

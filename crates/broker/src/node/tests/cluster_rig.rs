@@ -21,6 +21,8 @@ pub(super) struct Cluster {
     lives: u64,
     /// The key of the authority, on the nodes that have it.
     pub(super) authorities: BTreeMap<usize, Arc<ClusterCa>>,
+    /// What clients must show one of.
+    pub(super) tokens: Vec<TokenHash>,
 }
 
 pub(super) fn ip(number: usize) -> IpAddr {
@@ -34,7 +36,16 @@ impl Cluster {
         let disks = (0..nodes).map(|_| SimDisk::default()).collect();
         let nodes = (0..nodes).map(|_| None).collect();
         let authorities = BTreeMap::new();
-        Self { network, disturbance, bucket, disks, nodes, lives: 0, authorities }
+        Self {
+            network,
+            disturbance,
+            bucket,
+            disks,
+            nodes,
+            lives: 0,
+            authorities,
+            tokens: Vec::new(),
+        }
     }
 
     /// Starts the nodes with these numbers, from 1, at the same time.
@@ -81,6 +92,7 @@ impl Cluster {
             bucket: self.bucket.clone(),
             listen: Box::new(move || clients.listen(address(CLIENTS)).map_err(taken)),
             address: address(CLIENTS).to_string(),
+            tokens: self.tokens.clone(),
             cluster: Some(ClusterSpec {
                 listen: Box::new(move || peers.listen_peer(address(PEERS)).map_err(taken)),
                 peer_address: address(PEERS).to_string(),

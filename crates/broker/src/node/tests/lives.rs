@@ -5,7 +5,7 @@ use std::path::Path;
 
 use railgun_log::Disk;
 
-use super::cluster_rig::{Cluster, PATIENCE};
+use super::cluster_rig::{Cluster, PATIENCE, ip};
 use super::*;
 
 /// A cluster of three with the stream "s" and some records in it.
@@ -131,6 +131,39 @@ async fn a_node_that_missed_what_the_others_have_given_up_gets_a_snapshot() {
     cluster.start(&[1, 3]).await;
     assert_eq!(cluster.read(3, "s").await, values);
     assert_eq!(cluster.read(1, "s").await, values);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_is_cut_off_tells_its_publishers_and_the_others_go_on() {
+    let (cluster, mut values) = with_records(3).await;
+    let shard = cluster.node(1).streams.resolve(&name("s")).await.unwrap().shard.id();
+    let leader = cluster.leader(1, shard).expect("the shard has a leader");
+    let others: Vec<_> = (1..=3).filter(|n| *n != leader).collect();
+    // Its client reaches it, and it reaches nobody.
+    let (connection, _control) = enter(&cluster.network, cluster.node(leader)).await;
+    let (mut writer, mut reader) = publishers::open(&connection).await;
+    for &other in &others {
+        cluster.disturbance.partition(ip(leader), ip(other));
+    }
+    // What is sent at the same moment may have gone before.
+    sleep(Duration::from_millis(1)).await;
+    writer.send(publishers::frame(b"cut off")).await.unwrap();
+    let told = timeout(Duration::from_secs(4), publishers::results(&mut reader)).await.unwrap();
+    let error = WireError::from(told[0].error.clone().expect("it is not acknowledged"));
+    assert_eq!(error.code, ErrorCode::OutcomeUnknown);
+    // What comes later is refused.
+    writer.send(publishers::frame(b"too late")).await.unwrap();
+    let told = timeout(Duration::from_secs(4), publishers::results(&mut reader)).await.unwrap();
+    let error = WireError::from(told[0].error.clone().expect("it is not acknowledged"));
+    assert_eq!(error.code, ErrorCode::Unavailable);
+    publish(&cluster, others[0], &mut values, 3).await;
+    for &other in &others {
+        cluster.disturbance.heal(ip(leader), ip(other));
+    }
+    publish(&cluster, leader, &mut values, 1).await;
+    for number in 1..=3 {
+        assert_eq!(cluster.read(number, "s").await, values, "node {number}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

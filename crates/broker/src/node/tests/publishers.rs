@@ -52,7 +52,7 @@ impl Node {
 }
 
 /// A publisher that has bound the stream.
-async fn open(connection: &Connection) -> (FrameWriter, FrameReader) {
+pub(super) async fn open(connection: &Connection) -> (FrameWriter, FrameReader) {
     let (mut writer, mut reader) = connection.open().await.unwrap();
     writer.send(Frame::new(&v1::OpenPublisher::default())).await.unwrap();
     assert!(reader.next_of::<v1::PublisherOpened>().await.unwrap().is_some());
@@ -63,7 +63,7 @@ async fn open(connection: &Connection) -> (FrameWriter, FrameReader) {
     (writer, reader)
 }
 
-fn frame(value: &[u8]) -> Frame {
+pub(super) fn frame(value: &[u8]) -> Frame {
     let batch = one_record(value);
     let batch_bytes = batch.len() as u32;
     let item = v1::PublishItem { alias: ALIAS, batch_bytes, ..Default::default() };
@@ -82,7 +82,7 @@ async fn is_not_read(writer: &mut FrameWriter, frame: Frame) {
     assert!(sent.is_err(), "the frame was read: {sent:?} after {:?}", begin.elapsed());
 }
 
-async fn results(reader: &mut FrameReader) -> Vec<v1::ItemResult> {
+pub(super) async fn results(reader: &mut FrameReader) -> Vec<v1::ItemResult> {
     reader.next_of::<v1::PublishResult>().await.unwrap().unwrap().items
 }
 
