@@ -10,16 +10,28 @@ pub(crate) const SEEDS: u64 = 8;
 
 /// Prints what is needed to look at a failed run again.
 pub(crate) fn describe(report: &Report) -> String {
-    let lines = report.trace.len();
-    let tail = if traced() { 0 } else { lines.min(40) };
     format!(
         "seed {} breaks: {:#?}\nlast events:\n{}\nrun it again with: RAILGUN_SIM_SEED={} cargo test \
          -p railgun-tests --test simulation seeds",
         report.seed,
         report.violations,
-        report.trace[lines - tail..].join("\n"),
+        tail(report),
         report.seed,
     )
+}
+
+/// The last events, unless all are printed.
+pub(crate) fn tail(report: &Report) -> String {
+    let lines = report.trace.len();
+    let tail = if traced() { 0 } else { lines.min(40) };
+    report.trace[lines - tail..].join("\n")
+}
+
+/// Every event, if the environment says so.
+pub(crate) fn print_trace(report: &Report) {
+    if traced() {
+        println!("{}", report.trace.join("\n"));
+    }
 }
 
 /// Whether every event is to be printed.
@@ -54,9 +66,7 @@ fn every_rule_holds_under_faults() {
             report.trace_hash,
             report.counts,
         );
-        if traced() {
-            println!("{}", report.trace.join("\n"));
-        }
+        print_trace(&report);
         assert!(report.violations.is_empty(), "{}", describe(&report));
         check_run(&report);
         all.add(&report.counts);

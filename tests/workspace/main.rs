@@ -23,6 +23,7 @@ const LEVELS: &[(&str, u8)] = &[
     ("railgun-testkit", 6),
     ("railgun-tests", 7),
     ("railgun-benches", 7),
+    ("xtask", 7),
 ];
 
 fn metadata() -> Value {

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::actors::Actors;
 use crate::checkpoint::{Schedule, Written};
 use crate::clock::Clock;
+use crate::inspection::StateDigest;
 use crate::replica::{
     self, CommittedEntry, EntryContent, NodeStopping, Pipeline, ProposeFailure, UnappliedQueue,
 };
@@ -73,6 +74,9 @@ pub(crate) enum Message {
     /// What is still on each node.
     Drains {
         reply: oneshot::Sender<BTreeMap<NodeId, DrainState>>,
+    },
+    Digest {
+        reply: oneshot::Sender<StateDigest>,
     },
 }
 
@@ -218,6 +222,11 @@ impl CatalogHandle {
     /// What is still on each node that is part of the cluster, as the catalog is here.
     pub(crate) async fn drains(&self) -> Result<BTreeMap<NodeId, DrainState>, NodeStopping> {
         self.ask(|reply| Message::Drains { reply }).await
+    }
+
+    /// What tells this replica's state from others.
+    pub(crate) async fn digest(&self) -> Result<StateDigest, NodeStopping> {
+        self.ask(|reply| Message::Digest { reply }).await
     }
 
     /// Follows what the catalog says about the cluster.
@@ -385,6 +394,10 @@ impl Host {
                 let members = self.catalog.nodes().filter(|(_, record)| record.is_member());
                 let drain = |(node, _)| (node, placement::drain_state(&self.catalog, node));
                 drop(reply.send(members.map(drain).collect()));
+            }
+            Message::Digest { reply } => {
+                let pieces = self.catalog.encode_checkpoint(self.applied, &self.membership);
+                reply.send(StateDigest::of(self.applied, &pieces)).ok();
             }
         }
     }

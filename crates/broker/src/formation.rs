@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use railgun_core::cluster_clock::MUST_NOT_LEAD_US;
 use railgun_log::Disk;
 use railgun_proto::convert::Uid;
 use railgun_proto::{WireError, v1};
@@ -16,6 +17,8 @@ use railgun_types::{ClusterUid, ErrorCode, NodeId, NodeUid, ReplicaId, ShardId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+use crate::clock::Clock;
+use crate::discovery::Seeds;
 use crate::entropy::Entropy;
 use crate::identity::{Founder, Identity, IdentityError, Member};
 use crate::peers::Peers;
@@ -30,6 +33,8 @@ const NEWS_LAST: Duration = Duration::from_secs(4);
 const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the log says what is waited for.
 const TELL_EVERY: Duration = Duration::from_secs(10);
+/// As often where that changes.
+const TELL_NEWS_EVERY: Duration = Duration::from_secs(1);
 
 /// What other nodes ask of who forms the cluster.
 #[derive(Debug)]
@@ -55,8 +60,9 @@ pub(crate) struct Formation {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) peers: Peers,
+    pub(crate) clock: Arc<dyn Clock>,
     /// Addresses where other nodes may be; its own may be among them.
-    pub(crate) seeds: Vec<String>,
+    pub(crate) seeds: Seeds,
     /// What the others are told of this node.
     pub(crate) about: watch::Sender<v1::NodeAbout>,
 }
@@ -66,6 +72,16 @@ pub(crate) struct Formation {
 struct Seen {
     about: v1::NodeAbout,
     at: Instant,
+    /// Its clock less ours, in µs; right to some [`GREET_TIMEOUT`].
+    off_us: i64,
+}
+
+/// What is known of the others.
+#[derive(Debug, Default)]
+struct News {
+    seen: BTreeMap<NodeUid, Seen>,
+    /// Who did not answer, or refused, and with what words.
+    failed: BTreeMap<String, String>,
 }
 
 impl Formation {
@@ -78,15 +94,15 @@ impl Formation {
         identity: &Identity,
         asks: &mut mpsc::Receiver<FormationAsk>,
     ) -> Result<Identity, IdentityError> {
-        let mut seen: BTreeMap<NodeUid, Seen> = BTreeMap::new();
+        let mut news = News::default();
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut told = None;
+        let mut told: Option<(Instant, Vec<String>)> = None;
         loop {
             tokio::select! {
                 biased;
                 Some(ask) = asks.recv() => match ask {
-                    FormationAsk::Greet { about } => note(&mut seen, identity.uid, about),
+                    FormationAsk::Greet { about } => self.note(&mut news, identity.uid, about),
                     FormationAsk::Form { form, reply } => match founder(&form, identity) {
                         Ok(member) => {
                             let founded = self.keep(identity, member)?;
@@ -102,21 +118,26 @@ impl Formation {
                     FormationAsk::Sign { reply, .. } => drop(reply.send(Ok(None))),
                 },
                 _ = look.tick() => {
-                    self.greet_all(identity, &mut seen).await;
-                    seen.retain(|_, seen| seen.at.elapsed() < NEWS_LAST);
-                    if let Some(joined) = self.join_any(&seen).await {
+                    self.greet_all(identity, &mut news).await;
+                    news.seen.retain(|_, seen| seen.at.elapsed() < NEWS_LAST);
+                    if let Some(joined) = self.join_any(&mut news).await {
                         return self.keep(identity, joined);
                     }
                     let expect = self.about.borrow().bootstrap_expect;
-                    if let Some(founders) = self.founders(identity, &seen) {
+                    if let Some(founders) = self.founders(identity, &news.seen) {
                         let cluster = ClusterUid(self.entropy.uid());
                         let replicas = BTreeMap::new();
                         let member = Member { node: NodeId(1), cluster, founders, replicas };
                         return self.keep(identity, member);
                     }
-                    if told.is_none_or(|at: Instant| at.elapsed() >= TELL_EVERY) {
-                        told = Some(Instant::now());
-                        tell(expect, &seen);
+                    let troubles = troubles(expect, &news);
+                    let is_time = told.as_ref().is_none_or(|(at, known)| {
+                        let is_new = *known != troubles;
+                        at.elapsed() >= if is_new { TELL_NEWS_EVERY } else { TELL_EVERY }
+                    });
+                    if is_time {
+                        tell(expect, &news, &troubles);
+                        told = Some((Instant::now(), troubles));
                     }
                 }
             }
@@ -159,22 +180,44 @@ impl Formation {
         futures::future::join_all(others.map(bind)).await;
     }
 
-    async fn greet_all(&self, identity: &Identity, seen: &mut BTreeMap<NodeUid, Seen>) {
+    /// What others are told of this node at the moment.
+    fn about_now(&self) -> v1::NodeAbout {
+        v1::NodeAbout { clock_us: self.clock.now().0, ..self.about.borrow().clone() }
+    }
+
+    fn note(&self, news: &mut News, own: NodeUid, about: v1::NodeAbout) {
+        let Ok(uid) = NodeUid::from_wire("uid", &about.uid) else { return };
+        if uid != own {
+            let off_us = about.clock_us.saturating_sub(self.clock.now().0);
+            news.seen.insert(uid, Seen { about, at: Instant::now(), off_us });
+        }
+    }
+
+    async fn greet_all(&self, identity: &Identity, news: &mut News) {
+        news.failed.clear();
         let mut greetings: FuturesUnordered<_> = self
             .seeds
-            .iter()
+            .now()
+            .into_iter()
             .map(|seed| async move {
-                let call = v1::peer_call::Call::Greet(self.about.borrow().clone());
-                timeout(GREET_TIMEOUT, self.peers.call(seed, call, Bytes::new())).await
+                let call = v1::peer_call::Call::Greet(self.about_now());
+                let greeting = self.peers.call(&seed, call, Bytes::new());
+                let greeted = timeout(GREET_TIMEOUT, greeting).await;
+                (seed, greeted)
             })
             .collect();
-        while let Some(greeted) = greetings.next().await {
-            if let Ok(Ok((v1::peer_reply::Answer::Greeted(about), _))) = greeted {
-                note(seen, identity.uid, about);
+        while let Some((seed, greeted)) = greetings.next().await {
+            match greeted {
+                Ok(Ok((v1::peer_reply::Answer::Greeted(about), _))) => {
+                    self.note(news, identity.uid, about);
+                }
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => drop(news.failed.insert(seed, error.to_string())),
+                Err(_) => drop(news.failed.insert(seed, "it does not answer".to_owned())),
             }
         }
         drop(greetings);
-        let mut sees: Vec<Bytes> = fresh(seen).map(|(uid, _)| uid.to_wire()).collect();
+        let mut sees: Vec<Bytes> = fresh(&news.seen).map(|(uid, _)| uid.to_wire()).collect();
         sees.push(identity.uid.to_wire());
         sees.sort();
         self.about.send_if_modified(|about| {
@@ -185,10 +228,14 @@ impl Formation {
     }
 
     /// A place in a cluster that one of the nodes that were seen belongs to.
-    async fn join_any(&self, seen: &BTreeMap<NodeUid, Seen>) -> Option<Member> {
-        let members = seen.values().filter(|seen| !seen.about.cluster_uid.is_empty());
-        for Seen { about, .. } in members {
-            let join = v1::JoinCluster { node: Some(self.about.borrow().clone()) };
+    async fn join_any(&self, news: &mut News) -> Option<Member> {
+        let clusters = clusters(&news.seen);
+        if clusters.len() > 1 {
+            // Which one is meant, only a person knows.
+            return None;
+        }
+        for about in clusters.into_values().flatten() {
+            let join = v1::JoinCluster { node: Some(self.about_now()) };
             let call = v1::peer_call::Call::Join(join);
             let joined = self.peers.call(&about.peer_address, call, Bytes::new());
             match timeout(JOIN_TIMEOUT, joined).await {
@@ -201,7 +248,8 @@ impl Formation {
                 }
                 Ok(Ok(_)) | Err(_) => {}
                 Ok(Err(error)) => {
-                    tracing::info!(peer = about.peer_address, %error, "no place in the cluster yet");
+                    let why = format!("no place in the cluster yet: {error}");
+                    news.failed.insert(about.peer_address, why);
                 }
             }
         }
@@ -216,7 +264,7 @@ impl Formation {
         seen: &BTreeMap<NodeUid, Seen>,
     ) -> Option<Vec<Founder>> {
         let own = self.about.borrow().clone();
-        let is_alone = own.bootstrap_expect == 1 && self.has_no_others(&own.peer_address);
+        let is_alone = own.bootstrap_expect == 1 && self.seeds.are_only(&own.peer_address);
         if own.bootstrap_expect <= 1 && !is_alone {
             // It waits for the cluster that its peers have.
             return None;
@@ -227,7 +275,7 @@ impl Formation {
         }
         let agree = all.iter().all(|(_, about)| {
             about.bootstrap_expect == own.bootstrap_expect && about.sees == own.sees
-        });
+        }) && seen.values().all(|seen| !is_far_off(seen.off_us));
         all.push((identity.uid, &own));
         all.sort_by(|(_, one), (_, other)| one.peer_address.cmp(&other.peer_address));
         // Where there are more than are waited for, the others join.
@@ -245,10 +293,6 @@ impl Formation {
         Some(founders.collect())
     }
 
-    fn has_no_others(&self, own: &str) -> bool {
-        self.seeds.iter().all(|seed| seed == own)
-    }
-
     fn keep(&self, identity: &Identity, member: Member) -> Result<Identity, IdentityError> {
         let identity = Identity { member: Some(member), ..identity.clone() };
         identity.keep(&*self.disk)?;
@@ -261,11 +305,24 @@ pub(crate) fn no_cluster() -> WireError {
     WireError::new(ErrorCode::Unavailable, "this node has no cluster yet")
 }
 
-fn note(seen: &mut BTreeMap<NodeUid, Seen>, own: NodeUid, about: v1::NodeAbout) {
-    let Ok(uid) = NodeUid::from_wire("uid", &about.uid) else { return };
-    if uid != own {
-        seen.insert(uid, Seen { about, at: Instant::now() });
+/// Whether a clock is so far off that its node must not write a log's time (CL-6).
+pub(crate) fn is_far_off(off_us: i64) -> bool {
+    off_us.unsigned_abs() > MUST_NOT_LEAD_US
+}
+
+/// Says how far a clock is off.
+pub(crate) fn off_in_words(off_us: i64) -> String {
+    let way = if off_us < 0 { "behind" } else { "ahead" };
+    format!("{} s {way}", off_us.unsigned_abs() / 1_000_000)
+}
+
+/// Those that were seen of each cluster.
+fn clusters(seen: &BTreeMap<NodeUid, Seen>) -> BTreeMap<Bytes, Vec<v1::NodeAbout>> {
+    let mut clusters: BTreeMap<Bytes, Vec<v1::NodeAbout>> = BTreeMap::new();
+    for Seen { about, .. } in seen.values().filter(|seen| !seen.about.cluster_uid.is_empty()) {
+        clusters.entry(about.cluster_uid.clone()).or_default().push(about.clone());
     }
+    clusters
 }
 
 /// Those that have no cluster either.
@@ -314,20 +371,62 @@ fn from_wire(founder: &v1::Founder) -> Result<Founder, WireError> {
     })
 }
 
-/// Says what is waited for.
-fn tell(expect: u32, seen: &BTreeMap<NodeUid, Seen>) {
-    let there: Vec<_> = fresh(seen).map(|(_, about)| about.peer_address.as_str()).collect();
-    let others: Vec<_> = fresh(seen)
+/// What keeps the node from a cluster, besides that too few are there.
+fn troubles(expect: u32, news: &News) -> Vec<String> {
+    let mut troubles = Vec::new();
+    let others: Vec<_> = fresh(&news.seen)
         .filter(|(_, about)| about.bootstrap_expect != expect)
         .map(|(_, about)| format!("{} waits for {}", about.peer_address, about.bootstrap_expect))
         .collect();
     if !others.is_empty() {
-        tracing::warn!(
+        troubles.push(format!(
             "this node waits for {expect} nodes to form a cluster with, but {}: bootstrap_expect \
              must be the same on all",
             others.join(", ")
-        );
+        ));
     }
+    let clusters = clusters(&news.seen);
+    if clusters.len() > 1 {
+        let nodes = |(uid, members): (&Bytes, &Vec<v1::NodeAbout>)| {
+            let uid = ClusterUid::from_wire("cluster_uid", uid);
+            let uid = uid.map_or_else(|error| error.to_string(), |uid| uid.to_string());
+            let members: Vec<_> = members.iter().map(|about| about.peer_address.as_str()).collect();
+            format!("{} of cluster {uid}", members.join(", "))
+        };
+        let clusters: Vec<_> = clusters.iter().map(nodes).collect();
+        troubles.push(format!(
+            "this node was told of nodes of several clusters, and joins none: {}: take the wrong ones \
+             out of `cluster.peers`, or of the records of `cluster.srv`",
+            clusters.join("; ")
+        ));
+    }
+    let is_alone_off = |seen: &&Seen| seen.about.cluster_uid.is_empty() && is_far_off(seen.off_us);
+    let off: Vec<_> = news
+        .seen
+        .values()
+        .filter(is_alone_off)
+        .map(|seen| format!("{} is {}", seen.about.peer_address, off_in_words(seen.off_us)))
+        .collect();
+    if !off.is_empty() {
+        troubles.push(format!(
+            "the clocks of nodes that are to form a cluster are too far apart; by this node's, {}: set \
+             the one that is wrong",
+            off.join(", ")
+        ));
+    }
+    troubles.extend(news.failed.iter().map(|(address, why)| format!("{address}: {why}")));
+    troubles
+}
+
+/// Says what is waited for.
+fn tell(expect: u32, news: &News, troubles: &[String]) {
+    for trouble in troubles {
+        tracing::warn!("{trouble}");
+    }
+    if !clusters(&news.seen).is_empty() {
+        return;
+    }
+    let there: Vec<_> = fresh(&news.seen).map(|(_, about)| about.peer_address.as_str()).collect();
     tracing::info!(
         "waiting for a cluster: {} of {expect} nodes are there{}{}",
         there.len() + 1,

@@ -9,9 +9,12 @@ mod catalog;
 mod checkpoint;
 mod clock;
 mod cluster_admin;
+mod describe;
+mod discovery;
 mod entropy;
 mod formation;
 mod identity;
+mod inspection;
 mod joining;
 mod leads;
 mod log_done;
@@ -33,8 +36,11 @@ mod wire_error;
 pub use auth::{InvalidTokenHash, TokenHash};
 pub use builtin_bug::BuiltinBug;
 pub use clock::{Clock, SystemClock};
+pub use discovery::{Discovery, DiscoveryError};
 pub use entropy::{Entropy, SystemEntropy};
 pub use identity::{Founder, Identity, IdentityError, Member};
+#[doc(hidden)]
+pub use inspection::{ReplicaState, StateDigest};
 pub use node::{
     Broker, BrokerSpec, ClusterSpec, DRAIN_TIMEOUT, Listen, ListenForPeers, NodeFailure, StartError,
 };

@@ -1,7 +1,7 @@
 //! Requests of clients for a shard whose leader is on another node: they go there on a stream of their
 //! own, whose flow control is the back-pressure, and are answered in order.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::FutureExt;
@@ -14,7 +14,7 @@ use railgun_net::{FrameReader, FrameWriter};
 use railgun_proto::{Frame, v1};
 use railgun_raft::PeerError;
 use railgun_types::{ByteCursor, ShardId, Timestamp};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use crate::catalog::ChangeFailure;
 use crate::on_node::{LocalReplica, Owner};
@@ -124,15 +124,65 @@ impl From<ChangeOrRequest> for ChangeFailure {
     }
 }
 
+/// The sessions of another node that have relays here, with their places in the queues of shards: one for
+/// all relays of a session, for as long as it has any. Clones are handles of the same.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RelayedSessions(watch::Sender<BTreeMap<u64, (Queueing, usize)>>);
+
+/// A relay's share of its session's place.
+#[derive(Debug)]
+pub(crate) struct SessionPlace {
+    queueing: Queueing,
+    /// Which session of whose, if it is one of several relays.
+    of: Option<(u64, RelayedSessions)>,
+}
+
+impl RelayedSessions {
+    /// For a relay of this session; `number` gives the number of a place that is not there yet.
+    pub(crate) fn place(&self, session: Option<u64>, number: impl FnOnce() -> u64) -> SessionPlace {
+        let Some(session) = session else {
+            return SessionPlace { queueing: Queueing::new(number()), of: None };
+        };
+        let mut place = None;
+        self.0.send_modify(|sessions| {
+            let known = sessions.entry(session);
+            let (queueing, relays) = known.or_insert_with(|| (Queueing::new(number()), 0));
+            *relays += 1;
+            place = Some(queueing.clone());
+        });
+        let Some(queueing) = place else { unreachable!("send_modify calls its argument") };
+        SessionPlace { queueing, of: Some((session, self.clone())) }
+    }
+}
+
+impl SessionPlace {
+    pub(crate) fn queueing(&self) -> &Queueing {
+        &self.queueing
+    }
+}
+
+impl Drop for SessionPlace {
+    fn drop(&mut self) {
+        let Some((session, sessions)) = &self.of else { return };
+        sessions.0.send_modify(|sessions| {
+            if let Some((_, relays)) = sessions.get_mut(session) {
+                *relays -= 1;
+                if *relays == 0 {
+                    sessions.remove(session);
+                }
+            }
+        });
+    }
+}
+
 /// Serves another node's requests for this replica's shard, in the order in which they come, until the
 /// other ends the stream.
 pub(crate) async fn serve(
     replica: &LocalReplica,
-    session: u64,
+    queueing: &Queueing,
     mut writer: FrameWriter,
     mut reader: FrameReader,
 ) {
-    let queueing = Queueing::new(session);
     let mut answers = FuturesOrdered::new();
     let mut ended = false;
     while !ended || !answers.is_empty() {
@@ -156,7 +206,7 @@ pub(crate) async fn serve(
                     continue;
                 };
                 let Ok(command) = Command::decode(&[frame.blob()]) else { return };
-                match take(replica, &queueing, command.body).await {
+                match take(replica, queueing, command.body).await {
                     Ok(answer) => answers.push_back(answer),
                     Err(NodeStopping) => return,
                 }
@@ -230,7 +280,7 @@ async fn one(
     shard: ShardId,
     body: CommandBody,
 ) -> Result<(Bytes, Bytes), ProposeFailure> {
-    let (mut writer, mut reader) = match open(routing, address, shard).await {
+    let (mut writer, mut reader) = match open(routing, address, shard, None).await {
         Ok(stream) => stream,
         // Nothing was sent.
         Err(_) => return Err(ProposeFailure::NotLeading),
@@ -252,13 +302,19 @@ fn hear(
     Ok((data.head, frame.blob()))
 }
 
-async fn open(routing: &Routing, address: &str, shard: ShardId) -> OpenResult {
+async fn open(
+    routing: &Routing,
+    address: &str,
+    shard: ShardId,
+    session: Option<u64>,
+) -> OpenResult {
     let others = routing.others.as_ref().ok_or_else(|| PeerError::Unreachable {
         reason: "this node has no connections to others".to_owned(),
     })?;
     let open = v1::PeerOpen {
         to: Some(routing.replica_address(shard)),
         r#use: v1::PeerStreamUse::PeerStreamRelay.into(),
+        session,
     };
     others.peers.open(address, Line::Bulk, open).await
 }
@@ -276,7 +332,6 @@ pub(crate) struct ShardLink {
     routing: Routing,
     /// To where the last batches went, if not to this node.
     relay: Option<Relay>,
-    attempt: usize,
 }
 
 /// A stream to another node, kept by a task of its own.
@@ -296,7 +351,7 @@ struct RelayedAppend {
 
 impl ShardLink {
     pub(crate) fn new(shard: ShardId, routing: Routing) -> Self {
-        Self { shard, routing, relay: None, attempt: 0 }
+        Self { shard, routing, relay: None }
     }
 
     pub(crate) fn id(&self) -> ShardId {
@@ -316,7 +371,7 @@ impl ShardLink {
         queueing: &Queueing,
         items: Vec<Append>,
     ) -> Result<oneshot::Receiver<AppendResult>, NodeStopping> {
-        match self.routing.leader(self.shard, self.attempt) {
+        match self.routing.leader(self.shard, 0) {
             Leader::Here(LocalReplica { owner: Owner::Data(here), .. }) => {
                 let handle: &ShardHandle = &here.handle;
                 handle.append(queueing, items).await
@@ -338,21 +393,21 @@ impl ShardLink {
         let append = RelayedAppend { items, reply, room };
         let relay = match self.relay.take() {
             Some(relay) if relay.address == address && !relay.to.is_closed() => relay,
-            _ => self.connect(address),
+            _ => self.connect(address, queueing.session()),
         };
-        // A relay that has just ended drops it, and with it the reply.
-        relay.to.send(append).await.ok();
+        if let Err(mpsc::error::SendError(append)) = relay.to.send(append).await {
+            // It has just ended: nothing was sent.
+            append.reply.send(Err(ProposeFailure::NotLeading.into())).ok();
+        }
         self.relay = Some(relay);
         Ok(result)
     }
 
-    fn connect(&mut self, address: String) -> Relay {
-        // The next one may know better, where nobody here knows who leads.
-        self.attempt += 1;
+    fn connect(&self, address: String, session: u64) -> Relay {
         let (to, from) = mpsc::channel(1);
         let (routing, shard, node) = (self.routing.clone(), self.shard, address.clone());
         self.routing.actors.spawn("a relay of a publisher", async move {
-            carry(&routing, shard, &node, from).await;
+            carry(&routing, shard, session, &node, from).await;
         });
         Relay { address, to }
     }
@@ -369,15 +424,17 @@ fn refused() -> oneshot::Receiver<AppendResult> {
 async fn carry(
     routing: &Routing,
     shard: ShardId,
+    session: u64,
     address: &str,
     mut from: mpsc::Receiver<RelayedAppend>,
 ) {
     let mut unanswered: VecDeque<(oneshot::Sender<AppendResult>, OwnedSemaphorePermit)> =
         VecDeque::new();
-    let (mut writer, mut reader) = match open(routing, address, shard).await {
+    let (mut writer, mut reader) = match open(routing, address, shard, Some(session)).await {
         Ok(stream) => stream,
         Err(error) => {
             tracing::debug!(%shard, address, %error, "no relay to the shard's leader");
+            routing.was_wrong(shard, address);
             from.close();
             while let Some(append) = from.recv().await {
                 append.reply.send(Err(ProposeFailure::NotLeading.into())).ok();
@@ -404,7 +461,15 @@ async fn carry(
                     break ProposeFailure::Unknown;
                 };
                 let result = match failure(&head) {
-                    Some(failure) => Err(failure.into()),
+                    Some(failure) => {
+                        let failure: RequestFailure = failure.into();
+                        if failure == ProposeFailure::NotLeading.into() {
+                            // The next relay may go to one that does.
+                            routing.was_wrong(shard, address);
+                            from.close();
+                        }
+                        Err(failure)
+                    }
                     None => match Outcome::decode(&blob) {
                         Ok(Outcome::Appended(results)) => Ok(results),
                         _ => Err(ProposeFailure::Unknown.into()),
@@ -430,11 +495,34 @@ async fn carry(
             }
         }
     };
+    routing.was_wrong(shard, address);
     from.close();
     for (reply, _room) in unanswered {
         reply.send(Err(failed.into())).ok();
     }
     while let Ok(append) = from.try_recv() {
         append.reply.send(Err(ProposeFailure::NotLeading.into())).ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn relays_of_a_session_share_its_place_until_the_last_has_ended() {
+        let sessions = RelayedSessions::default();
+        let first = sessions.place(Some(7), || 70);
+        let second = sessions.place(Some(7), || 71);
+        let other = sessions.place(Some(8), || 72);
+        let alone = sessions.place(None, || 73);
+        let numbers = [&first, &second, &other, &alone].map(|place| place.queueing().session());
+        assert_eq!(numbers, [70, 70, 72, 73]);
+        drop(first);
+        assert_eq!(sessions.place(Some(7), || 74).queueing().session(), 70);
+        drop(second);
+        assert_eq!(sessions.place(Some(7), || 75).queueing().session(), 75);
+        drop(other);
+        assert!(sessions.0.borrow().is_empty());
     }
 }

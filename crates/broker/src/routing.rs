@@ -7,10 +7,12 @@ use std::time::Duration;
 use railgun_core::catalog::CatalogOutcome;
 use railgun_core::command::{CatalogCommand, CommandBody};
 use railgun_core::shard::Outcome;
+use railgun_net::peer::PEER_STREAMS_MAX;
 use railgun_proto::convert::Uid;
-use railgun_proto::v1;
-use railgun_types::{ClusterUid, NodeId, ShardId};
-use tokio::sync::watch;
+use railgun_proto::{WireError, v1};
+use railgun_raft::PeerError;
+use railgun_types::{ClusterUid, ErrorCode, NodeId, ShardId};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::actors::Actors;
@@ -30,6 +32,12 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long a read may take to learn what it has to wait for, and to wait.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a node with a replica has for an answer before the next one is asked.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Streams of clients that other nodes serve for this one, at a time: half of what a connection between
+/// nodes carries.
+const CARRIED_MAX: usize = PEER_STREAMS_MAX as usize / 2;
 
 /// Where each shard has its replicas, as the catalog says.
 pub(crate) type Placements = Arc<BTreeMap<ShardId, Vec<NodeId>>>;
@@ -51,6 +59,32 @@ pub(crate) struct Others {
     pub(crate) peers: Peers,
     pub(crate) addresses: watch::Receiver<Addresses>,
     pub(crate) placements: watch::Receiver<Placements>,
+    /// Of shards that have no replica here: the node to ask first, as those before it did not answer or did
+    /// not lead. A hint.
+    first: watch::Sender<BTreeMap<ShardId, NodeId>>,
+    /// Places for streams of clients that others serve.
+    pub(crate) carried: Arc<Semaphore>,
+}
+
+impl Others {
+    pub(crate) fn new(
+        peers: Peers,
+        addresses: watch::Receiver<Addresses>,
+        placements: watch::Receiver<Placements>,
+    ) -> Self {
+        let (first, carried) = (watch::Sender::default(), Arc::new(Semaphore::new(CARRIED_MAX)));
+        Self { peers, addresses, placements, first, carried }
+    }
+
+    /// The node to ask about a shard that is not here: the first one, or so many behind it in their circle.
+    fn holder(&self, shard: ShardId, own: NodeId, behind: usize) -> Option<NodeId> {
+        let (placements, addresses) = (self.placements.borrow(), self.addresses.borrow());
+        let nodes = placements.get(&shard)?.iter().copied();
+        let nodes = nodes.filter(|node| *node != own && addresses.contains_key(node));
+        let first = self.first.borrow().get(&shard).copied();
+        let first = first.and_then(|first| nodes.clone().position(|node| node == first));
+        nodes.cycle().nth(first.unwrap_or(0) + behind)
+    }
 }
 
 /// Who leads a shard, as far as this node knows.
@@ -103,10 +137,54 @@ impl Routing {
     /// A node with a replica, of a shard that has none here.
     fn somebody(&self, shard: ShardId, attempt: usize) -> Leader {
         let Some(others) = &self.others else { return Leader::Unknown };
-        let placements = others.placements.borrow().clone();
-        match placements.get(&shard).map(Vec::as_slice) {
-            None | Some([]) => Leader::Unknown,
-            Some(nodes) => self.at(nodes[attempt % nodes.len()]),
+        let node = others.holder(shard, self.own, attempt);
+        node.map_or(Leader::Unknown, |node| self.at(node))
+    }
+
+    /// The node at this address, which was asked first about a shard that is not here, did not answer or does
+    /// not lead: from here on another is asked first.
+    pub(crate) fn was_wrong(&self, shard: ShardId, address: &str) {
+        let Some(others) = &self.others else { return };
+        let is_first =
+            matches!(self.somebody(shard, 0), Leader::At(first) if first.as_str() == address);
+        if is_first && let Some(next) = others.holder(shard, self.own, 1) {
+            others.first.send_modify(|first| {
+                first.insert(shard, next);
+            });
+        }
+    }
+
+    /// Asks the nodes that have a replica of a shard, which this one does not have, one after the other, until
+    /// one answers. `ask` gets the address; what it does may be begun at several.
+    ///
+    /// # Errors
+    /// `Unavailable`: none of them answers.
+    pub(crate) async fn ask_holder<T, F>(
+        &self,
+        shard: ShardId,
+        ask: impl Fn(Peers, String) -> F,
+    ) -> Result<T, WireError>
+    where
+        F: Future<Output = Result<T, PeerError>>,
+    {
+        let patience = Patience::new(self.others.is_some());
+        let mut last = "none is known".to_owned();
+        loop {
+            if let Some(others) = &self.others
+                && let Leader::At(address) = self.somebody(shard, 0)
+            {
+                let asked = timeout(ANSWER_TIMEOUT, ask(others.peers.clone(), address.clone()));
+                match asked.await {
+                    Ok(Ok(answer)) => return Ok(answer),
+                    Ok(Err(error)) => last = error.to_string(),
+                    Err(_) => last = format!("no answer from {address} within {ANSWER_TIMEOUT:?}"),
+                }
+                self.was_wrong(shard, &address);
+            }
+            if !patience.wait().await {
+                let message = format!("no node with shard {shard} answers; the last one: {last}");
+                return Err(WireError::new(ErrorCode::Unavailable, message));
+            }
         }
     }
 
@@ -116,14 +194,23 @@ impl Routing {
         shard: ShardId,
         body: CommandBody,
     ) -> Result<Outcome, RequestFailure> {
-        let mut patience = Patience::new(self.others.is_some());
+        let patience = Patience::new(self.others.is_some());
         loop {
-            let result = match self.leader(shard, patience.attempt) {
+            let result = match self.leader(shard, 0) {
                 Leader::Here(LocalReplica { owner: Owner::Data(here), .. }) => {
                     self.in_time(here.handle.request(body.clone())).await
                 }
                 Leader::At(address) => {
-                    self.in_time(relay::request(self, &address, shard, body.clone())).await
+                    let asked = relay::request(self, &address, shard, body.clone());
+                    let result = self.in_time(asked).await;
+                    let is_wrong = |failure| {
+                        failure == ProposeFailure::NotLeading.into()
+                            || failure == ProposeFailure::Unknown.into()
+                    };
+                    if result.as_ref().is_err_and(|failure| is_wrong(*failure)) {
+                        self.was_wrong(shard, &address);
+                    }
+                    result
                 }
                 Leader::Here(_) | Leader::Unknown => Err(ProposeFailure::NotLeading.into()),
             };
@@ -154,9 +241,9 @@ impl Routing {
         &self,
         command: CatalogCommand,
     ) -> Result<CatalogOutcome, ChangeFailure> {
-        let mut patience = Patience::new(self.others.is_some());
+        let patience = Patience::new(self.others.is_some());
         loop {
-            let result = match self.leader(ShardId::CATALOG, patience.attempt) {
+            let result = match self.leader(ShardId::CATALOG, 0) {
                 Leader::Here(LocalReplica { owner: Owner::Catalog(here), .. }) => {
                     self.in_time(here.change(command.clone())).await
                 }
@@ -184,7 +271,7 @@ impl Routing {
     pub(crate) async fn catch_up(&self, shard: ShardId) -> Result<(), NotCurrent> {
         let end = Instant::now() + CATCH_UP_TIMEOUT;
         let caught_up = async {
-            let mut patience = Patience::new(self.others.is_some());
+            let patience = Patience::new(self.others.is_some());
             loop {
                 if self.try_catch_up(shard).await.is_ok() {
                     return Ok(());
@@ -225,19 +312,17 @@ impl Routing {
 
 /// How long a leader is looked for.
 struct Patience {
-    attempt: usize,
     /// `None`: not at all, for there is nobody else who could lead.
     until: Option<Instant>,
 }
 
 impl Patience {
     fn new(has_others: bool) -> Self {
-        Self { attempt: 0, until: has_others.then(|| Instant::now() + LEADER_PATIENCE) }
+        Self { until: has_others.then(|| Instant::now() + LEADER_PATIENCE) }
     }
 
     /// Waits a moment for the next attempt; `false`: it was long enough.
-    async fn wait(&mut self) -> bool {
-        self.attempt += 1;
+    async fn wait(&self) -> bool {
         let goes_on = self.until.is_some_and(|until| Instant::now() < until);
         if goes_on {
             sleep(LOOK_EVERY).await;

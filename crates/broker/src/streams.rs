@@ -23,6 +23,7 @@ use railgun_types::{
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::CatalogHandle;
+use crate::describe;
 use crate::entropy::Entropy;
 use crate::offload::Reclaimer;
 use crate::reader::{ClientPlaces, ReadPlaces, ReadSources};
@@ -68,8 +69,36 @@ pub(crate) struct ShardOnNode {
 #[derive(Clone, Debug)]
 pub(crate) struct Resolved {
     pub(crate) stream: StreamUid,
-    pub(crate) shard: ShardHandle,
+    pub(crate) shard: Place,
     pub(crate) facts: Box<StreamFacts>,
+}
+
+/// Where a stream's shard is.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    Here(ShardHandle),
+    /// On other nodes only.
+    Elsewhere(ShardId),
+}
+
+impl Place {
+    pub(crate) fn id(&self) -> ShardId {
+        match self {
+            Self::Here(shard) => shard.id(),
+            Self::Elsewhere(shard) => *shard,
+        }
+    }
+
+    /// The shard's replica on this node.
+    ///
+    /// # Errors
+    /// `Unavailable`: it is on others, as whoever asked did not know yet.
+    pub(crate) fn here(&self) -> Result<&ShardHandle, WireError> {
+        match self {
+            Self::Here(shard) => Ok(shard),
+            Self::Elsewhere(shard) => Err(not_here(*shard)),
+        }
+    }
 }
 
 /// Where a reader begins.
@@ -130,9 +159,7 @@ impl Streams {
     }
 
     fn on_node(&self, id: ShardId) -> Result<ShardOnNode, WireError> {
-        self.inner.routing.local(id).ok_or_else(|| {
-            WireError::new(ErrorCode::Unavailable, format!("shard {id} is not on this node"))
-        })
+        self.inner.routing.local(id).ok_or_else(|| not_here(id))
     }
 
     fn has_others(&self) -> bool {
@@ -154,19 +181,24 @@ impl Streams {
 
     /// Finds an active stream. What this node does not know, it asks about.
     pub(crate) async fn resolve(&self, name: &StreamName) -> Result<Resolved, WireError> {
-        match self.resolve_here(name).await {
+        match self.look_up(name, false).await {
             Err(error) if self.has_others() && may_be_behind(&error) => {
                 self.catch_up(ShardId::CATALOG).await?;
-                if let Some(entry) = self.entry(name).await? {
-                    self.catch_up(entry.shard).await?;
-                }
-                self.resolve_here(name).await
+                self.look_up(name, true).await
             }
             found => found,
         }
     }
 
-    async fn resolve_here(&self, name: &StreamName) -> Result<Resolved, WireError> {
+    /// The same, as the catalog is now: not a stream that had the name and was deleted, which a node
+    /// may not have heard of yet. Who deletes looks at the name before and after.
+    pub(crate) async fn resolve_newest(&self, name: &StreamName) -> Result<Resolved, WireError> {
+        self.catch_up(ShardId::CATALOG).await?;
+        self.resolve(name).await
+    }
+
+    /// As this node knows its name; its shard as of now, or as of a moment ago.
+    async fn look_up(&self, name: &StreamName, current: bool) -> Result<Resolved, WireError> {
         let entry = self.entry(name).await?.ok_or_else(|| not_found(name))?;
         match entry.phase {
             Phase::Active => {}
@@ -176,18 +208,49 @@ impl Streams {
             }
             Phase::Deleting => return Err(not_found(name)),
         }
-        self.resolve_entry(name, &entry).await
+        let (shard, streams) = (entry.shard, [entry.stream]);
+        let (place, mut told) = self.describe(shard, &streams, current).await?;
+        let facts = told.remove(&entry.stream).ok_or_else(|| not_found(name))?;
+        Ok(Resolved { stream: entry.stream, shard: place, facts })
     }
 
-    async fn resolve_entry(
+    /// Those of these streams that are on the shard, wherever that is; as of now, or as of a moment ago.
+    async fn describe(
         &self,
-        name: &StreamName,
-        entry: &CatalogEntry,
-    ) -> Result<Resolved, WireError> {
-        let shard = self.on_node(entry.shard)?.handle;
-        let facts = shard.describe(entry.stream).await.map_err(|gone| stopping(&gone))?;
-        let facts = facts.ok_or_else(|| not_found(name))?;
-        Ok(Resolved { stream: entry.stream, shard, facts })
+        shard: ShardId,
+        streams: &[StreamUid],
+        current: bool,
+    ) -> Result<(Place, BTreeMap<StreamUid, Box<StreamFacts>>), WireError> {
+        let Some(ShardOnNode { handle, .. }) = self.inner.routing.local(shard) else {
+            if !self.has_others() {
+                return Err(not_here(shard));
+            }
+            let told = describe::ask(&self.inner.routing, shard, streams, current).await?;
+            return Ok((Place::Elsewhere(shard), told));
+        };
+        if current {
+            self.catch_up(shard).await?;
+        }
+        let mut told = BTreeMap::new();
+        for &stream in streams {
+            if let Some(facts) = handle.describe(stream).await.map_err(|gone| stopping(&gone))? {
+                told.insert(stream, facts);
+            }
+        }
+        Ok((Place::Here(handle), told))
+    }
+
+    /// The same, as of a moment ago where that tells of all of them, else as of now.
+    async fn describe_all(
+        &self,
+        shard: ShardId,
+        streams: Vec<StreamUid>,
+    ) -> Result<(Place, BTreeMap<StreamUid, Box<StreamFacts>>), WireError> {
+        let (place, told) = self.describe(shard, &streams, false).await?;
+        if told.len() == streams.len() || !self.has_others() {
+            return Ok((place, told));
+        }
+        self.describe(shard, &streams, true).await
     }
 
     /// Active streams in order of their names, and whether there are more.
@@ -201,32 +264,42 @@ impl Streams {
         let names = self.inner.catalog.list(prefix.to_owned(), after, limit + 1).await;
         let names = names.map_err(|gone| stopping(&gone))?;
         let more = names.len() > limit;
-        let mut found = Vec::with_capacity(names.len().min(limit));
-        for (name, entry) in names.into_iter().take(limit) {
-            // One that vanishes meanwhile is not listed.
-            if entry.phase == Phase::Active
-                && let Ok(resolved) = self.resolve_entry(&name, &entry).await
-            {
-                found.push(resolved);
-            }
+        let active = names.into_iter().take(limit).map(|(_, entry)| entry);
+        let active: Vec<_> = active.filter(|entry| entry.phase == Phase::Active).collect();
+        let mut by_shard: BTreeMap<ShardId, Vec<StreamUid>> = BTreeMap::new();
+        for entry in &active {
+            by_shard.entry(entry.shard).or_default().push(entry.stream);
         }
+        let described = by_shard.into_iter().map(async |(shard, streams)| {
+            Ok::<_, WireError>((shard, self.describe_all(shard, streams).await?))
+        });
+        let described = futures::future::try_join_all(described).await?;
+        let mut described: BTreeMap<_, _> = described.into_iter().collect();
+        // One that vanishes meanwhile is not listed.
+        let resolved = active.into_iter().filter_map(|entry| {
+            let (place, told) = described.get_mut(&entry.shard)?;
+            let facts = told.remove(&entry.stream)?;
+            Some(Resolved { stream: entry.stream, shard: place.clone(), facts })
+        });
+        let found = resolved.collect();
         Ok((found, more))
     }
 
-    /// Where a reader of `found` begins: what was published before counts, wherever that was. Looks into one object for a time in the cold tier, with
-    /// these places.
+    /// Where a reader of `found`, which is here, begins: what was published before counts, wherever that
+    /// was. Looks into one object for a time in the cold tier, with these places.
     pub(crate) async fn start_of(
         &self,
         found: &Resolved,
         start: StartPosition,
         places: &ClientPlaces,
     ) -> Result<Start, WireError> {
-        self.catch_up(found.shard.id()).await?;
-        let resolved = found.shard.resolve_start(found.stream, start).await;
+        let shard = found.shard.here()?;
+        self.catch_up(shard.id()).await?;
+        let resolved = shard.resolve_start(found.stream, start).await;
         match resolved.map_err(|gone| stopping(&gone))? {
             StartResolved::At { start, next } => Ok(Start { start, next }),
             StartResolved::ColdTime { part, ts, next } => {
-                let from = self.sources(found.shard.clone(), places.clone(), None);
+                let from = self.sources(shard.clone(), places.clone(), None);
                 let sought = from.seek_time(&part, ts).await;
                 let start = sought.map_err(|failed| wire_error::read_failure(&failed))?;
                 Ok(Start { start, next })
@@ -237,13 +310,14 @@ impl Streams {
         }
     }
 
+    /// Ranges of `found`, which is here, in the bucket.
     pub(crate) async fn segments(
         &self,
         found: &Resolved,
         from: Offset,
         limit: usize,
     ) -> Result<SegmentPage, WireError> {
-        let page = found.shard.segments(found.stream, from, limit);
+        let page = found.shard.here()?.segments(found.stream, from, limit);
         Ok(page.await.map_err(|gone| stopping(&gone))?.unwrap_or_default())
     }
 
@@ -499,26 +573,31 @@ impl Streams {
         }
     }
 
-    /// Brings everything published to the stream so far into the bucket.
+    /// Brings everything published to the stream, which is here, so far into the bucket.
     pub(crate) async fn seal(&self, name: &StreamName, retire: bool) -> Result<Sealed, WireError> {
         let found = self.resolve(name).await?;
-        self.catch_up(found.shard.id()).await?;
-        let found = self.resolve_here(name).await?;
+        found.shard.here()?;
+        let found = self.look_up(name, true).await?;
+        let shard = found.shard.here()?;
         let end = found.facts.next;
         let scope = if retire { SealScope::All } else { SealScope::Stream(found.stream) };
         let body = CommandBody::Segment(SegmentCommand::Seal(scope));
-        let sealed = self.inner.routing.request(found.shard.id(), body).await;
+        let sealed = self.inner.routing.request(shard.id(), body).await;
         sealed.map_err(wire_error::request_failure)?;
         let scope = MirrorScope::Stream { stream: found.stream, end };
-        found.shard.mirrored(scope).await.map_err(|gone| stopping(&gone))?;
+        shard.mirrored(scope).await.map_err(|gone| stopping(&gone))?;
         let files_retired = if retire {
-            let retired = self.on_node(found.shard.id())?.reclaimer.retire().await;
+            let retired = self.on_node(shard.id())?.reclaimer.retire().await;
             retired.map_err(|failed| wire_error::reclaim_failure(&failed))?
         } else {
             0
         };
         Ok(Sealed { cold_end: end, files_retired })
     }
+}
+
+fn not_here(shard: ShardId) -> WireError {
+    WireError::new(ErrorCode::Unavailable, format!("shard {shard} is not on this node"))
 }
 
 /// Whether a node may say so of a stream only because it has not heard of it yet.

@@ -47,6 +47,17 @@ pub enum ClockVerdict {
 /// neither is wrong.
 #[must_use]
 pub fn check(samples: impl IntoIterator<Item = ClockSample>) -> ClockVerdict {
+    let off_us = off_us(samples);
+    match off_us.unsigned_abs() {
+        off if off > MUST_NOT_LEAD_US => ClockVerdict::MustNotLead { off_us },
+        off if off > ALARM_US => ClockVerdict::Alarm { off_us },
+        _ => ClockVerdict::Fine,
+    }
+}
+
+/// Our clock less the median, in µs: what [`check`] judges. 0 where ours is right, or nobody can say.
+#[must_use]
+pub fn off_us(samples: impl IntoIterator<Item = ClockSample>) -> i64 {
     let mut youngest: BTreeMap<NodeId, ClockSample> = BTreeMap::new();
     for sample in samples.into_iter().filter(|sample| sample.age_us <= SAMPLE_AGE_US_MAX) {
         let kept = youngest.entry(sample.node).or_insert(sample);
@@ -59,12 +70,7 @@ pub fn check(samples: impl IntoIterator<Item = ClockSample>) -> ClockVerdict {
     offsets.sort_unstable();
     let middle = (offsets.len() - 1) / 2;
     let median = nearest_to_zero(offsets[middle], offsets[offsets.len() / 2]);
-    let off_us = median.saturating_neg();
-    match off_us.unsigned_abs() {
-        off if off > MUST_NOT_LEAD_US => ClockVerdict::MustNotLead { off_us },
-        off if off > ALARM_US => ClockVerdict::Alarm { off_us },
-        _ => ClockVerdict::Fine,
-    }
+    median.saturating_neg()
 }
 
 /// The offset nearest to none that the sample allows.

@@ -13,7 +13,7 @@ use quinn_proto::HashedConnectionIdGenerator;
 use railgun_types::ErrorCode;
 use tokio::task::JoinSet;
 
-use crate::client_memory::{ClientMemory, PoolFigures};
+use crate::client_memory::{ClientMemory, Member, PoolFigures};
 use crate::connection::Connection;
 use crate::guests::{Guests, Hosts};
 use crate::memory::MemoryListener;
@@ -181,6 +181,16 @@ impl Endpoint {
         match &self.0 {
             Listener::Quic { local_addr, .. } => *local_addr,
             Listener::Memory(listener) => listener.addr(),
+        }
+    }
+
+    /// A part of the memory for records, as each connection has one: for readers that come another way.
+    /// `None` in memory, where nothing is counted.
+    #[must_use]
+    pub fn reader(&self) -> Option<Member> {
+        match &self.0 {
+            Listener::Quic { memory, .. } => Some(memory.reader()),
+            Listener::Memory(_) => None,
         }
     }
 

@@ -124,6 +124,12 @@ impl FrameReader {
         }
     }
 
+    /// From here on frames take this part of the memory, as those of a client do: for a stream of another
+    /// node, whose frames are for that client.
+    pub fn charge(&mut self, member: Member) {
+        self.member = Some(member);
+    }
+
     /// The next frame; `None` when the peer finished the stream behind a whole frame. At most one
     /// frame is held, and of a client four datagrams behind it; while this is not called, flow control
     /// stops the peer, and so it does while a client's frame waits for memory. The memory counts as

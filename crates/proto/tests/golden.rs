@@ -8,6 +8,7 @@ use railgun_proto::v1::{self, admin_request::Call, admin_response::Answer, subsc
 use railgun_proto::{Frame, FrameDecoder, FrameKind};
 
 const GOLDEN: &str = include_str!("golden/frames-v1.txt");
+const GOLDEN_CLUSTER: &str = include_str!("golden/cluster-v1.txt");
 
 fn uid() -> Bytes {
     (0u8..16).collect()
@@ -157,8 +158,105 @@ fn frames() -> Vec<Frame> {
         Frame::new(&v1::PeerOpen {
             to: Some(replica()),
             r#use: v1::PeerStreamUse::PeerStreamRelay.into(),
+            session: None,
         }),
         Frame::new(&v1::PeerData { head: uid() }),
+    ]
+}
+
+/// What operators and nodes that join ask, and what nodes ask one another for that.
+fn cluster_frames() -> Vec<Frame> {
+    let admin = |call| Frame::new(&v1::AdminRequest { id: 1, call: Some(call) });
+    let answer = |answer| Frame::new(&v1::AdminResponse { id: 1, answer: Some(answer) });
+    let asks = |call| Frame::new(&v1::PeerCall { id: 300, call: Some(call) });
+    let tells = |answer| Frame::new(&v1::PeerReply { id: 300, answer: Some(answer) });
+    let drain = v1::DrainProgress {
+        leads: vec![0, 300],
+        votes: vec![1],
+        stuck: vec![2],
+        leaving: vec![3],
+        drained: true,
+    };
+    let node = v1::ClusterNode {
+        node_id: 2,
+        uid: uid(),
+        state: v1::NodeState::Draining.into(),
+        peer_address: "n2:9401".to_owned(),
+        client_address: "n2:9400".to_owned(),
+        feature_level: 1,
+        reachable: true,
+        drain: Some(drain.clone()),
+    };
+    let shard = v1::ClusterShard {
+        shard: 3,
+        placement_version: 4,
+        settled: true,
+        leader: 2 << 16 | 1,
+        term: 5,
+        voters_wanted: 3,
+        under_replicated: true,
+        has_majority: true,
+        pending_log_bytes: Some(0),
+        replicas: vec![v1::ClusterReplica {
+            replica: 2 << 16 | 1,
+            votes: true,
+            wanted: true,
+            reachable: true,
+            committed: Some(0),
+            applied: None,
+        }],
+    };
+    let description = v1::ClusterDescription {
+        cluster_uid: uid(),
+        feature_level: 1,
+        data_shards: 3,
+        replicas: 3,
+        hot_bytes_max: 1 << 30,
+        node_id: 1,
+        nodes: vec![node],
+        shards: vec![shard],
+    };
+    let sign = v1::SignNode {
+        secret: uid(),
+        csr_pem: "csr".to_owned(),
+        hosts: vec!["n4.example.com".to_owned()],
+    };
+    let signed = v1::NodeSigned { chain_pem: "chain".to_owned(), ca_pem: "ca".to_owned() };
+    let told = v1::NodeReplica {
+        shard: 3,
+        replica: 2 << 16 | 1,
+        term: 5,
+        leader: 1 << 16 | 1,
+        serving: true,
+        committed: Some(7),
+        applied: Some(0),
+        pending_log_bytes: Some(8),
+        voters: vec![1 << 16 | 1],
+        learners: vec![2 << 16 | 1],
+    };
+    let transfer = v1::TransferLeader { shard: 3, node_id: 2 };
+    let led = v1::LeaderTransferred { leader: 2 << 16 | 1, term: 6 };
+    let state = v1::NodeState::Removed.into();
+    let made = v1::JoinToken { secret: uid(), expires_us: -1, ca_sha256: uid() };
+    let (from, error) = (Some(replica()), Some(error()));
+    use v1::{peer_call::Call as Ask, peer_reply::Answer as Reply};
+    vec![
+        admin(Call::DescribeCluster(v1::DescribeCluster {})),
+        answer(Answer::ClusterDescription(description)),
+        admin(Call::SetNodeState(v1::SetNodeState { node_id: 2, state, force: true })),
+        answer(Answer::NodeStateSet(v1::NodeStateSet { drain: Some(drain) })),
+        admin(Call::TransferLeader(transfer)),
+        answer(Answer::LeaderTransferred(led)),
+        admin(Call::MakeJoinToken(v1::MakeJoinToken { valid_for_ms: 3_600_000 })),
+        answer(Answer::JoinToken(made)),
+        admin(Call::SignNode(sign.clone())),
+        answer(Answer::NodeSigned(signed.clone())),
+        asks(Ask::Describe(v1::DescribeReplicas { cluster_uid: uid() })),
+        tells(Reply::ReplicasTold(v1::NodeReplicas { replicas: vec![told], ca_sha256: uid() })),
+        asks(Ask::MoveLead(v1::MoveLead { from, node_id: 2 })),
+        tells(Reply::LeadMoved(v1::LeadMoved { error: error.clone() })),
+        asks(Ask::Sign(sign)),
+        tells(Reply::CertificateSigned(v1::CertificateSigned { signed: Some(signed), error })),
     ]
 }
 
@@ -175,24 +273,37 @@ fn every_kind_has_its_golden_bytes() {
     let frames = frames();
     let kinds: Vec<FrameKind> = frames.iter().map(Frame::kind).collect();
     assert_eq!(kinds, FrameKind::ALL);
+    is_golden(&frames, GOLDEN);
+}
+
+#[test]
+fn calls_about_the_cluster_have_their_golden_bytes() {
+    is_golden(&cluster_frames(), GOLDEN_CLUSTER);
+}
+
+fn is_golden(frames: &[Frame], golden: &str) {
     let mut lines = String::new();
-    for frame in &frames {
+    for frame in frames {
         write!(lines, "{:>3} {} ", frame.kind() as u8, frame.kind()).unwrap();
         encode(frame).iter().for_each(|byte| write!(lines, "{byte:02x}").unwrap());
         lines.push('\n');
     }
-    assert!(lines == GOLDEN, "the golden file has\n{GOLDEN}\nthe code makes\n{lines}");
+    assert!(lines == golden, "the golden file has\n{golden}\nthe code makes\n{lines}");
 }
 
 #[test]
 fn golden_bytes_decode() {
-    let expected = frames();
-    for (line, frame) in GOLDEN.lines().zip(&expected) {
+    decodes(GOLDEN, &frames());
+    decodes(GOLDEN_CLUSTER, &cluster_frames());
+}
+
+fn decodes(golden: &str, expected: &[Frame]) {
+    for (line, frame) in golden.lines().zip(expected) {
         let digits = line.split(' ').next_back().unwrap();
         let byte = |i| u8::from_str_radix(&digits[i..i + 2], 16).unwrap();
         let mut bytes: Bytes = (0..digits.len()).step_by(2).map(byte).collect();
         assert_eq!(FrameDecoder::new().feed(&mut bytes), Ok(Some(frame.clone())), "{line}");
         assert!(bytes.is_empty(), "{line}");
     }
-    assert_eq!(GOLDEN.lines().count(), expected.len());
+    assert_eq!(golden.lines().count(), expected.len());
 }

@@ -55,7 +55,7 @@ pub use peers::{
 };
 pub use proposal::{Companion, Proposal, Unapplied, UnappliedSink};
 pub use reconcile::{MembershipStep, MembershipWait, WantedMembers};
-pub use runtime::seeded;
+pub use runtime::{inheriting, seeded};
 pub use serve::ServeError;
 pub use shard::{PROPOSALS_MAX, RaftShard, ShardSpec};
 pub use supervisor::Failure;

@@ -27,6 +27,18 @@ pub async fn seeded<F: Future>(seed: u64, future: F) -> F::Output {
     SEED.scope(Cell::new(seed), future).await
 }
 
+/// `future` with a seed drawn from that of the task that calls this, if it has one: for a task of its
+/// own that starts Raft replicas.
+pub fn inheriting<F: Future>(future: F) -> impl Future<Output = F::Output> {
+    let seed = next_seed();
+    async move {
+        match seed {
+            Some(seed) => seeded(seed, future).await,
+            None => future.await,
+        }
+    }
+}
+
 /// The next value of the running task's seed sequence (SplitMix64), if it has one.
 fn next_seed() -> Option<u64> {
     SEED.try_with(|state| {

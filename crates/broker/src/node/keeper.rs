@@ -1,7 +1,7 @@
 //! Makes true on this node, and where this node leads, what the catalog says about the cluster: again
 //! and again, from whatever is half done. Also takes nodes into the cluster.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,10 +18,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::clocks::ClockStanding;
 use super::starter::{Begin, Starter};
 use super::uploads::Uploads;
 use super::{StartError, lives};
 use crate::catalog::{CatalogHandle, ClusterView};
+use crate::clock::Clock;
 use crate::formation::{self, FormationAsk};
 use crate::joining;
 use crate::leads::{self, LeadSpreader};
@@ -59,6 +61,10 @@ pub(super) struct Keeper {
     /// The cluster's authority, where this node has its key.
     pub(super) ca: Option<Arc<ClusterCa>>,
     pub(super) spreader: LeadSpreader,
+    /// What the clocks of the nodes are worth.
+    pub(super) clocks: watch::Receiver<ClockStanding>,
+    /// The one that stamps logs.
+    pub(super) clock: Arc<dyn Clock>,
     /// Since when this node is drained, as far as it has noticed.
     pub(super) drained_since: Option<Instant>,
 }
@@ -73,6 +79,7 @@ impl Keeper {
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut view = self.view.clone();
+        let mut clocks = self.clocks.clone();
         loop {
             tokio::select! {
                 biased;
@@ -89,6 +96,8 @@ impl Keeper {
                         return;
                     }
                 }
+                // Whoever tells of the clocks may have ended already.
+                Ok(()) = clocks.changed() => {}
                 _ = look.tick() => {}
             }
             view.mark_unchanged();
@@ -107,7 +116,8 @@ impl Keeper {
                 reply.send(formation::is_bound(&form, self.routing.cluster)).ok();
             }
             FormationAsk::Join { join, reply } => {
-                let joined = join_cluster(self.routing.clone(), join, reply);
+                let now_us = self.clock.now().0;
+                let joined = join_cluster(self.routing.clone(), join, now_us, reply);
                 self.starter.actors.spawn("a node that joins", joined);
             }
             FormationAsk::Reincarnate { shard, lost, reply } => {
@@ -296,7 +306,8 @@ impl Keeper {
         Begin::With(members.collect())
     }
 
-    /// Gives away leads: all where this node is drained, else those that another node is to have.
+    /// Gives away leads: all where this node is drained or its clock is far off, else those that another
+    /// node is to have.
     async fn move_leads(&mut self, view: &ClusterView) {
         let now = Instant::now();
         let is_draining =
@@ -306,16 +317,22 @@ impl Keeper {
             false => self.drained_since = None,
         }
         let on_node = self.routing.on_node.borrow().clone();
+        let clocks = self.clocks.borrow().clone();
         let mut moves = Vec::new();
         for (&shard, local) in on_node.iter() {
             let state = local.raft.leader().state();
             let Some(placement) = view.placements.get(&shard).filter(|_| state.serving) else {
                 continue;
             };
-            let to = match self.drained_since {
+            let mut to = match self.drained_since {
+                _ if clocks.must_not_lead() => leads::successors(placement, view, self.node),
                 Some(since) => self.successors(placement, view, now - since),
-                None => self.preferred((shard, state.term), local, placement, view, now),
+                None => {
+                    let shard = (shard, state.term);
+                    self.preferred(shard, local, placement, view, &clocks.unfit, now)
+                }
             };
+            to.retain(|replica| !clocks.unfit.contains(&replica.node()));
             if !to.is_empty() {
                 let raft = local.raft.clone();
                 moves.push(async move {
@@ -350,6 +367,7 @@ impl Keeper {
         local: &LocalReplica,
         placement: &Placement,
         view: &ClusterView,
+        unfit: &BTreeSet<NodeId>,
         now: Instant,
     ) -> Vec<ReplicaId> {
         let Some(&first) = placement.voters.first().filter(|first| **first != local.replica) else {
@@ -357,7 +375,10 @@ impl Keeper {
         };
         let is_active =
             view.nodes.get(&first.node()).is_some_and(|it| it.state == NodeState::Active);
-        let is_fit = is_active && placement.is_settled() && leads::is_fit(&local.raft, first);
+        let is_fit = is_active
+            && !unfit.contains(&first.node())
+            && placement.is_settled()
+            && leads::is_fit(&local.raft, first);
         if !self.spreader.is_due(shard, term, is_fit, now) {
             return Vec::new();
         }
@@ -465,16 +486,29 @@ async fn another(
 async fn join_cluster(
     routing: Routing,
     join: v1::JoinCluster,
+    now_us: i64,
     reply: oneshot::Sender<Result<v1::Joined, WireError>>,
 ) {
-    let joined = try_join(&routing, join).await;
+    let joined = try_join(&routing, join, now_us).await;
     reply.send(joined).ok();
 }
 
-async fn try_join(routing: &Routing, join: v1::JoinCluster) -> Result<v1::Joined, WireError> {
+async fn try_join(
+    routing: &Routing,
+    join: v1::JoinCluster,
+    now_us: i64,
+) -> Result<v1::Joined, WireError> {
     let node = join.node.ok_or_else(|| {
         WireError::new(ErrorCode::ProtocolViolation, "the node does not say who it is")
     })?;
+    let off_us = node.clock_us.saturating_sub(now_us);
+    if formation::is_far_off(off_us) {
+        let message = format!(
+            "the clock of the node is {} of the cluster's: set it right, and it is taken in",
+            formation::off_in_words(off_us)
+        );
+        return Err(WireError::new(ErrorCode::Unavailable, message));
+    }
     let info = NodeInfo {
         uid: NodeUid::from_wire("uid", &node.uid)?,
         peer_address: node.peer_address,

@@ -1,6 +1,7 @@
 //! Starts and stops a node: log (and with it the lock of the disk), identity, bucket, catalog, shards,
 //! the bucket's claim, offloaders, sessions, in this order.
 
+mod clocks;
 mod keeper;
 mod lives;
 mod neighbours;
@@ -37,19 +38,23 @@ use tokio_util::task::TaskTracker;
 use crate::actors::Actors;
 use crate::auth::{Auth, TokenHash};
 use crate::catalog::{CatalogHandle, ClusterView};
+use crate::clock::Clock;
 use crate::cluster_admin::ClusterAdmin;
+use crate::discovery::Discovery;
 use crate::identity::{Founder, Identity, IdentityError, Member};
+use crate::inspection::{ReplicaState, StateDigest};
 use crate::joining::Registrar;
 use crate::leads::{self, LeadSpreader};
 use crate::log_done::log_done;
 use crate::offload::ObjectMemory;
 use crate::on_node::{LocalReplica, OnNode, OnNodeWatch};
-use crate::peers::{Addresses, RaftPeers};
+use crate::peers::{Addresses, IdentityRefused, RaftPeers};
 use crate::routing::{self, Placements, Routing};
 use crate::seams::{RunningLog, Seams};
-use crate::session::{self, Farewell, STOPPING, SessionContext};
+use crate::session::{self, ClientService, Farewell, STOPPING, SessionContext};
 use crate::shard::{MirrorScope, ShardFigures};
 use crate::streams::{ShardOnNode, Streams};
+use clocks::ClockStanding;
 use keeper::Keeper;
 use neighbours::{Neighbours, ServiceSpec};
 use starter::{Begin, Starter};
@@ -119,6 +124,8 @@ pub struct ClusterSpec {
     pub replicas: u8,
     /// The authority that signs the certificates of nodes, on a node that is to do so (CL-2).
     pub ca: Option<Arc<ClusterCa>>,
+    /// Finds further addresses where other nodes may be (CL-1).
+    pub discovery: Option<Arc<dyn Discovery>>,
 }
 
 impl std::fmt::Debug for ClusterSpec {
@@ -223,6 +230,14 @@ pub enum StartError {
     /// The address cannot be listened on.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// Another process is this node already.
+    #[error("refused by the node at {by}: {reason}")]
+    IdentityConflict {
+        /// Where the node is that said so.
+        by: String,
+        /// In its words.
+        reason: String,
+    },
 }
 
 /// Why a node cannot go on.
@@ -237,6 +252,14 @@ pub enum NodeFailure {
     /// A shard has died.
     #[error(transparent)]
     Shard(#[from] Failure),
+    /// Another process is this node, too, and other nodes know that one.
+    #[error("refused by the node at {by}: {reason}")]
+    IdentityConflict {
+        /// Where the node is that said so.
+        by: String,
+        /// In its words.
+        reason: String,
+    },
     /// A bug: one of the node's tasks is gone, and what it owned with it.
     #[error("a task of the node panicked: {actor}")]
     Panicked {
@@ -259,6 +282,10 @@ pub struct Broker {
     view: watch::Receiver<Arc<ClusterView>>,
     /// What clients are told when the node stops.
     farewell: watch::Sender<Farewell>,
+    /// Whether other nodes take another process for this node.
+    refused: watch::Receiver<Option<IdentityRefused>>,
+    /// What its clock is worth, of a node that has others beside it.
+    clocks: Option<watch::Receiver<ClockStanding>>,
     /// Ends when dropped.
     _log: Arc<RunningLog>,
     ready: watch::Sender<bool>,
@@ -283,6 +310,24 @@ impl Broker {
     /// # Errors
     /// [`StartError`]; nothing runs then.
     pub async fn start(spec: BrokerSpec) -> Result<Self, StartError> {
+        let refused = watch::Sender::new(None);
+        let mut is_refused = refused.subscribe();
+        tokio::select! {
+            biased;
+            refused = is_refused.wait_for(Option::is_some) => {
+                let refused = refused.ok().and_then(|refused| refused.clone());
+                let IdentityRefused { by, reason } = refused.unwrap_or_default();
+                Err(StartError::IdentityConflict { by, reason })
+            }
+            started = Box::pin(Self::start_as(spec, refused.clone())) => started,
+        }
+    }
+
+    /// As [`start`](Self::start), and says in `refused` if this node is another process already.
+    async fn start_as(
+        spec: BrokerSpec,
+        refused: watch::Sender<Option<IdentityRefused>>,
+    ) -> Result<Self, StartError> {
         let cancel = CancellationToken::new();
         let on_failure = cancel.clone().drop_guard();
         let (actors, sessions) = (Actors::new(), TaskTracker::new());
@@ -307,11 +352,8 @@ impl Broker {
         };
         let (on_node_tx, on_node) = watch::channel(OnNode::default());
         let next_session = Arc::new(AtomicU64::new(0));
-        let registrar = Registrar {
-            ca: spec.cluster.as_ref().and_then(|cluster| cluster.ca.clone()),
-            entropy: Arc::clone(&entropy),
-            clock: Arc::clone(&clock),
-        };
+        let ca = spec.cluster.as_ref().and_then(|cluster| cluster.ca.clone());
+        let is_refused = refused.subscribe();
         let mut others = match spec.cluster {
             None => None,
             Some(cluster) => {
@@ -319,6 +361,8 @@ impl Broker {
                     client_address: spec.address.clone(),
                     process: entropy.uid(),
                     clock: Arc::clone(&clock),
+                    entropy: Arc::clone(&entropy),
+                    refused,
                     on_node: on_node.clone(),
                     next_session: Arc::clone(&next_session),
                 };
@@ -354,6 +398,14 @@ impl Broker {
                 tracing::info!(%cluster, nodes = founders.len(), "a cluster was formed");
             }
         }
+        let clocks = match others.as_mut() {
+            None => None,
+            Some(others) => Some(others.clocks(cluster, node).await),
+        };
+        // Whatever is written into logs is stamped by this one.
+        let clock = clocks.as_ref().map_or(clock, |clocks| clocks.log_clock() as Arc<dyn Clock>);
+        let standing = clocks.as_ref().map(|clocks| clocks.standing());
+        let registrar = Registrar { ca, entropy: Arc::clone(&entropy), clock: Arc::clone(&clock) };
         let (addresses_tx, addresses) = watch::channel(Addresses::default());
         let (placements_tx, placements) = watch::channel(Placements::default());
         let peers: Arc<dyn PeerNetwork> = match &others {
@@ -368,12 +420,16 @@ impl Broker {
             cluster,
             on_node: on_node.clone(),
             actors: actors.clone(),
-            others: others.as_ref().map(|others| routing::Others {
-                peers: others.peers.clone(),
-                addresses,
-                placements,
+            others: others.as_ref().map(|others| {
+                routing::Others::new(others.peers.clone(), addresses.clone(), placements)
             }),
         };
+        if let Some(clocks) = clocks {
+            let asking = cancel.clone().run_until_cancelled_owned(clocks.run(addresses));
+            actors.spawn("the look at other clocks", async {
+                asking.await;
+            });
+        }
         let mut starter = Starter {
             identity,
             log: Arc::clone(&log),
@@ -472,13 +528,18 @@ impl Broker {
             farewell: farewell.clone(),
             ca: registrar.ca.clone(),
             spreader: LeadSpreader::default(),
+            clocks: standing.clone().unwrap_or_else(|| watch::channel(ClockStanding::default()).1),
+            clock,
             drained_since: None,
         };
         keeper.start_all(&settings, &bucket, &owner).await?;
-        let peer_endpoint = others.map(|Neighbours { endpoint, asks, .. }| {
-            actors.spawn("the keeper of the cluster", keeper.run(asks, cancel.clone()));
-            endpoint
-        });
+        let (peer_endpoint, others_clients) = others
+            .map(|Neighbours { endpoint, asks, clients, .. }| {
+                let kept = railgun_raft::inheriting(keeper.run(asks, cancel.clone()));
+                actors.spawn("the keeper of the cluster", kept);
+                (endpoint, clients)
+            })
+            .unzip();
         let looked = tell_of_others(bucket.clone(), cluster);
         let looked = cancel.clone().run_until_cancelled_owned(looked);
         actors.spawn("the look at other clusters", async move {
@@ -506,6 +567,11 @@ impl Broker {
             next_session,
             planted,
         });
+        if let Some(clients) = others_clients {
+            let (context, endpoint) = (Arc::clone(&context), Arc::clone(&endpoint));
+            let (tasks, stopping) = (sessions.clone(), stopping.clone());
+            clients.send_replace(Some(ClientService { context, endpoint, tasks, stopping }));
+        }
         let accept = accept(Arc::clone(&endpoint), context, sessions.clone(), stopping.clone());
         sessions.spawn(accept);
         on_failure.disarm();
@@ -518,6 +584,8 @@ impl Broker {
             on_node,
             view,
             farewell,
+            refused: is_refused,
+            clocks: standing,
             _log: log,
             ready: watch::channel(true).0,
             stopping,
@@ -564,19 +632,47 @@ impl Broker {
         on_node.values().filter_map(LocalReplica::data).map(|data| data.handle.figures()).collect()
     }
 
+    /// Where every replica of the node stands, for who compares them. Cancel safe.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn replica_states(&self) -> Vec<ReplicaState> {
+        let on_node = self.on_node.borrow();
+        on_node.iter().map(|(shard, local)| ReplicaState::of(*shard, local)).collect()
+    }
+
+    /// What tells the state of every replica of the node from that of others; replicas that are about
+    /// to stop are left out. Encodes all of it: for tests. Cancel safe.
+    #[doc(hidden)]
+    pub async fn state_digests(&self) -> Vec<(ShardId, StateDigest)> {
+        let on_node = self.on_node.borrow().clone();
+        let mut digests = Vec::new();
+        for (shard, local) in on_node.iter() {
+            digests.extend(local.digest().await.map(|digest| (*shard, digest)));
+        }
+        digests
+    }
+
+    /// This node's clock less the median of the cluster's, in µs: 0 where that cannot be told. `None`: it
+    /// has no others beside it.
+    #[must_use]
+    pub fn clock_off_us(&self) -> Option<i64> {
+        self.clocks.as_ref().map(|standing| standing.borrow().off_us)
+    }
+
     /// What clients take of the node's memory.
     #[must_use]
     pub fn clients(&self) -> ClientFigures {
         self.endpoint.clients()
     }
 
-    /// Resolves when the disk has failed, a shard has died on this node or a bug has ended one of its
-    /// tasks, with the reason: the process must end. Cancel safe.
+    /// Resolves when the disk has failed, a shard has died on this node, another process is this node or a
+    /// bug has ended one of its tasks, with the reason: the process must end. Cancel safe.
     pub async fn failed(&self) -> NodeFailure {
         tokio::select! {
             biased;
             actor = self.actors.panicked() => NodeFailure::Panicked { actor },
             failure = self.disk_failed() => failure,
+            failure = self.identity_refused() => failure,
             // A shard dies of its log as a rule, which knows more about it.
             failure = self.replica_failed() => {
                 self.disk_failure().unwrap_or_else(|| failure.into())
@@ -602,6 +698,16 @@ impl Broker {
                     }
                 }
             }
+        }
+    }
+
+    async fn identity_refused(&self) -> NodeFailure {
+        let mut refused = self.refused.clone();
+        let refused = refused.wait_for(Option::is_some).await.ok().and_then(|it| it.clone());
+        match refused {
+            Some(IdentityRefused { by, reason }) => NodeFailure::IdentityConflict { by, reason },
+            // Nobody refuses a node that has no others.
+            None => std::future::pending().await,
         }
     }
 

@@ -16,14 +16,19 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::ClusterSpec;
+use super::clocks::Clocks;
 use super::keeper::FEATURE_LEVEL;
 use crate::actors::Actors;
 use crate::clock::Clock;
+use crate::discovery::{self, Seeds};
 use crate::entropy::Entropy;
 use crate::formation::{self, Formation, FormationAsk};
 use crate::identity::Identity;
 use crate::on_node::OnNodeWatch;
-use crate::peers::{PeerService, Peers, SelfPortrait, serve_peers};
+use crate::peers::{
+    Dialler, IdentityRefused, Lives, PeerService, Peers, SelfPortrait, serve_peers,
+};
+use crate::session::ClientService;
 
 /// How long another node may take to find a new replica for this one, and how long it is until they are
 /// asked again.
@@ -39,8 +44,11 @@ pub(super) struct Neighbours {
     pub(super) asks: mpsc::Receiver<FormationAsk>,
     pub(super) peer_address: String,
     pub(super) replicas: u8,
+    /// What serves the others' clients, when it is there.
+    pub(super) clients: watch::Sender<Option<ClientService>>,
     about: watch::Sender<v1::NodeAbout>,
-    seeds: Vec<String>,
+    clock: Arc<dyn Clock>,
+    seeds: Seeds,
 }
 
 /// What the node serves others with.
@@ -49,6 +57,9 @@ pub(super) struct ServiceSpec {
     /// Of this run of the node.
     pub(super) process: [u8; 16],
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) entropy: Arc<dyn Entropy>,
+    /// Where it is said that this node is known by another process.
+    pub(super) refused: watch::Sender<Option<IdentityRefused>>,
     pub(super) on_node: OnNodeWatch,
     pub(super) next_session: Arc<AtomicU64>,
 }
@@ -65,7 +76,8 @@ impl Neighbours {
         actors: &Actors,
         cancel: &CancellationToken,
     ) -> Result<Self, BindError> {
-        let ServiceSpec { client_address, process, clock, on_node, next_session } = service;
+        let ServiceSpec { client_address, process, clock, entropy, refused, on_node, next_session } =
+            service;
         let endpoint = Arc::new((cluster.listen)()?);
         let about = v1::NodeAbout {
             uid: identity.uid.to_wire(),
@@ -78,22 +90,61 @@ impl Neighbours {
             ..v1::NodeAbout::default()
         };
         let about = watch::Sender::new(about);
-        let portrait = SelfPortrait { about: about.subscribe(), clock };
+        let portrait = SelfPortrait { about: about.subscribe(), clock: Arc::clone(&clock) };
+        let dialler = Dialler::new(Arc::clone(&endpoint), portrait.clone(), refused);
         let (formation, asks) = mpsc::channel(ASKS);
-        let ca = cluster.ca;
-        let serving =
-            PeerService { portrait: portrait.clone(), on_node, formation, next_session, ca };
+        let clients = watch::Sender::default();
+        let (ca, lives) = (cluster.ca, Lives::new(dialler.clone()));
+        let serving = PeerService {
+            portrait,
+            on_node,
+            clients: clients.subscribe(),
+            formation,
+            next_session,
+            ca,
+            lives,
+        };
         let serving = serve_peers(Arc::clone(&endpoint), serving, actors.clone(), cancel.clone());
         actors.spawn("whoever welcomes peers", serving);
-        let peers = Peers::spawn(Arc::clone(&endpoint), portrait, actors, cancel.clone());
+        let peers = Peers::spawn(dialler, actors, cancel.clone());
+        let found = cluster.discovery.map(|discovery| {
+            let (found, found_watch) = watch::channel(Vec::new());
+            let asking = discovery::keep_asking(discovery, entropy, about.subscribe(), found);
+            let asking = cancel.clone().run_until_cancelled_owned(asking);
+            actors.spawn("the search for nodes", async {
+                asking.await;
+            });
+            found_watch
+        });
+        let seeds = Seeds::new(cluster.seeds, found);
         let (peer_address, replicas) = (cluster.peer_address, cluster.replicas);
-        Ok(Self { endpoint, peers, asks, peer_address, replicas, about, seeds: cluster.seeds })
+        Ok(Self { endpoint, peers, asks, peer_address, replicas, clients, about, clock, seeds })
     }
 
     /// What brings the node to a cluster.
     pub(super) fn formation(&self, disk: Arc<dyn Disk>, entropy: Arc<dyn Entropy>) -> Formation {
         let (peers, seeds) = (self.peers.clone(), self.seeds.clone());
-        Formation { disk, entropy, peers, seeds, about: self.about.clone() }
+        let clock = Arc::clone(&self.clock);
+        Formation { disk, entropy, peers, clock, seeds, about: self.about.clone() }
+    }
+
+    /// What learns of the other nodes' clocks; it has asked them once.
+    pub(super) async fn clocks(&mut self, cluster: ClusterUid, own: NodeId) -> Clocks {
+        let (about, clock) = (self.about.subscribe(), Arc::clone(&self.clock));
+        let portrait = SelfPortrait { about, clock };
+        let mut clocks = Clocks::new(self.peers.clone(), portrait, cluster, own);
+        let seeds = self.seeds.now();
+        let (_, nobody) = mpsc::channel(1);
+        let mut asks = std::mem::replace(&mut self.asks, nobody);
+        tokio::select! {
+            biased;
+            () = clocks.ask_first(seeds) => {}
+            () = Self::answer_meanwhile(&mut asks, cluster) => {
+                unreachable!("other nodes may ask for as long as this one listens")
+            }
+        }
+        self.asks = asks;
+        clocks
     }
 
     /// Has the cluster put another replica in the place of one of this node's that lost its log. Asks
@@ -107,7 +158,7 @@ impl Neighbours {
         let to =
             v1::ReplicaAddress { cluster_uid: cluster.to_wire(), shard: shard.0, replica: lost.0 };
         loop {
-            for seed in &self.seeds {
+            for seed in &self.seeds.now() {
                 let call = v1::peer_call::Call::Reincarnate(to.clone());
                 let asked = self.peers.call(seed, call, Bytes::new());
                 match timeout(ASK_TIMEOUT, asked).await {

@@ -379,6 +379,7 @@ impl Starter {
 pub(super) fn ignored(wish: &ClusterSettings, in_force: &ClusterSettings) -> Vec<String> {
     let settings = [
         ("shards.count", u64::from(wish.shards), u64::from(in_force.shards)),
+        ("shards.replicas", u64::from(wish.replicas), u64::from(in_force.replicas)),
         ("hot.max_bytes", wish.hot_bytes_max, in_force.hot_bytes_max),
     ];
     let differs = settings.into_iter().filter(|(_, wish, in_force)| wish != in_force);
@@ -416,11 +417,12 @@ mod tests {
         let cluster = ClusterUid([1; 16]);
         let in_force = ClusterSettings { cluster, shards: 4, replicas: 1, hot_bytes_max: 100 };
         assert_eq!(ignored(&in_force, &in_force), [""; 0]);
-        let wish = ClusterSettings { shards: 8, hot_bytes_max: 200, ..in_force };
+        let wish = ClusterSettings { shards: 8, replicas: 3, hot_bytes_max: 200, ..in_force };
         assert_eq!(
             ignored(&wish, &in_force),
             [
                 "shards.count = 8 is ignored: it was decided when the cluster was made, and is 4",
+                "shards.replicas = 3 is ignored: it was decided when the cluster was made, and is 1",
                 "hot.max_bytes = 200 is ignored: it was decided when the cluster was made, and is 100",
             ]
         );

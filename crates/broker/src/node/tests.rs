@@ -4,6 +4,7 @@ mod cluster;
 mod cluster_admin;
 mod cluster_rig;
 mod damage;
+mod elsewhere;
 mod failed_disk;
 mod full_disk;
 mod lives;
@@ -411,6 +412,8 @@ async fn publish(broker: &Broker, batches: usize, value: &[u8]) -> u64 {
         let append = Append { stream, producer: None, mode, expected_end: None, batch };
         let appended = found
             .shard
+            .here()
+            .unwrap()
             .append(&Queueing::new(u64::MAX), vec![append])
             .await
             .unwrap()

@@ -22,6 +22,8 @@ const SHRINK_EVERY: Duration = Duration::from_millis(500);
 /// outgrown its budget. The last one may have come to be only after the floor had risen, and nothing
 /// raises that again: nobody may publish.
 const PURGE_EVERY: Duration = Duration::from_secs(2);
+/// How often otherwise. Where another node leads, the floor rises without a word to this one.
+const PURGE_ANYWAY_EVERY: Duration = Duration::from_secs(30);
 
 /// Why space could not be given back.
 #[derive(Debug, thiserror::Error)]
@@ -107,7 +109,8 @@ impl Reclaimer {
     async fn tend(&self, purged_at: &mut Instant) -> Result<u32, ReclaimError> {
         let needs_space =
             self.log().disk_full() || self.log().unpurged_bytes() > self.hot_bytes_max;
-        if needs_space && purged_at.elapsed() >= PURGE_EVERY {
+        let every = if needs_space { PURGE_EVERY } else { PURGE_ANYWAY_EVERY };
+        if purged_at.elapsed() >= every {
             *purged_at = Instant::now();
             let floor = self.shard.offload_status().await?.floor;
             self.purge(floor.unwrap_or(0)).await?;

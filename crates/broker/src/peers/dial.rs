@@ -38,9 +38,20 @@ impl SelfPortrait {
 
 /// Makes connections.
 #[derive(Clone, Debug)]
-pub(super) struct Dialler {
+pub(crate) struct Dialler {
     endpoint: Arc<PeerEndpoint>,
     portrait: SelfPortrait,
+    /// Where it is said that other nodes know this one by another process.
+    refused: watch::Sender<Option<IdentityRefused>>,
+}
+
+/// Why the identity of this node is not taken for its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct IdentityRefused {
+    /// Who said so.
+    pub(crate) by: String,
+    /// In its words.
+    pub(crate) reason: String,
 }
 
 /// A connection that was made, with its first stream.
@@ -61,8 +72,24 @@ pub(super) struct DialTo {
 }
 
 impl Dialler {
-    pub(super) fn new(endpoint: Arc<PeerEndpoint>, portrait: SelfPortrait) -> Self {
-        Self { endpoint, portrait }
+    /// Says in `refused` when another node knows this one by another process, that lives.
+    pub(crate) fn new(
+        endpoint: Arc<PeerEndpoint>,
+        portrait: SelfPortrait,
+        refused: watch::Sender<Option<IdentityRefused>>,
+    ) -> Self {
+        Self { endpoint, portrait, refused }
+    }
+
+    /// Who is at an address now. Does not say who asks.
+    pub(super) async fn look(&self, address: &str) -> Result<v1::NodeAbout, PeerError> {
+        let from = v1::NodeAbout {
+            cluster_uid: self.portrait.about.borrow().cluster_uid.clone(),
+            peer_address: self.portrait.about.borrow().peer_address.clone(),
+            ..v1::NodeAbout::default()
+        };
+        let (_dialled, there) = self.introduce(address, v1::PeerUse::Control, from).await?;
+        Ok(there)
     }
 
     pub(super) fn to(&self, address: &str, line_use: v1::PeerUse) -> DialTo {
@@ -88,32 +115,50 @@ impl DialTo {
     }
 
     async fn attempt(&self) -> Result<Dialled, PeerError> {
+        let from = self.dialler.portrait.now();
+        let (dialled, _) = self.dialler.introduce(&self.address, self.line_use, from).await?;
+        Ok(dialled)
+    }
+}
+
+impl Dialler {
+    /// Connects, and hears who is there.
+    async fn introduce(
+        &self,
+        address: &str,
+        line_use: v1::PeerUse,
+        from: v1::NodeAbout,
+    ) -> Result<(Dialled, v1::NodeAbout), PeerError> {
         let unreachable = |reason: String| PeerError::Unreachable { reason };
-        let addr = resolve(&self.address).await.map_err(unreachable)?;
-        let connection = self.dialler.endpoint.connect(addr).await;
+        let addr = resolve(address).await.map_err(unreachable)?;
+        let connection = self.endpoint.connect(addr).await;
         let connection = connection.map_err(|error| unreachable(error.to_string()))?;
         let broken = |error: &dyn std::fmt::Display| {
-            let address = &self.address;
             unreachable(format!("{address} has accepted the connection, and then: {error}"))
         };
         let (mut writer, mut reader) = connection.open().await.map_err(|e| broken(&e))?;
         let hello = v1::PeerHello {
             version_min: VERSION_MIN,
             version_max: VERSION_MAX,
-            r#use: self.line_use.into(),
-            from: Some(self.dialler.portrait.now()),
+            r#use: line_use.into(),
+            from: Some(from),
         };
         writer.send(Frame::new(&hello)).await.map_err(|e| broken(&e))?;
         match reader.next().await.map_err(|e| broken(&e))? {
             Some(frame) if frame.kind() == FrameKind::PeerWelcome => {
-                let _: v1::PeerWelcome = frame.decode().map_err(|e| broken(&e))?;
-                Ok(Dialled { connection, writer, reader })
+                let welcome: v1::PeerWelcome = frame.decode().map_err(|e| broken(&e))?;
+                let there = welcome.from.unwrap_or_default();
+                Ok((Dialled { connection, writer, reader }, there))
             }
             Some(frame) if frame.kind() == FrameKind::Error => {
                 let error: v1::Error = frame.decode().map_err(|e| broken(&e))?;
                 let error = WireError::from(error);
                 if error.code == ErrorCode::WrongCluster {
-                    tracing::warn!(peer = self.address, %error, "refused by a node");
+                    tracing::warn!(peer = address, %error, "refused by a node");
+                }
+                if error.code == ErrorCode::NodeIdentityConflict {
+                    let (by, reason) = (address.to_owned(), error.message.clone());
+                    self.refused.send_replace(Some(IdentityRefused { by, reason }));
                 }
                 Err(PeerError::Refused { reason: error.to_string() })
             }

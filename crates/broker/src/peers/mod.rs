@@ -1,18 +1,17 @@
 //! The connections to the other nodes of the cluster. To each node that this one has something to ask
-//! lead up to three: for calls, for Raft's entries, and for what is large (DESIGN §6), each made when it
-//! is first needed and again when it is lost, by a task of its own.
+//! lead up to four: for calls, for Raft's entries, for what is large (DESIGN §6), and for what clients
+//! read, each made when it is first needed and again when it is lost, by a task of its own.
 
 mod calls;
 mod dial;
+mod lives;
 mod network;
 mod serve;
 mod streams;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use bytes::Bytes;
-use railgun_net::peer::PeerEndpoint;
 use railgun_net::{FrameReader, FrameWriter};
 use railgun_proto::v1;
 use railgun_raft::PeerError;
@@ -20,10 +19,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use self::calls::CallLine;
-use self::dial::Dialler;
 use self::streams::StreamLine;
 use crate::actors::Actors;
-pub(crate) use dial::SelfPortrait;
+pub(crate) use dial::{Dialler, IdentityRefused, SelfPortrait};
+pub(crate) use lives::Lives;
 pub(crate) use network::{Addresses, RaftPeers};
 pub(crate) use serve::{PeerService, serve_peers};
 
@@ -55,6 +54,7 @@ struct OpenAsk {
 pub(crate) enum Line {
     Log,
     Bulk,
+    Clients,
 }
 
 #[derive(Debug)]
@@ -71,14 +71,8 @@ pub(crate) struct Peers {
 
 impl Peers {
     /// Starts the owner of all connections that this node dials.
-    pub(crate) fn spawn(
-        endpoint: Arc<PeerEndpoint>,
-        portrait: SelfPortrait,
-        actors: &Actors,
-        cancel: CancellationToken,
-    ) -> Self {
+    pub(crate) fn spawn(dialler: Dialler, actors: &Actors, cancel: CancellationToken) -> Self {
         let (to, from) = mpsc::channel(QUEUE);
-        let dialler = Dialler::new(endpoint, portrait);
         let switchboard =
             Switchboard { dialler, actors: actors.clone(), cancel, lines: BTreeMap::new() };
         actors.spawn("the connections to peers", switchboard.run(from));
@@ -121,6 +115,7 @@ struct Lines {
     calls: mpsc::Sender<CallAsk>,
     log: mpsc::Sender<OpenAsk>,
     bulk: mpsc::Sender<OpenAsk>,
+    clients: mpsc::Sender<OpenAsk>,
 }
 
 /// Owns who is connected by which task. Never waits for a connection: whoever asks for one that is
@@ -152,6 +147,7 @@ impl Switchboard {
                     let to = match line {
                         Line::Log => &lines.log,
                         Line::Bulk => &lines.bulk,
+                        Line::Clients => &lines.clients,
                     };
                     if let Err(refused) = to.try_send(ask) {
                         refused.into_inner().reply.send(Err(overrun())).ok();
@@ -168,6 +164,7 @@ impl Switchboard {
             let (calls, calls_from) = mpsc::channel(QUEUE);
             let (log, log_from) = mpsc::channel(QUEUE);
             let (bulk, bulk_from) = mpsc::channel(QUEUE);
+            let (clients, clients_from) = mpsc::channel(QUEUE);
             let line = |line_use| dialler.to(address, line_use);
             let line_of_calls = CallLine::new(line(v1::PeerUse::Control), calls_from);
             let run = Box::pin(line_of_calls.run());
@@ -175,7 +172,11 @@ impl Switchboard {
             actors.spawn("a connection for calls", async {
                 run.await;
             });
-            for (line_use, from) in [(v1::PeerUse::Log, log_from), (v1::PeerUse::Bulk, bulk_from)] {
+            for (line_use, from) in [
+                (v1::PeerUse::Log, log_from),
+                (v1::PeerUse::Bulk, bulk_from),
+                (v1::PeerUse::Clients, clients_from),
+            ] {
                 let line_of_streams = StreamLine::new(line(line_use), from);
                 let run = Box::pin(line_of_streams.run());
                 let run = cancel.clone().run_until_cancelled_owned(run);
@@ -183,7 +184,7 @@ impl Switchboard {
                     run.await;
                 });
             }
-            Lines { calls, log, bulk }
+            Lines { calls, log, bulk, clients }
         })
     }
 }

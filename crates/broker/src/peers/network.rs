@@ -70,7 +70,11 @@ impl PeerNetwork for RaftPeers {
                 StreamUse::Append => (Line::Log, v1::PeerStreamUse::PeerStreamAppend),
                 StreamUse::Snapshot => (Line::Bulk, v1::PeerStreamUse::PeerStreamSnapshot),
             };
-            let open = v1::PeerOpen { to: Some(self.replica(to)), r#use: stream_use.into() };
+            let open = v1::PeerOpen {
+                to: Some(self.replica(to)),
+                r#use: stream_use.into(),
+                session: None,
+            };
             let (writer, reader) = self.peers.open(&self.address(to), line, open).await?;
             Ok(raft_stream(writer, reader))
         })

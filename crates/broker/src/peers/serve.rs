@@ -14,17 +14,20 @@ use railgun_proto::convert::Uid;
 use railgun_proto::{Frame, WireError, v1};
 use railgun_raft::StreamUse;
 use railgun_types::{ClusterUid, ErrorCode, NodeId, ReplicaId, ShardId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::dial::{SelfPortrait, VERSION_MAX, VERSION_MIN};
+use super::lives::{self, Lives};
 use super::network::raft_stream;
 use crate::actors::Actors;
 use crate::cluster_admin;
+use crate::describe;
 use crate::formation::FormationAsk;
 use crate::on_node::{LocalReplica, OnNodeWatch};
-use crate::relay;
+use crate::relay::{self, RelayedSessions};
+use crate::session::{ClientService, GuestNode};
 
 /// How long a peer may take to say who it is.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
@@ -39,12 +42,16 @@ type Answered = Result<(v1::peer_reply::Answer, Bytes), WireError>;
 pub(crate) struct PeerService {
     pub(crate) portrait: SelfPortrait,
     pub(crate) on_node: OnNodeWatch,
+    /// What serves their clients, as soon as this node serves its own.
+    pub(crate) clients: watch::Receiver<Option<ClientService>>,
     /// Whoever forms the cluster, or takes nodes into it.
     pub(crate) formation: mpsc::Sender<FormationAsk>,
     /// Numbers of sessions, of clients and of relays: no two have the same.
     pub(crate) next_session: Arc<AtomicU64>,
     /// The cluster's authority, where this node has its key.
     pub(crate) ca: Option<Arc<ClusterCa>>,
+    /// By which processes other nodes are known.
+    pub(crate) lives: Lives,
 }
 
 /// Serves other nodes until cancelled.
@@ -86,7 +93,7 @@ async fn serve(
         };
         match line_use {
             v1::PeerUse::Control => serve_calls(&service, writer, reader).await,
-            v1::PeerUse::Log | v1::PeerUse::Bulk => {
+            v1::PeerUse::Log | v1::PeerUse::Bulk | v1::PeerUse::Clients => {
                 let _first_stream = (writer, reader);
                 serve_streams(&connection, &service, &actors, &cancel).await;
             }
@@ -109,11 +116,13 @@ async fn welcome(
     let (mut writer, mut reader) = connection.accept().await.map_err(|error| lost(&error))?;
     let frame = reader.next().await.map_err(|error| lost(&error))?;
     let frame = frame.ok_or_else(|| lost(&"the peer said nothing"))?;
-    let checked = frame.decode().map_err(WireError::from).and_then(|hello: v1::PeerHello| {
-        check(&hello, &service.portrait.now())?;
-        Ok(hello.r#use())
-    });
-    match checked {
+    let checked = async {
+        let hello: v1::PeerHello = frame.decode().map_err(WireError::from)?;
+        let from = check(&hello, &service.portrait.now())?;
+        service.lives.admit(from).await?;
+        Ok::<_, WireError>(hello.r#use())
+    };
+    match checked.await {
         Ok(line_use) => {
             let welcome =
                 v1::PeerWelcome { version: VERSION_MAX, from: Some(service.portrait.now()) };
@@ -131,7 +140,10 @@ async fn welcome(
     }
 }
 
-fn check(hello: &v1::PeerHello, own: &v1::NodeAbout) -> Result<(), WireError> {
+fn check<'a>(
+    hello: &'a v1::PeerHello,
+    own: &v1::NodeAbout,
+) -> Result<&'a v1::NodeAbout, WireError> {
     if hello.version_min > VERSION_MAX || hello.version_max < VERSION_MIN {
         let message = format!(
             "nodes here speak version {VERSION_MIN} to {VERSION_MAX} with one another, not {} to {}",
@@ -157,6 +169,9 @@ fn check(hello: &v1::PeerHello, own: &v1::NodeAbout) -> Result<(), WireError> {
         );
         return Err(WireError::new(ErrorCode::WrongCluster, message));
     }
+    if from.uid == own.uid && from.process != own.process {
+        return Err(lives::conflict(&from.peer_address, &own.peer_address));
+    }
     if from.node_id != 0 && from.node_id == own.node_id && from.uid != own.uid {
         let message = format!(
             "node {} at {} has the number of this node: was its data directory copied?",
@@ -164,7 +179,7 @@ fn check(hello: &v1::PeerHello, own: &v1::NodeAbout) -> Result<(), WireError> {
         );
         return Err(WireError::new(ErrorCode::NodeIdentityConflict, message));
     }
-    Ok(())
+    Ok(from)
 }
 
 /// Answers calls, each as soon as it can be, until the peer leaves.
@@ -241,10 +256,15 @@ impl PeerService {
                 let told = cluster_admin::replicas_here(&self.on_node.borrow(), self.ca.as_deref());
                 Ok((Answer::ReplicasTold(told), Bytes::new()))
             }
+            Some(Call::DescribeStreams(asked)) => {
+                let of = asked.of.as_ref().ok_or_else(no_replica)?;
+                let (replica, shard) = (self.replica(of)?, ShardId(of.shard));
+                let clients = self.clients.borrow().clone().ok_or_else(not_yet)?;
+                let told = describe::tell(clients.routing(), shard, &replica, &asked).await?;
+                Ok((Answer::StreamsTold(told), Bytes::new()))
+            }
             Some(Call::MoveLead(lead)) => {
-                let from = lead.from.ok_or_else(|| {
-                    WireError::new(ErrorCode::ProtocolViolation, "it is for no replica")
-                })?;
+                let from = lead.from.ok_or_else(no_replica)?;
                 let (replica, shard) = (self.replica(&from)?, ShardId(from.shard));
                 let moved =
                     cluster_admin::move_lead_of(shard, &replica, NodeId(lead.node_id)).await;
@@ -329,24 +349,62 @@ async fn serve_streams(
     actors: &Actors,
     cancel: &CancellationToken,
 ) {
+    let sessions = RelayedSessions::default();
+    let mut guest: Option<GuestNode> = None;
     while let Ok((writer, reader)) = connection.accept().await {
+        if guest.is_none() {
+            guest = service.clients.borrow().as_ref().map(ClientService::welcome);
+        }
         let (service, cancel) = (service.clone(), cancel.clone());
+        let caller = Caller { sessions: sessions.clone(), guest: guest.clone() };
         actors.spawn("a peer's stream", async move {
-            let served = Box::pin(serve_stream(&service, writer, reader));
+            let served = Box::pin(serve_stream(&service, caller, writer, reader));
             cancel.run_until_cancelled(served).await;
         });
     }
 }
 
-async fn serve_stream(service: &PeerService, mut writer: FrameWriter, mut reader: FrameReader) {
+/// Who has made a connection: what its streams share.
+struct Caller {
+    sessions: RelayedSessions,
+    /// `None`: this node does not serve clients yet.
+    guest: Option<GuestNode>,
+}
+
+/// What a stream is for, and who serves it.
+enum Role {
+    Raft(StreamUse),
+    Relay { session: Option<u64> },
+    Client(GuestNode),
+}
+
+/// What the first frame of a stream says.
+fn opened(
+    service: &PeerService,
+    caller: &Caller,
+    first: &Frame,
+) -> Result<(Role, LocalReplica), WireError> {
+    let open: v1::PeerOpen = first.decode()?;
+    let replica = service.replica(open.to.as_ref().ok_or_else(no_replica)?)?;
+    let role = match open.r#use() {
+        v1::PeerStreamUse::PeerStreamAppend => Role::Raft(StreamUse::Append),
+        v1::PeerStreamUse::PeerStreamSnapshot => Role::Raft(StreamUse::Snapshot),
+        v1::PeerStreamUse::PeerStreamRelay => Role::Relay { session: open.session },
+        v1::PeerStreamUse::PeerStreamClient => {
+            Role::Client(caller.guest.clone().ok_or_else(not_yet)?)
+        }
+    };
+    Ok((role, replica))
+}
+
+async fn serve_stream(
+    service: &PeerService,
+    caller: Caller,
+    mut writer: FrameWriter,
+    mut reader: FrameReader,
+) {
     let Ok(Ok(Some(first))) = timeout(HELLO_TIMEOUT, reader.next()).await else { return };
-    let opened = first.decode().map_err(WireError::from).and_then(|open: v1::PeerOpen| {
-        let to = open.to.as_ref().ok_or_else(|| {
-            WireError::new(ErrorCode::ProtocolViolation, "the stream is for no replica")
-        })?;
-        Ok((open.r#use(), service.replica(to)?))
-    });
-    let (stream_use, replica) = match opened {
+    let (role, replica) = match opened(service, &caller, &first) {
         Ok(opened) => opened,
         Err(error) => {
             let frame = Frame::new(&v1::Error::from(error));
@@ -357,15 +415,24 @@ async fn serve_stream(service: &PeerService, mut writer: FrameWriter, mut reader
             return;
         }
     };
-    let what_for = match stream_use {
-        v1::PeerStreamUse::PeerStreamAppend => StreamUse::Append,
-        v1::PeerStreamUse::PeerStreamSnapshot => StreamUse::Snapshot,
-        v1::PeerStreamUse::PeerStreamRelay => {
-            let session = service.next_session.fetch_add(1, Ordering::Relaxed);
-            return relay::serve(&replica, session, writer, reader).await;
+    let what_for = match role {
+        Role::Raft(what_for) => what_for,
+        Role::Relay { session } => {
+            let number = || service.next_session.fetch_add(1, Ordering::Relaxed);
+            let place = caller.sessions.place(session, number);
+            return relay::serve(&replica, place.queueing(), writer, reader).await;
         }
+        Role::Client(guest) => return guest.serve(writer, reader).await,
     };
     if let Err(error) = replica.raft.serve_stream(what_for, raft_stream(writer, reader)).await {
         tracing::debug!(replica = %replica.replica, ?what_for, %error, "a peer's stream ended");
     }
+}
+
+fn no_replica() -> WireError {
+    WireError::new(ErrorCode::ProtocolViolation, "it is for no replica")
+}
+
+fn not_yet() -> WireError {
+    WireError::new(ErrorCode::Unavailable, "the node does not serve clients yet")
 }

@@ -1,4 +1,5 @@
-//! A requester's QUIC stream: administrative calls, one after another.
+//! A requester's QUIC stream: administrative calls, one after another. What can only be answered where a
+//! stream's shard is goes there.
 
 use std::time::Duration;
 
@@ -8,14 +9,17 @@ use railgun_types::{ErrorCode, Offset, StreamName};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{QuicStream, STOPPING, SessionContext, SessionEnd, only_joins};
-use crate::streams::{Resolved, Streams};
+use super::{QuicStream, STOPPING, SessionContext, SessionEnd, carried, only_joins};
+use crate::describe;
+use crate::streams::{Place, Resolved, Streams};
 
 /// Rows of one page of a list.
 const LIST_MAX: usize = 1_000;
 /// How long a seal may take unless the client says otherwise, and at the most.
 const SEAL_TIMEOUT: Duration = Duration::from_secs(60);
 const SEAL_TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
+/// How long another node may take for an answer, besides the time that the client gives it.
+const CARRIED_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) async fn serve(
     stream: &mut QuicStream,
@@ -30,6 +34,9 @@ pub(super) async fn serve(
             return Err(only_joins());
         }
         let answer = match request.call {
+            Some(call) if stream.is_carried => {
+                answer_here(&stream.context.streams, call, &stopping).await
+            }
             Some(call) => answer(&stream.context, call, &stream.tasks, &stopping).await,
             None => Err(WireError::new(ErrorCode::ProtocolViolation, "the request has no call")),
         };
@@ -65,7 +72,7 @@ async fn answer(
         }
         Call::ListStreams(list) => Answer::StreamList(list_streams(streams, list).await?),
         Call::DescribeStream(describe) => {
-            let found = streams.resolve(&name(&describe.name)?).await?;
+            let found = streams.resolve_newest(&name(&describe.name)?).await?;
             Answer::StreamDescription(description(&found))
         }
         Call::DeleteStream(delete) => {
@@ -73,11 +80,61 @@ async fn answer(
             let uid = to_the_end(tasks, async move { streams.delete(&name).await }).await?;
             Answer::StreamDeleted(v1::StreamDeleted { stream_uid: uid.to_wire() })
         }
-        Call::SealStream(seal) => {
-            let timeout = match seal.timeout_ms {
-                0 => SEAL_TIMEOUT,
-                ms => Duration::from_millis(ms.into()).min(SEAL_TIMEOUT_MAX),
+        Call::SealStream(_) | Call::ListSegments(_) => {
+            let (asked, time) = match &call {
+                Call::SealStream(seal) => (&seal.name, seal_timeout(seal) + CARRIED_TIMEOUT),
+                Call::ListSegments(list) => (&list.name, CARRIED_TIMEOUT),
+                _ => unreachable!("it is one of these"),
             };
+            match streams.resolve(&name(asked)?).await?.shard {
+                Place::Here(_) => answer_here(streams, call, stopping).await?,
+                Place::Elsewhere(shard) => {
+                    let answered = carried::request(streams.routing(), shard, call, time);
+                    tokio::select! {
+                        biased;
+                        () = stopping.cancelled() => {
+                            return Err(WireError::new(ErrorCode::GoingAway, STOPPING));
+                        }
+                        answered = answered => answered?,
+                    }
+                }
+            }
+        }
+        Call::DescribeCluster(_) => Answer::ClusterDescription(cluster.describe().await?),
+        Call::SetNodeState(set) => {
+            let cluster = cluster.clone();
+            let set = to_the_end(tasks, async move { cluster.set_node_state(set).await }).await?;
+            Answer::NodeStateSet(set)
+        }
+        Call::TransferLeader(transfer) => {
+            let cluster = cluster.clone();
+            let moved = async move { cluster.transfer_leader(transfer).await };
+            Answer::LeaderTransferred(to_the_end(tasks, moved).await?)
+        }
+        Call::MakeJoinToken(make) => Answer::JoinToken(cluster.make_join_token(make).await?),
+        Call::SignNode(sign) => Answer::NodeSigned(cluster.sign_node(sign).await?),
+    })
+}
+
+/// How long a seal may take.
+fn seal_timeout(seal: &v1::SealStream) -> Duration {
+    match seal.timeout_ms {
+        0 => SEAL_TIMEOUT,
+        ms => Duration::from_millis(ms.into()).min(SEAL_TIMEOUT_MAX),
+    }
+}
+
+/// Answers what is about one stream whose shard is on this node.
+async fn answer_here(
+    streams: &Streams,
+    call: v1::admin_request::Call,
+    stopping: &CancellationToken,
+) -> Result<v1::admin_response::Answer, WireError> {
+    use v1::admin_request::Call;
+    use v1::admin_response::Answer;
+    Ok(match call {
+        Call::SealStream(seal) => {
+            let timeout = seal_timeout(&seal);
             let name = name(&seal.name)?;
             let sealed = streams.seal(&name, seal.retire);
             let sealed = tokio::select! {
@@ -99,19 +156,10 @@ async fn answer(
             })
         }
         Call::ListSegments(list) => Answer::SegmentList(list_segments(streams, &list).await?),
-        Call::DescribeCluster(_) => Answer::ClusterDescription(cluster.describe().await?),
-        Call::SetNodeState(set) => {
-            let cluster = cluster.clone();
-            let set = to_the_end(tasks, async move { cluster.set_node_state(set).await }).await?;
-            Answer::NodeStateSet(set)
+        _ => {
+            let message = "any node answers this: it is for no other";
+            return Err(WireError::new(ErrorCode::ProtocolViolation, message));
         }
-        Call::TransferLeader(transfer) => {
-            let cluster = cluster.clone();
-            let moved = async move { cluster.transfer_leader(transfer).await };
-            Answer::LeaderTransferred(to_the_end(tasks, moved).await?)
-        }
-        Call::MakeJoinToken(make) => Answer::JoinToken(cluster.make_join_token(make).await?),
-        Call::SignNode(sign) => Answer::NodeSigned(cluster.sign_node(sign).await?),
     })
 }
 
@@ -153,24 +201,7 @@ async fn list_streams(
 }
 
 fn description(found: &Resolved) -> v1::StreamDescription {
-    let facts = &found.facts;
-    v1::StreamDescription {
-        name: facts.name.to_string(),
-        stream_uid: found.stream.to_wire(),
-        spec: Some((&facts.spec).into()),
-        revision: facts.revision,
-        shard: found.shard.id().0,
-        created_us: facts.created.0,
-        head: 0,
-        next_offset: facts.next.0,
-        record_bytes: facts.record_bytes,
-        cold_end: facts.cold_end.0,
-        pending_bytes: facts.pending_bytes,
-        pending_since_us: facts.pending_since.map_or(0, |ts| ts.0),
-        last_ts_us: facts.last_ts.0,
-        cold_ranges: facts.cold_ranges,
-        offload_error: facts.offload_error.clone().unwrap_or_default(),
-    }
+    describe::description(found.stream, found.shard.id(), &found.facts)
 }
 
 async fn list_segments(

@@ -3,6 +3,7 @@
 
 mod admin;
 mod aliases;
+mod carried;
 mod end;
 mod publisher;
 mod subscription;
@@ -27,6 +28,7 @@ use crate::reader::ClientPlaces;
 use crate::shard::Queueing;
 use crate::streams::Streams;
 
+pub(crate) use carried::{ClientService, GuestNode};
 pub(crate) use end::SessionEnd;
 #[cfg(test)]
 pub(crate) use subscription::HELD_TIME;
@@ -140,6 +142,7 @@ pub(crate) async fn serve(
                         record_memory: record_memory.clone(),
                         read_places: read_places.clone(),
                         only_joins: guest.only_joins,
+                        is_carried: false,
                         tasks: tasks.clone(),
                         ended: ended.clone(),
                         stopping: stopping.clone(),
@@ -326,6 +329,8 @@ pub(crate) struct QuicStream {
     pub(crate) read_places: ClientPlaces,
     /// See [`Guest::only_joins`].
     pub(crate) only_joins: bool,
+    /// It comes from another node, which does not have the shard: it is served here or not at all.
+    pub(crate) is_carried: bool,
     /// For what must go on without the client.
     pub(crate) tasks: TaskTracker,
     /// The connection is gone.
@@ -394,6 +399,10 @@ impl QuicStream {
     ) -> Result<(), SessionEnd> {
         match first.kind() {
             FrameKind::OpenPublisher | FrameKind::Subscribe if self.only_joins => Err(only_joins()),
+            // Nodes have relays for that.
+            FrameKind::OpenPublisher if self.is_carried => {
+                Err(SessionEnd::unexpected(FrameKind::OpenPublisher))
+            }
             FrameKind::OpenPublisher => {
                 let open = self.open(first)?;
                 publisher::serve(self, open).await

@@ -11,9 +11,9 @@ use railgun_proto::{Frame, FrameKind, WireError, v1};
 use railgun_types::{ErrorCode, Offset, StartPosition, Timestamp};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::{QuicStream, SessionEnd, going_away, overdue};
+use super::{QuicStream, SessionEnd, carried, going_away, overdue};
 use crate::reader::{Delivery, Source, Step, StreamReader};
-use crate::streams::{Resolved, Start};
+use crate::streams::{Place, Resolved, Start};
 use crate::wire_error;
 
 /// How long records that were read wait for credit. Then they are given up, to be read again when
@@ -24,8 +24,13 @@ pub(super) async fn serve(
     stream: &mut QuicStream,
     subscribe: v1::Subscribe,
 ) -> Result<(), SessionEnd> {
-    let request = SubscribeRequest::try_from(subscribe)?;
+    let request = SubscribeRequest::try_from(subscribe.clone())?;
     let found = stream.context.streams.resolve(&request.name).await?;
+    if let Place::Elsewhere(shard) = found.shard
+        && !stream.is_carried
+    {
+        return carried::subscription(stream, shard, &subscribe).await;
+    }
     let mut credit = i64::try_from(request.credit_bytes).unwrap_or(i64::MAX);
     let start = start_of(stream, &found, request.start, &mut credit).await?;
     let subscribed = v1::Subscribed {
@@ -40,7 +45,7 @@ pub(super) async fn serve(
         (None, true) => Some(start.next),
         (until, false) => until,
     };
-    let Resolved { shard, stream: uid, .. } = found;
+    let (shard, uid) = (found.shard.here()?.clone(), found.stream);
     let memory = stream.record_memory.as_ref().map(Member::of_stream);
     let from = stream.context.streams.sources(shard, stream.read_places.clone(), memory.clone());
     let reader = StreamReader::new(from, uid, start.start, stream.context.planted);

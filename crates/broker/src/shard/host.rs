@@ -28,6 +28,7 @@ use super::{AppendRequest, QUEUE_BYTES, RequestFailure, ShardHandle};
 use crate::actors::Actors;
 use crate::checkpoint::{CheckpointStore, Schedule, WriteError, Written};
 use crate::clock::Clock;
+use crate::inspection::StateDigest;
 use crate::replica::{
     self, CommittedEntry, EntryContent, Pipeline, ProposeFailure, UnappliedQueue,
 };
@@ -110,6 +111,9 @@ pub(crate) enum Message {
     TrimIndex {
         log_index: u64,
         reply: oneshot::Sender<()>,
+    },
+    Digest {
+        reply: oneshot::Sender<StateDigest>,
     },
     Checkpointed(Written),
 }
@@ -345,6 +349,10 @@ impl Host {
             Message::TrimIndex { log_index, reply } => {
                 self.state.trim_index_below(log_index);
                 reply.send(()).ok();
+            }
+            Message::Digest { reply } => {
+                let pieces = self.state.encode_checkpoint(&self.membership, false);
+                reply.send(StateDigest::of(self.state.applied(), &pieces)).ok();
             }
             Message::Checkpointed(written) => self.on_checkpointed(written),
         }

@@ -18,6 +18,7 @@ use railgun_types::{Offset, ShardId, StartPosition, StreamName, StreamUid};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use crate::checkpoint::WriteError;
+use crate::inspection::StateDigest;
 use crate::replica::{NodeStopping, ProposeFailure};
 use appender::Room;
 pub(crate) use appender::{AppendRequest, AppendResult, RequestFailure};
@@ -56,6 +57,11 @@ impl Queueing {
         let places = |count| Arc::new(Semaphore::new(count));
         let (bytes, bindings) = (places(SESSION_BYTES), places(PUBLISHER_STREAMS));
         Self { session, bytes, bindings, items: places(SESSION_ITEMS) }
+    }
+
+    /// The session's number.
+    pub(crate) fn session(&self) -> u64 {
+        self.session
     }
 
     /// Room for batches of so many bytes on their way to a shard elsewhere; waits for it. Cancel safe.
@@ -204,6 +210,11 @@ impl ShardHandle {
     /// Readers find nothing below this log index in the log any more: its files are about to go.
     pub(crate) async fn trim_index_below(&self, log_index: u64) -> Result<(), NodeStopping> {
         self.ask(|reply| Message::TrimIndex { log_index, reply }).await
+    }
+
+    /// What tells this replica's state from others.
+    pub(crate) async fn digest(&self) -> Result<StateDigest, NodeStopping> {
+        self.ask(|reply| Message::Digest { reply }).await
     }
 
     /// Tells the shard how its uploads fare, for `stream info`.

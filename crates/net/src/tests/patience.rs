@@ -240,3 +240,21 @@ async fn little_is_taken_from_behind_a_frame() {
         () = read => {}
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn frames_for_a_client_take_its_memory_whoever_sends_them() {
+    let memory = ClientMemory::new(64 << 20, 100);
+    let pair = memory_pair().await;
+    let (mut near, _answers) = pair.client.open().await.unwrap();
+    let sending = near.send(publish(1, vec![pattern(BLOB_BYTES, 1)]));
+    let reading = async {
+        let (_far, mut reader) = pair.server.accept().await.unwrap();
+        reader.charge(memory.reader());
+        reader.next().await.unwrap().unwrap();
+        assert!(memory.figures().records.bytes >= BLOB_BYTES, "{:?}", memory.figures());
+        reader.release();
+        assert_eq!(memory.figures().records.bytes, 0);
+    };
+    let (sent, ()) = tokio::join!(sending, reading);
+    sent.unwrap();
+}

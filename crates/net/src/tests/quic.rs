@@ -11,12 +11,13 @@ use railgun_proto::WireCode;
 use railgun_types::ErrorCode;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use sha2::{Digest as _, Sha256};
 
 use super::{
     ANY_PORT, credit, listening, listening_as, pattern, poll_once, publish, within_deadline,
 };
 use crate::memory::{AddrInUse, MemoryNetwork};
-use crate::tls::{DevCa, DevCaError, ServerTls};
+use crate::tls::{ClusterCa, DevCa, DevCaError, NODE_VALID_FOR, ServerTls};
 use crate::{
     CONNECT_TIMEOUT, ClientMemory, ConnectError, ConnectSpec, Connection, ConnectionLost, Endpoint,
     FrameReader, FrameWriter, ListenSpec, Roots, connect,
@@ -64,6 +65,26 @@ async fn an_unknown_ca_is_told_from_other_failures() {
         let code = Some(WireCode::Known(ErrorCode::Timeout));
         let reason = "the good one".to_owned();
         assert_eq!(server.closed().await, ConnectionLost::ClosedByPeer { code, reason });
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_knows_only_the_hash_of_the_cluster_s_authority_finds_its_nodes() {
+    within_deadline(async {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = ClusterCa::create(dir.path()).unwrap();
+        let node = ca.issue_node(&["localhost".to_owned()], NODE_VALID_FOR).unwrap();
+        let (chain, key) = (node.chain_pem.as_bytes(), node.key_pem.as_bytes());
+        let tls = ServerTls::from_pem(chain, key).unwrap();
+        let (_endpoint, mut spec) = listening_as(|listen| listen.tls = tls);
+        let certificate = CertificateDer::from_pem_slice(ca.pem().as_bytes()).unwrap();
+        spec.roots = Roots::Sha256(Sha256::digest(certificate).into());
+        connect(spec.clone()).await.unwrap();
+
+        spec.roots = Roots::Sha256([7; 32]);
+        let error = connect(spec).await.unwrap_err();
+        assert!(matches!(error, ConnectError::UntrustedCertificate { .. }), "{error}");
     })
     .await;
 }

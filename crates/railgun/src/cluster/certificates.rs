@@ -124,8 +124,14 @@ fn unwritable(path: &Path, error: &io::Error) -> Failure {
 }
 
 pub(super) fn explain(error: ClusterCaError, dir: &Path) -> Failure {
+    let what = error.to_string();
+    explain_authority(&error, dir, what)
+}
+
+/// Why an authority's directory cannot be used; `what` is said to have happened.
+pub(crate) fn explain_authority(error: &ClusterCaError, dir: &Path, what: String) -> Failure {
     let shown = dir.display();
-    let (exit, next) = match &error {
+    let (exit, next) = match error {
         ClusterCaError::Exists { .. } => (
             Exit::Failed,
             format!("railgun cluster issue-node --ca {shown} --out DIR --host NAME, which uses it"),
@@ -145,7 +151,7 @@ pub(super) fn explain(error: ClusterCaError, dir: &Path) -> Failure {
         ),
         ClusterCaError::Request { .. } => (Exit::Usage, "make the request anew".into()),
     };
-    Failure::new(exit, error.to_string()).next(next)
+    Failure::new(exit, what).next(next)
 }
 
 #[cfg(test)]

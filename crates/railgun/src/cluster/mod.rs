@@ -11,6 +11,7 @@ use crate::exit::{CommandResult, Exit, Failure};
 use crate::runtime::block_on;
 use crate::server::ServerArgs;
 use crate::span::Span;
+pub(crate) use certificates::explain_authority;
 use certificates::{NODE_VALID_DAYS, init_ca, issue_node};
 
 /// Look after a cluster of several nodes

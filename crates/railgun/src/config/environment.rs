@@ -37,6 +37,7 @@ fn set(layer: &mut Layer, key: &str, value: OsString) -> Result<(), String> {
     // Paths may be any bytes; everything else is text.
     match key {
         "data_dir" => layer.data_dir = Some(value.into()),
+        "cluster.ca_dir" => layer.cluster.ca_dir = Some(value.into()),
         "tls.ca" => layer.tls.ca = Some(value.into()),
         "tls.cert" => layer.tls.cert = Some(value.into()),
         "tls.key" => layer.tls.key = Some(value.into()),
@@ -52,6 +53,7 @@ fn set_text(layer: &mut Layer, key: &str, text: &str) -> Result<(), String> {
     match key {
         "bucket" => layer.bucket = Some(text.to_owned()),
         "listen" => layer.listen = Some(parse(text)?),
+        "advertise" => layer.advertise = Some(text.to_owned()),
         "http" => layer.http = Some(parse(text)?),
         "auth.tokens" => {
             layer.auth.tokens = Some(text.split(',').map(parse).collect::<Result<_, _>>()?);
@@ -59,11 +61,14 @@ fn set_text(layer: &mut Layer, key: &str, text: &str) -> Result<(), String> {
         "hot.max_bytes" => layer.hot.max_bytes = Some(parse(text)?),
         "hot.file_bytes" => layer.hot.file_bytes = Some(parse(text)?),
         "shards.count" => layer.shards.count = Some(parse(text)?),
+        "shards.replicas" => layer.shards.replicas = Some(parse(text)?),
         "cluster.bootstrap_expect" => layer.cluster.bootstrap_expect = Some(parse(text)?),
         "cluster.peers" => {
             let peers = text.split(',').map(|peer| peer.trim().to_owned());
             layer.cluster.peers = Some(peers.collect());
         }
+        "cluster.srv" => layer.cluster.srv = Some(text.to_owned()),
+        "cluster.dns_server" => layer.cluster.dns_server = Some(parse(text)?),
         "cluster.peer_listen" => layer.cluster.peer_listen = Some(parse(text)?),
         "cluster.peer_advertise" => layer.cluster.peer_advertise = Some(text.to_owned()),
         "cpu.keep_awake" => layer.cpu.keep_awake = Some(parse(text)?),
@@ -105,9 +110,14 @@ mod tests {
         let hash = format!("sha256:{}", "0a".repeat(32));
         let layer = read(|name| {
             let value = match name {
-                "RAILGUN_LISTEN" | "RAILGUN_HTTP" | "RAILGUN_CLUSTER_PEER_LISTEN" => "127.0.0.1:9",
+                "RAILGUN_LISTEN"
+                | "RAILGUN_HTTP"
+                | "RAILGUN_CLUSTER_PEER_LISTEN"
+                | "RAILGUN_CLUSTER_DNS_SERVER" => "127.0.0.1:9",
                 "RAILGUN_AUTH_TOKENS" => return Some(format!("{hash}, {hash}").into()),
-                "RAILGUN_SHARDS_COUNT" | "RAILGUN_CLUSTER_BOOTSTRAP_EXPECT" => "3",
+                "RAILGUN_SHARDS_COUNT"
+                | "RAILGUN_SHARDS_REPLICAS"
+                | "RAILGUN_CLUSTER_BOOTSTRAP_EXPECT" => "3",
                 "RAILGUN_CLUSTER_PEERS" => "a:1, b:2",
                 "RAILGUN_CPU_KEEP_AWAKE" => "true",
                 "RAILGUN_HOT_MAX_BYTES" | "RAILGUN_HOT_FILE_BYTES" => "64MiB",
@@ -126,6 +136,9 @@ mod tests {
         assert_eq!((layer.shards.count, layer.cluster.bootstrap_expect), (Some(3), Some(3)));
         assert_eq!(layer.cluster.peers.as_deref(), Some(&["a:1".to_owned(), "b:2".to_owned()][..]));
         assert!(layer.cluster.peer_listen.is_some() && layer.cluster.peer_advertise.is_some());
+        assert!(layer.cluster.srv.is_some() && layer.cluster.dns_server.is_some());
+        assert!(layer.cluster.ca_dir.is_some() && layer.advertise.is_some());
+        assert_eq!(layer.shards.replicas, Some(3));
         assert_eq!((layer.streams.max_count, layer.clients.max_connections), (Some(5), Some(5)));
         assert!(layer.clients.max_bytes.is_some() && layer.log.filter.is_some());
     }

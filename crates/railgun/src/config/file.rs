@@ -108,6 +108,7 @@ mod tests {
             data_dir = "/var/lib/railgun"
             bucket = "s3://logs/prod"
             listen = "0.0.0.0:7410"
+            advertise = "a:7410"
             http = "127.0.0.1:7411"
             tls = { ca = "ca.pem", cert = "node.pem", key = "node.key" }
             auth.tokens = []
@@ -116,11 +117,15 @@ mod tests {
             file_bytes = "64MiB"
             [shards]
             count = 4
+            replicas = 3
             [cluster]
             bootstrap_expect = 3
             peers = ["a:7412", "b:7412"]
+            srv = "railgun.example"
+            dns_server = "127.0.0.1:53"
             peer_listen = "0.0.0.0:7412"
             peer_advertise = "a:7412"
+            ca_dir = "ca"
             [streams]
             max_count = 100000
             [clients]
@@ -137,7 +142,9 @@ mod tests {
         // Every field is there, so KEYS has no name that serde does not know, and none is missing.
         assert!(layer.data_dir.is_some() && layer.bucket.is_some());
         assert!(layer.listen.is_some() && layer.http.is_some());
-        assert!(layer.tls.ca.is_some());
+        assert!(layer.tls.ca.is_some() && layer.advertise.is_some());
+        assert!(layer.cluster.srv.is_some() && layer.cluster.dns_server.is_some());
+        assert!(layer.cluster.ca_dir.is_some() && layer.shards.replicas.is_some());
         assert!(layer.cluster.bootstrap_expect.is_some() && layer.cluster.peers.is_some());
         assert!(layer.cluster.peer_listen.is_some() && layer.cluster.peer_advertise.is_some());
         assert!(layer.tls.cert.is_some() && layer.tls.key.is_some());

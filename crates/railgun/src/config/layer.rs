@@ -10,10 +10,11 @@ use crate::span::Span;
 
 /// Every key a configuration may hold, in the order they are shown. The environment variable of a
 /// key is `RAILGUN_` and the key in capitals, dots as underscores.
-pub(crate) const KEYS: [&str; 22] = [
+pub(crate) const KEYS: [&str; 27] = [
     "data_dir",
     "bucket",
     "listen",
+    "advertise",
     "http",
     "tls.ca",
     "tls.cert",
@@ -22,10 +23,14 @@ pub(crate) const KEYS: [&str; 22] = [
     "hot.max_bytes",
     "hot.file_bytes",
     "shards.count",
+    "shards.replicas",
     "cluster.bootstrap_expect",
     "cluster.peers",
+    "cluster.srv",
+    "cluster.dns_server",
     "cluster.peer_listen",
     "cluster.peer_advertise",
+    "cluster.ca_dir",
     "cpu.keep_awake",
     "streams.max_count",
     "clients.max_connections",
@@ -42,6 +47,7 @@ pub(crate) struct Layer {
     pub(crate) data_dir: Option<PathBuf>,
     pub(crate) bucket: Option<String>,
     pub(crate) listen: Option<SocketAddr>,
+    pub(crate) advertise: Option<String>,
     pub(crate) http: Option<SocketAddr>,
     pub(crate) tls: TlsLayer,
     pub(crate) auth: AuthLayer,
@@ -81,6 +87,7 @@ pub(crate) struct HotLayer {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ShardsLayer {
     pub(crate) count: Option<u32>,
+    pub(crate) replicas: Option<u32>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -88,8 +95,11 @@ pub(crate) struct ShardsLayer {
 pub(crate) struct ClusterLayer {
     pub(crate) bootstrap_expect: Option<u32>,
     pub(crate) peers: Option<Vec<String>>,
+    pub(crate) srv: Option<String>,
+    pub(crate) dns_server: Option<SocketAddr>,
     pub(crate) peer_listen: Option<SocketAddr>,
     pub(crate) peer_advertise: Option<String>,
+    pub(crate) ca_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -36,6 +36,10 @@ const HOT_FILE_BYTES_MAX: ByteSize = ByteSize(1024 * MIB);
 const HOT_BYTES_DEFAULT_MAX: ByteSize = ByteSize(10 * 1024 * MIB);
 const SHARDS_MAX: u32 = 64;
 const SHARDS_DEFAULT_MAX: usize = 8;
+/// What a shard may have.
+const REPLICAS: [u32; 3] = [1, 3, 5];
+/// Where there are as many nodes.
+const REPLICAS_DEFAULT: u32 = 3;
 const STREAMS_DEFAULT: u32 = 100_000;
 const STREAMS_MAX: u32 = 10_000_000;
 const CONNECTIONS_DEFAULT: u32 = railgun_net::CONNECTIONS_DEFAULT as u32;
@@ -88,6 +92,7 @@ pub(crate) struct Settings {
     pub(crate) data_dir: Sourced<PathBuf>,
     pub(crate) bucket: Sourced<String>,
     pub(crate) listen: Sourced<SocketAddr>,
+    pub(crate) advertise: Option<Sourced<String>>,
     pub(crate) http: Sourced<SocketAddr>,
     pub(crate) tls_ca: Option<Sourced<PathBuf>>,
     pub(crate) tls_cert: Option<Sourced<PathBuf>>,
@@ -96,10 +101,14 @@ pub(crate) struct Settings {
     pub(crate) hot_bytes_max: Sourced<ByteSize>,
     pub(crate) hot_file_bytes: Sourced<ByteSize>,
     pub(crate) shards: Sourced<u32>,
+    pub(crate) replicas: Sourced<u32>,
     pub(crate) bootstrap_expect: Sourced<u32>,
     pub(crate) peers: Sourced<Vec<String>>,
+    pub(crate) srv: Option<Sourced<String>>,
+    pub(crate) dns_server: Option<Sourced<SocketAddr>>,
     pub(crate) peer_listen: Sourced<SocketAddr>,
     pub(crate) peer_advertise: Option<Sourced<String>>,
+    pub(crate) ca_dir: Option<Sourced<PathBuf>>,
     pub(crate) keep_awake: Sourced<bool>,
     pub(crate) streams_max: Sourced<u32>,
     pub(crate) connections_max: Sourced<u32>,
@@ -134,9 +143,21 @@ pub(crate) enum SettingsError {
     #[error("`tls.cert` and `tls.key` go together, and only `{set}` is set")]
     HalfCertificate { set: &'static str },
     #[error(
-        "`cluster.bootstrap_expect` is {expect}, and no other node is named: list them in `cluster.peers`, HOST:PORT of the peer port of each"
+        "`cluster.bootstrap_expect` is {expect}, and no other node is named: list them in `cluster.peers`, HOST:PORT of the peer port of each, or set `cluster.srv` to the DNS name that has them"
     )]
     NoPeers { expect: u32 },
+    #[error("`shards.replicas` is {replicas}: a shard has 1, 3 or 5")]
+    Replicas { replicas: u32 },
+    #[error(
+        "`cluster.srv` is '{name}', which is not a DNS name: peers are the SRV records of _railgun._udp.NAME"
+    )]
+    NoDnsName { name: String },
+    #[error("`cluster.dns_server` is set, and `cluster.srv` is not: nothing would be asked of it")]
+    DnsServerAlone,
+    #[error(
+        "clients cannot reach this node at {listen}: set `advertise` to the HOST:PORT at which they do"
+    )]
+    NoClientAdvertise { listen: SocketAddr },
     #[error("`{key}` has '{address}', which is not an address: write host:port")]
     NoAddress { key: &'static str, address: String },
     #[error(
@@ -181,6 +202,10 @@ impl From<SettingsError> for Failure {
             | SettingsError::NoAddress { .. }
             | SettingsError::SameAddress { .. }
             | SettingsError::NoAdvertise { .. }
+            | SettingsError::NoClientAdvertise { .. }
+            | SettingsError::Replicas { .. }
+            | SettingsError::NoDnsName { .. }
+            | SettingsError::DnsServerAlone
             | SettingsError::HalfCertificate { .. } => failure.next(
                 "correct the setting: its flags, variables and keys are in railgun serve --help",
             ),
@@ -214,11 +239,15 @@ impl Settings {
         let hot_file_bytes = layers.or(|layer| &mut layer.hot.file_bytes, || HOT_FILE_BYTES);
         let clients_bytes_max =
             layers.or(|layer| &mut layer.clients.max_bytes, || clients_bytes_max(machine));
+        let bootstrap_expect = layers.or(|layer| &mut layer.cluster.bootstrap_expect, || 1);
+        let replicas =
+            layers.or(|layer| &mut layer.shards.replicas, || replicas(bootstrap_expect.value));
         let settings = Self {
             dev,
             config: args.config.clone(),
             bucket,
             listen: layers.or(|layer| &mut layer.listen, || loopback(PORT)),
+            advertise: layers.take(|layer| &mut layer.advertise),
             http: layers.or(|layer| &mut layer.http, || loopback(HTTP_PORT)),
             tls_ca: layers.take(|layer| &mut layer.tls.ca),
             tls_cert: layers.take(|layer| &mut layer.tls.cert),
@@ -230,10 +259,14 @@ impl Settings {
             ),
             hot_file_bytes,
             shards: layers.or(|layer| &mut layer.shards.count, || shards(machine)),
-            bootstrap_expect: layers.or(|layer| &mut layer.cluster.bootstrap_expect, || 1),
+            replicas,
+            bootstrap_expect,
             peers: layers.or(|layer| &mut layer.cluster.peers, Vec::new),
+            srv: layers.take(|layer| &mut layer.cluster.srv),
+            dns_server: layers.take(|layer| &mut layer.cluster.dns_server),
             peer_listen: layers.or(|layer| &mut layer.cluster.peer_listen, || loopback(PEER_PORT)),
             peer_advertise: layers.take(|layer| &mut layer.cluster.peer_advertise),
+            ca_dir: layers.take(|layer| &mut layer.cluster.ca_dir),
             keep_awake: layers.or(|layer| &mut layer.cpu.keep_awake, || false),
             streams_max: layers.or(|layer| &mut layer.streams.max_count, || STREAMS_DEFAULT),
             connections_max: layers.or(
@@ -254,6 +287,12 @@ impl Settings {
     /// The certificate and key files, where they are set.
     pub(crate) fn certificate(&self) -> Option<(&Path, &Path)> {
         Some((&self.tls_cert.as_ref()?.value, &self.tls_key.as_ref()?.value))
+    }
+
+    /// The `host:port` that clients are told.
+    pub(crate) fn advertised(&self) -> String {
+        let listen = || self.listen.value.to_string();
+        self.advertise.as_ref().map_or_else(listen, |address| address.value.clone())
     }
 
     fn check(&self) -> Result<(), SettingsError> {
@@ -287,6 +326,10 @@ impl Settings {
                 let [value, min, max] = [value, 1, max].map(|count| count.to_string());
                 return Err(SettingsError::OutOfRange { key, value, min, max });
             }
+        }
+        let replicas = self.replicas.value;
+        if !REPLICAS.contains(&replicas) {
+            return Err(SettingsError::Replicas { replicas });
         }
         let (connections, connections_max) =
             (self.connections_max.value, connections_at(clients_bytes));
@@ -388,6 +431,11 @@ fn connections_at(clients_bytes: ByteSize) -> u32 {
 /// DESIGN §1.2: one shard a core, at most 8.
 fn shards(machine: Machine) -> u32 {
     u32::try_from(machine.cores.clamp(1, SHARDS_DEFAULT_MAX)).expect("8 fits in u32")
+}
+
+/// As many as survive the loss of one, where a cluster begins with enough nodes.
+fn replicas(bootstrap_expect: u32) -> u32 {
+    if bootstrap_expect < REPLICAS_DEFAULT { 1 } else { REPLICAS_DEFAULT }
 }
 
 /// The `file://` URL of a directory; a relative one counts from the working directory.

@@ -39,12 +39,14 @@ pub(crate) fn render(settings: &Settings) -> String {
 
 fn rows(settings: &Settings) -> Vec<Row> {
     let path = |path: &Sourced<std::path::PathBuf>| (text(&path.value.display()), path.origin);
+    let named = |name: &Sourced<String>| (text(&name.value), name.origin);
     // Hashes cannot be turned back, but weak tokens can be found from them.
     let tokens = vec![r#""hidden""#; settings.tokens.value.len()].join(", ");
     vec![
         Row { key: "data_dir", value: Some(path(&settings.data_dir)) },
         row("bucket", &settings.bucket, text),
         row("listen", &settings.listen, text),
+        Row { key: "advertise", value: settings.advertise.as_ref().map(named) },
         row("http", &settings.http, text),
         Row { key: "tls.ca", value: settings.tls_ca.as_ref().map(path) },
         Row { key: "tls.cert", value: settings.tls_cert.as_ref().map(path) },
@@ -53,13 +55,17 @@ fn rows(settings: &Settings) -> Vec<Row> {
         row("hot.max_bytes", &settings.hot_bytes_max, text),
         row("hot.file_bytes", &settings.hot_file_bytes, text),
         row("shards.count", &settings.shards, u32::to_string),
+        row("shards.replicas", &settings.replicas, u32::to_string),
         row("cluster.bootstrap_expect", &settings.bootstrap_expect, u32::to_string),
         row("cluster.peers", &settings.peers, |peers| toml::Value::from(peers.clone()).to_string()),
-        row("cluster.peer_listen", &settings.peer_listen, text),
+        Row { key: "cluster.srv", value: settings.srv.as_ref().map(named) },
         Row {
-            key: "cluster.peer_advertise",
-            value: settings.peer_advertise.as_ref().map(|at| (text(&at.value), at.origin)),
+            key: "cluster.dns_server",
+            value: settings.dns_server.as_ref().map(|at| (text(&at.value), at.origin)),
         },
+        row("cluster.peer_listen", &settings.peer_listen, text),
+        Row { key: "cluster.peer_advertise", value: settings.peer_advertise.as_ref().map(named) },
+        Row { key: "cluster.ca_dir", value: settings.ca_dir.as_ref().map(path) },
         row("cpu.keep_awake", &settings.keep_awake, bool::to_string),
         row("streams.max_count", &settings.streams_max, u32::to_string),
         row("clients.max_connections", &settings.connections_max, u32::to_string),

@@ -10,10 +10,14 @@ use railgun_net::tls::TlsError;
 
 use super::{node::StartNodeError, tls::MaterialError};
 use crate::{
+    cluster,
     config::SettingsError,
     context::ContextError,
     exit::{Exit, Failure},
 };
+
+/// For a node that another process is, too.
+const IDENTITY_NEXT: &str = "pass an empty directory with --data-dir; or, to move the node here, stop the other process first";
 
 /// `serve` ended with an error.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +40,8 @@ pub(crate) enum ServeError {
     Context(#[from] ContextError),
     #[error("the node stopped: {reason}")]
     Failed { reason: String },
+    #[error("the node stopped: {reason}")]
+    Copied { reason: String },
 }
 
 impl From<ServeError> for Failure {
@@ -54,6 +60,7 @@ impl From<ServeError> for Failure {
             ServeError::Runtime { .. } | ServeError::Signals { .. } => {
                 failed("ulimit -a, which shows what the system allows a process")
             }
+            ServeError::Copied { .. } => failed(IDENTITY_NEXT),
             ServeError::Failed { .. } => failed(
                 "start it again, which recovers from the log; dmesg shows whether the disk failed",
             ),
@@ -79,6 +86,13 @@ fn start(error: &StartNodeError, what: String) -> Failure {
         StartNodeError::NodeTls(_) => (
             Exit::Usage,
             "correct `tls.ca`, `tls.cert` and `tls.key`: railgun cluster issue-node makes them",
+        ),
+        StartNodeError::Authority { dir, source } => {
+            return cluster::explain_authority(source, dir, what);
+        }
+        StartNodeError::Dns(_) => (
+            Exit::Failed,
+            "set `cluster.dns_server` to the address of a DNS server; /etc/resolv.conf names the machine's",
         ),
         StartNodeError::DataDir(_) => (Exit::Failed, "pass another directory with --data-dir"),
         StartNodeError::Bucket(OpenBucketError::Directory { .. }) => {
@@ -111,6 +125,7 @@ fn start(error: &StartNodeError, what: String) -> Failure {
                 Exit::Failed,
                 "keep a copy of the data directory, and check its disk; what the bucket holds: railgun replay URL --stream NAME",
             ),
+            StartError::IdentityConflict { .. } => (Exit::Failed, IDENTITY_NEXT),
             _ => (Exit::Failed, "RAILGUN_LOG_FILTER=debug railgun serve …, which says more"),
         },
     };

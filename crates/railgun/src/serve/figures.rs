@@ -29,6 +29,13 @@ impl MetricsSource for NodeFigures {
         if let Some(broker) = broker {
             clients(samples, &broker.clients());
             shards(samples, &broker.figures());
+            if let Some(off_us) = broker.clock_off_us() {
+                samples.gauge(
+                    "railgun_clock_offset_seconds",
+                    "This node's clock less the median of the cluster's",
+                    off_us as f64 / 1e6,
+                );
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 mod announce;
 mod awake;
 mod data_dir;
+mod discovery;
 mod error;
 mod figures;
 mod logging;
@@ -16,7 +17,7 @@ mod tls;
 
 use std::{sync::Arc, time::Duration};
 
-use railgun_broker::{Broker, DRAIN_TIMEOUT};
+use railgun_broker::{Broker, DRAIN_TIMEOUT, NodeFailure};
 use railgun_http::{HttpServer, Readiness};
 use tokio::{runtime::Handle, sync::watch, task::JoinSet, time::timeout};
 
@@ -113,7 +114,7 @@ async fn serve(
     shut_down(&broker, drain, signals).await;
     match failure {
         None => Ok(()),
-        Some(reason) => Err(ServeError::Failed { reason }),
+        Some(error) => Err(error),
     }
 }
 
@@ -122,7 +123,7 @@ async fn run_until_stopped(
     broker: &Broker,
     readiness: &watch::Sender<Readiness>,
     signals: &mut StopSignals,
-) -> Option<String> {
+) -> Option<ServeError> {
     let mut ready = broker.ready();
     loop {
         readiness.send_replace(if *ready.borrow_and_update() {
@@ -138,11 +139,16 @@ async fn run_until_stopped(
             }
             failure = broker.failed() => {
                 tracing::error!(%failure, "the node cannot go on");
-                return Some(failure.to_string());
+                let reason = failure.to_string();
+                return Some(match failure {
+                    NodeFailure::IdentityConflict { .. } => ServeError::Copied { reason },
+                    _ => ServeError::Failed { reason },
+                });
             }
             changed = ready.changed() => {
                 if changed.is_err() {
-                    return Some("the broker ended without saying why".to_owned());
+                    let reason = "the broker ended without saying why".to_owned();
+                    return Some(ServeError::Failed { reason });
                 }
             }
         }

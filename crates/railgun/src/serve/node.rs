@@ -1,19 +1,20 @@
 //! From settings to a running broker: the only file that knows how one is started.
 
+use std::fs;
 use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use railgun_broker::{Broker, BrokerSpec, ClusterSpec, Seams, StartError};
+use railgun_broker::{Broker, BrokerSpec, ClusterSpec, Discovery, Seams, StartError};
 use railgun_cold::bucket::OpenBucketError;
 use railgun_cold::{Bucket, BucketOptions};
 use railgun_net::peer::{NodeTls, PeerEndpoint, PeerListenSpec};
-use railgun_net::tls::{ServerTls, TlsError};
+use railgun_net::tls::{ClusterCa, ClusterCaError, ServerTls, TlsError};
 use railgun_net::{ClientMemory, Endpoint, ListenSpec};
 use tokio::runtime::Handle;
 
+use super::discovery::{Dns, DnsError};
 use crate::config::{ClusterConfig, Settings};
-
-/// Replicas of a shard where there are as many nodes.
-const REPLICAS: u8 = 3;
 
 /// Why there is no running broker.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +23,10 @@ pub(crate) enum StartNodeError {
     DataDir(io::Error),
     #[error(transparent)]
     Bucket(#[from] OpenBucketError),
+    #[error("`cluster.ca_dir`: {source}")]
+    Authority { dir: PathBuf, source: ClusterCaError },
+    #[error("cannot ask for the nodes of `cluster.srv`: {0}")]
+    Dns(#[from] DnsError),
     #[error("cannot use the node's certificate among other nodes: {0}")]
     NodeTls(#[from] TlsError),
     #[error(transparent)]
@@ -57,7 +62,7 @@ pub(crate) async fn start(
         seams,
         bucket,
         listen: Box::new(move || Endpoint::bind(listen_spec)),
-        address: listen.to_string(),
+        address: settings.advertised(),
         tokens: settings.tokens.value.clone(),
         hot_bytes_max: settings.hot_bytes_max.value.0,
         shards: settings.shards.value,
@@ -70,6 +75,11 @@ pub(crate) async fn start(
 
 /// What makes the node one of several.
 fn cluster_spec(cluster: ClusterConfig) -> Result<ClusterSpec, StartNodeError> {
+    let ca = cluster.ca_dir.as_deref().map(|dir| authority(dir, &cluster.ca)).transpose()?;
+    let discovery = match cluster.srv {
+        Some(name) => Some(Arc::new(Dns::new(&name, cluster.dns_server)?) as Arc<dyn Discovery>),
+        None => None,
+    };
     let tls = NodeTls::from_pem_files(&cluster.cert, &cluster.key, &cluster.ca)?;
     let listen = PeerListenSpec::new(cluster.peer_listen, tls);
     Ok(ClusterSpec {
@@ -77,7 +87,23 @@ fn cluster_spec(cluster: ClusterConfig) -> Result<ClusterSpec, StartNodeError> {
         peer_address: cluster.peer_advertise,
         seeds: cluster.peers,
         bootstrap_expect: cluster.bootstrap_expect,
-        replicas: if cluster.bootstrap_expect < REPLICAS.into() { 1 } else { REPLICAS },
-        ca: None,
+        replicas: cluster.replicas,
+        ca,
+        discovery,
     })
+}
+
+/// The authority that this node signs with for those that join.
+fn authority(dir: &Path, trusted: &Path) -> Result<Arc<ClusterCa>, StartNodeError> {
+    let ca = ClusterCa::load(dir)
+        .map_err(|source| StartNodeError::Authority { dir: dir.to_owned(), source })?;
+    // Of a file that cannot be read the node's own certificate tells.
+    if fs::read_to_string(trusted).is_ok_and(|trusted| !trusted.contains(ca.pem().trim())) {
+        tracing::warn!(
+            "the authority in {} is not in `tls.ca`, {}: nodes that it lets in are refused by the others",
+            dir.display(),
+            trusted.display()
+        );
+    }
+    Ok(Arc::new(ca))
 }

@@ -8,13 +8,13 @@ use railgun_client::{
     SubscribeError,
 };
 
+use super::dial::SimDial;
 use super::history::History;
-use super::node::SimNode;
 
-/// A connection to the node.
-pub(super) async fn connect(node: &SimNode, history: &History) -> Option<Client> {
-    let options = ClientOptions { seed: Some([7; 16]), ..ClientOptions::new("simulated:1") };
-    match Client::connect_over(Arc::new(node.dial.clone()), options).await {
+/// A connection.
+pub(super) async fn connect(dial: &SimDial, history: &History) -> Option<Client> {
+    let options = ClientOptions { seed: Some([7; 16]), ..ClientOptions::new(dial.servers()) };
+    match Client::connect_over(Arc::new(dial.clone()), options).await {
         Ok(client) => Some(client),
         Err(error) => {
             history.violated("liveness", format_args!("nobody can connect: {error}"));
@@ -24,9 +24,9 @@ pub(super) async fn connect(node: &SimNode, history: &History) -> Option<Client>
 }
 
 /// Reads every stream from its beginning to its end; returns the ends.
-pub(super) async fn read_streams(node: &SimNode, history: &History) -> Vec<(StreamUid, Offset)> {
+pub(super) async fn read_streams(dial: &SimDial, history: &History) -> Vec<(StreamUid, Offset)> {
     let mut ends = Vec::new();
-    let Some(client) = connect(node, history).await else { return ends };
+    let Some(client) = connect(dial, history).await else { return ends };
     let streams = match client.admin().list_all_streams("").await {
         Ok(streams) => streams,
         Err(error) => {
@@ -75,8 +75,8 @@ async fn read_stream(
 }
 
 /// Brings every stream into the bucket, and has the log give its records up.
-pub(super) async fn seal_streams(node: &SimNode, history: &History) {
-    let Some(client) = connect(node, history).await else { return };
+pub(super) async fn seal_streams(dial: &SimDial, history: &History) {
+    let Some(client) = connect(dial, history).await else { return };
     let admin = client.admin();
     for stream in admin.list_all_streams("").await.unwrap_or_default() {
         let sealed = admin.seal_stream(&stream.name, true, Duration::from_secs(60)).await;

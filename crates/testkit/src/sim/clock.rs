@@ -29,6 +29,11 @@ impl SimClock {
     pub(super) fn jump(&self, us: i64) {
         self.offset_us.fetch_add(us, Ordering::Relaxed);
     }
+
+    /// From now on it tells this much beside virtual time.
+    pub(super) fn set_off(&self, us: i64) {
+        self.offset_us.store(us, Ordering::Relaxed);
+    }
 }
 
 impl Clock for SimClock {

@@ -50,6 +50,10 @@ pub struct Counts {
     pub log_percent_max: u64,
     /// Most log bytes above a shard's purge point, in hundredths of its budget.
     pub unpurged_percent_max: u64,
+    /// The longest time until every shard of a cluster had a leader, when nothing was wrong any more.
+    pub leaders_after: Duration,
+    /// The longest time until all replicas were the same, when nothing was asked any more.
+    pub agreed_after: Duration,
 }
 
 impl Counts {
@@ -79,7 +83,11 @@ impl Counts {
             refused_in_outage,
             log_percent_max,
             unpurged_percent_max,
+            leaders_after,
+            agreed_after,
         } = other;
+        self.leaders_after = self.leaders_after.max(*leaders_after);
+        self.agreed_after = self.agreed_after.max(*agreed_after);
         self.refused += refused;
         self.refused_full += refused_full;
         self.unbound += unbound;

@@ -106,7 +106,9 @@ impl LifeDisk {
     fn count_answer(&self) {
         if count_down(&self.hooks.answers_left) {
             self.trace.note(format_args!("the answers to a durable batch are lost"));
-            self.hooks.dial.network().cut(self.hooks.dial.addr());
+            if let Some(addr) = self.hooks.dial.addr() {
+                self.hooks.dial.network().cut(addr);
+            }
         }
     }
 

@@ -2,8 +2,9 @@
 //! randomness are simulated, and everything that may go wrong with them does. A history of what clients
 //! asked and got, and checkers of disk and bucket, say whether SEMANTICS §1, §2 and DESIGN §5 hold.
 //!
-//! The same seed gives the same trace. [`run`] is the whole of it. What the seeds only sample,
-//! [`script`] goes through: a crash at every point of one short life.
+//! The same seed gives the same trace. [`run`] is the whole of it, [`run_cluster`] has three nodes that
+//! are one cluster, on a network that fails. What the seeds only sample, [`script`] goes through: a crash
+//! at every point of one short life.
 
 mod audit;
 mod bucket;
@@ -11,6 +12,7 @@ mod bucket;
 mod catalog_tests;
 mod checker;
 mod clock;
+mod cluster;
 mod counts;
 mod crowd;
 mod cut;
@@ -28,10 +30,11 @@ mod trace;
 mod workload;
 mod world;
 
+pub use cluster::{CLUSTER_FAULTS, run_cluster};
 pub use counts::Counts;
 pub use cut::Point;
 pub use faults::FAULTS;
-pub use options::{Bug, Options};
+pub use options::{Bug, CLUSTER_BUGS, Options};
 pub use railgun_broker::BuiltinBug as BrokerBug;
 pub use railgun_log::{BuiltinBug as LogBug, CrashPlan};
 pub use random::Random;

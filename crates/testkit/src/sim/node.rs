@@ -1,19 +1,22 @@
-//! The simulated node: its disk, bucket, clock and address outlive the lives that it is started for.
+//! A simulated node: its disk, bucket, clock and address outlive the lives that it is started for.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use railgun_broker::{Broker, BrokerSpec, LogDriver, Seams, StartError};
+use railgun_broker::{Broker, BrokerSpec, ClusterSpec, LogDriver, Seams, StartError};
 use railgun_log::{CrashPlan, LogOptions, SimDisk};
 use railgun_net::BindError;
+use railgun_net::memory::{AddrInUse, Crash as HostCrash, Disturbance, MemoryNetwork};
 use railgun_raft::Inline;
+use tokio::sync::Notify;
 
 use super::bucket::SimBucket;
 use super::clock::{SimClock, SimEntropy};
 use super::crowd::Crowd;
-use super::cut::Point;
+use super::cut::{Cut, Point};
 use super::dial::SimDial;
 use super::disk::{Hooks, LifeDisk};
 use super::options::{Bug, Shape};
@@ -23,6 +26,57 @@ use super::trace::Trace;
 
 /// Slowest step of a disk in good health.
 const STEP_MAX_US: u64 = 2_000;
+
+/// Where nodes of a cluster listen to clients, and to each other.
+const CLIENTS: u16 = 9_400;
+const PEERS: u16 = 9_401;
+
+/// A node's place among those of a cluster.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    /// From 1.
+    pub(super) number: u8,
+    /// Nodes that form the cluster.
+    pub(super) nodes: u8,
+    pub(super) disturbance: Disturbance,
+}
+
+impl Place {
+    /// The host of the node with this number.
+    pub(super) fn host_of(number: u8) -> IpAddr {
+        [10, 0, 0, number].into()
+    }
+
+    /// Where the node with this number listens to clients.
+    pub(super) fn clients_of(number: u8) -> SocketAddr {
+        (Self::host_of(number), CLIENTS).into()
+    }
+
+    fn peers_of(number: u8) -> SocketAddr {
+        (Self::host_of(number), PEERS).into()
+    }
+
+    pub(super) fn host(&self) -> IpAddr {
+        Self::host_of(self.number)
+    }
+
+    fn cluster(&self, network: MemoryNetwork) -> ClusterSpec {
+        let own = Self::peers_of(self.number);
+        ClusterSpec {
+            listen: Box::new(move || network.listen_peer(own).map_err(in_use)),
+            peer_address: own.to_string(),
+            seeds: (1..=self.nodes).map(|number| Self::peers_of(number).to_string()).collect(),
+            bootstrap_expect: self.nodes.into(),
+            replicas: self.nodes,
+            ca: None,
+            discovery: None,
+        }
+    }
+}
+
+fn in_use(taken: AddrInUse) -> BindError {
+    BindError { addr: taken.addr, source: std::io::Error::other(taken) }
+}
 
 /// What every life of the node shares.
 #[derive(Debug)]
@@ -34,6 +88,8 @@ pub(super) struct SimNode {
     pub(super) shape: Shape,
     pub(super) bug: Option<Bug>,
     pub(super) hooks: Hooks,
+    /// Of a node that is one of several.
+    place: Option<Place>,
     /// Longest step of the disk, in µs: a slow one has more.
     step_us: Shared<u64>,
     entropy: SimEntropy,
@@ -44,10 +100,10 @@ pub(super) struct SimNode {
 /// A running node.
 #[derive(Debug)]
 pub(super) struct Life {
-    broker: Broker,
+    pub(super) broker: Arc<Broker>,
     disk: LifeDisk,
     ended: Arc<AtomicBool>,
-    addr: std::net::SocketAddr,
+    addr: SocketAddr,
     _crowd: Option<Crowd>,
 }
 
@@ -79,7 +135,15 @@ impl SimNode {
             entropy: SimEntropy::new(random.fork()),
             random: Shared::new(random),
             trace,
+            place: None,
         }
+    }
+
+    /// One of several nodes.
+    pub(super) fn in_cluster(self, place: Place, removed: Arc<Notify>) -> Self {
+        // Points of a script are for a node alone; each counts the changes of its own disk.
+        let hooks = Hooks { cut: Cut::new(), removed, ..self.hooks };
+        Self { place: Some(place), hooks, ..self }
     }
 
     /// The log's settings, without planted bugs.
@@ -122,34 +186,38 @@ impl SimNode {
             }
             false => (None, None),
         };
+        let (address, addr) = match &self.place {
+            None => ("simulated".to_owned(), ([127, 0, 0, 1], 0).into()),
+            Some(place) => {
+                let addr = Place::clients_of(place.number);
+                (addr.to_string(), addr)
+            }
+        };
+        let cluster = self.place.as_ref().map(|place| place.cluster(network.clone()));
         let listen = Box::new(move || {
-            let addr = ([127, 0, 0, 1], 0).into();
             let listening = match memory {
                 Some(memory) => network.listen_within(addr, memory),
                 None => network.listen(addr),
             };
-            listening.map_err(|source| BindError {
-                addr: source.addr,
-                source: std::io::Error::other(source),
-            })
+            listening.map_err(in_use)
         });
         let broker = Broker::start(BrokerSpec {
             seams: self.seams(disk.clone()),
             bucket: self.bucket.of_life(Arc::clone(&ended), self.bug),
             listen,
-            address: "simulated".to_owned(),
+            address,
             tokens: Vec::new(),
             hot_bytes_max: self.shape.hot_bytes_max,
             shards: self.shape.shards,
             max_time_to_cold: self.shape.max_time_to_cold,
             streams_max: 100_000,
-            cluster: None,
+            cluster,
         })
         .await?;
         on_failure.disarm();
         let addr = broker.listen_addr();
         self.dial.set(addr);
-        Ok(Life { broker, disk, ended, addr, _crowd: crowd })
+        Ok(Life { broker: Arc::new(broker), disk, ended, addr, _crowd: crowd })
     }
 
     fn seams(&self, disk: LifeDisk) -> Seams {
@@ -180,6 +248,13 @@ impl SimNode {
             self.disk.stop_after(Some(so_far + changes));
         }
         self.hooks.cut.plan(Some(point), so_far);
+    }
+
+    /// The node's host is gone from the network; to be called before its tasks end.
+    pub(super) fn leave_network(&self, how: HostCrash) {
+        if let Some(place) = &self.place {
+            place.disturbance.crash(place.host(), how);
+        }
     }
 
     /// Ends a life between two of its instructions; the disk keeps what `plan` says.

@@ -36,6 +36,18 @@ pub enum Bug {
     Overwrite,
 }
 
+/// Bugs that a simulated cluster finds, with what they do.
+pub const CLUSTER_BUGS: [(Bug, &str); 8] = [
+    (Bug::Log(LogBug::CallbackBeforeSync), "ack before fsync"),
+    (Bug::Broker(BrokerBug::PurgeAboveFloor), "purge above the floor"),
+    (Bug::Broker(BrokerBug::DeleteBeforeMirrored), "delete before mirrored"),
+    (Bug::Broker(BrokerBug::CommitBeforePut), "commit of what was never uploaded"),
+    (Bug::Broker(BrokerBug::HoleInManifest), "hole in a manifest"),
+    (Bug::Broker(BrokerBug::GapBetweenTiers), "gap between the tiers"),
+    (Bug::Broker(BrokerBug::RepeatsAreNew), "repeat appended again"),
+    (Bug::Broker(BrokerBug::NoAdmission), "log without bounds"),
+];
+
 impl Bug {
     pub(super) fn of_log(self) -> Option<LogBug> {
         match self {
@@ -74,6 +86,11 @@ pub(super) struct Shape {
 }
 
 impl Shape {
+    /// Log bytes that a shard may hold.
+    pub(super) fn shard_budget(&self) -> u64 {
+        self.hot_bytes_max / u64::from(self.shards)
+    }
+
     /// Of `seed`, whose other chance is `random`: four seeds in a row have every kind of store and clients.
     pub(super) fn draw(seed: u64, random: &mut Random) -> Self {
         let shards = random.within(1..3);

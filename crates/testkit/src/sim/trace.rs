@@ -15,13 +15,20 @@ pub struct Trace {
     start: Instant,
     lines: Shared<Vec<String>>,
     counts: Shared<Counts>,
+    /// The node that notes, where there are several.
+    node: Option<u8>,
 }
 
 impl Trace {
     /// An empty trace that begins now.
     pub(super) fn begin() -> Self {
         let (lines, counts) = (Shared::new(Vec::new()), Shared::new(Counts::default()));
-        Self { start: Instant::now(), lines, counts }
+        Self { start: Instant::now(), lines, counts, node: None }
+    }
+
+    /// The same trace, for what one of several nodes does.
+    pub(super) fn of_node(&self, number: u8) -> Self {
+        Self { node: Some(number), ..self.clone() }
     }
 
     /// Virtual time since the beginning.
@@ -32,7 +39,11 @@ impl Trace {
 
     /// Notes an event.
     pub(super) fn note(&self, event: fmt::Arguments<'_>) {
-        let line = format!("{:>12.6} {event}", self.elapsed().as_secs_f64());
+        let at = self.elapsed().as_secs_f64();
+        let line = match self.node {
+            None => format!("{at:>12.6} {event}"),
+            Some(node) => format!("{at:>12.6} [{node}] {event}"),
+        };
         self.lines.with(|lines| lines.push(line));
     }
 

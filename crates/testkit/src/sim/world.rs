@@ -23,7 +23,7 @@ use super::workload::Workload;
 /// Time a start has before something must be wrong with it.
 const START_PATIENCE: Duration = Duration::from_secs(120);
 /// Time everybody has to finish when nothing goes wrong any more.
-const FINISH_PATIENCE: Duration = Duration::from_secs(600);
+pub(super) const FINISH_PATIENCE: Duration = Duration::from_secs(600);
 /// In one seed in so many, everybody goes on for so long when nothing goes wrong any more: then there is
 /// no excuse either.
 const FAIR_EVERY: u64 = 3;
@@ -33,7 +33,7 @@ const FAIR_TIME: Duration = Duration::from_secs(18);
 const OUTAGE_EVERY: u64 = 8;
 const OUTAGE_AT: u64 = 2;
 /// The world is looked at this often, whatever happens.
-const LOOK_EVERY: Duration = Duration::from_secs(3);
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(3);
 
 /// How a run went.
 #[derive(Clone, Debug)]
@@ -111,7 +111,7 @@ impl World {
         let dial = SimDial::new(MemoryNetwork::new());
         let node = SimNode::new(shape, options.bug, bucket, dial, random.fork(), trace.clone());
         let (node, history) = (Arc::new(node), History::new(trace.clone()));
-        let checker = Checker::new(Arc::clone(&node), history.clone(), trace.clone());
+        let checker = Checker::new(vec![Arc::clone(&node)], history.clone(), trace.clone());
         Self {
             seed,
             random,
@@ -135,8 +135,15 @@ impl World {
         self.start().await;
         let watching = tokio::spawn(watch(self.checker.clone(), Arc::clone(&self.node)));
         let random = self.random.fork();
-        let workload =
-            Workload::start(&self.node, &self.history, &self.checker, random, &self.trace).await;
+        let workload = Workload::start(
+            &self.node.dial,
+            &self.node.shape,
+            &self.history,
+            &self.checker,
+            random,
+            &self.trace,
+        )
+        .await;
         let mut outage_at = self.draw_outage();
         let mut first = Fault::first(self.seed, &mut self.random).into_iter();
         while self.trace.elapsed() < self.duration && self.history.is_sound() {
@@ -481,9 +488,9 @@ impl World {
     async fn judge(&mut self) {
         // Publishers that were left give up what they still have.
         tokio::time::sleep(Duration::from_secs(60)).await;
-        let ends = audit::read_streams(&self.node, &self.history).await;
+        let ends = audit::read_streams(&self.node.dial, &self.history).await;
         self.checker.check().await;
-        audit::seal_streams(&self.node, &self.history).await;
+        audit::seal_streams(&self.node.dial, &self.history).await;
         if let Some(life) = self.life.take() {
             life.shutdown(Duration::from_secs(10)).await;
             self.life = Some(life);
@@ -492,7 +499,7 @@ impl World {
         self.checker.check_drained(&ends);
         self.crash(&CrashPlan::LoseAll);
         self.start().await;
-        if audit::read_streams(&self.node, &self.history).await != ends {
+        if audit::read_streams(&self.node.dial, &self.history).await != ends {
             self.history.violated("PS-1", format_args!("streams end elsewhere after a restart"));
         }
         self.history.check_whole();
@@ -500,7 +507,7 @@ impl World {
 }
 
 /// Whether the run says nothing.
-fn acked_nothing(history: &History) -> bool {
+pub(super) fn acked_nothing(history: &History) -> bool {
     history.is_sound() && history.counts().1 == 0
 }
 

@@ -19,10 +19,27 @@ pub(super) struct Cluster {
     pub(super) disks: Vec<SimDisk>,
     pub(super) nodes: Vec<Option<Broker>>,
     lives: u64,
+    begun: Instant,
     /// The key of the authority, on the nodes that have it.
     pub(super) authorities: BTreeMap<usize, Arc<ClusterCa>>,
     /// What clients must show one of.
     pub(super) tokens: Vec<TokenHash>,
+    /// How far the clock of each node is off, in µs.
+    pub(super) clocks: BTreeMap<usize, Arc<AtomicI64>>,
+}
+
+/// The time that tokio's has, and as far off as it is set.
+#[derive(Debug)]
+struct ShiftedClock {
+    begun: Instant,
+    off_us: Arc<AtomicI64>,
+}
+
+impl Clock for ShiftedClock {
+    fn now(&self) -> Timestamp {
+        let elapsed = self.begun.elapsed().as_micros() as i64;
+        Timestamp(1_772_409_570_000_000 + elapsed + self.off_us.load(Relaxed))
+    }
 }
 
 pub(super) fn ip(number: usize) -> IpAddr {
@@ -36,6 +53,7 @@ impl Cluster {
         let disks = (0..nodes).map(|_| SimDisk::default()).collect();
         let nodes = (0..nodes).map(|_| None).collect();
         let authorities = BTreeMap::new();
+        let (clocks, begun) = (BTreeMap::new(), Instant::now());
         Self {
             network,
             disturbance,
@@ -43,8 +61,10 @@ impl Cluster {
             disks,
             nodes,
             lives: 0,
+            begun,
             authorities,
             tokens: Vec::new(),
+            clocks,
         }
     }
 
@@ -85,7 +105,10 @@ impl Cluster {
             seams: Seams {
                 disk: Arc::new(self.disks[number - 1].clone()),
                 log_driver: LogDriver::Task(options, Box::new(uuids), pace),
-                clock: Arc::clone(&counted) as _,
+                clock: Arc::new(ShiftedClock {
+                    begun: self.begun,
+                    off_us: self.clocks.get(&number).cloned().unwrap_or_default(),
+                }),
                 entropy: counted,
                 ..spec.seams
             },
@@ -100,6 +123,7 @@ impl Cluster {
                 bootstrap_expect: 3,
                 replicas: 3,
                 ca: self.authorities.get(&number).cloned(),
+                discovery: None,
             }),
             ..spec
         }

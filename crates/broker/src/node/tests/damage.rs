@@ -153,7 +153,7 @@ async fn a_rotten_checkpoint_is_stood_in_for_by_what_is_left() {
     let broker = site.start().await.unwrap();
     broker.streams.ensure(wish("s", 1 << 20, EnsureMode::Warn)).await.unwrap();
     publish(&site, &broker, "s", 0..2).await;
-    let shard = broker.streams.resolve(&name("s")).await.unwrap().shard;
+    let shard = broker.streams.resolve(&name("s")).await.unwrap().shard.here().unwrap().clone();
     shard.checkpoint().await.unwrap().unwrap();
     site.cut_power(broker).await;
     // The log still has everything.
@@ -168,7 +168,7 @@ async fn a_rotten_checkpoint_is_stood_in_for_by_what_is_left() {
         starts(2).await;
         assert!(all().is_empty(), "it is set aside: {:?}", all());
         let broker = site.start().await.unwrap();
-        let shard = broker.streams.resolve(&name("s")).await.unwrap().shard;
+        let shard = broker.streams.resolve(&name("s")).await.unwrap().shard.here().unwrap().clone();
         shard.checkpoint().await.unwrap().unwrap();
         site.cut_power(broker).await;
     })
@@ -178,7 +178,7 @@ async fn a_rotten_checkpoint_is_stood_in_for_by_what_is_left() {
     let broker = site.start().await.unwrap();
     broker.streams.seal(&name("s"), true).await.unwrap();
     publish(&site, &broker, "s", 2..4).await;
-    let shard = broker.streams.resolve(&name("s")).await.unwrap().shard;
+    let shard = broker.streams.resolve(&name("s")).await.unwrap().shard.here().unwrap().clone();
     shard.checkpoint().await.unwrap().unwrap();
     publish(&site, &broker, "s", 4..6).await;
     site.cut_power(broker).await;

@@ -34,7 +34,7 @@ async fn the_floor_rises_while_objects_are_still_to_be_uploaded() {
     }
     pool.slow.store(true, Relaxed);
     let stream = name("s");
-    let shard = broker.streams.resolve(&stream).await.unwrap().shard;
+    let shard = broker.streams.resolve(&stream).await.unwrap().shard.here().unwrap().clone();
     let first = shard.offload_status().await.unwrap().floor;
     let sealed = broker.streams.seal(&stream, false);
     tokio::pin!(sealed);
@@ -90,7 +90,7 @@ async fn a_shard_whose_object_waits_for_those_of_others_is_sealed_meanwhile() {
     }
     for _ in 0..2 {
         publish(&broker, 1, b"x").await;
-        let shard = broker.streams.resolve(&name("s")).await.unwrap().shard;
+        let shard = broker.streams.resolve(&name("s")).await.unwrap().shard.here().unwrap().clone();
         until("it waited for as long as records may", async || {
             let status = shard.offload_status().await.unwrap();
             status.has_plans && status.oldest_unsealed.is_none()

@@ -195,7 +195,7 @@ async fn what_waits_for_a_shard_is_bounded_in_bytes_and_half_of_it_for_each_sess
     let batch = one_record(&[7; VALUE_BYTES]);
     let append = Append { stream, producer: None, mode, expected_end: None, batch };
     let queue = async |queueing: &Queueing| {
-        timeout(A_WHILE, found.shard.append(queueing, vec![append.clone()])).await
+        timeout(A_WHILE, found.shard.here().unwrap().append(queueing, vec![append.clone()])).await
     };
     node.stand_still().await;
     let mut waiting = Vec::new();

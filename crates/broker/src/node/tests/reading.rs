@@ -65,7 +65,8 @@ impl Rig {
     pub(super) async fn publish(&self, stream: &str, sizes: &[usize]) {
         let wish = wish(stream, 6 << 20, EnsureMode::Warn);
         let uid = self.broker.streams.ensure(wish).await.unwrap().stream_uid;
-        let shard = self.broker.streams.resolve(&name(stream)).await.unwrap().shard;
+        let shard =
+            self.broker.streams.resolve(&name(stream)).await.unwrap().shard.here().unwrap().clone();
         let append = |number: usize| Append {
             stream: uid,
             producer: None,
@@ -106,7 +107,7 @@ impl Rig {
     ) -> StreamReader {
         let found = self.broker.streams.resolve(&name(stream)).await.unwrap();
         let (places, memory) = (places.clone(), Some(memory.clone()));
-        let from = self.broker.streams.sources(found.shard, places, memory);
+        let from = self.broker.streams.sources(found.shard.here().unwrap().clone(), places, memory);
         StreamReader::new(from, found.stream, Offset(0), Planted::default())
     }
 
@@ -372,7 +373,11 @@ async fn who_waited_for_memory_reads_with_it_though_the_row_group_has_gone() {
         let cold = ColdReader::new(rig.bucket.clone(), &options);
         let reader = async |stream: &str, memory| {
             let found = rig.broker.streams.resolve(&name(stream)).await.unwrap();
-            let mut from = rig.broker.streams.sources(found.shard, rig.places(), memory);
+            let mut from = rig.broker.streams.sources(
+                found.shard.here().unwrap().clone(),
+                rig.places(),
+                memory,
+            );
             from.cold = cold.clone();
             StreamReader::new(from, found.stream, Offset(0), Planted::default())
         };

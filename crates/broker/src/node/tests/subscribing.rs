@@ -130,7 +130,7 @@ async fn a_time_is_sought_behind_a_row_group_that_is_late_with_other_streams() {
     let part = ColdPart { stream: part.stream, range, object };
     rig.publish("s", &[1]).await;
     let found = rig.broker.streams.resolve(&name("s")).await.unwrap();
-    let from = rig.broker.streams.sources(found.shard, rig.places(), None);
+    let from = rig.broker.streams.sources(found.shard.here().unwrap().clone(), rig.places(), None);
     for (ts, offset) in [(10, 0), (11, 1), (15, 1), (20, 1), (21, 2)] {
         let sought = timeout(PATIENCE, from.seek_time(&part, Timestamp(ts))).await;
         assert_eq!(sought.unwrap().unwrap(), Offset(offset), "{ts}");
@@ -210,6 +210,7 @@ async fn begin(
         queueing: Queueing::new(1),
         record_memory: Some(memory.clone()),
         only_joins: false,
+        is_carried: false,
         tasks: TaskTracker::new(),
         ended: CancellationToken::new(),
         stopping: CancellationToken::new(),

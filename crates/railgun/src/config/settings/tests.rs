@@ -249,12 +249,31 @@ fn a_node_of_several_knows_the_others_and_shows_a_certificate() {
     assert_eq!(cluster.peer_advertise, "127.0.0.1:7412");
     assert_eq!(cluster.ca, PathBuf::from("ca.pem"));
     assert_eq!(cluster.warnings(), [""; 0]);
+    assert_eq!((cluster.replicas, cluster.ca_dir), (3, None));
+    let own = [("RAILGUN_SHARDS_REPLICAS", "1"), ("RAILGUN_CLUSTER_CA_DIR", "ca")];
+    let cluster = with(&own).unwrap().unwrap();
+    assert_eq!((cluster.replicas, cluster.ca_dir), (1, Some(PathBuf::from("ca"))));
+
+    // Found by DNS.
+    let srv = ("RAILGUN_CLUSTER_SRV", "railgun.example");
+    let server = ("RAILGUN_CLUSTER_DNS_SERVER", "127.0.0.1:5353");
+    let found = resolve(&dev(), &[&[expect, srv, server], &tls[..]].concat()).unwrap();
+    let found = found.cluster().unwrap().unwrap();
+    assert_eq!(found.srv.as_deref(), Some("railgun.example"));
+    assert_eq!(found.dns_server, Some("127.0.0.1:5353".parse().unwrap()));
+    assert_eq!(found.warnings(), [""; 0]);
+    assert!(refused(&dev(), &[server]).contains("`cluster.srv` is not"));
 
     for (more, told) in [
         (("RAILGUN_CLUSTER_PEERS", "a:7412,b"), "`cluster.peers` has 'b'"),
         (("RAILGUN_CLUSTER_PEER_LISTEN", "0.0.0.0:7412"), "set `cluster.peer_advertise`"),
         (("RAILGUN_CLUSTER_PEER_LISTEN", "127.0.0.1:7410"), "need a port each"),
         (("RAILGUN_CLUSTER_PEER_ADVERTISE", "here"), "`cluster.peer_advertise` has 'here'"),
+        (("RAILGUN_ADVERTISE", "here"), "`advertise` has 'here'"),
+        (("RAILGUN_LISTEN", "0.0.0.0:7410"), "set `advertise`"),
+        (("RAILGUN_LISTEN", "127.0.0.1:0"), "set `advertise`"),
+        (("RAILGUN_SHARDS_REPLICAS", "2"), "a shard has 1, 3 or 5"),
+        (("RAILGUN_CLUSTER_SRV", "a..b"), "is not a DNS name"),
     ] {
         let refusal = with(&[more]).unwrap_err().to_string();
         assert!(refusal.contains(told), "{refusal}");
@@ -262,6 +281,7 @@ fn a_node_of_several_knows_the_others_and_shows_a_certificate() {
     for (more, told) in [
         (("RAILGUN_CLUSTER_BOOTSTRAP_EXPECT", "2"), "a cluster of 1 survives"),
         (("RAILGUN_CLUSTER_BOOTSTRAP_EXPECT", "5"), "names 2 other nodes"),
+        (("RAILGUN_SHARDS_REPLICAS", "5"), "under-replicated"),
     ] {
         let warnings = with(&[more]).unwrap().unwrap().warnings();
         assert!(warnings.iter().any(|warning| warning.contains(told)), "{warnings:?}");

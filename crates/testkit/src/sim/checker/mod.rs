@@ -5,6 +5,7 @@ mod attempts;
 mod cold;
 mod kept;
 mod local;
+mod quorum;
 mod replay;
 mod rot;
 #[cfg(test)]
@@ -42,7 +43,8 @@ const INDEX_STEP_BYTES: u64 = 4 << 10;
 /// See the module. Clones are one.
 #[derive(Clone, Debug)]
 pub(super) struct Checker {
-    node: Arc<SimNode>,
+    /// One, or those of a cluster.
+    nodes: Vec<Arc<SimNode>>,
     history: History,
     cold: Shared<Option<Cold>>,
     attempts: Shared<Attempts>,
@@ -53,14 +55,15 @@ pub(super) struct Checker {
 }
 
 impl Checker {
-    pub(super) fn new(node: Arc<SimNode>, history: History, trace: Trace) -> Self {
-        let cold = Shared::new(Some(Cold::new(node.bucket.clone(), history.clone())));
+    /// Of these nodes, which share a bucket.
+    pub(super) fn new(nodes: Vec<Arc<SimNode>>, history: History, trace: Trace) -> Self {
+        let cold = Shared::new(Some(Cold::new(nodes[0].bucket.clone(), history.clone())));
         let (attempts, kept) = (Shared::new(Attempts::default()), Shared::new(Kept::default()));
-        Self { node, history, cold, attempts, kept, trace, looks_away: Shared::new(false) }
+        Self { nodes, history, cold, attempts, kept, trace, looks_away: Shared::new(false) }
     }
 
     /// Everything acked is on the disk, as a power failure would leave it now, or in the bucket
-    /// behind a manifest (PS-1, I2).
+    /// behind a manifest (PS-1, I2). Of several nodes, on the disks of a majority.
     pub(super) async fn check(&self) {
         if self.looks_away.with(|away| *away) {
             return;
@@ -69,15 +72,46 @@ impl Checker {
         let Some(mut cold) = self.cold.with(Option::take) else { return };
         let acked = self.history.acked();
         cold.look().await;
-        let told = local::told(&self.node, &self.history);
         let in_bucket: BTreeSet<_> = cold.messages().collect();
-        self.kept.with(|kept| kept.check(&self.history, &acked, &in_bucket, &told));
+        if let [node] = &self.nodes[..] {
+            self.check_alone(node, &cold, &acked, &in_bucket);
+        } else {
+            let told = self.nodes.iter().map(|node| local::told(node, &self.history));
+            let told: Vec<_> = told.collect();
+            quorum::check(&self.history, &acked, &in_bucket, &told);
+            cold.manifests().for_each(|m| quorum::check_seals(&self.history, m, &told));
+            // What stays is not judged: where a node does not lead, it gives up its log every two seconds,
+            // in which a log as small as these takes in many times its budget.
+            let held = held(&acked, &in_bucket);
+            for (shard, told) in told.iter().flatten().filter(|(s, _)| **s != ShardId::CATALOG) {
+                let budget = self.node().shape.shard_budget();
+                let appends = quorum::as_sent_last(&told.appends);
+                check_admission(&self.history, *shard, budget, &appends, &held);
+            }
+        }
+        self.cold.with(|place| *place = Some(cold));
+    }
+
+    /// What can be said of a log of which there is only one.
+    fn check_alone(
+        &self,
+        node: &SimNode,
+        cold: &Cold,
+        acked: &[(StreamUid, Offset, MessageId)],
+        in_bucket: &BTreeSet<MessageId>,
+    ) {
+        let told = local::told(node, &self.history);
+        self.kept.with(|kept| kept.check(&self.history, acked, in_bucket, &told));
         self.attempts.with(|attempts| {
             told.iter().for_each(|(shard, told)| attempts.take(*shard, told));
             cold.manifests().for_each(|manifest| attempts.check(manifest, &self.history));
         });
-        self.check_budget(&acked, &in_bucket, &told);
-        self.cold.with(|place| *place = Some(cold));
+        self.check_budget(node, acked, in_bucket, &told);
+    }
+
+    /// The only node; of several, the first.
+    fn node(&self) -> &SimNode {
+        &self.nodes[0]
     }
 
     /// Waits for the end of a check that is under way, unless somebody gave it up.
@@ -97,17 +131,17 @@ impl Checker {
 
     /// Recovery never takes damage for a torn write.
     pub(super) fn check_verdict(&self, random: &mut Random) {
-        rot::check(&self.node, &self.history, random);
+        rot::check(self.node(), &self.history, random);
     }
 
     /// Damage to the disk as it is on which the node must not start.
     pub(super) fn find_rot(&self, random: &mut Random) -> Option<Damage> {
-        rot::find(&self.node, random)
+        rot::find(self.node(), random)
     }
 
     /// Everything that was published is in the bucket, and a replay without a broker gives it back.
     pub(super) async fn check_replay(&self, ends: &[(StreamUid, Offset)]) {
-        check_ends(&self.history, &replay::ends(&self.node, &self.history).await, ends);
+        check_ends(&self.history, &replay::ends(self.node(), &self.history).await, ends);
     }
 
     /// Counts what lies in the bucket.
@@ -131,7 +165,7 @@ impl Checker {
     /// What stays in a log when everything is in the bucket and retired is what the next entries
     /// need (I10). Shards without a stream were not asked to retire.
     pub(super) fn check_drained(&self, streams: &[(StreamUid, Offset)]) {
-        let shape = &self.node.shape;
+        let shape = &self.node().shape;
         let settings = ClusterSettings {
             cluster: ClusterUid::default(),
             shards: shape.shards,
@@ -142,8 +176,8 @@ impl Checker {
         let used: BTreeSet<_> = streams.iter().map(used).collect();
         for shard in used {
             let dir = SimNode::log_dir(shard.0);
-            let bytes = local::log_bytes(&self.node, &dir);
-            if bytes > 4 * self.node.shape.file_bytes {
+            let bytes = local::log_bytes(self.node(), &dir);
+            if bytes > 4 * self.node().shape.file_bytes {
                 let how = format_args!("{bytes} bytes are left in {}", dir.display());
                 self.history.violated("I10", how);
             }
@@ -161,23 +195,22 @@ impl Checker {
 
     /// The last entry that the durable log of a shard has given up.
     pub(super) fn purged(&self, shard: ShardId) -> Option<u64> {
-        local::told(&self.node, &self.history).get(&shard)?.purged
+        local::told(self.node(), &self.history).get(&shard)?.purged
     }
 
     /// Log bytes are bounded, whatever the bucket does (I10): what is let in, and what stays.
     fn check_budget(
         &self,
+        node: &SimNode,
         acked: &[(StreamUid, Offset, MessageId)],
         in_bucket: &BTreeSet<MessageId>,
         told: &BTreeMap<ShardId, Told>,
     ) {
-        let shape = &self.node.shape;
-        let budget = shape.hot_bytes_max / u64::from(shape.shards);
-        let held: BTreeSet<_> =
-            acked.iter().map(|(_, _, id)| *id).filter(|id| !in_bucket.contains(id)).collect();
+        let shape = &node.shape;
+        let (budget, held) = (shape.shard_budget(), held(acked, in_bucket));
         for (&shard, told) in told.iter().filter(|(shard, _)| **shard != ShardId::CATALOG) {
             check_admission(&self.history, shard, budget, &told.appends, &held);
-            let files = local::log_bytes(&self.node, &SimNode::log_dir(shard.0));
+            let files = local::log_bytes(node, &SimNode::log_dir(shard.0));
             self.trace.count(|counts| {
                 let percent = |bytes: u64| bytes * 100 / budget;
                 counts.log_percent_max = counts.log_percent_max.max(percent(files));
@@ -187,6 +220,14 @@ impl Checker {
             check_stays(&self.history, shard, budget, shape.file_bytes, told, files);
         }
     }
+}
+
+/// What is acked and not in the bucket.
+fn held(
+    acked: &[(StreamUid, Offset, MessageId)],
+    in_bucket: &BTreeSet<MessageId>,
+) -> BTreeSet<MessageId> {
+    acked.iter().map(|(_, _, id)| *id).filter(|id| !in_bucket.contains(id)).collect()
 }
 
 /// When the last entry was let in, those before it from the first on that holds what is not in the

@@ -69,6 +69,58 @@ fn what_was_acked_is_somewhere() {
 }
 
 #[test]
+fn what_was_acked_is_on_a_majority_of_disks() {
+    let acked = [0, 1].map(|id| (STREAM, Offset(id), id));
+    let check = |in_bucket: &[MessageId], logged: [&[MessageId]; 3]| {
+        let in_bucket = in_bucket.iter().copied().collect();
+        // The same entry twice, as a repetition leaves it, is one copy.
+        let of_node = |ids: &[MessageId]| BTreeMap::from([(SHARD, told(&[(1, ids), (1, ids)]))]);
+        broken(|history| quorum::check(history, &acked, &in_bucket, &logged.map(of_node)))
+    };
+    assert_eq!(check(&[], [&[0, 1], &[0], &[1, 2]]), [""; 0]);
+    assert_eq!(check(&[], [&[0, 1], &[0], &[]]), ["PS-1"]);
+    assert_eq!(check(&[1], [&[0, 1], &[0], &[]]), [""; 0]);
+    assert_eq!(check(&[1], [&[0], &[], &[]]), ["PS-1"]);
+}
+
+#[test]
+fn what_was_sent_again_counts_where_it_was_sent_last() {
+    let appends = told(&[(10, &[1, 2]), (20, &[3]), (30, &[2])]).appends;
+    let sent = quorum::as_sent_last(&appends);
+    let sent: Vec<_> = sent.iter().map(|entry| (entry.bytes, &entry.messages[..])).collect();
+    assert_eq!(sent, [(10, &[1][..]), (20, &[3]), (30, &[2])]);
+}
+
+#[test]
+fn an_object_is_what_a_majority_has_a_seal_for() {
+    let info = ObjectInfo {
+        kind: ObjectKind::Bundle,
+        day: 1,
+        term: 2,
+        hash: [1; 8],
+        bytes: 1,
+        footer_bytes: 1,
+        live_parts: 1,
+    };
+    let manifest = ShardManifest {
+        cluster: ClusterUid::default(),
+        shard: SHARD,
+        streams: BTreeMap::new(),
+        objects: BTreeMap::from([(object(7), info)]),
+    };
+    let check = |seals: [Option<Option<u64>>; 3]| {
+        let of_node = |seal: Option<Option<u64>>| {
+            let seals = seal.into_iter().map(|seal| (7, seal)).collect();
+            BTreeMap::from([(SHARD, Told { seals, ..Told::default() })])
+        };
+        broken(|history| quorum::check_seals(history, &manifest, &seals.map(of_node)))
+    };
+    assert_eq!(check([Some(Some(2)), Some(Some(2)), Some(None)]), [""; 0], "one lags behind");
+    assert_eq!(check([None, None, Some(Some(1))]), [""; 0], "the others have given it up");
+    assert_eq!(check([Some(Some(2)), Some(None), Some(Some(1))]), ["I5"]);
+}
+
+#[test]
 fn committed_ranges_go_on_and_stay() {
     let check = |known: &[ColdRange], told: &[ColdRange]| {
         broken(|history| drop(fresh_ranges(history, STREAM, known, told).to_vec()))

@@ -16,7 +16,8 @@ pub(super) struct Line {
 
 impl Line {
     pub(super) async fn open(dial: &SimDial) -> Result<Self, String> {
-        let connection = dial.network().connect(dial.addr()).await.map_err(text)?;
+        let connection =
+            dial.network().connect(dial.addr().ok_or("several nodes")?).await.map_err(text)?;
         let hello = v1::Hello {
             version_min: VERSION,
             version_max: VERSION,

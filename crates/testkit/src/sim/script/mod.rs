@@ -141,7 +141,7 @@ impl Stage {
         let dial = SimDial::new(MemoryNetwork::new());
         let node = Arc::new(SimNode::new(shape, bug, bucket, dial, random, trace.clone()));
         let history = History::new(trace.clone());
-        let checker = Checker::new(Arc::clone(&node), history.clone(), trace.clone());
+        let checker = Checker::new(vec![Arc::clone(&node)], history.clone(), trace.clone());
         let play = Play::new(Arc::clone(&node), history.clone(), trace.clone());
         Self { node, life: None, history, checker, play, lives: Vec::new(), trace }
     }
@@ -189,7 +189,7 @@ impl Stage {
         let goes_on = Cell::new(false);
         let mut living = pin!(async {
             *life = Some(node.start().await.map_err(|error| error.to_string())?);
-            audit::read_streams(node, history).await;
+            audit::read_streams(&node.dial, history).await;
             goes_on.set(true);
             play.play().await
         });
@@ -234,14 +234,14 @@ impl Stage {
         if !self.history.is_sound() {
             return;
         }
-        let ends = audit::read_streams(&self.node, &self.history).await;
+        let ends = audit::read_streams(&self.node.dial, &self.history).await;
         let told = self.play.ends();
         if ends != told {
             let how = format_args!("the streams end at {ends:?}, what was sent at {told:?}");
             self.history.violated("PQ-1", how);
         }
         self.checker.check().await;
-        audit::seal_streams(&self.node, &self.history).await;
+        audit::seal_streams(&self.node.dial, &self.history).await;
         if let Some(life) = &self.life {
             life.shutdown(Duration::from_secs(10)).await;
         }
@@ -251,7 +251,7 @@ impl Stage {
         if !self.start().await {
             return;
         }
-        if audit::read_streams(&self.node, &self.history).await != ends {
+        if audit::read_streams(&self.node.dial, &self.history).await != ends {
             self.history.violated("PS-1", format_args!("streams end elsewhere after a restart"));
         }
         self.checker.check().await;

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use super::checker::Checker;
 use super::dial::SimDial;
 use super::history::History;
-use super::node::SimNode;
+use super::options::Shape;
 use super::random::Random;
 use super::shared::Shared;
 use super::trace::Trace;
@@ -44,7 +44,8 @@ pub(super) struct Workload {
 impl Workload {
     /// Makes the streams, then lets everybody loose on them.
     pub(super) async fn start(
-        node: &Arc<SimNode>,
+        dial: &SimDial,
+        shape: &Shape,
         history: &History,
         checker: &Checker,
         mut random: Random,
@@ -56,14 +57,14 @@ impl Workload {
             random: Shared::new(random.fork()),
             history: history.clone(),
             checker: checker.clone(),
-            dial: node.dial.clone(),
+            dial: dial.clone(),
             streams: Arc::default(),
             stop: Arc::clone(&stop),
             trace: trace.clone(),
         };
         let mut streams = Vec::new();
         if let Some(client) = actor.connect().await {
-            for number in 0..node.shape.streams {
+            for number in 0..shape.streams {
                 let name = stream_name(&format!("orders.{number}"));
                 match client.admin().create_if_absent(&name).await {
                     Ok(made) => streams.push((name, made.stream_uid)),
@@ -79,7 +80,7 @@ impl Workload {
             let random = Shared::new(random.fork());
             Actor { name, random, ..actor.clone() }
         };
-        let [ordered, unordered, multi] = node.shape.publishers;
+        let [ordered, unordered, multi] = shape.publishers;
         for number in 0..ordered {
             tasks.spawn(publisher::run(as_actor(format!("ordered publisher {number}")), true));
         }
@@ -89,7 +90,7 @@ impl Workload {
         for number in 0..multi {
             tasks.spawn(publisher::run_many(as_actor(format!("multi publisher {number}"))));
         }
-        for number in 0..node.shape.readers {
+        for number in 0..shape.readers {
             tasks.spawn(reader::run(as_actor(format!("reader {number}"))));
         }
         tasks.spawn(admin::run(as_actor("admin".to_owned())));
@@ -142,7 +143,7 @@ impl Actor {
 
     /// A connection, however long it takes; `None` when it is time to stop.
     pub(super) async fn connect(&self) -> Option<Client> {
-        let mut options = ClientOptions::new("simulated:1");
+        let mut options = ClientOptions::new(self.dial.servers());
         options.give_up_after = Duration::from_secs(self.draw(2..40));
         options.seed = Some(self.random.with(Random::bytes));
         loop {

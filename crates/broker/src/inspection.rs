@@ -1,0 +1,72 @@
+//! What can be seen of a node's replicas from outside, for tests that compare them.
+
+use bytes::Bytes;
+use railgun_types::{EntryId, ReplicaId, ShardId};
+use sha2::{Digest, Sha256};
+
+use crate::on_node::{LocalReplica, Owner};
+
+/// Where a replica stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaState {
+    /// Of this shard.
+    pub shard: ShardId,
+    /// Which one.
+    pub replica: ReplicaId,
+    /// The term of its leader, or the last one known if there is none.
+    pub term: u64,
+    /// Who leads, as far as this replica knows.
+    pub leader: Option<ReplicaId>,
+    /// It leads, and serves clients.
+    pub serving: bool,
+    /// The last entry in its state.
+    pub applied: Option<EntryId>,
+    /// The last entry that is known to be committed.
+    pub committed: Option<EntryId>,
+}
+
+impl ReplicaState {
+    pub(crate) fn of(shard: ShardId, local: &LocalReplica) -> Self {
+        let (leader, metrics) = (local.raft.leader().state(), local.raft.metrics());
+        Self {
+            shard,
+            replica: local.replica,
+            term: leader.term,
+            leader: leader.leader,
+            serving: leader.serving,
+            applied: metrics.applied,
+            committed: metrics.committed,
+        }
+    }
+}
+
+/// What tells one state of a shard from another: replicas that have applied the same entries have the
+/// same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateDigest {
+    /// The last entry in the state.
+    pub applied: Option<EntryId>,
+    /// The beginning of the SHA-256 of the whole state, as a snapshot has it.
+    pub hash: u64,
+}
+
+impl StateDigest {
+    pub(crate) fn of(applied: Option<EntryId>, pieces: &[Bytes]) -> Self {
+        let mut hash = Sha256::new();
+        pieces.iter().for_each(|piece| hash.update(piece));
+        let hash = hash.finalize();
+        let hash = hash.first_chunk().map_or(0, |first| u64::from_be_bytes(*first));
+        Self { applied, hash }
+    }
+}
+
+impl LocalReplica {
+    /// `None` where the replica is about to stop.
+    pub(crate) async fn digest(&self) -> Option<StateDigest> {
+        let digest = match &self.owner {
+            Owner::Catalog(catalog) => catalog.digest().await,
+            Owner::Data(shard) => shard.handle.digest().await,
+        };
+        digest.ok()
+    }
+}

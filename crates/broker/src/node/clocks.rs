@@ -1,0 +1,253 @@
+//! What this node's clock is worth beside those of the others (CL-6), and the clock that stamps its logs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use railgun_core::cluster_clock::{self, ClockSample, ClockVerdict};
+use railgun_proto::convert::Uid;
+use railgun_proto::v1;
+use railgun_types::{ClusterUid, NodeId, Timestamp};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use crate::clock::Clock;
+use crate::formation::off_in_words;
+use crate::peers::{Addresses, Peers, SelfPortrait};
+
+/// How often the other nodes are asked.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+/// How long one of them may take.
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What is known about the clocks of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ClockStanding {
+    /// Of this node's.
+    pub(super) verdict: ClockVerdict,
+    /// This node's clock less the median, in µs; 0 where it cannot be told.
+    pub(super) off_us: i64,
+    /// Other nodes whose clocks are too far off for them to lead.
+    pub(super) unfit: BTreeSet<NodeId>,
+}
+
+impl ClockStanding {
+    /// Whether this node must lead nothing.
+    pub(super) fn must_not_lead(&self) -> bool {
+        matches!(self.verdict, ClockVerdict::MustNotLead { .. })
+    }
+}
+
+impl Default for ClockStanding {
+    fn default() -> Self {
+        Self { verdict: ClockVerdict::Fine, off_us: 0, unfit: BTreeSet::new() }
+    }
+}
+
+/// The clock that stamps what this node writes into logs. It goes on by itself and follows the wall
+/// clock only where the other nodes' clocks have borne that out: a wall clock that jumps shows in no
+/// log, whose time can never be taken back.
+#[derive(Debug)]
+pub(super) struct LogClock {
+    begun: Instant,
+    /// The time at `begun`, in µs since 1970.
+    base_us: AtomicI64,
+}
+
+impl LogClock {
+    fn new(now: Timestamp) -> Self {
+        Self { begun: Instant::now(), base_us: AtomicI64::new(now.0) }
+    }
+
+    fn elapsed_us(&self) -> i64 {
+        i64::try_from(self.begun.elapsed().as_micros()).unwrap_or(i64::MAX)
+    }
+
+    fn set(&self, now_us: i64) {
+        self.base_us.store(now_us.saturating_sub(self.elapsed_us()), Ordering::Relaxed);
+    }
+}
+
+impl Clock for LogClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.base_us.load(Ordering::Relaxed).saturating_add(self.elapsed_us()))
+    }
+}
+
+/// What a node told of its clock.
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    /// The other clock when ours, which goes on by itself, had run for no time at all, in µs.
+    base_us: i64,
+    rtt_us: u64,
+    at: Instant,
+}
+
+/// Asks the other nodes for their clocks.
+pub(super) struct Clocks {
+    peers: Peers,
+    portrait: SelfPortrait,
+    cluster: ClusterUid,
+    own: NodeId,
+    log_clock: Arc<LogClock>,
+    told: BTreeMap<NodeId, Told>,
+    standing: watch::Sender<ClockStanding>,
+}
+
+impl Clocks {
+    pub(super) fn new(
+        peers: Peers,
+        portrait: SelfPortrait,
+        cluster: ClusterUid,
+        own: NodeId,
+    ) -> Self {
+        let log_clock = Arc::new(LogClock::new(portrait.clock.now()));
+        let standing = watch::Sender::new(ClockStanding::default());
+        Self { peers, portrait, cluster, own, log_clock, told: BTreeMap::new(), standing }
+    }
+
+    /// The clock that stamps logs.
+    pub(super) fn log_clock(&self) -> Arc<LogClock> {
+        Arc::clone(&self.log_clock)
+    }
+
+    /// Follows what is known.
+    pub(super) fn standing(&self) -> watch::Receiver<ClockStanding> {
+        self.standing.subscribe()
+    }
+
+    /// Asks once, before this node could lead anything: until most of those at the addresses have
+    /// answered, and no longer than a second.
+    pub(super) async fn ask_first(&mut self, addresses: Vec<String>) {
+        let enough = addresses.len() / 2 + 1;
+        let nodes = addresses.into_iter().map(|address| (None, address)).collect();
+        self.ask(nodes, enough).await;
+    }
+
+    /// Asks again and again, for as long as the node runs.
+    pub(super) async fn run(mut self, addresses: watch::Receiver<Addresses>) {
+        let mut ask = interval(ASK_EVERY);
+        ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ask.tick().await;
+            let members = Addresses::clone(&addresses.borrow());
+            self.told.retain(|node, _| members.contains_key(node));
+            let others = members.iter().filter(|(node, _)| **node != self.own);
+            let others: Vec<_> =
+                others.map(|(node, address)| (Some(*node), address.clone())).collect();
+            let all = others.len();
+            self.ask(others, all).await;
+        }
+    }
+
+    /// Asks these nodes, until as many as are enough have answered, and says what comes of it.
+    async fn ask(&mut self, nodes: Vec<(Option<NodeId>, String)>, enough: usize) {
+        let mut answers: FuturesUnordered<_> = nodes
+            .into_iter()
+            .map(|(node, address)| {
+                let (peers, portrait) = (self.peers.clone(), self.portrait.clone());
+                async move {
+                    let asked = Instant::now();
+                    let call = v1::peer_call::Call::Greet(portrait.now());
+                    let answer = timeout(ASK_TIMEOUT, peers.call(&address, call, Bytes::new()));
+                    match answer.await {
+                        Ok(Ok((v1::peer_reply::Answer::Greeted(about), _))) => {
+                            Some((node, about, asked))
+                        }
+                        _ => None,
+                    }
+                }
+            })
+            .collect();
+        let mut answered = 0;
+        while answered < enough
+            && let Some(answer) = answers.next().await
+        {
+            if let Some((node, about, asked)) = answer {
+                answered += 1;
+                self.note(node, &about, asked);
+            }
+        }
+        drop(answers);
+        self.judge();
+    }
+
+    fn note(&mut self, expected: Option<NodeId>, about: &v1::NodeAbout, asked: Instant) {
+        let node = NodeId(about.node_id);
+        let is_other = about.node_id != 0 && node != self.own;
+        if !is_other
+            || about.cluster_uid != self.cluster.to_wire()
+            || expected.is_some_and(|expected| expected != node)
+        {
+            return;
+        }
+        let rtt_us = u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let half_way_us = self.log_clock.elapsed_us().saturating_sub_unsigned(rtt_us / 2);
+        let base_us = about.clock_us.saturating_sub(half_way_us);
+        self.told.insert(node, Told { base_us, rtt_us, at: Instant::now() });
+    }
+
+    fn judge(&self) {
+        let (wall_us, elapsed_us) = (self.portrait.clock.now().0, self.log_clock.elapsed_us());
+        let own_base_us = wall_us.saturating_sub(elapsed_us);
+        let sample = |(&node, told): (&NodeId, &Told), base_us: i64| ClockSample {
+            node,
+            offset_us: told.base_us.saturating_sub(base_us),
+            rtt_us: told.rtt_us,
+            age_us: u64::try_from(told.at.elapsed().as_micros()).unwrap_or(u64::MAX),
+        };
+        let samples = || self.told.iter().map(|told| sample(told, own_base_us));
+        let (verdict, off_us) = (cluster_clock::check(samples()), cluster_clock::off_us(samples()));
+        // As each of the others would judge itself.
+        let is_unfit = |node: &NodeId, its: &Told| {
+            let others = self.told.iter().filter(|(other, _)| *other != node);
+            let own = ClockSample {
+                node: self.own,
+                offset_us: own_base_us.saturating_sub(its.base_us),
+                rtt_us: its.rtt_us,
+                age_us: 0,
+            };
+            let samples = others.map(|told| sample(told, its.base_us)).chain([own]);
+            matches!(cluster_clock::check(samples), ClockVerdict::MustNotLead { .. })
+        };
+        let unfit = self.told.iter().filter(|(node, its)| is_unfit(node, its));
+        let unfit = unfit.map(|(node, _)| *node).collect();
+        match verdict {
+            ClockVerdict::MustNotLead { off_us } => {
+                self.log_clock.set(wall_us.saturating_sub(off_us));
+            }
+            ClockVerdict::Fine | ClockVerdict::Alarm { .. } => self.log_clock.set(wall_us),
+        }
+        let standing = ClockStanding { verdict, off_us, unfit };
+        self.standing.send_if_modified(|known| {
+            tell(known.verdict, verdict);
+            let changes =
+                known.must_not_lead() != standing.must_not_lead() || known.unfit != standing.unfit;
+            *known = standing;
+            changes
+        });
+    }
+}
+
+/// Says so once when a clock goes wrong, and when it is right again.
+fn tell(before: ClockVerdict, now: ClockVerdict) {
+    match (before, now) {
+        (ClockVerdict::MustNotLead { .. }, ClockVerdict::MustNotLead { .. })
+        | (ClockVerdict::Alarm { .. }, ClockVerdict::Alarm { .. })
+        | (ClockVerdict::Fine, ClockVerdict::Fine) => {}
+        (_, ClockVerdict::MustNotLead { off_us }) => tracing::error!(
+            "this node's clock is {} of those of the cluster: it leads no shard until that is set right",
+            off_in_words(off_us)
+        ),
+        (_, ClockVerdict::Alarm { off_us }) => tracing::warn!(
+            "this node's clock is {} of those of the cluster: set it right; beyond 10 s the node leads \
+             no shard",
+            off_in_words(off_us)
+        ),
+        (_, ClockVerdict::Fine) => tracing::info!("this node's clock is right again"),
+    }
+}

@@ -1,0 +1,285 @@
+//! Streams of clients whose shard this node does not have: they are carried to a node that has it, which
+//! serves them as it serves its own clients. A node is one client there, whatever it brings.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use railgun_net::{Endpoint, FrameReader, FrameWriter, Member, ReadError};
+use railgun_proto::{Frame, FrameKind, WireError, v1};
+use railgun_raft::PeerError;
+use railgun_types::limits::ADMIN_STREAMS;
+use railgun_types::{ErrorCode, ShardId};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{QuicStream, SessionContext, SessionEnd, going_away};
+use crate::peers::{Line, Peers};
+use crate::reader::ClientPlaces;
+use crate::routing::Routing;
+use crate::shard::Queueing;
+
+/// How long a client may take nothing of what it gave credit for: what waits for it fills the window that
+/// all clients of this node share on the way from the other.
+const TAKE_TIME: Duration = Duration::from_secs(10);
+/// Administrative streams of another node that are served at a time, as those of so many clients.
+const GUEST_ADMIN_STREAMS: usize = 16 * ADMIN_STREAMS;
+
+/// What serves the clients of other nodes. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct ClientService {
+    pub(crate) context: Arc<SessionContext>,
+    /// Whose memory they share with this node's own.
+    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stopping: CancellationToken,
+}
+
+/// A node whose clients are served here, with its part of what clients share. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct GuestNode {
+    service: ClientService,
+    queueing: Queueing,
+    record_memory: Option<Member>,
+    read_places: ClientPlaces,
+    admin_slots: Arc<Semaphore>,
+}
+
+impl ClientService {
+    pub(crate) fn routing(&self) -> &Routing {
+        self.context.streams.routing()
+    }
+
+    /// For a node that has connected.
+    pub(crate) fn welcome(&self) -> GuestNode {
+        let number = self.context.next_session.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let record_memory = self.endpoint.reader();
+        let read_places = self.context.streams.places(record_memory.as_ref());
+        GuestNode {
+            service: self.clone(),
+            queueing: Queueing::new(number),
+            record_memory,
+            read_places,
+            admin_slots: Arc::new(Semaphore::new(GUEST_ADMIN_STREAMS)),
+        }
+    }
+}
+
+impl GuestNode {
+    /// Serves one stream of its clients, until either side ends it.
+    pub(crate) async fn serve(self, mut writer: FrameWriter, reader: FrameReader) {
+        // Whoever waits for it knows that this node is there.
+        if writer.send(Frame::new(&v1::PeerData::default())).await.is_err() {
+            return;
+        }
+        let ClientService { context, tasks, stopping, .. } = self.service;
+        let stream = QuicStream {
+            context,
+            writer,
+            reader,
+            queueing: self.queueing,
+            record_memory: self.record_memory,
+            read_places: self.read_places,
+            only_joins: false,
+            is_carried: true,
+            tasks,
+            ended: CancellationToken::new(),
+            stopping,
+        };
+        stream.serve(self.admin_slots).await;
+    }
+}
+
+/// A stream to the node that serves.
+struct Carried {
+    writer: FrameWriter,
+    reader: FrameReader,
+    _place: OwnedSemaphorePermit,
+}
+
+/// Begins a stream at a node with the shard, with the client's first frame.
+async fn begin(routing: &Routing, shard: ShardId, first: &Frame) -> Result<Carried, WireError> {
+    let unavailable = |message: &str| WireError::new(ErrorCode::Unavailable, message);
+    let others = routing.others.as_ref();
+    let others = others.ok_or_else(|| unavailable("this node has no connections to others"))?;
+    let place = Arc::clone(&others.carried).try_acquire_owned();
+    let place = place.map_err(|_| {
+        unavailable("this node carries too many streams to others: connect to another node")
+    })?;
+    let open = v1::PeerOpen {
+        to: Some(routing.replica_address(shard)),
+        r#use: v1::PeerStreamUse::PeerStreamClient.into(),
+        session: None,
+    };
+    let ask = |peers: Peers, address: String| {
+        let (open, first) = (open.clone(), first.clone());
+        async move {
+            let broken =
+                |error: &dyn std::fmt::Display| PeerError::Broken { reason: error.to_string() };
+            let (mut writer, mut reader) = peers.open(&address, Line::Clients, open).await?;
+            match reader.next().await.map_err(|error| broken(&error))? {
+                Some(frame) if frame.kind() == FrameKind::PeerData => {}
+                Some(frame) => {
+                    let error: v1::Error = frame.decode().map_err(|error| broken(&error))?;
+                    return Err(PeerError::Refused { reason: WireError::from(error).to_string() });
+                }
+                None => return Err(broken(&"it ended the stream")),
+            }
+            writer.send(first).await.map_err(|error| broken(&error))?;
+            Ok((writer, reader))
+        }
+    };
+    let (writer, reader) = routing.ask_holder(shard, ask).await?;
+    Ok(Carried { writer, reader, _place: place })
+}
+
+/// Has another node answer a request about a stream of its.
+pub(super) async fn request(
+    routing: &Routing,
+    shard: ShardId,
+    call: v1::admin_request::Call,
+    time: Duration,
+) -> Result<v1::admin_response::Answer, WireError> {
+    let first = Frame::new(&v1::AdminRequest { id: 0, call: Some(call) });
+    let mut carried = begin(routing, shard, &first).await?;
+    carried.writer.finish();
+    let answered = timeout(time, carried.reader.next()).await.map_err(|_| {
+        let message = format!("the node with shard {shard} did not answer within {time:?}");
+        WireError::new(ErrorCode::Timeout, message)
+    })?;
+    let frame = heard(answered)?.ok_or_else(lost)?;
+    let response: v1::AdminResponse = frame.decode()?;
+    match response.answer {
+        Some(v1::admin_response::Answer::Error(error)) => Err(as_of_here(error.into())),
+        Some(answer) => Ok(answer),
+        None => Err(lost()),
+    }
+}
+
+/// Carries a subscription: credit there, records back, a frame at a time. Flow control of either stream
+/// stops the other.
+pub(super) async fn subscription(
+    stream: &mut QuicStream,
+    shard: ShardId,
+    subscribe: &v1::Subscribe,
+) -> Result<(), SessionEnd> {
+    let first = Frame::new(subscribe);
+    let mut carried = tokio::select! {
+        biased;
+        () = stream.stopping.cancelled() => return Err(going_away()),
+        carried = begin(stream.context.streams.routing(), shard, &first) => carried?,
+    };
+    if let Some(memory) = &stream.record_memory {
+        carried.reader.charge(Member::of_stream(memory));
+    }
+    let QuicStream { writer, reader, stopping, .. } = stream;
+    let mut back = Back { from: &mut carried.reader, to: writer, since: Instant::now(), taken: 0 };
+    let there = &mut carried.writer;
+    let mut is_whole = false;
+    loop {
+        let is_given = there.is_flushed();
+        tokio::select! {
+            biased;
+            () = stopping.cancelled() => return Err(going_away()),
+            given = there.flush(), if !is_given => given.map_err(|_| lost())?,
+            frame = reader.next(), if is_given => match frame? {
+                Some(frame) if frame.kind() == FrameKind::Credit => there.queue_all([frame])?,
+                Some(frame) => return Err(SessionEnd::unexpected(frame.kind())),
+                None => return Err(SessionEnd::ClientLeft),
+            },
+            step = back.step() => match step? {
+                Step::Taken => {}
+                Step::Came(frame) => {
+                    is_whole = frame.kind() == FrameKind::End;
+                    back.queue(frame)?;
+                }
+                Step::Ended if is_whole => return Ok(()),
+                Step::Ended => return Err(lost().into()),
+            },
+        }
+    }
+}
+
+/// The way back to the client.
+struct Back<'s> {
+    from: &'s mut FrameReader,
+    to: &'s mut FrameWriter,
+    /// When the client took something the last time, or had nothing to take.
+    since: Instant,
+    /// How much it had taken then.
+    taken: u64,
+}
+
+enum Step {
+    /// All that was queued is gone.
+    Taken,
+    Came(Frame),
+    Ended,
+}
+
+impl Back<'_> {
+    fn queue(&mut self, frame: Frame) -> Result<(), SessionEnd> {
+        self.since = Instant::now();
+        Ok(self.to.queue_all([frame])?)
+    }
+
+    /// Sends what is queued; with nothing queued, waits for the next frame. Cancel safe.
+    async fn step(&mut self) -> Result<Step, SessionEnd> {
+        if self.to.is_flushed() {
+            return Ok(match heard(self.from.next().await)? {
+                Some(frame) => Step::Came(frame),
+                None => Step::Ended,
+            });
+        }
+        loop {
+            let taking = timeout_at(self.since + TAKE_TIME, self.to.flush());
+            match self.from.meanwhile(taking).await {
+                Ok(Ok(taken)) => return Ok(taken.map(|()| Step::Taken)?),
+                Ok(Err(_)) if self.to.taken() != self.taken => {
+                    (self.taken, self.since) = (self.to.taken(), Instant::now());
+                }
+                // Who does not read cannot be told; what is on its way is given up.
+                Ok(Err(_)) => {
+                    self.to.reset(ErrorCode::Timeout);
+                    return Err(SessionEnd::NotTaken);
+                }
+                Err(_) => {
+                    self.to.reset(ErrorCode::QuotaExceeded);
+                    let message = "records were not taken while others waited for the memory";
+                    return Err(WireError::new(ErrorCode::QuotaExceeded, message).into());
+                }
+            }
+        }
+    }
+}
+
+/// What the other node sends; its refusal as the client is told.
+fn heard(frame: Result<Option<Frame>, ReadError>) -> Result<Option<Frame>, WireError> {
+    match frame {
+        Ok(Some(frame)) if frame.kind() == FrameKind::Error => {
+            let error: v1::Error = frame.decode()?;
+            Err(as_of_here(error.into()))
+        }
+        Ok(frame) => Ok(frame),
+        // There was no room for it here.
+        Err(ReadError::NoRoom { .. }) => {
+            let message = "there was no memory for the records: others take what there is";
+            Err(WireError::new(ErrorCode::QuotaExceeded, message))
+        }
+        Err(_) => Err(lost()),
+    }
+}
+
+/// It is not this node that goes: the client may stay.
+fn as_of_here(error: WireError) -> WireError {
+    if error.code == ErrorCode::GoingAway || error.code == ErrorCode::ReplicaNotHere {
+        return WireError::new(ErrorCode::Unavailable, error.message);
+    }
+    error
+}
+
+fn lost() -> WireError {
+    let message = "the node that has the stream's shard is gone or does not answer: ask again";
+    WireError::new(ErrorCode::Unavailable, message)
+}

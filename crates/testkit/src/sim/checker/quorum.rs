@@ -1,0 +1,76 @@
+//! Whether everything that was acked is on the disks of a majority, or in the bucket (PS-1), and whether
+//! what is in the bucket was asked for there (I5).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use railgun_core::manifest::ShardManifest;
+use railgun_types::{Offset, ShardId, StreamUid};
+
+use super::super::history::{History, MessageId};
+use super::local::{Appends, Told};
+
+/// `told`: by each node's durable logs.
+pub(super) fn check(
+    history: &History,
+    acked: &[(StreamUid, Offset, MessageId)],
+    in_bucket: &BTreeSet<MessageId>,
+    told: &[BTreeMap<ShardId, Told>],
+) {
+    let mut copies: BTreeMap<MessageId, BTreeSet<usize>> = BTreeMap::new();
+    for (node, told) in told.iter().enumerate() {
+        for id in told.values().flat_map(|told| &told.appends).flat_map(|entry| &entry.messages) {
+            copies.entry(*id).or_default().insert(node);
+        }
+    }
+    let majority = told.len() / 2 + 1;
+    let copies = |id: &MessageId| copies.get(id).map_or(0, BTreeSet::len);
+    let few = |(_, _, id): &&(StreamUid, Offset, MessageId)| {
+        !in_bucket.contains(id) && copies(id) < majority
+    };
+    if let Some((stream, offset, id)) = acked.iter().find(few) {
+        let how = format_args!(
+            "message {id}, acked at offset {offset} of {stream}, is on {} disks of {}, and not in \
+             the bucket behind a manifest",
+            copies(id),
+            told.len()
+        );
+        history.violated("PS-1", how);
+    }
+}
+
+/// The entries with each message only where it was sent last: when leaders change, one that overtook
+/// another is refused, and sent again. What was refused holds up nothing.
+pub(super) fn as_sent_last(appends: &[Appends]) -> Vec<Appends> {
+    let mut later = BTreeSet::new();
+    let entry = |entry: &Appends| {
+        let messages = entry.messages.iter().copied().filter(|id| later.insert(*id)).collect();
+        Appends { bytes: entry.bytes, messages }
+    };
+    let mut sent: Vec<_> = appends.iter().rev().map(entry).collect();
+    sent.reverse();
+    sent
+}
+
+/// Every object of the manifest is one that a seal asked for, in the seal's term: what a majority of the
+/// logs has is committed, and no log has another entry in the place of a committed one for long.
+pub(super) fn check_seals(
+    history: &History,
+    manifest: &ShardManifest,
+    told: &[BTreeMap<ShardId, Told>],
+) {
+    let majority = told.len() / 2 + 1;
+    for (object, info) in &manifest.objects {
+        let entries = told.iter().filter_map(|told| told.get(&manifest.shard));
+        let entries = entries.filter_map(|told| told.seals.get(&object.seal_index));
+        let others = entries.filter(|seal| **seal != Some(info.term)).count();
+        if others >= majority {
+            let (seal, shard, term) = (object.seal_index, manifest.shard, info.term);
+            let how = format_args!(
+                "object {seal}.{} of shard {shard} is of term {term}, and {others} logs have \
+                 something else there than its seal",
+                object.part
+            );
+            history.violated("I5", how);
+        }
+    }
+}

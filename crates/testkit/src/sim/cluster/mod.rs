@@ -1,0 +1,550 @@
+//! Nodes that are one cluster, on a network that is disturbed, with one bucket: each has a disk, a clock
+//! and chance of its own. Faults strike one after another and at the same time, and now and then all is
+//! quiet; then there must soon be leaders. The history and its rules are those of a node alone; besides,
+//! replicas are compared with each other.
+
+mod faults;
+mod member;
+mod replicas;
+mod wires;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use railgun_client::{Offset, StreamUid};
+use railgun_log::{CrashPlan, Fault as DiskFault};
+use railgun_net::memory::{Crash as HostCrash, Disturbance, MemoryNetwork};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use super::audit;
+use super::bucket::{SimBucket, Weather};
+use super::checker::Checker;
+use super::dial::SimDial;
+use super::history::History;
+use super::node::{Place, SimNode};
+use super::options::{Options, Shape};
+use super::random::Random;
+use super::trace::Trace;
+use super::workload::Workload;
+use super::world::{FINISH_PATIENCE, LOOK_EVERY, Report, acked_nothing, in_virtual_time};
+pub use faults::CLUSTER_FAULTS;
+use faults::{At, Fault};
+use member::{Member, News};
+use replicas::Replicas;
+use wires::{Way, Wires, both};
+
+const NODES: u8 = 3;
+/// Shards for records; the catalog is one more.
+const DATA_SHARDS: u32 = 2;
+/// Where clients are.
+const CLIENTS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 1, 1));
+
+/// What lasts, at the same time.
+const LASTING_MAX: usize = 4;
+/// Time that nodes have to start and come together when nothing is wrong.
+const START_PATIENCE: Duration = Duration::from_secs(30);
+/// Time in which every shard must have a leader when nothing is wrong any more.
+const LEADER_PATIENCE: Duration = Duration::from_secs(5);
+/// Time in which all replicas must be the same when nothing is wrong and nothing is asked any more.
+const AGREE_PATIENCE: Duration = Duration::from_secs(20);
+/// A node may refuse to start for what was wrong until so long ago.
+const EXCUSED: Duration = Duration::from_secs(15);
+
+/// Runs a cluster from `seed` to its end, in this thread.
+///
+/// # Panics
+/// If the simulation itself is at fault.
+#[must_use]
+pub fn run_cluster(seed: u64, options: &Options) -> Report {
+    in_virtual_time(seed, async { Box::pin(ClusterWorld::new(seed, options).run()).await })
+}
+
+/// Something that lasts until its time is over.
+#[derive(Clone, Debug)]
+enum Lasting {
+    Blocked(Vec<Way>),
+    Delayed,
+    Bucket,
+    DiskFull(At),
+    SlowDisk(At),
+}
+
+#[derive(Debug)]
+struct ClusterWorld {
+    seed: u64,
+    random: Random,
+    duration: Duration,
+    members: Vec<Member>,
+    bucket: SimBucket,
+    disturbance: Disturbance,
+    wires: Wires,
+    /// How long everything takes when nothing is wrong.
+    usual_delay_us: u64,
+    dial: SimDial,
+    lasting: Vec<(Duration, Lasting)>,
+    /// Something was wrong then.
+    ill_at: Duration,
+    history: History,
+    checker: Checker,
+    replicas: Replicas,
+    trace: Trace,
+    lives: u64,
+}
+
+impl ClusterWorld {
+    fn new(seed: u64, options: &Options) -> Self {
+        let trace = Trace::begin();
+        let mut random = Random::new(seed);
+        let drawn = Shape::draw(seed, &mut random);
+        let per_shard = drawn.shard_budget();
+        let shards = DATA_SHARDS;
+        let shape = Shape {
+            shards,
+            hot_bytes_max: per_shard * u64::from(shards),
+            streams: random.within(3..6),
+            ..drawn
+        };
+        trace.note(format_args!("seed {seed}: {shape:?}"));
+        let bucket = SimBucket::new(shape.conditions, random.fork(), trace.clone());
+        let (network, disturbance) = MemoryNetwork::disturbed(random.next());
+        let removed = Arc::new(Notify::new());
+        let member = |number| {
+            let place = Place { number, nodes: NODES, disturbance: disturbance.clone() };
+            let dial = SimDial::to_node(network.clone(), CLIENTS);
+            let (shape, trace) = (shape.clone(), trace.of_node(number));
+            let node = SimNode::new(shape, options.bug, bucket.clone(), dial, random.fork(), trace);
+            Member::new(node.in_cluster(place, Arc::clone(&removed)))
+        };
+        let members: Vec<_> = (1..=NODES).map(member).collect();
+        let history = History::new(trace.clone());
+        let nodes: Vec<_> = members.iter().map(|member| Arc::clone(&member.node)).collect();
+        let checker = Checker::new(nodes, history.clone(), trace.clone());
+        let servers: Vec<_> = (1..=NODES).map(Place::clients_of).collect();
+        Self {
+            seed,
+            usual_delay_us: random.within(50..3_000),
+            random,
+            duration: options.duration,
+            members,
+            bucket,
+            wires: Wires::new(disturbance.clone()),
+            disturbance,
+            dial: SimDial::to_servers(network, CLIENTS, &servers),
+            lasting: Vec::new(),
+            ill_at: Duration::ZERO,
+            replicas: Replicas::new(history.clone()),
+            history,
+            checker,
+            trace,
+            lives: 0,
+        }
+    }
+
+    async fn run(mut self) -> Report {
+        self.set_usual_delay();
+        self.come_together().await;
+        let watching = self.watch();
+        let random = self.random.fork();
+        let shape = self.members[0].node.shape.clone();
+        let workload =
+            Workload::start(&self.dial, &shape, &self.history, &self.checker, random, &self.trace);
+        let workload = workload.await;
+        let mut first = Fault::first(self.seed, &mut self.random).into_iter();
+        while self.trace.elapsed() < self.duration && self.history.is_sound() {
+            let most = *self.random.pick(&[200, 2_000, 4_000]);
+            let pause = Duration::from_millis(self.random.within(10..most));
+            self.pass(pause).await;
+            if self.random.percent(8) {
+                self.be_quiet().await;
+            }
+            let fault = first.next().unwrap_or_else(|| Fault::draw(&mut self.random));
+            self.strike(fault).await;
+        }
+        if self.history.is_sound() {
+            self.be_quiet().await;
+        }
+        if self.history.is_sound() && !workload.finish(FINISH_PATIENCE).await {
+            let how = format_args!("somebody did not finish within {FINISH_PATIENCE:?}");
+            self.history.violated("liveness", how);
+        }
+        if self.history.is_sound() {
+            self.judge().await;
+        }
+        self.checker.rest().await;
+        watching.abort();
+        if !self.history.is_sound() {
+            // A reader may have noticed first: this tells why.
+            self.checker.check().await;
+        }
+        self.checker.count_objects().await;
+        if acked_nothing(&self.history) {
+            self.history.violated("liveness", format_args!("nothing was acknowledged"));
+        }
+        let virtual_time = self.trace.elapsed();
+        for at in 0..self.members.len() {
+            self.crash(at, HostCrash::Silent, &CrashPlan::LoseAll, Duration::ZERO).await;
+        }
+        let (sent, acked) = self.history.counts();
+        Report {
+            seed: self.seed,
+            violations: self.history.violations(),
+            trace_hash: self.trace.hash(),
+            trace: self.trace.lines(),
+            sent,
+            acked,
+            lives: self.lives,
+            counts: self.trace.counts(),
+            virtual_time,
+        }
+    }
+
+    /// Looks at disks and bucket when a log file was removed, and now and then.
+    fn watch(&self) -> JoinHandle<()> {
+        let (checker, node) = (self.checker.clone(), Arc::clone(&self.members[0].node));
+        tokio::spawn(async move {
+            loop {
+                drop(tokio::time::timeout(LOOK_EVERY, node.hooks.removed.notified()).await);
+                checker.check().await;
+            }
+        })
+    }
+
+    /// All nodes start, and are one cluster.
+    async fn come_together(&mut self) {
+        self.history.node_is_ill(true);
+        self.wait_for("the nodes do not come together", START_PATIENCE, Self::all_up).await;
+    }
+
+    fn all_up(&mut self) -> bool {
+        self.members.iter().all(|member| member.up().is_some())
+    }
+
+    fn has_leaders(&mut self) -> bool {
+        let lives: Vec<_> = self.members.iter().filter_map(Member::up).collect();
+        let states: Vec<_> = lives.iter().flat_map(|life| life.broker.replica_states()).collect();
+        let leads = |shard: u32| states.iter().any(|s| s.shard.0 == shard && s.serving);
+        (0..=DATA_SHARDS).all(leads)
+    }
+
+    /// Lets time pass until it is so; the time that took.
+    async fn wait_for(
+        &mut self,
+        complaint: &str,
+        patience: Duration,
+        mut is_so: impl FnMut(&mut Self) -> bool,
+    ) -> Duration {
+        let begun = self.trace.elapsed();
+        while self.history.is_sound() && !is_so(self) {
+            if self.trace.elapsed() - begun > patience {
+                let how = format_args!("{complaint} within {patience:?}");
+                self.history.violated("liveness", how);
+            }
+            self.step().await;
+        }
+        self.trace.elapsed() - begun
+    }
+
+    async fn pass(&mut self, time: Duration) {
+        let end = self.trace.elapsed() + time;
+        while self.trace.elapsed() < end && self.history.is_sound() {
+            self.step().await;
+        }
+    }
+
+    /// A moment passes; who has ended, or is to start, does.
+    async fn step(&mut self) {
+        for at in 0..self.members.len() {
+            let (now, seed) = (self.trace.elapsed(), self.random.next());
+            if self.members[at].start_if_due(now, seed) {
+                self.note(at, format_args!("starts"));
+                self.lives += 1;
+            }
+        }
+        tokio::time::sleep(Duration::from_micros(self.random.within(1_000..40_000))).await;
+        for at in 0..self.members.len() {
+            let news = self.members[at].news().await;
+            self.on_news(at, news).await;
+        }
+        self.end_what_is_over();
+        let lives: Vec<_> = self.members.iter().map(Member::up).collect();
+        self.replicas.look(&lives);
+        self.replicas.compare(self.trace.elapsed(), &lives).await;
+        self.tell_health();
+    }
+
+    async fn on_news(&mut self, at: At, news: News) {
+        let now = self.trace.elapsed();
+        match news {
+            News::None => {}
+            News::Started => self.note(at, format_args!("serves")),
+            News::Stopped => {
+                self.note(at, format_args!("has stopped"));
+                let (plan, down) = (self.draw_plan(), self.random.within(50..3_000));
+                let back_at = now + Duration::from_millis(down);
+                self.crash(at, HostCrash::Told, &plan, back_at).await;
+            }
+            News::NotStarted(error) => {
+                self.note(at, format_args!("does not start: {error}"));
+                let is_excused = self.members[at].hurt.is_some() || now < self.ill_at + EXCUSED;
+                if !is_excused {
+                    let number = at + 1;
+                    let how = format_args!("node {number} does not start: {error}");
+                    self.history.violated("liveness", how);
+                }
+                let back_at = now + Duration::from_millis(self.random.within(50..3_000));
+                self.crash(at, HostCrash::Told, &CrashPlan::ProcessOnly, back_at).await;
+            }
+            News::EndedItself(reason) => {
+                self.note(at, format_args!("ends itself: {reason}"));
+                self.trace.count(|counts| counts.ended_itself += 1);
+                let down = self.members[at].hurt;
+                if down.is_none() {
+                    let how = format_args!("node {} ended itself: {reason}", at + 1);
+                    self.history.violated("liveness", how);
+                }
+                // What it has answered is still on its way for a moment.
+                let us = self.random.within(0..20_000);
+                tokio::time::sleep(Duration::from_micros(us)).await;
+                let (plan, back_at) = (self.draw_plan(), now + down.unwrap_or_default());
+                self.crash(at, HostCrash::Told, &plan, back_at).await;
+            }
+        }
+    }
+
+    fn note(&self, at: At, what: std::fmt::Arguments<'_>) {
+        self.trace.note(format_args!("node {} {what}", at + 1));
+    }
+
+    async fn crash(&mut self, at: At, how: HostCrash, plan: &CrashPlan, back_at: Duration) {
+        self.note(at, format_args!("crashes: {how:?}, {plan:?}"));
+        self.members[at].crash(how, plan, back_at).await;
+    }
+
+    fn draw_plan(&mut self) -> CrashPlan {
+        match self.random.within(0..10) {
+            0 => CrashPlan::LoseAll,
+            1 => CrashPlan::KeepAll,
+            2 => CrashPlan::ProcessOnly,
+            _ => CrashPlan::Seeded(self.random.next()),
+        }
+    }
+
+    fn draw_how(told: bool) -> HostCrash {
+        if told { HostCrash::Told } else { HostCrash::Silent }
+    }
+
+    fn host(at: At) -> IpAddr {
+        Place::host_of(at as u8 + 1)
+    }
+
+    /// From a node to the others, or one of them.
+    fn ways(at: At, other: Option<At>) -> Vec<Way> {
+        let others = (0..usize::from(NODES)).filter(|one| *one != at);
+        let others = others.filter(|one| other.is_none_or(|other| other == *one));
+        others.map(|other| (Self::host(at), Self::host(other))).collect()
+    }
+
+    async fn strike(&mut self, fault: Fault) {
+        if self.lasting.len() >= LASTING_MAX || self.lasts_already(&fault) {
+            return;
+        }
+        self.trace.note(format_args!("fault: {fault:?}"));
+        self.trace.count(|counts| *counts.faults.entry(fault.name()).or_default() += 1);
+        let now = self.trace.elapsed();
+        match fault {
+            Fault::Crash { node, told, down } => {
+                let plan = self.draw_plan();
+                self.crash(node, Self::draw_how(told), &plan, now + down).await;
+            }
+            Fault::CrashAtSync { node, syncs, down } => {
+                self.members[node].hurt = Some(down);
+                self.members[node].node.hooks.syncs_left.with(|left| *left = Some(syncs));
+                self.history.disk_was_hurt();
+            }
+            Fault::PowerCut { down } => {
+                for (node, down) in down.into_iter().enumerate() {
+                    let plan = self.draw_plan();
+                    self.crash(node, HostCrash::Silent, &plan, now + down).await;
+                }
+                self.checker.check().await;
+            }
+            Fault::Restart { node, drain } => self.members[node].stop(drain),
+            Fault::Partition { node, other, time } => {
+                self.block(both(&Self::ways(node, other)), time);
+            }
+            Fault::OneWay { node, other, back, time } => {
+                let mut ways = Self::ways(node, other);
+                if back {
+                    ways.iter_mut().for_each(|way| *way = (way.1, way.0));
+                }
+                self.block(ways, time);
+            }
+            Fault::ClientsCutOff { node, there, back, time } => {
+                let (from, to) = (CLIENTS, Self::host(node));
+                let ways = [there.then_some((from, to)), back.then_some((to, from))];
+                self.block(ways.into_iter().flatten().collect(), time);
+            }
+            Fault::Delays { ms: (least, most), time } => {
+                let ms = Duration::from_millis;
+                self.disturbance.set_delays(ms(least)..=ms(most));
+                self.last(Lasting::Delayed, time);
+            }
+            Fault::Cut { node } => {
+                self.dial.network().cut(Place::clients_of(node as u8 + 1));
+            }
+            Fault::LostAnswers { node, syncs } => {
+                self.members[node].node.hooks.answers_left.with(|left| *left = Some(syncs));
+            }
+            Fault::Bucket { weather, time } => {
+                self.bucket.set_weather(weather);
+                self.last(Lasting::Bucket, time);
+            }
+            Fault::DiskFull { node, time } => {
+                let disk = &self.members[node].node.disk;
+                disk.set_capacity(disk.used());
+                self.last(Lasting::DiskFull(node), time);
+            }
+            Fault::DiskError { node, op, after, down } => {
+                let kind = std::io::ErrorKind::Other;
+                self.members[node].node.disk.fail(DiskFault { op, after, kind });
+                self.members[node].hurt = Some(down);
+                self.history.disk_was_hurt();
+            }
+            Fault::SlowDisk { node, us, time } => {
+                self.members[node].node.set_slowness(Some(us));
+                self.last(Lasting::SlowDisk(node), time);
+            }
+            Fault::Clock { node, us } => self.members[node].node.clock.set_off(us),
+        }
+        self.ill_at = self.trace.elapsed();
+        self.tell_health();
+    }
+
+    /// Whether what it sets is set by another one, whose end would be the end of both.
+    fn lasts_already(&self, fault: &Fault) -> bool {
+        self.lasting.iter().any(|(_, lasting)| match (fault, lasting) {
+            (Fault::Delays { .. }, Lasting::Delayed)
+            | (Fault::Bucket { .. }, Lasting::Bucket)
+            | (Fault::DiskFull { .. }, Lasting::DiskFull(_)) => true,
+            (Fault::SlowDisk { node, .. }, Lasting::SlowDisk(at)) => node == at,
+            _ => false,
+        })
+    }
+
+    fn block(&mut self, ways: Vec<Way>, time: Duration) {
+        self.wires.block(&ways);
+        self.last(Lasting::Blocked(ways), time);
+    }
+
+    fn last(&mut self, lasting: Lasting, time: Duration) {
+        self.lasting.push((self.trace.elapsed() + time, lasting));
+    }
+
+    fn set_usual_delay(&self) {
+        let us = Duration::from_micros;
+        self.disturbance.set_delays(us(self.usual_delay_us / 4)..=us(self.usual_delay_us));
+    }
+
+    fn end_what_is_over(&mut self) {
+        let now = self.trace.elapsed();
+        let over: Vec<_> = self.lasting.extract_if(.., |(end, _)| *end <= now).collect();
+        for (_, lasting) in over {
+            self.end(lasting);
+        }
+    }
+
+    fn end(&mut self, lasting: Lasting) {
+        self.trace.note(format_args!("over: {lasting:?}"));
+        match lasting {
+            Lasting::Blocked(ways) => self.wires.unblock(&ways),
+            Lasting::Delayed => self.set_usual_delay(),
+            Lasting::Bucket => self.bucket.set_weather(Weather::Fair),
+            Lasting::DiskFull(at) => self.members[at].node.disk.set_capacity(u64::MAX),
+            Lasting::SlowDisk(at) => self.members[at].node.set_slowness(None),
+        }
+    }
+
+    /// What is wrong now excuses what clients are told.
+    fn tell_health(&mut self) {
+        let is_ill = !self.lasting.is_empty()
+            || self.members.iter().any(|member| member.up().is_none() || member.hurt.is_some());
+        if is_ill {
+            self.ill_at = self.trace.elapsed();
+        }
+        self.history.bucket_is_ill(self.bucket.weather() != Weather::Fair);
+        self.history.node_is_ill(is_ill);
+    }
+
+    /// Nothing is wrong for a while. Soon every shard has a leader.
+    async fn be_quiet(&mut self) {
+        self.trace.note(format_args!("quiet"));
+        for (_, lasting) in std::mem::take(&mut self.lasting) {
+            self.end(lasting);
+        }
+        let now = self.trace.elapsed();
+        for at in 0..self.members.len() {
+            // A planted disk error may lie in wait: a restart forgets it.
+            if self.members[at].hurt.is_some() {
+                let plan = self.draw_plan();
+                self.crash(at, HostCrash::Told, &plan, now).await;
+            }
+            let hooks = &self.members[at].node.hooks;
+            hooks.answers_left.with(|left| *left = None);
+            self.members[at].hurry();
+        }
+        let complaint = "nothing is wrong, and a shard has no leader";
+        let took = self.wait_for(complaint, LEADER_PATIENCE, Self::has_leaders).await;
+        self.trace.note(format_args!("leaders after {took:?}"));
+        self.trace.count(|counts| counts.leaders_after = counts.leaders_after.max(took));
+        let complaint = "nothing is wrong, and a node does not start";
+        self.wait_for(complaint, START_PATIENCE, Self::all_up).await;
+        let pause = Duration::from_millis(self.random.within(500..6_000));
+        self.pass(pause).await;
+    }
+
+    /// Reads everything through every node, brings it to the bucket, reads it there; the history must
+    /// be whole then.
+    async fn judge(&mut self) {
+        // Publishers that were left give up what they still have.
+        self.pass(Duration::from_secs(60)).await;
+        let complaint = "nothing is asked any more, and replicas are not the same";
+        let same = |world: &mut Self| world.replicas.are_same(usize::from(NODES), DATA_SHARDS);
+        let took = self.wait_for(complaint, AGREE_PATIENCE, same).await;
+        self.trace.count(|counts| counts.agreed_after = counts.agreed_after.max(took));
+        let Some(ends) = self.read_everywhere().await else { return };
+        self.checker.check().await;
+        audit::seal_streams(&self.dial, &self.history).await;
+        self.checker.check_replay(&ends).await;
+        self.trace.note(format_args!("a last power cut"));
+        for at in 0..self.members.len() {
+            self.crash(at, HostCrash::Silent, &CrashPlan::LoseAll, Duration::ZERO).await;
+        }
+        self.checker.check().await;
+        self.be_quiet().await;
+        if self.history.is_sound() && self.read_everywhere().await.is_some_and(|now| now != ends) {
+            self.history.violated("PS-1", format_args!("streams end elsewhere after a power cut"));
+        }
+        self.history.check_whole();
+    }
+
+    /// Every stream, from its beginning to its end, from every node; the ends, if they are the same.
+    async fn read_everywhere(&mut self) -> Option<Vec<(StreamUid, Offset)>> {
+        let mut first: Option<Vec<_>> = None;
+        for at in 0..self.members.len() {
+            let ends = audit::read_streams(&self.members[at].node.dial, &self.history).await;
+            match &first {
+                Some(first) if *first != ends => {
+                    let number = at + 1;
+                    let how = format_args!("node 1 ends at {first:?}, node {number} at {ends:?}");
+                    self.history.violated("PS-2", how);
+                    return None;
+                }
+                Some(_) => {}
+                None => first = Some(ends),
+            }
+        }
+        first.filter(|_| self.history.is_sound())
+    }
+}

@@ -1,0 +1,155 @@
+//! What replicas say of themselves, compared: at most one leads in a term, and those that have applied
+//! the same entries are the same.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use railgun_broker::StateDigest;
+use railgun_types::{EntryId, ReplicaId, ShardId};
+
+use super::super::history::History;
+use super::super::node::Life;
+
+/// Replicas are compared this often.
+const COMPARE_EVERY: Duration = Duration::from_millis(500);
+/// Digests that are kept to compare with.
+const KEPT: usize = 1_000;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Replicas {
+    history: History,
+    /// Who was seen to lead.
+    leaders: BTreeMap<(ShardId, u64), ReplicaId>,
+    /// By the last entry in the state: its hash, and on which node that was seen first.
+    hashes: BTreeMap<(ShardId, EntryId), (u64, usize)>,
+    /// As each node said last.
+    last: BTreeMap<(ShardId, usize), StateDigest>,
+    compared_at: Duration,
+}
+
+impl Replicas {
+    pub(super) fn new(history: History) -> Self {
+        Self {
+            history,
+            leaders: BTreeMap::new(),
+            hashes: BTreeMap::new(),
+            last: BTreeMap::new(),
+            compared_at: Duration::ZERO,
+        }
+    }
+
+    /// Who leads, and who says who leads.
+    pub(super) fn look(&mut self, lives: &[Option<&Life>]) {
+        for life in lives.iter().flatten() {
+            for state in life.broker.replica_states() {
+                if let Some(leader) = state.leader {
+                    self.leads(state.shard, state.term, leader);
+                }
+            }
+        }
+    }
+
+    fn leads(&mut self, shard: ShardId, term: u64, leader: ReplicaId) {
+        let known = *self.leaders.entry((shard, term)).or_insert(leader);
+        if known != leader {
+            let how =
+                format_args!("shard {shard} has two leaders in term {term}: {known} and {leader}");
+            self.history.violated("one leader", how);
+        }
+    }
+
+    /// States, if they have not just been compared.
+    pub(super) async fn compare(&mut self, now: Duration, lives: &[Option<&Life>]) {
+        if now < self.compared_at + COMPARE_EVERY {
+            return;
+        }
+        self.compared_at = now;
+        self.last.clear();
+        for (at, life) in lives.iter().enumerate() {
+            let Some(life) = life else { continue };
+            for (shard, digest) in life.broker.state_digests().await {
+                self.is(shard, at, digest);
+            }
+        }
+        while self.hashes.len() > KEPT {
+            self.hashes.pop_first();
+        }
+    }
+
+    fn is(&mut self, shard: ShardId, at: usize, digest: StateDigest) {
+        self.last.insert((shard, at), digest);
+        let Some(applied) = digest.applied else { return };
+        let (hash, first) = *self.hashes.entry((shard, applied)).or_insert((digest.hash, at));
+        if hash != digest.hash {
+            let how = format_args!(
+                "the state of shard {shard} after entry {applied} is {hash:016x} on node {}, and \
+                 {:016x} on node {}",
+                first + 1,
+                digest.hash,
+                at + 1
+            );
+            self.history.violated("PS-2", how);
+        }
+    }
+
+    /// Whether all replicas of all shards were the same when they were compared last.
+    pub(super) fn are_same(&self, nodes: usize, data_shards: u32) -> bool {
+        (0..=data_shards).map(ShardId).all(|shard| {
+            let digests: Vec<_> = (0..nodes).map(|at| self.last.get(&(shard, at))).collect();
+            digests.iter().all(|digest| digest.is_some() && *digest == digests[0])
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::trace::Trace;
+    use super::*;
+
+    const SHARD: ShardId = ShardId(1);
+
+    fn digest(index: u64, hash: u64) -> StateDigest {
+        StateDigest { applied: Some(EntryId { term: 1, index }), hash }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn two_leaders_in_a_term_are_noticed() {
+        let history = History::new(Trace::begin());
+        let mut replicas = Replicas::new(history.clone());
+        let one = ReplicaId(1);
+        replicas.leads(SHARD, 1, one);
+        replicas.leads(SHARD, 1, one);
+        replicas.leads(SHARD, 2, ReplicaId(2));
+        replicas.leads(ShardId(2), 1, ReplicaId(2));
+        assert!(history.is_sound());
+        replicas.leads(SHARD, 1, ReplicaId(2));
+        assert!(!history.is_sound());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_same_entries_make_the_same_state() {
+        let history = History::new(Trace::begin());
+        let mut replicas = Replicas::new(history.clone());
+        replicas.is(SHARD, 0, digest(5, 10));
+        replicas.is(SHARD, 1, digest(6, 11));
+        replicas.is(SHARD, 0, digest(6, 11));
+        assert!(history.is_sound());
+        replicas.is(SHARD, 2, digest(5, 11));
+        assert!(!history.is_sound());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn replicas_are_the_same_when_all_are() {
+        let mut replicas = Replicas::new(History::new(Trace::begin()));
+        for shard in [0, 1].map(ShardId) {
+            replicas.is(shard, 0, digest(5, 10));
+            replicas.is(shard, 1, digest(5, 10));
+        }
+        assert!(replicas.are_same(2, 1));
+        assert!(!replicas.are_same(3, 1), "one was not asked");
+        assert!(!replicas.are_same(2, 2), "a shard is not there");
+        replicas.is(ShardId(0), 1, digest(6, 11));
+        assert!(!replicas.are_same(2, 1));
+    }
+}

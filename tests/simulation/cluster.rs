@@ -1,0 +1,109 @@
+//! Runs of a whole cluster, each from a seed: three nodes, the catalog and two shards, one bucket, clients
+//! that know all nodes. No rule is broken in any.
+//!
+//! `RAILGUN_SIM_CLUSTER_SEEDS=n` runs n seeds instead of the usual ones, the first of which is
+//! `RAILGUN_SIM_START=s`; `RAILGUN_SIM_SEED=s` runs only that one. Then seeds that nobody has seen before
+//! follow for `RAILGUN_SIM_RANDOM_SECONDS=n`. `cargo xtask sim` runs many.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::time::{Duration, Instant};
+
+use railgun_testkit::sim::{self, Bug, CLUSTER_FAULTS, Counts, LogBug, Options, Report};
+
+use crate::seeds::{number, print_trace, tail};
+
+/// Seeds that are run always. Four in a row see every fault.
+const SEEDS: u64 = 4;
+/// After that, others are tried for so long, in seconds, or a run longer.
+const RANDOM_SECONDS: u64 = 15;
+
+/// Shorter than `cargo xtask sim` has it, which runs what is compiled to be fast.
+fn options() -> Options {
+    Options { duration: Duration::from_secs(20), ..Options::default() }
+}
+
+fn describe(report: &Report) -> String {
+    let seed = report.seed;
+    format!(
+        "seed {seed} breaks: {:#?}\nlast events:\n{}\nrun it again with: RAILGUN_SIM_SEED={seed} cargo \
+         test -p railgun-tests --test simulation cluster",
+        report.violations,
+        tail(report),
+    )
+}
+
+#[expect(clippy::disallowed_methods, reason = "how long a test takes is real time")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+fn run(seed: u64) -> Report {
+    let begun = now();
+    let report = sim::run_cluster(seed, &options());
+    println!(
+        "cluster seed {seed}: {} of {} messages acked, {} lives, {:?} of virtual time in {:?}, {} events, \
+         trace {:016x}\n{:?}",
+        report.acked,
+        report.sent,
+        report.lives,
+        report.virtual_time,
+        begun.elapsed(),
+        report.trace.len(),
+        report.trace_hash,
+        report.counts,
+    );
+    print_trace(&report);
+    assert!(report.violations.is_empty(), "{}", describe(&report));
+    report
+}
+
+#[test]
+fn every_rule_holds_in_a_cluster_under_faults() {
+    let only = number("RAILGUN_SIM_SEED");
+    let first = number("RAILGUN_SIM_START").unwrap_or(1);
+    let seeds = match only {
+        Some(seed) => seed..seed + 1,
+        None => first..first + number("RAILGUN_SIM_CLUSTER_SEEDS").unwrap_or(SEEDS),
+    };
+    let sees_all = seeds.end - seeds.start >= SEEDS;
+    let mut all = Counts::default();
+    for seed in seeds {
+        let report = run(seed);
+        assert!(report.acked > 100, "seed {seed}: {} of {} acked", report.acked, report.sent);
+        assert!(report.lives > 3, "seed {seed}: no node was ever started again");
+        all.add(&report.counts);
+    }
+    if sees_all {
+        for fault in CLUSTER_FAULTS {
+            assert!(all.faults.contains_key(fault), "no run has seen: {fault}: {all:?}");
+        }
+        assert!(all.read_cold > 0 && all.segments + all.bundles > 0, "{all:?}");
+        assert!(all.leaders_after > Duration::ZERO, "no leader was ever waited for: {all:?}");
+    }
+    if only.is_none() {
+        run_others();
+    }
+}
+
+fn run_others() {
+    let seconds = number("RAILGUN_SIM_RANDOM_SECONDS").unwrap_or(RANDOM_SECONDS);
+    let begun = now();
+    while begun.elapsed() < Duration::from_secs(seconds) {
+        // What makes hash maps hard to attack is as good as any.
+        run(RandomState::new().hash_one(0) >> 16);
+    }
+}
+
+/// Acks before fsync survive whatever one node does: a majority has to lose power for it to show.
+#[test]
+fn an_ack_before_fsync_is_found_in_a_cluster() {
+    let bug = Some(Bug::Log(LogBug::CallbackBeforeSync));
+    let found = (1..=SEEDS).find_map(|seed| {
+        let report = sim::run_cluster(seed, &Options { bug, ..options() });
+        Some((seed, report.violations.first()?.clone()))
+    });
+    let (seed, violation) = found.expect("it is found with one of the seeds that pass without it");
+    println!("seed {seed} finds it: {violation}");
+    assert!(violation.starts_with("PS-1"), "seed {seed}: {violation}");
+}

@@ -1,0 +1,21 @@
+//! `cargo xtask`: what takes longer than the tests do.
+
+mod sim;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// What takes longer than the tests do.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask")]
+enum Task {
+    /// Runs the simulation from many seeds. Ends with 1 where one breaks a rule.
+    Sim(sim::Args),
+}
+
+fn main() -> ExitCode {
+    match Task::parse() {
+        Task::Sim(args) => sim::run(&args),
+    }
+}

@@ -1,0 +1,156 @@
+//! Many seeds of the simulation, several at a time.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use railgun_testkit::sim::{self, CLUSTER_BUGS, Counts, Options, Report};
+
+/// Which seeds, and how.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// How many.
+    #[arg(long, default_value_t = 100)]
+    seeds: u64,
+    /// The first of them.
+    #[arg(long, default_value_t = 1)]
+    start: u64,
+    /// Simulates a node that is alone instead of a cluster.
+    #[arg(long)]
+    alone: bool,
+    /// Virtual seconds in which things go wrong.
+    #[arg(long, default_value_t = 40)]
+    seconds: u64,
+    /// Runs at a time; as many as there are processors if absent.
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// Plants bugs, one after the other, and looks for each with as many seeds at the most.
+    #[arg(long, conflicts_with_all = ["alone", "keep_going"])]
+    bugs: bool,
+    /// Goes on after a seed that breaks a rule.
+    #[arg(long)]
+    keep_going: bool,
+    /// Where every event of a failing seed is written to.
+    #[arg(long, default_value = "target/sim-traces")]
+    traces: PathBuf,
+}
+
+pub(crate) fn run(args: &Args) -> ExitCode {
+    if args.bugs { look_for_bugs(args) } else { look_for_failures(args) }
+}
+
+fn look_for_failures(args: &Args) -> ExitCode {
+    let options = Options { duration: Duration::from_secs(args.seconds), ..Options::default() };
+    let (begun, mut all) = (now(), Counts::default());
+    let (mut done, mut failed) = (0, Vec::new());
+    run_seeds(args, &options, |report| {
+        done += 1;
+        all.add(&report.counts);
+        tell_of(report, done, args.seeds, begun.elapsed());
+        if !report.violations.is_empty() {
+            tell_of_failure(report, args);
+            failed.push(report.seed);
+        }
+        failed.is_empty() || args.keep_going
+    });
+    failed.sort_unstable();
+    println!("{done} seeds in {:.0?}: {all:?}", begun.elapsed());
+    if failed.is_empty() {
+        println!("no rule was broken");
+        return ExitCode::SUCCESS;
+    }
+    println!("seeds that break a rule: {failed:?}");
+    ExitCode::FAILURE
+}
+
+#[expect(clippy::disallowed_methods, reason = "how long it takes is real time")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+fn look_for_bugs(args: &Args) -> ExitCode {
+    let duration = Duration::from_secs(args.seconds);
+    let mut missed = Vec::new();
+    for (bug, name) in CLUSTER_BUGS {
+        let mut found = None;
+        run_seeds(args, &Options { duration, bug: Some(bug) }, |report| {
+            let violation = report.violations.first();
+            found = found.take().or_else(|| Some((report.seed, violation?.clone())));
+            found.is_none()
+        });
+        match found {
+            Some((seed, violation)) => println!("{name}: found with seed {seed}: {violation}"),
+            None => {
+                println!("{name}: NOT FOUND with {} seeds from {}", args.seeds, args.start);
+                missed.push(name);
+            }
+        }
+    }
+    if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs the seeds, several at a time, until `take` says that it has enough.
+fn run_seeds(args: &Args, options: &Options, mut take: impl FnMut(&Report) -> bool) {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let jobs = args.jobs.unwrap_or(processors).max(1);
+    let next = AtomicU64::new(args.start);
+    let end = args.start + args.seeds;
+    std::thread::scope(|scope| {
+        let (tell, told) = mpsc::sync_channel(jobs);
+        for _ in 0..jobs {
+            let (tell, next) = (tell.clone(), &next);
+            scope.spawn(move || {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end {
+                        return;
+                    }
+                    let report = match args.alone {
+                        true => sim::run(seed, options),
+                        false => sim::run_cluster(seed, options),
+                    };
+                    if tell.send(report).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(tell);
+        for report in told {
+            if !take(&report) {
+                // What is under way ends by itself.
+                next.store(end, Ordering::Relaxed);
+            }
+        }
+    });
+}
+
+fn tell_of(report: &Report, done: u64, of: u64, after: Duration) {
+    let Report { seed, acked, sent, lives, virtual_time, trace_hash, .. } = report;
+    let verdict = if report.violations.is_empty() { "ok" } else { "BROKEN" };
+    println!(
+        "{done}/{of} after {after:.0?}: seed {seed} {verdict}, {acked} of {sent} acked, {lives} lives, \
+         {virtual_time:.0?} of virtual time, trace {trace_hash:016x}"
+    );
+}
+
+fn tell_of_failure(report: &Report, args: &Args) {
+    let (seed, kind) = (report.seed, if args.alone { " --alone" } else { "" });
+    for violation in &report.violations {
+        println!("  {violation}");
+    }
+    match write_trace(report, &args.traces) {
+        Ok(path) => println!("  every event: {}", path.display()),
+        Err(error) => println!("  the trace cannot be written: {error}"),
+    }
+    println!("  again: cargo xtask sim --seeds 1 --start {seed} --seconds {}{kind}", args.seconds);
+}
+
+fn write_trace(report: &Report, dir: &Path) -> std::io::Result<PathBuf> {
+    std::fs::create_dir_all(dir)?;
+    let path = dir.join(format!("seed-{}.txt", report.seed));
+    std::fs::write(&path, report.trace.join("\n"))?;
+    Ok(path)
+}
