@@ -37,7 +37,9 @@ impl Clone {
         let release = dir.path().join("target/release");
         fs::create_dir_all(&release).expect("a directory");
         symlink(binary(), release.join("railgun")).expect("a link");
-        symlink(Path::new(ROOT).join("examples"), dir.path().join("examples")).expect("a link");
+        for part in ["examples", "deploy"] {
+            symlink(Path::new(ROOT).join(part), dir.path().join(part)).expect("a link");
+        }
         let log = fs::File::create(dir.path().join("log")).expect("a log file");
         let mut node = command(dir.path(), "target/release/railgun");
         node.args(["serve", "--dev", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
@@ -145,6 +147,33 @@ async fn the_tour_works_as_written() {
     clone.node.kill().expect("it runs");
     // Its `cmp` fails where a byte differs.
     clone.succeeds(&typed(replay));
+}
+
+/// Kills what a tour of several nodes has left, whatever came of it.
+struct Cluster<'a>(&'a Clone);
+
+impl Drop for Cluster<'_> {
+    fn drop(&mut self) {
+        self.0.bash("for n in 1 2 3 4; do deploy/local-cluster kill cluster $n; done");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tour_of_three_nodes_works_as_written() {
+    let clone = Clone::start();
+    let [tour] = &blocks("Three nodes")[..] else { panic!("the tour has other parts now") };
+    let alias = "alias railgun=target/release/railgun\n";
+    assert!(tour.contains(alias), "{tour}");
+    let functions =
+        "railgun() { target/release/railgun \"$@\"; }\nexport LOCAL_CLUSTER_TIMEOUT=120\n";
+    let cluster = Cluster(&clone);
+    let printed = tokio::task::block_in_place(|| {
+        clone.succeeds(&format!("{functions}{}", tour.replace(alias, "")))
+    });
+    drop(cluster);
+    for part in ["3 nodes are ready", "without node 1", "node 4 has joined", "1001\n"] {
+        assert!(printed.contains(part), "{part} is not in what the tour prints:\n{printed}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

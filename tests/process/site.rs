@@ -98,7 +98,7 @@ impl Site {
         command.args(["serve", "--dev", "--http", "127.0.0.1:0", "--bucket", &self.bucket]);
         command.arg("--data-dir").arg(&self.data_dir).arg("--listen").arg(listen.to_string());
         command.stdout(Stdio::null()).stderr(log.expect("a log file"));
-        Process { child: command.spawn().expect("the binary starts") }
+        Process::start(&mut command)
     }
 
     /// Starts a node here and waits until it serves.
@@ -220,6 +220,10 @@ pub(crate) struct Process {
 }
 
 impl Process {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        Self { child: command.spawn().expect("the binary starts") }
+    }
+
     /// How it ended, if it has.
     pub(crate) fn exited(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("a child of this process")
@@ -243,8 +247,13 @@ impl Process {
 
     /// SIGTERM.
     pub(crate) fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Any signal.
+    pub(crate) fn signal(&self, signal: Signal) {
         let id = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process id");
-        kill_process(id, Signal::TERM).expect("the process is there");
+        kill_process(id, signal).expect("the process is there");
     }
 
     /// Waits for its end.

@@ -1,5 +1,6 @@
 //! `cargo xtask`: what takes longer than the tests do.
 
+mod chaos;
 mod sim;
 
 use std::process::ExitCode;
@@ -12,10 +13,14 @@ use clap::Parser;
 enum Task {
     /// Runs the simulation from many seeds. Ends with 1 where one breaks a rule.
     Sim(sim::Args),
+    /// Hurts a cluster of three processes, again and again, and checks what it promised. Ends with 1
+    /// where it broke a promise.
+    Chaos(chaos::Args),
 }
 
 fn main() -> ExitCode {
     match Task::parse() {
         Task::Sim(args) => sim::run(&args),
+        Task::Chaos(args) => chaos::run(&args),
     }
 }

@@ -305,6 +305,13 @@ pub(crate) fn no_cluster() -> WireError {
     WireError::new(ErrorCode::Unavailable, "this node has no cluster yet")
 }
 
+/// Whether the clock of a node that asked to join is so far off, as it looks now: the question may have
+/// waited.
+pub(crate) fn is_far_off_when_joining(off_us: i64) -> bool {
+    let waited_us = i64::try_from(JOIN_TIMEOUT.as_micros()).unwrap_or(i64::MAX);
+    is_far_off(off_us) && is_far_off(off_us.saturating_add(waited_us))
+}
+
 /// Whether a clock is so far off that its node must not write a log's time (CL-6).
 pub(crate) fn is_far_off(off_us: i64) -> bool {
     off_us.unsigned_abs() > MUST_NOT_LEAD_US
@@ -427,10 +434,55 @@ fn tell(expect: u32, news: &News, troubles: &[String]) {
         return;
     }
     let there: Vec<_> = fresh(&news.seen).map(|(_, about)| about.peer_address.as_str()).collect();
+    if expect <= 1 {
+        tracing::info!("waiting for a node of the cluster to join");
+        return;
+    }
     tracing::info!(
         "waiting for a cluster: {} of {expect} nodes are there{}{}",
         there.len() + 1,
         if there.is_empty() { "" } else { ", besides this one " },
         there.join(", ")
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLUSTERS: [u8; 2] = [0xa, 0xb];
+
+    fn seen(number: u8, expect: u32, cluster: Option<u8>, off_us: i64) -> (NodeUid, Seen) {
+        let about = v1::NodeAbout {
+            peer_address: format!("n{number}:7412"),
+            bootstrap_expect: expect,
+            cluster_uid: cluster.map(|byte| vec![byte; 16].into()).unwrap_or_default(),
+            ..v1::NodeAbout::default()
+        };
+        (NodeUid([number; 16]), Seen { about, at: Instant::now(), off_us })
+    }
+
+    fn told(seen: impl IntoIterator<Item = (NodeUid, Seen)>, failed: &[(&str, &str)]) -> String {
+        let failed = failed.iter().map(|(at, why)| ((*at).to_owned(), (*why).to_owned()));
+        let news = News { seen: seen.into_iter().collect(), failed: failed.collect() };
+        troubles(3, &news).join("\n")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_thing_that_keeps_a_node_from_a_cluster_has_its_words() {
+        assert_eq!(told([seen(1, 3, None, 0), seen(2, 3, None, 9_000_000)], &[]), "");
+        let other = told([seen(1, 3, None, 0), seen(2, 5, None, 0)], &[]);
+        assert!(other.contains("waits for 3 nodes"), "{other}");
+        assert!(other.contains("n2:7412 waits for 5: bootstrap_expect must"), "{other}");
+        let late = told([seen(1, 3, None, -3_600_000_000)], &[]);
+        assert!(late.contains("n1:7412 is 3600 s behind: set the one that is wrong"), "{late}");
+        // A member's clock is the cluster's matter.
+        assert_eq!(told([seen(1, 3, Some(0xa), i64::MIN)], &[]), "");
+        let clusters = CLUSTERS.map(|byte| seen(byte, 3, Some(byte), 0));
+        let several = told(clusters, &[]);
+        assert!(several.contains("n10:7412 of cluster 0a0a"), "{several}");
+        assert!(several.contains("n11:7412 of cluster 0b0b"), "{several}");
+        let foreign = told([], &[("n9:7412", "its certificate is of another CA")]);
+        assert_eq!(foreign, "n9:7412: its certificate is of another CA");
+    }
 }

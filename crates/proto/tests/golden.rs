@@ -284,8 +284,8 @@ fn calls_about_the_cluster_have_their_golden_bytes() {
 fn is_golden(frames: &[Frame], golden: &str) {
     let mut lines = String::new();
     for frame in frames {
-        write!(lines, "{:>3} {} ", frame.kind() as u8, frame.kind()).unwrap();
-        encode(frame).iter().for_each(|byte| write!(lines, "{byte:02x}").unwrap());
+        write!(lines, "{:>3} {} ", frame.kind() as u8, frame.kind()).expect("memory");
+        encode(frame).iter().for_each(|byte| write!(lines, "{byte:02x}").expect("memory"));
         lines.push('\n');
     }
     assert!(lines == golden, "the golden file has\n{golden}\nthe code makes\n{lines}");
@@ -299,8 +299,8 @@ fn golden_bytes_decode() {
 
 fn decodes(golden: &str, expected: &[Frame]) {
     for (line, frame) in golden.lines().zip(expected) {
-        let digits = line.split(' ').next_back().unwrap();
-        let byte = |i| u8::from_str_radix(&digits[i..i + 2], 16).unwrap();
+        let digits = line.split(' ').next_back().expect("a word");
+        let byte = |i| u8::from_str_radix(&digits[i..i + 2], 16).expect("a digit");
         let mut bytes: Bytes = (0..digits.len()).step_by(2).map(byte).collect();
         assert_eq!(FrameDecoder::new().feed(&mut bytes), Ok(Some(frame.clone())), "{line}");
         assert!(bytes.is_empty(), "{line}");

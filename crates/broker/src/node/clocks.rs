@@ -21,6 +21,8 @@ use crate::peers::{Addresses, Peers, SelfPortrait};
 
 /// How often the other nodes are asked.
 const ASK_EVERY: Duration = Duration::from_secs(1);
+/// Others whose clocks are enough to begin with.
+const ENOUGH_FIRST: usize = 2;
 /// How long one of them may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -120,16 +122,16 @@ impl Clocks {
         self.standing.subscribe()
     }
 
-    /// Asks once, before this node could lead anything: until most of those at the addresses have
-    /// answered, and no longer than a second.
+    /// Asks once, before this node could lead anything: until two others have told of their clocks, which
+    /// is enough for a median, and no longer than a second.
     pub(super) async fn ask_first(&mut self, addresses: Vec<String>) {
-        let enough = addresses.len() / 2 + 1;
         let nodes = addresses.into_iter().map(|address| (None, address)).collect();
-        self.ask(nodes, enough).await;
+        self.ask(nodes, ENOUGH_FIRST).await;
     }
 
     /// Asks again and again, for as long as the node runs.
-    pub(super) async fn run(mut self, addresses: watch::Receiver<Addresses>) {
+    pub(super) async fn run(mut self, mut addresses: watch::Receiver<Addresses>) {
+        addresses.wait_for(|members| !members.is_empty()).await.ok();
         let mut ask = interval(ASK_EVERY);
         ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -144,7 +146,7 @@ impl Clocks {
         }
     }
 
-    /// Asks these nodes, until as many as are enough have answered, and says what comes of it.
+    /// Asks these nodes, until as many as are enough have told of their clocks, and says what comes of it.
     async fn ask(&mut self, nodes: Vec<(Option<NodeId>, String)>, enough: usize) {
         let mut answers: FuturesUnordered<_> = nodes
             .into_iter()
@@ -163,32 +165,35 @@ impl Clocks {
                 }
             })
             .collect();
-        let mut answered = 0;
-        while answered < enough
+        let mut noted = 0;
+        while noted < enough
             && let Some(answer) = answers.next().await
         {
-            if let Some((node, about, asked)) = answer {
-                answered += 1;
-                self.note(node, &about, asked);
+            if let Some((node, about, asked)) = answer
+                && self.note(node, &about, asked)
+            {
+                noted += 1;
             }
         }
         drop(answers);
         self.judge();
     }
 
-    fn note(&mut self, expected: Option<NodeId>, about: &v1::NodeAbout, asked: Instant) {
+    /// Keeps what another node of the cluster has told; `false`: it is none.
+    fn note(&mut self, expected: Option<NodeId>, about: &v1::NodeAbout, asked: Instant) -> bool {
         let node = NodeId(about.node_id);
         let is_other = about.node_id != 0 && node != self.own;
         if !is_other
             || about.cluster_uid != self.cluster.to_wire()
             || expected.is_some_and(|expected| expected != node)
         {
-            return;
+            return false;
         }
         let rtt_us = u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX);
         let half_way_us = self.log_clock.elapsed_us().saturating_sub_unsigned(rtt_us / 2);
         let base_us = about.clock_us.saturating_sub(half_way_us);
         self.told.insert(node, Told { base_us, rtt_us, at: Instant::now() });
+        true
     }
 
     fn judge(&self) {

@@ -502,7 +502,7 @@ async fn try_join(
         WireError::new(ErrorCode::ProtocolViolation, "the node does not say who it is")
     })?;
     let off_us = node.clock_us.saturating_sub(now_us);
-    if formation::is_far_off(off_us) {
+    if formation::is_far_off_when_joining(off_us) {
         let message = format!(
             "the clock of the node is {} of the cluster's: set it right, and it is taken in",
             formation::off_in_words(off_us)

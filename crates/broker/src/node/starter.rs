@@ -316,8 +316,12 @@ impl Starter {
             membership: Bytes::new(),
         });
         // Files may have gone since the checkpoint was written; none at all holds an entry if the
-        // node died right after they went.
-        restored.state.trim_index_below(log.first_file_index().unwrap_or(u64::MAX));
+        // node died right after they went. One that was received tells where batches are in the log of
+        // another replica; this one's does not reach there if the node died right after that.
+        let last = log.state().last.map(|last| last.index);
+        let reaches = last >= restored.state.applied().map(|at| at.index);
+        let first = log.first_file_index().filter(|_| reaches);
+        restored.state.trim_index_below(first.unwrap_or(u64::MAX));
         restored.state = restored.state.with_segment_bytes_min(self.thresholds.segment_bytes_min);
         let applied = applied(restored.state.applied(), &restored.membership);
         let (sink, unapplied) = replica::unapplied_queue();

@@ -1,8 +1,10 @@
 //! A whole node on simulated parts and paused time: what cannot be brought about from outside.
 
+mod clocks;
 mod cluster;
 mod cluster_admin;
 mod cluster_rig;
+mod copies;
 mod damage;
 mod elsewhere;
 mod failed_disk;

@@ -436,3 +436,50 @@ fn no_replica() -> WireError {
 fn not_yet() -> WireError {
     WireError::new(ErrorCode::Unavailable, "the node does not serve clients yet")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn about(uid: u8, process: u8, cluster: u8, node_id: u32) -> v1::NodeAbout {
+        v1::NodeAbout {
+            uid: vec![uid; 16].into(),
+            process: vec![process; 16].into(),
+            cluster_uid: vec![cluster; if cluster == 0 { 0 } else { 16 }].into(),
+            node_id,
+            peer_address: format!("n{process}:7412"),
+            ..v1::NodeAbout::default()
+        }
+    }
+
+    fn refused(from: Option<v1::NodeAbout>) -> Option<(ErrorCode, String)> {
+        let own = about(1, 1, 0xc, 1);
+        let hello = v1::PeerHello { version_min: 1, version_max: 1, from, ..Default::default() };
+        let error = check(&hello, &own).err()?;
+        let WireError { code: railgun_proto::WireCode::Known(code), message, .. } = error else {
+            panic!("a code of ours: {error}")
+        };
+        Some((code, message))
+    }
+
+    #[test]
+    fn each_refusal_has_its_own_words() {
+        assert_eq!(refused(Some(about(2, 2, 0xc, 2))), None);
+        assert_eq!(refused(Some(about(2, 2, 0, 0))), None, "it has no cluster yet");
+        assert_eq!(refused(Some(about(1, 1, 0xc, 1))), None, "itself");
+        for (from, code, words) in [
+            (None, ErrorCode::ProtocolViolation, "does not say who it is"),
+            (Some(about(2, 2, 0xd, 2)), ErrorCode::WrongCluster, "node n2:7412 of cluster 0d0d"),
+            (Some(about(2, 2, 0xc, 1)), ErrorCode::NodeIdentityConflict, "has the number of"),
+            (
+                Some(about(1, 2, 0xc, 1)),
+                ErrorCode::NodeIdentityConflict,
+                "the node at n2:7412 is one that runs at n1:7412 already",
+            ),
+        ] {
+            let (refused, message) = refused(from).expect("it is refused");
+            assert_eq!(refused, code, "{message}");
+            assert!(message.contains(words), "{message}");
+        }
+    }
+}

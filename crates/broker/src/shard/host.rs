@@ -168,6 +168,12 @@ struct Host {
     /// The hot budget allows no entry before.
     slowed_until: Option<Instant>,
     readers: TailReaders<Located>,
+    /// Of the records up to this entry, the log may hold none: the state began with a snapshot or a
+    /// checkpoint of it.
+    restored: u64,
+    /// Who wants records that the log does not hold, and that are in the bucket by an entry which is not
+    /// applied here yet.
+    early_readers: Vec<(ReadQuery, oneshot::Sender<Located>)>,
     mirror_waits: Vec<(MirrorScope, oneshot::Sender<()>)>,
     offload: watch::Sender<u64>,
     /// The offloader has been told that there is something to do, and has not done it yet.
@@ -230,6 +236,8 @@ impl HostSpec {
             hot_bytes_max: self.hot_bytes_max,
             slowed_until: None,
             readers: TailReaders::default(),
+            restored: restored.unwrap_or(0),
+            early_readers: Vec::new(),
             mirror_waits: Vec::new(),
             offload,
             offload_due: false,
@@ -385,8 +393,21 @@ impl Host {
 
     fn on_locate(&mut self, query: ReadQuery, reply: oneshot::Sender<Located>) {
         match query::locate(&self.state, query) {
+            // The entries that tell of the bucket come behind the one the state began with.
+            Some(Located::Missing) if self.state.floor().unwrap_or(0) < self.restored => {
+                self.early_readers.push((query, reply));
+            }
             Some(located) => drop(reply.send(located)),
             None => self.readers.wait(query.stream, query.from, reply),
+        }
+    }
+
+    /// More is known to be in the bucket.
+    fn wake_early_readers(&mut self) {
+        for (query, reply) in std::mem::take(&mut self.early_readers) {
+            if !reply.is_closed() {
+                self.on_locate(query, reply);
+            }
         }
     }
 
@@ -429,6 +450,7 @@ impl Host {
             }
             if matches!(command.body, CommandBody::Segment(_)) {
                 self.answer_mirror_waits();
+                self.wake_early_readers();
             }
         }
         self.wake_offloader();
@@ -441,8 +463,10 @@ impl Host {
         self.membership = restored.membership;
         let index = self.state.applied().map_or(0, |at| at.index);
         self.state.trim_index_below(index + 1);
+        self.restored = index;
         self.pipeline.observe(self.state.log_time());
         self.checkpoints.on_installed(index, bytes);
+        self.wake_early_readers();
         for stream in self.readers.streams() {
             self.wake_readers_of(stream);
         }

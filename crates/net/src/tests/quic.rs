@@ -411,7 +411,7 @@ async fn what_is_not_read_is_bounded_whoever_comes_and_goes() {
 
 #[tokio::test]
 async fn a_stream_of_few_clients_carries_more_in_a_round_trip() {
-    within_deadline(async {
+    within_deadline(Box::pin(async {
         let (endpoint, spec) =
             listening_as(|listen| listen.memory = ClientMemory::new(1 << 30, 100));
         let client = connect(spec).await.unwrap();
@@ -419,7 +419,7 @@ async fn a_stream_of_few_clients_carries_more_in_a_round_trip() {
         server.admit();
         // Two streams that are not read, and room for others beside them.
         assert_eq!(Unread::open(&client, &server).await.fill().await, (4 << 10, 4 << 10));
-    })
+    }))
     .await;
 }
 

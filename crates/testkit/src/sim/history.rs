@@ -21,16 +21,16 @@ const NUMBER_BYTES: usize = 8;
 const EXCUSED: Duration = Duration::from_secs(10);
 
 /// Number of a message; no two are equal.
-pub(super) type MessageId = u64;
+pub type MessageId = u64;
 
 /// Messages of one publisher handle to one stream, in the order they were given to it, between two
 /// failures. With order kept, those that are in the stream are the first ones (PS-2).
 #[derive(Clone, Copy, Debug)]
-pub(super) struct LaneId(usize);
+pub struct LaneId(usize);
 
 /// How a message ended (PS-3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub enum End {
     /// Not yet.
     Open,
     /// Acked.
@@ -102,18 +102,18 @@ struct Inner {
 
 /// See the module. Clones are one history.
 #[derive(Clone, Debug)]
-pub(super) struct History {
+pub struct History {
     inner: Shared<Inner>,
     trace: Trace,
 }
 
 impl History {
-    pub(super) fn new(trace: Trace) -> Self {
+    pub fn new(trace: Trace) -> Self {
         Self { inner: Shared::new(Inner::default()), trace }
     }
 
     /// Notes that a rule is broken.
-    pub(super) fn violated(&self, rule: &str, how: fmt::Arguments<'_>) {
+    pub fn violated(&self, rule: &str, how: fmt::Arguments<'_>) {
         self.trace.note(format_args!("VIOLATION {rule}: {how}"));
         self.inner.with(|inner| inner.violations.push(format!("{rule}: {how}")));
     }
@@ -165,15 +165,15 @@ impl History {
         self.inner.with(|inner| inner.node.excuses(now) || inner.bucket.excuses(now))
     }
 
-    pub(super) fn violations(&self) -> Vec<String> {
+    pub fn violations(&self) -> Vec<String> {
         self.inner.with(|inner| inner.violations.clone())
     }
 
-    pub(super) fn is_sound(&self) -> bool {
+    pub fn is_sound(&self) -> bool {
         self.inner.with(|inner| inner.violations.is_empty())
     }
 
-    pub(super) fn lane(&self, ordered: bool) -> LaneId {
+    pub fn lane(&self, ordered: bool) -> LaneId {
         self.inner.with(|inner| {
             inner.lanes.push(Lane { ordered, messages: Vec::new() });
             LaneId(inner.lanes.len() - 1)
@@ -182,12 +182,7 @@ impl History {
 
     /// A new message: its number, and what to publish. Its value is `bytes` long but at least its
     /// number; one in five has everything besides that a message may have.
-    pub(super) fn message(
-        &self,
-        stream: StreamUid,
-        lane: LaneId,
-        bytes: usize,
-    ) -> (MessageId, Message) {
+    pub fn message(&self, stream: StreamUid, lane: LaneId, bytes: usize) -> (MessageId, Message) {
         self.inner.with(|inner| {
             let id = inner.messages.len() as MessageId;
             let mut value = id.to_le_bytes().to_vec();
@@ -214,12 +209,12 @@ impl History {
     }
 
     /// These messages were given to the publisher as one.
-    pub(super) fn atomic(&self, messages: Vec<MessageId>) {
+    pub fn atomic(&self, messages: Vec<MessageId>) {
         self.inner.with(|inner| inner.atomic.push(messages));
     }
 
     /// The publisher was told how a message ended.
-    pub(super) fn ended(&self, id: MessageId, end: End) {
+    pub fn ended(&self, id: MessageId, end: End) {
         self.trace.note(format_args!("message {id} {end:?}"));
         self.trace.count(|counts| counts.refused += u64::from(end == End::Refused));
         let seen_at = self.inner.with(|inner| {
@@ -245,7 +240,7 @@ impl History {
     }
 
     /// A record was read.
-    pub(super) fn read(
+    pub fn read(
         &self,
         stream: StreamUid,
         offset: Offset,
@@ -268,7 +263,7 @@ impl History {
     }
 
     /// Counts where a record was read from.
-    pub(super) fn read_from(&self, source: Source) {
+    pub fn read_from(&self, source: Source) {
         self.trace.count(|counts| match source {
             Source::Ring => counts.read_ring += 1,
             Source::Hot => counts.read_hot += 1,
@@ -313,7 +308,7 @@ impl History {
     }
 
     /// Behind the last acked record of a stream.
-    pub(super) fn acked_end(&self, stream: StreamUid) -> Offset {
+    pub fn acked_end(&self, stream: StreamUid) -> Offset {
         self.inner.with(|inner| inner.streams.get(&stream).map_or(Offset(0), |s| s.acked))
     }
 
@@ -328,7 +323,7 @@ impl History {
     }
 
     /// Notes a record that came where `next` belongs; the one after it is next.
-    pub(super) fn follows(&self, rule: &str, stream: StreamUid, next: &mut Offset, offset: Offset) {
+    pub fn follows(&self, rule: &str, stream: StreamUid, next: &mut Offset, offset: Offset) {
         if offset != *next {
             let how = format_args!("record {offset} of {stream} came where {next} belongs");
             self.violated(rule, how);
@@ -337,7 +332,7 @@ impl History {
     }
 
     /// A stream that stays was read to its end: nothing that anybody was told or has seen lies behind.
-    pub(super) fn check_end(&self, stream: StreamUid, end: Offset) {
+    pub fn check_end(&self, stream: StreamUid, end: Offset) {
         let (acked, seen) = self
             .inner
             .with(|inner| {
@@ -354,7 +349,7 @@ impl History {
     }
 
     /// Every acked message of a stream that was not deleted.
-    pub(super) fn acked(&self) -> Vec<(StreamUid, Offset, MessageId)> {
+    pub fn acked(&self) -> Vec<(StreamUid, Offset, MessageId)> {
         self.inner.with(|inner| {
             let acked = |(number, sent): (usize, &Sent)| match sent.end {
                 End::Published(offset, _)
@@ -369,7 +364,7 @@ impl History {
     }
 
     /// How many messages were given to publishers, and how many were acked.
-    pub(super) fn counts(&self) -> (u64, u64) {
+    pub fn counts(&self) -> (u64, u64) {
         self.inner.with(|inner| {
             let acked = |sent: &&Sent| matches!(sent.end, End::Published(..));
             let published = inner.messages.iter().filter(acked).count();
@@ -378,7 +373,7 @@ impl History {
     }
 
     /// What can be said when everything has ended and every stream has been read to its end.
-    pub(super) fn check_whole(&self) {
+    pub fn check_whole(&self) {
         self.check_streams();
         let (lanes, atomic) = self.inner.with(|inner| {
             let place = |id: &MessageId| inner.messages[*id as usize].at;

@@ -5,7 +5,7 @@ use railgun_types::batch::RecordEntry;
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Said<'a> {
+pub struct Said<'a> {
     pub(super) key: Option<&'a [u8]>,
     pub(super) headers: Vec<(&'a str, &'a [u8])>,
     pub(super) producer_ts: Option<i64>,

@@ -21,7 +21,8 @@ pub struct Trace {
 
 impl Trace {
     /// An empty trace that begins now.
-    pub(super) fn begin() -> Self {
+    #[must_use]
+    pub fn begin() -> Self {
         let (lines, counts) = (Shared::new(Vec::new()), Shared::new(Counts::default()));
         Self { start: Instant::now(), lines, counts, node: None }
     }

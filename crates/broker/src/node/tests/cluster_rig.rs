@@ -141,6 +141,11 @@ impl Cluster {
         self.disks[number - 1].crash(&railgun_log::CrashPlan::LoseAll);
     }
 
+    /// What the time is.
+    pub(super) fn right_clock(&self) -> Arc<dyn Clock> {
+        Arc::new(ShiftedClock { begun: self.begun, off_us: Arc::default() })
+    }
+
     /// A further machine, with an empty disk.
     pub(super) fn add_host(&mut self) {
         self.disks.push(SimDisk::default());

@@ -1,6 +1,9 @@
 //! A host without Raft: what it does by itself when entries come and questions are asked.
 
-use railgun_core::command::{Append, AppendMode, EnsureStream, SealScope, SegmentCommand};
+use railgun_core::command::{
+    Append, AppendMode, CommittedPart, EnsureStream, ObjectCommit, SealScope, SegmentCommand,
+};
+use railgun_core::shard::PlannedRange;
 use railgun_log::{Entry, LogWriter, Payload, Step};
 use railgun_raft::Inline;
 use railgun_types::batch::{BatchBuilder, RecordBatch, RecordDraft};
@@ -13,6 +16,7 @@ use crate::clock::SystemClock;
 
 /// Longer than anything here takes.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+const SHARD: ShardId = ShardId(1);
 const STREAM: StreamUid = StreamUid([1; 16]);
 const DAY_US: i64 = 86_400_000_000;
 
@@ -37,22 +41,9 @@ impl Rig {
         let entry = Entry { id: EntryId { term: 1, index: 1 }, kind: 1, payload };
         log.append(vec![entry], Box::new(|_| ())).expect("queued");
         let hot_bytes_max = (log.bytes_above(0) * 1_000).checked_div(spent).unwrap_or(u64::MAX);
-        let shard = ShardId(1);
-        let mut state = ShardState::new(ClusterUid([7; 16]), shard);
-        let ensure = EnsureStream {
-            stream: STREAM,
-            name: StreamName::new("s").expect("valid"),
-            patch: SpecPatch::default(),
-            mode: EnsureMode::Warn,
-            if_revision: None,
-            allow_destructive: false,
-        };
-        let body = CommandBody::Stream(StreamCommand::Ensure(ensure));
-        let at = EntryId { index: 0, term: 1 };
-        state.apply(at, &Command { ts: Timestamp(0), body });
         let host = HostSpec {
-            restored: Restored { state, membership: Bytes::new() },
-            shard,
+            restored: Restored { state: state(), membership: Bytes::new() },
+            shard: SHARD,
             log,
             checkpoints,
             pool: Arc::new(Inline),
@@ -76,19 +67,84 @@ impl Rig {
     }
 
     async fn append(&mut self, ts: i64, bytes: usize) {
-        let value = vec![0; bytes];
-        let mut builder = BatchBuilder::new(8 << 20);
-        builder.push(&RecordDraft { value: &value, ..RecordDraft::default() }).expect("small");
-        let batch = RecordBatch::verify(builder.finish().concat()).expect("our own");
-        let append = Append {
-            stream: STREAM,
-            producer: None,
-            mode: AppendMode::Each,
-            expected_end: None,
-            batch,
-        };
-        self.apply(ts, CommandBody::Append(vec![append])).await;
+        self.apply(ts, append(bytes)).await;
     }
+}
+
+/// One record of so many bytes.
+fn append(bytes: usize) -> CommandBody {
+    let value = vec![0; bytes];
+    let mut builder = BatchBuilder::new(8 << 20);
+    builder.push(&RecordDraft { value: &value, ..RecordDraft::default() }).expect("small");
+    let batch = RecordBatch::verify(builder.finish().concat()).expect("our own");
+    let append = Append {
+        stream: STREAM,
+        producer: None,
+        mode: AppendMode::Each,
+        expected_end: None,
+        batch,
+    };
+    CommandBody::Append(vec![append])
+}
+
+/// A shard with one stream, after entry 0.
+fn state() -> ShardState {
+    let mut state = ShardState::new(ClusterUid([7; 16]), SHARD);
+    let ensure = EnsureStream {
+        stream: STREAM,
+        name: StreamName::new("s").expect("valid"),
+        patch: SpecPatch::default(),
+        mode: EnsureMode::Warn,
+        if_revision: None,
+        allow_destructive: false,
+    };
+    let body = CommandBody::Stream(StreamCommand::Ensure(ensure));
+    state.apply(EntryId { index: 0, term: 1 }, &Command { ts: Timestamp(0), body });
+    state
+}
+
+/// That the first object planned is in the bucket.
+fn commit(state: &ShardState) -> CommandBody {
+    let (&object, plan) = state.plans().first_key_value().expect("sealed");
+    let part = |planned: &PlannedRange| CommittedPart {
+        stream: planned.stream,
+        base: planned.range.base,
+        count: planned.range.end.0 - planned.range.base.0,
+        min_ts: planned.range.since,
+        max_ts: planned.range.since,
+        record_bytes: planned.range.record_bytes,
+        first_row_group: 0,
+        first_row: 0,
+        digest: [1; 32],
+    };
+    let parts = plan.ranges.iter().map(part).collect();
+    let commit = ObjectCommit { object, hash: [0; 8], bytes: 1, footer_bytes: 1, parts };
+    CommandBody::Segment(SegmentCommand::Commit(commit))
+}
+
+#[tokio::test]
+async fn who_reads_behind_a_snapshot_waits_for_the_entries_that_tell_of_the_bucket() {
+    let mut rig = Rig::start();
+    let mut state = state();
+    let seal = CommandBody::Segment(SegmentCommand::Seal(SealScope::All));
+    for (index, body) in [(1, append(10)), (2, seal)] {
+        state.apply(EntryId { index, term: 1 }, &Command { ts: Timestamp(0), body });
+    }
+    let commit = commit(&state);
+    let (reply, installed) = oneshot::channel();
+    let restored = Restored { state, membership: Bytes::new() };
+    rig.to.send(Message::installed(restored, 1, reply)).await.expect("it runs");
+    installed.await.expect("it runs");
+    rig.next = 3;
+    // The record is in the bucket, as the snapshot was made behind it; but not by what is known here.
+    let (reply, mut located) = oneshot::channel();
+    let query = ReadQuery { stream: STREAM, from: Offset(0), wait: false };
+    rig.to.send(Message::Locate { query, reply }).await.expect("it runs");
+    rig.handle.describe(STREAM).await.expect("it runs");
+    assert!(located.try_recv().is_err(), "answered too early");
+    rig.apply(1, commit).await;
+    let located = timeout(PATIENCE, located).await.expect("woken").expect("it runs");
+    assert!(matches!(located, Located::Cold(_)), "{located:?}");
 }
 
 /// A command that takes room.

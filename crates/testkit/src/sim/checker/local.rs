@@ -29,6 +29,8 @@ pub(super) struct Told {
     pub(super) commits: Vec<(ObjectId, ContentHash)>,
     /// The first entry there may be; `None` without a file.
     pub(super) first: Option<u64>,
+    /// Term and index of the last entry.
+    pub(super) last: Option<(u64, u64)>,
     /// The last entry that Raft has given up.
     pub(super) purged: Option<u64>,
     /// Bytes above what Raft has given up.
@@ -82,6 +84,7 @@ fn read_all(log: &ShardLog, history: &History) -> Told {
         purged: log.state().last_purged.map(|purged| purged.index),
         unpurged_bytes: log.unpurged_bytes(),
         first: log.first_file_index(),
+        last: log.state().last.map(|last| (last.term, last.index)),
         ..Told::default()
     };
     let Some(mut next) = told.first else { return told };

@@ -82,11 +82,11 @@ impl Checker {
             cold.manifests().for_each(|m| quorum::check_seals(&self.history, m, &told));
             // What stays is not judged: where a node does not lead, it gives up its log every two seconds,
             // in which a log as small as these takes in many times its budget.
-            let held = held(&acked, &in_bucket);
-            for (shard, told) in told.iter().flatten().filter(|(s, _)| **s != ShardId::CATALOG) {
-                let budget = self.node().shape.shard_budget();
-                let appends = quorum::as_sent_last(&told.appends);
-                check_admission(&self.history, *shard, budget, &appends, &held);
+            let (held, budget) = (held(&acked, &in_bucket), self.node().shape.shard_budget());
+            for shard in (1..=self.node().shape.shards).map(ShardId) {
+                let Some(newest) = quorum::newest(shard, &told) else { continue };
+                let appends = quorum::as_sent_last(&newest.appends);
+                check_admission(&self.history, shard, budget, &appends, &held);
             }
         }
         self.cold.with(|place| *place = Some(cold));

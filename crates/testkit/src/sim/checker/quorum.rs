@@ -38,6 +38,12 @@ pub(super) fn check(
     }
 }
 
+/// The log of a shard that could win any election: it has all that was ever acked, and where each message
+/// was accepted.
+pub(super) fn newest(shard: ShardId, told: &[BTreeMap<ShardId, Told>]) -> Option<&Told> {
+    told.iter().filter_map(|told| told.get(&shard)).max_by_key(|told| told.last)
+}
+
 /// The entries with each message only where it was sent last: when leaders change, one that overtook
 /// another is refused, and sent again. What was refused holds up nothing.
 pub(super) fn as_sent_last(appends: &[Appends]) -> Vec<Appends> {

@@ -92,6 +92,14 @@ fn what_was_sent_again_counts_where_it_was_sent_last() {
 }
 
 #[test]
+fn the_newest_log_is_the_one_that_could_win() {
+    let of_node = |last| BTreeMap::from([(SHARD, Told { last, ..Told::default() })]);
+    let told = [Some((2, 9)), Some((3, 5)), None, Some((3, 4))].map(of_node);
+    assert_eq!(quorum::newest(SHARD, &told).and_then(|told| told.last), Some((3, 5)));
+    assert!(quorum::newest(ShardId(2), &told).is_none());
+}
+
+#[test]
 fn an_object_is_what_a_majority_has_a_seal_for() {
     let info = ObjectInfo {
         kind: ObjectKind::Bundle,

@@ -322,11 +322,11 @@ impl ClusterWorld {
         self.members[at].crash(how, plan, back_at).await;
     }
 
+    /// The machine has no power.
     fn draw_plan(&mut self) -> CrashPlan {
         match self.random.within(0..10) {
             0 => CrashPlan::LoseAll,
             1 => CrashPlan::KeepAll,
-            2 => CrashPlan::ProcessOnly,
             _ => CrashPlan::Seeded(self.random.next()),
         }
     }
@@ -355,13 +355,17 @@ impl ClusterWorld {
         let now = self.trace.elapsed();
         match fault {
             Fault::Crash { node, told, down } => {
+                // What could not be synced looks as if it were, to a process that finds it in memory.
+                let is_killed = self.members[node].hurt.is_none() && self.random.percent(20);
                 let plan = self.draw_plan();
+                let plan = if is_killed { CrashPlan::ProcessOnly } else { plan };
                 self.crash(node, Self::draw_how(told), &plan, now + down).await;
             }
-            Fault::CrashAtSync { node, syncs, down } => {
-                self.members[node].hurt = Some(down);
-                self.members[node].node.hooks.syncs_left.with(|left| *left = Some(syncs));
-                self.history.disk_was_hurt();
+            Fault::CrashAtSync { node, syncs, down } => self.crash_at_sync(node, syncs, down),
+            Fault::PowerCutAtSync { syncs, down } => {
+                for (node, down) in down.into_iter().enumerate() {
+                    self.crash_at_sync(node, syncs, down);
+                }
             }
             Fault::PowerCut { down } => {
                 for (node, down) in down.into_iter().enumerate() {
@@ -420,6 +424,12 @@ impl ClusterWorld {
         }
         self.ill_at = self.trace.elapsed();
         self.tell_health();
+    }
+
+    fn crash_at_sync(&mut self, at: At, syncs: u64, down: Duration) {
+        self.members[at].hurt = Some(down);
+        self.members[at].node.hooks.syncs_left.with(|left| *left = Some(syncs));
+        self.history.disk_was_hurt();
     }
 
     /// Whether what it sets is set by another one, whose end would be the end of both.
@@ -507,12 +517,10 @@ impl ClusterWorld {
     /// Reads everything through every node, brings it to the bucket, reads it there; the history must
     /// be whole then.
     async fn judge(&mut self) {
+        self.agree().await;
         // Publishers that were left give up what they still have.
         self.pass(Duration::from_secs(60)).await;
-        let complaint = "nothing is asked any more, and replicas are not the same";
-        let same = |world: &mut Self| world.replicas.are_same(usize::from(NODES), DATA_SHARDS);
-        let took = self.wait_for(complaint, AGREE_PATIENCE, same).await;
-        self.trace.count(|counts| counts.agreed_after = counts.agreed_after.max(took));
+        self.agree().await;
         let Some(ends) = self.read_everywhere().await else { return };
         self.checker.check().await;
         audit::seal_streams(&self.dial, &self.history).await;
@@ -527,6 +535,14 @@ impl ClusterWorld {
             self.history.violated("PS-1", format_args!("streams end elsewhere after a power cut"));
         }
         self.history.check_whole();
+    }
+
+    /// Soon all replicas are the same.
+    async fn agree(&mut self) {
+        let complaint = "nothing is asked any more, and replicas are not the same";
+        let same = |world: &mut Self| world.replicas.are_same(usize::from(NODES), DATA_SHARDS);
+        let took = self.wait_for(complaint, AGREE_PATIENCE, same).await;
+        self.trace.count(|counts| counts.agreed_after = counts.agreed_after.max(took));
     }
 
     /// Every stream, from its beginning to its end, from every node; the ends, if they are the same.

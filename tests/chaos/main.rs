@@ -1,0 +1,218 @@
+//! Three processes that are one cluster, on loopback, with something wrong in every round: nothing
+//! acknowledged is lost, nothing is there twice, and every node holds the same (PS-1…PS-5, PQ-1).
+//!
+//! `RAILGUN_CHAOS_ROUNDS` says how many rounds, `RAILGUN_CHAOS_SEED` what is drawn in them (not: when
+//! which process does what), `RAILGUN_CHAOS_FAULTS` which kinds alone, separated by commas, and
+//! `RAILGUN_CHAOS_LOG_FILTER` what the nodes log. `cargo xtask chaos` takes the release build.
+
+mod cluster;
+mod fault;
+mod load;
+#[path = "../process/mount.rs"]
+#[expect(dead_code, reason = "the suite `process` breaks devices, too")]
+mod mount;
+mod reading;
+mod relay;
+#[path = "../process/seed.rs"]
+mod seed;
+#[path = "../process/site.rs"]
+#[expect(dead_code, reason = "a node that is alone is for the suite `process`")]
+mod site;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::Write as _;
+use std::time::Duration;
+
+use railgun_client::{Client, StreamName};
+use railgun_testkit::sim::{History, Random, Trace};
+use tokio::time::Instant;
+
+use cluster::{Cluster, NODES};
+use fault::{Fault, Kind};
+use load::{Load, Stream};
+use reading::Content;
+use seed::seed_of;
+
+/// Each kind of fault once.
+const ROUNDS: u64 = Kind::ALL.len() as u64;
+/// Streams of a round: enough that every data shard has one, by and large.
+const STREAMS: usize = 3;
+/// What publishers do before something goes wrong.
+const ACKS_BEFORE: u64 = 300;
+/// What each must do after it.
+const ACKS_AFTER: u64 = 100;
+/// And for how long they go on at least: what comes late belongs to the round, too.
+const AFTER: Duration = Duration::from_secs(2);
+/// How long it may take until everyone publishes again.
+const RECOVERED_LIMIT: Duration = Duration::from_secs(20);
+/// Streams of earlier rounds that are kept in mind.
+const KEPT_MAX: usize = 60;
+/// How often a condition is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_keeps_its_promises_whatever_goes_wrong() {
+    let seed = seed_of("RAILGUN_CHAOS_SEED");
+    let rounds = std::env::var("RAILGUN_CHAOS_ROUNDS").ok();
+    let rounds = rounds.map_or(ROUNDS, |rounds| rounds.parse().expect("a number of rounds"));
+    println!("RAILGUN_CHAOS_SEED={seed}");
+    let mut random = Random::new(seed);
+    let cluster = Cluster::start(random.fork()).await;
+    let client = cluster.client(&[0, 1, 2], RECOVERED_LIMIT).await;
+    let mut chaos = Chaos { cluster, client, random, kept: VecDeque::new(), gaps: BTreeMap::new() };
+    let mut kinds = Vec::new();
+    for round in 0..rounds {
+        if kinds.is_empty() {
+            kinds = chaos.shuffled_kinds();
+        }
+        let kind = kinds.pop().expect("there are kinds");
+        let violations = chaos.round(round, kind).await;
+        assert!(violations.is_empty(), "seed {seed}, round {round}: {violations:#?}");
+    }
+    chaos.check_kept(usize::MAX).await;
+    chaos.tell_gaps(seed);
+}
+
+/// The cluster, and what is known of earlier rounds.
+struct Chaos {
+    cluster: Cluster,
+    client: Client,
+    random: Random,
+    kept: VecDeque<(Stream, Content)>,
+    gaps: BTreeMap<&'static str, Vec<Duration>>,
+}
+
+impl Chaos {
+    fn shuffled_kinds(&mut self) -> Vec<Kind> {
+        let only = std::env::var("RAILGUN_CHAOS_FAULTS").ok();
+        let wanted = |kind: &Kind| {
+            only.as_deref().is_none_or(|only| only.split(',').any(|name| name == kind.name()))
+        };
+        let mut kinds: Vec<_> = Kind::ALL.into_iter().filter(wanted).collect();
+        assert!(!kinds.is_empty(), "RAILGUN_CHAOS_FAULTS names no fault: {only:?}");
+        for last in (1..kinds.len()).rev() {
+            kinds.swap(last, self.random.below(last as u64 + 1) as usize);
+        }
+        kinds
+    }
+
+    /// Load, a fault, and a look at everything. Returns the rules that were broken.
+    async fn round(&mut self, round: u64, kind: Kind) -> Vec<String> {
+        let history = History::new(Trace::begin());
+        let mut random = self.random.fork();
+        let Some(fault) = Fault::draw(kind, &self.cluster, &mut random).await else {
+            return Vec::new();
+        };
+        let streams = self.make_streams(round).await;
+        let load = Load::start(&self.cluster, &streams, &history, &mut random).await;
+        acked(&load, &history, ACKS_BEFORE, "before anything is wrong").await;
+        println!("round {round}: {}: {fault}", kind.name());
+
+        if let Err(failure) = fault.happen(&mut self.cluster).await {
+            history.violated(kind.name(), format_args!("{failure}"));
+        }
+        let over = Instant::now();
+        let recovered = acked(&load, &history, ACKS_AFTER, "when nothing is wrong any more").await;
+        tokio::time::sleep_until(over + AFTER).await;
+        let noticed = load.end().await;
+        let contents = reading::check_all(&self.cluster, &streams, &history).await;
+        self.cluster.ended().iter().for_each(|how| history.violated("life", format_args!("{how}")));
+
+        let (sent, acked) = history.counts();
+        let (gap, failures) = (noticed.gap, noticed.failures);
+        println!(
+            "round {round}: {acked} of {sent} acked; longest gap {gap:.1?}; \
+             all publish {recovered:.1?} after the end of it; failures: {failures:?}"
+        );
+        self.gaps.entry(kind.name()).or_default().push(gap);
+        if history.is_sound() {
+            self.kept.extend(streams.into_iter().zip(contents));
+            while self.kept.len() > KEPT_MAX {
+                self.kept.pop_front();
+            }
+            self.check_kept(1).await;
+        }
+        history.violations()
+    }
+
+    async fn make_streams(&self, round: u64) -> Vec<Stream> {
+        let mut streams = Vec::new();
+        for number in 0..STREAMS {
+            let name = StreamName::new(&format!("round.{round}.{number}")).expect("a valid name");
+            let made = eventually("a stream is made", RECOVERED_LIMIT, async || {
+                self.client.admin().create_if_absent(&name).await.ok()
+            })
+            .await;
+            streams.push(Stream { name, uid: made.stream_uid });
+        }
+        streams
+    }
+
+    /// So many streams of earlier rounds are what they were, from any node.
+    async fn check_kept(&mut self, count: usize) {
+        for number in 0..count.min(self.kept.len()) {
+            let at = match count {
+                1 => self.random.below(self.kept.len() as u64) as usize,
+                _ => number,
+            };
+            let node = self.random.below(NODES as u64) as usize;
+            let client = self.cluster.client(&[node], RECOVERED_LIMIT).await;
+            let (stream, then) = &self.kept[at];
+            if let Err(how) = reading::check_kept(&client, stream, *then).await {
+                panic!("from node {}: {how}", node + 1);
+            }
+            client.close().await;
+        }
+    }
+
+    /// Past the harness, which keeps what passing tests print to itself.
+    fn tell_gaps(&mut self, seed: u64) {
+        let mut told = format!("longest gaps between acks of a publisher (seed {seed}):\n");
+        for (kind, gaps) in &mut self.gaps {
+            gaps.sort_unstable();
+            let (p50, max) = (gaps[gaps.len() / 2], gaps[gaps.len() - 1]);
+            told +=
+                &format!("  {kind:<12} {:>4} rounds, p50 {p50:.1?}, max {max:.1?}\n", gaps.len());
+        }
+        std::io::stderr().write_all(told.as_bytes()).ok();
+    }
+}
+
+/// Waits until each publisher has so many acks more; for how long.
+async fn acked(load: &Load, history: &History, more: u64, when: &str) -> Duration {
+    let (begun, before) = (Instant::now(), load.acks());
+    let enough = || load.acks().iter().zip(&before).all(|(now, then)| *now >= then + more);
+    while !enough() && history.is_sound() {
+        if begun.elapsed() > RECOVERED_LIMIT {
+            let acks: Vec<_> = load.acks().iter().zip(&before).map(|(n, t)| n - t).collect();
+            let how = format_args!("{acks:?} acks in {RECOVERED_LIMIT:?} {when}");
+            history.violated("liveness", how);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    begun.elapsed()
+}
+
+/// Says that something cannot be tested here, past the harness, which keeps what passing tests print to
+/// itself. Fails where `CI` is set, as the test would silently be none.
+fn not_tested(what: &str, reason: &str) {
+    assert!(std::env::var_os("CI").is_none(), "cannot be tested here: {what}: {reason}");
+    writeln!(std::io::stderr(), "NOT TESTED: {what}: {reason}").ok();
+}
+
+/// Looks until `look` finds something; panics when it has not within `limit`.
+async fn eventually<T, F>(what: &str, limit: Duration, mut look: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    let looking = async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    let found = tokio::time::timeout(limit, looking).await;
+    found.unwrap_or_else(|_| panic!("not within {limit:?}: {what}"))
+}
