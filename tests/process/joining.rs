@@ -122,7 +122,15 @@ async fn a_cluster_grows_and_refuses_foreigners_and_copies() {
     let trial = Trial::new();
     trial.run("up");
     trial.run("add");
-    let status = trial.client("cluster status --json");
+    // A node that was just added may not have heard of all leaders.
+    let mut status = trial.client("cluster status --json");
+    for _ in 0..20 {
+        if status.status.success() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        status = trial.client("cluster status --json");
+    }
     let errors = String::from_utf8_lossy(&status.stderr);
     assert!(status.status.success(), "{errors}");
     let status: serde_json::Value = serde_json::from_slice(&status.stdout).expect("JSON");

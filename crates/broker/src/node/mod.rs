@@ -27,7 +27,7 @@ use railgun_log::{LogError, OpenError, ShardLog, SpawnError};
 use railgun_net::peer::PeerEndpoint;
 use railgun_net::tls::ClusterCa;
 use railgun_net::{BindError, ClientFigures, Endpoint};
-use railgun_raft::{Failure, NoPeers, PeerNetwork};
+use railgun_raft::{Failure, LeaderState, NoPeers, PeerNetwork};
 use railgun_types::{ClusterUid, ErrorCode, Limits, NodeId, NodeUid, ReplicaId, ShardId};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -74,6 +74,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long other nodes may take to lead what a stopping one leads.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long a node that starts waits for leaders before it takes clients.
+const LEADERS_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a founder looks whether it is up to it to write down what the cluster is.
 const LOOK_FOR_SETTINGS_EVERY: Duration = Duration::from_millis(100);
 
@@ -540,6 +542,10 @@ impl Broker {
                 (endpoint, clients)
             })
             .unzip();
+        if !is_alone {
+            // Whoever comes at once should find them; but a majority may be away for long.
+            tokio::time::timeout(LEADERS_TIMEOUT, wait_for_leaders(&on_node)).await.ok();
+        }
         let looked = tell_of_others(bucket.clone(), cluster);
         let looked = cancel.clone().run_until_cancelled_owned(looked);
         actors.spawn("the look at other clusters", async move {
@@ -804,6 +810,23 @@ impl Broker {
             }
         });
         futures::future::join_all(drained).await;
+    }
+}
+
+/// Waits until each shard that has a replica on the node has a leader.
+async fn wait_for_leaders(on_node: &OnNodeWatch) {
+    let replicas = on_node.borrow().clone();
+    for replica in replicas.values() {
+        let mut leader = replica.raft.leader();
+        let has_leader = |state: LeaderState| match state.leader {
+            Some(leader) => state.serving || leader != replica.replica,
+            None => false,
+        };
+        while !has_leader(leader.state()) {
+            if leader.changed().await.is_err() {
+                return;
+            }
+        }
     }
 }
 

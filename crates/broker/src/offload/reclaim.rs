@@ -112,8 +112,11 @@ impl Reclaimer {
         let every = if needs_space { PURGE_EVERY } else { PURGE_ANYWAY_EVERY };
         if purged_at.elapsed() >= every {
             *purged_at = Instant::now();
-            let floor = self.shard.offload_status().await?.floor;
-            self.purge(floor.unwrap_or(0)).await?;
+            let status = self.shard.offload_status().await?;
+            // Whoever leads does it when the floor rises.
+            if needs_space || !status.serving {
+                self.purge(status.floor.unwrap_or(0)).await?;
+            }
         }
         self.shrink().await
     }
