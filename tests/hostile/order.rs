@@ -34,6 +34,12 @@ fn every_frame() -> Vec<Frame> {
         Frame::new(&v1::End::default()),
         Frame::new(&v1::AdminRequest { id: 1, call: Some(call) }),
         Frame::new(&v1::AdminResponse::default()),
+        Frame::new(&v1::PeerHello::default()),
+        Frame::new(&v1::PeerWelcome::default()),
+        Frame::new(&v1::PeerCall::default()),
+        Frame::new(&v1::PeerReply::default()),
+        Frame::new(&v1::PeerOpen::default()),
+        Frame::new(&v1::PeerData::default()),
     ];
     assert!(frames.iter().map(Frame::kind).eq(FrameKind::ALL.iter().copied()));
     frames
