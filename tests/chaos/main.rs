@@ -18,6 +18,8 @@ mod seed;
 #[path = "../process/site.rs"]
 #[expect(dead_code, reason = "a node that is alone is for the suite `process`")]
 mod site;
+#[path = "../process/waiting.rs"]
+mod waiting;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Write as _;
@@ -32,6 +34,7 @@ use fault::{Fault, Kind};
 use load::{Load, Stream};
 use reading::Content;
 use seed::seed_of;
+pub(crate) use waiting::{LOOK_EVERY, eventually, not_tested};
 
 /// Each kind of fault once.
 const ROUNDS: u64 = Kind::ALL.len() as u64;
@@ -47,8 +50,6 @@ const AFTER: Duration = Duration::from_secs(2);
 const RECOVERED_LIMIT: Duration = Duration::from_secs(20);
 /// Streams of earlier rounds that are kept in mind.
 const KEPT_MAX: usize = 60;
-/// How often a condition is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_keeps_its_promises_whatever_goes_wrong() {
@@ -191,28 +192,4 @@ async fn acked(load: &Load, history: &History, more: u64, when: &str) -> Duratio
         tokio::time::sleep(LOOK_EVERY).await;
     }
     begun.elapsed()
-}
-
-/// Says that something cannot be tested here, past the harness, which keeps what passing tests print to
-/// itself. Fails where `CI` is set, as the test would silently be none.
-fn not_tested(what: &str, reason: &str) {
-    assert!(std::env::var_os("CI").is_none(), "cannot be tested here: {what}: {reason}");
-    writeln!(std::io::stderr(), "NOT TESTED: {what}: {reason}").ok();
-}
-
-/// Looks until `look` finds something; panics when it has not within `limit`.
-async fn eventually<T, F>(what: &str, limit: Duration, mut look: impl FnMut() -> F) -> T
-where
-    F: Future<Output = Option<T>>,
-{
-    let looking = async {
-        loop {
-            if let Some(found) = look().await {
-                return found;
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-    };
-    let found = tokio::time::timeout(limit, looking).await;
-    found.unwrap_or_else(|_| panic!("not within {limit:?}: {what}"))
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use railgun_log::SimOp;
+
 use super::bucket::Weather;
 use super::random::Random;
 
@@ -50,7 +52,7 @@ pub(super) enum Fault {
     /// The disk takes nothing more for a while.
     DiskFull { time: Duration },
     /// An operation of this kind fails.
-    DiskError { op: railgun_log::SimOp, after: u64 },
+    DiskError { op: SimOp, after: u64 },
     /// Steps of the disk take this long, for a while.
     SlowDisk { us: u64, time: Duration },
     /// The wall clock jumps.
@@ -131,8 +133,7 @@ impl Fault {
             }
             66..72 => Self::DiskFull { time: ms(random, 5_000) },
             72..77 => {
-                use railgun_log::SimOp::{Create, Read, Remove, Rename, Sync, SyncDir, Write};
-                let op = *random.pick(&[Write, Sync, Sync, Read, Create, Rename, Remove, SyncDir]);
+                let op = failing_op(random);
                 Self::DiskError { op, after: random.within(0..20) }
             }
             77..84 => Self::SlowDisk { us: random.within(5_000..150_000), time: ms(random, 5_000) },
@@ -145,6 +146,12 @@ impl Fault {
             _ => Self::Look,
         }
     }
+}
+
+/// What a disk refuses to do.
+pub(super) fn failing_op(random: &mut Random) -> SimOp {
+    use SimOp::{Create, Read, Remove, Rename, Sync, SyncDir, Write};
+    *random.pick(&[Write, Sync, Sync, Read, Create, Rename, Remove, SyncDir])
 }
 
 #[cfg(test)]

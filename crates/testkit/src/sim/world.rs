@@ -58,6 +58,29 @@ pub struct Report {
     pub virtual_time: Duration,
 }
 
+impl Report {
+    pub(super) fn of(
+        seed: u64,
+        history: &History,
+        trace: &Trace,
+        lives: u64,
+        virtual_time: Duration,
+    ) -> Self {
+        let (sent, acked) = history.counts();
+        Self {
+            seed,
+            violations: history.violations(),
+            trace_hash: trace.hash(),
+            trace: trace.lines(),
+            sent,
+            acked,
+            lives,
+            counts: trace.counts(),
+            virtual_time,
+        }
+    }
+}
+
 /// Runs a world from `seed` to its end, in this thread.
 ///
 /// # Panics
@@ -168,30 +191,10 @@ impl World {
         if self.history.is_sound() {
             self.judge().await;
         }
-        self.checker.rest().await;
-        watching.abort();
-        if !self.history.is_sound() {
-            // A reader may have noticed first: this tells why.
-            self.checker.check().await;
-        }
-        self.checker.count_objects().await;
-        if acked_nothing(&self.history) {
-            self.history.violated("liveness", format_args!("nothing was acknowledged"));
-        }
+        self.checker.conclude(watching).await;
         let virtual_time = self.trace.elapsed();
         self.crash(&CrashPlan::LoseAll);
-        let (sent, acked) = self.history.counts();
-        Report {
-            seed: self.seed,
-            violations: self.history.violations(),
-            trace_hash: self.trace.hash(),
-            trace: self.trace.lines(),
-            sent,
-            acked,
-            lives: self.lives,
-            counts: self.trace.counts(),
-            virtual_time,
-        }
+        Report::of(self.seed, &self.history, &self.trace, self.lives, virtual_time)
     }
 
     /// Lets time pass. A node that ends itself meanwhile is started again.
@@ -506,13 +509,8 @@ impl World {
     }
 }
 
-/// Whether the run says nothing.
-pub(super) fn acked_nothing(history: &History) -> bool {
-    history.is_sound() && history.counts().1 == 0
-}
-
 /// Looks at the world when a log file was removed, and now and then.
-async fn watch(checker: Checker, node: Arc<SimNode>) {
+pub(super) async fn watch(checker: Checker, node: Arc<SimNode>) {
     loop {
         drop(tokio::time::timeout(LOOK_EVERY, node.hooks.removed.notified()).await);
         checker.check().await;

@@ -18,6 +18,7 @@ use std::time::Duration;
 use railgun_core::command::ClusterSettings;
 use railgun_core::placement::shard_of;
 use railgun_types::{ClusterUid, Offset, ShardId, StreamUid};
+use tokio::task::JoinHandle;
 
 use super::history::{History, MessageId};
 use super::node::SimNode;
@@ -114,8 +115,23 @@ impl Checker {
         &self.nodes[0]
     }
 
+    /// The last look at a run, whose `watching` task looked all the time.
+    pub(super) async fn conclude(&self, watching: JoinHandle<()>) {
+        self.rest().await;
+        watching.abort();
+        if !self.history.is_sound() {
+            // A reader may have noticed first: this tells why.
+            self.check().await;
+        }
+        self.count_objects().await;
+        // Such a run says nothing.
+        if self.history.is_sound() && self.history.counts().1 == 0 {
+            self.history.violated("liveness", format_args!("nothing was acknowledged"));
+        }
+    }
+
     /// Waits for the end of a check that is under way, unless somebody gave it up.
-    pub(super) async fn rest(&self) {
+    async fn rest(&self) {
         let under_way = async {
             while self.cold.with(|cold| cold.is_none()) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -145,7 +161,7 @@ impl Checker {
     }
 
     /// Counts what lies in the bucket.
-    pub(super) async fn count_objects(&self) {
+    async fn count_objects(&self) {
         let Some(mut cold) = self.cold.with(Option::take) else { return };
         cold.look().await;
         self.trace.count(|counts| {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::super::bucket::Weather;
+use super::super::faults::failing_op;
 use super::super::random::Random;
 
 /// What everything that strikes a cluster is counted under.
@@ -144,8 +145,7 @@ impl Fault {
             }
             83..88 => Self::DiskFull { node, time: some_ms(random, 6_000) },
             88..91 => {
-                use railgun_log::SimOp::{Create, Read, Remove, Rename, Sync, SyncDir, Write};
-                let op = *random.pick(&[Write, Sync, Sync, Read, Create, Rename, Remove, SyncDir]);
+                let op = failing_op(random);
                 Self::DiskError { node, op, after: random.within(0..20), down }
             }
             91..96 => Self::SlowDisk { node, us: random.within(5_000..150_000), time },

@@ -16,7 +16,6 @@ use railgun_client::{Offset, StreamUid};
 use railgun_log::{CrashPlan, Fault as DiskFault};
 use railgun_net::memory::{Crash as HostCrash, Disturbance, MemoryNetwork};
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
 
 use super::audit;
 use super::bucket::{SimBucket, Weather};
@@ -28,7 +27,7 @@ use super::options::{Options, Shape};
 use super::random::Random;
 use super::trace::Trace;
 use super::workload::Workload;
-use super::world::{FINISH_PATIENCE, LOOK_EVERY, Report, acked_nothing, in_virtual_time};
+use super::world::{FINISH_PATIENCE, Report, in_virtual_time, watch};
 pub use faults::CLUSTER_FAULTS;
 use faults::{At, Fault};
 use member::{Member, News};
@@ -145,7 +144,9 @@ impl ClusterWorld {
     async fn run(mut self) -> Report {
         self.set_usual_delay();
         self.come_together().await;
-        let watching = self.watch();
+        // All nodes tell this one when a log file was removed.
+        let first = Arc::clone(&self.members[0].node);
+        let watching = tokio::spawn(watch(self.checker.clone(), first));
         let random = self.random.fork();
         let shape = self.members[0].node.shape.clone();
         let workload =
@@ -172,43 +173,12 @@ impl ClusterWorld {
         if self.history.is_sound() {
             self.judge().await;
         }
-        self.checker.rest().await;
-        watching.abort();
-        if !self.history.is_sound() {
-            // A reader may have noticed first: this tells why.
-            self.checker.check().await;
-        }
-        self.checker.count_objects().await;
-        if acked_nothing(&self.history) {
-            self.history.violated("liveness", format_args!("nothing was acknowledged"));
-        }
+        self.checker.conclude(watching).await;
         let virtual_time = self.trace.elapsed();
         for at in 0..self.members.len() {
             self.crash(at, HostCrash::Silent, &CrashPlan::LoseAll, Duration::ZERO).await;
         }
-        let (sent, acked) = self.history.counts();
-        Report {
-            seed: self.seed,
-            violations: self.history.violations(),
-            trace_hash: self.trace.hash(),
-            trace: self.trace.lines(),
-            sent,
-            acked,
-            lives: self.lives,
-            counts: self.trace.counts(),
-            virtual_time,
-        }
-    }
-
-    /// Looks at disks and bucket when a log file was removed, and now and then.
-    fn watch(&self) -> JoinHandle<()> {
-        let (checker, node) = (self.checker.clone(), Arc::clone(&self.members[0].node));
-        tokio::spawn(async move {
-            loop {
-                drop(tokio::time::timeout(LOOK_EVERY, node.hooks.removed.notified()).await);
-                checker.check().await;
-            }
-        })
+        Report::of(self.seed, &self.history, &self.trace, self.lives, virtual_time)
     }
 
     /// All nodes start, and are one cluster.
