@@ -2,9 +2,11 @@
 //! the bucket's claim, offloaders, sessions, in this order.
 
 mod clocks;
+mod error;
 mod keeper;
 mod lives;
 mod neighbours;
+mod spec;
 mod starter;
 #[cfg(test)]
 mod tests;
@@ -18,15 +20,14 @@ use std::time::Duration;
 
 use railgun_cold::Bucket;
 use railgun_cold::bucket::ProbeError;
-use railgun_cold::owner::{self, Owner, OwnerError};
+use railgun_cold::owner::{self, Owner};
 use railgun_cold::reader::{ColdReader, ReaderOptions};
 use railgun_core::command::{
     CatalogCommand, ClusterSettings, CommandBody, NodeInfo, SealScope, SegmentCommand,
 };
-use railgun_log::{LogError, OpenError, ShardLog, SpawnError};
+use railgun_log::{LogError, ShardLog};
 use railgun_net::peer::PeerEndpoint;
-use railgun_net::tls::ClusterCa;
-use railgun_net::{BindError, ClientFigures, Endpoint};
+use railgun_net::{ClientFigures, Endpoint};
 use railgun_raft::{Failure, LeaderState, NoPeers, PeerNetwork};
 use railgun_types::{ClusterUid, ErrorCode, Limits, NodeId, NodeUid, ReplicaId, ShardId};
 use tokio::runtime::Handle;
@@ -36,18 +37,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::actors::Actors;
-use crate::auth::{Auth, TokenHash};
+use crate::auth::Auth;
 use crate::catalog::{CatalogHandle, ClusterView};
 use crate::clock::Clock;
 use crate::cluster_admin::ClusterAdmin;
-use crate::discovery::Discovery;
-use crate::identity::{Founder, Identity, IdentityError, Member};
+use crate::identity::{Founder, Identity, Member};
 use crate::inspection::{ReplicaState, StateDigest};
 use crate::joining::Registrar;
 use crate::leads::{self, LeadSpreader};
 use crate::log_done::log_done;
 use crate::offload::ObjectMemory;
-use crate::on_node::{LocalReplica, OnNode, OnNodeWatch};
+use crate::on_node::{OnNode, OnNodeWatch};
 use crate::peers::{Addresses, IdentityRefused, RaftPeers};
 use crate::routing::{self, Placements, Routing};
 use crate::seams::{RunningLog, Seams};
@@ -55,8 +55,10 @@ use crate::session::{self, ClientService, Farewell, STOPPING, SessionContext};
 use crate::shard::{MirrorScope, ShardFigures};
 use crate::streams::{ShardOnNode, Streams};
 use clocks::ClockStanding;
+pub use error::{NodeFailure, StartError};
 use keeper::Keeper;
 use neighbours::{Neighbours, ServiceSpec};
+pub use spec::{BrokerSpec, ClusterSpec, Listen, ListenForPeers};
 use starter::{Begin, Starter};
 use uploads::Uploads;
 
@@ -82,193 +84,6 @@ const LOOK_FOR_SETTINGS_EVERY: Duration = Duration::from_millis(100);
 /// How often logs and checkpoints are asked whether their disk has failed: a log that fails while
 /// nothing waits for it, at a mark or at preparing a file, tells nobody.
 const LOOK_AT_LOGS_EVERY: Duration = Duration::from_millis(500);
-
-/// Begins to listen, when everything else runs.
-pub type Listen = Box<dyn FnOnce() -> Result<Endpoint, BindError> + Send>;
-
-/// What a node is made of.
-pub struct BrokerSpec {
-    /// Disk, clock, randomness, threads.
-    pub seams: Seams,
-    /// The cold tier.
-    pub bucket: Bucket,
-    /// Where clients come in.
-    pub listen: Listen,
-    /// The address other nodes and clients are told.
-    pub address: String,
-    /// Who may connect; empty: everybody.
-    pub tokens: Vec<TokenHash>,
-    /// Log bytes above the cold floor that all shards may hold together. Decided when the cluster is
-    /// made.
-    pub hot_bytes_max: u64,
-    /// Data shards. Decided when the cluster is made.
-    pub shards: u32,
-    /// No record waits longer than this to be sealed.
-    pub max_time_to_cold: Duration,
-    /// Streams that there may be; no further one is created by this node.
-    pub streams_max: usize,
-    /// The other nodes; `None`: there are none, and never will be.
-    pub cluster: Option<ClusterSpec>,
-}
-
-/// What a node needs to be one of several.
-pub struct ClusterSpec {
-    /// Where other nodes come in.
-    pub listen: ListenForPeers,
-    /// The address that other nodes are told: host and port.
-    pub peer_address: String,
-    /// Addresses where other nodes may be; its own may be among them.
-    pub seeds: Vec<String>,
-    /// Nodes that form the cluster together. 1 with seeds other than itself: join the cluster that they
-    /// have.
-    pub bootstrap_expect: u32,
-    /// Replicas of each data shard: 1, 3 or 5. Decided when the cluster is made.
-    pub replicas: u8,
-    /// The authority that signs the certificates of nodes, on a node that is to do so (CL-2).
-    pub ca: Option<Arc<ClusterCa>>,
-    /// Finds further addresses where other nodes may be (CL-1).
-    pub discovery: Option<Arc<dyn Discovery>>,
-}
-
-impl std::fmt::Debug for ClusterSpec {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ClusterSpec")
-            .field("peer_address", &self.peer_address)
-            .field("seeds", &self.seeds)
-            .field("bootstrap_expect", &self.bootstrap_expect)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Begins to listen for other nodes.
-pub type ListenForPeers = Box<dyn FnOnce() -> Result<PeerEndpoint, BindError> + Send>;
-
-impl std::fmt::Debug for BrokerSpec {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("BrokerSpec")
-            .field("seams", &self.seams)
-            .field("bucket", &self.bucket)
-            .field("address", &self.address)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Why a node does not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The log's disk is in use by another process, or the log thread cannot start.
-    #[error("{0}")]
-    Log(#[from] SpawnError),
-    /// See [`IdentityError`].
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// The bucket does not answer as it should.
-    #[error(transparent)]
-    Probe(#[from] ProbeError),
-    /// The bucket's keys belong to somebody else.
-    #[error(transparent)]
-    Owner(#[from] OwnerError),
-    /// The log of a shard is damaged.
-    #[error("cannot open the log of shard {shard}: {source}")]
-    OpenLog {
-        /// The shard.
-        shard: ShardId,
-        /// What is wrong with it.
-        source: OpenError,
-    },
-    /// The first thing in a new log was not written.
-    #[error("cannot begin the log of shard {shard}: {source}")]
-    NewLog {
-        /// The shard.
-        shard: ShardId,
-        /// What the log says.
-        source: LogError,
-    },
-    /// A replica had a log, and has none any more.
-    #[error(
-        "the log of shard {shard} is lost: replica {replica} has begun on this node, and its log \
-         holds nothing"
-    )]
-    LostLog {
-        /// The shard.
-        shard: ShardId,
-        /// The replica.
-        replica: ReplicaId,
-    },
-    /// A shard's replica does not start.
-    #[error("{0}")]
-    Raft(#[from] railgun_raft::StartError),
-    /// A shard has no leader, though this node is its only voter.
-    #[error("shard {shard} did not elect a leader within {LEADER_TIMEOUT:?}")]
-    NoLeader {
-        /// The shard.
-        shard: ShardId,
-    },
-    /// The catalog does not take its first entry.
-    #[error("the catalog cannot be written: {reason}")]
-    Catalog {
-        /// Why.
-        reason: String,
-    },
-    /// Records of this cluster went to a bucket, and this one has never seen it.
-    #[error(
-        "the bucket does not hold cluster {cluster}, though records of shard {shard} were moved to \
-         one: was the bucket emptied or replaced?"
-    )]
-    BucketLost {
-        /// A shard that has records in the bucket.
-        shard: ShardId,
-        /// This cluster.
-        cluster: ClusterUid,
-    },
-    /// A shard's checkpoints cannot be read, or none of them is whole.
-    #[error("cannot restore shard {shard}: {reason}")]
-    Restore {
-        /// The shard.
-        shard: ShardId,
-        /// Why.
-        reason: String,
-    },
-    /// The address cannot be listened on.
-    #[error(transparent)]
-    Bind(#[from] BindError),
-    /// Another process is this node already.
-    #[error("refused by the node at {by}: {reason}")]
-    IdentityConflict {
-        /// Where the node is that said so.
-        by: String,
-        /// In its words.
-        reason: String,
-    },
-}
-
-/// Why a node cannot go on.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NodeFailure {
-    /// The disk failed, and what it holds is not known: nothing may be acknowledged any more.
-    #[error("the disk failed: {reason}")]
-    Disk {
-        /// What could not be done to which file, and what the disk answered.
-        reason: String,
-    },
-    /// A shard has died.
-    #[error(transparent)]
-    Shard(#[from] Failure),
-    /// Another process is this node, too, and other nodes know that one.
-    #[error("refused by the node at {by}: {reason}")]
-    IdentityConflict {
-        /// Where the node is that said so.
-        by: String,
-        /// In its words.
-        reason: String,
-    },
-    /// A bug: one of the node's tasks is gone, and what it owned with it.
-    #[error("a task of the node panicked: {actor}")]
-    Panicked {
-        /// Which one.
-        actor: &'static str,
-    },
-}
 
 /// A running node. Dropping it ends everything at once, as a crash of the process would; use
 /// [`shutdown`](Self::shutdown) where clients should be answered first.
@@ -635,7 +450,8 @@ impl Broker {
     #[must_use]
     pub fn figures(&self) -> Vec<ShardFigures> {
         let on_node = self.on_node.borrow();
-        on_node.values().filter_map(LocalReplica::data).map(|data| data.handle.figures()).collect()
+        let data = on_node.values().filter_map(|replica| replica.data());
+        data.map(|data| data.handle.figures()).collect()
     }
 
     /// Where every replica of the node stands, for who compares them. Cancel safe.
@@ -802,7 +618,7 @@ impl Broker {
         let on_node = self.on_node.borrow().clone();
         // Where another node leads, that one does it.
         let led = on_node.values().filter(|replica| replica.raft.leader().state().serving);
-        let drained = led.filter_map(LocalReplica::data).map(|data| async move {
+        let drained = led.filter_map(|replica| replica.data()).map(|data| async move {
             let shard = &data.handle;
             let seal = CommandBody::Segment(SegmentCommand::Seal(SealScope::All));
             if shard.command(seal).await.is_ok() {

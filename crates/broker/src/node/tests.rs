@@ -27,7 +27,8 @@ use railgun_core::catalog::Phase;
 use railgun_core::command::{Append, AppendMode, CatalogCommand, EnsureStream, StreamCommand};
 use railgun_log::{LogOptions, SimDisk};
 use railgun_net::memory::MemoryNetwork;
-use railgun_net::{Connection, FrameReader, FrameWriter};
+use railgun_net::tls::ClusterCa;
+use railgun_net::{BindError, Connection, FrameReader, FrameWriter};
 use railgun_proto::convert::{EnsureOutcome, EnsureRequest};
 use railgun_proto::{Frame, FrameKind, WireError, v1};
 use railgun_raft::{BlockingJob, BlockingPool};
@@ -36,6 +37,7 @@ use railgun_types::{EnsureMode, Retry, SpecPatch, StreamName, StreamUid, Timesta
 use tokio::time::{sleep, timeout};
 
 use super::*;
+use crate::auth::TokenHash;
 use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::seams::{LogDriver, Pace};

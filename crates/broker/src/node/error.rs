@@ -1,0 +1,128 @@
+//! Why a node does not start, or cannot go on.
+
+use railgun_cold::bucket::ProbeError;
+use railgun_cold::owner::OwnerError;
+use railgun_log::{LogError, OpenError, SpawnError};
+use railgun_net::BindError;
+use railgun_raft::Failure;
+use railgun_types::{ClusterUid, ReplicaId, ShardId};
+
+use super::LEADER_TIMEOUT;
+use crate::identity::IdentityError;
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The log's disk is in use by another process, or the log thread cannot start.
+    #[error("{0}")]
+    Log(#[from] SpawnError),
+    /// See [`IdentityError`].
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The bucket does not answer as it should.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    /// The bucket's keys belong to somebody else.
+    #[error(transparent)]
+    Owner(#[from] OwnerError),
+    /// The log of a shard is damaged.
+    #[error("cannot open the log of shard {shard}: {source}")]
+    OpenLog {
+        /// The shard.
+        shard: ShardId,
+        /// What is wrong with it.
+        source: OpenError,
+    },
+    /// The first thing in a new log was not written.
+    #[error("cannot begin the log of shard {shard}: {source}")]
+    NewLog {
+        /// The shard.
+        shard: ShardId,
+        /// What the log says.
+        source: LogError,
+    },
+    /// A replica had a log, and has none any more.
+    #[error(
+        "the log of shard {shard} is lost: replica {replica} has begun on this node, and its log \
+         holds nothing"
+    )]
+    LostLog {
+        /// The shard.
+        shard: ShardId,
+        /// The replica.
+        replica: ReplicaId,
+    },
+    /// A shard's replica does not start.
+    #[error("{0}")]
+    Raft(#[from] railgun_raft::StartError),
+    /// A shard has no leader, though this node is its only voter.
+    #[error("shard {shard} did not elect a leader within {LEADER_TIMEOUT:?}")]
+    NoLeader {
+        /// The shard.
+        shard: ShardId,
+    },
+    /// The catalog does not take its first entry.
+    #[error("the catalog cannot be written: {reason}")]
+    Catalog {
+        /// Why.
+        reason: String,
+    },
+    /// Records of this cluster went to a bucket, and this one has never seen it.
+    #[error(
+        "the bucket does not hold cluster {cluster}, though records of shard {shard} were moved to \
+         one: was the bucket emptied or replaced?"
+    )]
+    BucketLost {
+        /// A shard that has records in the bucket.
+        shard: ShardId,
+        /// This cluster.
+        cluster: ClusterUid,
+    },
+    /// A shard's checkpoints cannot be read, or none of them is whole.
+    #[error("cannot restore shard {shard}: {reason}")]
+    Restore {
+        /// The shard.
+        shard: ShardId,
+        /// Why.
+        reason: String,
+    },
+    /// The address cannot be listened on.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// Another process is this node already.
+    #[error("refused by the node at {by}: {reason}")]
+    IdentityConflict {
+        /// Where the node is that said so.
+        by: String,
+        /// In its words.
+        reason: String,
+    },
+}
+
+/// Why a node cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NodeFailure {
+    /// The disk failed, and what it holds is not known: nothing may be acknowledged any more.
+    #[error("the disk failed: {reason}")]
+    Disk {
+        /// What could not be done to which file, and what the disk answered.
+        reason: String,
+    },
+    /// A shard has died.
+    #[error(transparent)]
+    Shard(#[from] Failure),
+    /// Another process is this node, too, and other nodes know that one.
+    #[error("refused by the node at {by}: {reason}")]
+    IdentityConflict {
+        /// Where the node is that said so.
+        by: String,
+        /// In its words.
+        reason: String,
+    },
+    /// A bug: one of the node's tasks is gone, and what it owned with it.
+    #[error("a task of the node panicked: {actor}")]
+    Panicked {
+        /// Which one.
+        actor: &'static str,
+    },
+}
