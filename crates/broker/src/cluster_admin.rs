@@ -2,6 +2,7 @@
 //! state of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -275,7 +276,7 @@ impl ClusterAdmin {
 
 /// What a node has of each shard.
 pub(crate) fn replicas_here(on_node: &OnNode, ca: Option<&ClusterCa>) -> v1::NodeReplicas {
-    let describe = |(shard, local): (&ShardId, &LocalReplica)| {
+    let describe = |(shard, local): (&ShardId, &Arc<LocalReplica>)| {
         let (metrics, state) = (local.raft.metrics(), local.raft.leader().state());
         let numbers = |replicas: &[ReplicaId]| replicas.iter().map(|it| it.0).collect();
         v1::NodeReplica {

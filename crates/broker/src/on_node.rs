@@ -14,13 +14,13 @@ use crate::checkpoint::CheckpointStore;
 use crate::streams::ShardOnNode;
 
 /// What is on the node at a moment.
-pub(crate) type OnNode = Arc<BTreeMap<ShardId, LocalReplica>>;
+pub(crate) type OnNode = Arc<BTreeMap<ShardId, Arc<LocalReplica>>>;
 
 /// Follows what is on the node.
 pub(crate) type OnNodeWatch = watch::Receiver<OnNode>;
 
-/// A replica on this node. Cheap to clone.
-#[derive(Clone, Debug)]
+/// A replica on this node. Looked up for every frame of a publisher, so it is shared, not cloned.
+#[derive(Debug)]
 pub(crate) struct LocalReplica {
     pub(crate) replica: ReplicaId,
     pub(crate) raft: RaftShard,
@@ -32,7 +32,7 @@ pub(crate) struct LocalReplica {
 }
 
 /// Who owns a replica's state.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) enum Owner {
     Catalog(CatalogHandle),
     Data(ShardOnNode),
@@ -43,6 +43,13 @@ impl LocalReplica {
         match &self.owner {
             Owner::Data(shard) => Some(shard),
             Owner::Catalog(_) => None,
+        }
+    }
+
+    pub(crate) fn catalog(&self) -> Option<&CatalogHandle> {
+        match &self.owner {
+            Owner::Catalog(catalog) => Some(catalog),
+            Owner::Data(_) => None,
         }
     }
 }

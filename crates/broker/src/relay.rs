@@ -21,7 +21,7 @@ use crate::on_node::{LocalReplica, Owner};
 use crate::peers::{Line, OpenResult};
 use crate::replica::{NodeStopping, ProposeFailure};
 use crate::routing::{Leader, Routing};
-use crate::shard::{AppendResult, Queueing, RequestFailure, ShardHandle};
+use crate::shard::{AppendResult, Queueing, RequestFailure};
 
 /// Requests of one relay that may be un-answered.
 const UNANSWERED_MAX: usize = 64;
@@ -363,7 +363,7 @@ impl ShardLink {
         &self.routing
     }
 
-    /// Queues batches to be appended at the leader, as [`ShardHandle::append`] does. Who that is may
+    /// Queues batches to be appended at the leader, as a shard on this node does. Who that is may
     /// change from one call to the next: what is under way then fails or not, and the producer's
     /// sequence sees to it that the order is kept.
     pub(crate) async fn append(
@@ -372,12 +372,12 @@ impl ShardLink {
         items: Vec<Append>,
     ) -> Result<oneshot::Receiver<AppendResult>, NodeStopping> {
         match self.routing.leader(self.shard, 0) {
-            Leader::Here(LocalReplica { owner: Owner::Data(here), .. }) => {
-                let handle: &ShardHandle = &here.handle;
-                handle.append(queueing, items).await
-            }
+            Leader::Here(here) => match here.data() {
+                Some(data) => data.handle.append(queueing, items).await,
+                None => Ok(refused()),
+            },
             Leader::At(address) => self.relay(address, queueing, items).await,
-            Leader::Here(_) | Leader::Unknown => Ok(refused()),
+            Leader::Unknown => Ok(refused()),
         }
     }
 

@@ -17,10 +17,10 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::actors::Actors;
 use crate::catalog::ChangeFailure;
-use crate::on_node::{LocalReplica, OnNodeWatch, Owner};
+use crate::on_node::{LocalReplica, OnNodeWatch};
 use crate::peers::{Addresses, Peers};
 use crate::relay;
-use crate::replica::{NodeStopping, ProposeFailure};
+use crate::replica::ProposeFailure;
 use crate::shard::RequestFailure;
 use crate::streams::ShardOnNode;
 
@@ -90,7 +90,7 @@ impl Others {
 /// Who leads a shard, as far as this node knows.
 #[derive(Debug)]
 pub(crate) enum Leader {
-    Here(LocalReplica),
+    Here(Arc<LocalReplica>),
     At(String),
     Unknown,
 }
@@ -103,12 +103,12 @@ pub(crate) struct NotCurrent;
 impl Routing {
     /// The replica of a data shard on this node.
     pub(crate) fn local(&self, shard: ShardId) -> Option<ShardOnNode> {
-        self.on_node.borrow().get(&shard).and_then(LocalReplica::data).cloned()
+        self.on_node.borrow().get(&shard)?.data().cloned()
     }
 
     /// Every data shard that is on this node.
     pub(crate) fn locals(&self) -> Vec<ShardOnNode> {
-        self.on_node.borrow().values().filter_map(LocalReplica::data).cloned().collect()
+        self.on_node.borrow().values().filter_map(|replica| replica.data()).cloned().collect()
     }
 
     /// Who leads. `attempt` chooses among the nodes that may know, where this one does not.
@@ -194,30 +194,66 @@ impl Routing {
         shard: ShardId,
         body: CommandBody,
     ) -> Result<Outcome, RequestFailure> {
-        let patience = Patience::new(self.others.is_some());
-        loop {
-            let result = match self.leader(shard, 0) {
-                Leader::Here(LocalReplica { owner: Owner::Data(here), .. }) => {
-                    self.in_time(here.handle.request(body.clone())).await
-                }
+        let not_leading = RequestFailure::from(ProposeFailure::NotLeading);
+        let ask = || async {
+            match self.leader(shard, 0) {
+                Leader::Here(here) => match here.data() {
+                    Some(data) => self.in_time(data.handle.request(body.clone())).await,
+                    None => Err(not_leading),
+                },
                 Leader::At(address) => {
                     let asked = relay::request(self, &address, shard, body.clone());
                     let result = self.in_time(asked).await;
                     let is_wrong = |failure| {
-                        failure == ProposeFailure::NotLeading.into()
-                            || failure == ProposeFailure::Unknown.into()
+                        failure == not_leading || failure == ProposeFailure::Unknown.into()
                     };
                     if result.as_ref().is_err_and(|failure| is_wrong(*failure)) {
                         self.was_wrong(shard, &address);
                     }
                     result
                 }
-                Leader::Here(_) | Leader::Unknown => Err(ProposeFailure::NotLeading.into()),
-            };
-            match result {
-                Err(RequestFailure::Proposal(ProposeFailure::NotLeading)) => {
+                Leader::Unknown => Err(not_leading),
+            }
+        };
+        self.until_led(not_leading, ask).await
+    }
+
+    /// The same of the catalog.
+    pub(crate) async fn change(
+        &self,
+        command: CatalogCommand,
+    ) -> Result<CatalogOutcome, ChangeFailure> {
+        let not_leading = ChangeFailure::from(ProposeFailure::NotLeading);
+        let ask = || async {
+            match self.leader(ShardId::CATALOG, 0) {
+                Leader::Here(here) => match here.catalog() {
+                    Some(catalog) => self.in_time(catalog.change(command.clone())).await,
+                    None => Err(not_leading),
+                },
+                Leader::At(address) => {
+                    self.in_time(relay::change(self, &address, command.clone())).await
+                }
+                Leader::Unknown => Err(not_leading),
+            }
+        };
+        self.until_led(not_leading, ask).await
+    }
+
+    /// Asks again while nobody leads, for a while where others may.
+    async fn until_led<T, E: PartialEq, F>(
+        &self,
+        not_leading: E,
+        ask: impl Fn() -> F,
+    ) -> Result<T, E>
+    where
+        F: Future<Output = Result<T, E>>,
+    {
+        let patience = Patience::new(self.others.is_some());
+        loop {
+            match ask().await {
+                Err(failure) if failure == not_leading => {
                     if !patience.wait().await {
-                        return result;
+                        return Err(failure);
                     }
                 }
                 ended => return ended,
@@ -234,33 +270,6 @@ impl Routing {
             return answer.await;
         }
         timeout(ANSWER_PATIENCE, answer).await.unwrap_or(Err(ProposeFailure::Unknown.into()))
-    }
-
-    /// The same of the catalog.
-    pub(crate) async fn change(
-        &self,
-        command: CatalogCommand,
-    ) -> Result<CatalogOutcome, ChangeFailure> {
-        let patience = Patience::new(self.others.is_some());
-        loop {
-            let result = match self.leader(ShardId::CATALOG, 0) {
-                Leader::Here(LocalReplica { owner: Owner::Catalog(here), .. }) => {
-                    self.in_time(here.change(command.clone())).await
-                }
-                Leader::At(address) => {
-                    self.in_time(relay::change(self, &address, command.clone())).await
-                }
-                Leader::Here(_) | Leader::Unknown => Err(ProposeFailure::NotLeading.into()),
-            };
-            match result {
-                Err(ChangeFailure::Proposal(ProposeFailure::NotLeading)) => {
-                    if !patience.wait().await {
-                        return result;
-                    }
-                }
-                ended => return ended,
-            }
-        }
     }
 
     /// Waits until this node's copy of a shard has everything that was committed when this is asked
@@ -328,11 +337,5 @@ impl Patience {
             sleep(LOOK_EVERY).await;
         }
         goes_on
-    }
-}
-
-impl From<NodeStopping> for NotCurrent {
-    fn from(_: NodeStopping) -> Self {
-        Self
     }
 }

@@ -388,7 +388,7 @@ impl Keeper {
 
     /// Tells clients where to go, as soon as this node is drained.
     async fn say_farewell(&self, view: &ClusterView) {
-        let leads = |local: &LocalReplica| {
+        let leads = |local: &Arc<LocalReplica>| {
             local.raft.leader().state().leader.is_some_and(|leader| leader.node() == self.node)
         };
         let mut is_drained = false;

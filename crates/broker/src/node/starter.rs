@@ -238,7 +238,7 @@ impl Starter {
 
     fn put_on_node(&self, shard: ShardId, replica: LocalReplica) {
         self.on_node.send_modify(|on_node| {
-            Arc::make_mut(on_node).insert(shard, replica);
+            Arc::make_mut(on_node).insert(shard, Arc::new(replica));
         });
     }
 

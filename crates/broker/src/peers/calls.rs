@@ -10,7 +10,7 @@ use railgun_types::ErrorCode;
 use tokio::sync::{mpsc, oneshot};
 
 use super::dial::{DialTo, Dialled};
-use super::{CallAsk, CallResult};
+use super::{Asked, CallAsk, CallResult};
 
 /// Calls that may be un-answered: more come of a peer that does not answer at all.
 const UNANSWERED_MAX: usize = 4_096;
@@ -34,25 +34,11 @@ impl CallLine {
 
     /// Connects whenever there is something to ask and no connection, until nobody asks any more.
     pub(super) async fn run(mut self) {
-        while let Some(first) = self.from.recv().await {
-            if first.reply.is_closed() {
-                continue;
-            }
-            match self.dial.dial().await {
-                Ok(dialled) => {
-                    let mut conversation = Conversation::new(dialled);
-                    match conversation.hold(first, &mut self.from).await {
-                        Ended::Quiet => return,
-                        Ended::Broken(error) => conversation.fail(&error),
-                    }
-                }
-                Err(error) => {
-                    first.reply.send(Err(error.clone())).ok();
-                    // Those that came meanwhile need not wait for another attempt.
-                    while let Ok(ask) = self.from.try_recv() {
-                        ask.reply.send(Err(error.clone())).ok();
-                    }
-                }
+        while let Some((dialled, first)) = self.dial.for_next(&mut self.from).await {
+            let mut conversation = Conversation::new(dialled);
+            match conversation.hold(first, &mut self.from).await {
+                Ended::Quiet => return,
+                Ended::Broken(error) => conversation.fail(&error),
             }
         }
     }
@@ -107,7 +93,7 @@ impl Conversation {
     }
 
     fn say(&mut self, ask: CallAsk) -> Result<(), PeerError> {
-        let CallAsk { call, blob, reply } = ask;
+        let Asked { wanted: (call, blob), reply } = ask;
         if self.unanswered.len() >= UNANSWERED_MAX {
             self.unanswered.retain(|_, reply| !reply.is_closed());
             if self.unanswered.len() >= UNANSWERED_MAX {

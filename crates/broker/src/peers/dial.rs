@@ -9,9 +9,10 @@ use railgun_net::{Connection, FrameReader, FrameWriter};
 use railgun_proto::{Frame, FrameKind, WireError, v1};
 use railgun_raft::PeerError;
 use railgun_types::ErrorCode;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 
+use super::Asked;
 use crate::clock::Clock;
 
 /// Versions of the protocol between nodes.
@@ -98,8 +99,32 @@ impl Dialler {
 }
 
 impl DialTo {
+    /// The next request that somebody still waits for, and a connection that was made for it. While none
+    /// can be made, requests are refused as they come. `None`: nobody asks any more.
+    pub(super) async fn for_next<W, T>(
+        &mut self,
+        from: &mut mpsc::Receiver<Asked<W, T>>,
+    ) -> Option<(Dialled, Asked<W, T>)> {
+        loop {
+            let first = from.recv().await?;
+            if first.reply.is_closed() {
+                continue;
+            }
+            match self.dial().await {
+                Ok(dialled) => return Some((dialled, first)),
+                Err(error) => {
+                    first.reply.send(Err(error.clone())).ok();
+                    // Those that came meanwhile need not wait for another attempt.
+                    while let Ok(ask) = from.try_recv() {
+                        ask.reply.send(Err(error.clone())).ok();
+                    }
+                }
+            }
+        }
+    }
+
     /// Connects, unless that has failed a moment ago.
-    pub(super) async fn dial(&mut self) -> Result<Dialled, PeerError> {
+    async fn dial(&mut self) -> Result<Dialled, PeerError> {
         if let Some((at, error)) = &self.failed
             && at.elapsed() < HOLD_OFF
         {

@@ -34,20 +34,17 @@ pub(crate) type CallResult = Result<(v1::peer_reply::Answer, Bytes), PeerError>;
 /// A stream that was opened, with its first frame sent.
 pub(crate) type OpenResult = Result<(FrameWriter, FrameReader), PeerError>;
 
-/// A call that waits to be made.
+/// Something that waits for a connection, and who waits for what it brings.
 #[derive(Debug)]
-struct CallAsk {
-    call: v1::peer_call::Call,
-    blob: Bytes,
-    reply: oneshot::Sender<CallResult>,
+struct Asked<W, T> {
+    wanted: W,
+    reply: oneshot::Sender<Result<T, PeerError>>,
 }
 
+/// A call that waits to be made.
+type CallAsk = Asked<(v1::peer_call::Call, Bytes), (v1::peer_reply::Answer, Bytes)>;
 /// A stream that waits to be opened.
-#[derive(Debug)]
-struct OpenAsk {
-    open: v1::PeerOpen,
-    reply: oneshot::Sender<OpenResult>,
-}
+type OpenAsk = Asked<v1::PeerOpen, (FrameWriter, FrameReader)>;
 
 /// Which connection a stream goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,14 +84,14 @@ impl Peers {
         blob: Bytes,
     ) -> CallResult {
         let (reply, answer) = oneshot::channel();
-        let ask = CallAsk { call, blob, reply };
+        let ask = Asked { wanted: (call, blob), reply };
         self.ask(Ask::Call { address: address.to_owned(), ask }, answer).await
     }
 
     /// Opens a stream. Cancel safe.
     pub(crate) async fn open(&self, address: &str, line: Line, open: v1::PeerOpen) -> OpenResult {
         let (reply, opened) = oneshot::channel();
-        let ask = OpenAsk { open, reply };
+        let ask = Asked { wanted: open, reply };
         self.ask(Ask::Open { address: address.to_owned(), line, ask }, opened).await
     }
 

@@ -324,7 +324,7 @@ impl PeerService {
     }
 
     /// The replica that is meant, if it is that one.
-    fn replica(&self, to: &v1::ReplicaAddress) -> Result<LocalReplica, WireError> {
+    fn replica(&self, to: &v1::ReplicaAddress) -> Result<Arc<LocalReplica>, WireError> {
         self.check_cluster(&to.cluster_uid)?;
         let shard = ShardId(to.shard);
         let not_here = |message: String| WireError::new(ErrorCode::ReplicaNotHere, message);
@@ -338,7 +338,7 @@ impl PeerService {
                 format!("replica {asked} of shard {shard} is not on this node, but {here}");
             return Err(not_here(message));
         }
-        Ok(replica.clone())
+        Ok(Arc::clone(replica))
     }
 }
 
@@ -383,7 +383,7 @@ fn opened(
     service: &PeerService,
     caller: &Caller,
     first: &Frame,
-) -> Result<(Role, LocalReplica), WireError> {
+) -> Result<(Role, Arc<LocalReplica>), WireError> {
     let open: v1::PeerOpen = first.decode()?;
     let replica = service.replica(open.to.as_ref().ok_or_else(no_replica)?)?;
     let role = match open.r#use() {

@@ -11,7 +11,7 @@ use railgun_raft::PeerError;
 use tokio::sync::mpsc;
 
 use super::dial::DialTo;
-use super::{OpenAsk, OpenResult};
+use super::{Asked, OpenAsk, OpenResult};
 
 pub(super) struct StreamLine {
     dial: DialTo,
@@ -25,24 +25,11 @@ impl StreamLine {
 
     /// Connects whenever a stream is wanted and there is no connection, until none is wanted any more.
     pub(super) async fn run(mut self) {
-        while let Some(first) = self.from.recv().await {
-            if first.reply.is_closed() {
-                continue;
-            }
-            match self.dial.dial().await {
-                Ok(dialled) => {
-                    // Its first stream is the connection's sign that both sides want it.
-                    let _first_stream = (dialled.writer, dialled.reader);
-                    if hand_out(&dialled.connection, first, &mut self.from).await {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    first.reply.send(Err(error.clone())).ok();
-                    while let Ok(ask) = self.from.try_recv() {
-                        ask.reply.send(Err(error.clone())).ok();
-                    }
-                }
+        while let Some((dialled, first)) = self.dial.for_next(&mut self.from).await {
+            // Its first stream is the connection's sign that both sides want it.
+            let _first_stream = (dialled.writer, dialled.reader);
+            if hand_out(&dialled.connection, first, &mut self.from).await {
+                return;
             }
         }
     }
@@ -75,7 +62,7 @@ async fn hand_out(
 }
 
 fn open(connection: Connection, ask: OpenAsk) -> impl Future<Output = ()> {
-    let OpenAsk { open, mut reply } = ask;
+    let Asked { wanted: open, mut reply } = ask;
     async move {
         let opened = tokio::select! {
             biased;
