@@ -63,7 +63,7 @@ pub(crate) enum Message {
         reply: oneshot::Sender<Vec<(StreamName, StreamUid)>>,
     },
     /// What is to be placed otherwise than it is.
-    NextPlacementChange {
+    NextChange {
         reply: oneshot::Sender<Option<CatalogCommand>>,
     },
     /// Whether a join token is kept, whatever it is worth.
@@ -207,11 +207,10 @@ impl CatalogHandle {
         self.ask(|reply| Message::Nameless { streams, reply }).await
     }
 
-    /// What is to be placed otherwise than it is, as the catalog is here.
-    pub(crate) async fn next_placement_change(
-        &self,
-    ) -> Result<Option<CatalogCommand>, NodeStopping> {
-        self.ask(|reply| Message::NextPlacementChange { reply }).await
+    /// What the leader is to change without being asked, as the catalog is here: the feature level, once
+    /// all nodes can, else where replicas are placed.
+    pub(crate) async fn next_change(&self) -> Result<Option<CatalogCommand>, NodeStopping> {
+        self.ask(|reply| Message::NextChange { reply }).await
     }
 
     /// Whether a join token is kept here, whatever it is worth.
@@ -384,8 +383,10 @@ impl Host {
                 streams.retain(|(name, stream)| leads && !has_name(name, *stream));
                 drop(reply.send(streams));
             }
-            Message::NextPlacementChange { reply } => {
-                drop(reply.send(placement::next_placement_change(&self.catalog)));
+            Message::NextChange { reply } => {
+                let raise = self.catalog.feature_level_due().map(CatalogCommand::SetFeatureLevel);
+                let placed = || placement::next_placement_change(&self.catalog);
+                drop(reply.send(raise.or_else(placed)));
             }
             Message::KnowsToken { hash, reply } => {
                 reply.send(self.catalog.knows_token(&hash)).ok();

@@ -223,6 +223,11 @@ impl ClusterAdmin {
         }
     }
 
+    /// The level at which all nodes work, as far as this one knows.
+    pub(crate) fn feature_level(&self) -> u32 {
+        self.catalog.view().borrow().feature_level
+    }
+
     fn view(&self) -> Result<(std::sync::Arc<ClusterView>, ClusterSettings), WireError> {
         let view = self.catalog.view().borrow().clone();
         let settings = view

@@ -367,6 +367,13 @@ impl Catalog {
         self.nodes.feature_level()
     }
 
+    /// The higher one at which all nodes can work by now, for [`CatalogCommand::SetFeatureLevel`].
+    #[must_use]
+    pub fn feature_level_due(&self) -> Option<u32> {
+        let common = self.nodes.common_feature_level();
+        (common > self.feature_level()).then_some(common)
+    }
+
     /// Where a shard is to be.
     #[must_use]
     pub fn placement(&self, shard: ShardId) -> Option<&Placement> {

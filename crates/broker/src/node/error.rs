@@ -89,7 +89,7 @@ pub enum StartError {
     /// The address cannot be listened on.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// Another process is this node already.
+    /// Another process is this node already, or the node was removed from the cluster.
     #[error("refused by the node at {by}: {reason}")]
     IdentityConflict {
         /// Where the node is that said so.
@@ -111,7 +111,8 @@ pub enum NodeFailure {
     /// A shard has died.
     #[error(transparent)]
     Shard(#[from] Failure),
-    /// Another process is this node, too, and other nodes know that one.
+    /// Another process is this node, too, and other nodes know that one; or the node was removed from the
+    /// cluster.
     #[error("refused by the node at {by}: {reason}")]
     IdentityConflict {
         /// Where the node is that said so.

@@ -28,7 +28,7 @@ use crate::formation::{self, FormationAsk};
 use crate::joining;
 use crate::leads::{self, LeadSpreader};
 use crate::on_node::LocalReplica;
-use crate::peers::Addresses;
+use crate::peers::{self, Addresses, RemovedNodes};
 use crate::routing::{Leader, Placements, Routing};
 use crate::session::Farewell;
 use crate::streams::ShardOnNode;
@@ -56,6 +56,8 @@ pub(super) struct Keeper {
     /// Where peers are, for those who call them.
     pub(super) addresses: watch::Sender<Addresses>,
     pub(super) placements: watch::Sender<Placements>,
+    /// Who is let in no more.
+    pub(super) removed: watch::Sender<RemovedNodes>,
     /// Where clients are to go, and when.
     pub(super) farewell: watch::Sender<Farewell>,
     /// The cluster's authority, where this node has its key.
@@ -153,9 +155,9 @@ impl Keeper {
         self.say_farewell(&view).await;
         self.reconcile_memberships(&view).await;
         if self.routing.leads_catalog()
-            && let Ok(Some(change)) = self.catalog.next_placement_change().await
+            && let Ok(Some(change)) = self.catalog.next_change().await
         {
-            tracing::info!(?change, "placing");
+            tracing::info!(?change, "the cluster changes");
             drop(self.routing.change(change).await);
         }
     }
@@ -195,6 +197,13 @@ impl Keeper {
         self.placements.send_if_modified(|known| {
             let changes = **known != placements;
             *known = Arc::new(placements);
+            changes
+        });
+        let removed = view.nodes.iter().filter(|(_, record)| !record.is_member());
+        let removed: BTreeMap<_, _> = removed.map(|(node, record)| (record.uid, *node)).collect();
+        self.removed.send_if_modified(|known| {
+            let changes = **known != removed;
+            *known = Arc::new(removed);
             changes
         });
     }
@@ -535,10 +544,7 @@ async fn try_join(
             Err(WireError::new(ErrorCode::NodeIdentityConflict, message))
         }
         CatalogOutcome::NodeRemoved { node } => {
-            let message = format!(
-                "this data directory was node {node}, which was removed: start with an empty one"
-            );
-            Err(WireError::new(ErrorCode::NodeIdentityConflict, message))
+            Err(WireError::new(ErrorCode::NodeIdentityConflict, peers::was_removed(node)))
         }
         CatalogOutcome::FeatureLevelTooLow { needed } => {
             let message = format!(

@@ -342,6 +342,7 @@ impl Broker {
             node,
             addresses: addresses_tx,
             placements: placements_tx,
+            removed: others.as_ref().map_or_else(watch::Sender::default, |o| o.removed.clone()),
             farewell: farewell.clone(),
             ca: registrar.ca.clone(),
             spreader: LeadSpreader::default(),

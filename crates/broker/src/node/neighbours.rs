@@ -26,7 +26,7 @@ use crate::formation::{self, Formation, FormationAsk};
 use crate::identity::Identity;
 use crate::on_node::OnNodeWatch;
 use crate::peers::{
-    Dialler, IdentityRefused, Lives, PeerService, Peers, SelfPortrait, serve_peers,
+    Dialler, IdentityRefused, Lives, PeerService, Peers, RemovedNodes, SelfPortrait, serve_peers,
 };
 use crate::session::ClientService;
 
@@ -46,6 +46,8 @@ pub(super) struct Neighbours {
     pub(super) replicas: u8,
     /// What serves the others' clients, when it is there.
     pub(super) clients: watch::Sender<Option<ClientService>>,
+    /// Whom it serves no more, once the catalog tells.
+    pub(super) removed: watch::Sender<RemovedNodes>,
     about: watch::Sender<v1::NodeAbout>,
     clock: Arc<dyn Clock>,
     seeds: Seeds,
@@ -93,7 +95,7 @@ impl Neighbours {
         let portrait = SelfPortrait { about: about.subscribe(), clock: Arc::clone(&clock) };
         let dialler = Dialler::new(Arc::clone(&endpoint), portrait.clone(), refused);
         let (formation, asks) = mpsc::channel(ASKS);
-        let clients = watch::Sender::default();
+        let (clients, removed) = (watch::Sender::default(), watch::Sender::default());
         let (ca, lives) = (cluster.ca, Lives::new(dialler.clone()));
         let serving = PeerService {
             portrait,
@@ -103,6 +105,7 @@ impl Neighbours {
             next_session,
             ca,
             lives,
+            removed: removed.subscribe(),
         };
         let serving = serve_peers(Arc::clone(&endpoint), serving, actors.clone(), cancel.clone());
         actors.spawn("whoever welcomes peers", serving);
@@ -118,7 +121,18 @@ impl Neighbours {
         });
         let seeds = Seeds::new(cluster.seeds, found);
         let (peer_address, replicas) = (cluster.peer_address, cluster.replicas);
-        Ok(Self { endpoint, peers, asks, peer_address, replicas, clients, about, clock, seeds })
+        Ok(Self {
+            endpoint,
+            peers,
+            asks,
+            peer_address,
+            replicas,
+            clients,
+            removed,
+            about,
+            clock,
+            seeds,
+        })
     }
 
     /// What brings the node to a cluster.

@@ -24,7 +24,7 @@ use crate::actors::Actors;
 pub(crate) use dial::{Dialler, IdentityRefused, SelfPortrait};
 pub(crate) use lives::Lives;
 pub(crate) use network::{Addresses, RaftPeers};
-pub(crate) use serve::{PeerService, serve_peers};
+pub(crate) use serve::{PeerService, RemovedNodes, serve_peers, was_removed};
 
 /// Requests that may wait for one connection. Who comes then waits for a place.
 const QUEUE: usize = 256;

@@ -1,5 +1,6 @@
 //! What other nodes ask of this one, on the connections that they have made.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use railgun_net::{Connection, FrameReader, FrameWriter};
 use railgun_proto::convert::Uid;
 use railgun_proto::{Frame, WireError, v1};
 use railgun_raft::StreamUse;
-use railgun_types::{ClusterUid, ErrorCode, NodeId, ReplicaId, ShardId};
+use railgun_types::{ClusterUid, ErrorCode, NodeId, NodeUid, ReplicaId, ShardId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -52,7 +53,12 @@ pub(crate) struct PeerService {
     pub(crate) ca: Option<Arc<ClusterCa>>,
     /// By which processes other nodes are known.
     pub(crate) lives: Lives,
+    /// Who is no part of the cluster any more.
+    pub(crate) removed: watch::Receiver<RemovedNodes>,
 }
+
+/// The nodes that were removed from the cluster, by the uid of their data directory.
+pub(crate) type RemovedNodes = Arc<BTreeMap<NodeUid, NodeId>>;
 
 /// Serves other nodes until cancelled.
 pub(crate) async fn serve_peers(
@@ -87,16 +93,26 @@ async fn serve(
             Ok(begun) => begun,
             Err(_) => return connection.close(Some(ErrorCode::Timeout), "no introduction came"),
         };
-        let (line_use, writer, reader) = match begun {
+        let Guest { uid, line_use, writer, reader } = match begun {
             Ok(begun) => begun,
             Err(error) => return tracing::debug!(%peer, %error, "peer not welcome"),
         };
-        match line_use {
-            v1::PeerUse::Control => serve_calls(&service, writer, reader).await,
-            v1::PeerUse::Log | v1::PeerUse::Bulk | v1::PeerUse::Clients => {
-                let _first_stream = (writer, reader);
-                serve_streams(&connection, &service, &actors, &cancel).await;
+        let serving = async {
+            match line_use {
+                v1::PeerUse::Control => serve_calls(&service, writer, reader).await,
+                v1::PeerUse::Log | v1::PeerUse::Bulk | v1::PeerUse::Clients => {
+                    let _first_stream = (writer, reader);
+                    serve_streams(&connection, &service, &actors, &cancel).await;
+                }
             }
+        };
+        tokio::select! {
+            biased;
+            // When it comes back, it is told.
+            () = is_removed(service.removed.clone(), uid) => {
+                connection.close(Some(ErrorCode::NodeIdentityConflict), "the node was removed");
+            }
+            () = serving => {}
         }
     };
     tokio::select! {
@@ -106,11 +122,25 @@ async fn serve(
     }
 }
 
+/// A node that was let in, and the first stream of its connection.
+struct Guest {
+    /// `None`: it only looks.
+    uid: Option<NodeUid>,
+    line_use: v1::PeerUse,
+    writer: FrameWriter,
+    reader: FrameReader,
+}
+
+/// Ends when the node is known to have been removed.
+async fn is_removed(mut removed: watch::Receiver<RemovedNodes>, uid: Option<NodeUid>) {
+    let is_it = |removed: &RemovedNodes| uid.is_some_and(|uid| removed.contains_key(&uid));
+    if removed.wait_for(is_it).await.is_err() {
+        std::future::pending().await
+    }
+}
+
 /// Hears who it is and what the connection is for.
-async fn welcome(
-    connection: &Connection,
-    service: &PeerService,
-) -> Result<(v1::PeerUse, FrameWriter, FrameReader), WireError> {
+async fn welcome(connection: &Connection, service: &PeerService) -> Result<Guest, WireError> {
     let lost =
         |error: &dyn std::fmt::Display| WireError::new(ErrorCode::Unavailable, error.to_string());
     let (mut writer, mut reader) = connection.accept().await.map_err(|error| lost(&error))?;
@@ -119,15 +149,20 @@ async fn welcome(
     let checked = async {
         let hello: v1::PeerHello = frame.decode().map_err(WireError::from)?;
         let from = check(&hello, &service.portrait.now())?;
+        let uid = NodeUid::from_wire("uid", &from.uid).ok();
+        let removed = uid.and_then(|uid| service.removed.borrow().get(&uid).copied());
+        if let Some(node) = removed {
+            return Err(WireError::new(ErrorCode::NodeIdentityConflict, was_removed(node)));
+        }
         service.lives.admit(from).await?;
-        Ok::<_, WireError>(hello.r#use())
+        Ok::<_, WireError>((uid, hello.r#use()))
     };
     match checked.await {
-        Ok(line_use) => {
+        Ok((uid, line_use)) => {
             let welcome =
                 v1::PeerWelcome { version: VERSION_MAX, from: Some(service.portrait.now()) };
             writer.send(Frame::new(&welcome)).await.map_err(|error| lost(&error))?;
-            Ok((line_use, writer, reader))
+            Ok(Guest { uid, line_use, writer, reader })
         }
         Err(error) => {
             let frame = Frame::new(&v1::Error::from(error.clone()));
@@ -138,6 +173,14 @@ async fn welcome(
             Err(error)
         }
     }
+}
+
+/// What a node is told that was removed from the cluster.
+pub(crate) fn was_removed(node: NodeId) -> String {
+    format!(
+        "this data directory was node {node}, which was removed from the cluster: to join it again, \
+         start with an empty one"
+    )
 }
 
 fn check<'a>(

@@ -210,7 +210,7 @@ async fn handshake(
         batch_bytes_max: limits.batch_bytes as u64,
         batch_records_max: limits.batch_records as u32,
         unanswered_max: limits.unanswered_batches as u32,
-        feature_level: 1,
+        feature_level: context.cluster.feature_level(),
     };
     writer.send(Frame::new(&welcome)).await?;
     Ok(((writer, reader), guest))

@@ -169,7 +169,7 @@ impl Nodes {
         found.map(|(node, _)| node)
     }
 
-    fn common_feature_level(&self) -> u32 {
+    pub(super) fn common_feature_level(&self) -> u32 {
         let members = self.records.values().filter(|record| record.is_member());
         members.map(|record| record.feature_level).min().unwrap_or(0)
     }

@@ -197,7 +197,7 @@ impl SimDisk {
     pub fn contents(&self, path: impl AsRef<Path>) -> Option<Vec<u8>> {
         let state = self.state.lock();
         let inode = state.names.lookup(path.as_ref())?;
-        Some(state.inodes[inode].current.clone())
+        Some(state.inodes[inode].current.to_vec())
     }
 
     /// Changes one byte of a file, durably, by exclusive or with `mask`. False if it is not there.

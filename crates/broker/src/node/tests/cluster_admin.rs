@@ -253,6 +253,28 @@ async fn no_node_is_removed_without_which_a_shard_is_lost() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_that_is_removed_by_force_learns_it_and_ends() {
+    let mut cluster = three().await;
+    stream(&cluster, "s").await;
+    cluster.publish(2, "s", b"kept").await;
+    set(&cluster, 1, 2, v1::NodeState::Removed, true).await.unwrap();
+    let told = |reason: &str| reason.contains("was node 2, which was removed from the cluster");
+    match timeout(PATIENCE, cluster.node(2).failed()).await.expect("it learns it") {
+        NodeFailure::IdentityConflict { reason, .. } if told(&reason) => {}
+        other => panic!("{other}"),
+    }
+    // And again whenever it is started.
+    cluster.kill(2).await;
+    let start = timeout(PATIENCE, Broker::start(cluster.spec(2, 100))).await;
+    match start.expect("it learns it").expect_err("it is no part of the cluster") {
+        StartError::IdentityConflict { reason, .. } if told(&reason) => {}
+        other => panic!("{other}"),
+    }
+    cluster.publish(3, "s", b"and more").await;
+    assert_eq!(cluster.read(1, "s").await, [b"kept".to_vec(), b"and more".to_vec()]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_node_that_stops_hands_over_first() {
     let cluster = three().await;
     let shard = stream(&cluster, "s").await;

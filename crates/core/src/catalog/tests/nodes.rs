@@ -174,9 +174,12 @@ fn the_feature_level_rises_when_every_node_has_it() {
     };
     let raise = CatalogCommand::SetFeatureLevel(3);
     apply(&mut catalog, 1, update(1, 4));
+    assert_eq!(catalog.feature_level_due(), None);
     assert_eq!(apply(&mut catalog, 1, raise.clone()), CatalogOutcome::FeatureLevel(1));
     apply(&mut catalog, 1, update(2, 3));
+    assert_eq!(catalog.feature_level_due(), Some(3));
     assert_eq!(apply(&mut catalog, 1, raise), CatalogOutcome::FeatureLevel(3));
+    assert_eq!(catalog.feature_level_due(), None);
     let lower = CatalogCommand::SetFeatureLevel(2);
     assert_eq!(apply(&mut catalog, 1, lower), CatalogOutcome::FeatureLevel(3));
     let old = CatalogOutcome::FeatureLevelTooLow { needed: 3 };

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::Arc;
 
 use super::crash::Choice;
 
+/// A copy shares its bytes until one of both is written.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Inode {
-    durable: Vec<u8>,
-    pub(super) current: Vec<u8>,
+    durable: Arc<Vec<u8>>,
+    pub(super) current: Arc<Vec<u8>>,
     /// Numbers of pages written since the last sync.
     pub(super) dirty: BTreeSet<usize>,
 }
@@ -27,10 +29,11 @@ impl Inode {
         }
         let at = usize::try_from(at).map_err(io::Error::other)?;
         let end = at + bytes.len();
-        if end > self.current.len() {
-            self.current.resize(end, 0);
+        let current = Arc::make_mut(&mut self.current);
+        if end > current.len() {
+            current.resize(end, 0);
         }
-        self.current[at..end].copy_from_slice(bytes);
+        current[at..end].copy_from_slice(bytes);
         self.dirty.extend(at / page_bytes..=(end - 1) / page_bytes);
         Ok(())
     }
@@ -38,13 +41,13 @@ impl Inode {
     /// A changed length is durable with the next sync, or with a page beyond the old one.
     pub(super) fn resize(&mut self, bytes: u64, page_bytes: usize) -> io::Result<()> {
         let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
-        self.current.resize(bytes, 0);
+        Arc::make_mut(&mut self.current).resize(bytes, 0);
         self.dirty.retain(|page| page * page_bytes < bytes);
         Ok(())
     }
 
     pub(super) fn sync(&mut self, page_bytes: usize) {
-        self.durable.resize(self.current.len(), 0);
+        Arc::make_mut(&mut self.durable).resize(self.current.len(), 0);
         for page in std::mem::take(&mut self.dirty) {
             self.keep(page, page_bytes);
         }
@@ -54,10 +57,11 @@ impl Inode {
     fn keep(&mut self, page: usize, page_bytes: usize) {
         let start = page * page_bytes;
         let end = (start + page_bytes).min(self.current.len());
-        if self.durable.len() < end {
-            self.durable.resize(end, 0);
+        let durable = Arc::make_mut(&mut self.durable);
+        if durable.len() < end {
+            durable.resize(end, 0);
         }
-        self.durable[start..end].copy_from_slice(&self.current[start..end]);
+        durable[start..end].copy_from_slice(&self.current[start..end]);
     }
 
     pub(super) fn crash(&mut self, page_bytes: usize, choice: &mut Choice) {
@@ -66,12 +70,12 @@ impl Inode {
                 self.keep(page, page_bytes);
             }
         }
-        self.current.clone_from(&self.durable);
+        self.current = Arc::clone(&self.durable);
     }
 
     pub(super) fn flip(&mut self, position: usize, mask: u8) -> bool {
         for bytes in [&mut self.durable, &mut self.current] {
-            let Some(byte) = bytes.get_mut(position) else { return false };
+            let Some(byte) = Arc::make_mut(bytes).get_mut(position) else { return false };
             *byte ^= mask;
         }
         true
