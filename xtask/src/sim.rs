@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc;
+use std::sync::{OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use railgun_testkit::sim::{self, CLUSTER_BUGS, Counts, Options, Report};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 
 /// Which seeds, and how.
 #[derive(Debug, clap::Args)]
@@ -35,10 +37,28 @@ pub(crate) struct Args {
     /// Where every event of a failing seed is written to.
     #[arg(long, default_value = "target/sim-traces")]
     traces: PathBuf,
+    /// What the nodes log on standard error, such as railgun_raft=debug. For one seed at a time.
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
 }
 
 pub(crate) fn run(args: &Args) -> ExitCode {
+    if let Some(filter) = &args.log {
+        let log = tracing_subscriber::fmt().with_timer(VirtualTime::default()).with_ansi(false);
+        log.with_env_filter(filter).with_writer(std::io::stderr).init();
+    }
     if args.bugs { look_for_bugs(args) } else { look_for_failures(args) }
+}
+
+/// Time as the nodes of a run have it, since they logged first.
+#[derive(Default)]
+struct VirtualTime(OnceLock<tokio::time::Instant>);
+
+impl FormatTime for VirtualTime {
+    fn format_time(&self, to: &mut Writer<'_>) -> std::fmt::Result {
+        let now = tokio::time::Instant::now();
+        write!(to, "{:>10.6}", (now - *self.0.get_or_init(|| now)).as_secs_f64())
+    }
 }
 
 fn look_for_failures(args: &Args) -> ExitCode {

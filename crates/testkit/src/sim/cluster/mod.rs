@@ -208,12 +208,21 @@ impl ClusterWorld {
         let begun = self.trace.elapsed();
         while self.history.is_sound() && !is_so(self) {
             if self.trace.elapsed() - begun > patience {
+                self.note_states();
                 let how = format_args!("{complaint} within {patience:?}");
                 self.history.violated("liveness", how);
             }
             self.step().await;
         }
         self.trace.elapsed() - begun
+    }
+
+    /// What the nodes that run say of their replicas.
+    fn note_states(&self) {
+        for (at, member) in self.members.iter().enumerate() {
+            let states = member.up().map(|life| life.broker.replica_states());
+            self.note(at, format_args!("says {states:?}"));
+        }
     }
 
     async fn pass(&mut self, time: Duration) {
