@@ -1,21 +1,19 @@
 //! Three processes of the binary that are one cluster, and whatever is needed to hurt them.
 
 use std::fs::{self, File};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use railgun_client::{Client, ClientOptions, ClusterStatus, NodeId};
 use railgun_cold::BucketUrl;
-use railgun_testkit::sim::Random;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::eventually;
 use crate::mount::Mount;
-use crate::relay::Relay;
-use crate::site::{Process, binary, free_address};
+use crate::network::Network;
+use crate::site::{Process, binary};
 
 /// Nodes of the cluster.
 pub(crate) const NODES: usize = 3;
@@ -25,6 +23,8 @@ pub(crate) const SHARDS: u32 = 2;
 const FORMED_LIMIT: Duration = Duration::from_secs(60);
 /// Lines of a node's log that a failure shows.
 const LOG_LINES: usize = 15;
+/// What clients show: nodes that other machines can reach take nobody without.
+const TOKEN: &str = "of the suite `chaos`, 0123456789abcdef";
 /// The disk of the node that has one of its own.
 const DISK: &str = "256m";
 
@@ -34,8 +34,10 @@ pub(crate) struct Cluster {
     // Before what they lie on.
     nodes: Vec<Node>,
     disk: Option<Mount>,
-    pub(crate) relay: Relay,
+    pub(crate) network: Network,
     ca_pem: Vec<u8>,
+    /// What nodes know of the token.
+    token_hash: String,
     dir: TempDir,
 }
 
@@ -43,42 +45,33 @@ pub(crate) struct Cluster {
 struct Node {
     home: PathBuf,
     data_dir: PathBuf,
-    /// For clients.
-    listen: SocketAddr,
-    /// For other nodes, by way of the relay.
-    peers: SocketAddr,
     process: Option<Process>,
 }
 
 impl Cluster {
-    /// Forms one.
-    pub(crate) async fn start(random: Random) -> Self {
+    /// Forms one on this network.
+    pub(crate) async fn start(network: Network) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let (ca, disk) = (dir.path().join("ca"), Mount::new(DISK));
         run(railgun(&dir).args(["cluster", "init-ca", "--dir"]).arg(&ca));
-        let mut addresses = Vec::new();
-        while addresses.len() < 2 * NODES {
-            let address = free_address();
-            if !addresses.contains(&address) {
-                addresses.push(address);
-            }
-        }
         let mut nodes = Vec::new();
         for index in 0..NODES {
             let home = dir.path().join(format!("n{}", index + 1));
             fs::create_dir(&home).expect("a directory");
-            let issue = ["cluster", "issue-node", "--host", "127.0.0.1", "--ca"];
+            let host = network.of(index).listen.ip().to_string();
+            let issue = ["cluster", "issue-node", "--host", &host, "--ca"];
             run(railgun(&dir).args(issue).arg(&ca).arg("--out").arg(home.join("tls")));
             let is_last = index == NODES - 1;
             let own_disk = disk.as_ref().filter(|_| is_last).map(Mount::path);
             let data_dir = own_disk.unwrap_or_else(|| home.clone()).join("data");
-            let (listen, peers) = (addresses[index], addresses[NODES + index]);
-            nodes.push(Node { home, data_dir, listen, peers, process: None });
+            nodes.push(Node { home, data_dir, process: None });
         }
-        let peers: Vec<_> = nodes.iter().map(|node| node.peers).collect();
-        let relay = Relay::start(&peers, random).await;
         let ca_pem = fs::read(ca.join("ca.pem")).expect("an authority");
-        let mut cluster = Self { nodes, disk, relay, ca_pem, dir };
+        let token = dir.path().join("token");
+        fs::write(&token, TOKEN).expect("a file");
+        let token = File::open(&token).expect("a file");
+        let token_hash = run(railgun(&dir).args(["config", "hash-token"]).stdin(token));
+        let mut cluster = Self { nodes, disk, network, ca_pem, token_hash, dir };
         println!("the cluster is in {}", cluster.dir.path().display());
         (0..NODES).for_each(|node| cluster.spawn(node));
         cluster.whole(FORMED_LIMIT).await;
@@ -86,24 +79,24 @@ impl Cluster {
     }
 
     /// Starts a node's process.
-    pub(crate) fn spawn(&mut self, node: usize) {
-        let seeds: Vec<_> = (0..NODES).map(|node| self.relay.front(node).to_string()).collect();
-        let advertise = self.relay.front(node).to_string();
+    pub(crate) fn spawn(&mut self, index: usize) {
+        let addresses = self.network.of(index);
         let bucket = BucketUrl::File { root: self.dir.path().join("bucket") }.to_string();
         let mut command = railgun(&self.dir);
-        let node = &mut self.nodes[node];
+        let node = &mut self.nodes[index];
         let log = File::options().create(true).append(true).open(node.home.join("log"));
         let tls = node.home.join("tls");
         command.args(["serve", "--http", "127.0.0.1:0", "--bucket", &bucket]);
         command.arg("--data-dir").arg(&node.data_dir);
-        command.arg("--listen").arg(node.listen.to_string());
+        command.arg("--listen").arg(addresses.listen.to_string());
+        command.env("RAILGUN_AUTH_TOKENS", self.token_hash.trim());
         command.env("RAILGUN_TLS_CA", tls.join("ca.pem"));
         command.env("RAILGUN_TLS_CERT", tls.join("node.pem"));
         command.env("RAILGUN_TLS_KEY", tls.join("node-key.pem"));
         command.env("RAILGUN_CLUSTER_BOOTSTRAP_EXPECT", NODES.to_string());
-        command.env("RAILGUN_CLUSTER_PEERS", seeds.join(","));
-        command.env("RAILGUN_CLUSTER_PEER_LISTEN", node.peers.to_string());
-        command.env("RAILGUN_CLUSTER_PEER_ADVERTISE", advertise);
+        command.env("RAILGUN_CLUSTER_PEERS", self.network.seeds().join(","));
+        command.env("RAILGUN_CLUSTER_PEER_LISTEN", addresses.peer_listen.to_string());
+        command.env("RAILGUN_CLUSTER_PEER_ADVERTISE", addresses.advertise.to_string());
         command.env("RAILGUN_SHARDS_COUNT", SHARDS.to_string());
         // So that data moves through all tiers.
         command.env("RAILGUN_HOT_FILE_BYTES", "1MiB").env("RAILGUN_HOT_MAX_BYTES", "128MiB");
@@ -112,7 +105,7 @@ impl Cluster {
             command.env("RAILGUN_LOG_FILTER", filter);
         }
         command.stdout(Stdio::null()).stderr(log.expect("a log file"));
-        node.process = Some(Process::start(&mut command));
+        node.process = Some(self.network.spawn(index, &mut command));
     }
 
     /// SIGKILL.
@@ -151,10 +144,11 @@ impl Cluster {
 
     /// How clients reach these nodes, and no others.
     pub(crate) fn options(&self, nodes: &[usize]) -> ClientOptions {
-        let servers = nodes.iter().map(|node| self.nodes[*node].listen.to_string());
+        let servers = nodes.iter().map(|node| self.network.of(*node).listen.to_string());
         let mut options = ClientOptions::new("");
         options.servers = servers.collect();
         options.ca_pem = Some(self.ca_pem.clone());
+        options.token = Some(TOKEN.to_owned());
         options
     }
 
@@ -191,7 +185,7 @@ impl Cluster {
 
     /// The number by which the cluster knows a node.
     pub(crate) fn id_of(&self, status: &ClusterStatus, node: usize) -> Option<NodeId> {
-        let listen = self.nodes[node].listen.to_string();
+        let listen = self.network.of(node).listen.to_string();
         Some(status.nodes.iter().find(|it| it.client_address == listen)?.node)
     }
 
@@ -203,8 +197,8 @@ impl Cluster {
     /// Another command of the binary, against all nodes: what it says if it fails.
     pub(crate) async fn command(&self, args: &[&str]) -> Result<(), String> {
         let mut command = railgun(&self.dir);
-        let servers: Vec<_> = self.nodes.iter().map(|node| node.listen.to_string()).collect();
-        command.env("RAILGUN_SERVER", servers.join(","));
+        let servers = self.options(&[0, 1, 2]).servers.join(",");
+        command.env("RAILGUN_SERVER", servers).env("RAILGUN_TOKEN", TOKEN);
         command.env("RAILGUN_CA", self.dir.path().join("ca/ca.pem")).args(args);
         let output = tokio::task::block_in_place(|| command.output()).expect("the binary runs");
         match output.status.success() {
@@ -243,8 +237,10 @@ fn railgun(dir: &TempDir) -> Command {
     command
 }
 
-fn run(command: &mut Command) {
+/// What it prints.
+fn run(command: &mut Command) -> String {
     let output = command.output().expect("the binary runs");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {}: {errors}", output.status);
+    String::from_utf8(output.stdout).expect("text")
 }

@@ -9,7 +9,10 @@ use railgun_testkit::sim::Random;
 
 use crate::LOOK_EVERY;
 use crate::cluster::{Cluster, NODES, SHARDS};
-use crate::relay::Way;
+use crate::harm::{Harm, Refusal, To};
+use crate::kind::{Kind, LinkKind};
+use crate::links::{Lan, Links};
+use crate::relay::{Relay, Way};
 
 /// How long calls to the cluster may take while nothing else is wrong.
 const CALL_LIMIT: Duration = Duration::from_secs(20);
@@ -18,58 +21,12 @@ const TRANSFER_EVERY: Duration = Duration::from_secs(1);
 /// What a network that is no good does.
 const LOST_PERCENT: u64 = 5;
 const LATE_MAX: Duration = Duration::from_millis(40);
-
-/// Kinds of faults. Each comes once before any comes again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    KillLeader,
-    KillNode,
-    Pause,
-    PauseLeader,
-    KillAll,
-    Cut,
-    CutOneWay,
-    Rough,
-    Transfer,
-    Drain,
-    FullDisk,
-}
-
-impl Kind {
-    pub(crate) const ALL: [Self; 11] = [
-        Self::KillLeader,
-        Self::KillNode,
-        Self::Pause,
-        Self::PauseLeader,
-        Self::KillAll,
-        Self::Cut,
-        Self::CutOneWay,
-        Self::Rough,
-        Self::Transfer,
-        Self::Drain,
-        Self::FullDisk,
-    ];
-
-    /// What gaps are collected under.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::KillLeader => "kill-leader",
-            Self::KillNode => "kill-node",
-            Self::Pause => "pause",
-            Self::PauseLeader => "pause-leader",
-            Self::KillAll => "kill-all",
-            Self::Cut => "cut",
-            Self::CutOneWay => "cut-one-way",
-            Self::Rough => "rough",
-            Self::Transfer => "transfer",
-            Self::Drain => "drain",
-            Self::FullDisk => "full-disk",
-        }
-    }
-}
+/// A link that comes and goes does so as often, and as fast.
+const FLAPS: u32 = 10;
+const FLAP: Duration = Duration::from_millis(200);
 
 /// A fault, with all that is drawn about it. Nodes are told by their index.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Fault {
     /// SIGKILL, and another life after a while.
     Kill { node: usize, down: Duration },
@@ -87,6 +44,10 @@ pub(crate) enum Fault {
     Drain { node: usize },
     /// The last node's disk has no byte of room.
     FullDisk { time: Duration },
+    /// All of this, for so long, and again after as long, so many times.
+    Harmed { harms: Vec<Harm>, time: Duration, times: u32 },
+    /// A node is killed, and its next life begins without a link to other nodes.
+    StartAlone { node: usize, time: Duration },
 }
 
 impl Fault {
@@ -114,7 +75,45 @@ impl Fault {
                 cluster.disk()?;
                 Self::FullDisk { time }
             }
+            Kind::Links(kind) => Self::of_links(kind, node, time, random),
         })
+    }
+
+    /// About this node, for so long.
+    fn of_links(kind: LinkKind, node: usize, time: Duration, random: &mut Random) -> Self {
+        let (other, lan) = ((node + 1 + random.below(2) as usize) % NODES, Lan::Peers);
+        let down = Harm::Down { lan, node };
+        let refusal = *random.pick(&Refusal::ALL);
+        let no_route = |to| Harm::NoRoute { from: node, to, refusal };
+        let harms = match kind {
+            LinkKind::StartAlone => return Self::StartAlone { node, time },
+            LinkKind::Flapping => {
+                return Self::Harmed { harms: vec![down], time: FLAP, times: FLAPS };
+            }
+            LinkKind::Down => vec![down],
+            LinkKind::Alone => vec![down, Harm::Down { lan: Lan::Clients, node }],
+            LinkKind::Unplugged => vec![Harm::Unplugged { lan, node }],
+            LinkKind::AddressLost => vec![Harm::AddressLost { lan, node }],
+            LinkKind::NoRoute if random.percent(50) => vec![no_route(To::Node(other))],
+            LinkKind::NoRoute => {
+                let others = (0..NODES).filter(|other| *other != node);
+                others.map(|other| no_route(To::Node(other))).collect()
+            }
+            LinkKind::Apart => vec![Harm::Apart { one: node, other }],
+            LinkKind::SwitchOff => vec![Harm::SwitchOff { lan }],
+            LinkKind::Narrow => vec![Harm::Narrow { lan: *random.pick(&Lan::ALL), node }],
+            LinkKind::ClientsCut => {
+                let lan = Lan::Clients;
+                let cuts = [
+                    Harm::Down { lan, node },
+                    Harm::Unplugged { lan, node },
+                    Harm::AddressLost { lan, node },
+                    no_route(To::Clients),
+                ];
+                vec![*random.pick(&cuts)]
+            }
+        };
+        Self::Harmed { harms, time, times: 1 }
     }
 
     /// Lets it happen. Afterwards all nodes run, and nothing is wrong any more.
@@ -143,24 +142,26 @@ impl Fault {
                 }
             }
             Self::Cut { node, into, out, time } => {
+                let relay = relay(cluster);
                 for other in (0..NODES).filter(|other| *other != node) {
                     if into {
-                        cluster.relay.set(other, node, Way::CLOSED);
+                        relay.set(other, node, Way::CLOSED);
                     }
                     if out {
-                        cluster.relay.set(node, other, Way::CLOSED);
+                        relay.set(node, other, Way::CLOSED);
                     }
                 }
                 tokio::time::sleep(time).await;
-                cluster.relay.heal();
+                relay.heal();
             }
             Self::Rough { time } => {
                 let way = Way { lost_percent: LOST_PERCENT, late_max: LATE_MAX };
+                let relay = relay(cluster);
                 for from in 0..NODES {
-                    (0..NODES).for_each(|to| cluster.relay.set(from, to, way));
+                    (0..NODES).for_each(|to| relay.set(from, to, way));
                 }
                 tokio::time::sleep(time).await;
-                cluster.relay.heal();
+                relay.heal();
             }
             Self::Transfer { shard, times } => {
                 for _ in 0..times {
@@ -175,6 +176,24 @@ impl Fault {
                 tokio::time::sleep(time).await;
                 fs::remove_file(disk.path().join("filler")).expect("it filled the disk");
             }
+            Self::Harmed { harms, time, times } => {
+                for again in 0..times {
+                    if again > 0 {
+                        tokio::time::sleep(time).await;
+                    }
+                    harm(cluster, &harms);
+                    tokio::time::sleep(time).await;
+                    mend(cluster, &harms);
+                }
+            }
+            Self::StartAlone { node, time } => {
+                let harms = [Harm::Down { lan: Lan::Peers, node }];
+                cluster.kill(node);
+                harm(cluster, &harms);
+                cluster.spawn(node);
+                tokio::time::sleep(time).await;
+                mend(cluster, &harms);
+            }
         }
         Ok(())
     }
@@ -182,12 +201,12 @@ impl Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
+        match self {
             Self::Kill { node, down } => write!(f, "node {} is killed for {down:?}", node + 1),
             Self::Pause { node, time } => write!(f, "node {} stands still for {time:?}", node + 1),
             Self::KillAll { down } => write!(f, "all nodes are killed, for {down:?}"),
             Self::Cut { node, into, out, time } => {
-                let way = match (into, out) {
+                let way = match (*into, *out) {
                     (true, true) => "to or from",
                     (true, false) => "to",
                     _ => "from",
@@ -200,11 +219,34 @@ impl fmt::Display for Fault {
             }
             Self::Drain { node } => write!(f, "node {} is drained", node + 1),
             Self::FullDisk { time } => write!(f, "the disk of node {NODES} is full for {time:?}"),
+            Self::Harmed { harms, time, times } => {
+                let harms: Vec<_> = harms.iter().map(ToString::to_string).collect();
+                write!(f, "{}, {times} times for {time:?}", harms.join(", "))
+            }
+            Self::StartAlone { node, time } => {
+                write!(f, "node {} starts anew, without others for {time:?}", node + 1)
+            }
         }
     }
 }
 
 const ALL: [usize; NODES] = [0, 1, 2];
+
+fn harm(cluster: &Cluster, harms: &[Harm]) {
+    tokio::task::block_in_place(|| harms.iter().for_each(|harm| links(cluster).harm(*harm)));
+}
+
+fn mend(cluster: &Cluster, harms: &[Harm]) {
+    tokio::task::block_in_place(|| harms.iter().for_each(|harm| links(cluster).mend(*harm)));
+}
+
+fn relay(cluster: &Cluster) -> &Relay {
+    cluster.network.relay().expect("drawn only where there is one")
+}
+
+fn links(cluster: &Cluster) -> &Links {
+    cluster.network.links().expect("drawn only where there are some")
+}
 
 /// The node that leads a shard, as soon as one does.
 async fn leader(cluster: &Cluster, shard: u32) -> usize {

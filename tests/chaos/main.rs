@@ -1,16 +1,23 @@
-//! Three processes that are one cluster, on loopback, with something wrong in every round: nothing
-//! acknowledged is lost, nothing is there twice, and every node holds the same (PS-1…PS-5, PQ-1).
+//! Three processes that are one cluster, on loopback and in network namespaces, with something wrong in
+//! every round: nothing acknowledged is lost, nothing is there twice, and every node holds the same
+//! (PS-1…PS-5, PQ-1).
 //!
-//! `RAILGUN_CHAOS_ROUNDS` says how many rounds, `RAILGUN_CHAOS_SEED` what is drawn in them (not: when
-//! which process does what), `RAILGUN_CHAOS_FAULTS` which kinds alone, separated by commas, and
-//! `RAILGUN_CHAOS_LOG_FILTER` what the nodes log. `cargo xtask chaos` takes the release build.
+//! `RAILGUN_CHAOS_ROUNDS` says how many rounds on each network, `RAILGUN_CHAOS_NETWORK` on which alone
+//! (`loopback`, `namespaces`), `RAILGUN_CHAOS_SEED` what is drawn in them (not: when which process does
+//! what), `RAILGUN_CHAOS_FAULTS` which kinds alone, separated by commas, and `RAILGUN_CHAOS_LOG_FILTER`
+//! what the nodes log. `cargo xtask chaos` takes the release build.
 
 mod cluster;
 mod fault;
+mod harm;
+mod kind;
+mod links;
 mod load;
 #[path = "../process/mount.rs"]
 #[expect(dead_code, reason = "the suite `process` breaks devices, too")]
 mod mount;
+mod namespace;
+mod network;
 mod reading;
 mod relay;
 #[path = "../process/seed.rs"]
@@ -30,14 +37,14 @@ use railgun_testkit::sim::{History, Random, Trace};
 use tokio::time::Instant;
 
 use cluster::{Cluster, NODES};
-use fault::{Fault, Kind};
+use fault::Fault;
+use kind::Kind;
 use load::{Load, Stream};
+use network::{Network, Wiring};
 use reading::Content;
 use seed::seed_of;
 pub(crate) use waiting::{LOOK_EVERY, eventually, not_tested};
 
-/// Each kind of fault once.
-const ROUNDS: u64 = Kind::ALL.len() as u64;
 /// Streams of a round: enough that every data shard has one, by and large.
 const STREAMS: usize = 3;
 /// What publishers do before something goes wrong.
@@ -51,27 +58,55 @@ const RECOVERED_LIMIT: Duration = Duration::from_secs(20);
 /// Streams of earlier rounds that are kept in mind.
 const KEPT_MAX: usize = 60;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_keeps_its_promises_whatever_goes_wrong() {
+#[test]
+fn a_cluster_keeps_its_promises_on_one_machine() {
+    run(Wiring::Loopback);
+}
+
+#[test]
+fn a_cluster_keeps_its_promises_on_machines_of_its_own() {
+    run(Wiring::Namespaces);
+}
+
+fn run(wiring: Wiring) {
+    let only = std::env::var("RAILGUN_CHAOS_NETWORK").ok();
+    if only.is_some_and(|only| only != wiring.name()) {
+        return;
+    }
+    let names = std::env::var("RAILGUN_CHAOS_FAULTS").ok();
+    let kinds = Kind::on(wiring, names.as_deref());
+    if kinds.is_empty() {
+        return println!("no fault of {names:?} can be on {}", wiring.name());
+    }
+    wiring.within(|| {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(rounds(wiring, kinds));
+    });
+}
+
+/// Each kind of fault once, unless told otherwise.
+async fn rounds(wiring: Wiring, kinds: Vec<Kind>) {
     let seed = seed_of("RAILGUN_CHAOS_SEED");
     let rounds = std::env::var("RAILGUN_CHAOS_ROUNDS").ok();
-    let rounds = rounds.map_or(ROUNDS, |rounds| rounds.parse().expect("a number of rounds"));
-    println!("RAILGUN_CHAOS_SEED={seed}");
+    let rounds = rounds.map_or(kinds.len(), |rounds| rounds.parse().expect("a number of rounds"));
+    println!("RAILGUN_CHAOS_SEED={seed}, on {}", wiring.name());
     let mut random = Random::new(seed);
-    let cluster = Cluster::start(random.fork()).await;
+    let Some(network) = Network::start(wiring, random.fork()).await else { return };
+    let cluster = Cluster::start(network).await;
     let client = cluster.client(&[0, 1, 2], RECOVERED_LIMIT).await;
-    let mut chaos = Chaos { cluster, client, random, kept: VecDeque::new(), gaps: BTreeMap::new() };
-    let mut kinds = Vec::new();
+    let (kept, gaps) = (VecDeque::new(), BTreeMap::new());
+    let mut chaos = Chaos { cluster, client, random, kept, gaps };
+    let mut next = Vec::new();
     for round in 0..rounds {
-        if kinds.is_empty() {
-            kinds = chaos.shuffled_kinds();
+        if next.is_empty() {
+            next = chaos.shuffled(&kinds);
         }
-        let kind = kinds.pop().expect("there are kinds");
+        let kind = next.pop().expect("there are kinds");
         let violations = chaos.round(round, kind).await;
         assert!(violations.is_empty(), "seed {seed}, round {round}: {violations:#?}");
     }
     chaos.check_kept(usize::MAX).await;
-    chaos.tell_gaps(seed);
+    chaos.tell_gaps(wiring, seed);
 }
 
 /// The cluster, and what is known of earlier rounds.
@@ -84,13 +119,8 @@ struct Chaos {
 }
 
 impl Chaos {
-    fn shuffled_kinds(&mut self) -> Vec<Kind> {
-        let only = std::env::var("RAILGUN_CHAOS_FAULTS").ok();
-        let wanted = |kind: &Kind| {
-            only.as_deref().is_none_or(|only| only.split(',').any(|name| name == kind.name()))
-        };
-        let mut kinds: Vec<_> = Kind::ALL.into_iter().filter(wanted).collect();
-        assert!(!kinds.is_empty(), "RAILGUN_CHAOS_FAULTS names no fault: {only:?}");
+    fn shuffled(&mut self, kinds: &[Kind]) -> Vec<Kind> {
+        let mut kinds = kinds.to_vec();
         for last in (1..kinds.len()).rev() {
             kinds.swap(last, self.random.below(last as u64 + 1) as usize);
         }
@@ -98,7 +128,7 @@ impl Chaos {
     }
 
     /// Load, a fault, and a look at everything. Returns the rules that were broken.
-    async fn round(&mut self, round: u64, kind: Kind) -> Vec<String> {
+    async fn round(&mut self, round: usize, kind: Kind) -> Vec<String> {
         let history = History::new(Trace::begin());
         let mut random = self.random.fork();
         let Some(fault) = Fault::draw(kind, &self.cluster, &mut random).await else {
@@ -136,7 +166,7 @@ impl Chaos {
         history.violations()
     }
 
-    async fn make_streams(&self, round: u64) -> Vec<Stream> {
+    async fn make_streams(&self, round: usize) -> Vec<Stream> {
         let mut streams = Vec::new();
         for number in 0..STREAMS {
             let name = StreamName::new(&format!("round.{round}.{number}")).expect("a valid name");
@@ -167,8 +197,11 @@ impl Chaos {
     }
 
     /// Past the harness, which keeps what passing tests print to itself.
-    fn tell_gaps(&mut self, seed: u64) {
-        let mut told = format!("longest gaps between acks of a publisher (seed {seed}):\n");
+    fn tell_gaps(&mut self, wiring: Wiring, seed: u64) {
+        let mut told = format!(
+            "longest gaps between acks of a publisher on {} (seed {seed}):\n",
+            wiring.name()
+        );
         for (kind, gaps) in &mut self.gaps {
             gaps.sort_unstable();
             let (p50, max) = (gaps[gaps.len() / 2], gaps[gaps.len() - 1]);

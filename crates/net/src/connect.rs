@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::{ClientConfig, EndpointConfig, TokioRuntime};
+use quinn::{ClientConfig, EndpointConfig};
 
 use crate::connection::{Connection, ConnectionLost};
 use crate::not_made::NotMade;
 use crate::quic;
+use crate::runtime::OnTokio;
 use crate::tls::{self, TlsError};
 
 /// Time for a connection to be made, unless the caller says otherwise.
@@ -145,7 +146,7 @@ pub async fn connect(spec: ConnectSpec) -> Result<Connection, ConnectError> {
     let no_socket = |source| ConnectError::Socket { addr, source };
     let socket = quic::bind_any(addr).map_err(no_socket)?;
     let config_of_endpoint = quic::receiving(EndpointConfig::default());
-    let endpoint = quinn::Endpoint::new(config_of_endpoint, None, socket, Arc::new(TokioRuntime))
+    let endpoint = quinn::Endpoint::new(config_of_endpoint, None, socket, Arc::new(OnTokio))
         .map_err(no_socket)?;
     let connecting = endpoint
         .connect_with(config, addr, &spec.server_name)

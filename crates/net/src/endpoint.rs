@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{EndpointConfig, Incoming, ServerConfig, TokioRuntime};
+use quinn::{EndpointConfig, Incoming, ServerConfig};
 use quinn_proto::HashedConnectionIdGenerator;
 use railgun_types::ErrorCode;
 use tokio::task::JoinSet;
@@ -17,6 +17,7 @@ use crate::client_memory::{ClientMemory, Member, PoolFigures};
 use crate::connection::Connection;
 use crate::guests::{Guests, Hosts};
 use crate::memory::MemoryListener;
+use crate::runtime::OnTokio;
 use crate::tls::ServerTls;
 use crate::{close_code, quic};
 
@@ -148,7 +149,7 @@ impl Endpoint {
         let server = server_config(spec.tls.quic());
         let config = endpoint_config(spec.tls.reset_secret());
         let endpoint =
-            quinn::Endpoint::new(config, Some(server.clone()), socket, Arc::new(TokioRuntime))
+            quinn::Endpoint::new(config, Some(server.clone()), socket, Arc::new(OnTokio))
                 .map_err(failed)?;
         let local_addr = endpoint.local_addr().map_err(failed)?;
         let (queue, ready) = async_channel::bounded(READY_MAX);

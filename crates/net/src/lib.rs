@@ -23,6 +23,7 @@ mod not_made;
 pub mod peer;
 mod quic;
 mod reader;
+mod runtime;
 #[cfg(test)]
 mod tests;
 pub mod tls;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::{ClientConfig, Connecting, ConnectionError, Incoming, TokioRuntime};
+use quinn::{ClientConfig, Connecting, ConnectionError, Incoming};
 use railgun_types::ErrorCode;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -17,6 +17,7 @@ use crate::connection::Connection;
 use crate::endpoint::{BindError, endpoint_config, server_config};
 use crate::memory::MemoryPeer;
 use crate::not_made::NotMade;
+use crate::runtime::OnTokio;
 use crate::{close_code, quic};
 
 /// Connections that are ready and wait to be accepted.
@@ -92,7 +93,7 @@ impl PeerEndpoint {
         let mut server = server_config(spec.tls.accepting());
         server.transport_config(Arc::new(quic::peer_accepting()));
         let config = endpoint_config(spec.tls.reset_secret());
-        let endpoint = quinn::Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime))
+        let endpoint = quinn::Endpoint::new(config, Some(server), socket, Arc::new(OnTokio))
             .map_err(failed)?;
         let local_addr = endpoint.local_addr().map_err(failed)?;
         let mut dialling = ClientConfig::new(spec.tls.dialling());
