@@ -142,7 +142,9 @@ impl CheckpointStore {
         kept_bytes_max: u64,
         check: Check,
     ) -> Result<Self, StoreError> {
-        make_dir(&*disk, &dir).map_err(|source| StoreError::new(&dir, source))?;
+        // What is in it, too: a process may have died, or failed, before it had synced a name.
+        let made = make_dir(&*disk, &dir).and_then(|()| disk.sync_dir(&dir));
+        made.map_err(|source| StoreError::new(&dir, source))?;
         let reserve = Reserve::open(Arc::clone(&disk), dir.clone());
         let store = Self {
             disk,
