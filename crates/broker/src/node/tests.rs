@@ -5,6 +5,7 @@ mod cluster;
 mod cluster_admin;
 mod cluster_rig;
 mod copies;
+mod cut_off;
 mod damage;
 mod elsewhere;
 mod failed_disk;

@@ -25,14 +25,18 @@ pub(super) async fn serve(
     subscribe: v1::Subscribe,
 ) -> Result<(), SessionEnd> {
     let request = SubscribeRequest::try_from(subscribe.clone())?;
-    let found = stream.context.streams.resolve(&request.name).await?;
+    let found = match request.stream {
+        Some(uid) => stream.context.streams.resolve_same(&request.name, uid).await?,
+        None => stream.context.streams.resolve(&request.name).await?,
+    };
     if let Place::Elsewhere(shard) = found.shard
         && !stream.is_carried
     {
         return carried::subscription(stream, shard, &subscribe).await;
     }
     let mut credit = i64::try_from(request.credit_bytes).unwrap_or(i64::MAX);
-    let start = start_of(stream, &found, request.start, &mut credit).await?;
+    let begin = (request.start, request.until_end);
+    let start = start_of(stream, &found, begin, &mut credit).await?;
     let subscribed = v1::Subscribed {
         stream_uid: found.stream.to_wire(),
         resumed_at: start.start.0,
@@ -70,11 +74,11 @@ pub(super) async fn serve(
 async fn start_of(
     stream: &mut QuicStream,
     found: &Resolved,
-    start: StartPosition,
+    (start, end_is_wanted): (StartPosition, bool),
     credit: &mut i64,
 ) -> Result<Start, SessionEnd> {
     let QuicStream { context, writer, reader, read_places, stopping, .. } = stream;
-    let mut start = pin!(context.streams.start_of(found, start, read_places));
+    let mut start = pin!(context.streams.start_of(found, start, end_is_wanted, read_places));
     loop {
         tokio::select! {
             biased;
