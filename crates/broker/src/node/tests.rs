@@ -7,6 +7,7 @@ mod cluster_rig;
 mod copies;
 mod cut_off;
 mod damage;
+mod damaged;
 mod elsewhere;
 mod failed_disk;
 mod full_disk;
