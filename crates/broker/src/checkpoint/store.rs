@@ -520,9 +520,7 @@ impl SnapshotSource for CheckpointStore {
     }
 
     fn open(&self, snapshot: &Path) -> Result<Box<dyn SnapshotFile>, SnapshotError> {
-        let opened = self.disk.open(snapshot).and_then(|file| Ok((file.size()?, file)));
-        let (bytes, file) = opened.map_err(|source| failed(snapshot, source))?;
-        Ok(Box::new(Sent { path: snapshot.to_owned(), file, bytes, position: 0 }))
+        Ok(Box::new(Sent::open(&*self.disk, snapshot)?))
     }
 
     fn receive(&self, bytes: u64) -> Result<Box<dyn SnapshotSink>, SnapshotError> {
