@@ -245,10 +245,8 @@ impl ClusterAdmin {
     /// What every node that answers in time has.
     async fn hear(&self, view: &ClusterView) -> Heard {
         let members = view.nodes.iter().filter(|(_, record)| record.is_member());
-        let asked = members.map(|(&node, _)| async move {
-            let answer = timeout(ANSWER_TIMEOUT, self.ask_node(view, node)).await;
-            Some((node, answer.ok().flatten()?))
-        });
+        let asked =
+            members.map(|(&node, _)| async move { Some((node, self.ask_node(view, node).await?)) });
         futures::future::join_all(asked).await.into_iter().flatten().collect()
     }
 
@@ -268,14 +266,24 @@ impl ClusterAdmin {
             let ca = self.registrar.ca.as_deref();
             return Some(replicas_here(&self.routing.on_node.borrow(), ca));
         }
-        let others = self.routing.others.as_ref()?;
-        let address = &view.nodes.get(&node)?.peer_address;
-        let cluster_uid = self.routing.cluster.to_wire();
-        let call = v1::peer_call::Call::Describe(v1::DescribeReplicas { cluster_uid });
-        match others.peers.call(address, call, Bytes::new()).await {
-            Ok((v1::peer_reply::Answer::ReplicasTold(told), _)) => Some(told),
-            _ => None,
-        }
+        ask_replicas(&self.routing, view, node).await
+    }
+}
+
+/// What another node has of each shard, if it answers in time.
+pub(crate) async fn ask_replicas(
+    routing: &Routing,
+    view: &ClusterView,
+    node: NodeId,
+) -> Option<v1::NodeReplicas> {
+    let others = routing.others.as_ref()?;
+    let address = &view.nodes.get(&node)?.peer_address;
+    let cluster_uid = routing.cluster.to_wire();
+    let call = v1::peer_call::Call::Describe(v1::DescribeReplicas { cluster_uid });
+    let answer = timeout(ANSWER_TIMEOUT, others.peers.call(address, call, Bytes::new())).await;
+    match answer.ok()? {
+        Ok((v1::peer_reply::Answer::ReplicasTold(told), _)) => Some(told),
+        _ => None,
     }
 }
 

@@ -102,6 +102,9 @@ impl Identity {
         let read = read_full_at(&*file, &mut bytes, 0).map_err(io)?;
         let text = std::str::from_utf8(&bytes[..read]).map_err(|_| damaged("not UTF-8"))?;
         let known = Self::parse(text).map_err(damaged)?;
+        // Its content was durable before it had its name; the name may not be: whoever gave it may have
+        // died before it was synced.
+        disk.sync_dir(Path::new("")).map_err(io)?;
         if known.bucket != bucket {
             let given = bucket.to_owned();
             return Err(IdentityError::BucketMismatch { known: known.bucket, given });
@@ -220,6 +223,8 @@ fn founder_of(founder: &toml::Value) -> Option<Founder> {
 
 #[cfg(test)]
 mod tests {
+    use railgun_log::{CrashPlan, SimDisk};
+
     use super::*;
 
     fn member(cluster: u8) -> Option<Member> {
@@ -264,6 +269,35 @@ mod tests {
         let founded = Identity { member: member(7), ..fresh };
         founded.keep(&disk).expect("kept");
         assert_eq!(load(), founded);
+    }
+
+    /// A process may end after any operation, and another starts: what that one reads, and acts on,
+    /// outlives a power cut.
+    #[test]
+    fn an_identity_that_was_read_is_durable() {
+        let (old, new) = (member(1), member(2));
+        let identity = |member: &Option<Member>| Identity {
+            uid: NodeUid([3; 16]),
+            bucket: "file:///a".into(),
+            member: member.clone(),
+        };
+        let load = |disk: &SimDisk| Identity::load(disk, "file:///a").expect("read");
+        let mut read_new = 0;
+        for more in 0.. {
+            let disk = SimDisk::default();
+            identity(&old).keep(&disk).expect("kept");
+            disk.stop_after(Some(disk.operations() + more));
+            let is_kept = identity(&new).keep(&disk).is_ok();
+            disk.crash(&CrashPlan::ProcessOnly);
+            let read = load(&disk);
+            disk.crash(&CrashPlan::LoseAll);
+            assert_eq!(load(&disk), read, "after {more} operations");
+            read_new += u32::from(read == Some(identity(&new)));
+            if is_kept {
+                break;
+            }
+        }
+        assert!(read_new > 1, "one of them was not durable when the process ended");
     }
 
     #[test]

@@ -83,6 +83,13 @@ pub(crate) fn is_fit(raft: &RaftShard, replica: ReplicaId) -> bool {
         })
 }
 
+/// Whether a replica has the log up to entry `index`, as its leader knows.
+pub(crate) fn has_entry(raft: &RaftShard, replica: ReplicaId, index: u64) -> bool {
+    raft.metrics().followers.iter().any(|follower| {
+        follower.replica == replica && follower.matched.is_some_and(|id| id.index >= index)
+    })
+}
+
 /// Who could lead a shard instead of `own`, the best first: voters on nodes that stay before those on
 /// nodes that are drained, too.
 pub(crate) fn successors(placement: &Placement, view: &ClusterView, own: NodeId) -> Vec<ReplicaId> {

@@ -154,6 +154,13 @@ impl Routing {
         }
     }
 
+    /// The same of whichever node is asked first.
+    pub(crate) fn pass_over(&self, shard: ShardId) {
+        if let Leader::At(address) = self.somebody(shard, 0) {
+            self.was_wrong(shard, &address);
+        }
+    }
+
     /// Asks the nodes that have a replica of a shard, which this one does not have, one after the other, until
     /// one answers. `ask` gets the address; what it does may be begun at several.
     ///

@@ -197,6 +197,24 @@ impl Streams {
         self.resolve(name).await
     }
 
+    /// The same, and only this stream: a node that lags behind may know an earlier one of the name, which is
+    /// no word about the one that is asked for.
+    pub(crate) async fn resolve_same(
+        &self,
+        name: &StreamName,
+        stream: StreamUid,
+    ) -> Result<Resolved, WireError> {
+        let mut found = self.resolve(name).await?;
+        if found.stream != stream {
+            found = self.resolve_newest(name).await?;
+        }
+        if found.stream != stream {
+            let message = format!("stream '{name}' was deleted, and another made in its place");
+            return Err(WireError::new(ErrorCode::StreamDeleted, message));
+        }
+        Ok(found)
+    }
+
     /// As this node knows its name; its shard as of now, or as of a moment ago.
     async fn look_up(&self, name: &StreamName, current: bool) -> Result<Resolved, WireError> {
         let entry = self.entry(name).await?.ok_or_else(|| not_found(name))?;
@@ -285,16 +303,25 @@ impl Streams {
         Ok((found, more))
     }
 
-    /// Where a reader of `found`, which is here, begins: what was published before counts, wherever that
-    /// was. Looks into one object for a time in the cold tier, with these places.
+    /// Where a reader of `found`, which is here, begins, and where the stream ends. What was published
+    /// before counts, wherever that was, for starts that depend on it and if `end_is_wanted`; else
+    /// what this node has applied will do, if it is cut off or not (CL-4). Looks into one object for a
+    /// time in the cold tier, with these places.
     pub(crate) async fn start_of(
         &self,
         found: &Resolved,
         start: StartPosition,
+        end_is_wanted: bool,
         places: &ClientPlaces,
     ) -> Result<Start, WireError> {
         let shard = found.shard.here()?;
-        self.catch_up(shard.id()).await?;
+        let depends = match start {
+            StartPosition::Earliest | StartPosition::Offset(_) => end_is_wanted,
+            StartPosition::Latest | StartPosition::Time(_) | StartPosition::Last(_) => true,
+        };
+        if depends {
+            self.catch_up(shard.id()).await?;
+        }
         let resolved = shard.resolve_start(found.stream, start).await;
         match resolved.map_err(|gone| stopping(&gone))? {
             StartResolved::At { start, next } => Ok(Start { start, next }),

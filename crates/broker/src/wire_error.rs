@@ -102,6 +102,10 @@ pub(crate) fn read_failure(failure: &ReadFailure) -> WireError {
         ReadFailure::NodeStopping(_) | ReadFailure::Stopped(_) => {
             WireError::new(ErrorCode::GoingAway, message)
         }
+        damaged if damaged.is_damage() => {
+            tracing::error!(error = message, "records cannot be read");
+            WireError::new(ErrorCode::HotCorrupt, message)
+        }
         ReadFailure::Log { .. } | ReadFailure::Index { .. } | ReadFailure::Missing { .. } => {
             // Whoever keeps the node must hear of it, not only who happened to read there.
             tracing::error!(error = message, "records cannot be read");

@@ -31,6 +31,9 @@ const VERSION: u16 = 1;
 /// Of a catalog that knows nodes.
 const VERSION_NODES: u16 = 2;
 const FLAG_INDEX: u16 = 1;
+/// Tag and length of a section.
+const SECTION_HEAD_BYTES: usize = 9;
+const CRC_BYTES: usize = 4;
 /// Most bytes of one piece of an encoded checkpoint, so that its writing can be spread.
 const PIECE_BYTES_MAX: usize = 1 << 20;
 
@@ -275,6 +278,53 @@ pub fn check(
     Ok(Bytes::copy_from_slice(header.membership))
 }
 
+/// A checkpoint as it goes to another replica: without the index, which tells where batches are in the
+/// log of the one that wrote it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WithoutIndex {
+    /// What it begins with.
+    pub header: Bytes,
+    /// What follows: this part of the checkpoint, as it is.
+    pub sections: std::ops::Range<u64>,
+}
+
+/// Bytes in which the header of any checkpoint is: a membership has few members.
+const HEADER_BYTES_MAX: usize = 64 << 10;
+
+/// Finds what of a checkpoint goes to another replica. `read` gives so many bytes of it from a place on, or
+/// as many as there are. The sections are not looked into.
+///
+/// # Errors
+/// Those of `read`; inside, [`CheckpointError`].
+pub fn without_index<E>(
+    mut read: impl FnMut(u64, usize) -> Result<Vec<u8>, E>,
+) -> Result<Result<WithoutIndex, CheckpointError>, E> {
+    let start = read(0, HEADER_BYTES_MAX)?;
+    let mut cursor = ByteCursor::new(&start);
+    let header = match Header::decode(&mut cursor) {
+        Ok(header) => Header { has_index: false, ..header },
+        Err(error) => return Ok(Err(error)),
+    };
+    let begin = (start.len() - cursor.remaining()) as u64;
+    let mut end = begin;
+    for section in header.sections() {
+        let head = read(end, SECTION_HEAD_BYTES)?;
+        let mut fields = ByteCursor::new(&head);
+        let (Ok(tag), Ok(content)) = (fields.u8(), fields.u64()) else {
+            return Ok(Err(CheckpointError::Truncated { section }));
+        };
+        let bytes = content.checked_add((SECTION_HEAD_BYTES + CRC_BYTES) as u64);
+        let Some(next) = bytes.and_then(|bytes| end.checked_add(bytes)) else {
+            return Ok(Err(CheckpointError::Truncated { section }));
+        };
+        if tag != section as u8 {
+            return Ok(Err(CheckpointError::Malformed { section }));
+        }
+        end = next;
+    }
+    Ok(Ok(WithoutIndex { header: header.encode(), sections: begin..end }))
+}
+
 /// Builds a checkpoint, section by section.
 #[derive(Debug)]
 pub(crate) struct CheckpointWriter {
@@ -334,7 +384,7 @@ impl<'a> CheckpointReader<'a> {
         read: impl FnOnce(&mut ByteCursor<'a>) -> Result<T, Malformed>,
     ) -> Result<T, CheckpointError> {
         let truncated = |_| CheckpointError::Truncated { section };
-        let head = self.cursor.take(9).map_err(truncated)?;
+        let head = self.cursor.take(SECTION_HEAD_BYTES).map_err(truncated)?;
         let mut fields = ByteCursor::new(head);
         let tag = fields.u8().map_err(truncated)?;
         let content_bytes = fields.u64().map_err(truncated)?;

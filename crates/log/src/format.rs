@@ -102,7 +102,9 @@
 //! their place. Bytes of a recycled file's earlier lives have other uuids.
 //!
 //! *Recovery is repeatable.* It fsyncs the newest file and the directory before it hands out what it read:
-//! what a killed process had written but not synced is durable before anyone relies on it.
+//! what a killed process had written but not synced is durable before anyone relies on it. The last whole
+//! batch, the only one that may not be durable, and the zeros behind it are written again before: a page
+//! whose fsync failed counts as clean, and a later fsync would pass it over (`docs/adr/0008`).
 
 pub(crate) mod batch;
 mod fields;

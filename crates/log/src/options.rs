@@ -73,4 +73,6 @@ pub enum BuiltinBug {
     KeepTornHeader,
     /// Recovery does not sync what it found.
     OpenWithoutSync,
+    /// Recovery syncs what it found, and does not write it again.
+    OpenWithoutWrite,
 }

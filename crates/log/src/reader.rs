@@ -56,8 +56,11 @@ pub(crate) fn read(
             Next::File(file, walk) => match walk_file(&file, walk, from, &mut batch) {
                 Ok(()) => {}
                 Err(error) => {
-                    let inner = shared.lock();
+                    let mut inner = shared.lock();
                     if inner.files.holds(file.sequence) {
+                        if let ReadError::Corrupt { index, .. } = error {
+                            inner.damaged.get_or_insert(index);
+                        }
                         return Err(error);
                     }
                     // Recycled under our hands: what was read are bytes of its next life.

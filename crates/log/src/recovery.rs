@@ -15,7 +15,7 @@ use crate::format::positions::Identity;
 use crate::hub::Hub;
 use crate::new_file::{self, SPARE};
 use crate::options::{BuiltinBug, FILE_BYTES_MAX, FILE_BYTES_MIN, LogOptions};
-use crate::scan::{Scan, Stop, proof_of_sync, scan};
+use crate::scan::{Scan, Stop, is_whole, proof_of_sync, scan};
 use crate::shard_writer::{Recovered, ShardWriter, Spare};
 
 /// What was found when a log was opened.
@@ -120,9 +120,7 @@ pub(crate) fn open(
 
     // From here on the disk is changed: nothing above may be an error any more.
     report.torn = cut(newest, &tail, &options)?;
-    if !options.has_bug(BuiltinBug::OpenWithoutSync) {
-        newest.file.sync_data().attempt("sync", &newest.path)?;
-    }
+    make_durable(newest, &tail, &options)?;
     disk.sync_dir(dir).attempt("sync", dir)?;
     let spare = adopt_spare(disk, dir, &names, options.file_bytes)?;
     let recovered = Recovered {
@@ -246,22 +244,63 @@ fn find_rot(newest: &Found, tail: &Scan, options: &LogOptions) -> Result<(), Ope
     }
 }
 
-/// Makes sure that nothing at the log's end is ever taken for a batch again.
+/// Makes sure that nothing at the log's end is ever taken for a batch again. Zeros that are there are
+/// written all the same: an earlier recovery may have written them, and its sync may have failed.
 fn cut(newest: &Found, tail: &Scan, options: &LogOptions) -> Result<Option<TornTail>, DiskFailure> {
     let (path, end) = (&newest.path, tail.extent.end);
     let mut bytes = [0; BATCH_HEADER_BYTES];
     let read = read_full_at(&*newest.file, &mut bytes, end).attempt("read", path)?;
-    if bytes == [0; BATCH_HEADER_BYTES] {
-        return Ok(None);
-    }
     if !options.has_bug(BuiltinBug::KeepTornHeader) {
         let zeros = &[0; BATCH_HEADER_BYTES][..read];
         write_all_vectored_at(&*newest.file, &mut [IoSlice::new(zeros)], end)
             .attempt("write", path)?;
     }
+    if bytes == [0; BATCH_HEADER_BYTES] {
+        return Ok(None);
+    }
     // What names neither this file nor the batch before is of a recycled file's earlier life.
     let torn = bytes[8..24] == newest.header.uuid || bytes[48..52] == tail.last_crc.to_le_bytes();
     Ok(torn.then(|| TornTail { file: path.clone(), position: end, what: tail.stop.damage() }))
+}
+
+/// Makes durable what was read. The last batch is written again, as it is: if its sync has failed
+/// before, its bytes are in the page cache, counted as clean, and no sync would write them. All
+/// batches before it are durable, for each is written after the sync of the one before.
+fn make_durable(newest: &Found, tail: &Scan, options: &LogOptions) -> Result<(), DiskFailure> {
+    if options.has_bug(BuiltinBug::OpenWithoutSync) {
+        return Ok(());
+    }
+    let (file, path) = (&*newest.file, &newest.path);
+    let last = tail.last.filter(|_| !options.has_bug(BuiltinBug::OpenWithoutWrite));
+    if let Some(last) = last {
+        write_again(file, last.position, tail.extent.end).attempt("write again", path)?;
+    }
+    file.sync_data().attempt("sync", path)?;
+    let Some(last) = last else { return Ok(()) };
+    // What counts as clean may be dropped at any time, also between the two times it was read: then
+    // what the disk has instead was written.
+    let is_whole = is_whole(file, newest.size, &newest.header.uuid, last, tail.last_crc);
+    if !is_whole.attempt("read", path)? {
+        let gone = io::Error::other("the last batch was never written to the disk, and is gone");
+        return Err(gone).attempt("write again", path);
+    }
+    Ok(())
+}
+
+/// Writes what the file holds between the two positions once more.
+fn write_again(file: &dyn DiskFile, from: u64, to: u64) -> io::Result<()> {
+    const PIECE_BYTES: u64 = 256 << 10;
+    let mut piece = Vec::new();
+    let mut position = from;
+    while position < to {
+        piece.resize((to - position).min(PIECE_BYTES) as usize, 0);
+        if read_full_at(file, &mut piece, position)? < piece.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        write_all_vectored_at(file, &mut [IoSlice::new(&piece)], position)?;
+        position += piece.len() as u64;
+    }
+    Ok(())
 }
 
 /// Takes over what an earlier run left as spare, and removes what belongs to no log file.

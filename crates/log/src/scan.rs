@@ -24,8 +24,18 @@ pub(crate) struct Scan {
     pub(crate) last_crc: u32,
     /// Whether the last whole batch says more than what was synced.
     pub(crate) unmarked: bool,
+    /// Where the last whole batch is, if there is one.
+    pub(crate) last: Option<Place>,
     /// Why no further batch was found at the extent's end.
     pub(crate) stop: Stop,
+}
+
+/// Where a batch is, and what it says of itself and of the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) position: u64,
+    number: u64,
+    previous_crc: u32,
 }
 
 /// Why a scan ended.
@@ -59,13 +69,14 @@ pub(crate) fn scan(
         next_batch: header.first_batch,
         last_crc: header.previous_crc,
         unmarked: false,
+        last: None,
         stop: Stop::NoBatch("no batch"),
     };
     let seed = FrameSeed::new(&header.uuid);
     let mut frames = Vec::new();
     loop {
         frames.clear();
-        let taken = match read_batch(&mut window, &scan, &header.uuid, seed, &mut frames)? {
+        let taken = match read_batch(&mut window, scan.next(), &header.uuid, seed, &mut frames)? {
             Ok((batch, crc)) => scan.take(&batch, crc, &frames),
             Err(damage) => Err(Stop::NoBatch(damage)),
         };
@@ -76,17 +87,30 @@ pub(crate) fn scan(
     }
 }
 
+/// Whether the batch at `place` is whole, and is the one that has this header CRC.
+pub(crate) fn is_whole(
+    file: &dyn DiskFile,
+    len: u64,
+    uuid: &FileUuid,
+    place: Place,
+    crc: u32,
+) -> io::Result<bool> {
+    let seed = FrameSeed::new(uuid);
+    let read = read_batch(&mut Window::new(file, len), place, uuid, seed, &mut Vec::new())?;
+    Ok(read.is_ok_and(|(_, found)| found == crc))
+}
+
 /// Records of a batch with the positions of their frames.
 type Frames = Vec<(Record, u64)>;
 
 fn read_batch(
     window: &mut Window<'_>,
-    scan: &Scan,
+    place: Place,
     uuid: &FileUuid,
     seed: FrameSeed,
     frames: &mut Frames,
 ) -> io::Result<Result<(BatchHeader, u32), Damage>> {
-    let start = scan.extent.end;
+    let start = place.position;
     let Some(bytes) = window.array::<BATCH_HEADER_BYTES>(start)? else {
         return Ok(Err("file ends"));
     };
@@ -94,7 +118,7 @@ fn read_batch(
         Ok(decoded) => decoded,
         Err(damage) => return Ok(Err(damage)),
     };
-    if batch.number != scan.next_batch || batch.previous_crc != scan.last_crc {
+    if batch.number != place.number || batch.previous_crc != place.previous_crc {
         return Ok(Err("batch does not follow the one before"));
     }
     let mut position = start + BATCH_HEADER_BYTES as u64;
@@ -131,6 +155,12 @@ fn read_batch(
 }
 
 impl Scan {
+    /// Where the batch after the last whole one is expected.
+    fn next(&self) -> Place {
+        let position = self.extent.end;
+        Place { position, number: self.next_batch, previous_crc: self.last_crc }
+    }
+
     /// Folds a whole batch into the state.
     fn take(&mut self, batch: &BatchHeader, crc: u32, frames: &Frames) -> Result<(), Stop> {
         for (record, position) in frames {
@@ -154,6 +184,7 @@ impl Scan {
                 }
             }
         }
+        self.last = Some(self.next());
         self.extent.end += aligned(BATCH_HEADER_BYTES as u64 + batch.length);
         self.next_batch += 1;
         self.last_crc = crc;

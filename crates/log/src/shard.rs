@@ -104,6 +104,8 @@ pub(crate) struct Inner {
     pub(crate) queued_bytes: u64,
     /// Set once the log takes no more changes.
     pub(crate) failed: Option<LogError>,
+    /// The first entry that somebody wanted to read and whose bytes are not those that were written.
+    pub(crate) damaged: Option<u64>,
 }
 
 impl Inner {
@@ -122,6 +124,7 @@ impl Inner {
             applied: None,
             queued_bytes: 0,
             failed: None,
+            damaged: None,
         }
     }
 
@@ -349,6 +352,25 @@ impl ShardLog {
     /// [`ReadError::Io`].
     pub fn read(&self, start: u64, end: u64, bytes_max: usize) -> Result<Vec<Entry>, ReadError> {
         reader::read(&self.shared.inner, start, end, bytes_max)
+    }
+
+    /// An entry that [`read`](Self::read) has found damaged since the log was opened, if any: what is around
+    /// it can be read, and the log goes on.
+    pub fn damaged(&self) -> Option<u64> {
+        self.shared.inner.lock().damaged
+    }
+
+    /// Reads the entry that was found damaged again, with blocking reads. What is wrong with it; `None`, and
+    /// from then on it is not damaged, if nothing is, or if it is no longer in a file.
+    pub fn check_damaged(&self) -> Option<ReadError> {
+        let index = self.damaged()?;
+        match self.read(index, index + 1, 1) {
+            Err(error @ (ReadError::Corrupt { .. } | ReadError::Io(_))) => Some(error),
+            Ok(_) | Err(ReadError::Retired { .. }) => {
+                self.shared.inner.lock().damaged = None;
+                None
+            }
+        }
     }
 
     /// As [`read`](Self::read), but from memory only: none if the first entry is not there. Stops early where

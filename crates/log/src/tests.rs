@@ -2,6 +2,7 @@
 
 mod basics;
 mod exhaustive;
+mod failed_sync;
 mod faults;
 mod model;
 mod naive;

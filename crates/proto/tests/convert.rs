@@ -94,11 +94,20 @@ proptest! {
         until_time: Option<i64>,
         until_end: bool,
         credit_bytes: u64,
+        stream: Option<[u8; 16]>,
     ) {
+        let stream = stream.map(StreamUid);
         let until_offset = until_offset.map(Offset);
         let until_time = until_time.map(Timestamp);
-        let request =
-            SubscribeRequest { name, start, until_offset, until_time, until_end, credit_bytes };
+        let request = SubscribeRequest {
+            name,
+            start,
+            until_offset,
+            until_time,
+            until_end,
+            credit_bytes,
+            stream,
+        };
         prop_assert_eq!(SubscribeRequest::try_from(v1::Subscribe::from(&request)), Ok(request));
     }
 

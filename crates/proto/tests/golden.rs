@@ -115,6 +115,7 @@ fn frames() -> Vec<Frame> {
             until_end: true,
             credit_bytes: 1 << 20,
             start: Some(Start::Last(3)),
+            stream_uid: Bytes::new(),
         }),
         Frame::new(&v1::Subscribed { stream_uid: uid(), resumed_at: 1, head: 0, next_offset: 128 }),
         Frame::with_blob(

@@ -74,6 +74,11 @@ impl Leadership {
         self.update(|view| view.blank_term = view.blank_term.max(Some(term)));
     }
 
+    /// Whether this replica leads, and may serve.
+    pub(crate) fn is_serving(&self) -> bool {
+        self.view.subscribe().borrow().state.serving
+    }
+
     fn update(&self, change: impl FnOnce(&mut View)) {
         self.view.send_if_modified(|view| {
             let before = view.state;

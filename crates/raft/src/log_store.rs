@@ -5,11 +5,12 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds, RangeInclusive};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{Stream, TryStreamExt, stream};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
-use openraft::{OptionalSend, RaftLogReader};
-use railgun_log::{Entry, LogError, ShardLog};
+use openraft::{AsyncRuntime, OptionalSend, RaftLogReader};
+use railgun_log::{Entry, LogError, ReadError, ShardLog};
 use railgun_types::EntryId;
 use tokio::sync::oneshot;
 
@@ -19,10 +20,14 @@ use crate::leadership::Leadership;
 use crate::raft_types::{
     LogId, RaftEntry, RaftVote, Types, to_entry_id, to_log_id, to_log_vote, to_raft_vote,
 };
+use crate::runtime::Runtime;
 
 /// Bytes of entries read at a time: what a replication request holds at most, and what a replay
 /// holds in memory per step.
 const READ_BYTES_MAX: usize = 2 << 20;
+
+/// Between two attempts to send a follower what is damaged here.
+const DAMAGED_PAUSE: Duration = Duration::from_millis(200);
 
 /// Store and reader in one: both are handles of the same log.
 #[derive(Clone)]
@@ -53,8 +58,14 @@ impl LogStore {
             Some(entries) => entries,
             None => {
                 let log = self.log.clone();
-                let read = move || log.read(start, end, READ_BYTES_MAX).map_err(io::Error::other);
-                run_on(&*self.pool, read).await??
+                let read = move || match log.read(start, end, READ_BYTES_MAX) {
+                    // What lies before the damage is whole.
+                    Err(ReadError::Corrupt { index, .. }) if index > start => {
+                        log.read(start, index, READ_BYTES_MAX)
+                    }
+                    read => read,
+                };
+                run_on(&*self.pool, read).await?.map_err(io::Error::other)?
             }
         };
         // What is read is applied or sent without another look at its place.
@@ -91,6 +102,12 @@ impl LogStore {
             || io::Error::other(format!("the log does not know the term of entry {index}"));
         self.log.entry_id(index).ok_or_else(missing)
     }
+}
+
+/// Whether an entry's bytes are not those that were written.
+fn is_damage(error: &io::Error) -> bool {
+    let source = error.get_ref().and_then(|source| source.downcast_ref());
+    matches!(source, Some(ReadError::Corrupt { .. }))
 }
 
 /// `[start, end)` of a range.
@@ -142,7 +159,19 @@ impl RaftLogReader<Types> for LogStore {
         if start >= end {
             return Ok(Vec::new());
         }
-        self.read_some(start, end).await?.into_iter().map(entry::from_log).collect()
+        match self.read_some(start, end).await {
+            Ok(entries) => entries.into_iter().map(entry::from_log).collect(),
+            // To openraft an error is the end of this replica; nothing is no entries for now. Whoever owns
+            // it sees the damage (`ShardLog::damaged`), and has another one lead. That takes a leader which
+            // commits: one that was just elected may need this entry to find out where its followers are,
+            // and would be in the way of a better one.
+            Err(error) if is_damage(&error) && self.leadership.is_serving() => {
+                tracing::debug!(%error, "a follower cannot be sent what it lacks");
+                Runtime::sleep(DAMAGED_PAUSE).await;
+                Ok(Vec::new())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<RaftVote>> {

@@ -75,7 +75,10 @@ fn exit(code: ErrorCode) -> Exit {
             Exit::NotFound
         }
         ErrorCode::OutcomeUnknown | ErrorCode::Timeout => Exit::OutcomeUnknown,
-        ErrorCode::Internal | ErrorCode::ColdCorrupt | ErrorCode::ColdUnavailable => Exit::Failed,
+        ErrorCode::Internal
+        | ErrorCode::ColdCorrupt
+        | ErrorCode::ColdUnavailable
+        | ErrorCode::HotCorrupt => Exit::Failed,
         ErrorCode::GoingAway | ErrorCode::NotLeader | ErrorCode::Unavailable => Exit::CannotConnect,
         _ => Exit::Refused,
     }
@@ -146,7 +149,7 @@ fn next(code: ErrorCode, name: &str) -> String {
         Code::UntrustedPeer => {
             "railgun cluster issue-node, with the CA that the other nodes have".to_owned()
         }
-        Code::Internal | Code::ColdCorrupt => "look into the server's log".to_owned(),
+        Code::Internal | Code::ColdCorrupt | Code::HotCorrupt => "look into the server's log".to_owned(),
         Code::ProtocolViolation
         | Code::FrameTooLarge
         | Code::BatchCorrupt

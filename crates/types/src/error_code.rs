@@ -135,6 +135,8 @@ error_codes! {
     ColdUnavailable = 401, LATER;
     /// An object in the bucket is damaged or missing.
     ColdCorrupt = 402, Retry::Never;
+    /// Bytes in the server's log are damaged, and it has no other copy of the records.
+    HotCorrupt = 403, Retry::Never;
 
     /// This node does not lead the stream's shard.
     NotLeader = 500, Retry::OnNewLeader;

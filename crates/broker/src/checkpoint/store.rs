@@ -142,7 +142,9 @@ impl CheckpointStore {
         kept_bytes_max: u64,
         check: Check,
     ) -> Result<Self, StoreError> {
-        make_dir(&*disk, &dir).map_err(|source| StoreError::new(&dir, source))?;
+        // What is in it, too: a process may have died, or failed, before it had synced a name.
+        let made = make_dir(&*disk, &dir).and_then(|()| disk.sync_dir(&dir));
+        made.map_err(|source| StoreError::new(&dir, source))?;
         let reserve = Reserve::open(Arc::clone(&disk), dir.clone());
         let store = Self {
             disk,
@@ -518,9 +520,7 @@ impl SnapshotSource for CheckpointStore {
     }
 
     fn open(&self, snapshot: &Path) -> Result<Box<dyn SnapshotFile>, SnapshotError> {
-        let opened = self.disk.open(snapshot).and_then(|file| Ok((file.size()?, file)));
-        let (bytes, file) = opened.map_err(|source| failed(snapshot, source))?;
-        Ok(Box::new(Sent { path: snapshot.to_owned(), file, bytes, position: 0 }))
+        Ok(Box::new(Sent::open(&*self.disk, snapshot)?))
     }
 
     fn receive(&self, bytes: u64) -> Result<Box<dyn SnapshotSink>, SnapshotError> {

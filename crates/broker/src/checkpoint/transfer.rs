@@ -2,11 +2,12 @@
 //! the checkpoints of the receiver's, and made one of them.
 
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use railgun_core::checkpoint::CheckpointError;
+use railgun_core::checkpoint::{CheckpointError, WithoutIndex, without_index};
 use railgun_log::{Disk, DiskFile, read_full_at, write_all_vectored_at};
 use railgun_raft::{BlockingPool, Snapshot, SnapshotError, SnapshotFile, SnapshotSink, run_on};
 use tokio::sync::{mpsc, oneshot};
@@ -27,12 +28,29 @@ pub(super) fn is_received(name: &str) -> bool {
     name.starts_with(RECEIVED)
 }
 
-/// A snapshot that is sent.
+/// A snapshot that is sent: without what only this replica can use.
 pub(super) struct Sent {
-    pub(super) path: PathBuf,
-    pub(super) file: Arc<dyn DiskFile>,
-    pub(super) bytes: u64,
-    pub(super) position: u64,
+    path: PathBuf,
+    file: Arc<dyn DiskFile>,
+    /// What is left of the beginning.
+    header: Bytes,
+    /// What is left of the file.
+    rest: Range<u64>,
+    bytes: u64,
+}
+
+impl Sent {
+    pub(super) fn open(disk: &dyn Disk, path: &Path) -> Result<Self, SnapshotError> {
+        let file = disk.open(path).map_err(|source| failed(path, source))?;
+        let WithoutIndex { header, sections } = without_index(|at, bytes| some(&*file, at, bytes))
+            .map_err(|source| failed(path, source))?
+            .map_err(|source| SnapshotError::Damaged {
+                path: path.to_owned(),
+                source: source.into(),
+            })?;
+        let bytes = header.len() as u64 + (sections.end - sections.start);
+        Ok(Self { path: path.to_owned(), file, header, rest: sections, bytes })
+    }
 }
 
 impl SnapshotFile for Sent {
@@ -41,13 +59,23 @@ impl SnapshotFile for Sent {
     }
 
     fn read(&mut self, max: usize) -> Result<Bytes, SnapshotError> {
-        let left = usize::try_from(self.bytes - self.position).unwrap_or(usize::MAX);
-        let mut chunk = vec![0; max.min(left)];
-        let read = read_full_at(&*self.file, &mut chunk, self.position);
-        chunk.truncate(read.map_err(|source| failed(&self.path, source))?);
-        self.position += chunk.len() as u64;
+        if !self.header.is_empty() {
+            return Ok(self.header.split_to(max.min(self.header.len())));
+        }
+        let left = usize::try_from(self.rest.end - self.rest.start).unwrap_or(usize::MAX);
+        let chunk = some(&*self.file, self.rest.start, max.min(left));
+        let chunk = chunk.map_err(|source| failed(&self.path, source))?;
+        self.rest.start += chunk.len() as u64;
         Ok(chunk.into())
     }
+}
+
+/// So many bytes of a file, or as many as it has there.
+fn some(file: &dyn DiskFile, at: u64, bytes: usize) -> io::Result<Vec<u8>> {
+    let mut some = vec![0; bytes];
+    let read = read_full_at(file, &mut some, at)?;
+    some.truncate(read);
+    Ok(some)
 }
 
 /// A snapshot that is received.

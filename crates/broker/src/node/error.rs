@@ -52,6 +52,16 @@ pub enum StartError {
         /// The replica.
         replica: ReplicaId,
     },
+    /// The log of a replica that others have, too, turns out to be damaged when it is read.
+    #[error("cannot start replica {replica} of shard {shard}: {reason}")]
+    DamagedLog {
+        /// The shard.
+        shard: ShardId,
+        /// The replica.
+        replica: ReplicaId,
+        /// Where it is damaged.
+        reason: String,
+    },
     /// A shard's replica does not start.
     #[error("{0}")]
     Raft(#[from] railgun_raft::StartError),

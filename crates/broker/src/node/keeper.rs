@@ -151,6 +151,7 @@ impl Keeper {
                 tracing::error!(%error, "a replica that belongs here cannot be started");
             }
         }
+        self.replace_damaged(&view).await;
         self.move_leads(&view).await;
         self.say_farewell(&view).await;
         self.reconcile_memberships(&view).await;
@@ -341,6 +342,11 @@ impl Keeper {
                     self.preferred(shard, local, placement, view, &clocks.unfit, now)
                 }
             };
+            if let Some(index) = local.log.damaged() {
+                // What it cannot read, it cannot send: to nobody who is behind that.
+                to = leads::successors(placement, view, self.node);
+                to.retain(|replica| leads::has_entry(&local.raft, *replica, index));
+            }
             to.retain(|replica| !clocks.unfit.contains(&replica.node()));
             if !to.is_empty() {
                 let raft = local.raft.clone();

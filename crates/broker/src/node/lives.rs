@@ -71,7 +71,9 @@ impl Starter {
 /// was. Whatever else is wrong, a new life does not mend.
 pub(super) fn is_lost(error: &StartError) -> bool {
     match error {
-        StartError::LostLog { .. } | StartError::Restore { .. } => true,
+        StartError::LostLog { .. } | StartError::DamagedLog { .. } | StartError::Restore { .. } => {
+            true
+        }
         StartError::OpenLog { source, .. } => matches!(
             source,
             railgun_log::OpenError::Rot { .. } | railgun_log::OpenError::MissingFile { .. }

@@ -2,6 +2,7 @@
 //! the bucket's claim, offloaders, sessions, in this order.
 
 mod clocks;
+mod damaged;
 mod error;
 mod keeper;
 mod lives;

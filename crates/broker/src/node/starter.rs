@@ -223,6 +223,25 @@ impl Starter {
         Ok(raft)
     }
 
+    /// A replica that was started. Where it was not because of what it read in its log, and others have
+    /// that, nothing of it stays open.
+    async fn undamaged(
+        &self,
+        (shard, replica): (ShardId, ReplicaId),
+        log: &ShardLog,
+        stop: &CancellationToken,
+        started: Result<RaftShard, StartError>,
+    ) -> Result<RaftShard, StartError> {
+        match started {
+            Err(error) if !self.is_alone && log.damaged().is_some() => {
+                stop.cancel();
+                log_done(|done| log.close(done)).await.ok();
+                Err(StartError::DamagedLog { shard, replica, reason: error.to_string() })
+            }
+            started => started,
+        }
+    }
+
     /// Stops a replica that is to be here no longer. Its files stay.
     pub(super) async fn stop(&self, shard: ShardId) {
         let mut stopped = None;
@@ -291,7 +310,7 @@ impl Starter {
             stopping,
         );
         let started = self.replica((shard, replica), files, Box::new(machine), sink, begin).await;
-        let raft = started?;
+        let raft = self.undamaged((shard, replica), &log, &stop, started).await?;
         send(&to, catalog::Message::Started(raft.clone())).await;
         let owner = Owner::Catalog(catalog.clone());
         let checkpoints = store;
@@ -316,8 +335,9 @@ impl Starter {
             membership: Bytes::new(),
         });
         // Files may have gone since the checkpoint was written; none at all holds an entry if the
-        // node died right after they went. One that was received tells where batches are in the log of
-        // another replica; this one's does not reach there if the node died right after that.
+        // node died right after they went. One that was received has no index, or, from an earlier
+        // release, that of another replica's log; this one's does not reach there if the node died right
+        // after that.
         let last = log.state().last.map(|last| last.index);
         let reaches = last >= restored.state.applied().map(|at| at.index);
         let first = log.first_file_index().filter(|_| reaches);
@@ -361,7 +381,7 @@ impl Starter {
         );
         let files = (log.clone(), Arc::clone(&store));
         let started = self.replica((shard, replica), files, Box::new(machine), sink, begin).await;
-        let raft = started?;
+        let raft = self.undamaged((shard, replica), &log, &stop, started).await?;
         send(&to, shard::Message::Started(raft.clone())).await;
         let reclaimer = Reclaimer {
             shard: handle.clone(),

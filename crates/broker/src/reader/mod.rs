@@ -96,6 +96,13 @@ pub(crate) enum ReadFailure {
     Stopped(#[from] PoolStopped),
 }
 
+impl ReadFailure {
+    /// Whether bytes in the log are not those that were written: other replicas have them.
+    pub(crate) fn is_damage(&self) -> bool {
+        matches!(self, Self::Log { source: LogReadError::Corrupt { .. }, .. })
+    }
+}
+
 /// Where a client's readers get their records.
 pub(crate) struct ReadSources {
     pub(crate) shard: ShardHandle,
@@ -143,6 +150,10 @@ impl StreamReader {
         }
     }
 
+    pub(crate) fn stream(&self) -> StreamUid {
+        self.stream
+    }
+
     /// The offset of the next record.
     pub(crate) fn next_offset(&self) -> Offset {
         self.next
@@ -185,15 +196,29 @@ impl StreamReader {
             }
             from_bucket = true;
         }
-        let query = ReadQuery { stream: self.stream, from: self.next, wait };
+        let query = ReadQuery { stream: self.stream, from: self.next, wait, only_cold: false };
         match self.from.shard.locate(query).await? {
             Located::End => Ok(Step::End),
             Located::Deleted => Ok(Step::Deleted),
             Located::Missing => {
                 Err(ReadFailure::Missing { stream: self.stream, offset: self.next })
             }
-            Located::Hot(points) => self.read_hot(&points, from_bucket).await,
+            Located::Hot(points) => match self.read_hot(&points, from_bucket).await {
+                Err(failure) if failure.is_damage() => self.read_instead(failure).await,
+                read => read,
+            },
             Located::Cold(part) => self.read_cold(&part).await,
+        }
+    }
+
+    /// Reads from the bucket what is damaged in the log, if it is there.
+    async fn read_instead(&mut self, failure: ReadFailure) -> Result<Step, ReadFailure> {
+        let query =
+            ReadQuery { stream: self.stream, from: self.next, wait: false, only_cold: true };
+        match self.from.shard.locate(query).await? {
+            Located::Cold(part) => self.read_cold(&part).await,
+            Located::Deleted => Ok(Step::Deleted),
+            Located::Hot(_) | Located::End | Located::Missing => Err(failure),
         }
     }
 

@@ -164,6 +164,24 @@ pub(super) async fn subscription(
     shard: ShardId,
     subscribe: &v1::Subscribe,
 ) -> Result<(), SessionEnd> {
+    carry(stream, shard, subscribe, false).await
+}
+
+/// The same of a subscription that was begun here: the client was told where it begins.
+pub(super) async fn rest(
+    stream: &mut QuicStream,
+    shard: ShardId,
+    subscribe: &v1::Subscribe,
+) -> Result<(), SessionEnd> {
+    carry(stream, shard, subscribe, true).await
+}
+
+async fn carry(
+    stream: &mut QuicStream,
+    shard: ShardId,
+    subscribe: &v1::Subscribe,
+    is_begun: bool,
+) -> Result<(), SessionEnd> {
     let first = Frame::new(subscribe);
     let mut carried = tokio::select! {
         biased;
@@ -173,7 +191,8 @@ pub(super) async fn subscription(
     if let Some(memory) = &stream.record_memory {
         carried.reader.charge(Member::of_stream(memory));
     }
-    let QuicStream { writer, reader, stopping, .. } = stream;
+    let QuicStream { context, writer, reader, stopping, .. } = stream;
+    let routing = context.streams.routing();
     let mut back = Back { from: &mut carried.reader, to: writer, since: Instant::now(), taken: 0 };
     let there = &mut carried.writer;
     let mut is_whole = false;
@@ -188,8 +207,9 @@ pub(super) async fn subscription(
                 Some(frame) => return Err(SessionEnd::unexpected(frame.kind())),
                 None => return Err(SessionEnd::ClientLeft),
             },
-            step = back.step() => match step? {
+            step = back.step() => match step.inspect_err(|end| pass_over_damaged(routing, shard, end))? {
                 Step::Taken => {}
+                Step::Came(frame) if is_begun && frame.kind() == FrameKind::Subscribed => {}
                 Step::Came(frame) => {
                     is_whole = frame.kind() == FrameKind::End;
                     back.queue(frame)?;
@@ -198,6 +218,13 @@ pub(super) async fn subscription(
                 Step::Ended => return Err(lost().into()),
             },
         }
+    }
+}
+
+/// Whoever asks again is served by another node where the replica of this one is damaged.
+fn pass_over_damaged(routing: &Routing, shard: ShardId, end: &SessionEnd) {
+    if end.code() == ErrorCode::HotCorrupt {
+        routing.pass_over(shard);
     }
 }
 

@@ -8,11 +8,11 @@ use std::time::Duration;
 use railgun_net::{CROWD_CHECK, FrameWriter, Held, Member, ReadError, crowded_time};
 use railgun_proto::convert::{SubscribeRequest, Uid};
 use railgun_proto::{Frame, FrameKind, WireError, v1};
-use railgun_types::{ErrorCode, Offset, StartPosition, Timestamp};
+use railgun_types::{ErrorCode, Offset, Retry, StartPosition, Timestamp};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{QuicStream, SessionEnd, carried, going_away, overdue};
-use crate::reader::{Delivery, Source, Step, StreamReader};
+use crate::reader::{Delivery, ReadFailure, Source, Step, StreamReader};
 use crate::streams::{Place, Resolved, Start};
 use crate::wire_error;
 
@@ -20,19 +20,26 @@ use crate::wire_error;
 /// there is credit: a client that gives none does not hold memory.
 pub(crate) const HELD_TIME: Duration = Duration::from_secs(1);
 
+/// After this a damaged replica may have been replaced.
+const DAMAGED_PAUSE: Duration = Duration::from_secs(1);
+
 pub(super) async fn serve(
     stream: &mut QuicStream,
     subscribe: v1::Subscribe,
 ) -> Result<(), SessionEnd> {
     let request = SubscribeRequest::try_from(subscribe.clone())?;
-    let found = stream.context.streams.resolve(&request.name).await?;
+    let found = match request.stream {
+        Some(uid) => stream.context.streams.resolve_same(&request.name, uid).await?,
+        None => stream.context.streams.resolve(&request.name).await?,
+    };
     if let Place::Elsewhere(shard) = found.shard
         && !stream.is_carried
     {
         return carried::subscription(stream, shard, &subscribe).await;
     }
     let mut credit = i64::try_from(request.credit_bytes).unwrap_or(i64::MAX);
-    let start = start_of(stream, &found, request.start, &mut credit).await?;
+    let begin = (request.start, request.until_end);
+    let start = start_of(stream, &found, begin, &mut credit).await?;
     let subscribed = v1::Subscribed {
         stream_uid: found.stream.to_wire(),
         resumed_at: start.start.0,
@@ -45,6 +52,7 @@ pub(super) async fn serve(
         (None, true) => Some(start.next),
         (until, false) => until,
     };
+    let id = found.shard.id();
     let (shard, uid) = (found.shard.here()?.clone(), found.stream);
     let memory = stream.record_memory.as_ref().map(Member::of_stream);
     let from = stream.context.streams.sources(shard, stream.read_places.clone(), memory.clone());
@@ -62,19 +70,23 @@ pub(super) async fn serve(
         until_time: request.until_time,
         credit,
         held_until: Instant::now(),
+        damaged: None,
     };
-    subscription.run().await
+    let Some(rest) = subscription.run().await? else { return Ok(()) };
+    let rest = v1::Subscribe { stream: request.name.to_string(), ..rest };
+    tracing::warn!(shard = %id, stream = %request.name, "another node serves what is damaged here");
+    carried::rest(stream, id, &rest).await
 }
 
 /// Where it begins. That may take the bucket its time, in which the client gives credit, or leaves.
 async fn start_of(
     stream: &mut QuicStream,
     found: &Resolved,
-    start: StartPosition,
+    (start, end_is_wanted): (StartPosition, bool),
     credit: &mut i64,
 ) -> Result<Start, SessionEnd> {
     let QuicStream { context, writer, reader, read_places, stopping, .. } = stream;
-    let mut start = pin!(context.streams.start_of(found, start, read_places));
+    let mut start = pin!(context.streams.start_of(found, start, end_is_wanted, read_places));
     loop {
         tokio::select! {
             biased;
@@ -109,6 +121,8 @@ struct Subscription<'s> {
     credit: i64,
     /// When what was read and may not be sent is given up.
     held_until: Instant,
+    /// Why the next records cannot be read here.
+    damaged: Option<ReadFailure>,
 }
 
 /// Records on their way to the client, with their memory.
@@ -163,10 +177,14 @@ async fn flush(
 }
 
 impl Subscription<'_> {
-    async fn run(mut self) -> Result<(), SessionEnd> {
+    /// What is left for another node where the log of this one is damaged.
+    async fn run(mut self) -> Result<Option<v1::Subscribe>, SessionEnd> {
         loop {
             if self.until.is_some_and(|until| self.next >= until) {
-                return self.end().await;
+                return self.end().await.map(|()| None);
+            }
+            if let Some(failure) = self.damaged.take() {
+                return self.hand_over(&failure).map(Some);
             }
             if self.is_overdue() {
                 self.let_go();
@@ -266,8 +284,36 @@ impl Subscription<'_> {
                 frame = line.next() => on_frame(writer, credit, frame)?,
             }
         }
-        let read = read.map_err(|failed| wire_error::read_failure(&failed))?;
+        let read = match read {
+            Err(failed) if failed.is_damage() => {
+                self.damaged = Some(failed);
+                None
+            }
+            read => read.map_err(|failed| wire_error::read_failure(&failed))?,
+        };
         Ok(read.unwrap_or(Step::Records(Vec::new())))
+    }
+
+    /// The rest of the subscription, for a node that has another replica. All that was read is on its way to
+    /// the client, and there is credit: without any, nothing is read.
+    fn hand_over(mut self, failure: &ReadFailure) -> Result<v1::Subscribe, SessionEnd> {
+        let error = wire_error::read_failure(failure);
+        if self.stream.is_carried {
+            // The node between, or its client, asks again, until another replica is in the place of this one.
+            return Err(error.with_retry(Retry::After(DAMAGED_PAUSE)).into());
+        }
+        if self.stream.context.streams.routing().others.is_none() {
+            return Err(error.into());
+        }
+        self.let_go();
+        Ok(v1::Subscribe {
+            start: Some(v1::subscribe::Start::Offset(self.next.0)),
+            until_offset: self.until.map(|until| until.0),
+            until_time_us: self.until_time.map(|until| until.0),
+            credit_bytes: self.credit.try_into().unwrap_or(0),
+            stream_uid: self.reader.stream().to_wire(),
+            ..v1::Subscribe::default()
+        })
     }
 
     /// Keeps the records before the end of the subscription.

@@ -508,7 +508,7 @@ impl Host {
     fn wake_readers_of(&mut self, stream: StreamUid) {
         let next = self.state.stream(stream).map(|stream| stream.next_offset());
         for (from, reply) in self.readers.take(stream, next) {
-            self.on_locate(ReadQuery { stream, from, wait: true }, reply);
+            self.on_locate(ReadQuery { stream, from, wait: true, only_cold: false }, reply);
         }
     }
 

@@ -19,6 +19,8 @@ pub(crate) struct ReadQuery {
     pub(crate) from: Offset,
     /// Answer only when there is a record at `from`, or never will be.
     pub(crate) wait: bool,
+    /// What the log has is of no use.
+    pub(crate) only_cold: bool,
 }
 
 /// Where the records are.
@@ -145,7 +147,8 @@ pub(super) fn locate(state: &ShardState, query: ReadQuery) -> Option<Located> {
     }
     let mut points: Vec<IndexPoint> = Vec::new();
     let mut entries = 0;
-    for point in stream.index().from(query.from).take(POINTS_MAX) {
+    let most = if query.only_cold { 0 } else { POINTS_MAX };
+    for point in stream.index().from(query.from).take(most) {
         if points.last().is_none_or(|last| last.log_index != point.log_index) {
             entries += 1;
             if entries > ENTRIES_MAX {
@@ -157,7 +160,7 @@ pub(super) fn locate(state: &ShardState, query: ReadQuery) -> Option<Located> {
     if !points.is_empty() {
         return Some(Located::Hot(points));
     }
-    // Neither in the log nor in the manifest: impossible while I1 and I2 hold.
+    // Neither in the log nor in the manifest: impossible while I1 and I2 hold, unless the log does not count.
     let part = ColdPart::locate(state.manifest(), query.stream, query.from);
     Some(part.map_or(Located::Missing, |part| Located::Cold(Box::new(part))))
 }

@@ -34,6 +34,7 @@ impl SubscriptionBuilder {
             until_time: None,
             until_end: false,
             credit_bytes: CREDIT_BYTES,
+            stream: None,
         };
         Self { client, request, give_up_after }
     }

@@ -406,6 +406,10 @@ impl Subscription {
         })?;
         let mut request = v1::Subscribe::from(&self.request);
         request.start = Some(start.into());
+        if self.was_open {
+            // A server that lags behind may know an earlier stream of this name.
+            request.stream_uid = self.uid.to_wire();
+        }
         if let Some(end) = self.end {
             // What the end was is decided once.
             request.until_end = false;

@@ -106,8 +106,12 @@ struct State {
     operations: u64,
     /// Bytes read so far.
     read_bytes: u64,
+    /// Bytes written so far.
+    written_bytes: u64,
     /// Changing operations after which the disk answers nothing more.
     stop_after: Option<u64>,
+    /// Reads until memory is short.
+    short_after: Option<u64>,
     /// Grows at each crash: handles of before are dead.
     life: u64,
 }
@@ -130,7 +134,9 @@ impl SimDisk {
                 faults: Vec::new(),
                 operations: 0,
                 read_bytes: 0,
+                written_bytes: 0,
                 stop_after: None,
+                short_after: None,
                 life: 0,
             })),
         }
@@ -143,6 +149,7 @@ impl SimDisk {
         state.locks.clear();
         state.faults.clear();
         state.stop_after = None;
+        state.short_after = None;
         Self { state: Arc::new(Guarded::new(state)) }
     }
 
@@ -167,10 +174,21 @@ impl SimDisk {
         self.state.lock().read_bytes
     }
 
+    /// Bytes that were written to files so far.
+    pub fn written_bytes(&self) -> u64 {
+        self.state.lock().written_bytes
+    }
+
     /// Lets `operations` changing operations succeed, counted from the disk's beginning; all later
     /// operations fail as if the machine had stopped.
     pub fn stop_after(&self, operations: Option<u64>) {
         self.state.lock().stop_after = operations;
+    }
+
+    /// Lets memory be short after so many reads: pages that count as clean are read from the disk from
+    /// then on, also those whose sync has failed.
+    pub fn short_of_memory_after(&self, reads: u64) {
+        self.state.lock().short_after = Some(reads);
     }
 
     /// Plans a failure.
@@ -178,9 +196,10 @@ impl SimDisk {
         self.state.lock().faults.push(fault);
     }
 
-    /// Failures that are planned and have not come.
+    /// Failures, a shortage of memory among them, that are planned and have not come.
     pub fn faults_left(&self) -> usize {
-        self.state.lock().faults.len()
+        let state = self.state.lock();
+        state.faults.len() + usize::from(state.short_after.is_some())
     }
 
     /// Sets the bytes all files together may have.
@@ -238,6 +257,18 @@ impl State {
         due.map_or(Ok(()), |place| Err(self.faults.remove(place).kind.into()))
     }
 
+    /// Counts a read, and drops from memory what may be dropped, if that is planned.
+    fn count_read(&mut self) {
+        self.short_after = match self.short_after {
+            Some(0) => {
+                let page_bytes = self.options.page_bytes;
+                self.inodes.iter_mut().for_each(|inode| inode.drop_clean(page_bytes));
+                None
+            }
+            left => left.map(|left| left - 1),
+        };
+    }
+
     fn room(&self, more: u64) -> io::Result<()> {
         if self.used().saturating_add(more) > self.options.capacity {
             return Err(io::ErrorKind::StorageFull.into());
@@ -250,6 +281,7 @@ impl State {
         self.locks.clear();
         self.faults.clear();
         self.stop_after = None;
+        self.short_after = None;
         if *plan == CrashPlan::ProcessOnly {
             return;
         }
@@ -406,12 +438,14 @@ impl DiskFile for SimFile {
             state.room(end.saturating_sub(size))?;
             let page_bytes = state.options.page_bytes;
             state.inodes[self.inode].write(&bytes, position, page_bytes)?;
+            state.written_bytes += bytes.len() as u64;
             Ok(bytes.len())
         })
     }
 
     fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
         self.with(SimOp::Read, |state| {
+            state.count_read();
             let read = state.inodes[self.inode].read(buffer, position);
             state.read_bytes += read as u64;
             Ok(read)
@@ -426,8 +460,7 @@ impl DiskFile for SimFile {
         let page_bytes = state.options.page_bytes;
         let inode = &mut state.inodes[self.inode];
         if begun.is_err() {
-            // As on Linux: the pages count as clean, and no later sync will write them.
-            inode.dirty.clear();
+            inode.fail_sync();
         } else {
             inode.sync(page_bytes);
         }

@@ -101,11 +101,22 @@ fn a_damaged_frame_of_an_old_file_is_told_when_it_is_read_and_others_are_served(
         }
         read => panic!("{read:?}"),
     }
+    assert_eq!(rig.log.damaged(), Some(2));
+    assert!(matches!(rig.log.check_damaged(), Some(ReadError::Corrupt { index: 2, .. })));
     assert_eq!(rig.log.read(1, 2, 1).expect("reads"), [entry(1, 1, 500)]);
     assert_eq!(rig.log.read(19, 20, 1).expect("reads"), [entry(1, 19, 500)]);
     let failing = |disk: &SimDisk| fail(disk, SimOp::Read, 0);
     failing(&disk);
     assert!(matches!(rig.log.read(1, 2, 1), Err(ReadError::Io(_))));
+    // As it was after all; or gone.
+    assert!(disk.flip(&path, at, 4));
+    assert!(rig.log.check_damaged().is_none() && rig.log.damaged().is_none());
+    assert!(disk.flip(&path, at, 4));
+    rig.log.read(2, 3, 1).expect_err("damaged");
+    rig.log.purge(EntryId::new(1, 19)).expect("purges");
+    rig.log.retire(19, rig.ignored()).expect("retires");
+    rig.drive();
+    assert!(rig.log.check_damaged().is_none() && rig.log.damaged().is_none());
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! What a subscriber asks for.
 
-use railgun_types::{Offset, StartPosition, StreamName, Timestamp};
+use railgun_types::{Offset, StartPosition, StreamName, StreamUid, Timestamp};
 
-use super::{InvalidMessage, invalid};
+use super::{InvalidMessage, Uid, invalid};
 use crate::v1;
 
 /// A parsed [`v1::Subscribe`].
@@ -20,6 +20,8 @@ pub struct SubscribeRequest {
     pub until_end: bool,
     /// Batch bytes that may be sent before more credit comes.
     pub credit_bytes: u64,
+    /// Only this stream, not another that has got its name.
+    pub stream: Option<StreamUid>,
 }
 
 impl TryFrom<v1::Subscribe> for SubscribeRequest {
@@ -34,6 +36,10 @@ impl TryFrom<v1::Subscribe> for SubscribeRequest {
             until_time: message.until_time_us.map(Timestamp),
             until_end: message.until_end,
             credit_bytes: message.credit_bytes,
+            stream: match message.stream_uid.is_empty() {
+                true => None,
+                false => Some(StreamUid::from_wire("stream_uid", &message.stream_uid)?),
+            },
         })
     }
 }
@@ -47,6 +53,7 @@ impl From<&SubscribeRequest> for v1::Subscribe {
             until_time_us: request.until_time.map(|time| time.0),
             until_end: request.until_end,
             credit_bytes: request.credit_bytes,
+            stream_uid: request.stream.as_ref().map(Uid::to_wire).unwrap_or_default(),
         }
     }
 }

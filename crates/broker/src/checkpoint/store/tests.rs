@@ -245,6 +245,35 @@ fn a_checkpoint_outlives_a_power_cut_with_all_its_directories() {
     assert_eq!(newest(&reopen(&disk, &dir)), Some((id(1), b"one".to_vec())));
 }
 
+/// A process may end after any operation, and another starts. What that one finds, the log is purged on
+/// the strength of: it outlives a power cut.
+#[test]
+fn what_an_earlier_process_has_left_is_durable_when_the_next_one_finds_it() {
+    let (mut found_new, mut found_promoted) = (0, 0);
+    for more in 0.. {
+        let (disk, dir, store) = simulated();
+        store.write(id(1), &["one".into()]).expect("written");
+        store.promote(1).expect("promoted");
+        disk.stop_after(Some(disk.operations() + more));
+        let is_done = store.write(id(3), &["three".into()]).is_ok() && store.promote(3).is_ok();
+        disk.crash(&CrashPlan::ProcessOnly);
+        let store = reopen(&disk, &dir);
+        let found = newest(&store).expect("there is one");
+        let promoted = store.promote(u64::MAX).expect("one is").applied.id;
+        disk.crash(&CrashPlan::LoseAll);
+        let store = reopen(&disk, &dir);
+        assert_eq!(newest(&store), Some(found.clone()), "after {more} operations");
+        let current = store.current().expect("read").expect("there is one");
+        assert_eq!(current.applied.id, promoted, "after {more} operations");
+        found_new += u32::from(found.0 == id(3));
+        found_promoted += u32::from(promoted == id(3));
+        if is_done {
+            break;
+        }
+    }
+    assert!(found_new > 2 && found_promoted > 2, "{found_new}, {found_promoted}");
+}
+
 #[test]
 fn a_full_disk_still_takes_a_checkpoint() {
     let (disk, dir, store) = simulated();

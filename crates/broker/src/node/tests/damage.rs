@@ -44,6 +44,25 @@ async fn publish(site: &Site, broker: &Broker, stream: &str, numbers: std::ops::
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_rots_in_the_log_is_read_from_the_bucket_if_it_is_there() {
+    let site = Site::new();
+    let broker = site.start().await.unwrap();
+    broker.streams.ensure(wish("s", 1 << 20, EnsureMode::Warn)).await.unwrap();
+    publish(&site, &broker, "s", 0..RECORDS).await;
+    broker.streams.seal(&name("s"), false).await.unwrap();
+    publish(&site, &broker, "s", RECORDS..RECORDS + 2).await;
+    let log = &logs(&broker)[1];
+    for rotten in [ROTTEN, RECORDS + 1] {
+        let (path, at) = find(&site, log, rotten);
+        assert!(site.sim.flip(&path, at + 1_000, 4));
+    }
+    let (read, error) = site.read(&broker, "s", 0).await;
+    assert!(read == values(0..RECORDS + 1), "{} records", read.len());
+    assert_eq!(error.expect("the last one is nowhere else").code, ErrorCode::HotCorrupt);
+    check_lives(&broker);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_rotten_record_is_not_served_and_those_before_and_behind_it_are() {
     let site = Site::new();
     let broker = site.start().await.unwrap();
@@ -64,7 +83,7 @@ async fn a_rotten_record_is_not_served_and_those_before_and_behind_it_are() {
     }
     let error = follower.line.1.next_of::<v1::Error>().await.unwrap().unwrap();
     let error = WireError::from(error);
-    assert_eq!(error.code, ErrorCode::Internal);
+    assert_eq!(error.code, ErrorCode::HotCorrupt);
     assert!(error.message.contains(&path.display().to_string()), "{error}");
 
     let (before, error) = site.read(&broker, "s", 0).await;

@@ -42,7 +42,7 @@ async fn starts(
     found: &[(Resolved, StartPosition)],
 ) -> Vec<Offset> {
     let start_of = async |(found, start): &(Resolved, StartPosition)| {
-        rig.broker.streams.start_of(found, *start, places).await.unwrap().start
+        rig.broker.streams.start_of(found, *start, true, places).await.unwrap().start
     };
     join_all(found.iter().map(start_of)).await
 }

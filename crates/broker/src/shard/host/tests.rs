@@ -138,7 +138,7 @@ async fn who_reads_behind_a_snapshot_waits_for_the_entries_that_tell_of_the_buck
     rig.next = 3;
     // The record is in the bucket, as the snapshot was made behind it; but not by what is known here.
     let (reply, mut located) = oneshot::channel();
-    let query = ReadQuery { stream: STREAM, from: Offset(0), wait: false };
+    let query = ReadQuery { stream: STREAM, from: Offset(0), wait: false, only_cold: false };
     rig.to.send(Message::Locate { query, reply }).await.expect("it runs");
     rig.handle.describe(STREAM).await.expect("it runs");
     assert!(located.try_recv().is_err(), "answered too early");
@@ -247,7 +247,7 @@ async fn a_reader_at_the_end_gets_the_next_record_and_those_behind_it_wait() {
     let mut rig = Rig::start();
     let ask = |from| {
         let handle = rig.handle.clone();
-        let query = ReadQuery { stream: STREAM, from: Offset(from), wait: true };
+        let query = ReadQuery { stream: STREAM, from: Offset(from), wait: true, only_cold: false };
         tokio::spawn(async move { handle.locate(query).await })
     };
     let (first, later) = (ask(0), ask(1 << 40));

@@ -532,3 +532,44 @@ proptest! {
         }
     }
 }
+
+/// What goes to another replica is the checkpoint that this state would have without its index; whatever else
+/// it is made of, nothing is made up.
+#[test]
+fn without_its_index_a_checkpoint_is_one_for_another_replica() {
+    use crate::checkpoint::{WithoutIndex, without_index};
+
+    let cut = |bytes: &[u8]| {
+        let read = |at: u64, most: usize| {
+            let rest = bytes.get(at as usize..).unwrap_or_default();
+            Ok::<_, std::convert::Infallible>(rest[..rest.len().min(most)].to_vec())
+        };
+        let Ok(found) = without_index(read);
+        found.map(|WithoutIndex { header, sections }| {
+            let rest = bytes.get(sections.start as usize..sections.end as usize);
+            [&header, rest.unwrap_or_default()].concat()
+        })
+    };
+    let (with, without) = (encode(&rich(), true), encode(&rich(), false));
+    assert_ne!(with, without);
+    for bytes in [&with, &without] {
+        assert_eq!(cut(bytes).as_ref(), Ok(&without));
+    }
+    // Damage that is not noticed here is noticed by who gets it.
+    for at in 0..with.len() {
+        let mut damaged = with.clone();
+        damaged[at] ^= 0x10;
+        if let Ok(bytes) = cut(&damaged)
+            && bytes != without
+        {
+            assert!(decode(&bytes).is_err(), "byte {at}");
+        }
+    }
+    for length in 0..with.len() {
+        if let Ok(bytes) = cut(&with[..length])
+            && bytes != without
+        {
+            assert!(decode(&bytes).is_err(), "{length} bytes");
+        }
+    }
+}

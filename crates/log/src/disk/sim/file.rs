@@ -13,6 +13,9 @@ pub(super) struct Inode {
     pub(super) current: Arc<Vec<u8>>,
     /// Numbers of pages written since the last sync.
     pub(super) dirty: BTreeSet<usize>,
+    /// Pages that could not be synced: they count as clean, and are as they were written while they
+    /// are in memory.
+    unwritten: BTreeSet<usize>,
 }
 
 impl Inode {
@@ -34,7 +37,10 @@ impl Inode {
             current.resize(end, 0);
         }
         current[at..end].copy_from_slice(bytes);
-        self.dirty.extend(at / page_bytes..=(end - 1) / page_bytes);
+        for page in at / page_bytes..=(end - 1) / page_bytes {
+            self.dirty.insert(page);
+            self.unwritten.remove(&page);
+        }
         Ok(())
     }
 
@@ -43,7 +49,24 @@ impl Inode {
         let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
         Arc::make_mut(&mut self.current).resize(bytes, 0);
         self.dirty.retain(|page| page * page_bytes < bytes);
+        self.unwritten.retain(|page| page * page_bytes < bytes);
         Ok(())
+    }
+
+    /// As on Linux: the pages count as clean, and no later sync will write them.
+    pub(super) fn fail_sync(&mut self) {
+        self.unwritten.append(&mut self.dirty);
+    }
+
+    /// Memory is short: what counts as clean is read from the disk the next time.
+    pub(super) fn drop_clean(&mut self, page_bytes: usize) {
+        for page in std::mem::take(&mut self.unwritten) {
+            let current = Arc::make_mut(&mut self.current);
+            let start = page * page_bytes;
+            for at in start..(start + page_bytes).min(current.len()) {
+                current[at] = self.durable.get(at).copied().unwrap_or(0);
+            }
+        }
     }
 
     pub(super) fn sync(&mut self, page_bytes: usize) {
@@ -70,6 +93,7 @@ impl Inode {
                 self.keep(page, page_bytes);
             }
         }
+        self.unwritten.clear();
         self.current = Arc::clone(&self.durable);
     }
 

@@ -115,3 +115,24 @@ fn the_same_seed_crashes_in_the_same_way() {
     assert_eq!(after(1), after(1));
     assert!((2..9).any(|seed| after(seed) != after(1)));
 }
+
+#[test]
+fn what_a_failed_sync_drops_is_in_memory_until_memory_is_short_and_is_on_the_disk_when_written_again()
+ {
+    let disk = disk();
+    let file = disk.create("file".as_ref(), 8).expect("creates");
+    disk.sync_dir("".as_ref()).expect("syncs");
+    write(&*file, b"aaaaaaaa", 0);
+    disk.fail(Fault { op: SimOp::Sync, after: 0, kind: io::ErrorKind::Other });
+    file.sync_data().expect_err("is planned");
+    write(&*file, b"aaaa", 4);
+    file.sync_data().expect("syncs");
+    let mut bytes = [0; 8];
+    disk.short_of_memory_after(1);
+    for expected in [b"aaaaaaaa", b"\0\0\0\0aaaa"] {
+        file.read_at(&mut bytes, 0).expect("reads");
+        assert_eq!(&bytes, expected);
+    }
+    disk.crash(&CrashPlan::LoseAll);
+    assert_eq!(disk.contents("file").expect("is there"), b"\0\0\0\0aaaa");
+}

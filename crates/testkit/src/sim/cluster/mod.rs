@@ -286,7 +286,7 @@ impl ClusterWorld {
                 // What it has answered is still on its way for a moment.
                 let us = self.random.within(0..20_000);
                 tokio::time::sleep(Duration::from_micros(us)).await;
-                let (plan, back_at) = (self.draw_plan(), now + down.unwrap_or_default());
+                let (plan, back_at) = (self.draw_end(), now + down.unwrap_or_default());
                 self.crash(at, HostCrash::Told, &plan, back_at).await;
             }
         }
@@ -308,6 +308,12 @@ impl ClusterWorld {
             1 => CrashPlan::KeepAll,
             _ => CrashPlan::Seeded(self.random.next()),
         }
+    }
+
+    /// The process ends, or its machine with it. What could not be synced looks as if it were, to a
+    /// process that finds it in memory.
+    fn draw_end(&mut self) -> CrashPlan {
+        if self.random.percent(20) { CrashPlan::ProcessOnly } else { self.draw_plan() }
     }
 
     fn draw_how(told: bool) -> HostCrash {
@@ -334,10 +340,7 @@ impl ClusterWorld {
         let now = self.trace.elapsed();
         match fault {
             Fault::Crash { node, told, down } => {
-                // What could not be synced looks as if it were, to a process that finds it in memory.
-                let is_killed = self.members[node].hurt.is_none() && self.random.percent(20);
-                let plan = self.draw_plan();
-                let plan = if is_killed { CrashPlan::ProcessOnly } else { plan };
+                let plan = self.draw_end();
                 self.crash(node, Self::draw_how(told), &plan, now + down).await;
             }
             Fault::CrashAtSync { node, syncs, down } => self.crash_at_sync(node, syncs, down),

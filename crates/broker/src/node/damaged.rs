@@ -1,0 +1,91 @@
+//! Replicas whose logs turn out to be damaged while they run. Each is replaced by another incarnation, which
+//! learns everything from the others, as soon as these can do without it; until then it goes on with what
+//! is whole.
+
+use std::sync::Arc;
+
+use railgun_core::catalog::{CatalogOutcome, Placement};
+use railgun_core::command::CatalogCommand;
+use railgun_raft::run_on;
+use railgun_types::{ReplicaId, ShardId};
+
+use super::keeper::Keeper;
+use crate::catalog::ClusterView;
+use crate::cluster_admin::ask_replicas;
+use crate::on_node::LocalReplica;
+
+impl Keeper {
+    /// Has replicas of this node that are damaged replaced. A lead is given away before
+    /// ([`Self::move_leads`]).
+    pub(super) async fn replace_damaged(&self, view: &ClusterView) {
+        if self.starter.is_alone {
+            return;
+        }
+        let on_node = self.routing.on_node.borrow().clone();
+        let is_damaged = |(shard, local): &(&ShardId, &Arc<LocalReplica>)| {
+            **shard != ShardId::CATALOG && local.log.damaged().is_some()
+        };
+        for (&shard, local) in on_node.iter().filter(is_damaged) {
+            let Some(placement) = view.placements.get(&shard) else { continue };
+            let leads = local.raft.leader().state().leader == Some(local.replica);
+            if leads || !placement.is_settled() || !placement.voters.contains(&local.replica) {
+                continue;
+            }
+            let log = local.log.clone();
+            // It may have been the way from the disk; or the files are gone meanwhile.
+            let Ok(Some(damage)) = run_on(&*self.starter.pool, move || log.check_damaged()).await
+            else {
+                continue;
+            };
+            let replica = local.replica;
+            if self.others_suffice(shard, local, placement, view).await {
+                tracing::error!(%shard, %replica, error = %damage, "a damaged replica is given up");
+                self.place_another(shard, replica, placement).await;
+            } else {
+                tracing::error!(
+                    %shard, %replica, error = %damage,
+                    "a damaged replica stays while the others lack a majority, or something that it has"
+                );
+            }
+        }
+    }
+
+    /// Whether the others are a majority by themselves, all of them answer, and each has everything that is
+    /// known to be committed here.
+    async fn others_suffice(
+        &self,
+        shard: ShardId,
+        local: &LocalReplica,
+        placement: &Placement,
+        view: &ClusterView,
+    ) -> bool {
+        let committed = local.raft.metrics().committed.map(|id| id.index);
+        let others: Vec<_> = placement.voters.iter().filter(|it| **it != local.replica).collect();
+        if others.len() <= placement.voters.len() / 2 {
+            return false;
+        }
+        let asked = others.into_iter().map(|other| async move {
+            let told = ask_replicas(&self.routing, view, other.node()).await?;
+            let replica = told.replicas.into_iter().find(|it| it.shard == shard.0)?;
+            (replica.replica == other.0 && replica.applied >= committed).then_some(())
+        });
+        futures::future::join_all(asked).await.iter().all(Option::is_some)
+    }
+
+    /// The next incarnation in the place of this one, if nobody has changed the placement meanwhile: of two
+    /// that are damaged one goes first.
+    async fn place_another(&self, shard: ShardId, replica: ReplicaId, placement: &Placement) {
+        let Some(incarnation) = replica.incarnation().checked_add(1) else { return };
+        let fresh = ReplicaId::new(replica.node(), incarnation);
+        let place = |&it: &ReplicaId| if it == replica { fresh } else { it };
+        let replicas = placement.voters.iter().map(place).collect();
+        let place = CatalogCommand::Place { shard, replicas, if_version: placement.version };
+        match self.routing.change(place).await {
+            Ok(CatalogOutcome::Placed { .. }) => {}
+            Ok(other) => tracing::error!(%shard, %replica, ?other, "a damaged replica stays"),
+            Err(error) => {
+                tracing::warn!(%shard, %replica, %error, "a damaged replica stays for now")
+            }
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! Logs that turn out to be damaged while their replicas run: no wrong byte is served, readers go on with
+//! another replica, and the damaged one is replaced by itself.
+
+use std::path::Path;
+
+use railgun_log::Disk;
+
+use super::cluster_rig::{Cluster, PATIENCE};
+use super::*;
+
+const RECORDS: usize = 12;
+/// The one that rots.
+const ROTTEN: usize = 5;
+
+fn value(number: usize) -> Vec<u8> {
+    let mut value = format!("record {number:05} of the damaged log").into_bytes();
+    value.resize(20_000, number as u8);
+    value
+}
+
+fn values(records: usize) -> Vec<Vec<u8>> {
+    (0..records).map(value).collect()
+}
+
+async fn publish(cluster: &Cluster, number: usize, records: std::ops::Range<usize>) {
+    for record in records {
+        assert_eq!(cluster.publish(number, "s", &value(record)).await, record as u64);
+    }
+}
+
+async fn with_records() -> (Cluster, ShardId) {
+    let mut cluster = Cluster::new(3);
+    cluster.start(&[1, 2, 3]).await;
+    cluster.node(1).streams.ensure(wish("s", 1 << 20, EnsureMode::Warn)).await.unwrap();
+    publish(&cluster, 1, 0..RECORDS).await;
+    let shard = cluster.node(1).streams.resolve(&name("s")).await.unwrap().shard.id();
+    (cluster, shard)
+}
+
+/// Changes one byte of a record in a node's log, wherever that has it.
+fn rot(cluster: &Cluster, number: usize, shard: ShardId, record: usize) {
+    let (disk, value) = (&cluster.disks[number - 1], value(record));
+    let dir = format!("shards/{shard}/log");
+    let mut rotten = 0;
+    for name in disk.list(dir.as_ref()).unwrap() {
+        let path = Path::new(&dir).join(name);
+        let bytes = disk.contents(&path).unwrap();
+        if let Some(at) = bytes.windows(40).position(|window| *window == value[..40]) {
+            assert!(disk.flip(&path, at + 10_000, 4));
+            rotten += 1;
+        }
+    }
+    assert!(rotten > 0, "the record is in no file");
+}
+
+/// Everything in the stream, read from a node by a client that asks again where it is told to.
+async fn read(cluster: &Cluster, number: usize) -> Vec<Vec<u8>> {
+    let (mut values, mut refused) = (Vec::new(), Vec::new());
+    for _ in 0..20 {
+        let (connection, _control) = enter(&cluster.network, cluster.node(number)).await;
+        let mut line = connection.open().await.unwrap();
+        let subscribe = v1::Subscribe {
+            stream: "s".to_owned(),
+            start: Some(v1::subscribe::Start::Offset(values.len() as u64)),
+            until_end: true,
+            credit_bytes: u64::MAX,
+            ..v1::Subscribe::default()
+        };
+        line.0.send(Frame::new(&subscribe)).await.unwrap();
+        loop {
+            let frame = timeout(PATIENCE, line.1.next()).await.unwrap().unwrap().unwrap();
+            match frame.kind() {
+                FrameKind::Subscribed => {}
+                FrameKind::Deliver => {
+                    let head: v1::Deliver = frame.decode().unwrap();
+                    assert_eq!((head.base_offset, head.skip), (values.len() as u64, 0));
+                    let batch = RecordBatch::verify(frame.blob()).unwrap();
+                    values.extend(batch.records().map(|r| r.content().unwrap().value.to_vec()));
+                }
+                FrameKind::End => return values,
+                _ => {
+                    let error = WireError::from(frame.decode::<v1::Error>().unwrap());
+                    let Retry::After(after) = error.retry else { panic!("{error}") };
+                    refused.push(error.to_string());
+                    sleep(after).await;
+                    break;
+                }
+            }
+        }
+    }
+    panic!("it is refused again and again: {refused:?}");
+}
+
+fn incarnation(cluster: &Cluster, number: usize, shard: ShardId) -> Option<u16> {
+    Some(cluster.node(number).on_node.borrow().get(&shard)?.replica.incarnation())
+}
+
+/// Waits until a node's replica of the shard is this incarnation, and one of three voters in force.
+async fn votes_again(cluster: &Cluster, number: usize, shard: ShardId, incarnation: u16) {
+    let replica = ReplicaId::new(NodeId(number as u32), incarnation);
+    let votes = async {
+        loop {
+            let there = cluster.node(number).on_node.borrow().get(&shard).cloned();
+            if let Some(local) = there.filter(|local| local.replica == replica)
+                && local.raft.metrics().voters.contains(&replica)
+                && local.raft.metrics().voters.len() == 3
+            {
+                return;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(PATIENCE, votes).await.expect("the replica votes");
+}
+
+/// Waits until somebody leads, as this node knows.
+async fn leader(cluster: &Cluster, number: usize, shard: ShardId) -> usize {
+    let led = async {
+        loop {
+            if let Some(leader) = cluster.leader(number, shard) {
+                return leader;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(PATIENCE, led).await.expect("somebody leads")
+}
+
+/// What a node has read before is in its memory: after this it is in files only.
+async fn restart(cluster: &mut Cluster, number: usize) {
+    cluster.kill(number).await;
+    cluster.start(&[number]).await;
+    // Until leads stay where they are: what is published while one moves may be published twice.
+    sleep(Duration::from_secs(15)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_goes_on_with_another_replica_and_the_damaged_one_is_replaced_by_itself() {
+    let (mut cluster, shard) = with_records().await;
+    let follower = leader(&cluster, 1, shard).await % 3 + 1;
+    restart(&mut cluster, follower).await;
+    publish(&cluster, follower, RECORDS..RECORDS + 1).await;
+    rot(&cluster, follower, shard, ROTTEN);
+    assert_eq!(cluster.read(follower, "s").await, values(RECORDS + 1));
+    votes_again(&cluster, follower, shard, 2).await;
+    assert_eq!(cluster.read(follower, "s").await, values(RECORDS + 1));
+    // It counts: without it there is no majority.
+    let other = follower % 3 + 1;
+    cluster.kill(other).await;
+    publish(&cluster, follower, RECORDS + 1..RECORDS + 3).await;
+    assert_eq!(cluster.read(follower, "s").await, values(RECORDS + 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_leader_gives_the_lead_away_and_is_replaced() {
+    let (mut cluster, shard) = with_records().await;
+    for number in 1..=3 {
+        restart(&mut cluster, number).await;
+    }
+    publish(&cluster, 1, RECORDS..RECORDS + 1).await;
+    let damaged = leader(&cluster, 1, shard).await;
+    rot(&cluster, damaged, shard, ROTTEN);
+    assert_eq!(cluster.read(damaged, "s").await, values(RECORDS + 1));
+    votes_again(&cluster, damaged, shard, 2).await;
+    publish(&cluster, damaged, RECORDS + 1..RECORDS + 2).await;
+    for number in 1..=3 {
+        assert_eq!(cluster.read(number, "s").await, values(RECORDS + 2), "node {number}");
+        assert_eq!(incarnation(&cluster, number, shard), Some(1 + u16::from(number == damaged)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_follower_gets_from_another_leader_what_is_damaged_with_the_first() {
+    let (mut cluster, shard) = with_records().await;
+    let behind = leader(&cluster, 1, shard).await % 3 + 1;
+    cluster.kill(behind).await;
+    let up = behind % 3 + 1;
+    publish(&cluster, up, RECORDS..2 * RECORDS).await;
+    for other in (1..=3).filter(|other| *other != behind) {
+        restart(&mut cluster, other).await;
+    }
+    publish(&cluster, up, 2 * RECORDS..2 * RECORDS + 1).await;
+    let damaged = leader(&cluster, up, shard).await;
+    rot(&cluster, damaged, shard, RECORDS + ROTTEN);
+    cluster.start(&[behind]).await;
+    votes_again(&cluster, damaged, shard, 2).await;
+    for number in 1..=3 {
+        assert_eq!(cluster.read(number, "s").await, values(2 * RECORDS + 1), "node {number}");
+    }
+    assert_eq!(incarnation(&cluster, behind, shard), Some(1));
+    assert!(timeout(Duration::from_secs(1), cluster.node(damaged).failed()).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn damage_that_is_found_when_a_node_applies_its_log_again_is_mended_likewise() {
+    let (mut cluster, shard) = with_records().await;
+    // So that the damage is not in the newest file, which is read at each start.
+    publish(&cluster, 1, RECORDS..80).await;
+    cluster.kill(2).await;
+    rot(&cluster, 2, shard, ROTTEN);
+    cluster.start(&[2]).await;
+    votes_again(&cluster, 2, shard, 2).await;
+    assert_eq!(cluster.read(2, "s").await, values(80));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_replica_stays_while_the_others_cannot_do_without_it() {
+    let (mut cluster, shard) = with_records().await;
+    for number in 1..=3 {
+        restart(&mut cluster, number).await;
+    }
+    publish(&cluster, 1, RECORDS..RECORDS + 1).await;
+    let whole = leader(&cluster, 1, shard).await;
+    let (damaged, other) = (whole % 3 + 1, (whole + 1) % 3 + 1);
+    cluster.kill(other).await;
+    rot(&cluster, damaged, shard, ROTTEN);
+    assert!(read(&cluster, damaged).await == values(RECORDS + 1));
+    sleep(Duration::from_secs(30)).await;
+    assert_eq!(incarnation(&cluster, damaged, shard), Some(1));
+    publish(&cluster, whole, RECORDS + 1..RECORDS + 2).await;
+    cluster.start(&[other]).await;
+    votes_again(&cluster, damaged, shard, 2).await;
+    for number in 1..=3 {
+        assert_eq!(cluster.read(number, "s").await, values(RECORDS + 2), "node {number}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_damaged_replicas_one_goes_after_the_other() {
+    let (mut cluster, shard) = with_records().await;
+    for number in 1..=3 {
+        restart(&mut cluster, number).await;
+    }
+    publish(&cluster, 1, RECORDS..RECORDS + 1).await;
+    let whole = leader(&cluster, 1, shard).await;
+    let damaged: Vec<_> = (1..=3).filter(|number| *number != whole).collect();
+    rot(&cluster, damaged[0], shard, ROTTEN);
+    rot(&cluster, damaged[1], shard, ROTTEN + 3);
+    let both = tokio::join!(read(&cluster, damaged[0]), read(&cluster, damaged[1]));
+    assert!(both == (values(RECORDS + 1), values(RECORDS + 1)));
+    for &number in &damaged {
+        votes_again(&cluster, number, shard, 2).await;
+    }
+    publish(&cluster, damaged[0], RECORDS + 1..RECORDS + 2).await;
+    for number in 1..=3 {
+        assert_eq!(cluster.read(number, "s").await, values(RECORDS + 2), "node {number}");
+    }
+}
