@@ -151,6 +151,41 @@ async fn a_leader_that_was_cut_off_follows_when_it_is_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_follower_that_was_cut_off_a_hundred_times_costs_the_leader_nothing() {
+    with_seed(18, async {
+        let mut cluster = Cluster::voters(18, 3).await;
+        cluster.fill(10).await;
+        let leader = cluster.leader().await;
+        let term = cluster.shard(leader).leader().state().term;
+        let terms = cluster.leaders.with(|leaders| leaders.len());
+        let followers: Vec<_> = cluster.ids().into_iter().filter(|id| *id != leader).collect();
+        for round in 0..100usize {
+            let (follower, ids) = (followers[round % 2], cluster.ids());
+            let link = [Link::Swallows, Link::Broken][round / 2 % 2];
+            match round / 4 % 3 {
+                0 => cluster.net.isolate(follower, &ids, link),
+                // It hears nothing, and is heard; or the other way round.
+                1 => ids.iter().for_each(|other| cluster.net.set(*other, follower, link)),
+                _ => ids.iter().for_each(|other| cluster.net.set(follower, *other, link)),
+            }
+            cluster.put("meanwhile").await;
+            // From less than a heartbeat to many elections.
+            sleep(Duration::from_millis([40, 700, 3_000, 20_000][round % 4])).await;
+            cluster.net.heal();
+            cluster.put("together again").await;
+            sleep(Duration::from_secs(5)).await;
+            let state = cluster.shard(leader).leader().state();
+            assert!(state.serving && state.term == term, "round {round}: {state:?}");
+        }
+        cluster.settle().await;
+        cluster.check_settled();
+        assert_eq!(cluster.leaders.with(|leaders| leaders.len()), terms, "nobody else led");
+        cluster.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_deposed_leader_stops_to_serve_before_its_vote_is_durable() {
     with_seed(4, async {
         let mut cluster = Cluster::voters(4, 3).await;
