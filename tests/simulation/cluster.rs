@@ -9,7 +9,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::time::{Duration, Instant};
 
-use railgun_testkit::sim::{self, BrokerBug, Bug, CLUSTER_FAULTS, Counts, Options, Report};
+use railgun_testkit::sim::{self, BrokerBug, Bug, CLUSTER_FAULTS, Counts, LogBug, Options, Report};
 
 use crate::seeds::{number, print_trace, tail};
 
@@ -92,15 +92,24 @@ fn run_others() {
     }
 }
 
+/// Finds a bug with one of the seeds that pass without it, by the rule that it is against.
+fn is_found(bug: Bug, rule: &str) {
+    let found = (1..=SEEDS).find_map(|seed| {
+        let report = sim::run_cluster(seed, &Options { bug: Some(bug), ..options() });
+        Some((seed, report.violations.first()?.clone()))
+    });
+    let (seed, violation) = found.expect("it is found with one of the seeds");
+    println!("seed {seed} finds {bug:?}: {violation}");
+    assert!(violation.starts_with(rule), "seed {seed}: {violation}");
+}
+
 /// `cargo xtask sim --bugs` looks for others, too.
 #[test]
 fn a_repeat_that_is_appended_again_is_found_in_a_cluster() {
-    let bug = Some(Bug::Broker(BrokerBug::RepeatsAreNew));
-    let found = (1..=SEEDS).find_map(|seed| {
-        let report = sim::run_cluster(seed, &Options { bug, ..options() });
-        Some((seed, report.violations.first()?.clone()))
-    });
-    let (seed, violation) = found.expect("it is found with one of the seeds that pass without it");
-    println!("seed {seed} finds it: {violation}");
-    assert!(violation.starts_with("PQ-1"), "seed {seed}: {violation}");
+    is_found(Bug::Broker(BrokerBug::RepeatsAreNew), "PQ-1");
+}
+
+#[test]
+fn a_vote_that_is_not_written_is_found_in_a_cluster() {
+    is_found(Bug::Log(LogBug::VoteNotWritten), "durable");
 }

@@ -31,6 +31,9 @@ pub(crate) struct Args {
     /// Plants bugs, one after the other, and looks for each with as many seeds at the most.
     #[arg(long, conflicts_with_all = ["alone", "keep_going"])]
     bugs: bool,
+    /// Of these only those with this in their names.
+    #[arg(long, requires = "bugs")]
+    only: Option<String>,
     /// Goes on after a seed that breaks a rule.
     #[arg(long)]
     keep_going: bool,
@@ -93,7 +96,8 @@ fn now() -> Instant {
 fn look_for_bugs(args: &Args) -> ExitCode {
     let duration = Duration::from_secs(args.seconds);
     let mut missed = Vec::new();
-    for (bug, name) in CLUSTER_BUGS {
+    let is_wanted = |name: &str| args.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
+    for (bug, name) in CLUSTER_BUGS.into_iter().filter(|(_, name)| is_wanted(name)) {
         let mut found = None;
         run_seeds(args, &Options { duration, bug: Some(bug) }, |report| {
             let violation = report.violations.first();

@@ -1,12 +1,16 @@
 //! Bugs that a test can plant where the feature `builtin-bugs` is on, to show that the simulation
 //! catches them. Without the feature nothing can set one, and every check for one is constant false.
 
+use railgun_core::shard::ShardState;
+
 /// See the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BuiltinBug {
     /// Raft gives up entries up to the newest checkpoint, whatever the cold floor.
     PurgeAboveFloor,
+    /// A checkpoint becomes the snapshot that others get, whatever the cold floor.
+    SnapshotAboveFloor,
     /// Space is given back when an object is committed, before a manifest in the bucket names it.
     DeleteBeforeMirrored,
     /// Objects are committed that were never uploaded.
@@ -19,6 +23,15 @@ pub enum BuiltinBug {
     GapBetweenTiers,
     /// What a publisher sends again is taken for new.
     RepeatsAreNew,
+    /// Nobody asks the leader what a read has to wait for.
+    StaleRead,
+    /// The commit of an object is proposed until it is taken, in whichever term, and taken whether or not
+    /// it is still asked for.
+    StaleCommit,
+    /// A replica whose log is gone goes on as the one that it was.
+    IncarnationReused,
+    /// An answer to what was relayed is given to who waits next, too.
+    AnsweredTwice,
 }
 
 /// The bug of this node, if it has one.
@@ -42,5 +55,16 @@ impl Planted {
     #[cfg(not(feature = "builtin-bugs"))]
     pub(crate) const fn is(self, _: BuiltinBug) -> bool {
         false
+    }
+
+    /// The state of a shard of this node.
+    #[cfg(feature = "builtin-bugs")]
+    pub(crate) fn plant(self, state: ShardState) -> ShardState {
+        state.with_unplanned_commits(self.is(BuiltinBug::StaleCommit))
+    }
+
+    #[cfg(not(feature = "builtin-bugs"))]
+    pub(crate) fn plant(self, state: ShardState) -> ShardState {
+        state
     }
 }

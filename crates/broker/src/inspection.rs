@@ -1,6 +1,7 @@
 //! What can be seen of a node's replicas from outside, for tests that compare them.
 
 use bytes::Bytes;
+use railgun_log::Vote;
 use railgun_types::{EntryId, ReplicaId, ShardId};
 use sha2::{Digest, Sha256};
 
@@ -23,11 +24,20 @@ pub struct ReplicaState {
     pub applied: Option<EntryId>,
     /// The last entry that is known to be committed.
     pub committed: Option<EntryId>,
+    /// What Raft was told is durable: a vote, and the last entry that was appended under it.
+    pub flushed: Option<(Vote, Option<EntryId>)>,
+    /// The last vote, durable or not.
+    pub vote: Option<Vote>,
+    /// The last entry of the log, durable or not.
+    pub last: Option<EntryId>,
+    /// Replicas that count for a majority.
+    pub voters: Vec<ReplicaId>,
 }
 
 impl ReplicaState {
     pub(crate) fn of(shard: ShardId, local: &LocalReplica) -> Self {
         let (leader, metrics) = (local.raft.leader().state(), local.raft.metrics());
+        let log = local.log.state();
         Self {
             shard,
             replica: local.replica,
@@ -36,6 +46,10 @@ impl ReplicaState {
             serving: leader.serving,
             applied: metrics.applied,
             committed: metrics.committed,
+            flushed: local.raft.flushed(),
+            vote: log.vote,
+            last: log.last,
+            voters: metrics.voters,
         }
     }
 }

@@ -67,6 +67,14 @@ impl LogOptions {
 pub enum BuiltinBug {
     /// Callbacks run after the write, before the fdatasync.
     CallbackBeforeSync,
+    /// With those of a synced batch run the callbacks of appends that wait behind it.
+    CallbackOfLater,
+    /// A vote is called back and never written.
+    VoteNotWritten,
+    /// A vote goes into a batch of its own, before what was queued ahead of it.
+    VoteOvertakes,
+    /// An fdatasync that fails is taken for one that succeeds.
+    SyncErrorIgnored,
     /// Recovery cuts at any bad spot, without asking whether it was once synced.
     RotAsTorn,
     /// Recovery leaves the header of a torn batch in place.

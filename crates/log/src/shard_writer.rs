@@ -194,6 +194,9 @@ impl ShardWriter {
         }
         let mut inner = self.shared.inner.lock();
         self.backlog.append(&mut inner.queue);
+        if self.options.has_bug(BuiltinBug::VoteOvertakes) {
+            bring_votes_forward(&mut self.backlog);
+        }
         if std::mem::take(&mut inner.committed_dirty) {
             self.committed = inner.image.committed;
         }
@@ -312,7 +315,10 @@ impl ShardWriter {
 
     /// Syncs the written batch and calls back.
     pub(crate) fn sync(&mut self, now: Duration) -> Result<(), DiskFailure> {
-        self.current.file.sync_data().attempt("sync", &self.current.path)?;
+        let synced = self.current.file.sync_data().attempt("sync", &self.current.path);
+        if !self.options.has_bug(BuiltinBug::SyncErrorIgnored) {
+            synced?;
+        }
         let Some(crc) = self.pending.sealed.take() else { return Ok(()) };
         self.unmarked = !self.batch.is_mark();
         self.last_crc = crc;
@@ -323,6 +329,9 @@ impl ShardWriter {
         self.batch.release();
         let pending = std::mem::take(&mut self.pending);
         pending.dones.into_iter().for_each(|done| done(Ok(())));
+        if self.options.has_bug(BuiltinBug::CallbackOfLater) {
+            self.backlog.iter_mut().for_each(call_back_early);
+        }
         Ok(())
     }
 
@@ -381,5 +390,19 @@ impl ShardWriter {
         let backlog = std::mem::take(&mut self.backlog);
         let waiting = put_off.into_iter().chain(backlog).chain(queued).filter_map(Op::into_done);
         pending.dones.into_iter().chain(waiting).for_each(|done| done(Err(error.clone())));
+    }
+}
+
+/// See [`BuiltinBug::VoteOvertakes`].
+fn bring_votes_forward(backlog: &mut VecDeque<Op>) {
+    let is_vote = |op: &Op| matches!(op, Op::Vote { .. });
+    let (votes, others): (Vec<_>, Vec<_>) = backlog.drain(..).partition(is_vote);
+    backlog.extend(votes.into_iter().chain(others));
+}
+
+/// See [`BuiltinBug::CallbackOfLater`].
+fn call_back_early(op: &mut Op) {
+    if let Op::Append { done, .. } = op {
+        std::mem::replace(done, Box::new(|_| {}))(Ok(()));
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::{AsyncRuntime, Config, Raft, ReadPolicy, SnapshotPolicy};
-use railgun_log::{MAX_PAYLOAD_BYTES, ShardLog};
+use railgun_log::{MAX_PAYLOAD_BYTES, ShardLog, Vote};
 use railgun_types::{EntryId, ReplicaId, ShardId};
 use tokio::sync::Semaphore;
 
@@ -21,7 +21,7 @@ use crate::metrics::ShardMetrics;
 use crate::network::Network;
 use crate::peers::PeerNetwork;
 use crate::proposal::{Proposal, Responder, UnappliedSink};
-use crate::raft_types::{Command, LogId, Peer, Types, to_entry_id, to_log_id};
+use crate::raft_types::{Command, LogId, Peer, Types, to_entry_id, to_log_id, to_log_vote};
 use crate::runtime::Runtime;
 use crate::supervisor::{Failure, Supervisor};
 use crate::watch::{self, Receiver};
@@ -352,6 +352,14 @@ impl RaftShard {
             }
             metrics.changed().await.map_err(|_| ShardStopped)?;
         }
+    }
+
+    /// What Raft was told is durable: a vote, and with it the last entry that was appended under it, if
+    /// one was. `None` before there was anything. For tests that look at the disk.
+    #[must_use]
+    pub fn flushed(&self) -> Option<(Vote, Option<EntryId>)> {
+        let flushed = self.inner.raft.watch_log_progress().get()?;
+        Some((to_log_vote(&flushed.vote), flushed.last_log_id.as_ref().map(to_entry_id)))
     }
 
     /// Where the replica stands. May be a moment behind what other methods have just told.

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 use super::reserve::Reserve;
 use super::transfer::{Received, Sent, failed, is_received, received_name};
+use crate::builtin_bug::{BuiltinBug, Planted};
 
 /// Checkpoints kept above the current snapshot.
 const KEPT_MAX: usize = 16;
@@ -91,6 +92,7 @@ pub(crate) struct CheckpointStore {
     passed_over: watch::Sender<BTreeSet<EntryId>>,
     /// Snapshots of other replicas that were begun to be received in this life.
     received: AtomicU64,
+    planted: Planted,
 }
 
 /// A file in the directory, by its name.
@@ -157,10 +159,15 @@ impl CheckpointStore {
             lost_newest: AtomicBool::new(false),
             passed_over: watch::channel(BTreeSet::new()).0,
             received: AtomicU64::new(0),
+            planted: Planted::default(),
         };
         store.remove_received();
         store.hold_reserve();
         Ok(store)
+    }
+
+    pub(crate) fn with_planted(self, planted: Planted) -> Self {
+        Self { planted, ..self }
     }
 
     fn remove_received(&self) {
@@ -460,6 +467,7 @@ impl SnapshotSource for CheckpointStore {
     }
 
     fn promote(&self, upto: u64) -> Result<Snapshot, SnapshotError> {
+        let upto = if self.planted.is(BuiltinBug::SnapshotAboveFloor) { u64::MAX } else { upto };
         // A name that may not be durable is nothing to purge a log on.
         self.check_failure().map_err(as_snapshot_error)?;
         let entries = self.entries().map_err(as_snapshot_error)?;

@@ -241,6 +241,7 @@ impl Broker {
             others: others.as_ref().map(|others| {
                 routing::Others::new(others.peers.clone(), addresses.clone(), placements)
             }),
+            planted,
         };
         if let Some(clocks) = clocks {
             let asking = cancel.clone().run_until_cancelled_owned(clocks.run(addresses));

@@ -118,6 +118,7 @@ impl Starter {
             return Ok(log);
         }
         let begun = match (self.begun(shard) == Some(replica), log.state().vote) {
+            (true, None) if self.planted.is(BuiltinBug::IncarnationReused) => Ok(()),
             (true, None) => Err(StartError::LostLog { shard, replica }),
             (true, Some(_)) => Ok(()),
             (false, vote) => self.begin_life(&log, (shard, replica), vote.is_some()).await,
@@ -162,7 +163,7 @@ impl Starter {
         let check: Check = Box::new(move |bytes| checkpoint::check(cluster, shard, bytes));
         let (disk, kept_bytes_max) = (Arc::clone(&self.disk), hot_bytes_max / KEPT_PART);
         let store = CheckpointStore::open(disk, dir.clone(), kept_bytes_max, check);
-        let store = store.map_err(|error| restore(&error))?;
+        let store = store.map_err(|error| restore(&error))?.with_planted(self.planted);
         let Newest { whole: newest, damaged } =
             store.newest(decode).map_err(|error| restore(&error))?;
         let (whole, purged) = (newest.as_ref().map(|(id, _)| *id), log.state().last_purged);
@@ -343,6 +344,7 @@ impl Starter {
         let first = log.first_file_index().filter(|_| reaches);
         restored.state.trim_index_below(first.unwrap_or(u64::MAX));
         restored.state = restored.state.with_segment_bytes_min(self.thresholds.segment_bytes_min);
+        restored.state = self.planted.plant(restored.state);
         let applied = applied(restored.state.applied(), &restored.membership);
         let (sink, unapplied) = replica::unapplied_queue();
         let admits_all = self.planted.is(BuiltinBug::NoAdmission);
@@ -360,13 +362,14 @@ impl Starter {
         let stopping = self.cancel.child_token();
         let stop = stopping.clone();
         let (handle, to) = host.spawn(&self.actors, stopping.clone());
-        let segment_bytes_min = self.thresholds.segment_bytes_min;
+        let (segment_bytes_min, planted) = (self.thresholds.segment_bytes_min, self.planted);
         let install = Install {
             store: Arc::clone(&store),
             pool: Arc::clone(&self.pool),
             decode: Arc::new(move |bytes: &[u8]| {
                 let mut restored = decode(bytes)?;
-                restored.state = restored.state.with_segment_bytes_min(segment_bytes_min);
+                let state = restored.state.with_segment_bytes_min(segment_bytes_min);
+                restored.state = planted.plant(state);
                 Ok(restored)
             }),
             to: to.clone(),

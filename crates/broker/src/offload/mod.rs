@@ -341,13 +341,27 @@ impl Offloader {
             parts: encoded.parts.into_iter().map(|encoded| encoded.part).collect(),
         };
         tracing::debug!(%shard, %key, bytes = info.bytes, "uploaded");
-        if let Outcome::Committed(result) = self.propose(SegmentCommand::Commit(commit)).await? {
+        let committed = match self.spec.planted.is(BuiltinBug::StaleCommit) {
+            true => self.commit_in_any_term(commit).await,
+            false => self.propose(SegmentCommand::Commit(commit)).await?,
+        };
+        if let Outcome::Committed(result) = committed {
             result?;
         }
         if self.spec.planted.is(BuiltinBug::DeleteBeforeMirrored) {
             self.spec.reclaimer.reclaim(id.seal_index).await?;
         }
         Ok(())
+    }
+
+    /// See [`BuiltinBug::StaleCommit`].
+    async fn commit_in_any_term(&self, commit: ObjectCommit) -> Outcome {
+        loop {
+            match self.propose(SegmentCommand::Commit(commit.clone())).await {
+                Ok(outcome) => return outcome,
+                Err(_) => tokio::time::sleep(PAUSE_MIN).await,
+            }
+        }
     }
 
     async fn mirror(&mut self, file: &ManifestFile) -> Result<(), OffloadError> {

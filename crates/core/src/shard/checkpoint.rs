@@ -100,6 +100,8 @@ impl ShardState {
             waiting: _,
             // Of this node's version, not of the state.
             segment_bytes_min: _,
+            #[cfg(feature = "builtin-bugs")]
+                takes_unplanned: _,
         } = self;
         let ShardManifest { cluster, shard, streams: cold, objects } = manifest;
         let mut writer = CheckpointWriter::new(&Header {
@@ -186,6 +188,8 @@ impl ShardState {
                 floor,
                 waiting,
                 segment_bytes_min: SEGMENT_BYTES_MIN,
+                #[cfg(feature = "builtin-bugs")]
+                takes_unplanned: false,
             },
             membership: Bytes::copy_from_slice(header.membership),
         })

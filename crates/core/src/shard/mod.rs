@@ -123,6 +123,9 @@ pub struct ShardState {
     floor: Floor,
     waiting: Waiting,
     segment_bytes_min: u64,
+    /// See [`Self::with_unplanned_commits`].
+    #[cfg(feature = "builtin-bugs")]
+    takes_unplanned: bool,
 }
 
 /// Bytes of records and their ids that are not in the bucket yet, by how far they got.
@@ -157,6 +160,8 @@ impl ShardState {
             floor: Floor::default(),
             waiting: Waiting::default(),
             segment_bytes_min: SEGMENT_BYTES_MIN,
+            #[cfg(feature = "builtin-bugs")]
+            takes_unplanned: false,
         }
     }
 

@@ -2,10 +2,11 @@
 
 use railgun_types::{EntryId, Offset, StreamUid};
 
+use super::manifest_log::ManifestLog;
 use super::offload::{PlannedRange, Planner};
 use super::{ShardState, Stream};
 use crate::command::{CommittedPart, ObjectCommit, SealScope};
-use crate::manifest::{ColdRange, ObjectId};
+use crate::manifest::{ColdRange, ObjectId, ShardManifest};
 
 /// Why an uploaded object was not taken into the manifest. Its plan stays, if there is one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +45,30 @@ fn is_in_scope(scope: SealScope, uid: StreamUid, stream: &Stream) -> bool {
     }
 }
 
+/// The part counts as its stream's next range in the bucket.
+fn take_part(
+    manifest: &mut ShardManifest,
+    manifest_log: &mut ManifestLog,
+    at: EntryId,
+    object: ObjectId,
+    part: &CommittedPart,
+) {
+    let Some(stream) = manifest.streams.get_mut(&part.stream) else { return };
+    let kept = stream.ranges.len() as u64;
+    manifest_log.stream_changed(part.stream, kept, at.index);
+    stream.digest = part.digest;
+    stream.ranges.push(ColdRange {
+        base: part.base,
+        count: part.count,
+        min_ts: part.min_ts,
+        max_ts: part.max_ts,
+        record_bytes: part.record_bytes,
+        object,
+        first_row_group: part.first_row_group,
+        first_row: part.first_row,
+    });
+}
+
 impl ShardState {
     /// Whether a seal finds anything to plan.
     pub(super) fn seals_anything(&self, scope: SealScope) -> bool {
@@ -78,7 +103,14 @@ impl ShardState {
         commit: &ObjectCommit,
     ) -> Result<(), CommitRefused> {
         let object = commit.object;
-        let plan = self.plans.get(&object).ok_or(CommitRefused::NotPlanned { object })?;
+        let Some(plan) = self.plans.get(&object) else {
+            #[cfg(feature = "builtin-bugs")]
+            if self.takes_unplanned {
+                self.take_unplanned(at, commit);
+                return Ok(());
+            }
+            return Err(CommitRefused::NotPlanned { object });
+        };
         // A stream deleted since the seal is no longer in the plan; its part is not looked at.
         // Both are in the order of streams and offsets, so that one walk finds all.
         let mut parts = commit.parts.iter();
@@ -91,26 +123,29 @@ impl ShardState {
         for (planned, part) in plan.ranges.iter().zip(parts) {
             self.floor.committed(at.index, planned.range.first_log_index);
             self.waiting.planned -= planned.range.record_bytes;
-            if let Some(stream) = self.manifest.streams.get_mut(&planned.stream) {
-                let kept = stream.ranges.len() as u64;
-                self.manifest_log.stream_changed(planned.stream, kept, at.index);
-                stream.digest = part.digest;
-                stream.ranges.push(ColdRange {
-                    base: part.base,
-                    count: part.count,
-                    min_ts: part.min_ts,
-                    max_ts: part.max_ts,
-                    record_bytes: part.record_bytes,
-                    object,
-                    first_row_group: part.first_row_group,
-                    first_row: part.first_row,
-                });
-            }
+            take_part(&mut self.manifest, &mut self.manifest_log, at, object, part);
         }
         self.manifest.objects.insert(object, info);
         self.manifest_log.object_changed(object, at.index);
         self.plans.remove(&object);
         Ok(())
+    }
+
+    /// Has the state take commits, too, of objects that no plan asks for: a bug, planted on purpose. It must
+    /// be on all replicas, and after every restart.
+    #[cfg(feature = "builtin-bugs")]
+    #[must_use]
+    pub fn with_unplanned_commits(mut self, are_taken: bool) -> Self {
+        self.takes_unplanned = are_taken;
+        self
+    }
+
+    #[cfg(feature = "builtin-bugs")]
+    fn take_unplanned(&mut self, at: EntryId, commit: &ObjectCommit) {
+        for part in &commit.parts {
+            take_part(&mut self.manifest, &mut self.manifest_log, at, commit.object, part);
+        }
+        self.manifest_log.object_changed(commit.object, at.index);
     }
 
     /// Finds the part for a planned range, behind those found before, and checks that it is that

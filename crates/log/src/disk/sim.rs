@@ -219,6 +219,18 @@ impl SimDisk {
         Some(state.inodes[inode].current.to_vec())
     }
 
+    /// Cuts a file to this length, durably. False if it is not there or not longer.
+    pub fn cut(&self, path: impl AsRef<Path>, bytes: usize) -> bool {
+        let mut state = self.state.lock();
+        let Some(inode) = state.names.lookup(path.as_ref()) else { return false };
+        state.inodes[inode].cut(bytes)
+    }
+
+    /// Loses everything below a directory, durably.
+    pub fn lose(&self, dir: impl AsRef<Path>) {
+        self.state.lock().names.lose(dir.as_ref());
+    }
+
     /// Changes one byte of a file, durably, by exclusive or with `mask`. False if it is not there.
     pub fn flip(&self, path: impl AsRef<Path>, position: usize, mask: u8) -> bool {
         let mut state = self.state.lock();

@@ -5,6 +5,7 @@ use crate::batch::{Batch, Change};
 use crate::format::batch::BatchHeader;
 use crate::format::frame::{FRAME_BYTES, Record};
 use crate::image::Purge;
+use crate::options::BuiltinBug;
 
 /// Bytes at the end of each file that only marks and purges may use, so that space can be freed, and a
 /// clean shutdown be told, also where the disk is full.
@@ -73,11 +74,14 @@ impl ShardWriter {
                     }
                     None
                 }
+                Op::Vote { .. } if self.options.has_bug(BuiltinBug::VoteNotWritten) => None,
                 Op::Vote { vote, .. } => Some(Record::Vote(*vote)),
                 Op::Truncate { kept } => Some(Record::Truncate(*kept)),
                 Op::Purge { upto } => Some(Record::Purged(*upto)),
                 Op::Retire { .. } | Op::Roll { .. } | Op::Mark { .. } | Op::Close { .. } => break,
             };
+            let is_alone = matches!(record, Some(Record::Vote(_)))
+                && self.options.has_bug(BuiltinBug::VoteOvertakes);
             if let Some(record) = record {
                 if !bounds.fit(&self.batch, FRAME_BYTES as u64) {
                     return !self.batch.is_empty();
@@ -86,6 +90,9 @@ impl ShardWriter {
                 self.pending.queued_bytes += FRAME_BYTES as u64;
             }
             self.pending.dones.extend(self.backlog.pop_front().and_then(Op::into_done));
+            if is_alone {
+                break;
+            }
         }
         if bounds.fit(&self.batch, FRAME_BYTES as u64) {
             self.push_committed();

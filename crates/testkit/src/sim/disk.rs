@@ -25,6 +25,8 @@ const CATALOG: &str = "shards/0";
 pub(super) struct Hooks {
     /// Rung when a log file is given up: removed, or renamed to be used again.
     pub(super) removed: Arc<Notify>,
+    /// Rung when a log file was synced.
+    pub(super) synced: Arc<Notify>,
     /// Syncs of log files that still succeed; the machine stops before the next one, when the batch is
     /// written. Those of mere marks do not count.
     pub(super) syncs_left: Shared<Option<u64>>,
@@ -224,6 +226,9 @@ impl DiskFile for LifeFile {
         let synced = self.disk.noted("sync", &self.path, self.file.sync_data());
         if is_batch && synced.is_ok() {
             self.disk.count_answer();
+        }
+        if is_log(&self.path) {
+            self.disk.hooks.synced.notify_one();
         }
         synced
     }

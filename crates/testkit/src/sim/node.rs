@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use railgun_broker::{Broker, BrokerSpec, ClusterSpec, LogDriver, Seams, StartError};
-use railgun_log::{CrashPlan, LogOptions, SimDisk};
+use railgun_log::{CrashPlan, Disk, LogOptions, SimDisk};
 use railgun_net::BindError;
 use railgun_net::memory::{AddrInUse, Crash as HostCrash, Disturbance, MemoryNetwork};
 use railgun_raft::Inline;
+use railgun_types::ShardId;
 use tokio::sync::Notify;
 
 use super::bucket::SimBucket;
@@ -26,6 +27,9 @@ use super::trace::Trace;
 
 /// Slowest step of a disk in good health.
 const STEP_MAX_US: u64 = 2_000;
+
+/// More replicas of a shard than a node has, one after the other.
+const LIVES_MAX: u16 = 32;
 
 /// Where nodes of a cluster listen to clients, and to each other.
 const CLIENTS: u16 = 9_400;
@@ -90,7 +94,9 @@ pub(super) struct SimNode {
     pub(super) hooks: Hooks,
     /// Of a node that is one of several.
     place: Option<Place>,
-    /// Longest step of the disk, in µs: a slow one has more.
+    /// Longest step of the disk in good health, in µs.
+    usual_step_us: u64,
+    /// Longest step of the disk now, in µs: a slow one has more.
     step_us: Shared<u64>,
     entropy: SimEntropy,
     random: Shared<Random>,
@@ -118,6 +124,7 @@ impl SimNode {
     ) -> Self {
         let hooks = Hooks {
             removed: Arc::default(),
+            synced: Arc::default(),
             syncs_left: Shared::new(None),
             answers_left: Shared::new(None),
             dial: dial.clone(),
@@ -131,6 +138,7 @@ impl SimNode {
             shape,
             bug,
             hooks,
+            usual_step_us: STEP_MAX_US,
             step_us: Shared::new(STEP_MAX_US),
             entropy: SimEntropy::new(random.fork()),
             random: Shared::new(random),
@@ -139,11 +147,21 @@ impl SimNode {
         }
     }
 
-    /// One of several nodes.
-    pub(super) fn in_cluster(self, place: Place, removed: Arc<Notify>) -> Self {
+    /// One of several nodes, of which whoever looks is told together.
+    pub(super) fn in_cluster(
+        self,
+        place: Place,
+        removed: Arc<Notify>,
+        synced: Arc<Notify>,
+    ) -> Self {
         // Points of a script are for a node alone; each counts the changes of its own disk.
-        let hooks = Hooks { cut: Cut::new(), removed, ..self.hooks };
+        let hooks = Hooks { cut: Cut::new(), removed, synced, ..self.hooks };
         Self { place: Some(place), hooks, ..self }
+    }
+
+    /// Steps of its disk usually take up to so long.
+    pub(super) fn with_usual_step(self, us: u64) -> Self {
+        Self { usual_step_us: us, step_us: Shared::new(us), ..self }
     }
 
     /// The log's settings, without planted bugs.
@@ -164,12 +182,32 @@ impl SimNode {
     }
 
     pub(super) fn log_dir(shard: u32) -> PathBuf {
-        format!("shards/{shard}/log").into()
+        Self::replica_dir(ShardId(shard), 1).join("log")
+    }
+
+    /// Where a replica of this incarnation lies.
+    pub(super) fn replica_dir(shard: ShardId, incarnation: u16) -> PathBuf {
+        match incarnation {
+            0 | 1 => format!("shards/{shard}").into(),
+            _ => format!("shards/{shard}.{incarnation}").into(),
+        }
+    }
+
+    /// Directories of the logs of the newest replicas that have begun, as the catalog's, then those of the
+    /// data shards.
+    pub(super) fn newest_log_dirs(&self, disk: &SimDisk) -> Vec<PathBuf> {
+        let has_files = |dir: &PathBuf| disk.list(dir).is_ok_and(|names| !names.is_empty());
+        let newest = |shard: u32| {
+            let dirs = (1..=LIVES_MAX).rev();
+            let mut dirs = dirs.map(|life| Self::replica_dir(ShardId(shard), life).join("log"));
+            dirs.find(has_files).unwrap_or_else(|| Self::log_dir(shard))
+        };
+        (0..=self.shape.shards).map(newest).collect()
     }
 
     /// How slow the disk is at most; `None`: as usual.
     pub(super) fn set_slowness(&self, us: Option<u64>) {
-        self.step_us.with(|now| *now = us.unwrap_or(STEP_MAX_US));
+        self.step_us.with(|now| *now = us.unwrap_or(self.usual_step_us));
     }
 
     /// Starts the node on what is on its disk.
@@ -239,6 +277,11 @@ impl SimNode {
             thresholds: self.shape.thresholds,
             builtin_bug: self.bug.and_then(Bug::of_broker),
         }
+    }
+
+    /// Loses every shard; the node knows who it is.
+    pub(super) fn lose_shards(&self) {
+        self.disk.lose("shards");
     }
 
     /// Plans where the next life is cut short.

@@ -37,10 +37,19 @@ pub enum Bug {
 }
 
 /// Bugs that a simulated cluster finds, with what they do.
-pub const CLUSTER_BUGS: [(Bug, &str); 8] = [
+pub const CLUSTER_BUGS: [(Bug, &str); 17] = [
     (Bug::Log(LogBug::CallbackBeforeSync), "ack before fsync"),
+    (Bug::Broker(BrokerBug::SnapshotAboveFloor), "snapshot above the floor"),
     (Bug::Broker(BrokerBug::PurgeAboveFloor), "purge above the floor"),
+    (Bug::Broker(BrokerBug::StaleRead), "stale leader read"),
+    (Bug::Log(LogBug::VoteNotWritten), "vote not persisted"),
+    (Bug::Log(LogBug::VoteOvertakes), "vote not ordered behind appends"),
+    (Bug::Log(LogBug::CallbackOfLater), "flush callback out of order"),
     (Bug::Broker(BrokerBug::DeleteBeforeMirrored), "delete before mirrored"),
+    (Bug::Broker(BrokerBug::StaleCommit), "commit of a stale term accepted"),
+    (Bug::Log(LogBug::SyncErrorIgnored), "EIO ignored"),
+    (Bug::Broker(BrokerBug::IncarnationReused), "incarnation reused"),
+    (Bug::Broker(BrokerBug::AnsweredTwice), "relay answered twice"),
     (Bug::Broker(BrokerBug::CommitBeforePut), "commit of what was never uploaded"),
     (Bug::Broker(BrokerBug::HoleInManifest), "hole in a manifest"),
     (Bug::Broker(BrokerBug::GapBetweenTiers), "gap between the tiers"),

@@ -97,6 +97,13 @@ impl Inode {
         self.current = Arc::clone(&self.durable);
     }
 
+    pub(super) fn cut(&mut self, bytes: usize) -> bool {
+        let is_longer = self.current.len() > bytes;
+        Arc::make_mut(&mut self.current).truncate(bytes);
+        Arc::make_mut(&mut self.durable).truncate(bytes);
+        is_longer
+    }
+
     pub(super) fn flip(&mut self, position: usize, mask: u8) -> bool {
         for bytes in [&mut self.durable, &mut self.current] {
             let Some(byte) = Arc::make_mut(bytes).get_mut(position) else { return false };

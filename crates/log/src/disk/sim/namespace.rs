@@ -124,6 +124,15 @@ impl Namespace {
         });
     }
 
+    /// Forgets what lies below a directory, and the directory.
+    pub(super) fn lose(&mut self, dir: &Path) {
+        self.pending.retain(|op| !op.dir().starts_with(dir));
+        for names in [&mut self.durable, &mut self.current] {
+            names.files.retain(|path, _| !path.starts_with(dir));
+            names.dirs.retain(|path| !path.starts_with(dir));
+        }
+    }
+
     /// Keeps the first `kept` operations that were not synced.
     pub(super) fn crash(&mut self, kept: usize) {
         for op in self.pending.drain(..).take(kept) {

@@ -136,3 +136,28 @@ fn what_a_failed_sync_drops_is_in_memory_until_memory_is_short_and_is_on_the_dis
     disk.crash(&CrashPlan::LoseAll);
     assert_eq!(disk.contents("file").expect("is there"), b"\0\0\0\0aaaa");
 }
+
+#[test]
+fn what_is_lost_or_cut_does_not_come_back() {
+    let disk = disk();
+    make_dir(&disk, "a/b".as_ref()).expect("made");
+    make_dir(&disk, "ab".as_ref()).expect("made");
+    for path in ["a/b/one", "ab/two"] {
+        let file = disk.create(path.as_ref(), 8).expect("creates");
+        write(&*file, b"aaaaaaaa", 0);
+        file.sync_data().expect("syncs");
+    }
+    disk.sync_dir("a/b".as_ref()).expect("syncs");
+    disk.sync_dir("ab".as_ref()).expect("syncs");
+    disk.lose("a");
+    assert!(disk.cut("ab/two", 3));
+    assert!(!disk.cut("ab/two", 3), "it is no longer than that");
+    for _ in 0..2 {
+        assert!(disk.list("a/b".as_ref()).is_err());
+        assert_eq!(disk.contents("a/b/one"), None);
+        assert_eq!(disk.contents("ab/two").expect("is there"), b"aaa");
+        disk.crash(&CrashPlan::KeepAll);
+    }
+    make_dir(&disk, "a/b".as_ref()).expect("made again");
+    assert_eq!(disk.list("a/b".as_ref()).expect("lists"), [""; 0]);
+}

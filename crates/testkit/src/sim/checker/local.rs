@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use railgun_core::command::{Command, CommandBody, SegmentCommand};
 use railgun_core::manifest::{ContentHash, ObjectId};
-use railgun_log::{CrashPlan, Disk, Entry, LogWriter, ShardLog, SimDisk};
-use railgun_types::ShardId;
+use railgun_log::{CrashPlan, Disk, Entry, LogWriter, ShardLog, SimDisk, Vote};
+use railgun_types::{EntryId, ReplicaId, ShardId};
 
 use super::super::history::{History, MessageId};
 use super::super::node::SimNode;
@@ -40,15 +40,14 @@ pub(super) struct Told {
 /// An entry that carries records.
 #[derive(Debug, Default)]
 pub(super) struct Appends {
+    pub(super) index: u64,
     pub(super) bytes: u64,
     pub(super) messages: Vec<MessageId>,
 }
 
 /// What every log says that is durable.
 pub(super) fn told(node: &SimNode, history: &History) -> BTreeMap<ShardId, Told> {
-    let disk = node.disk.fork();
-    disk.set_capacity(u64::MAX);
-    disk.crash(&CrashPlan::LoseAll);
+    let disk = durable(node);
     let mut found = BTreeMap::new();
     with_logs(node, &disk, |shard, log| match log {
         Ok(log) => drop(found.insert(shard, read_all(&log, history))),
@@ -63,20 +62,67 @@ fn with_logs(
     disk: &SimDisk,
     mut each: impl FnMut(ShardId, Result<ShardLog, railgun_log::OpenError>),
 ) {
-    let mut next = 0u128;
-    let uuids = move || {
-        next += 1;
-        next.to_le_bytes()
-    };
-    let writer = LogWriter::new(Arc::new(disk.clone()), Box::new(uuids));
-    let mut writer = writer.expect("nobody else has this copy of the disk");
-    for (shard, dir) in (0..).map(ShardId).zip(node.log_dirs()) {
+    let mut writer = writer_of(disk);
+    for (shard, dir) in (0..).map(ShardId).zip(node.newest_log_dirs(disk)) {
         if disk.list(&dir).is_ok() {
             let opened = writer.opener().open_shard(&dir, node.log_options());
             each(shard, opened.map(|(log, _)| log));
             writer.step(Duration::ZERO);
         }
     }
+}
+
+fn writer_of(disk: &SimDisk) -> LogWriter {
+    let mut next = 0u128;
+    let uuids = move || {
+        next += 1;
+        next.to_le_bytes()
+    };
+    let writer = LogWriter::new(Arc::new(disk.clone()), Box::new(uuids));
+    writer.expect("nobody else has this copy of the disk")
+}
+
+/// How far a replica has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Mark {
+    pub(super) vote: Option<Vote>,
+    pub(super) last: Option<EntryId>,
+}
+
+/// What the files of these replicas say that is durable. One that cannot be opened is left out: who looks
+/// at all logs tells.
+pub(super) fn marks(node: &SimNode, replicas: &[(ShardId, ReplicaId)]) -> BTreeMap<ShardId, Mark> {
+    let disk = durable(node);
+    let mut writer = writer_of(&disk);
+    let mut marks = BTreeMap::new();
+    for &(shard, replica) in replicas {
+        let home = SimNode::replica_dir(shard, replica.incarnation());
+        let opened = writer.opener().open_shard(&home.join("log"), node.log_options());
+        if let Ok((log, _)) = opened {
+            let state = log.state();
+            let last = state.last.max(snapshot(&disk, &home));
+            marks.insert(shard, Mark { vote: state.vote, last });
+        }
+        writer.step(Duration::ZERO);
+    }
+    marks
+}
+
+/// The last entry in the newest snapshot: an installed one counts for what the log has not.
+fn snapshot(disk: &SimDisk, home: &Path) -> Option<EntryId> {
+    let id_of = |name: String| {
+        let (index, term) = name.strip_suffix(".snap")?.strip_prefix('i')?.split_once("-t")?;
+        Some(EntryId { term: term.parse().ok()?, index: index.parse().ok()? })
+    };
+    disk.list(&home.join("checkpoints")).unwrap_or_default().into_iter().filter_map(id_of).max()
+}
+
+/// What a power failure would leave now, on a disk with room.
+fn durable(node: &SimNode) -> SimDisk {
+    let disk = node.disk.fork();
+    disk.set_capacity(u64::MAX);
+    disk.crash(&CrashPlan::LoseAll);
+    disk
 }
 
 fn read_all(log: &ShardLog, history: &History) -> Told {
@@ -112,7 +158,8 @@ fn read(entry: &Entry, history: &History, told: &mut Told) {
     }
     match Command::decode(entry.payload.parts()).map(|command| command.body) {
         Ok(CommandBody::Append(items)) => {
-            let mut appends = Appends { bytes: entry.payload.len() as u64, messages: Vec::new() };
+            let bytes = entry.payload.len() as u64;
+            let mut appends = Appends { index, bytes, messages: Vec::new() };
             for item in items {
                 for record in item.batch.records() {
                     match history.identify(item.stream, &record.into()) {

@@ -5,6 +5,7 @@ mod attempts;
 mod cold;
 mod kept;
 mod local;
+mod promises;
 mod quorum;
 mod replay;
 mod rot;
@@ -15,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use railgun_broker::ReplicaState;
 use railgun_core::command::ClusterSettings;
 use railgun_core::placement::shard_of;
 use railgun_types::{ClusterUid, Offset, ShardId, StreamUid};
@@ -29,8 +31,9 @@ use attempts::Attempts;
 use cold::Cold;
 use kept::Kept;
 use local::{Appends, Told};
+use promises::Promises;
 
-pub(super) use rot::Damage;
+pub(super) use rot::{Damage, Harm};
 
 /// Entries with records that a shard may have on their way into its log.
 const ENTRIES_IN_FLIGHT: usize = 8;
@@ -50,9 +53,12 @@ pub(super) struct Checker {
     cold: Shared<Option<Cold>>,
     attempts: Shared<Attempts>,
     kept: Shared<Kept>,
+    promises: Shared<Promises>,
     trace: Trace,
     /// The disk is damaged on purpose for now, and no check would pass.
     looks_away: Shared<bool>,
+    /// The node whose disk was lost or damaged, as long as the others have what it had and it has not.
+    hurt: Shared<Option<usize>>,
 }
 
 impl Checker {
@@ -60,7 +66,9 @@ impl Checker {
     pub(super) fn new(nodes: Vec<Arc<SimNode>>, history: History, trace: Trace) -> Self {
         let cold = Shared::new(Some(Cold::new(nodes[0].bucket.clone(), history.clone())));
         let (attempts, kept) = (Shared::new(Attempts::default()), Shared::new(Kept::default()));
-        Self { nodes, history, cold, attempts, kept, trace, looks_away: Shared::new(false) }
+        let promises = Shared::new(Promises::default());
+        let (looks_away, hurt) = (Shared::new(false), Shared::new(None));
+        Self { nodes, history, cold, attempts, kept, promises, trace, looks_away, hurt }
     }
 
     /// Everything acked is on the disk, as a power failure would leave it now, or in the bucket
@@ -72,15 +80,22 @@ impl Checker {
         // Another check is under way; it will see at least as much as was acked before.
         let Some(mut cold) = self.cold.with(Option::take) else { return };
         let acked = self.history.acked();
+        // Before the bucket: what goes from a log meanwhile is in the bucket then.
+        let hurt = self.hurt.with(|hurt| *hurt);
+        let nodes = self.nodes.iter().enumerate().filter(|(at, _)| hurt != Some(*at));
+        let told: Vec<_> = nodes.map(|(_, node)| local::told(node, &self.history)).collect();
         cold.look().await;
         let in_bucket: BTreeSet<_> = cold.messages().collect();
         if let [node] = &self.nodes[..] {
-            self.check_alone(node, &cold, &acked, &in_bucket);
+            self.check_alone(node, &cold, &acked, &in_bucket, &told[0]);
         } else {
-            let told = self.nodes.iter().map(|node| local::told(node, &self.history));
-            let told: Vec<_> = told.collect();
-            quorum::check(&self.history, &acked, &in_bucket, &told);
-            cold.manifests().for_each(|m| quorum::check_seals(&self.history, m, &told));
+            // The majority, less the one that is hurt.
+            let copies = self.nodes.len() / 2 + 1 - usize::from(hurt.is_some());
+            quorum::check(&self.history, &acked, &in_bucket, &told, copies);
+            quorum::check_floors(&self.history, &acked, &in_bucket, &told);
+            if hurt.is_none() {
+                cold.manifests().for_each(|m| quorum::check_seals(&self.history, m, &told));
+            }
             // What stays is not judged: where a node does not lead, it gives up its log every two seconds,
             // in which a log as small as these takes in many times its budget.
             let (held, budget) = (held(&acked, &in_bucket), self.node().shape.shard_budget());
@@ -100,14 +115,44 @@ impl Checker {
         cold: &Cold,
         acked: &[(StreamUid, Offset, MessageId)],
         in_bucket: &BTreeSet<MessageId>,
+        told: &BTreeMap<ShardId, Told>,
     ) {
-        let told = local::told(node, &self.history);
-        self.kept.with(|kept| kept.check(&self.history, acked, in_bucket, &told));
+        self.kept.with(|kept| kept.check(&self.history, acked, in_bucket, told));
         self.attempts.with(|attempts| {
             told.iter().for_each(|(shard, told)| attempts.take(*shard, told));
             cold.manifests().for_each(|manifest| attempts.check(manifest, &self.history));
         });
-        self.check_budget(node, acked, in_bucket, &told);
+        self.check_budget(node, acked, in_bucket, told);
+    }
+
+    /// The disk of this node is lost or damaged; `None`: all are whole.
+    pub(super) fn is_hurt(&self, at: Option<usize>) {
+        self.hurt.with(|hurt| *hurt = at);
+    }
+
+    /// Whether the disks of all other nodes have everything that was acked and is not in the bucket.
+    pub(super) async fn can_lose(&self, at: usize) -> bool {
+        let Some(mut cold) = self.cold.with(Option::take) else { return false };
+        let acked = self.history.acked();
+        let others = self.nodes.iter().enumerate().filter(|(other, _)| *other != at);
+        let told: Vec<_> = others.map(|(_, node)| local::told(node, &self.history)).collect();
+        cold.look().await;
+        let in_bucket: BTreeSet<_> = cold.messages().collect();
+        self.cold.with(|place| *place = Some(cold));
+        quorum::has_few(&acked, &in_bucket, &told, told.len()).is_none()
+    }
+
+    /// What the replicas of a node were told is durable is on its disk, and was not more before.
+    pub(super) fn check_promises(&self, at: usize, states: &[ReplicaState]) {
+        let replicas: Vec<_> = states.iter().map(|state| (state.shard, state.replica)).collect();
+        let marks = local::marks(&self.nodes[at], &replicas);
+        self.promises.with(|promises| {
+            for state in states {
+                if let Some(mark) = marks.get(&state.shard) {
+                    promises.check(&self.history, at, state, *mark);
+                }
+            }
+        });
     }
 
     /// The only node; of several, the first.
@@ -153,6 +198,11 @@ impl Checker {
     /// Damage to the disk as it is on which the node must not start.
     pub(super) fn find_rot(&self, random: &mut Random) -> Option<Damage> {
         rot::find(self.node(), random)
+    }
+
+    /// Harm to the disk of a node that is down, which it is to mend.
+    pub(super) fn find_harm(&self, at: usize, random: &mut Random) -> Option<Harm> {
+        rot::find_harm(&self.nodes[at], random)
     }
 
     /// Everything that was published is in the bucket, and a replay without a broker gives it back.

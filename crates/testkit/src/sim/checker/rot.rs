@@ -54,6 +54,64 @@ pub(super) fn find(node: &SimNode, random: &mut Random) -> Option<Damage> {
     matches!(refused, Err(Some(OpenError::Rot { .. }))).then_some(damage)
 }
 
+/// Attempts to find damage that a log cannot be opened with.
+const DRAWN_MAX: usize = 10;
+
+/// Harm to one file of a node of several, which has another replica's help. To a log only such as tells
+/// itself from a torn write: in what was not yet marked as synced it cannot.
+#[derive(Debug)]
+pub(in super::super) enum Harm {
+    Flip(Damage),
+    /// Behind its first bytes.
+    Cut(PathBuf, usize),
+}
+
+impl Harm {
+    pub(in super::super) fn strike(&self, disk: &SimDisk) {
+        match self {
+            Self::Flip(Damage { path, position, mask }) => disk.flip(path, *position, *mask),
+            Self::Cut(path, bytes) => disk.cut(path, *bytes),
+        };
+    }
+}
+
+/// Harm to the disk as it is, which must be durable.
+pub(super) fn find_harm(node: &SimNode, random: &mut Random) -> Option<Harm> {
+    let disk = copy(node);
+    let dirs = node.newest_log_dirs(&disk);
+    let is_checkpoint = random.percent(40);
+    for _ in 0..DRAWN_MAX {
+        let log = random.pick(&dirs).clone();
+        let dir = if is_checkpoint { log.with_file_name("checkpoints") } else { log.clone() };
+        let Some(harm) = draw_harm(&disk, &dir, random) else { continue };
+        let harmed = disk.fork();
+        harm.strike(&harmed);
+        let opened = open(&harmed, &log, node.log_options(), false);
+        let is_told =
+            matches!(opened, Err(Some(OpenError::Rot { .. } | OpenError::MissingFile { .. })));
+        if is_checkpoint || is_told {
+            return Some(harm);
+        }
+    }
+    None
+}
+
+fn draw_harm(disk: &SimDisk, dir: &Path, random: &mut Random) -> Option<Harm> {
+    let names = disk.list(dir).ok()?;
+    let is_read = |name: &&String| [".log", ".ckpt", ".snap"].iter().any(|end| name.ends_with(end));
+    let names: Vec<_> = names.iter().filter(is_read).collect();
+    if names.is_empty() {
+        return None;
+    }
+    let path = dir.join(random.pick(&names));
+    let end = disk.contents(&path)?.iter().rposition(|byte| *byte != 0)?;
+    let position = random.within(0..end as u64 + 1) as usize;
+    Some(match random.percent(30) {
+        true => Harm::Cut(path, position),
+        false => Harm::Flip(Damage { path, position, mask: 1 << random.within(0..8) }),
+    })
+}
+
 /// What is durable, on a disk with room.
 fn copy(node: &SimNode) -> SimDisk {
     let disk = node.disk.fork();

@@ -36,6 +36,7 @@ fn range(base: u64, count: u64) -> ColdRange {
 
 fn told(appends: &[(u64, &[MessageId])]) -> Told {
     let entry = |(bytes, messages): &(u64, &[MessageId])| Appends {
+        index: 0,
         bytes: *bytes,
         messages: messages.to_vec(),
     };
@@ -75,12 +76,31 @@ fn what_was_acked_is_on_a_majority_of_disks() {
         let in_bucket = in_bucket.iter().copied().collect();
         // The same entry twice, as a repetition leaves it, is one copy.
         let of_node = |ids: &[MessageId]| BTreeMap::from([(SHARD, told(&[(1, ids), (1, ids)]))]);
-        broken(|history| quorum::check(history, &acked, &in_bucket, &logged.map(of_node)))
+        broken(|history| quorum::check(history, &acked, &in_bucket, &logged.map(of_node), 2))
     };
     assert_eq!(check(&[], [&[0, 1], &[0], &[1, 2]]), [""; 0]);
     assert_eq!(check(&[], [&[0, 1], &[0], &[]]), ["PS-1"]);
     assert_eq!(check(&[1], [&[0, 1], &[0], &[]]), [""; 0]);
     assert_eq!(check(&[1], [&[0], &[], &[]]), ["PS-1"]);
+}
+
+#[test]
+fn what_a_replica_has_given_up_is_in_the_bucket() {
+    let acked = [0, 1].map(|id| (STREAM, Offset(id), id));
+    // Message 0 is in entries 3 and 7, as it was sent again, message 1 in entry 5.
+    let entry = |index, id| Appends { index, bytes: 1, messages: vec![id] };
+    let appends = || vec![entry(3, 0), entry(5, 1), entry(7, 0)];
+    let check = |in_bucket: &[MessageId], purged: [Option<u64>; 2]| {
+        let in_bucket = in_bucket.iter().copied().collect();
+        let whole = Told { purged: purged[0], appends: appends(), ..Told::default() };
+        let other = Told { purged: purged[1], ..Told::default() };
+        let told = [whole, other].map(|told| BTreeMap::from([(SHARD, told)]));
+        broken(|history| quorum::check_floors(history, &acked, &in_bucket, &told))
+    };
+    assert_eq!(check(&[], [Some(2), Some(4)]), [""; 0]);
+    assert_eq!(check(&[], [Some(2), Some(5)]), ["I11"]);
+    assert_eq!(check(&[1], [Some(5), Some(6)]), [""; 0]);
+    assert_eq!(check(&[1], [Some(7), None]), ["I11"]);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::super::faults::failing_op;
 use super::super::random::Random;
 
 /// What everything that strikes a cluster is counted under.
-pub const CLUSTER_FAULTS: [&str; 17] = [
+pub const CLUSTER_FAULTS: [&str; 21] = [
     "crash",
     "crash before a sync",
     "power cut of all",
@@ -23,12 +23,19 @@ pub const CLUSTER_FAULTS: [&str; 17] = [
     "no bucket",
     "full disk",
     "disk error",
+    "lost disk",
     "slow disk",
     "clock jump",
+    "transfer",
+    "drained node",
+    "damaged disk",
 ];
 
 /// A roll of the dice for each.
-const ROLLS: [u64; 17] = [0, 10, 20, 23, 28, 32, 42, 52, 57, 64, 68, 71, 79, 83, 88, 91, 96];
+const ROLLS: [u64; 21] =
+    [0, 10, 20, 23, 28, 32, 42, 52, 57, 64, 68, 71, 79, 83, 88, 91, 96, 101, 105, 113, 116];
+/// Behind the last of them.
+const ROLLS_END: u64 = 120;
 
 /// A year, in µs.
 const YEAR_US: u64 = 365 * 24 * 3_600 * 1_000_000;
@@ -68,10 +75,18 @@ pub(super) enum Fault {
     DiskFull { node: At, time: Duration },
     /// An operation of this kind fails.
     DiskError { node: At, op: railgun_log::SimOp, after: u64, down: Duration },
+    /// A node is back without its shards; not before the others have everything that it had.
+    LostDisk { node: At, down: Duration },
+    /// A node is back with a file of a shard that is not what was written, on the same condition.
+    DamagedDisk { node: At, down: Duration },
     /// Steps of a disk take this long.
     SlowDisk { node: At, us: u64, time: Duration },
     /// A node's clock is set to this much beside the truth.
     Clock { node: At, us: i64 },
+    /// An operator has a shard led by a node.
+    Transfer { shard: u32, node: At },
+    /// An operator drains a node, and takes that back.
+    Drained { node: At, time: Duration },
 }
 
 impl Fault {
@@ -94,19 +109,23 @@ impl Fault {
             Self::DiskFull { .. } => "full disk",
             Self::DiskError { .. } => "disk error",
             Self::SlowDisk { .. } => "slow disk",
+            Self::LostDisk { .. } => "lost disk",
             Self::Clock { .. } => "clock jump",
+            Self::Transfer { .. } => "transfer",
+            Self::Drained { .. } => "drained node",
+            Self::DamagedDisk { .. } => "damaged disk",
         }
     }
 
     pub(super) fn draw(random: &mut Random) -> Self {
-        let roll = random.within(0..100);
+        let roll = random.within(0..ROLLS_END);
         Self::of(roll, random)
     }
 
     /// The first ones of a run, so that a few runs with consecutive seeds see everything.
-    pub(super) fn first(seed: u64, random: &mut Random) -> [Self; 5] {
-        let place = |at: u64| (seed.wrapping_mul(5).wrapping_add(at) % ROLLS.len() as u64) as usize;
-        [0, 1, 2, 3, 4].map(|at| Self::of(ROLLS[place(at)], random))
+    pub(super) fn first(seed: u64, random: &mut Random) -> [Self; 6] {
+        let place = |at: u64| (seed.wrapping_mul(6).wrapping_add(at) % ROLLS.len() as u64) as usize;
+        [0, 1, 2, 3, 4, 5].map(|at| Self::of(ROLLS[place(at)], random))
     }
 
     fn of(roll: u64, random: &mut Random) -> Self {
@@ -149,7 +168,7 @@ impl Fault {
                 Self::DiskError { node, op, after: random.within(0..20), down }
             }
             91..96 => Self::SlowDisk { node, us: random.within(5_000..150_000), time },
-            _ => {
+            96..101 => {
                 // Far ahead, it would have the shards it leads forget producers: nothing keeps a node
                 // from leading whose clock is wrong.
                 let ahead = random.percent(50);
@@ -158,6 +177,10 @@ impl Fault {
                 let us = i64::try_from(random.within(1..most)).unwrap_or(i64::MAX);
                 Self::Clock { node, us: if ahead { us } else { -us } }
             }
+            101..105 => Self::LostDisk { node, down: some_ms(random, 3_000) },
+            105..113 => Self::Transfer { shard: random.within(0..3) as u32, node },
+            113..116 => Self::Drained { node, time },
+            _ => Self::DamagedDisk { node, down: some_ms(random, 3_000) },
         }
     }
 }

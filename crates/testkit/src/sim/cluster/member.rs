@@ -125,6 +125,14 @@ impl Member {
         };
     }
 
+    /// When it serves or is on its way down.
+    pub(super) fn life(&self) -> Option<&Life> {
+        match &self.state {
+            State::Up(life) | State::Stopping(life, _) => Some(life),
+            State::Down | State::Starting(_) => None,
+        }
+    }
+
     /// When it serves.
     pub(super) fn up(&self) -> Option<&Life> {
         match &self.state {

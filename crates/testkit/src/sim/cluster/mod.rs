@@ -4,7 +4,9 @@
 //! replicas are compared with each other.
 
 mod faults;
+mod harm;
 mod member;
+mod operator;
 mod replicas;
 mod wires;
 
@@ -31,6 +33,7 @@ use super::world::{FINISH_PATIENCE, Report, in_virtual_time, watch};
 pub use faults::CLUSTER_FAULTS;
 use faults::{At, Fault};
 use member::{Member, News};
+use operator::Operator;
 use replicas::Replicas;
 use wires::{Way, Wires, both};
 
@@ -48,6 +51,10 @@ const START_PATIENCE: Duration = Duration::from_secs(30);
 const LEADER_PATIENCE: Duration = Duration::from_secs(5);
 /// Time in which all replicas must be the same when nothing is wrong and nothing is asked any more.
 const AGREE_PATIENCE: Duration = Duration::from_secs(20);
+/// In so many turns of all that have something to do, Raft learns what has become durable.
+const TURNS: u32 = 16;
+/// How often a disk is compared with what its replicas were told, besides whenever they have voted.
+const LOOK_PERCENT: u64 = 2;
 /// A node may refuse to start for what was wrong until so long ago.
 const EXCUSED: Duration = Duration::from_secs(15);
 
@@ -68,6 +75,7 @@ enum Lasting {
     Bucket,
     DiskFull(At),
     SlowDisk(At),
+    Drained(At),
 }
 
 #[derive(Debug)]
@@ -83,6 +91,9 @@ struct ClusterWorld {
     usual_delay_us: u64,
     dial: SimDial,
     lasting: Vec<(Duration, Lasting)>,
+    operator: Operator,
+    /// The node that has not yet again what it lost.
+    lost: Option<At>,
     /// Something was wrong then.
     ill_at: Duration,
     history: History,
@@ -108,19 +119,24 @@ impl ClusterWorld {
         trace.note(format_args!("seed {seed}: {shape:?}"));
         let bucket = SimBucket::new(shape.conditions, random.fork(), trace.clone());
         let (network, disturbance) = MemoryNetwork::disturbed(random.next());
-        let removed = Arc::new(Notify::new());
+        let (removed, synced) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        // With slow disks something is on its way to one of them whenever a shard changes its leader.
+        let step_us = *random.pick(&[2_000, 2_000, 20_000]);
         let member = |number| {
             let place = Place { number, nodes: NODES, disturbance: disturbance.clone() };
             let dial = SimDial::to_node(network.clone(), CLIENTS);
             let (shape, trace) = (shape.clone(), trace.of_node(number));
             let node = SimNode::new(shape, options.bug, bucket.clone(), dial, random.fork(), trace);
-            Member::new(node.in_cluster(place, Arc::clone(&removed)))
+            let node = node.with_usual_step(step_us);
+            Member::new(node.in_cluster(place, Arc::clone(&removed), Arc::clone(&synced)))
         };
         let members: Vec<_> = (1..=NODES).map(member).collect();
         let history = History::new(trace.clone());
         let nodes: Vec<_> = members.iter().map(|member| Arc::clone(&member.node)).collect();
         let checker = Checker::new(nodes, history.clone(), trace.clone());
         let servers: Vec<_> = (1..=NODES).map(Place::clients_of).collect();
+        let dial = SimDial::to_servers(network, CLIENTS, &servers);
+        let operator = Operator::new(dial.clone(), random.fork(), trace.clone());
         Self {
             seed,
             usual_delay_us: random.within(50..3_000),
@@ -130,8 +146,10 @@ impl ClusterWorld {
             bucket,
             wires: Wires::new(disturbance.clone()),
             disturbance,
-            dial: SimDial::to_servers(network, CLIENTS, &servers),
+            dial,
             lasting: Vec::new(),
+            operator,
+            lost: None,
             ill_at: Duration::ZERO,
             replicas: Replicas::new(history.clone()),
             history,
@@ -241,16 +259,52 @@ impl ClusterWorld {
                 self.lives += 1;
             }
         }
-        tokio::time::sleep(Duration::from_micros(self.random.within(1_000..40_000))).await;
+        self.pass_moment().await;
         for at in 0..self.members.len() {
             let news = self.members[at].news().await;
             self.on_news(at, news).await;
         }
         self.end_what_is_over();
+        self.look_for_what_was_lost();
         let lives: Vec<_> = self.members.iter().map(Member::up).collect();
-        self.replicas.look(&lives);
+        for (at, life) in lives.iter().enumerate() {
+            if let Some(life) = life
+                && self.random.percent(LOOK_PERCENT)
+            {
+                self.checker.check_promises(at, &life.broker.replica_states());
+            }
+        }
         self.replicas.compare(self.trace.elapsed(), &lives).await;
         self.tell_health();
+    }
+
+    async fn pass_moment(&mut self) {
+        let us = self.random.within(1_000..40_000);
+        let end = tokio::time::sleep(Duration::from_micros(us));
+        let mut end = std::pin::pin!(end);
+        // All nodes tell when a log was synced.
+        let synced = Arc::clone(&self.members[0].node.hooks.synced);
+        loop {
+            tokio::select! {
+                biased;
+                () = synced.notified() => self.look_who_voted().await,
+                () = &mut end => break,
+            }
+        }
+        self.look_who_voted().await;
+    }
+
+    /// Who leads; and whether what a vote comes after is durable when the vote is, before anything else is.
+    async fn look_who_voted(&mut self) {
+        for _ in 0..TURNS {
+            tokio::task::yield_now().await;
+        }
+        let lives: Vec<_> = self.members.iter().map(Member::up).collect();
+        for at in self.replicas.look(&lives) {
+            if let Some(life) = lives[at] {
+                self.checker.check_promises(at, &life.broker.replica_states());
+            }
+        }
     }
 
     async fn on_news(&mut self, at: At, news: News) {
@@ -298,6 +352,9 @@ impl ClusterWorld {
 
     async fn crash(&mut self, at: At, how: HostCrash, plan: &CrashPlan, back_at: Duration) {
         self.note(at, format_args!("crashes: {how:?}, {plan:?}"));
+        if let Some(life) = self.members[at].life() {
+            self.checker.check_promises(at, &life.broker.replica_states());
+        }
         self.members[at].crash(how, plan, back_at).await;
     }
 
@@ -402,7 +459,14 @@ impl ClusterWorld {
                 self.members[node].node.set_slowness(Some(us));
                 self.last(Lasting::SlowDisk(node), time);
             }
+            Fault::LostDisk { node, down } => self.lose_disk(node, down).await,
+            Fault::DamagedDisk { node, down } => self.damage_disk(node, down).await,
             Fault::Clock { node, us } => self.members[node].node.clock.set_off(us),
+            Fault::Transfer { shard, node } => self.operator.transfer(shard, node),
+            Fault::Drained { node, time } => {
+                self.operator.drain(node, true);
+                self.last(Lasting::Drained(node), time);
+            }
         }
         self.ill_at = self.trace.elapsed();
         self.tell_health();
@@ -419,7 +483,8 @@ impl ClusterWorld {
         self.lasting.iter().any(|(_, lasting)| match (fault, lasting) {
             (Fault::Delays { .. }, Lasting::Delayed)
             | (Fault::Bucket { .. }, Lasting::Bucket)
-            | (Fault::DiskFull { .. }, Lasting::DiskFull(_)) => true,
+            | (Fault::DiskFull { .. }, Lasting::DiskFull(_))
+            | (Fault::Drained { .. }, Lasting::Drained(_)) => true,
             (Fault::SlowDisk { node, .. }, Lasting::SlowDisk(at)) => node == at,
             _ => false,
         })
@@ -455,12 +520,14 @@ impl ClusterWorld {
             Lasting::Bucket => self.bucket.set_weather(Weather::Fair),
             Lasting::DiskFull(at) => self.members[at].node.disk.set_capacity(u64::MAX),
             Lasting::SlowDisk(at) => self.members[at].node.set_slowness(None),
+            Lasting::Drained(at) => self.operator.drain(at, false),
         }
     }
 
     /// What is wrong now excuses what clients are told.
     fn tell_health(&mut self) {
         let is_ill = !self.lasting.is_empty()
+            || self.lost.is_some()
             || self.members.iter().any(|member| member.up().is_none() || member.hurt.is_some());
         if is_ill {
             self.ill_at = self.trace.elapsed();
@@ -499,6 +566,7 @@ impl ClusterWorld {
     /// Reads everything through every node, brings it to the bucket, reads it there; the history must
     /// be whole then.
     async fn judge(&mut self) {
+        self.mend().await;
         self.agree().await;
         // Publishers that were left give up what they still have.
         self.pass(Duration::from_secs(60)).await;

@@ -1,10 +1,11 @@
 //! What replicas say of themselves, compared: at most one leads in a term, and those that have applied
 //! the same entries are the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use railgun_broker::StateDigest;
+use railgun_log::Vote;
 use railgun_types::{EntryId, ReplicaId, ShardId};
 
 use super::super::history::History;
@@ -21,6 +22,8 @@ pub(super) struct Replicas {
     history: History,
     /// Who was seen to lead.
     leaders: BTreeMap<(ShardId, u64), ReplicaId>,
+    /// The last durable vote on each node.
+    votes: BTreeMap<(ShardId, usize), Option<Vote>>,
     /// By the last entry in the state: its hash, and on which node that was seen first.
     hashes: BTreeMap<(ShardId, EntryId), (u64, usize)>,
     /// As each node said last.
@@ -33,21 +36,28 @@ impl Replicas {
         Self {
             history,
             leaders: BTreeMap::new(),
+            votes: BTreeMap::new(),
             hashes: BTreeMap::new(),
             last: BTreeMap::new(),
             compared_at: Duration::ZERO,
         }
     }
 
-    /// Who leads, and who says who leads.
-    pub(super) fn look(&mut self, lives: &[Option<&Life>]) {
-        for life in lives.iter().flatten() {
-            for state in life.broker.replica_states() {
+    /// Who leads, and who says who leads. The nodes on which a vote has become durable since.
+    pub(super) fn look(&mut self, lives: &[Option<&Life>]) -> BTreeSet<usize> {
+        let mut voted = BTreeSet::new();
+        for (at, life) in lives.iter().enumerate() {
+            for state in life.iter().flat_map(|life| life.broker.replica_states()) {
                 if let Some(leader) = state.leader {
                     self.leads(state.shard, state.term, leader);
                 }
+                let vote = state.flushed.map(|(vote, _)| vote);
+                if self.votes.insert((state.shard, at), vote) != Some(vote) {
+                    voted.insert(at);
+                }
             }
         }
+        voted
     }
 
     fn leads(&mut self, shard: ShardId, term: u64, leader: ReplicaId) {

@@ -22,6 +22,13 @@ pub(super) async fn run(actor: Actor) {
                         let how = format_args!("{name} is {}, not {stream}", told.uid);
                         actor.history.violated("identity", how);
                     }
+                    let next = told.next_offset;
+                    if next < acked {
+                        let how = format_args!(
+                            "{name} is told to end at {next}, {acked} was acked before"
+                        );
+                        actor.history.violated("CL-4", how);
+                    }
                 }),
                 3 => admin.list_all_streams("orders.").await.map(|listed| {
                     if listed.len() != actor.streams.len() {

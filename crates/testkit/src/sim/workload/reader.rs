@@ -50,7 +50,7 @@ async fn read_some(actor: &Actor, client: &railgun_client::Client) {
         let how = format_args!("stream {stream} is read as {}", subscription.stream_uid());
         actor.history.violated("identity", how);
     }
-    check_start(actor, stream, start, &subscription);
+    check_start(actor, stream, start, acked, &subscription);
     let patience = Duration::from_millis(if to_end { 600_000 } else { actor.draw(10..8_000) });
     let reading = read_all(actor, subscription, stream);
     match tokio::time::timeout(patience, reading).await {
@@ -68,8 +68,20 @@ async fn read_some(actor: &Actor, client: &railgun_client::Client) {
 }
 
 /// A start is where SEMANTICS §3 says.
-fn check_start(actor: &Actor, stream: StreamUid, start: StartPosition, opened: &Subscription) {
+fn check_start(
+    actor: &Actor,
+    stream: StreamUid,
+    start: StartPosition,
+    acked: Offset,
+    opened: &Subscription,
+) {
     let (at, next) = (opened.position(), opened.bounds_at_open().1);
+    // The others may be told of a moment ago (CL-4).
+    let is_current = matches!(start, StartPosition::Latest | StartPosition::Last(_));
+    if is_current && next < acked {
+        let how = format_args!("{start:?} of {stream} is of {next}, {acked} was acked before");
+        actor.history.violated("CL-4", how);
+    }
     if !is_start(start, at, next, |offset| actor.history.time_of(stream, offset)) {
         let how = format_args!("{start:?} of {stream}, which goes to {next}, began at {at}");
         actor.history.violated("start", how);

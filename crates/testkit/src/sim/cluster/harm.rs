@@ -1,0 +1,98 @@
+//! Harm to what lies on a disk: to that of one node at a time, while the others have all that was acked. The
+//! node mends it by itself, and may be harmed again when it has.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use railgun_log::CrashPlan;
+use railgun_net::memory::Crash as HostCrash;
+
+use super::faults::At;
+use super::member::Member;
+use super::{ClusterWorld, DATA_SHARDS, NODES};
+
+/// Time in which what was lost is replaced when nothing else is wrong.
+const MEND_PATIENCE: Duration = Duration::from_secs(60);
+/// Moments at which the others are asked whether they have everything: under load they lack what has just
+/// been acked.
+const ASKED_MAX: usize = 100;
+
+impl ClusterWorld {
+    /// A node's shards are gone, and it is back after a while.
+    pub(super) async fn lose_disk(&mut self, at: At, down: Duration) {
+        if !self.may_be_harmed(at).await {
+            return;
+        }
+        self.be_harmed(at);
+        let back_at = self.trace.elapsed() + down;
+        self.crash(at, HostCrash::Silent, &CrashPlan::LoseAll, back_at).await;
+        self.members[at].node.lose_shards();
+        self.note(at, format_args!("has lost its shards"));
+    }
+
+    /// What lies on a node's disk is not what was written, when it is back.
+    pub(super) async fn damage_disk(&mut self, at: At, down: Duration) {
+        if !self.may_be_harmed(at).await {
+            return;
+        }
+        self.be_harmed(at);
+        let back_at = self.trace.elapsed() + down;
+        self.crash(at, HostCrash::Silent, &CrashPlan::LoseAll, back_at).await;
+        if let Some(harm) = self.checker.find_harm(at, &mut self.random) {
+            self.note(at, format_args!("is harmed: {harm:?}"));
+            harm.strike(&self.members[at].node.disk);
+        }
+    }
+
+    fn be_harmed(&mut self, at: At) {
+        self.lost = Some(at);
+        self.checker.is_hurt(self.lost);
+    }
+
+    /// Waits until every node has everything again; whether the others have all that this one has.
+    async fn may_be_harmed(&mut self, at: At) -> bool {
+        self.be_quiet().await;
+        self.mend().await;
+        for _ in 0..ASKED_MAX {
+            if !self.history.is_sound() {
+                return false;
+            }
+            if self.is_whole() && self.checker.can_lose(at).await {
+                return true;
+            }
+            self.step().await;
+        }
+        self.note(at, format_args!("has what the others lack, and keeps it"));
+        false
+    }
+
+    /// Soon every shard has all its replicas.
+    pub(super) async fn mend(&mut self) {
+        let complaint = "nothing is wrong, and a shard lacks a replica";
+        self.wait_for(complaint, MEND_PATIENCE, Self::is_whole).await;
+    }
+
+    /// Whether every node has a replica of every shard, and all of them vote.
+    fn is_whole(&mut self) -> bool {
+        let lives: Vec<_> = self.members.iter().filter_map(Member::up).collect();
+        let states: Vec<_> = lives.iter().flat_map(|life| life.broker.replica_states()).collect();
+        lives.len() == usize::from(NODES)
+            && (0..=DATA_SHARDS).all(|shard| {
+                let of_shard = || states.iter().filter(|state| state.shard.0 == shard);
+                let replicas: BTreeSet<_> = of_shard().map(|state| state.replica).collect();
+                let voters = |voters: &[_]| voters.iter().copied().collect::<BTreeSet<_>>();
+                replicas.len() == usize::from(NODES)
+                    && of_shard().all(|state| voters(&state.voters) == replicas)
+            })
+    }
+
+    pub(super) fn look_for_what_was_lost(&mut self) {
+        if let Some(at) = self.lost
+            && self.is_whole()
+        {
+            self.note(at, format_args!("has everything again"));
+            self.lost = None;
+            self.checker.is_hurt(None);
+        }
+    }
+}
