@@ -225,8 +225,9 @@ fn no_more_is_let_in_than_the_hot_budget_allows() {
     const BUDGET: u64 = 100 << 10;
     // Entries of a tenth of the budget, of which those from `first` on are not in the bucket.
     let check = |entries: u64, first: u64| {
-        let appends: Vec<_> =
-            (0..entries).map(|id| Appends { bytes: BUDGET / 10, messages: vec![id] }).collect();
+        let appends: Vec<_> = (0..entries)
+            .map(|id| Appends { index: id, bytes: BUDGET / 10, messages: vec![id] })
+            .collect();
         let held = (first..entries).collect();
         broken(|history| check_admission(history, SHARD, BUDGET, &appends, &held))
     };

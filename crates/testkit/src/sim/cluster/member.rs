@@ -133,6 +133,11 @@ impl Member {
         }
     }
 
+    /// Whether it is on its way up.
+    pub(super) fn is_starting(&self) -> bool {
+        matches!(self.state, State::Starting(_))
+    }
+
     /// When it serves.
     pub(super) fn up(&self) -> Option<&Life> {
         match &self.state {

@@ -212,8 +212,17 @@ impl ClusterWorld {
     fn has_leaders(&mut self) -> bool {
         let lives: Vec<_> = self.members.iter().filter_map(Member::up).collect();
         let states: Vec<_> = lives.iter().flat_map(|life| life.broker.replica_states()).collect();
-        let leads = |shard: u32| states.iter().any(|s| s.shard.0 == shard && s.serving);
-        (0..=DATA_SHARDS).all(leads)
+        let is_starting = self.members.iter().any(Member::is_starting);
+        (0..=DATA_SHARDS).all(|shard| {
+            let of_shard: Vec<_> = states.iter().filter(|it| it.shard.0 == shard).collect();
+            // Who waits for the bucket before it takes clients leads all the same: the others, a
+            // majority, say so.
+            let leader = of_shard.first().and_then(|it| it.leader);
+            let is_other =
+                leader.is_some_and(|leader| of_shard.iter().all(|it| it.replica != leader));
+            let all_follow = of_shard.len() > 1 && of_shard.iter().all(|it| it.leader == leader);
+            of_shard.iter().any(|it| it.serving) || is_starting && is_other && all_follow
+        })
     }
 
     /// Lets time pass until it is so; the time that took.
