@@ -197,7 +197,13 @@ impl Streams {
         self.resolve(name).await
     }
 
-    /// The same, and only this stream: a node that lags behind may know an earlier one of the name, which is
+    /// The same, with its shard as it is now, too: what was published before counts, wherever that was.
+    pub(crate) async fn resolve_current(&self, name: &StreamName) -> Result<Resolved, WireError> {
+        self.catch_up(ShardId::CATALOG).await?;
+        self.look_up(name, true).await
+    }
+
+    /// As [`Self::resolve`], and only this stream: a node that lags behind may know an earlier one of the name, which is
     /// no word about the one that is asked for.
     pub(crate) async fn resolve_same(
         &self,

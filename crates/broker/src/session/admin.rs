@@ -72,7 +72,7 @@ async fn answer(
         }
         Call::ListStreams(list) => Answer::StreamList(list_streams(streams, list).await?),
         Call::DescribeStream(describe) => {
-            let found = streams.resolve_newest(&name(&describe.name)?).await?;
+            let found = streams.resolve_current(&name(&describe.name)?).await?;
             Answer::StreamDescription(description(&found))
         }
         Call::DeleteStream(delete) => {

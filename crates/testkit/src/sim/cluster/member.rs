@@ -138,6 +138,11 @@ impl Member {
         matches!(self.state, State::Starting(_))
     }
 
+    /// Whether it is on its way down.
+    pub(super) fn is_stopping(&self) -> bool {
+        matches!(self.state, State::Stopping(..))
+    }
+
     /// When it serves.
     pub(super) fn up(&self) -> Option<&Life> {
         match &self.state {

@@ -215,12 +215,13 @@ impl ClusterWorld {
         let is_starting = self.members.iter().any(Member::is_starting);
         (0..=DATA_SHARDS).all(|shard| {
             let of_shard: Vec<_> = states.iter().filter(|it| it.shard.0 == shard).collect();
-            // Who waits for the bucket before it takes clients leads all the same: the others, a
-            // majority, say so.
-            let leader = of_shard.first().and_then(|it| it.leader);
+            // Who waits for the bucket before it takes clients leads all the same: those that hear it
+            // say so. A new replica has not heard of anybody yet.
+            let mut told = of_shard.iter().filter_map(|it| it.leader);
+            let leader = told.next();
             let is_other =
                 leader.is_some_and(|leader| of_shard.iter().all(|it| it.replica != leader));
-            let all_follow = of_shard.len() > 1 && of_shard.iter().all(|it| it.leader == leader);
+            let all_follow = told.all(|other| Some(other) == leader);
             of_shard.iter().any(|it| it.serving) || is_starting && is_other && all_follow
         })
     }
@@ -562,6 +563,11 @@ impl ClusterWorld {
             hooks.answers_left.with(|left| *left = None);
             self.members[at].hurry();
         }
+        // Who is on its way down takes its leads along if the others cannot have them.
+        let complaint = "a node does not stop";
+        let stays = |world: &mut Self| !world.members.iter().any(Member::is_stopping);
+        self.wait_for(complaint, START_PATIENCE, stays).await;
+        self.members.iter_mut().for_each(Member::hurry);
         let complaint = "nothing is wrong, and a shard has no leader";
         let took = self.wait_for(complaint, LEADER_PATIENCE, Self::has_leaders).await;
         self.trace.note(format_args!("leaders after {took:?}"));
