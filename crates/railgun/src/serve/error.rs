@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// For a node that another process is, too.
-const IDENTITY_NEXT: &str = "pass an empty directory with --data-dir; or, to move the node here, stop the other process first";
+const IDENTITY_NEXT: &str = "pass an empty directory with --data-dir, to join as a new node; or, where this one was moved here, stop the other process first";
 
 /// `serve` ended with an error.
 #[derive(Debug, thiserror::Error)]
