@@ -159,6 +159,24 @@ impl Cluster {
         Some(leader.node().0 as usize)
     }
 
+    /// Waits until a node's replica of the shard is this incarnation, and one of three voters in force.
+    pub(super) async fn votes_again(&self, number: usize, shard: ShardId, incarnation: u16) {
+        let replica = ReplicaId::new(NodeId(number as u32), incarnation);
+        let votes = async {
+            loop {
+                let there = self.node(number).on_node.borrow().get(&shard).cloned();
+                if let Some(local) = there.filter(|local| local.replica == replica)
+                    && local.raft.metrics().voters.contains(&replica)
+                    && local.raft.metrics().voters.len() == 3
+                {
+                    return;
+                }
+                sleep(Duration::from_millis(100)).await;
+            }
+        };
+        timeout(PATIENCE, votes).await.expect("the replica votes");
+    }
+
     /// Publishes through a node until that is acknowledged; the offset.
     pub(super) async fn publish(&self, number: usize, stream: &str, value: &[u8]) -> u64 {
         let attempt = async || -> Option<u64> {

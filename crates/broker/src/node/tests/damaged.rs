@@ -95,24 +95,6 @@ fn incarnation(cluster: &Cluster, number: usize, shard: ShardId) -> Option<u16> 
     Some(cluster.node(number).on_node.borrow().get(&shard)?.replica.incarnation())
 }
 
-/// Waits until a node's replica of the shard is this incarnation, and one of three voters in force.
-async fn votes_again(cluster: &Cluster, number: usize, shard: ShardId, incarnation: u16) {
-    let replica = ReplicaId::new(NodeId(number as u32), incarnation);
-    let votes = async {
-        loop {
-            let there = cluster.node(number).on_node.borrow().get(&shard).cloned();
-            if let Some(local) = there.filter(|local| local.replica == replica)
-                && local.raft.metrics().voters.contains(&replica)
-                && local.raft.metrics().voters.len() == 3
-            {
-                return;
-            }
-            sleep(Duration::from_millis(100)).await;
-        }
-    };
-    timeout(PATIENCE, votes).await.expect("the replica votes");
-}
-
 /// Waits until somebody leads, as this node knows.
 async fn leader(cluster: &Cluster, number: usize, shard: ShardId) -> usize {
     let led = async {
@@ -142,7 +124,7 @@ async fn a_reader_goes_on_with_another_replica_and_the_damaged_one_is_replaced_b
     publish(&cluster, follower, RECORDS..RECORDS + 1).await;
     rot(&cluster, follower, shard, ROTTEN);
     assert_eq!(cluster.read(follower, "s").await, values(RECORDS + 1));
-    votes_again(&cluster, follower, shard, 2).await;
+    cluster.votes_again(follower, shard, 2).await;
     assert_eq!(cluster.read(follower, "s").await, values(RECORDS + 1));
     // It counts: without it there is no majority.
     let other = follower % 3 + 1;
@@ -161,7 +143,7 @@ async fn a_damaged_leader_gives_the_lead_away_and_is_replaced() {
     let damaged = leader(&cluster, 1, shard).await;
     rot(&cluster, damaged, shard, ROTTEN);
     assert_eq!(cluster.read(damaged, "s").await, values(RECORDS + 1));
-    votes_again(&cluster, damaged, shard, 2).await;
+    cluster.votes_again(damaged, shard, 2).await;
     publish(&cluster, damaged, RECORDS + 1..RECORDS + 2).await;
     for number in 1..=3 {
         assert_eq!(cluster.read(number, "s").await, values(RECORDS + 2), "node {number}");
@@ -183,7 +165,7 @@ async fn a_follower_gets_from_another_leader_what_is_damaged_with_the_first() {
     let damaged = leader(&cluster, up, shard).await;
     rot(&cluster, damaged, shard, RECORDS + ROTTEN);
     cluster.start(&[behind]).await;
-    votes_again(&cluster, damaged, shard, 2).await;
+    cluster.votes_again(damaged, shard, 2).await;
     for number in 1..=3 {
         assert_eq!(cluster.read(number, "s").await, values(2 * RECORDS + 1), "node {number}");
     }
@@ -199,7 +181,7 @@ async fn damage_that_is_found_when_a_node_applies_its_log_again_is_mended_likewi
     cluster.kill(2).await;
     rot(&cluster, 2, shard, ROTTEN);
     cluster.start(&[2]).await;
-    votes_again(&cluster, 2, shard, 2).await;
+    cluster.votes_again(2, shard, 2).await;
     assert_eq!(cluster.read(2, "s").await, values(80));
 }
 
@@ -219,7 +201,7 @@ async fn a_damaged_replica_stays_while_the_others_cannot_do_without_it() {
     assert_eq!(incarnation(&cluster, damaged, shard), Some(1));
     publish(&cluster, whole, RECORDS + 1..RECORDS + 2).await;
     cluster.start(&[other]).await;
-    votes_again(&cluster, damaged, shard, 2).await;
+    cluster.votes_again(damaged, shard, 2).await;
     for number in 1..=3 {
         assert_eq!(cluster.read(number, "s").await, values(RECORDS + 2), "node {number}");
     }
@@ -239,7 +221,7 @@ async fn of_two_damaged_replicas_one_goes_after_the_other() {
     let both = tokio::join!(read(&cluster, damaged[0]), read(&cluster, damaged[1]));
     assert!(both == (values(RECORDS + 1), values(RECORDS + 1)));
     for &number in &damaged {
-        votes_again(&cluster, number, shard, 2).await;
+        cluster.votes_again(number, shard, 2).await;
     }
     publish(&cluster, damaged[0], RECORDS + 1..RECORDS + 2).await;
     for number in 1..=3 {

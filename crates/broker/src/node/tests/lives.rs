@@ -5,7 +5,7 @@ use std::path::Path;
 
 use railgun_log::Disk;
 
-use super::cluster_rig::{Cluster, PATIENCE, ip};
+use super::cluster_rig::{Cluster, ip};
 use super::*;
 
 /// A cluster of three with the stream "s" and some records in it.
@@ -35,24 +35,6 @@ fn lose_log(cluster: &Cluster, number: usize, shard: ShardId) {
     }
 }
 
-/// Waits until a node's replica of the shard is this incarnation, and one of the voters in force.
-async fn votes_again(cluster: &Cluster, number: usize, shard: ShardId, incarnation: u16) {
-    let replica = ReplicaId::new(NodeId(number as u32), incarnation);
-    let votes = async {
-        loop {
-            let there = cluster.node(number).on_node.borrow().get(&shard).cloned();
-            if let Some(local) = there.filter(|local| local.replica == replica)
-                && local.raft.metrics().voters.contains(&replica)
-                && local.raft.metrics().voters.len() == 3
-            {
-                return;
-            }
-            sleep(Duration::from_millis(100)).await;
-        }
-    };
-    timeout(PATIENCE, votes).await.expect("the replica votes");
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_replica_that_lost_its_log_is_replaced_by_another_by_itself() {
     let (mut cluster, mut values) = with_records(20).await;
@@ -61,7 +43,7 @@ async fn a_replica_that_lost_its_log_is_replaced_by_another_by_itself() {
     lose_log(&cluster, 2, shard);
     publish(&cluster, 1, &mut values, 1).await;
     cluster.start(&[2]).await;
-    votes_again(&cluster, 2, shard, 2).await;
+    cluster.votes_again(2, shard, 2).await;
     assert_eq!(cluster.read(2, "s").await, values);
     // It counts: without it there is no majority.
     cluster.kill(3).await;
@@ -76,7 +58,7 @@ async fn a_replica_that_lost_its_log_is_replaced_by_another_by_itself() {
     for number in [1, 2, 3] {
         assert_eq!(cluster.read(number, "s").await, values, "node {number}");
     }
-    votes_again(&cluster, 2, shard, 2).await;
+    cluster.votes_again(2, shard, 2).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -85,7 +67,7 @@ async fn a_lost_copy_of_the_catalog_is_replaced_by_another_by_itself() {
     cluster.kill(2).await;
     lose_log(&cluster, 2, ShardId::CATALOG);
     cluster.start(&[2]).await;
-    votes_again(&cluster, 2, ShardId::CATALOG, 2).await;
+    cluster.votes_again(2, ShardId::CATALOG, 2).await;
     cluster.kill(1).await;
     cluster.node(2).streams.ensure(wish("t", 1 << 20, EnsureMode::Warn)).await.unwrap();
     publish(&cluster, 3, &mut values, 2).await;
