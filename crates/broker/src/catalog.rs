@@ -62,7 +62,7 @@ pub(crate) enum Message {
         streams: Vec<(StreamName, StreamUid)>,
         reply: oneshot::Sender<Vec<(StreamName, StreamUid)>>,
     },
-    /// What is to be placed otherwise than it is.
+    /// What the leader is to change without being asked.
     NextChange {
         reply: oneshot::Sender<Option<CatalogCommand>>,
     },

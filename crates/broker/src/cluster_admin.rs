@@ -120,7 +120,7 @@ impl ClusterAdmin {
     /// What is on a node, as soon as this one knows of its new state, or what it knows after a while.
     async fn drain_after(&self, node: NodeId, state: NodeState) -> Option<DrainState> {
         let mut view = self.catalog.view();
-        let is_so = |view: &std::sync::Arc<ClusterView>| {
+        let is_so = |view: &Arc<ClusterView>| {
             view.nodes.get(&node).is_some_and(|record| record.state == state)
         };
         timeout(ANSWER_TIMEOUT, view.wait_for(is_so)).await.ok()?.ok()?;
@@ -228,7 +228,7 @@ impl ClusterAdmin {
         self.catalog.view().borrow().feature_level
     }
 
-    fn view(&self) -> Result<(std::sync::Arc<ClusterView>, ClusterSettings), WireError> {
+    fn view(&self) -> Result<(Arc<ClusterView>, ClusterSettings), WireError> {
         let view = self.catalog.view().borrow().clone();
         let settings = view
             .settings
