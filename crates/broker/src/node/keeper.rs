@@ -163,21 +163,22 @@ impl Keeper {
         }
     }
 
-    /// Starts what is to be on this node, makes sure that the bucket is the cluster's, and begins to
-    /// upload.
+    /// Starts what is to be on this node, makes the bucket the cluster's where it is not yet known to be,
+    /// and begins to upload.
     ///
     /// # Errors
     /// [`StartError`].
     pub(super) async fn start_all(
         &mut self,
         settings: &ClusterSettings,
-        bucket: &Bucket,
-        owner: &Owner,
+        unclaimed: Option<(&Bucket, &Owner)>,
     ) -> Result<(), StartError> {
         let view = self.view.borrow().clone();
         self.publish(&view);
         let started = self.start_placed(settings, &view).await?;
-        super::claim(bucket, owner, &started).await?;
+        if let Some((bucket, owner)) = unclaimed {
+            super::claim(bucket, owner, &started).await?;
+        }
         // Not before: what is uploaded to a wrong bucket is committed, and then given up here.
         started.iter().for_each(|shard| self.uploads.begin(shard));
         Ok(())

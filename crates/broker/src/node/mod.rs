@@ -220,6 +220,8 @@ impl Broker {
             None => None,
             Some(others) => Some(others.clocks(cluster, node).await),
         };
+        // Before any replica runs: one that leads while its node waits for the bucket has no keeper.
+        let is_claimed = in_time(&bucket, owner::read(&bucket, cluster)).await??.is_some();
         // Whatever is written into logs is stamped by this one.
         let clock = clocks.as_ref().map_or(clock, |clocks| clocks.log_clock() as Arc<dyn Clock>);
         let standing = clocks.as_ref().map(|clocks| clocks.standing());
@@ -352,7 +354,8 @@ impl Broker {
             clock,
             drained_since: None,
         };
-        keeper.start_all(&settings, &bucket, &owner).await?;
+        let unclaimed = (!is_claimed).then_some((&bucket, &owner));
+        keeper.start_all(&settings, unclaimed).await?;
         let (peer_endpoint, others_clients) = others
             .map(|Neighbours { endpoint, asks, clients, .. }| {
                 let kept = railgun_raft::inheriting(keeper.run(asks, cancel.clone()));
