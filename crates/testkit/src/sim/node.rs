@@ -284,6 +284,11 @@ impl SimNode {
         self.disk.lose("shards");
     }
 
+    /// Another machine has its address from now on, with an empty disk.
+    pub(super) fn lose_everything(&self) {
+        self.disk.lose("");
+    }
+
     /// Plans where the next life is cut short.
     pub(super) fn cut_at(&self, point: Point) {
         let so_far = self.disk.operations();

@@ -7,7 +7,7 @@ use super::super::faults::failing_op;
 use super::super::random::Random;
 
 /// What everything that strikes a cluster is counted under.
-pub const CLUSTER_FAULTS: [&str; 21] = [
+pub const CLUSTER_FAULTS: [&str; 22] = [
     "crash",
     "crash before a sync",
     "power cut of all",
@@ -29,13 +29,14 @@ pub const CLUSTER_FAULTS: [&str; 21] = [
     "transfer",
     "drained node",
     "damaged disk",
+    "replaced node",
 ];
 
 /// A roll of the dice for each.
-const ROLLS: [u64; 21] =
-    [0, 10, 20, 23, 28, 32, 42, 52, 57, 64, 68, 71, 79, 83, 88, 91, 96, 101, 105, 113, 116];
+const ROLLS: [u64; 22] =
+    [0, 10, 20, 23, 28, 32, 42, 52, 57, 64, 68, 71, 79, 83, 88, 91, 96, 101, 105, 113, 116, 120];
 /// Behind the last of them.
-const ROLLS_END: u64 = 120;
+const ROLLS_END: u64 = 124;
 
 /// A year, in µs.
 const YEAR_US: u64 = 365 * 24 * 3_600 * 1_000_000;
@@ -79,6 +80,9 @@ pub(super) enum Fault {
     LostDisk { node: At, down: Duration },
     /// A node is back with a file of a shard that is not what was written, on the same condition.
     DamagedDisk { node: At, down: Duration },
+    /// A node is gone for good, on the same condition. Another that knows nothing takes its address, and
+    /// an operator removes the old one, before the new one joins or after.
+    ReplacedNode { node: At, down: Duration, removed: Duration },
     /// Steps of a disk take this long.
     SlowDisk { node: At, us: u64, time: Duration },
     /// A node's clock is set to this much beside the truth.
@@ -114,6 +118,7 @@ impl Fault {
             Self::Transfer { .. } => "transfer",
             Self::Drained { .. } => "drained node",
             Self::DamagedDisk { .. } => "damaged disk",
+            Self::ReplacedNode { .. } => "replaced node",
         }
     }
 
@@ -180,7 +185,11 @@ impl Fault {
             101..105 => Self::LostDisk { node, down: some_ms(random, 3_000) },
             105..113 => Self::Transfer { shard: random.within(0..3) as u32, node },
             113..116 => Self::Drained { node, time },
-            _ => Self::DamagedDisk { node, down: some_ms(random, 3_000) },
+            116..120 => Self::DamagedDisk { node, down: some_ms(random, 3_000) },
+            _ => {
+                let removed = some_ms(random, 6_000);
+                Self::ReplacedNode { node, down: some_ms(random, 3_000), removed }
+            }
         }
     }
 }

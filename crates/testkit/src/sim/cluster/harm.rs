@@ -44,6 +44,19 @@ impl ClusterWorld {
         }
     }
 
+    /// A node is gone for good. One that knows nothing has its address after a while, and it is removed.
+    pub(super) async fn replace_node(&mut self, at: At, down: Duration, removed: Duration) {
+        if !self.may_be_harmed(at).await {
+            return;
+        }
+        self.be_harmed(at);
+        let back_at = self.trace.elapsed() + down;
+        self.crash(at, HostCrash::Silent, &CrashPlan::LoseAll, back_at).await;
+        self.members[at].node.lose_everything();
+        self.note(at, format_args!("is gone for good"));
+        self.operator.remove(at, removed);
+    }
+
     fn be_harmed(&mut self, at: At) {
         self.lost = Some(at);
         self.checker.is_hurt(self.lost);

@@ -321,7 +321,12 @@ impl ClusterWorld {
         let now = self.trace.elapsed();
         match news {
             News::None => {}
-            News::Started => self.note(at, format_args!("serves")),
+            News::Started => {
+                if let Some(life) = self.members[at].up() {
+                    self.operator.knows(at, life.broker.node());
+                }
+                self.note(at, format_args!("serves"));
+            }
             News::Stopped => {
                 self.note(at, format_args!("has stopped"));
                 let (plan, down) = (self.draw_plan(), self.random.within(50..3_000));
@@ -471,6 +476,9 @@ impl ClusterWorld {
             }
             Fault::LostDisk { node, down } => self.lose_disk(node, down).await,
             Fault::DamagedDisk { node, down } => self.damage_disk(node, down).await,
+            Fault::ReplacedNode { node, down, removed } => {
+                self.replace_node(node, down, removed).await;
+            }
             Fault::Clock { node, us } => self.members[node].node.clock.set_off(us),
             Fault::Transfer { shard, node } => self.operator.transfer(shard, node),
             Fault::Drained { node, time } => {

@@ -1,9 +1,11 @@
-//! An operator at work: has shards led by other nodes, drains nodes, and takes that back.
+//! An operator at work: has shards led by other nodes, drains nodes and takes that back, removes those that
+//! are gone.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use railgun_client::{AdminError, Client, ClientOptions, NodeId, NodeState, ShardId};
+use railgun_client::{AdminError, Client, ClientOptions, ErrorCode, NodeId, NodeState, ShardId};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -21,22 +23,32 @@ pub(super) struct Operator {
     dial: SimDial,
     random: Random,
     trace: Trace,
+    /// Who is where.
+    nodes: BTreeMap<At, NodeId>,
     /// The last change of a node that was asked for ends those before it.
     changes: JoinSet<()>,
     transfers: JoinSet<()>,
+    removals: JoinSet<()>,
 }
 
 impl Operator {
     pub(super) fn new(dial: SimDial, random: Random, trace: Trace) -> Self {
-        Self { dial, random, trace, changes: JoinSet::new(), transfers: JoinSet::new() }
+        let nodes = BTreeMap::new();
+        let [changes, transfers, removals] = [(); 3].map(|()| JoinSet::new());
+        Self { dial, random, trace, nodes, changes, transfers, removals }
+    }
+
+    pub(super) fn knows(&mut self, at: At, node: NodeId) {
+        self.nodes.insert(at, node);
     }
 
     /// Asks once; the answer matters to nobody.
     pub(super) fn transfer(&mut self, shard: u32, to: At) {
+        let Some(&node) = self.nodes.get(&to) else { return };
         let (connecting, trace) = (self.connect(), self.trace.clone());
         self.transfers.spawn(async move {
             let Some(client) = connecting.await else { return };
-            let led = client.admin().transfer_leader(ShardId(shard), node(to)).await;
+            let led = client.admin().transfer_leader(ShardId(shard), node).await;
             match led {
                 Ok((leader, term)) => {
                     trace.note(format_args!("{leader} leads shard {shard} in term {term}"));
@@ -49,15 +61,37 @@ impl Operator {
     /// Asks until it is so.
     pub(super) fn drain(&mut self, at: At, drains: bool) {
         self.changes.abort_all();
+        let Some(&node) = self.nodes.get(&at) else { return };
         let state = if drains { NodeState::Draining } else { NodeState::Active };
+        let bringing = self.bring(node, state, Duration::ZERO);
+        self.changes.spawn(bringing);
+    }
+
+    /// Asks until it is so, from a while on, for the node that was there.
+    pub(super) fn remove(&mut self, at: At, after: Duration) {
+        let Some(node) = self.nodes.remove(&at) else { return };
+        let bringing = self.bring(node, NodeState::Removed, after);
+        self.removals.spawn(bringing);
+    }
+
+    fn bring(
+        &mut self,
+        node: NodeId,
+        state: NodeState,
+        after: Duration,
+    ) -> impl Future<Output = ()> + Send + use<> {
         let (dial, seed, trace) = (self.dial.clone(), self.random.bytes(), self.trace.clone());
-        self.changes.spawn(async move {
-            while let Err(error) = set_state(&dial, seed, at, state).await {
-                trace.note(format_args!("node {} is not {state:?}: {error:?}", at + 1));
+        async move {
+            sleep(after).await;
+            while let Err(error) = set_state(&dial, seed, node, state).await {
+                trace.note(format_args!("node {node} is not {state:?}: {error:?}"));
+                if error.is_some_and(|error| is_gone(&error)) {
+                    return;
+                }
                 sleep(AGAIN_AFTER).await;
             }
-            trace.note(format_args!("node {} is {state:?}", at + 1));
-        });
+            trace.note(format_args!("node {node} is {state:?}"));
+        }
     }
 
     fn connect(&mut self) -> impl Future<Output = Option<Client>> + Send + use<> {
@@ -74,14 +108,15 @@ async fn connect(dial: SimDial, seed: [u8; 16]) -> Option<Client> {
 async fn set_state(
     dial: &SimDial,
     seed: [u8; 16],
-    at: At,
+    node: NodeId,
     state: NodeState,
 ) -> Result<(), Option<AdminError>> {
     let client = connect(dial.clone(), seed).await.ok_or(None)?;
-    client.admin().set_node_state(node(at), state, false).await.map(drop).map_err(Some)
+    let is_lost = state == NodeState::Removed;
+    client.admin().set_node_state(node, state, is_lost).await.map(drop).map_err(Some)
 }
 
-/// The nodes that found a cluster are numbered from 1.
-fn node(at: At) -> NodeId {
-    NodeId(at as u32 + 1)
+/// Whether there is no such node any more.
+fn is_gone(error: &AdminError) -> bool {
+    matches!(error, AdminError::Refused(error) if error.code == ErrorCode::NodeNotFound)
 }
