@@ -479,7 +479,10 @@ impl ClusterWorld {
             Fault::ReplacedNode { node, down, removed } => {
                 self.replace_node(node, down, removed).await;
             }
-            Fault::Clock { node, us } => self.members[node].node.clock.set_off(us),
+            Fault::Clock { node, us } => {
+                self.members.iter().for_each(|member| member.node.clock.set_off(0));
+                self.members[node].node.clock.set_off(us);
+            }
             Fault::Transfer { shard, node } => self.operator.transfer(shard, node),
             Fault::Drained { node, time } => {
                 self.operator.drain(node, true);
