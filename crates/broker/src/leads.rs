@@ -1,5 +1,5 @@
 //! Who is to lead a shard, and how the lead is handed over: by a node that leaves, and so that the nodes
-//! share the work (DESIGN §6).
+//! share the work (DESIGN §6 "Leads").
 
 use std::collections::BTreeMap;
 use std::time::Duration;
