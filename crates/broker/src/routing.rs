@@ -43,7 +43,7 @@ const CARRIED_MAX: usize = PEER_STREAMS_MAX as usize / 2;
 /// Where each shard has its replicas, as the catalog says.
 pub(crate) type Placements = Arc<BTreeMap<ShardId, Vec<NodeId>>>;
 
-/// See the module. Cheap to clone.
+/// Finds the leader of each shard, or a node that has a replica, and asks it. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Routing {
     pub(crate) own: NodeId,
@@ -156,7 +156,8 @@ impl Routing {
         }
     }
 
-    /// The same of whichever node is asked first.
+    /// Whichever node is asked first about a shard that is not here could not serve: from here on another is
+    /// asked first.
     pub(crate) fn pass_over(&self, shard: ShardId) {
         if let Leader::At(address) = self.somebody(shard, 0) {
             self.was_wrong(shard, &address);
@@ -227,7 +228,7 @@ impl Routing {
         self.until_led(not_leading, ask).await
     }
 
-    /// The same of the catalog.
+    /// Has the catalog's leader make a change. Looks for one for a while where others may be.
     pub(crate) async fn change(
         &self,
         command: CatalogCommand,

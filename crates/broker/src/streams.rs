@@ -34,7 +34,7 @@ use crate::wire_error::{self, not_found, stopping, unexpected};
 /// How often names are looked through for creations and deletions that nobody finishes.
 const RECONCILE_EVERY: Duration = Duration::from_secs(10);
 
-/// See the module. Cheap to clone.
+/// What sessions ask about streams, and have done with them. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Streams {
     inner: Arc<Inner>,
@@ -190,21 +190,22 @@ impl Streams {
         }
     }
 
-    /// The same, as the catalog is now: not a stream that had the name and was deleted, which a node
-    /// may not have heard of yet. Who deletes looks at the name before and after.
+    /// Finds an active stream by the name as the catalog has it now: not one that had the name and was
+    /// deleted, which this node may not have heard of yet.
     pub(crate) async fn resolve_newest(&self, name: &StreamName) -> Result<Resolved, WireError> {
         self.catch_up(ShardId::CATALOG).await?;
         self.resolve(name).await
     }
 
-    /// The same, with its shard as it is now, too: what was published before counts, wherever that was.
+    /// Finds an active stream as catalog and shard are now: what was published before this is asked
+    /// counts, by way of whichever node that was.
     pub(crate) async fn resolve_current(&self, name: &StreamName) -> Result<Resolved, WireError> {
         self.catch_up(ShardId::CATALOG).await?;
         self.look_up(name, true).await
     }
 
-    /// As [`Self::resolve`], and only this stream: a node that lags behind may know an earlier one of the name, which is
-    /// no word about the one that is asked for.
+    /// Finds this stream, and no other of its name: a node that lags behind may know an earlier one, which
+    /// is no word about the one that is asked for.
     pub(crate) async fn resolve_same(
         &self,
         name: &StreamName,
@@ -264,7 +265,8 @@ impl Streams {
         Ok((Place::Here(handle), told))
     }
 
-    /// The same, as of a moment ago where that tells of all of them, else as of now.
+    /// All of these streams that are on the shard: as of a moment ago where that tells of every one, else
+    /// as of now.
     async fn describe_all(
         &self,
         shard: ShardId,

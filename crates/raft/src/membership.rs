@@ -1,4 +1,5 @@
-//! The bytes of a membership: in entries of the log, in checkpoints and, later, on the wire.
+//! The bytes of a membership: in entries of the log and in checkpoints, and so in what replicas send one
+//! another.
 //!
 //! ```text
 //! membership  version u8 = 1 ‖ configs varint ‖ per config: voters varint ‖ per voter: id u64

@@ -65,7 +65,8 @@ pub enum StartError {
     /// A shard's replica does not start.
     #[error("{0}")]
     Raft(#[from] railgun_raft::StartError),
-    /// A shard has no leader, though this node is its only voter.
+    /// A shard of a node that is alone, and so its only voter, has no leader; or its replica here has
+    /// ended while the node started.
     #[error("shard {shard} did not elect a leader within {LEADER_TIMEOUT:?}")]
     NoLeader {
         /// The shard.

@@ -1,5 +1,6 @@
-//! The lives of this node's replicas (CL-3). Each is noted when its log has come to be; one whose log is lost or damaged afterwards never speaks for its shard again, and the catalog
-//! puts another in its place, which learns everything from those that have it.
+//! The lives of this node's replicas (CL-3). Each is noted when its log has come to be; one whose log is
+//! lost or damaged afterwards never speaks for its shard again, and the catalog puts another in its
+//! place, which learns everything from those that have it.
 
 use std::path::{Path, PathBuf};
 

@@ -561,10 +561,10 @@ impl Broker {
         Some(NodeFailure::Disk { reason: log.or_else(checkpoints)? })
     }
 
-    /// Stops the node: other nodes lead what it leads, no new clients, what is in flight is answered, records go to the bucket, both
-    /// within `drain` (at most [`DRAIN_TIMEOUT`]); then, whatever came of that, Raft is stopped and the
-    /// log is synced and marked. With a `drain` of zero, for a node that has failed, nothing is waited
-    /// for.
+    /// Stops the node: other nodes lead what it leads, no new clients, what is in flight is answered,
+    /// records go to the bucket, all within `drain` (at most [`DRAIN_TIMEOUT`]); then, whatever came of
+    /// that, Raft is stopped and the log is synced and marked. With a `drain` of zero, for a node that
+    /// has failed, nothing is waited for.
     pub async fn shutdown(&self, drain: Duration) {
         let end = Instant::now() + drain.min(DRAIN_TIMEOUT);
         self.ready.send_replace(false);

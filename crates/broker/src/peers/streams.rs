@@ -1,5 +1,5 @@
-//! A connection to one node for streams: Raft's entries on one, what is large on another. Owns the
-//! connection, and hands its streams out.
+//! A connection to one node for streams: Raft's entries on one, what is large on another, what clients
+//! read on a third. Owns the connection, and hands its streams out.
 
 use std::future::Future;
 

@@ -3,10 +3,10 @@
 //!
 //! Records take memory of their client's part. It is asked for when it is known that there are some and
 //! before they are read, and no more is read than there is memory for, but for a record of the bucket that
-//! turns out to be larger than what is left of a step: it counts from the next one on. Whoever holds memory that other
-//! clients share does not wait for more of it, nor for the bucket, unless it waited for that memory: then
-//! for a few seconds. What cannot go on without (one batch that is larger than a step) lets go of
-//! everything, waits, and is read again.
+//! turns out to be larger than what is left of a step: it counts from the next one on. Whoever holds
+//! memory that other clients share does not wait for more of it, nor for the bucket, unless it waited for
+//! that memory: then for a few seconds. What cannot go on without (one batch that is larger than a step)
+//! lets go of everything, waits, and is read again.
 
 mod cold;
 mod found;

@@ -219,8 +219,8 @@ impl ClusterCa {
     }
 
     /// Makes a certificate, with a key of its own, for a node that clients reach by these names and IP
-    /// addresses; for a hundred years at most. It is good for the endpoint of clients, and for both sides of connections between
-    /// nodes. Other nodes do not look at `hosts`.
+    /// addresses; for a hundred years at most. It is good for the endpoint of clients, and for both sides
+    /// of connections between nodes. Other nodes do not look at `hosts`.
     ///
     /// # Errors
     /// [`ClusterCaError::NoHosts`], and [`ClusterCaError::Issue`] for a name that no certificate can have.
