@@ -1,4 +1,4 @@
-//! Bytes on disk, version 2. Little-endian throughout; CRC = CRC-32C (Castagnoli).
+//! Bytes on disk, version 3. Little-endian throughout; CRC = CRC-32C (Castagnoli).
 //!
 //! A shard's log is a chain of files `<dir>/<first index, 20 digits>.log` (a second file with the same
 //! first index, possible after a truncation, is `<first index>.<n>.log`). The order of the files is that
@@ -10,7 +10,7 @@
 //! | at | bytes | field |
 //! |---|---|---|
 //! | 0 | 8 | magic `"rgunlog\n"` |
-//! | 8 | 2 | version = 2 |
+//! | 8 | 2 | version = 3 |
 //! | 10 | 2 | flags: 1 vote, 2 vote is committed, 4 committed, 8 purged, 16 a file before this one |
 //! | 12 | 4 | header length H, a multiple of 8 |
 //! | 16 | 16 | uuid of this file's life: fresh random bytes each time a file is begun, also in a recycled one |
@@ -25,7 +25,8 @@
 //! | 96 | 16 | vote: term, node |
 //! | 112 | 16 | committed: term, index |
 //! | 128 | 16 | last purged: term, index |
-//! | 144 | 16 R | term runs: term, first index; ascending in index |
+//! | 144 | 8 | length F of the file when it was begun, at least H + 64 |
+//! | 152 | 16 R | term runs: term, first index; ascending in index |
 //! | … | 0 or 4 | zero, so that H is a multiple of 8 |
 //! | H−4 | 4 | CRC of the bytes before |
 //!
@@ -49,6 +50,9 @@
 //! | 52 | 4 | CRC of the frames' CRCs, one after the other |
 //! | 56 | 4 | zero |
 //! | 60 | 4 | header CRC: of the 60 bytes before |
+//!
+//! A file is not longer than F, unless its first batch is: then the file is made as long as that needs,
+//! durably, before the batch is written, and takes no other. It never gets shorter.
 //!
 //! A batch without frames is a *mark*: it only says what was synced.
 //!
@@ -82,11 +86,16 @@
 //! Recovery reads on from a known place: H of the newest file, expecting its first batch. A spot p at
 //! which batch N is expected but not found whole is **rot** iff some later place of the file holds an
 //! intact batch header with this file's uuid and `synced_through` ≥ N; or if the file is not the newest.
+//! It is also rot if the file is shorter than F, or than its first batch says that it is; and if a file that
+//! is not the newest is shorter than its valid part.
 //! Otherwise it is **torn**: N was never acknowledged (or it is the last batch, was never marked, and was
 //! damaged afterwards: the one case that cannot be told apart), and the log ends at p.
 //!
 //! *Rot is never taken for torn* while a later header is intact: the search looks at every multiple of 8
 //! from p to the end of the file and needs no chain, only the header's own CRC.
+//!
+//! *Nor is a file that was cut short.* What is cut off takes with it whatever told of it, so the search
+//! finds nothing; but the file is shorter than F then, which was durable before the file had its name.
 //!
 //! *Torn is never taken for rot.* When N is torn no later batch of this file's life was ever begun, so no
 //! header with `synced_through` ≥ N and this uuid was ever made. What a payload carries cannot stand in for

@@ -46,6 +46,9 @@ pub(crate) fn begin<'a>(
 ) -> Result<LogFile, DiskFailure> {
     let path = dir.join(SPARE);
     let bytes = header.encode();
+    if spare.size().attempt("read", &path)? < header.file_bytes {
+        spare.allocate(header.file_bytes).attempt("extend", &path)?;
+    }
     write_all_vectored_at(&**spare, &mut [IoSlice::new(&bytes)], 0).attempt("write", &path)?;
     spare.sync_data().attempt("sync", &path)?;
     let named = free_path(dir, header.first_index, taken);

@@ -8,6 +8,7 @@ use crate::disk::{Disk, DiskFile, make_dir, read_full_at, write_all_vectored_at}
 use crate::error::{Attempt, DiskFailure, OpenError};
 use crate::extent::Extent;
 use crate::files::{FileSet, Held, LogFile};
+use crate::format::Damage;
 use crate::format::batch::BATCH_HEADER_BYTES;
 use crate::format::file_header::{FIXED_BYTES, FileHeader, HeaderError, VERSION};
 use crate::format::frame::FrameSeed;
@@ -17,6 +18,9 @@ use crate::new_file::{self, SPARE};
 use crate::options::{BuiltinBug, FILE_BYTES_MAX, FILE_BYTES_MIN, LogOptions};
 use crate::scan::{Scan, Stop, is_whole, proof_of_sync, scan};
 use crate::shard_writer::{Recovered, ShardWriter, Spare};
+
+/// A file does not get shorter.
+const SHORTER: Damage = "file is shorter than it was";
 
 /// What was found when a log was opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -129,7 +133,7 @@ pub(crate) fn open(
         next_batch: tail.next_batch,
         last_crc: tail.last_crc,
         unmarked: tail.unmarked,
-        file_bytes: newest.size,
+        file_bytes: newest.header.file_bytes.max(tail.extent.end),
         spare,
     };
     Ok((ShardWriter::new(hub, dir, options, recovered), report))
@@ -211,14 +215,18 @@ fn closed_extent(
     let end = next.header.previous.map_or(0, |previous| previous.end);
     let identity = Identity { uuid: found.header.uuid, end, last_crc: next.header.previous_crc };
     let file = found.log_file();
-    if let Some(extent) = new_file::load_positions(disk, &file.positions_path(), &identity)? {
+    // An index knows nothing of what became of the file.
+    let is_cut = found.size < end;
+    if !is_cut
+        && let Some(extent) = new_file::load_positions(disk, &file.positions_path(), &identity)?
+    {
         return Ok(extent);
     }
     *scanned += 1;
     let scan = found.scan()?;
-    if scan.extent.end != end || scan.last_crc != identity.last_crc {
+    if is_cut || scan.extent.end != end || scan.last_crc != identity.last_crc {
         // The next file was begun after every byte of this one was synced.
-        let what = scan.stop.damage();
+        let what = if is_cut { SHORTER } else { scan.stop.damage() };
         return Err(found.rot(scan.extent.end, scan.image.next_index(), what));
     }
     new_file::save_positions(disk, &file, scan.last_crc, &scan.extent);
@@ -227,14 +235,18 @@ fn closed_extent(
 
 /// Tells rot from a torn tail at the end of the newest file.
 fn find_rot(newest: &Found, tail: &Scan, options: &LogOptions) -> Result<(), OpenError> {
+    if options.has_bug(BuiltinBug::RotAsTorn) {
+        return Ok(());
+    }
     let end = tail.extent.end;
     let index = tail.image.next_index();
     let damage = match tail.stop {
         Stop::Impossible(damage) => return Err(newest.rot(end, index, damage)),
         Stop::NoBatch(damage) => damage,
     };
-    if options.has_bug(BuiltinBug::RotAsTorn) {
-        return Ok(());
+    if newest.size < newest.header.file_bytes {
+        // What was there may have proved that more was synced.
+        return Err(newest.rot(end, index, SHORTER));
     }
     let uuid = &newest.header.uuid;
     let proof = proof_of_sync(&*newest.file, newest.size, end, uuid, tail.next_batch);
@@ -353,8 +365,10 @@ fn create(
         vote: None,
         committed: None,
         purged: None,
+        file_bytes: 0,
         terms: crate::image::TermTable::default(),
-    };
+    }
+    .with_file_bytes(options.file_bytes);
     let file = new_file::begin(disk, dir, &spare, &header, std::iter::empty())?;
     let report = RecoveryReport {
         created: true,
@@ -369,7 +383,7 @@ fn create(
         next_batch: 1,
         last_crc: 0,
         unmarked: false,
-        file_bytes: options.file_bytes,
+        file_bytes: header.file_bytes,
         spare: None,
     };
     Ok((ShardWriter::new(hub, dir, options, recovered), report))

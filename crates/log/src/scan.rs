@@ -78,7 +78,7 @@ pub(crate) fn scan(
         frames.clear();
         let taken = match read_batch(&mut window, scan.next(), &header.uuid, seed, &mut frames)? {
             Ok((batch, crc)) => scan.take(&batch, crc, &frames),
-            Err(damage) => Err(Stop::NoBatch(damage)),
+            Err(stop) => Err(stop),
         };
         if let Err(stop) = taken {
             scan.stop = stop;
@@ -109,47 +109,50 @@ fn read_batch(
     uuid: &FileUuid,
     seed: FrameSeed,
     frames: &mut Frames,
-) -> io::Result<Result<(BatchHeader, u32), Damage>> {
+) -> io::Result<Result<(BatchHeader, u32), Stop>> {
+    let torn = |damage| Ok(Err(Stop::NoBatch(damage)));
     let start = place.position;
     let Some(bytes) = window.array::<BATCH_HEADER_BYTES>(start)? else {
-        return Ok(Err("file ends"));
+        return torn("file ends");
     };
     let (batch, crc) = match BatchHeader::decode(&bytes, uuid) {
         Ok(decoded) => decoded,
-        Err(damage) => return Ok(Err(damage)),
+        Err(damage) => return torn(damage),
     };
     if batch.number != place.number || batch.previous_crc != place.previous_crc {
-        return Ok(Err("batch does not follow the one before"));
+        return torn("batch does not follow the one before");
     }
     let mut position = start + BATCH_HEADER_BYTES as u64;
-    if batch.length > window.len().saturating_sub(position) {
-        return Ok(Err("batch is longer than the file"));
+    let room = window.len().saturating_sub(position);
+    if batch.length > room || aligned(batch.length) > room {
+        // The file was this long before the batch was begun.
+        return Ok(Err(Stop::Impossible("batch is longer than the file")));
     }
     let end = position + batch.length;
     let mut frames_crc = 0;
     for _ in 0..batch.frames {
         let head = match window.array::<FRAME_BYTES>(position)? {
             Some(head) if position + FRAME_BYTES as u64 <= end => head,
-            _ => return Ok(Err("frames are longer than their batch")),
+            _ => return torn("frames are longer than their batch"),
         };
         frames_crc = crc32c::crc32c_append(frames_crc, frame::crc_bytes(&head));
         let header = match frame::decode(&head) {
             Ok(header) => header,
-            Err(damage) => return Ok(Err(damage)),
+            Err(damage) => return torn(damage),
         };
         let payload = position + FRAME_BYTES as u64;
         let length = header.record.payload_len() as u64;
         if length > end - payload {
-            return Ok(Err("frame is longer than its batch"));
+            return torn("frame is longer than its batch");
         }
         if window.crc(seed.header_sum(&head), payload, length)? != Some(header.crc) {
-            return Ok(Err("frame checksum does not match"));
+            return torn("frame checksum does not match");
         }
         frames.push((header.record, position));
         position = payload + length;
     }
     if position != end || frames_crc != batch.frames_crc {
-        return Ok(Err("frames do not add up to their batch"));
+        return torn("frames do not add up to their batch");
     }
     Ok(Ok((batch, crc)))
 }
@@ -252,6 +255,7 @@ mod tests {
             vote: None,
             committed: None,
             purged: None,
+            file_bytes: 8192,
             terms: TermTable::default(),
         }
     }

@@ -303,6 +303,8 @@ impl ShardWriter {
         let end = self.position + self.batch.file_bytes();
         if end > self.file_bytes {
             file.allocate(end).attempt("extend", path)?;
+            // Before there is a header that says how long the batch is: a file that ends within it was cut.
+            file.sync_data().attempt("sync", path)?;
             self.file_bytes = end;
             self.shared.inner.lock().file_bytes = end;
         }

@@ -1,6 +1,7 @@
 //! The log as a whole, on the simulated disk.
 
 mod basics;
+mod cuts;
 mod exhaustive;
 mod failed_sync;
 mod faults;

@@ -1,21 +1,22 @@
 //! File headers. Layout in [`super`].
 
+use super::batch::BATCH_HEADER_BYTES;
 use super::fields::{Fields, Parse};
 use super::{Damage, FileUuid, aligned};
-use crate::image::{Image, TermTable};
+use crate::image::{Image, TermRun, TermTable};
 use crate::{EntryId, Vote};
 
 /// First bytes of each log file.
 pub(crate) const FILE_MAGIC: [u8; 8] = *b"rgunlog\n";
 
 /// Version written, and the newest that is read.
-pub(crate) const VERSION: u16 = 2;
+pub(crate) const VERSION: u16 = 3;
 
 /// Most term runs a header holds.
 pub(crate) const TERM_RUNS_MAX: usize = 4096;
 
 /// Bytes before the term runs.
-pub(crate) const FIXED_BYTES: usize = 144;
+pub(crate) const FIXED_BYTES: usize = 152;
 
 /// Longest header there is.
 pub(crate) const HEADER_BYTES_MAX: usize = FIXED_BYTES + 16 * TERM_RUNS_MAX + 8;
@@ -49,6 +50,8 @@ pub(crate) struct FileHeader {
     pub(crate) vote: Option<Vote>,
     pub(crate) committed: Option<EntryId>,
     pub(crate) purged: Option<EntryId>,
+    /// Length of the file when it was begun. It is never shorter.
+    pub(crate) file_bytes: u64,
     pub(crate) terms: TermTable,
 }
 
@@ -60,11 +63,23 @@ pub(crate) enum HeaderError {
 }
 
 impl FileHeader {
+    /// Makes the file at least so long, and long enough for the header of a batch behind this one: what
+    /// says that there was a batch is never beyond the length that the file is known to have.
+    pub(crate) fn with_file_bytes(self, file_bytes: u64) -> Self {
+        let least = encoded_bytes(self.runs()) + BATCH_HEADER_BYTES;
+        Self { file_bytes: file_bytes.max(least as u64), ..self }
+    }
+
+    /// Those that the header holds.
+    fn runs(&self) -> &[TermRun] {
+        let runs = self.terms.runs();
+        &runs[runs.len().saturating_sub(TERM_RUNS_MAX)..]
+    }
+
     /// The header's bytes; their number is a multiple of 8.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let runs = self.terms.runs();
-        let runs = &runs[runs.len().saturating_sub(TERM_RUNS_MAX)..];
-        let length = aligned((FIXED_BYTES + 16 * runs.len() + 4) as u64) as usize;
+        let runs = self.runs();
+        let length = encoded_bytes(runs);
         let vote = self.vote.unwrap_or_default();
         let committed = self.committed.unwrap_or(EntryId::new(0, 0));
         let purged = self.purged.unwrap_or(EntryId::new(0, 0));
@@ -83,6 +98,7 @@ impl FileHeader {
         fields.u64(self.first_batch).u32(self.previous_crc).u32(runs.len() as u32);
         fields.u64(vote.term).u64(vote.node);
         fields.u64(committed.term).u64(committed.index).u64(purged.term).u64(purged.index);
+        fields.u64(self.file_bytes);
         for run in runs {
             fields.u64(run.term).u64(run.first);
         }
@@ -140,6 +156,7 @@ impl FileHeader {
         let vote = Vote { term: parse.u64()?, node: parse.u64()?, committed: set(VOTE_COMMITTED) };
         let committed = EntryId { term: parse.u64()?, index: parse.u64()? };
         let purged = EntryId { term: parse.u64()?, index: parse.u64()? };
+        let file_bytes = parse.u64()?;
         if runs as usize > parse.0.len() / 16 {
             return None;
         }
@@ -158,6 +175,7 @@ impl FileHeader {
             vote: set(VOTE).then_some(vote),
             committed: set(COMMITTED).then_some(committed),
             purged: set(PURGED).then_some(purged),
+            file_bytes,
             terms,
         })
     }
@@ -166,4 +184,9 @@ impl FileHeader {
     pub(crate) fn image(&self) -> Image {
         Image::restore(self)
     }
+}
+
+/// Length of a header that holds these runs.
+fn encoded_bytes(runs: &[TermRun]) -> usize {
+    aligned((FIXED_BYTES + 16 * runs.len() + 4) as u64) as usize
 }

@@ -44,6 +44,7 @@ fn header() -> FileHeader {
         vote: Some(Vote { term: 6, node: 65_537, committed: true }),
         committed: Some(EntryId::new(6, 1005)),
         purged: Some(EntryId::new(2, 900)),
+        file_bytes: 67_108_864,
         terms,
     }
 }

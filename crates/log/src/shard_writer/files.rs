@@ -39,11 +39,13 @@ impl ShardWriter {
             vote: self.image.vote,
             committed: self.image.committed,
             purged: self.image.purged,
+            file_bytes: 0,
             terms: self.image.terms().clone(),
-        };
+        }
+        .with_file_bytes(spare.bytes);
         let paths = taken.iter().map(|path| path.as_path());
         let file = Arc::new(new_file::begin(&*disk, &self.dir, &spare.file, &header, paths)?);
-        self.file_bytes = spare.bytes;
+        self.file_bytes = header.file_bytes;
         self.spare = None;
         self.committed = None;
         self.unmarked = false;

@@ -100,22 +100,29 @@ impl Life {
         self.ask(rig, Asked::Append(entry(3, 21, 40)));
         self.drive(rig);
     }
+
+    /// Entries that make their files longer.
+    pub(super) fn long(&mut self, rig: &mut Rig) {
+        for (index, bytes) in [(0, 10), (1, 5000), (2, 10), (3, 4500)] {
+            self.ask(rig, Asked::Append(entry(1, index, bytes)));
+            self.drive(rig);
+        }
+    }
 }
 
 /// Runs `script` with a stop after each number of disk operations, and recovers from every subset of what was
 /// not synced. The first thing that is not as it must be is the error; else the number of recoveries.
 ///
-/// A page has 256 bytes instead of 4 KiB, so that a small log has several: what subsets of them there are,
+/// A page has fewer bytes than 4 KiB, so that a small log has several: what subsets of them there are,
 /// and what a log makes of each, does not depend on that.
 fn every_crash(
     options: &LogOptions,
-    direct: bool,
+    (page_bytes, direct): (usize, bool),
     script: impl Fn(&mut Life, &mut Rig),
 ) -> Result<u64, String> {
     let mut recoveries = 0;
     for stop in 0.. {
-        let disk =
-            SimDisk::new(SimDiskOptions { page_bytes: 256, direct, ..SimDiskOptions::default() });
+        let disk = SimDisk::new(SimDiskOptions { page_bytes, direct, ..SimDiskOptions::default() });
         disk.stop_after(Some(stop));
         let mut life = Life::default();
         let rig = Rig::open(&disk, options.clone()).map(|mut rig| {
@@ -181,7 +188,7 @@ pub(super) fn recover_twice(
 #[test]
 fn no_crash_loses_an_acknowledged_entry() {
     for direct in [false, true] {
-        let recoveries = every_crash(&tiny(), direct, Life::appends).expect("recovers");
+        let recoveries = every_crash(&tiny(), (256, direct), Life::appends).expect("recovers");
         assert!(recoveries > 300, "{recoveries}");
     }
 }
@@ -189,7 +196,15 @@ fn no_crash_loses_an_acknowledged_entry() {
 #[test]
 fn no_crash_confuses_cuts_purges_and_recycled_files() {
     for direct in [false, true] {
-        let recoveries = every_crash(&tiny(), direct, Life::turnover).expect("recovers");
+        let recoveries = every_crash(&tiny(), (256, direct), Life::turnover).expect("recovers");
+        assert!(recoveries > 300, "{recoveries}");
+    }
+}
+
+#[test]
+fn no_crash_confuses_files_that_are_made_longer() {
+    for direct in [false, true] {
+        let recoveries = every_crash(&tiny(), (1024, direct), Life::long).expect("recovers");
         assert!(recoveries > 300, "{recoveries}");
     }
 }
@@ -267,7 +282,7 @@ pub(super) fn with(bug: BuiltinBug) -> LogOptions {
 #[test]
 fn the_crash_test_catches_planted_bugs() {
     for bug in [BuiltinBug::CallbackBeforeSync, BuiltinBug::OpenWithoutSync] {
-        let caught = every_crash(&with(bug), true, Life::appends);
+        let caught = every_crash(&with(bug), (256, true), Life::appends);
         assert!(caught.is_err(), "{bug:?} went unseen through {caught:?} recoveries");
     }
 }
