@@ -226,6 +226,14 @@ impl SimDisk {
         state.inodes[inode].cut(bytes)
     }
 
+    /// Gives a file other bytes, durably. False if it is not there.
+    pub fn put(&self, path: impl AsRef<Path>, bytes: Vec<u8>) -> bool {
+        let mut state = self.state.lock();
+        let Some(inode) = state.names.lookup(path.as_ref()) else { return false };
+        state.inodes[inode].put(bytes);
+        true
+    }
+
     /// Loses everything below a directory, durably.
     pub fn lose(&self, dir: impl AsRef<Path>) {
         self.state.lock().names.lose(dir.as_ref());

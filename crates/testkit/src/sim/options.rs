@@ -37,7 +37,7 @@ pub enum Bug {
 }
 
 /// Bugs that a simulated cluster finds, with what they do.
-pub const CLUSTER_BUGS: [(Bug, &str); 17] = [
+pub const CLUSTER_BUGS: [(Bug, &str); 18] = [
     (Bug::Log(LogBug::CallbackBeforeSync), "ack before fsync"),
     (Bug::Broker(BrokerBug::SnapshotAboveFloor), "snapshot above the floor"),
     (Bug::Broker(BrokerBug::PurgeAboveFloor), "purge above the floor"),
@@ -48,6 +48,7 @@ pub const CLUSTER_BUGS: [(Bug, &str); 17] = [
     (Bug::Broker(BrokerBug::DeleteBeforeMirrored), "delete before mirrored"),
     (Bug::Broker(BrokerBug::StaleCommit), "commit of a stale term accepted"),
     (Bug::Log(LogBug::SyncErrorIgnored), "EIO ignored"),
+    (Bug::Log(LogBug::RotAsTorn), "rot taken for torn"),
     (Bug::Broker(BrokerBug::IncarnationReused), "incarnation reused"),
     (Bug::Broker(BrokerBug::AnsweredTwice), "relay answered twice"),
     (Bug::Broker(BrokerBug::CommitBeforePut), "commit of what was never uploaded"),

@@ -9,7 +9,7 @@ use railgun_net::memory::MemoryNetwork;
 
 use super::audit;
 use super::bucket::{SimBucket, Weather};
-use super::checker::{Checker, Damage};
+use super::checker::Checker;
 use super::counts::Counts;
 use super::dial::SimDial;
 use super::faults::Fault;
@@ -385,13 +385,14 @@ impl World {
         self.restart().await;
     }
 
-    /// A log that was damaged after it was durable is not cut: the node says so and does not start.
+    /// A log that was harmed after it was durable is not cut: the node says so and does not start.
     async fn start_on_rot(&mut self) {
-        let Some(damage) = self.checker.find_rot(&mut self.random) else { return };
-        self.trace.note(format_args!("{damage:?}"));
-        let Damage { path, position, mask } = damage;
+        let Some(harm) = self.checker.find_rot(&mut self.random) else { return };
+        self.trace.note(format_args!("{harm:?}"));
+        let path = harm.path();
+        let Some(whole) = self.node.disk.contents(path) else { return };
         self.checker.look_away(true);
-        self.node.disk.flip(&path, position, mask);
+        harm.strike(&self.node.disk);
         match tokio::time::timeout(START_PATIENCE, self.node.start()).await {
             Ok(Ok(life)) => {
                 self.life = Some(life);
@@ -410,9 +411,9 @@ impl World {
                 self.history.violated("torn/rot", how);
             }
         }
-        // Whoever damaged it makes it whole again.
+        // Whoever harmed it makes it whole again.
         self.crash(&CrashPlan::ProcessOnly);
-        self.node.disk.flip(&path, position, mask);
+        self.node.disk.put(path, whole);
         self.checker.look_away(false);
     }
 

@@ -104,6 +104,13 @@ impl Inode {
         is_longer
     }
 
+    pub(super) fn put(&mut self, bytes: Vec<u8>) {
+        self.durable = Arc::new(bytes);
+        self.current = Arc::clone(&self.durable);
+        self.dirty.clear();
+        self.unwritten.clear();
+    }
+
     pub(super) fn flip(&mut self, position: usize, mask: u8) -> bool {
         for bytes in [&mut self.durable, &mut self.current] {
             let Some(byte) = Arc::make_mut(bytes).get_mut(position) else { return false };

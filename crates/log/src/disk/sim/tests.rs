@@ -158,6 +158,10 @@ fn what_is_lost_or_cut_does_not_come_back() {
         assert_eq!(disk.contents("ab/two").expect("is there"), b"aaa");
         disk.crash(&CrashPlan::KeepAll);
     }
+    assert!(disk.put("ab/two", b"bbbbbb".to_vec()));
+    assert!(!disk.put("a/b/one", Vec::new()), "it is not there");
+    disk.crash(&CrashPlan::LoseAll);
+    assert_eq!(disk.contents("ab/two").expect("is there"), b"bbbbbb");
     make_dir(&disk, "a/b".as_ref()).expect("made again");
     assert_eq!(disk.list("a/b".as_ref()).expect("lists"), [""; 0]);
 }

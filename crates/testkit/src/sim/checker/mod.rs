@@ -33,7 +33,7 @@ use kept::Kept;
 use local::{Appends, Told};
 use promises::Promises;
 
-pub(super) use rot::{Damage, Harm};
+pub(super) use rot::Harm;
 
 /// Entries with records that a shard may have on their way into its log.
 const ENTRIES_IN_FLIGHT: usize = 8;
@@ -195,8 +195,8 @@ impl Checker {
         rot::check(self.node(), &self.history, random);
     }
 
-    /// Damage to the disk as it is on which the node must not start.
-    pub(super) fn find_rot(&self, random: &mut Random) -> Option<Damage> {
+    /// Harm to the disk as it is on which the node must not start.
+    pub(super) fn find_rot(&self, random: &mut Random) -> Option<Harm> {
         rot::find(self.node(), random)
     }
 

@@ -1,81 +1,106 @@
-//! Whether recovery tells rot from a torn write: damages a copy of the disk where everything is known
-//! to be durable, and looks at what it makes of that (DESIGN §3 "Recovery").
+//! Whether recovery tells rot from a torn write: harms a copy of the disk where everything is known to be
+//! durable, and looks at what it makes of that (DESIGN §3 "Recovery").
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use railgun_log::{CrashPlan, Disk, LogOptions, LogWriter, OpenError, SimDisk, Step};
+use railgun_log::{
+    CrashPlan, Disk, EntryId, LogOptions, LogWriter, OpenError, ReadError, ShardLog, SimDisk, Step,
+    Vote,
+};
 
 use super::super::history::History;
 use super::super::node::SimNode;
 use super::super::options::Bug;
 use super::super::random::Random;
 
-/// A byte of a log that can be damaged.
-#[derive(Debug)]
-pub(in super::super) struct Damage {
-    pub(in super::super) path: PathBuf,
-    pub(in super::super) position: usize,
-    pub(in super::super) mask: u8,
+/// Bytes of entries read at a time.
+const READ_BYTES: usize = 4 << 20;
+/// Attempts to find harm that a log cannot be opened with.
+const DRAWN_MAX: usize = 10;
+
+/// What may befall a file while nobody looks.
+#[derive(Clone, Debug)]
+pub(in super::super) enum Harm {
+    /// One byte is another, by exclusive or with `mask`. In what was not yet marked as synced a log cannot
+    /// tell that from a torn write.
+    Flip { path: PathBuf, position: usize, mask: u8 },
+    /// Behind its first bytes. A log always tells.
+    Cut { path: PathBuf, bytes: usize },
 }
 
-/// Flips a byte of one log, which is marked as synced before; its entries must all be there, or the
-/// log must refuse to open.
+impl Harm {
+    pub(in super::super) fn path(&self) -> &Path {
+        let (Self::Flip { path, .. } | Self::Cut { path, .. }) = self;
+        path
+    }
+
+    pub(in super::super) fn strike(&self, disk: &SimDisk) {
+        match self {
+            Self::Flip { path, position, mask } => disk.flip(path, *position, *mask),
+            Self::Cut { path, bytes } => disk.cut(path, *bytes),
+        };
+    }
+
+    /// Harm to the written part of one file of the directory.
+    fn draw(disk: &SimDisk, dir: &Path, is_cut: bool, random: &mut Random) -> Option<Self> {
+        let names = disk.list(dir).ok()?;
+        let is_read =
+            |name: &&String| [".log", ".ckpt", ".snap"].iter().any(|end| name.ends_with(end));
+        let names: Vec<_> = names.iter().filter(is_read).collect();
+        if names.is_empty() {
+            return None;
+        }
+        let path = dir.join(random.pick(&names));
+        let end = disk.contents(&path)?.iter().rposition(|byte| *byte != 0)?;
+        let position = random.within(0..end as u64 + 1) as usize;
+        Some(match is_cut {
+            true => Self::Cut { path, bytes: position },
+            false => Self::Flip { path, position, mask: 1 << random.within(0..8) },
+        })
+    }
+}
+
+/// Harms one log: what it had must all be there, or it must refuse to open. Before bytes are flipped, all of
+/// it is marked as synced.
 pub(super) fn check(node: &SimNode, history: &History, random: &mut Random) {
     let disk = copy(node);
     let dirs = node.log_dirs();
     let dir = random.pick(&dirs);
-    let Ok((last, _)) = open(&disk, dir, node.log_options(), true) else { return };
-    let Some(Damage { path, position, mask }) = draw(&disk, dir, random) else { return };
-    disk.flip(&path, position, mask);
+    let is_cut = random.percent(50);
+    let Ok(before) = open(&disk, dir, node.log_options(), !is_cut) else { return };
+    let Some(harm) = Harm::draw(&disk, dir, is_cut, random) else { return };
+    harm.strike(&disk);
     let mut options = node.log_options();
     options.builtin_bug = node.bug.and_then(Bug::of_log);
-    if let Ok((found, cut)) = open(&disk, dir, options, false)
-        && found < last
-    {
+    let Ok(after) = open(&disk, dir, options, false) else { return };
+    // Flipped bytes of older files are told when they are read.
+    let read = if is_cut { read_all(&after.log) } else { Ok(()) };
+    let is_less = after.last < before.last || after.vote != before.vote;
+    if is_less || read.is_err() {
         let how = format_args!(
-            "byte {position} of {} was damaged after it was durable; recovery cut the log from \
-             entry {last:?} to {found:?} ({cut})",
-            path.display()
+            "{harm:?} came over what was durable; recovery went from {:?} and entry {:?} back to {:?} and \
+             entry {:?} ({}), of which is read: {read:?}",
+            before.vote, before.last, after.vote, after.last, after.report
         );
         history.violated("torn/rot", how);
     }
 }
 
-/// Damage to the disk as it is that makes a log refuse to open.
-pub(super) fn find(node: &SimNode, random: &mut Random) -> Option<Damage> {
+/// Harm to the disk as it is that makes a log refuse to open.
+pub(super) fn find(node: &SimNode, random: &mut Random) -> Option<Harm> {
     let dirs = node.log_dirs();
     let dir = random.pick(&dirs);
     let disk = copy(node);
-    let damage = draw(&disk, dir, random)?;
-    disk.flip(&damage.path, damage.position, damage.mask);
+    let harm = Harm::draw(&disk, dir, random.percent(50), random)?;
+    harm.strike(&disk);
     let refused = open(&disk, dir, node.log_options(), false);
-    matches!(refused, Err(Some(OpenError::Rot { .. }))).then_some(damage)
+    matches!(refused, Err(Some(OpenError::Rot { .. }))).then_some(harm)
 }
 
-/// Attempts to find damage that a log cannot be opened with.
-const DRAWN_MAX: usize = 10;
-
-/// Harm to one file of a node of several, which has another replica's help. To a log only such as tells
-/// itself from a torn write: in what was not yet marked as synced it cannot.
-#[derive(Debug)]
-pub(in super::super) enum Harm {
-    Flip(Damage),
-    /// Behind its first bytes.
-    Cut(PathBuf, usize),
-}
-
-impl Harm {
-    pub(in super::super) fn strike(&self, disk: &SimDisk) {
-        match self {
-            Self::Flip(Damage { path, position, mask }) => disk.flip(path, *position, *mask),
-            Self::Cut(path, bytes) => disk.cut(path, *bytes),
-        };
-    }
-}
-
-/// Harm to the disk as it is, which must be durable.
+/// Harm to one file of a node of several, which has another replica's help: to the disk as it is, which
+/// must be durable. A log is to tell it from a torn write.
 pub(super) fn find_harm(node: &SimNode, random: &mut Random) -> Option<Harm> {
     let disk = copy(node);
     let dirs = node.newest_log_dirs(&disk);
@@ -83,33 +108,19 @@ pub(super) fn find_harm(node: &SimNode, random: &mut Random) -> Option<Harm> {
     for _ in 0..DRAWN_MAX {
         let log = random.pick(&dirs).clone();
         let dir = if is_checkpoint { log.with_file_name("checkpoints") } else { log.clone() };
-        let Some(harm) = draw_harm(&disk, &dir, random) else { continue };
+        let is_cut = random.percent(50);
+        let Some(harm) = Harm::draw(&disk, &dir, is_cut, random) else { continue };
+        if is_checkpoint || is_cut {
+            return Some(harm);
+        }
         let harmed = disk.fork();
         harm.strike(&harmed);
         let opened = open(&harmed, &log, node.log_options(), false);
-        let is_told =
-            matches!(opened, Err(Some(OpenError::Rot { .. } | OpenError::MissingFile { .. })));
-        if is_checkpoint || is_told {
+        if matches!(opened, Err(Some(OpenError::Rot { .. } | OpenError::MissingFile { .. }))) {
             return Some(harm);
         }
     }
     None
-}
-
-fn draw_harm(disk: &SimDisk, dir: &Path, random: &mut Random) -> Option<Harm> {
-    let names = disk.list(dir).ok()?;
-    let is_read = |name: &&String| [".log", ".ckpt", ".snap"].iter().any(|end| name.ends_with(end));
-    let names: Vec<_> = names.iter().filter(is_read).collect();
-    if names.is_empty() {
-        return None;
-    }
-    let path = dir.join(random.pick(&names));
-    let end = disk.contents(&path)?.iter().rposition(|byte| *byte != 0)?;
-    let position = random.within(0..end as u64 + 1) as usize;
-    Some(match random.percent(30) {
-        true => Harm::Cut(path, position),
-        false => Harm::Flip(Damage { path, position, mask: 1 << random.within(0..8) }),
-    })
 }
 
 /// What is durable, on a disk with room.
@@ -120,26 +131,21 @@ fn copy(node: &SimNode) -> SimDisk {
     disk
 }
 
-fn draw(disk: &SimDisk, dir: &Path, random: &mut Random) -> Option<Damage> {
-    let names = disk.list(dir).ok()?;
-    let logs: Vec<_> = names.iter().filter(|name| name.ends_with(".log")).collect();
-    if logs.is_empty() {
-        return None;
-    }
-    let path = dir.join(random.pick(&logs));
-    let end = disk.contents(&path)?.iter().rposition(|byte| *byte != 0)?;
-    let position = random.within(0..end as u64 + 1) as usize;
-    Some(Damage { path, position, mask: 1 << random.within(0..8) })
+/// A log as recovery finds it.
+struct Opened {
+    vote: Option<Vote>,
+    last: Option<EntryId>,
+    report: String,
+    log: ShardLog,
 }
 
-/// The last entry of a log as recovery finds it, and its report. An error without a cause: there is no
-/// log, or it could not be marked.
+/// Opens a log. An error without a cause: there is none, or it could not be marked.
 fn open(
     disk: &SimDisk,
     dir: &Path,
     options: LogOptions,
     mark: bool,
-) -> Result<(Option<u64>, String), Option<OpenError>> {
+) -> Result<Opened, Option<OpenError>> {
     let mut next = 1u128 << 64;
     let uuids = move || {
         next += 1;
@@ -157,5 +163,14 @@ fn open(
             return Err(None);
         }
     }
-    Ok((log.state().last.map(|last| last.index), format!("{report:?}")))
+    let state = log.state();
+    Ok(Opened { vote: state.vote, last: state.last, report: format!("{report:?}"), log })
+}
+
+fn read_all(log: &ShardLog) -> Result<(), ReadError> {
+    let Some(mut next) = log.first_file_index() else { return Ok(()) };
+    while let Some(entry) = log.read(next, u64::MAX, READ_BYTES)?.last() {
+        next = entry.id.index + 1;
+    }
+    Ok(())
 }
