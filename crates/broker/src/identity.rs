@@ -5,12 +5,15 @@ use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 
 use railgun_log::{Disk, read_full_at, write_all_vectored_at};
-use railgun_types::{ClusterUid, NodeId, NodeUid, ShardId};
+use railgun_types::{ClusterUid, NodeId, NodeUid, ShardId, crc32c};
 
 /// Name of the file in the data directory.
 const FILE: &str = "node.toml";
 /// Longest file that is read.
 const FILE_BYTES_MAX: usize = 16 << 10;
+/// What the last line begins with: the sum of all before it. A number that has changed, or lacks its last
+/// digits, is a number all the same.
+const SUM: &str = "# crc32c ";
 
 /// The identity of a node's data directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,7 +104,7 @@ impl Identity {
         let mut bytes = [0; FILE_BYTES_MAX];
         let read = read_full_at(&*file, &mut bytes, 0).map_err(io)?;
         let text = std::str::from_utf8(&bytes[..read]).map_err(|_| damaged("not UTF-8"))?;
-        let known = Self::parse(text).map_err(damaged)?;
+        let known = unsummed(text).and_then(Self::parse).map_err(damaged)?;
         // Its content was durable before it had its name; the name may not be: whoever gave it may have
         // died before it was synced.
         disk.sync_dir(Path::new("")).map_err(io)?;
@@ -167,7 +170,8 @@ impl Identity {
                 table.insert("replicas".into(), toml::Value::Table(replicas));
             }
         }
-        table.to_string()
+        let text = table.to_string();
+        format!("{text}{SUM}{}\n", sum_of(&text))
     }
 
     fn parse(text: &str) -> Result<Self, &'static str> {
@@ -187,14 +191,20 @@ impl Identity {
                 Some(Member { node, cluster, founders, replicas })
             }
         };
-        let uid = match (text_of(&table, "uid"), &member) {
-            (Some(uid), _) => uid.parse().map_err(|_| "no uid")?,
-            // Of a release that had one node only: all that it has is its cluster's.
-            (None, Some(member)) => NodeUid(member.cluster.0),
-            (None, None) => return Err("no uid"),
-        };
+        let uid = text_of(&table, "uid").and_then(|uid| uid.parse().ok()).ok_or("no uid")?;
         Ok(Self { uid, bucket, member })
     }
+}
+
+/// What was written before its sum.
+fn unsummed(text: &str) -> Result<&str, &'static str> {
+    let (content, sum) =
+        text.strip_suffix('\n').and_then(|text| text.rsplit_once(SUM)).ok_or("no checksum")?;
+    if sum == sum_of(content) { Ok(content) } else { Err("checksum does not match") }
+}
+
+fn sum_of(text: &str) -> String {
+    format!("{:08x}", crc32c(text.as_bytes()))
 }
 
 fn text_of<'t>(table: &'t toml::Table, name: &str) -> Option<&'t str> {
@@ -305,20 +315,28 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let disk = railgun_log::RealDisk::open(dir.path()).expect("a disk");
         assert_eq!(Identity::load(&disk, "file:///a").expect("read"), None);
-        // As a node of a release for one node has written it.
-        let cluster = ClusterUid([1; 16]);
-        let written = format!("node = 1\ncluster = \"{cluster}\"\nbucket = \"file:///a\"\n");
-        std::fs::write(dir.path().join(FILE), written).expect("written");
-        let first =
+        let mut first =
             Identity { uid: NodeUid([1; 16]), bucket: "file:///a".into(), member: member(1) };
+        if let Some(member) = &mut first.member {
+            member.replicas = BTreeMap::from([(ShardId(1), 12), (ShardId(2), 300)]);
+        }
+        first.keep(&disk).expect("kept");
         assert_eq!(Identity::load(&disk, "file:///a").expect("read"), Some(first));
         let other = Identity::load(&disk, "file:///b");
         assert!(matches!(other, Err(IdentityError::BucketMismatch { .. })), "{other:?}");
-        for damage in ["node = x", "bucket = \"file:///a\"", "cluster = 3\nbucket = \"file:///a\""]
-        {
-            std::fs::write(dir.path().join(FILE), damage).expect("written");
-            let damaged = Identity::load(&disk, "file:///a");
-            assert!(matches!(damaged, Err(IdentityError::Damaged { .. })), "{damaged:?}");
+        let whole = std::fs::read(dir.path().join(FILE)).expect("read");
+        for at in 0..whole.len() {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 1 << (at % 8);
+            for damage in [&flipped, &whole[..at]] {
+                std::fs::write(dir.path().join(FILE), damage).expect("written");
+                let damaged = Identity::load(&disk, "file:///a");
+                assert!(
+                    matches!(damaged, Err(IdentityError::Damaged { .. })),
+                    "{at}: {damaged:?} of {}",
+                    String::from_utf8_lossy(damage)
+                );
+            }
         }
     }
 }
