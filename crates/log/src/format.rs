@@ -54,7 +54,10 @@
 //! A file is not longer than F, unless its first batch is: then the file is made as long as that needs,
 //! durably, before the batch is written, and takes no other. It never gets shorter.
 //!
-//! A batch without frames is a *mark*: it only says what was synced.
+//! A batch without frames is a *mark*: it only says what was synced. A header with 2³²−1 frames, of length 0,
+//! is a *seal*: it stands behind the valid part of a closed file, with the number of the next file's first
+//! batch, and says that this file was begun. It is written, and synced, when the next file has its name
+//! durably, and again by each recovery, as whoever began that file may have ended before.
 //!
 //! # Frame
 //!
@@ -87,7 +90,8 @@
 //! which batch N is expected but not found whole is **rot** iff some later place of the file holds an
 //! intact batch header with this file's uuid and `synced_through` ≥ N; or if the file is not the newest.
 //! It is also rot if the file is shorter than F, or than its first batch says that it is; and if a file that
-//! is not the newest is shorter than its valid part.
+//! is not the newest is shorter than its valid part; and if the newest file ends with a seal: there was a file
+//! after it.
 //! Otherwise it is **torn**: N was never acknowledged (or it is the last batch, was never marked, and was
 //! damaged afterwards: the one case that cannot be told apart), and the log ends at p.
 //!

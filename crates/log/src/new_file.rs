@@ -8,7 +8,8 @@ use crate::disk::{Disk, DiskFile, read_full_at, write_all_vectored_at};
 use crate::error::{Attempt, DiskFailure};
 use crate::extent::Extent;
 use crate::files::LogFile;
-use crate::format::file_header::FileHeader;
+use crate::format::batch::BatchHeader;
+use crate::format::file_header::{FileHeader, PreviousFile};
 use crate::format::frame::FrameSeed;
 use crate::format::positions::{self, Identity};
 
@@ -62,6 +63,23 @@ pub(crate) fn begin<'a>(
         sequence: header.sequence,
         header_bytes: bytes.len() as u64,
     })
+}
+
+/// Says at the end of a closed file, durably, that another was begun, which `next` describes. Not before
+/// that one is durable, name and all.
+pub(crate) fn seal(closed: &LogFile, next: &FileHeader) -> Result<(), DiskFailure> {
+    let Some(PreviousFile { uuid, end }) = next.previous else { return Ok(()) };
+    let (seal, _) = BatchHeader::seal(uuid, next.first_batch, next.previous_crc).encode();
+    let (file, path) = (&*closed.file, &closed.path);
+    let sealed = write_all_vectored_at(file, &mut [IoSlice::new(&seal)], end).attempt("seal", path);
+    match sealed.and_then(|()| file.sync_data().attempt("sync", path)) {
+        // It has room in the file, but a file system that never writes in place may have none.
+        Err(failure) if failure.is_full() => {
+            tracing::warn!(error = %failure, "if the next log file goes missing, nothing tells");
+            Ok(())
+        }
+        sealed => sealed,
+    }
 }
 
 /// Writes the position index beside a closed file. Derived data, so neither synced nor insisted on.

@@ -123,6 +123,11 @@ pub(crate) fn open(
     check_beginning(dir, &found[0], &files, &tail)?;
 
     // From here on the disk is changed: nothing above may be an error any more.
+    if let [.., closed, newest] = &found[..] {
+        // Whoever began the newest may have ended before that was said. Also what is there may not be
+        // durable.
+        new_file::seal(&closed.log_file(), &newest.header)?;
+    }
     report.torn = cut(newest, &tail, &options)?;
     make_durable(newest, &tail, &options)?;
     disk.sync_dir(dir).attempt("sync", dir)?;

@@ -122,6 +122,9 @@ fn read_batch(
     if batch.number != place.number || batch.previous_crc != place.previous_crc {
         return torn("batch does not follow the one before");
     }
+    if batch.is_seal() {
+        return Ok(Err(Stop::Impossible("the file after it is missing")));
+    }
     let mut position = start + BATCH_HEADER_BYTES as u64;
     let room = window.len().saturating_sub(position);
     if batch.length > room || aligned(batch.length) > room {

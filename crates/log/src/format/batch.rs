@@ -13,6 +13,9 @@ pub(crate) const BATCH_MAGIC: [u8; 4] = *b"RGW1";
 /// Bytes of the header before its CRC.
 const SUMMED_BYTES: usize = 60;
 
+/// Number of frames in the header of a seal.
+const SEAL: u32 = u32::MAX;
+
 /// What a batch says about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BatchHeader {
@@ -30,6 +33,16 @@ pub(crate) struct BatchHeader {
 }
 
 impl BatchHeader {
+    /// What stands behind the last batch of a closed file, in the place of batch `number`.
+    pub(crate) const fn seal(uuid: FileUuid, number: u64, previous_crc: u32) -> Self {
+        let synced_through = number - 1;
+        Self { uuid, number, synced_through, length: 0, frames: SEAL, previous_crc, frames_crc: 0 }
+    }
+
+    pub(crate) const fn is_seal(&self) -> bool {
+        self.frames == SEAL
+    }
+
     /// The header's bytes and its CRC, which the next batch names.
     pub(crate) fn encode(&self) -> ([u8; BATCH_HEADER_BYTES], u32) {
         let mut bytes = Vec::with_capacity(BATCH_HEADER_BYTES);

@@ -162,6 +162,15 @@ fn golden_batch() {
 }
 
 #[test]
+fn golden_seal() {
+    let seal = BatchHeader::seal(UUID, 79, 0xDEAD_BEEF);
+    let (bytes, _) = seal.encode();
+    check("seal.bin", &bytes);
+    let (decoded, _) = BatchHeader::decode(&bytes, &UUID).expect("decodes");
+    assert!(decoded == seal && decoded.is_seal());
+}
+
+#[test]
 fn golden_positions() {
     let points = vec![Point { index: 0, position: 208 }, Point { index: 3, position: 9000 }];
     let extent = Extent::from_parts((1007, 1012), true, 12_000, points, vec![3]);

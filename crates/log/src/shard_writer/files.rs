@@ -45,6 +45,7 @@ impl ShardWriter {
         .with_file_bytes(spare.bytes);
         let paths = taken.iter().map(|path| path.as_path());
         let file = Arc::new(new_file::begin(&*disk, &self.dir, &spare.file, &header, paths)?);
+        new_file::seal(&self.current, &header)?;
         self.file_bytes = header.file_bytes;
         self.spare = None;
         self.committed = None;
@@ -156,7 +157,7 @@ impl ShardWriter {
             Op::Purge { upto } if upto.index < written => Some(*upto),
             _ => None,
         });
-        let free = self.file_bytes.saturating_sub(self.position);
+        let free = self.left_for_marks();
         let Some(upto) = upto.filter(|_| self.pending.sealed.is_none()) else { return Ok(false) };
         self.batch.clear(self.current.seed);
         if self.batch.file_bytes_with(FRAME_BYTES as u64) > free {

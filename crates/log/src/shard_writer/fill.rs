@@ -2,13 +2,13 @@
 
 use super::{Op, ShardWriter};
 use crate::batch::{Batch, Change};
-use crate::format::batch::BatchHeader;
+use crate::format::batch::{BATCH_HEADER_BYTES, BatchHeader};
 use crate::format::frame::{FRAME_BYTES, Record};
 use crate::image::Purge;
 use crate::options::BuiltinBug;
 
 /// Bytes at the end of each file that only marks and purges may use, so that space can be freed, and a
-/// clean shutdown be told, also where the disk is full.
+/// clean shutdown be told, also where the disk is full. The last of them are for the seal.
 const RESERVE_BYTES: u64 = 1024;
 
 /// What a batch may take.
@@ -40,6 +40,11 @@ impl ShardWriter {
     /// Bytes left in the current file for ordinary batches.
     pub(super) fn left(&self) -> u64 {
         self.file_bytes.saturating_sub(self.position + self.reserve())
+    }
+
+    /// Bytes left in the current file for marks and purges.
+    pub(super) fn left_for_marks(&self) -> u64 {
+        self.file_bytes.saturating_sub(self.position + BATCH_HEADER_BYTES as u64)
     }
 
     fn bounds(&self) -> Bounds {
@@ -128,7 +133,7 @@ impl ShardWriter {
     }
 
     fn fill_mark(&mut self) -> bool {
-        let free = self.file_bytes.saturating_sub(self.position);
+        let free = self.left_for_marks();
         if self.batch.file_bytes_with(FRAME_BYTES as u64) > free {
             return false;
         }

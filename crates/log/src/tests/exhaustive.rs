@@ -173,6 +173,17 @@ pub(super) fn recover_twice(
     recovered_prefix(std::slice::from_ref(&before), 0, &again)
         .map_err(|why| format!("after recovery and loss of power: {why}"))?;
 
+    let files = rig.log.files();
+    if let [.., _, newest] = &files[..] {
+        let missing = disk.fork();
+        missing.crash(&CrashPlan::LoseAll);
+        missing.lose(&newest.path);
+        let opened = Rig::open(&missing, options.clone()).map(|rig| rig.log.state());
+        if !matches!(opened, Err(OpenError::Rot { .. })) {
+            return Err(format!("nothing tells that the newest file is missing: {opened:?}"));
+        }
+    }
+
     // One more entry, acknowledged, over whatever the crash left behind the end.
     let mut life = Life::default();
     life.ask(&rig, Asked::Append(entry(9, before.next(), 60)));

@@ -132,6 +132,15 @@ fn a_missing_file_is_told() {
         let opened = Rig::open(&fork, small());
         assert!(matches!(opened, Err(OpenError::MissingFile { .. })), "{opened:?}");
     }
+    let [.., closed, newest] = &files[..] else { panic!("{files:?}") };
+    disk.remove(&newest.path).expect("is there");
+    match Rig::open(&disk, small()) {
+        Err(OpenError::Rot { file, position, index, .. }) => {
+            let known = (closed.path.clone(), closed.bytes, closed.next_index);
+            assert_eq!((file, position, index), known);
+        }
+        opened => panic!("{opened:?}"),
+    }
 }
 
 #[test]

@@ -28,23 +28,43 @@ pub(in super::super) enum Harm {
     Flip { path: PathBuf, position: usize, mask: u8 },
     /// Behind its first bytes. A log always tells.
     Cut { path: PathBuf, bytes: usize },
+    /// It is not there. A log that has others tells, unless a crash came just when it was begun.
+    Gone { path: PathBuf },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Flip,
+    Cut,
+    Gone,
+}
+
+impl Kind {
+    fn draw(random: &mut Random) -> Self {
+        match random.within(0..5) {
+            0 | 1 => Self::Flip,
+            2 | 3 => Self::Cut,
+            _ => Self::Gone,
+        }
+    }
 }
 
 impl Harm {
     pub(in super::super) fn path(&self) -> &Path {
-        let (Self::Flip { path, .. } | Self::Cut { path, .. }) = self;
+        let (Self::Flip { path, .. } | Self::Cut { path, .. } | Self::Gone { path }) = self;
         path
     }
 
     pub(in super::super) fn strike(&self, disk: &SimDisk) {
         match self {
-            Self::Flip { path, position, mask } => disk.flip(path, *position, *mask),
-            Self::Cut { path, bytes } => disk.cut(path, *bytes),
-        };
+            Self::Flip { path, position, mask } => drop(disk.flip(path, *position, *mask)),
+            Self::Cut { path, bytes } => drop(disk.cut(path, *bytes)),
+            Self::Gone { path } => disk.lose(path),
+        }
     }
 
     /// Harm to the written part of one file of the directory.
-    fn draw(disk: &SimDisk, dir: &Path, is_cut: bool, random: &mut Random) -> Option<Self> {
+    fn draw(disk: &SimDisk, dir: &Path, kind: Kind, random: &mut Random) -> Option<Self> {
         let names = disk.list(dir).ok()?;
         let is_read =
             |name: &&String| [".log", ".ckpt", ".snap"].iter().any(|end| name.ends_with(end));
@@ -55,9 +75,10 @@ impl Harm {
         let path = dir.join(random.pick(&names));
         let end = disk.contents(&path)?.iter().rposition(|byte| *byte != 0)?;
         let position = random.within(0..end as u64 + 1) as usize;
-        Some(match is_cut {
-            true => Self::Cut { path, bytes: position },
-            false => Self::Flip { path, position, mask: 1 << random.within(0..8) },
+        Some(match kind {
+            Kind::Flip => Self::Flip { path, position, mask: 1 << random.within(0..8) },
+            Kind::Cut => Self::Cut { path, bytes: position },
+            Kind::Gone => Self::Gone { path },
         })
     }
 }
@@ -68,15 +89,19 @@ pub(super) fn check(node: &SimNode, history: &History, random: &mut Random) {
     let disk = copy(node);
     let dirs = node.log_dirs();
     let dir = random.pick(&dirs);
-    let is_cut = random.percent(50);
-    let Ok(before) = open(&disk, dir, node.log_options(), !is_cut) else { return };
-    let Some(harm) = Harm::draw(&disk, dir, is_cut, random) else { return };
+    let kind = Kind::draw(random);
+    let is_flip = kind == Kind::Flip;
+    let Ok(before) = open(&disk, dir, node.log_options(), is_flip) else { return };
+    let Some(harm) = Harm::draw(&disk, dir, kind, random) else { return };
+    if kind == Kind::Gone && before.files == 1 {
+        return;
+    }
     harm.strike(&disk);
     let mut options = node.log_options();
     options.builtin_bug = node.bug.and_then(Bug::of_log);
     let Ok(after) = open(&disk, dir, options, false) else { return };
     // Flipped bytes of older files are told when they are read.
-    let read = if is_cut { read_all(&after.log) } else { Ok(()) };
+    let read = if is_flip { Ok(()) } else { read_all(&after.log) };
     let is_less = after.last < before.last || after.vote != before.vote;
     if is_less || read.is_err() {
         let how = format_args!(
@@ -93,7 +118,8 @@ pub(super) fn find(node: &SimNode, random: &mut Random) -> Option<Harm> {
     let dirs = node.log_dirs();
     let dir = random.pick(&dirs);
     let disk = copy(node);
-    let harm = Harm::draw(&disk, dir, random.percent(50), random)?;
+    let kind = if random.percent(50) { Kind::Flip } else { Kind::Cut };
+    let harm = Harm::draw(&disk, dir, kind, random)?;
     harm.strike(&disk);
     let refused = open(&disk, dir, node.log_options(), false);
     matches!(refused, Err(Some(OpenError::Rot { .. }))).then_some(harm)
@@ -108,9 +134,12 @@ pub(super) fn find_harm(node: &SimNode, random: &mut Random) -> Option<Harm> {
     for _ in 0..DRAWN_MAX {
         let log = random.pick(&dirs).clone();
         let dir = if is_checkpoint { log.with_file_name("checkpoints") } else { log.clone() };
-        let is_cut = random.percent(50);
-        let Some(harm) = Harm::draw(&disk, &dir, is_cut, random) else { continue };
-        if is_checkpoint || is_cut {
+        let kind = match Kind::draw(random) {
+            Kind::Gone if is_checkpoint => Kind::Cut,
+            kind => kind,
+        };
+        let Some(harm) = Harm::draw(&disk, &dir, kind, random) else { continue };
+        if is_checkpoint || kind == Kind::Cut {
             return Some(harm);
         }
         let harmed = disk.fork();
@@ -135,6 +164,7 @@ fn copy(node: &SimNode) -> SimDisk {
 struct Opened {
     vote: Option<Vote>,
     last: Option<EntryId>,
+    files: usize,
     report: String,
     log: ShardLog,
 }
@@ -164,7 +194,8 @@ fn open(
         }
     }
     let state = log.state();
-    Ok(Opened { vote: state.vote, last: state.last, report: format!("{report:?}"), log })
+    let (files, report) = (log.files().len(), format!("{report:?}"));
+    Ok(Opened { vote: state.vote, last: state.last, files, report, log })
 }
 
 fn read_all(log: &ShardLog) -> Result<(), ReadError> {
