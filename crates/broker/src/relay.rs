@@ -8,12 +8,14 @@ use futures::FutureExt;
 use futures::StreamExt;
 use futures::stream::FuturesOrdered;
 use railgun_core::catalog::CatalogOutcome;
-use railgun_core::command::{Append, CatalogCommand, Command, CommandBody};
+use railgun_core::command::{Append, AppendMode, CatalogCommand, Command, CommandBody};
 use railgun_core::shard::Outcome;
 use railgun_net::{FrameReader, FrameWriter};
 use railgun_proto::{Frame, v1};
 use railgun_raft::PeerError;
-use railgun_types::{ByteCursor, ShardId, Timestamp};
+use railgun_types::batch::BatchError;
+use railgun_types::limits::{ATOMIC_BATCH_BYTES, ATOMIC_BATCH_RECORDS};
+use railgun_types::{ByteCursor, Limits, ShardId, Timestamp};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use crate::builtin_bug::BuiltinBug;
@@ -35,6 +37,7 @@ const UNKNOWN: u8 = 3;
 const HOT_TIER_FULL: u8 = 4;
 const DISK_FULL: u8 = 5;
 const TOO_MANY_STREAMS: u8 = 6;
+const DAMAGED: u8 = 7;
 
 /// What the leader's node says.
 #[derive(Debug)]
@@ -77,6 +80,7 @@ fn put_failure(head: &mut BytesMut, failure: RequestFailure) {
         RequestFailure::Proposal(ProposeFailure::Unknown) => UNKNOWN,
         RequestFailure::HotTierFull => HOT_TIER_FULL,
         RequestFailure::DiskFull => DISK_FULL,
+        RequestFailure::Damaged => DAMAGED,
     });
 }
 
@@ -89,6 +93,7 @@ fn failure(head: &Bytes) -> Option<ChangeOrRequest> {
         BUSY => ProposeFailure::Busy.into(),
         HOT_TIER_FULL => RequestFailure::HotTierFull,
         DISK_FULL => RequestFailure::DiskFull,
+        DAMAGED => RequestFailure::Damaged,
         TOO_MANY_STREAMS => {
             let max = usize::try_from(cursor.u64().ok()?).unwrap_or(usize::MAX);
             return Some(ChangeOrRequest::TooManyStreams { max });
@@ -120,6 +125,7 @@ impl From<ChangeOrRequest> for ChangeFailure {
             ChangeOrRequest::Request(RequestFailure::DiskFull | RequestFailure::HotTierFull) => {
                 Self::DiskFull
             }
+            ChangeOrRequest::Request(RequestFailure::Damaged) => ProposeFailure::Unknown.into(),
             ChangeOrRequest::TooManyStreams { max } => Self::TooManyStreams { max },
         }
     }
@@ -229,6 +235,11 @@ async fn take(
     let unknown = RequestFailure::Proposal(ProposeFailure::Unknown);
     Ok(match (&replica.owner, body) {
         (Owner::Data(shard), CommandBody::Append(items)) => {
+            if let Err(error) = check(&items) {
+                let (shard, session) = (shard.handle.id(), queueing.session());
+                tracing::error!(%shard, session, %error, "another node relayed damaged batches");
+                return Ok(async { Answer::Data(Err(RequestFailure::Damaged)) }.boxed());
+            }
             let result = shard.handle.append(queueing, items).await?;
             async move { Answer::Data(result.await.unwrap_or(Err(unknown)).map(Outcome::Appended)) }
                 .boxed()
@@ -243,6 +254,20 @@ async fn take(
         }
         (Owner::Catalog(_), _) => async move { Answer::Data(Ok(Outcome::Foreign)) }.boxed(),
     })
+}
+
+/// Looks at batches as at those of a client: the node between has validated them, but its memory or its
+/// software may have done them harm since, which all replicas would keep.
+fn check(items: &[Append]) -> Result<(), BatchError> {
+    let limits = Limits::default();
+    for Append { mode, batch, .. } in items {
+        let is_over = batch.count() > ATOMIC_BATCH_RECORDS || batch.len() > ATOMIC_BATCH_BYTES;
+        if *mode == AppendMode::Atomic && is_over {
+            return Err(BatchError::TooLarge { records: batch.count(), bytes: batch.len() });
+        }
+        batch.check(&limits, limits.message_bytes)?;
+    }
+    Ok(())
 }
 
 /// Has the node at `address`, which leads the shard, do what a client wants.

@@ -19,6 +19,7 @@ mod retired;
 mod scarce;
 mod site;
 mod subscribing;
+mod visitor;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;
