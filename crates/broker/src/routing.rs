@@ -35,7 +35,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a node with a replica has for an answer before the next one is asked.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Streams of clients that other nodes serve for this one, at a time: half of what a connection between
 /// nodes carries.
 const CARRIED_MAX: usize = PEER_STREAMS_MAX as usize / 2;

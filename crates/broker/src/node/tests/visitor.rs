@@ -7,8 +7,10 @@ use railgun_net::peer::PeerEndpoint;
 use railgun_proto::convert::Uid;
 use railgun_types::Offset;
 
-use super::cluster_rig::{Cluster, PATIENCE, ip};
+use super::cluster_rig::{Cluster, PATIENCE, SETTLED, ip};
 use super::*;
+use v1::peer_call::Call;
+use v1::peer_reply::Answer;
 
 /// The other one's uid, number and host.
 const UID: [u8; 16] = [77; 16];
@@ -18,7 +20,7 @@ const NUMBER: usize = 77;
 struct Visit {
     connection: Connection,
     /// Its first stream.
-    _line: (FrameWriter, FrameReader),
+    line: (FrameWriter, FrameReader),
     _endpoint: PeerEndpoint,
 }
 
@@ -46,7 +48,19 @@ impl Visit {
         };
         line.0.send(Frame::new(&hello)).await.unwrap();
         assert!(line.1.next_of::<v1::PeerWelcome>().await.unwrap().is_some());
-        Self { connection, _line: line, _endpoint: endpoint }
+        Self { connection, line, _endpoint: endpoint }
+    }
+
+    /// Makes calls, with numbers from here on.
+    async fn call(&mut self, first: u64, calls: impl IntoIterator<Item = Call>) {
+        let call = |(id, call)| Frame::new(&v1::PeerCall { id, call: Some(call) });
+        self.line.0.send_all((first..).zip(calls).map(call)).await.unwrap();
+    }
+
+    async fn answer(&mut self) -> (u64, Answer) {
+        let reply = timeout(PATIENCE, self.line.1.next_of::<v1::PeerReply>()).await;
+        let reply = reply.expect("in time").unwrap().unwrap();
+        (reply.id, reply.answer.unwrap())
     }
 
     /// A stream on which commands are relayed to a shard.
@@ -69,6 +83,7 @@ async fn with_stream() -> (Cluster, StreamUid, ShardId, usize) {
     cluster.start(&[1, 2, 3]).await;
     cluster.node(1).streams.ensure(wish("s", 1 << 20, EnsureMode::Warn)).await.unwrap();
     cluster.publish(1, "s", b"first").await;
+    sleep(SETTLED).await;
     let found = cluster.node(1).streams.resolve(&name("s")).await.unwrap();
     let (stream, shard) = (found.stream, found.shard.id());
     let leader = cluster.leader(1, shard).expect("somebody leads");
@@ -105,4 +120,81 @@ async fn what_another_node_has_damaged_is_not_appended() {
     let Some(Outcome::Appended(results)) = outcome else { panic!("{head:?}: {outcome:?}") };
     assert!(matches!(results[..], [Ok(Appended { base: Offset(1), .. })]), "{results:?}");
     assert_eq!(cluster.read(1, "s").await, [&b"first"[..], b"a value"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_asked_for_clients_never_stands_before_what_the_cluster_needs() {
+    let (mut cluster, stream, shard, _) = with_stream().await;
+    let mut visit = Visit::begin(&cluster, 1, v1::PeerUse::Control, &UID).await;
+    let of = v1::ReplicaAddress {
+        cluster_uid: cluster.node(1).streams.cluster().to_wire(),
+        shard: shard.0,
+        replica: 0,
+    };
+    // Alone, it waits for others before it says what is newest.
+    cluster.kill(2).await;
+    cluster.kill(3).await;
+    sleep(SETTLED).await;
+    let describe = v1::DescribeStreams {
+        of: Some(of.clone()),
+        stream_uids: vec![stream.to_wire()],
+        current: true,
+    };
+    let asked = vec![Call::DescribeStreams(describe); 1_000];
+    let reads = vec![Call::ReadIndex(of); 1_000];
+    visit.call(0, asked.into_iter().chain(reads)).await;
+    visit.call(2_000, [Call::Greet(v1::NodeAbout::default())]).await;
+    let begin = Instant::now();
+    let mut answered = 0;
+    while !matches!(visit.answer().await, (2_000, Answer::Greeted(_))) {
+        answered += 1;
+    }
+    assert!(begin.elapsed() < Duration::from_millis(500), "{:?}", begin.elapsed());
+    assert!((1_000..2_000).contains(&answered), "{answered} are refused, and some are tried");
+    // Each gets its answer in the end, and there is a place for the next one.
+    for _ in answered..2_000 {
+        assert!(matches!(visit.answer().await, (_, Answer::Error(_))));
+    }
+    assert!(begin.elapsed() < PATIENCE, "{:?}", begin.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_has_no_replica_of_another_replaced() {
+    let (cluster, _, shard, _) = with_stream().await;
+    let mut visit = Visit::begin(&cluster, 1, v1::PeerUse::Control, &UID).await;
+    let first = |node: usize| ReplicaId::new(NodeId(node as u32), 1);
+    let address = |uid: Bytes, node| v1::ReplicaAddress {
+        cluster_uid: uid,
+        shard: shard.0,
+        replica: first(node).0,
+    };
+    let ours = cluster.node(1).streams.cluster().to_wire();
+    let wrong = Call::Reincarnate(address(vec![1; 16].into(), 2));
+    let others = [2, NUMBER].map(|node| Call::Reincarnate(address(ours.clone(), node)));
+    visit.call(0, [wrong].into_iter().chain(others)).await;
+    let mut codes = BTreeMap::new();
+    for _ in 0..3 {
+        match visit.answer().await {
+            (id, Answer::Error(error)) => codes.insert(id, WireError::from(error).code),
+            other => panic!("{other:?}"),
+        };
+    }
+    let expected = [ErrorCode::WrongCluster, ErrorCode::Unavailable, ErrorCode::Unavailable];
+    assert!(codes.into_values().eq(expected));
+    sleep(SETTLED).await;
+    assert_eq!(cluster.node(2).on_node.borrow()[&shard].replica, first(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_say_who_it_is_is_shown_round_and_no_more() {
+    let (cluster, _, shard, leader) = with_stream().await;
+    for line_use in [v1::PeerUse::Control, v1::PeerUse::Bulk, v1::PeerUse::Clients] {
+        let mut visit = Visit::begin(&cluster, leader, line_use, &[]).await;
+        visit.call(0, [Call::Greet(v1::NodeAbout::default())]).await;
+        let (_writer, mut reader) = visit.relay(&cluster, shard).await;
+        for reader in [&mut reader, &mut visit.line.1] {
+            let said = timeout(PATIENCE, reader.next()).await.expect("in time");
+            assert!(!matches!(said, Ok(Some(_))), "{said:?}");
+        }
+    }
 }
