@@ -3,6 +3,10 @@
 
 mod publishers;
 mod sessions;
+mod ways;
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::FutureExt;
@@ -11,12 +15,14 @@ use futures::stream::FuturesOrdered;
 use railgun_core::catalog::CatalogOutcome;
 use railgun_core::command::{Append, AppendMode, CatalogCommand, Command, CommandBody};
 use railgun_core::shard::Outcome;
+use railgun_net::peer::PEER_STREAMS_MAX;
 use railgun_net::{FrameReader, FrameWriter};
 use railgun_proto::{Frame, v1};
 use railgun_raft::PeerError;
 use railgun_types::batch::BatchError;
 use railgun_types::limits::{ATOMIC_BATCH_BYTES, ATOMIC_BATCH_RECORDS};
 use railgun_types::{ByteCursor, Limits, ShardId, Timestamp};
+use tokio::time::timeout;
 
 use crate::catalog::ChangeFailure;
 use crate::on_node::{LocalReplica, Owner};
@@ -24,11 +30,17 @@ use crate::peers::{Line, OpenResult};
 use crate::replica::{NodeStopping, ProposeFailure};
 use crate::routing::Routing;
 use crate::shard::{Queueing, RequestFailure};
-pub(crate) use publishers::ShardLink;
+pub(crate) use publishers::{Relays, ShardLink};
 pub(crate) use sessions::RelayedSessions;
+pub(crate) use ways::Ways;
 
-/// Requests of one relay that may be un-answered.
-const UNANSWERED_MAX: usize = 64;
+/// Requests of one relay that may be un-answered: of all publishers of a connection.
+const UNANSWERED_MAX: usize = 256;
+/// Requests that other nodes may have un-answered, besides relays: a part of what a connection between nodes
+/// carries, on which snapshots go, too.
+pub(crate) const REQUESTS_MAX: usize = PEER_STREAMS_MAX as usize / 4;
+/// How long a request waits for one of these places, and for a stream.
+const BEGIN_TIME: Duration = Duration::from_secs(3);
 
 /// An answer begins with one of these.
 const OUTCOME: u8 = 0;
@@ -256,11 +268,14 @@ async fn one(
     shard: ShardId,
     body: CommandBody,
 ) -> Result<(Bytes, Bytes), ProposeFailure> {
-    let (mut writer, mut reader) = match open(routing, address, shard, None).await {
-        Ok(stream) => stream,
-        // Nothing was sent.
-        Err(_) => return Err(ProposeFailure::NotLeading),
+    let begun = async {
+        let place = Arc::clone(&routing.others.as_ref()?.requests).acquire_owned().await.ok()?;
+        let (writer, reader) = open(routing, address, shard, Line::Bulk, None).await.ok()?;
+        Some((place, writer, reader))
     };
+    // Without a stream nothing was sent.
+    let begun = timeout(BEGIN_TIME, begun).await.ok().flatten();
+    let (_place, mut writer, mut reader) = begun.ok_or(ProposeFailure::NotLeading)?;
     writer.send(ask(body)).await.map_err(|_| ProposeFailure::Unknown)?;
     writer.finish();
     hear(reader.next().await)
@@ -282,6 +297,7 @@ async fn open(
     routing: &Routing,
     address: &str,
     shard: ShardId,
+    line: Line,
     session: Option<u64>,
 ) -> OpenResult {
     let others = routing.others.as_ref().ok_or_else(|| PeerError::Unreachable {
@@ -292,7 +308,7 @@ async fn open(
         r#use: v1::PeerStreamUse::PeerStreamRelay.into(),
         session,
     };
-    others.peers.open(address, Line::Bulk, open).await
+    others.peers.open(address, line, open).await
 }
 
 fn ask(body: CommandBody) -> Frame {

@@ -15,6 +15,7 @@ mod lives;
 mod offload;
 mod publishers;
 mod reading;
+mod relaying;
 mod retired;
 mod scarce;
 mod site;
