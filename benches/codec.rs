@@ -32,6 +32,8 @@ fn codec(c: &mut Criterion) {
             b.iter(|| RecordBatch::validate(bytes.clone(), &Limits::default(), 1 << 20));
         });
         let batch = RecordBatch::verify(bytes).expect("our own");
+        // What a leader does with a batch that another node relays.
+        group.bench_function("check", |b| b.iter(|| batch.check(&Limits::default(), 1 << 20)));
         let append = Append {
             stream: StreamUid([1; 16]),
             producer: None,

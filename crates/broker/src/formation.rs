@@ -45,6 +45,8 @@ pub(crate) enum FormationAsk {
     Form { form: v1::FormCluster, reply: oneshot::Sender<Result<(), WireError>> },
     /// Put another replica in the place of one that lost its log.
     Reincarnate {
+        /// Who asks: the node that it is of.
+        from: NodeUid,
         shard: ShardId,
         lost: ReplicaId,
         reply: oneshot::Sender<Result<ReplicaId, WireError>>,

@@ -20,8 +20,9 @@ use crate::builtin_bug::{BuiltinBug, Planted};
 use crate::catalog::ChangeFailure;
 use crate::on_node::{LocalReplica, OnNodeWatch};
 use crate::peers::{Addresses, Peers};
-use crate::relay;
+use crate::relay::{self, REQUESTS_MAX, Ways};
 use crate::replica::ProposeFailure;
+use crate::session::GUEST_ADMIN_STREAMS;
 use crate::shard::RequestFailure;
 use crate::streams::ShardOnNode;
 
@@ -35,10 +36,15 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a node with a replica has for an answer before the next one is asked.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Streams of clients that other nodes serve for this one, at a time: half of what a connection between
 /// nodes carries.
 const CARRIED_MAX: usize = PEER_STREAMS_MAX as usize / 2;
+/// The part of them that the subscriptions of one client's connection may take.
+pub(crate) const CARRIED_PART: usize = CARRIED_MAX / 8;
+/// Seals that other nodes wait for on behalf of this one, which may take an hour each: half of the
+/// administrative streams that each of them serves.
+const SEALS_MAX: usize = GUEST_ADMIN_STREAMS / 2;
 
 /// Where each shard has its replicas, as the catalog says.
 pub(crate) type Placements = Arc<BTreeMap<ShardId, Vec<NodeId>>>;
@@ -66,6 +72,12 @@ pub(crate) struct Others {
     first: watch::Sender<BTreeMap<ShardId, NodeId>>,
     /// Places for streams of clients that others serve.
     pub(crate) carried: Arc<Semaphore>,
+    /// Among these, places for seals.
+    pub(crate) seals: Arc<Semaphore>,
+    /// Places for requests that others answer.
+    pub(crate) requests: Arc<Semaphore>,
+    /// What relays share.
+    pub(crate) ways: Ways,
 }
 
 impl Others {
@@ -74,8 +86,17 @@ impl Others {
         addresses: watch::Receiver<Addresses>,
         placements: watch::Receiver<Placements>,
     ) -> Self {
-        let (first, carried) = (watch::Sender::default(), Arc::new(Semaphore::new(CARRIED_MAX)));
-        Self { peers, addresses, placements, first, carried }
+        let places = |count| Arc::new(Semaphore::new(count));
+        Self {
+            peers,
+            addresses,
+            placements,
+            first: watch::Sender::default(),
+            carried: places(CARRIED_MAX),
+            seals: places(SEALS_MAX),
+            requests: places(REQUESTS_MAX),
+            ways: Ways::default(),
+        }
     }
 
     /// The node to ask about a shard that is not here: the first one, or so many behind it in their circle.

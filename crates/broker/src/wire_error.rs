@@ -36,6 +36,7 @@ pub(crate) fn request_failure(failure: RequestFailure) -> WireError {
         RequestFailure::HotTierFull | RequestFailure::DiskFull => {
             WireError::new(ErrorCode::HotTierFull, failure.to_string())
         }
+        RequestFailure::Damaged => WireError::new(ErrorCode::Unavailable, failure.to_string()),
     }
 }
 

@@ -31,7 +31,10 @@ const PEER_STREAMS_GRANTED: u32 = PEER_STREAMS_MAX * 8 / 7;
 pub const PEER_IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Bytes of a connection between nodes that are received before they are read, and those that are kept
 /// until they are acknowledged.
-const PEER_WINDOW_BYTES: u32 = 64 << 20;
+pub const PEER_WINDOW_BYTES: u32 = 64 << 20;
+
+/// Bytes that are received before they are read, of each stream that another node serves for clients.
+pub(crate) const PEER_CLIENT_WINDOW_BYTES: u32 = 128 << 10;
 
 /// Bytes of one stream that are received before they are read. A stream carries no more than this in a
 /// round trip. Of all streams of the dialling side together there is no bound but that: it asked for
@@ -104,6 +107,16 @@ pub(crate) fn peer_dialling() -> TransportConfig {
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
         .max_concurrent_uni_streams(VarInt::from_u32(1))
         .keep_alive_interval(Some(KEEP_ALIVE));
+    transport
+}
+
+/// The same of a connection for clients, each of which leaves unread what it likes: the connection's window
+/// holds that of all streams that there can be, so that none of them stops another.
+pub(crate) fn peer_dialling_for_clients() -> TransportConfig {
+    let mut transport = peer_dialling();
+    transport
+        .stream_receive_window(VarInt::from_u32(PEER_CLIENT_WINDOW_BYTES))
+        .receive_window(VarInt::from_u32(PEER_STREAMS_MAX * PEER_CLIENT_WINDOW_BYTES));
     transport
 }
 

@@ -122,7 +122,14 @@ impl Keeper {
                 let joined = join_cluster(self.routing.clone(), join, now_us, reply);
                 self.starter.actors.spawn("a node that joins", joined);
             }
-            FormationAsk::Reincarnate { shard, lost, reply } => {
+            FormationAsk::Reincarnate { from, shard, lost, reply } => {
+                let view = self.view.borrow().clone();
+                if view.nodes.get(&lost.node()).is_none_or(|record| record.uid != from) {
+                    let message = format!(
+                        "replica {lost} is not known to be of the node that wants another in its place"
+                    );
+                    return drop(reply.send(Err(WireError::new(ErrorCode::Unavailable, message))));
+                }
                 let routing = self.routing.clone();
                 self.starter.actors.spawn("a replica that lost its log", async move {
                     reply.send(another(&routing, shard, lost).await).ok();

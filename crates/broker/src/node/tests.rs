@@ -15,10 +15,12 @@ mod lives;
 mod offload;
 mod publishers;
 mod reading;
+mod relaying;
 mod retired;
 mod scarce;
 mod site;
 mod subscribing;
+mod visitor;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;

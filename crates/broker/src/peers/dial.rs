@@ -156,7 +156,10 @@ impl Dialler {
     ) -> Result<(Dialled, v1::NodeAbout), PeerError> {
         let unreachable = |reason: String| PeerError::Unreachable { reason };
         let addr = resolve(address).await.map_err(unreachable)?;
-        let connection = self.endpoint.connect(addr).await;
+        let connection = match line_use {
+            v1::PeerUse::Clients => self.endpoint.connect_for_clients(addr).await,
+            _ => self.endpoint.connect(addr).await,
+        };
         let connection = connection.map_err(|error| unreachable(error.to_string()))?;
         let broken = |error: &dyn std::fmt::Display| {
             unreachable(format!("{address} has accepted the connection, and then: {error}"))

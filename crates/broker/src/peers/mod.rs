@@ -1,6 +1,6 @@
 //! The connections to the other nodes of the cluster. To each node that this one has something to ask
-//! lead up to four (DESIGN §6 "Lines"): for calls, for Raft's entries, for what is large, and for what
-//! clients read, each made when it is first needed and again when it is lost, by a task of its own.
+//! lead up to four (DESIGN §6 "Lines"): for calls, for Raft's entries, for what is large, and for
+//! clients, each made when it is first needed and again when it is lost, by a task of its own.
 
 mod calls;
 mod dial;

@@ -28,12 +28,19 @@ use crate::describe;
 use crate::formation::FormationAsk;
 use crate::on_node::{LocalReplica, OnNodeWatch};
 use crate::relay::{self, RelayedSessions};
+use crate::routing::ANSWER_TIMEOUT;
 use crate::session::{ClientService, GuestNode};
 
 /// How long a peer may take to say who it is.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
-/// Calls of one connection that are worked on at a time; further ones are not read meanwhile.
+/// Calls of one connection that are worked on at a time, but for those that are made for clients; nothing
+/// further is read meanwhile.
 const CALLS_MAX: usize = 512;
+/// Reads for clients, of one connection, that are worked on at a time: each takes a round trip to a majority.
+/// Further ones are refused.
+const READS_MAX: usize = 256;
+/// The same of what else is asked for clients, which may take seconds.
+const CLIENT_CALLS_MAX: usize = 64;
 
 /// What a call is answered with.
 type Answered = Result<(v1::peer_reply::Answer, Bytes), WireError>;
@@ -97,9 +104,13 @@ async fn serve(
             Ok(begun) => begun,
             Err(error) => return tracing::debug!(%peer, %error, "peer not welcome"),
         };
+        let Some(uid) = uid else {
+            // It only looks, and has seen.
+            return drop(timeout(HELLO_TIMEOUT, connection.closed()).await);
+        };
         let serving = async {
             match line_use {
-                v1::PeerUse::Control => serve_calls(&service, writer, reader).await,
+                v1::PeerUse::Control => serve_calls(&service, uid, writer, reader).await,
                 v1::PeerUse::Log | v1::PeerUse::Bulk | v1::PeerUse::Clients => {
                     let _first_stream = (writer, reader);
                     serve_streams(&connection, &service, &actors, &cancel).await;
@@ -132,9 +143,8 @@ struct Guest {
 }
 
 /// Ends when the node is known to have been removed.
-async fn is_removed(mut removed: watch::Receiver<RemovedNodes>, uid: Option<NodeUid>) {
-    let is_it = |removed: &RemovedNodes| uid.is_some_and(|uid| removed.contains_key(&uid));
-    if removed.wait_for(is_it).await.is_err() {
+async fn is_removed(mut removed: watch::Receiver<RemovedNodes>, uid: NodeUid) {
+    if removed.wait_for(|removed| removed.contains_key(&uid)).await.is_err() {
         std::future::pending().await
     }
 }
@@ -225,9 +235,72 @@ fn check<'a>(
     Ok(from)
 }
 
+/// For whom a call is made.
+#[derive(Clone, Copy, Debug)]
+enum CallFor {
+    /// For the cluster: nothing goes on without it.
+    Cluster,
+    /// For a client that wants to read what is newest.
+    Read,
+    /// For a client that wants something else.
+    Client,
+}
+
+impl CallFor {
+    fn of(call: Option<&v1::peer_call::Call>) -> Self {
+        use v1::peer_call::Call;
+        match call {
+            Some(Call::ReadIndex(_)) => Self::Read,
+            Some(
+                Call::Describe(_) | Call::DescribeStreams(_) | Call::MoveLead(_) | Call::Sign(_),
+            ) => Self::Client,
+            Some(
+                Call::Greet(_)
+                | Call::Raft(_)
+                | Call::Form(_)
+                | Call::Join(_)
+                | Call::Reincarnate(_),
+            )
+            | None => Self::Cluster,
+        }
+    }
+}
+
+/// Calls that are worked on.
+#[derive(Debug, Default)]
+struct Running {
+    of_cluster: usize,
+    reads: usize,
+    of_clients: usize,
+}
+
+impl Running {
+    fn of(&mut self, whose: CallFor) -> &mut usize {
+        match whose {
+            CallFor::Cluster => &mut self.of_cluster,
+            CallFor::Read => &mut self.reads,
+            CallFor::Client => &mut self.of_clients,
+        }
+    }
+
+    /// Whether one more is taken. One that is not is answered so, as if it were for the cluster.
+    fn takes(&self, whose: CallFor) -> bool {
+        match whose {
+            CallFor::Cluster => true,
+            CallFor::Read => self.reads < READS_MAX,
+            CallFor::Client => self.of_clients < CLIENT_CALLS_MAX,
+        }
+    }
+}
+
 /// Answers calls, each as soon as it can be, until the peer leaves.
-async fn serve_calls(service: &PeerService, mut writer: FrameWriter, mut reader: FrameReader) {
-    let mut running = FuturesUnordered::new();
+async fn serve_calls(
+    service: &PeerService,
+    from: NodeUid,
+    mut writer: FrameWriter,
+    mut reader: FrameReader,
+) {
+    let (mut answers, mut running) = (FuturesUnordered::new(), Running::default());
     loop {
         let is_flushed = writer.is_flushed();
         tokio::select! {
@@ -237,38 +310,58 @@ async fn serve_calls(service: &PeerService, mut writer: FrameWriter, mut reader:
                     return;
                 }
             }
-            Some(reply) = running.next(), if is_flushed => {
+            Some((whose, reply)) = answers.next(), if is_flushed => {
+                *running.of(whose) -= 1;
                 let queued: Result<(), _> = writer.queue_all([reply]);
                 if let Err(error) = queued {
                     return tracing::error!(%error, "an answer to a peer is too large");
                 }
             }
-            frame = reader.next(), if running.len() < CALLS_MAX => {
+            frame = reader.next(), if running.of_cluster < CALLS_MAX => {
                 let Ok(Some(frame)) = frame else { return };
-                running.push(answer(service, frame));
+                let call = frame.decode::<v1::PeerCall>().map_err(WireError::from);
+                let whose = call.as_ref().map_or(CallFor::Cluster, |it| CallFor::of(it.call.as_ref()));
+                let takes = running.takes(whose);
+                let counted = if takes { whose } else { CallFor::Cluster };
+                *running.of(counted) += 1;
+                answers.push(async move {
+                    let answer = match call {
+                        Ok(call) if takes => {
+                            answer(call.id, service.call(from, call.call, frame.blob()).await)
+                        }
+                        Ok(call) => answer(call.id, Err(too_many())),
+                        // Nobody waits for an answer to it.
+                        Err(error) => answer(u64::MAX, Err(error)),
+                    };
+                    (counted, answer)
+                });
             }
         }
     }
 }
 
-async fn answer(service: &PeerService, frame: Frame) -> Frame {
-    let call: v1::PeerCall = match frame.decode() {
-        Ok(call) => call,
-        // Nobody waits for an answer to it.
-        Err(error) => {
-            let answer = v1::peer_reply::Answer::Error(WireError::from(error).into());
-            return Frame::new(&v1::PeerReply { id: u64::MAX, answer: Some(answer) });
-        }
-    };
-    let (answer, blob) = match service.call(call.call, frame.blob()).await {
+fn answer(id: u64, answered: Answered) -> Frame {
+    let (answer, blob) = match answered {
         Ok((answer, blob)) => (answer, vec![blob]),
         Err(error) => (v1::peer_reply::Answer::Error(error.into()), Vec::new()),
     };
-    Frame::with_blob(&v1::PeerReply { id: call.id, answer: Some(answer) }, blob)
+    Frame::with_blob(&v1::PeerReply { id, answer: Some(answer) }, blob)
+}
+
+fn too_many() -> WireError {
+    let message =
+        "the node works on as many requests for clients of this peer as it does at a time";
+    WireError::new(ErrorCode::Unavailable, message)
 }
 
 impl PeerService {
-    async fn call(&self, call: Option<v1::peer_call::Call>, blob: Bytes) -> Answered {
+    /// Does what the node `from` asks.
+    async fn call(
+        &self,
+        from: NodeUid,
+        call: Option<v1::peer_call::Call>,
+        blob: Bytes,
+    ) -> Answered {
         use v1::peer_call::Call;
         use v1::peer_reply::Answer;
         match call {
@@ -303,7 +396,9 @@ impl PeerService {
                 let of = asked.of.as_ref().ok_or_else(no_replica)?;
                 let (replica, shard) = (self.replica(of)?, ShardId(of.shard));
                 let clients = self.clients.borrow().clone().ok_or_else(not_yet)?;
-                let told = describe::tell(clients.routing(), shard, &replica, &asked).await?;
+                let told = describe::tell(clients.routing(), shard, &replica, &asked);
+                // Nobody waits longer.
+                let told = timeout(ANSWER_TIMEOUT, told).await.map_err(|_| not_in_time())??;
                 Ok((Answer::StreamsTold(told), Bytes::new()))
             }
             Some(Call::MoveLead(lead)) => {
@@ -327,8 +422,9 @@ impl PeerService {
                 Ok((Answer::Formed(v1::Done {}), Bytes::new()))
             }
             Some(Call::Reincarnate(lost)) => {
+                self.check_cluster(&lost.cluster_uid)?;
                 let (shard, lost) = (ShardId(lost.shard), ReplicaId(lost.replica));
-                let ask = |reply| FormationAsk::Reincarnate { shard, lost, reply };
+                let ask = |reply| FormationAsk::Reincarnate { from, shard, lost, reply };
                 let replica = self.ask(ask).await?;
                 let address = v1::ReplicaAddress {
                     cluster_uid: self.portrait.about.borrow().cluster_uid.clone(),
@@ -474,6 +570,11 @@ async fn serve_stream(
 
 fn no_replica() -> WireError {
     WireError::new(ErrorCode::ProtocolViolation, "it is for no replica")
+}
+
+fn not_in_time() -> WireError {
+    let message = "the replica is not known to be up to date";
+    WireError::new(ErrorCode::Unavailable, message)
 }
 
 fn not_yet() -> WireError {

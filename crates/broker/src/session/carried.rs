@@ -17,14 +17,15 @@ use tokio_util::task::TaskTracker;
 use super::{QuicStream, SessionContext, SessionEnd, going_away};
 use crate::peers::{Line, Peers};
 use crate::reader::ClientPlaces;
+use crate::relay::Relays;
 use crate::routing::Routing;
 use crate::shard::Queueing;
 
-/// How long a client may take nothing of what it gave credit for: what waits for it fills the window that
-/// all clients of this node share on the way from the other.
+/// How long a client may take nothing of what it gave credit for: it has one of the places that all clients
+/// of this node share.
 const TAKE_TIME: Duration = Duration::from_secs(10);
 /// Administrative streams of another node that are served at a time, as those of so many clients.
-const GUEST_ADMIN_STREAMS: usize = 16 * ADMIN_STREAMS;
+pub(crate) const GUEST_ADMIN_STREAMS: usize = 16 * ADMIN_STREAMS;
 
 /// What serves the clients of other nodes. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -81,6 +82,8 @@ impl GuestNode {
             queueing: self.queueing,
             record_memory: self.record_memory,
             read_places: self.read_places,
+            relays: Relays::default(),
+            carried: Arc::new(Semaphore::new(0)),
             only_joins: false,
             is_carried: true,
             tasks,
@@ -95,14 +98,35 @@ impl GuestNode {
 struct Carried {
     writer: FrameWriter,
     reader: FrameReader,
+    _part: Option<OwnedSemaphorePermit>,
     _place: OwnedSemaphorePermit,
 }
 
+/// A part of the node's places.
+struct Part<'p> {
+    places: &'p Arc<Semaphore>,
+    /// What who finds none left is told.
+    none_left: &'static str,
+}
+
+impl Part<'_> {
+    fn take(&self) -> Result<OwnedSemaphorePermit, WireError> {
+        let taken = Arc::clone(self.places).try_acquire_owned();
+        taken.map_err(|_| WireError::new(ErrorCode::QuotaExceeded, self.none_left))
+    }
+}
+
 /// Begins a stream at a node with the shard, with the client's first frame.
-async fn begin(routing: &Routing, shard: ShardId, first: &Frame) -> Result<Carried, WireError> {
+async fn begin(
+    routing: &Routing,
+    part: Option<Part<'_>>,
+    shard: ShardId,
+    first: &Frame,
+) -> Result<Carried, WireError> {
     let unavailable = |message: &str| WireError::new(ErrorCode::Unavailable, message);
     let others = routing.others.as_ref();
     let others = others.ok_or_else(|| unavailable("this node has no connections to others"))?;
+    let part = part.map(|part| part.take()).transpose()?;
     let place = Arc::clone(&others.carried).try_acquire_owned();
     let place = place.map_err(|_| {
         unavailable("this node carries too many streams to others: connect to another node")
@@ -131,7 +155,7 @@ async fn begin(routing: &Routing, shard: ShardId, first: &Frame) -> Result<Carri
         }
     };
     let (writer, reader) = routing.ask_holder(shard, ask).await?;
-    Ok(Carried { writer, reader, _place: place })
+    Ok(Carried { writer, reader, _part: part, _place: place })
 }
 
 /// Has another node answer a request about a stream of its.
@@ -141,8 +165,14 @@ pub(super) async fn request(
     call: v1::admin_request::Call,
     time: Duration,
 ) -> Result<v1::admin_response::Answer, WireError> {
+    let is_seal = matches!(call, v1::admin_request::Call::SealStream(_));
+    let part = routing.others.as_ref().filter(|_| is_seal).map(|others| Part {
+        places: &others.seals,
+        none_left: "as many seals are waited for by way of this node as can be: ask a node that has \
+                    the stream's shard",
+    });
     let first = Frame::new(&v1::AdminRequest { id: 0, call: Some(call) });
-    let mut carried = begin(routing, shard, &first).await?;
+    let mut carried = begin(routing, part, shard, &first).await?;
     carried.writer.finish();
     let answered = timeout(time, carried.reader.next()).await.map_err(|_| {
         let message = format!("the node with shard {shard} did not answer within {time:?}");
@@ -183,10 +213,15 @@ async fn carry(
     is_begun: bool,
 ) -> Result<(), SessionEnd> {
     let first = Frame::new(subscribe);
+    let part = Part {
+        places: &stream.carried,
+        none_left: "a connection has as many subscriptions by way of this node as it may: make some on \
+                    a node that has the stream's shard",
+    };
     let mut carried = tokio::select! {
         biased;
         () = stream.stopping.cancelled() => return Err(going_away()),
-        carried = begin(stream.context.streams.routing(), shard, &first) => carried?,
+        carried = begin(stream.context.streams.routing(), Some(part), shard, &first) => carried?,
     };
     if let Some(memory) = &stream.record_memory {
         carried.reader.charge(Member::of_stream(memory));

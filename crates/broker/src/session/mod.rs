@@ -25,10 +25,12 @@ use crate::auth::Auth;
 use crate::builtin_bug::Planted;
 use crate::cluster_admin::ClusterAdmin;
 use crate::reader::ClientPlaces;
+use crate::relay::Relays;
+use crate::routing::CARRIED_PART;
 use crate::shard::Queueing;
 use crate::streams::Streams;
 
-pub(crate) use carried::{ClientService, GuestNode};
+pub(crate) use carried::{ClientService, GUEST_ADMIN_STREAMS, GuestNode};
 pub(crate) use end::SessionEnd;
 #[cfg(test)]
 pub(crate) use subscription::HELD_TIME;
@@ -128,6 +130,8 @@ pub(crate) async fn serve(
     let admin_slots = Arc::new(tokio::sync::Semaphore::new(ADMIN_STREAMS));
     let record_memory = connection.record_memory();
     let read_places = context.streams.places(record_memory.as_ref());
+    let relays = Relays::default();
+    let carried = Arc::new(tokio::sync::Semaphore::new(CARRIED_PART));
     loop {
         tokio::select! {
             biased;
@@ -141,6 +145,8 @@ pub(crate) async fn serve(
                         queueing: queueing.clone(),
                         record_memory: record_memory.clone(),
                         read_places: read_places.clone(),
+                        relays: relays.clone(),
+                        carried: Arc::clone(&carried),
                         only_joins: guest.only_joins,
                         is_carried: false,
                         tasks: tasks.clone(),
@@ -327,6 +333,10 @@ pub(crate) struct QuicStream {
     pub(crate) record_memory: Option<Member>,
     /// The reads that the connection may do at a time.
     pub(crate) read_places: ClientPlaces,
+    /// The connection's relays to other nodes.
+    pub(crate) relays: Relays,
+    /// The connection's places for subscriptions that other nodes serve.
+    pub(crate) carried: Arc<tokio::sync::Semaphore>,
     /// See [`Guest::only_joins`].
     pub(crate) only_joins: bool,
     /// It comes from another node, which does not have the shard: it is served here or not at all.

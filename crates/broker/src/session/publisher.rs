@@ -248,7 +248,8 @@ impl Publisher<'_> {
         let known = self.shards.iter().position(|shard| shard.id() == found.shard.id());
         let shard = known.unwrap_or_else(|| {
             let routing = self.stream.context.streams.routing().clone();
-            self.shards.push(ShardLink::new(found.shard.id(), routing));
+            let relays = self.stream.relays.clone();
+            self.shards.push(ShardLink::new(found.shard.id(), routing, relays));
             self.shards.len() - 1
         });
         let (stream, message_bytes_max) = (found.stream, found.facts.spec.max_message_bytes);

@@ -36,6 +36,9 @@ pub(crate) enum RequestFailure {
     /// The disk has no room for another log file.
     #[error("the disk is full: free space or add some")]
     DiskFull,
+    /// The batches came from another node otherwise than that had validated them. Nothing is appended.
+    #[error("the batches were damaged on their way between two nodes: send them again")]
+    Damaged,
 }
 
 /// Batches of one publisher for streams of this shard.

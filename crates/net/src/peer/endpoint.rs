@@ -73,6 +73,7 @@ enum Peer {
         endpoint: quinn::Endpoint,
         local_addr: SocketAddr,
         dialling: ClientConfig,
+        dialling_for_clients: ClientConfig,
         handshake_timeout: Duration,
         ready: async_channel::Receiver<Connection>,
         refused: watch::Receiver<RefusedPeers>,
@@ -98,6 +99,8 @@ impl PeerEndpoint {
         let local_addr = endpoint.local_addr().map_err(failed)?;
         let mut dialling = ClientConfig::new(spec.tls.dialling());
         dialling.transport_config(Arc::new(quic::peer_dialling()));
+        let mut dialling_for_clients = dialling.clone();
+        dialling_for_clients.transport_config(Arc::new(quic::peer_dialling_for_clients()));
         let handshake_timeout = spec.handshake_timeout;
         let (queue, ready) = async_channel::bounded(READY_MAX);
         let (refusals, refused) = watch::channel(RefusedPeers::default());
@@ -115,6 +118,7 @@ impl PeerEndpoint {
             endpoint,
             local_addr,
             dialling,
+            dialling_for_clients,
             handshake_timeout,
             ready,
             refused,
@@ -153,10 +157,24 @@ impl PeerEndpoint {
     pub async fn connect(&self, addr: SocketAddr) -> Result<Connection, PeerConnectError> {
         match &self.0 {
             Peer::Quic { endpoint, dialling, handshake_timeout, .. } => {
-                let connecting = endpoint
-                    .connect_with(dialling.clone(), addr, NODE_NAME)
-                    .map_err(|error| not_started(addr, &error))?;
-                within(addr, *handshake_timeout, dialled(connecting)).await
+                dial(endpoint, dialling, addr, *handshake_timeout).await
+            }
+            Peer::Memory(peer) => peer.connect(addr).await,
+        }
+    }
+
+    /// The same for what clients read: however many of the streams are left unread, and for how long, the
+    /// others go on. For this, less of each stream is on its way at a time.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub async fn connect_for_clients(
+        &self,
+        addr: SocketAddr,
+    ) -> Result<Connection, PeerConnectError> {
+        match &self.0 {
+            Peer::Quic { endpoint, dialling_for_clients, handshake_timeout, .. } => {
+                dial(endpoint, dialling_for_clients, addr, *handshake_timeout).await
             }
             Peer::Memory(peer) => peer.connect(addr).await,
         }
@@ -196,6 +214,18 @@ impl fmt::Debug for PeerEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PeerEndpoint").field("local_addr", &self.local_addr()).finish()
     }
+}
+
+async fn dial(
+    endpoint: &quinn::Endpoint,
+    config: &ClientConfig,
+    addr: SocketAddr,
+    handshake_timeout: Duration,
+) -> Result<Connection, PeerConnectError> {
+    let connecting = endpoint
+        .connect_with(config.clone(), addr, NODE_NAME)
+        .map_err(|error| not_started(addr, &error))?;
+    within(addr, handshake_timeout, dialled(connecting)).await
 }
 
 fn not_started(addr: SocketAddr, error: &quinn::ConnectError) -> PeerConnectError {

@@ -14,7 +14,7 @@ pub use endpoint::{PeerEndpoint, PeerListenSpec, RefusedPeers};
 pub use error::{CertificateFault, PeerConnectError};
 pub use tls::NodeTls;
 
-pub use crate::quic::{PEER_IDLE_TIMEOUT, PEER_STREAMS_MAX};
+pub use crate::quic::{PEER_IDLE_TIMEOUT, PEER_STREAMS_MAX, PEER_WINDOW_BYTES};
 
 /// The protocol's name in the TLS handshake (ALPN).
 pub const PEER_ALPN: &[u8] = b"railgun-peer/1";

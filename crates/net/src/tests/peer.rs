@@ -9,7 +9,7 @@ use railgun_proto::WireCode;
 use railgun_types::ErrorCode;
 use tokio::time::Instant;
 
-use super::{ANY_PORT, credit, listening, poll_once, within_deadline};
+use super::{ANY_PORT, credit, listening, poll_once, publish, within_deadline};
 use crate::peer::{
     CertificateFault, NODE_NAME, NodeTls, PEER_ALPN, PEER_STREAMS_MAX, PeerConnectError,
     PeerEndpoint, PeerListenSpec, RefusedPeers,
@@ -275,6 +275,43 @@ async fn many_streams_are_open_and_each_takes_much() {
         back.send_raw(Bytes::from(vec![0; 4 << 20])).await.unwrap();
         assert_eq!(back.taken(), 4 << 20);
     }))
+    .await;
+}
+
+#[tokio::test]
+async fn streams_that_are_not_read_stop_no_other_of_a_connection_for_clients() {
+    const FRAME: usize = 1 << 20;
+    within_deadline(async {
+        let (ca, unread) = (Ca::new(), 40);
+        let (near, far) = (ca.endpoint(), ca.endpoint());
+        let near = near.connect_for_clients(far.local_addr()).await.unwrap();
+        let far = far.accept().await.unwrap();
+        let mut streams = Vec::new();
+        let mut sending = tokio::task::JoinSet::new();
+        for number in 0..=unread {
+            let (mut writer, reader) = near.open().await.unwrap();
+            writer.send(credit(1)).await.unwrap();
+            streams.push((writer, reader));
+            let (mut back, asked) = far.accept().await.unwrap();
+            sending.spawn(async move {
+                // Together far more than the windows of other connections.
+                for _ in 0..if number < unread { 8 } else { 32 } {
+                    back.send(publish(number, vec![Bytes::from(vec![0; FRAME])])).await.unwrap();
+                }
+                drop(asked);
+            });
+        }
+        let (_, last) = streams.last_mut().unwrap();
+        for _ in 0..32 {
+            assert_eq!(last.next().await.unwrap().unwrap().blob().len(), FRAME);
+        }
+        // Nor is anything of theirs lost by that.
+        for (_, reader) in &mut streams[..3] {
+            for _ in 0..8 {
+                assert_eq!(reader.next().await.unwrap().unwrap().blob().len(), FRAME);
+            }
+        }
+    })
     .await;
 }
 

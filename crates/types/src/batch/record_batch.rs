@@ -36,10 +36,20 @@ impl RecordBatch {
             return Err(BatchError::TooLarge { records: 0, bytes: bytes.len() });
         }
         let batch = Self::open(bytes)?;
-        if batch.count() > limits.batch_records {
-            return Err(BatchError::TooLarge { records: batch.count(), bytes: batch.len() });
+        batch.check(limits, message_bytes_max)?;
+        Ok(batch)
+    }
+
+    /// The second half of [`Self::validate`], for a batch that was opened a moment ago: checks all that
+    /// header and table do not tell.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check(&self, limits: &Limits, message_bytes_max: usize) -> Result<(), BatchError> {
+        if self.len() > limits.batch_bytes || self.count() > limits.batch_records {
+            return Err(BatchError::TooLarge { records: self.count(), bytes: self.len() });
         }
-        batch.walk(|index, record| {
+        self.walk(|index, record| {
             if record.bytes.len() > message_bytes_max {
                 let (bytes, limit) = (record.bytes.len(), message_bytes_max);
                 return Err(BatchError::MessageTooLarge { index, bytes, limit });
@@ -48,8 +58,7 @@ impl RecordBatch {
                 Content::decode(record.bytes).map_err(|_| BatchError::NonCanonical { index })?;
             check_headers(content.headers)
                 .map_err(|reason| BatchError::InvalidHeader { index, reason })
-        })?;
-        Ok(batch)
+        })
     }
 
     /// Takes back a batch that was validated when it came in: checks lengths and all checksums, so

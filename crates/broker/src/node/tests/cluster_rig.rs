@@ -8,6 +8,8 @@ use super::*;
 
 /// Long enough for an election, and for a node to learn that another is gone.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+/// After this the leads are where they are to be, and stay there.
+pub(super) const SETTLED: Duration = crate::leads::QUIET.saturating_add(Duration::from_secs(3));
 const CLIENTS: u16 = 9_400;
 const PEERS: u16 = 9_401;
 

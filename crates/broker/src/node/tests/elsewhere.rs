@@ -8,7 +8,7 @@ use railgun_types::ErrorCode;
 
 use super::cluster_rig::{Cluster, PATIENCE, ip};
 use super::*;
-use crate::routing::Leader;
+use crate::routing::{CARRIED_PART, Leader};
 use crate::streams::Place;
 use v1::admin_request::Call;
 use v1::admin_response::Answer;
@@ -277,4 +277,56 @@ async fn a_client_that_takes_nothing_loses_the_subscription_and_holds_up_no_othe
     let code = Some(WireCode::Known(ErrorCode::Timeout));
     assert_eq!(end, Err(ReadError::Reset { code }));
     assert_eq!(cluster.read(4, "s").await, values);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_has_a_part_of_the_streams_that_are_carried() {
+    let cluster = four().await;
+    ask(&cluster, 4, ensure("s")).await;
+    let (connection, _control) = enter(&cluster.network, cluster.node(4)).await;
+    let subscribe = v1::Subscribe {
+        stream: "s".to_owned(),
+        start: Some(v1::subscribe::Start::Latest(true)),
+        credit_bytes: 1_000,
+        ..v1::Subscribe::default()
+    };
+    let begin = async || {
+        let mut line = connection.open().await.unwrap();
+        line.0.send(Frame::new(&subscribe)).await.unwrap();
+        let first = timeout(PATIENCE, line.1.next()).await.expect("in time").unwrap().unwrap();
+        (line, first)
+    };
+    let mut lines = Vec::new();
+    for _ in 0..CARRIED_PART {
+        let (line, first) = begin().await;
+        assert_eq!(first.kind(), FrameKind::Subscribed);
+        lines.push(line);
+    }
+    let (_line, refused) = begin().await;
+    let error = WireError::from(refused.decode::<v1::Error>().unwrap());
+    assert_eq!(error.code, ErrorCode::QuotaExceeded, "{error}");
+    // Others have theirs, and it has again what it gives back.
+    Through::begin(&cluster, v1::subscribe::Start::Latest(true), 1_000).await;
+    lines.pop();
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(begin().await.1.kind(), FrameKind::Subscribed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn seals_leave_places_for_other_requests() {
+    let cluster = four().await;
+    ask(&cluster, 4, ensure("s")).await;
+    cluster.publish(1, "s", b"x").await;
+    let seals = cluster.node(4).streams.routing().others.clone().unwrap().seals;
+    let taken = seals.acquire_many(seals.available_permits() as u32).await.unwrap();
+    let seal_s = v1::SealStream { name: "s".to_owned(), ..v1::SealStream::default() };
+    match ask(&cluster, 4, Call::SealStream(seal_s)).await {
+        Answer::Error(error) => {
+            assert_eq!(WireError::from(error).code, ErrorCode::QuotaExceeded);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(segments(&cluster, 4, "s").await.segments.is_empty());
+    drop(taken);
+    assert_eq!(seal(&cluster, 4, "s", false).await.cold_end, 1);
 }

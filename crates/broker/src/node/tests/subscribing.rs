@@ -209,6 +209,8 @@ async fn begin(
         reader,
         queueing: Queueing::new(1),
         record_memory: Some(memory.clone()),
+        relays: crate::relay::Relays::default(),
+        carried: Arc::new(Semaphore::new(1)),
         only_joins: false,
         is_carried: false,
         tasks: TaskTracker::new(),
