@@ -122,6 +122,7 @@ impl RaftShard {
             && last.is_none_or(|last| last.index < checkpoint.index)
         {
             let current = snapshots.current().await.map_err(|error| storage(&error))?;
+            let current = current.map_err(|error| storage(&error))?;
             if current.is_none_or(|snapshot| snapshot.applied.id < checkpoint) {
                 return Err(StartError::LogBehindCheckpoint { shard, last, checkpoint });
             }

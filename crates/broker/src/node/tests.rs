@@ -18,6 +18,7 @@ mod reading;
 mod retired;
 mod scarce;
 mod site;
+mod snapshots;
 mod subscribing;
 
 use std::net::{Ipv4Addr, SocketAddr};

@@ -18,8 +18,8 @@ use crate::shard::ShardHandle;
 
 /// How often files are looked at that may go.
 const SHRINK_EVERY: Duration = Duration::from_millis(500);
-/// How often a checkpoint is looked for that may be promoted, while the disk is full or the log has
-/// outgrown its budget. The last one may have come to be only after the floor had risen, and nothing
+/// How often a checkpoint is looked for that may be promoted, while the disk is full, the log has
+/// outgrown its budget, or other replicas wait for a snapshot in the place of one that is lost. The last one may have come to be only after the floor had risen, and nothing
 /// raises that again: nobody may publish.
 const PURGE_EVERY: Duration = Duration::from_secs(2);
 /// How often otherwise. Where another node leads, the floor rises without a word to this one.
@@ -109,12 +109,13 @@ impl Reclaimer {
     async fn tend(&self, purged_at: &mut Instant) -> Result<u32, ReclaimError> {
         let needs_space =
             self.log().disk_full() || self.log().unpurged_bytes() > self.hot_bytes_max;
-        let every = if needs_space { PURGE_EVERY } else { PURGE_ANYWAY_EVERY };
+        let is_urgent = needs_space || self.checkpoints.has_lost_snapshot();
+        let every = if is_urgent { PURGE_EVERY } else { PURGE_ANYWAY_EVERY };
         if purged_at.elapsed() >= every {
             *purged_at = Instant::now();
             let status = self.shard.offload_status().await?;
             // Whoever leads does it when the floor rises.
-            if needs_space || !status.serving {
+            if is_urgent || !status.serving {
                 self.purge(status.floor.unwrap_or(0)).await?;
             }
         }

@@ -70,6 +70,29 @@ async fn a_damaged_snapshot_is_sent_again() {
     .await;
 }
 
+/// The follower would lack what lies above the floor, and vouch for it: it waits until the leader's owner
+/// promotes another.
+#[tokio::test(start_paused = true)]
+async fn where_the_snapshot_is_lost_a_follower_waits_for_the_next_one() {
+    with_seed(35, async {
+        let (mut cluster, leader, behind) = purged(35).await;
+        let above = cluster.checkpoint(leader).await;
+        for id in cluster.running() {
+            cluster.replicas[&id].store.0.with(|files| files.current = None);
+        }
+        cluster.start(behind).await;
+        sleep(Duration::from_secs(20)).await;
+        assert_eq!(cluster.leader().await, leader, "it is as well as before");
+        assert_eq!((cluster.net.snapshots(), received(&cluster, behind)), (0, 0));
+        let promoted = cluster.shard(leader).promote_snapshot(above.index).await.expect("promoted");
+        assert_eq!(promoted, above);
+        cluster.settle().await;
+        cluster.check_settled();
+        cluster.stop().await;
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_snapshot_whose_sender_is_killed_comes_from_the_next_leader() {
     with_seed(32, async {
