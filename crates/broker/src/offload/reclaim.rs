@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use railgun_log::{LogError, ShardLog};
 use railgun_raft::{BlockingPool, PromoteError, RaftShard, SnapshotError, run_on};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::builtin_bug::{BuiltinBug, Planted};
@@ -24,6 +24,9 @@ const SHRINK_EVERY: Duration = Duration::from_millis(500);
 const PURGE_EVERY: Duration = Duration::from_secs(2);
 /// How often otherwise. Where another node leads, the floor rises without a word to this one.
 const PURGE_ANYWAY_EVERY: Duration = Duration::from_secs(30);
+
+/// How long Raft may take to give up what it may. Sealing, uploads and manifests wait meanwhile.
+const PURGE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why space could not be given back.
 #[derive(Debug, thiserror::Error)]
@@ -174,8 +177,13 @@ impl Reclaimer {
             tracing::warn!(shard = %self.shard.id(), %promoted, floor, "snapshot above the floor");
         }
         let upto = promoted.index.min(floor);
-        let purged = self.raft.purged(upto).await.map_err(|_| ReclaimError::Stopped)?;
-        Ok(Some(purged.index.min(floor)))
+        // Raft gives nothing up that a follower is just being sent, however slowly that takes it. Whoever
+        // looks next sees what has gone.
+        let purged = match timeout(PURGE_PATIENCE, self.raft.purged(upto)).await {
+            Ok(purged) => Some(purged.map_err(|_| ReclaimError::Stopped)?),
+            Err(_) => self.log().state().last_purged,
+        };
+        Ok(purged.map(|purged| purged.index.min(floor)))
     }
 
     /// Removes closed files whose entries are all at or below `upto`.

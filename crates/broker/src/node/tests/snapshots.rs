@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use railgun_log::Disk;
 
-use super::cluster_rig::{Cluster, PATIENCE};
+use super::cluster_rig::{Cluster, PATIENCE, ip};
 use super::*;
 use crate::on_node::LocalReplica;
 
@@ -142,4 +142,23 @@ async fn a_snapshot_that_rots_ends_nobody_and_another_is_sent() {
 #[tokio::test(start_paused = true)]
 async fn a_node_that_starts_with_a_rotten_snapshot_sends_the_next_one() {
     a_node_comes_back(true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_follower_does_not_hold_up_what_goes_to_the_bucket() {
+    let (cluster, shard) = with_stream().await;
+    let leader = cluster.leader(1, shard).unwrap();
+    let slow = leader % 3 + 1;
+    let delay = Duration::from_millis(4_500);
+    cluster.disturbance.set_delay(ip(leader), ip(slow), delay..=delay);
+    publish(&cluster, leader, RECORDS..RECORDS + 3).await;
+    let streams = cluster.node(leader).streams.clone();
+    let (name, log) = (name("s"), replica(&cluster, leader, shard).log.clone());
+    let last = log.state().last.unwrap().index;
+    streams.seal(&name, false).await.unwrap();
+    // Raft gives nothing up before the follower has it.
+    publish(&cluster, leader, RECORDS + 3..RECORDS + 6).await;
+    timeout(Duration::from_millis(3_500), streams.seal(&name, false)).await.expect("soon").unwrap();
+    assert!(log.state().last_purged.is_none_or(|purged| purged.index < last), "not yet");
+    until("it is given up", || log.state().last_purged.is_some_and(|it| it.index >= last)).await;
 }
