@@ -93,13 +93,13 @@ async fn serve(
             Ok(begun) => begun,
             Err(_) => return connection.close(Some(ErrorCode::Timeout), "no introduction came"),
         };
-        let Guest { uid, line_use, writer, reader } = match begun {
+        let Guest { uid, node, line_use, writer, reader } = match begun {
             Ok(begun) => begun,
             Err(error) => return tracing::debug!(%peer, %error, "peer not welcome"),
         };
         let serving = async {
             match line_use {
-                v1::PeerUse::Control => serve_calls(&service, writer, reader).await,
+                v1::PeerUse::Control => serve_calls(&service, node, writer, reader).await,
                 v1::PeerUse::Log | v1::PeerUse::Bulk | v1::PeerUse::Clients => {
                     let _first_stream = (writer, reader);
                     serve_streams(&connection, &service, &actors, &cancel).await;
@@ -126,6 +126,8 @@ async fn serve(
 struct Guest {
     /// `None`: it only looks.
     uid: Option<NodeUid>,
+    /// `None`: it is of no cluster yet, or was of none when it came.
+    node: Option<NodeId>,
     line_use: v1::PeerUse,
     writer: FrameWriter,
     reader: FrameReader,
@@ -155,14 +157,15 @@ async fn welcome(connection: &Connection, service: &PeerService) -> Result<Guest
             return Err(WireError::new(ErrorCode::NodeIdentityConflict, was_removed(node)));
         }
         service.lives.admit(from).await?;
-        Ok::<_, WireError>((uid, hello.r#use()))
+        let node = Some(NodeId(from.node_id)).filter(|node| node.0 != 0);
+        Ok::<_, WireError>((uid, node, hello.r#use()))
     };
     match checked.await {
-        Ok((uid, line_use)) => {
+        Ok((uid, node, line_use)) => {
             let welcome =
                 v1::PeerWelcome { version: VERSION_MAX, from: Some(service.portrait.now()) };
             writer.send(Frame::new(&welcome)).await.map_err(|error| lost(&error))?;
-            Ok(Guest { uid, line_use, writer, reader })
+            Ok(Guest { uid, node, line_use, writer, reader })
         }
         Err(error) => {
             let frame = Frame::new(&v1::Error::from(error.clone()));
@@ -226,7 +229,12 @@ fn check<'a>(
 }
 
 /// Answers calls, each as soon as it can be, until the peer leaves.
-async fn serve_calls(service: &PeerService, mut writer: FrameWriter, mut reader: FrameReader) {
+async fn serve_calls(
+    service: &PeerService,
+    from: Option<NodeId>,
+    mut writer: FrameWriter,
+    mut reader: FrameReader,
+) {
     let mut running = FuturesUnordered::new();
     loop {
         let is_flushed = writer.is_flushed();
@@ -245,13 +253,13 @@ async fn serve_calls(service: &PeerService, mut writer: FrameWriter, mut reader:
             }
             frame = reader.next(), if running.len() < CALLS_MAX => {
                 let Ok(Some(frame)) = frame else { return };
-                running.push(answer(service, frame));
+                running.push(answer(service, from, frame));
             }
         }
     }
 }
 
-async fn answer(service: &PeerService, frame: Frame) -> Frame {
+async fn answer(service: &PeerService, from: Option<NodeId>, frame: Frame) -> Frame {
     let call: v1::PeerCall = match frame.decode() {
         Ok(call) => call,
         // Nobody waits for an answer to it.
@@ -260,7 +268,7 @@ async fn answer(service: &PeerService, frame: Frame) -> Frame {
             return Frame::new(&v1::PeerReply { id: u64::MAX, answer: Some(answer) });
         }
     };
-    let (answer, blob) = match service.call(call.call, frame.blob()).await {
+    let (answer, blob) = match service.call(from, call.call, frame.blob()).await {
         Ok((answer, blob)) => (answer, vec![blob]),
         Err(error) => (v1::peer_reply::Answer::Error(error.into()), Vec::new()),
     };
@@ -268,7 +276,12 @@ async fn answer(service: &PeerService, frame: Frame) -> Frame {
 }
 
 impl PeerService {
-    async fn call(&self, call: Option<v1::peer_call::Call>, blob: Bytes) -> Answered {
+    async fn call(
+        &self,
+        from: Option<NodeId>,
+        call: Option<v1::peer_call::Call>,
+        blob: Bytes,
+    ) -> Answered {
         use v1::peer_call::Call;
         use v1::peer_reply::Answer;
         match call {
@@ -280,7 +293,7 @@ impl PeerService {
             Some(Call::Raft(to)) => {
                 let replica = self.replica(&to)?;
                 let answered =
-                    replica.raft.answer(blob).await.map_err(|error| {
+                    replica.raft.answer(from, blob).await.map_err(|error| {
                         WireError::new(ErrorCode::Unavailable, error.to_string())
                     })?;
                 Ok((Answer::RaftAnswered(v1::Done {}), answered))
