@@ -33,10 +33,13 @@ const BATCH_BYTES_MAX: usize = 8 << 20;
 pub(crate) type RaftSnapshot = openraft::type_config::alias::SnapshotOf<Types, SnapshotPlace>;
 
 /// Where the file of a snapshot is, on its way through openraft.
-pub(crate) struct SnapshotPlace {
-    pub(crate) path: PathBuf,
-    /// Removes the file, if it was received and nobody has moved it away.
-    pub(crate) received: Option<Box<dyn SnapshotSink>>,
+pub(crate) enum SnapshotPlace {
+    /// The current one, which its owner vouches for.
+    Current(PathBuf),
+    /// Of another replica. The sink removes the file, if nobody has moved it away.
+    Received(PathBuf, Box<dyn SnapshotSink>),
+    /// The current one is lost, and openraft must not hear that there is none: it would end the replica.
+    Lost,
 }
 
 /// Owned by openraft's state machine task.
@@ -194,8 +197,9 @@ impl RaftStateMachine<Types> for Applier {
     }
 
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder> {
-        // Forced: entries are purged, so there must be a snapshot, for a follower may need it. It is
-        // not promoted: that is up to the owner, who knows what may be given up on its strength.
+        // Forced: entries are purged, so there must be a snapshot, for a follower may need it. What is
+        // promoted is up to the owner, who knows what may be given up on its strength; until then there
+        // is none.
         let stand_in = force.then(|| self.applied.map_or(0, |id| id.index));
         Some(SnapshotBuilder { snapshots: self.snapshots.clone(), stand_in })
     }
@@ -213,10 +217,15 @@ impl RaftStateMachine<Types> for Applier {
         let id =
             id.ok_or_else(|| io::Error::other("the snapshot to install is of an empty log"))?;
         let membership = membership::encode_stored(&meta.last_membership);
-        let SnapshotPlace { path, received } = place;
+        let (path, received) = match place {
+            SnapshotPlace::Current(path) => (path, None),
+            SnapshotPlace::Received(path, sink) => (path, Some(sink)),
+            SnapshotPlace::Lost => return Err(io::Error::other("the snapshot to install is lost")),
+        };
         let snapshot = Snapshot { applied: Applied { id, membership }, path };
         self.machine.install(&snapshot).await.map_err(io::Error::other)?;
         drop(received);
+        self.snapshots.told.send_replace(Some(snapshot.applied));
         self.applied = Some(id);
         self.membership = meta.last_membership.clone();
         self.log.set_applied(id.index);
@@ -224,7 +233,8 @@ impl RaftStateMachine<Types> for Applier {
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<RaftSnapshot>> {
-        self.snapshots.current().await?.map(to_raft).transpose()
+        let told = self.snapshots.to_tell().await?;
+        told.map(|(applied, place)| to_raft(&applied, place)).transpose()
     }
 }
 
@@ -233,27 +243,50 @@ impl RaftStateMachine<Types> for Applier {
 pub(crate) struct Snapshots {
     source: Arc<dyn SnapshotSource>,
     pool: Arc<dyn BlockingPool>,
-    /// What was given to openraft for a snapshot that is lost: current until one is promoted above it.
-    stand_in: watch::Sender<Option<Snapshot>>,
+    /// What openraft was told of last. It may be above what others may be sent, which is the current one
+    /// or nothing.
+    told: watch::Sender<Option<Applied>>,
 }
 
 impl Snapshots {
     pub(crate) fn new(source: Arc<dyn SnapshotSource>, pool: Arc<dyn BlockingPool>) -> Self {
-        Self { source, pool, stand_in: watch::channel(None).0 }
+        Self { source, pool, told: watch::channel(None).0 }
     }
 
-    pub(crate) async fn current(&self) -> io::Result<Option<Snapshot>> {
+    pub(crate) async fn current(&self) -> io::Result<Result<Option<Snapshot>, SnapshotError>> {
         let source = Arc::clone(&self.source);
-        let read = move || source.current();
-        let promoted = run_on(&*self.pool, read).await?.map_err(io::Error::other)?;
-        let stand_in = self.stand_in.borrow().clone();
-        let id = |snapshot: &Option<Snapshot>| Some(snapshot.as_ref()?.applied.id);
-        Ok(if id(&promoted) >= id(&stand_in) { promoted } else { stand_in })
+        Ok(run_on(&*self.pool, move || source.current()).await?)
+    }
+
+    /// What openraft is to hear. Once it was told of a snapshot there is one for ever, for all it knows.
+    async fn to_tell(&self) -> io::Result<Option<(Applied, SnapshotPlace)>> {
+        let error = match self.current().await? {
+            Ok(Some(Snapshot { applied, path })) => {
+                self.told.send_replace(Some(applied.clone()));
+                return Ok(Some((applied, SnapshotPlace::Current(path))));
+            }
+            Ok(None) => None,
+            Err(error) => Some(error),
+        };
+        match (self.told.borrow().clone(), error) {
+            (Some(told), error) => {
+                if let Some(error) = error {
+                    tracing::error!(%error, "there is no snapshot for other replicas now");
+                }
+                Ok(Some((told, SnapshotPlace::Lost)))
+            }
+            (None, Some(error)) => Err(io::Error::other(error)),
+            (None, None) => Ok(None),
+        }
     }
 
     pub(crate) async fn promote(&self, upto: u64) -> io::Result<Result<Snapshot, SnapshotError>> {
         let source = Arc::clone(&self.source);
-        Ok(run_on(&*self.pool, move || source.promote(upto)).await?)
+        let promoted = run_on(&*self.pool, move || source.promote(upto)).await?;
+        if let Ok(promoted) = &promoted {
+            self.told.send_replace(Some(promoted.applied.clone()));
+        }
+        Ok(promoted)
     }
 
     /// The snapshot's file, to be sent.
@@ -279,12 +312,13 @@ impl Snapshots {
         &*self.pool
     }
 
-    async fn stand_in(&self, upto: u64) -> io::Result<Snapshot> {
+    /// What openraft is told of a replica whose current snapshot is lost.
+    async fn stand_in(&self, upto: u64) -> io::Result<Applied> {
         let source = Arc::clone(&self.source);
         let read = move || source.stand_in(upto);
         let found = run_on(&*self.pool, read).await?.map_err(io::Error::other)?;
-        self.stand_in.send_replace(Some(found.clone()));
-        Ok(found)
+        self.told.send_replace(Some(found.applied.clone()));
+        Ok(found.applied)
     }
 }
 
@@ -299,22 +333,21 @@ impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
     type SnapshotData = SnapshotPlace;
 
     async fn build_snapshot(&mut self) -> io::Result<RaftSnapshot> {
-        let snapshot = match self.stand_in {
-            Some(upto) => self.snapshots.stand_in(upto).await?,
-            None => {
-                let none = || io::Error::other("no snapshot was promoted");
-                self.snapshots.current().await?.ok_or_else(none)?
-            }
-        };
-        to_raft(snapshot)
+        if let Some(upto) = self.stand_in {
+            // Nobody vouches for what is in it: what lies above the cold floor must not go to a replica
+            // whose log then ends below that.
+            return to_raft(&self.snapshots.stand_in(upto).await?, SnapshotPlace::Lost);
+        }
+        let none = || io::Error::other("no snapshot was promoted");
+        let (applied, place) = self.snapshots.to_tell().await?.ok_or_else(none)?;
+        to_raft(&applied, place)
     }
 }
 
-fn to_raft(snapshot: Snapshot) -> io::Result<RaftSnapshot> {
-    let last_membership = stored_membership(&snapshot.applied)
+fn to_raft(applied: &Applied, place: SnapshotPlace) -> io::Result<RaftSnapshot> {
+    let last_membership = stored_membership(applied)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-    let meta = SnapshotMeta { last_log_id: Some(to_log_id(snapshot.applied.id)), last_membership };
-    let place = SnapshotPlace { path: snapshot.path, received: None };
+    let meta = SnapshotMeta { last_log_id: Some(to_log_id(applied.id)), last_membership };
     Ok(RaftSnapshot { meta, snapshot: place })
 }
 

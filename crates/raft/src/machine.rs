@@ -56,10 +56,11 @@ pub trait StateMachine: Send + Sync + 'static {
 /// Gives out a shard's snapshots, which are promoted checkpoints (DESIGN §1.3). Methods may block;
 /// they run on the [`BlockingPool`](crate::BlockingPool).
 pub trait SnapshotSource: Send + Sync + 'static {
-    /// The snapshot promoted or installed last, if any. Its index never falls.
+    /// The snapshot promoted or installed last, if any. Its index never falls, but that it may be lost:
+    /// then there is none until another is promoted.
     ///
     /// # Errors
-    /// Ends the shard on this node.
+    /// Keeps the shard from being started on this node. Later it is as if there were none.
     fn current(&self) -> Result<Option<Snapshot>, SnapshotError>;
 
     /// Makes the newest checkpoint at or below log index `upto` the current snapshot, durably, if
@@ -70,7 +71,8 @@ pub trait SnapshotSource: Send + Sync + 'static {
     fn promote(&self, upto: u64) -> Result<Snapshot, SnapshotError>;
 
     /// The newest checkpoint at or below log index `upto`, current or not, left as it is: for a
-    /// replica whose log begins above its first entry and whose current snapshot is lost.
+    /// replica whose log begins above its first entry and whose current snapshot is lost. It is not sent
+    /// to others, which are to wait until one is promoted.
     ///
     /// # Errors
     /// [`SnapshotError::NoCheckpoint`] if there is none.
@@ -80,7 +82,8 @@ pub trait SnapshotSource: Send + Sync + 'static {
     /// when another becomes the current one, or reads fail.
     ///
     /// # Errors
-    /// The file is gone or cannot be read. The replica that needs it is sent the current one then.
+    /// The file is gone, cannot be read, or is not what it was. The replica that needs it is sent what is
+    /// current then.
     fn open(&self, snapshot: &Path) -> Result<Box<dyn SnapshotFile>, SnapshotError>;
 
     /// Begins to receive a snapshot of `bytes` bytes from another replica, at a temporary place. What
@@ -112,11 +115,12 @@ pub trait SnapshotSink: Send + 'static {
     /// The file cannot be written. Nothing is called after that.
     fn write(&mut self, chunk: &Bytes) -> Result<(), SnapshotError>;
 
-    /// All was written, and is what the other replica sent: makes it durable and tells where it is.
-    /// [`StateMachine::install`] may move it away from there, or nobody needs it.
+    /// All was written, and is what the other replica sent: makes it durable, looks whether it is a state
+    /// and tells where it is. [`StateMachine::install`] may move it away from there, or nobody needs it.
     ///
     /// # Errors
-    /// The file is not durable.
+    /// The file is not durable, or not a state of this shard: the other replica has read what is not what
+    /// it wrote, and tries again.
     fn finish(&mut self) -> Result<PathBuf, SnapshotError>;
 }
 

@@ -171,6 +171,11 @@ impl RaftNetworkV2<Types> for Client {
         match select(pin!(cancel), pin!(sending.send(vote, snapshot))).await {
             Either::Left((closed, _)) => Err(closed.into()),
             Either::Right((Ok(answer), _)) => Ok(answer),
+            // Until its owner has promoted another.
+            Either::Right((Err(error @ snapshot::SendError::Lost), _)) => {
+                tracing::debug!(shard = %self.to.shard, to = %self.to.replica, %error);
+                Err(Unreachable::new(&error).into())
+            }
             Either::Right((Err(error), _)) => {
                 tracing::warn!(shard = %self.to.shard, to = %self.to.replica, %error,
                     "a snapshot did not arrive; it is sent again");

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::raft::AppendEntriesResponse;
+use railgun_types::{NodeId, ReplicaId};
 
 use crate::blocking_pool::PoolStopped;
 use crate::leadership::ShardStopped;
@@ -22,6 +23,14 @@ pub enum ServeError {
     /// The bytes are no message, or not one that belongs here. The connection is of no use.
     #[error("another replica sent what cannot be understood: {0}")]
     Invalid(#[from] InvalidMessage),
+    /// The caller is not on the node that it says.
+    #[error("node {node} speaks for replica {speaker}, which is on another")]
+    Impostor {
+        /// Who called.
+        node: NodeId,
+        /// Who it says it is.
+        speaker: ReplicaId,
+    },
     /// The stream broke.
     #[error(transparent)]
     Peer(#[from] PeerError),
@@ -51,15 +60,21 @@ pub enum ServeError {
 }
 
 impl RaftShard {
-    /// Answers a call of another replica of the shard ([`PeerNetwork::call`](crate::PeerNetwork)).
+    /// Answers a call of another replica of the shard ([`PeerNetwork::call`](crate::PeerNetwork)), which is
+    /// on node `from`, if that is known: nobody asks for votes in another's name.
     /// Takes as long as a sync of the log, or half a second for a transfer of the lead. Cancel safe: the
     /// request may have had its effect.
     ///
     /// # Errors
     /// [`ServeError`]: the caller gets no answer.
-    pub async fn answer(&self, request: Bytes) -> Result<Bytes, ServeError> {
+    pub async fn answer(&self, from: Option<NodeId>, request: Bytes) -> Result<Bytes, ServeError> {
         let raft = self.raft();
-        Ok(match wire::decode_request(&request)? {
+        let request = wire::decode_request(&request)?;
+        let speaker = request.speaker();
+        if let Some(node) = from.filter(|node| *node != speaker.node()) {
+            return Err(ServeError::Impostor { node, speaker });
+        }
+        Ok(match request {
             Request::Vote(request) => {
                 wire::encode_voted(&raft.vote(request).await.map_err(|_| ShardStopped)?)
             }

@@ -115,16 +115,23 @@ impl RaftShard {
             StartError::Storage { shard, reason }
         };
 
+        let current = snapshots.current().await.map_err(|error| storage(&error))?;
+        let current = current.map_err(|error| storage(&error))?.map(|current| current.applied.id);
+        let last = spec.log.state().last;
         // A snapshot may be ahead of the log: the replica stopped between installing it and
         // emptying the log. A checkpoint of its own must not be.
-        let last = spec.log.state().last;
         if let Some(checkpoint) = applier.applied()
-            && last.is_none_or(|last| last.index < checkpoint.index)
+            && (last.is_none_or(|last| last.index < checkpoint.index)
+                || contradicts(&spec.log, checkpoint))
+            && current < Some(checkpoint)
         {
-            let current = snapshots.current().await.map_err(|error| storage(&error))?;
-            if current.is_none_or(|snapshot| snapshot.applied.id < checkpoint) {
-                return Err(StartError::LogBehindCheckpoint { shard, last, checkpoint });
-            }
+            return Err(StartError::LogBehindCheckpoint { shard, last, checkpoint });
+        }
+        if let Some(snapshot) = current.filter(|snapshot| contradicts(&spec.log, *snapshot)) {
+            // The cut of the log, for which openraft does not wait, was not durable when the snapshot was.
+            tracing::warn!(%shard, %snapshot, ?last, "the log is emptied: it contradicts the snapshot");
+            let cut = spec.log.truncate_after(spec.log.state().last_purged);
+            cut.map_err(|error| storage(&error))?;
         }
 
         let network =
@@ -416,6 +423,18 @@ impl fmt::Debug for ShardSpec {
             .field("replica", &self.replica)
             .field("address", &self.address)
             .finish_non_exhaustive()
+    }
+}
+
+/// Whether the log has another entry in the place of the last one that a state holds, or ends before it
+/// with one that cannot precede it. Nothing of it from there on was ever committed.
+fn contradicts(log: &ShardLog, applied: EntryId) -> bool {
+    match log.entry_id(applied.index) {
+        Some(id) => id != applied,
+        None => log
+            .state()
+            .last
+            .is_some_and(|last| last.index < applied.index && last.term > applied.term),
     }
 }
 

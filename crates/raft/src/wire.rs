@@ -22,7 +22,9 @@
 //! ```
 //!
 //! Integers are little-endian, nothing follows: one encoding per message. What is received is
-//! checked so far that openraft can take it: entries follow one another and their terms never fall.
+//! checked so far that openraft can take it: entries follow one another and their terms never fall. A term
+//! is 2^48 at the most, so that there are always higher ones: an election each millisecond has none such in
+//! thousands of years.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use openraft::impls::leader_id_std::LeaderId;
@@ -31,7 +33,7 @@ use openraft::raft::{
     TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use railgun_log::{Entry, MAX_PAYLOAD_BYTES, Payload};
-use railgun_types::{ByteCursor, EntryId, Malformed, put_varint};
+use railgun_types::{ByteCursor, EntryId, Malformed, ReplicaId, put_varint};
 
 use crate::entry;
 use crate::membership::{self, InvalidMembership};
@@ -52,6 +54,8 @@ const APPENDED: u8 = 18;
 const TRANSFERRED: u8 = 19;
 const INSTALLED: u8 = 20;
 const TAKEN: u8 = 21;
+
+const TERM_MAX: u64 = 1 << 48;
 
 pub(crate) type Append = AppendEntriesRequest<Types>;
 pub(crate) type Appended = StreamAppendResult<Types>;
@@ -97,6 +101,18 @@ pub(crate) enum Request {
     PreVote(VoteRequest<Types>),
     Heartbeat(Append),
     Transfer(Transfer),
+}
+
+impl Request {
+    /// Whoever asks: the candidate, or the leader.
+    pub(crate) fn speaker(&self) -> ReplicaId {
+        let vote = match self {
+            Self::Vote(request) | Self::PreVote(request) => &request.vote,
+            Self::Heartbeat(append) => &append.vote,
+            Self::Transfer(transfer) => transfer.from_leader(),
+        };
+        ReplicaId(vote.leader_id.voted_for)
+    }
 }
 
 /// What comes first on a snapshot's stream.
@@ -428,15 +444,22 @@ fn flag(cursor: &mut ByteCursor<'_>) -> Result<bool, InvalidMessage> {
 }
 
 fn read_vote(cursor: &mut ByteCursor<'_>) -> Result<RaftVote, InvalidMessage> {
-    let leader_id = LeaderId { term: cursor.u64()?, voted_for: cursor.u64()? };
+    let leader_id = LeaderId { term: read_term(cursor)?, voted_for: cursor.u64()? };
     Ok(RaftVote { leader_id, committed: flag(cursor)? })
+}
+
+fn read_term(cursor: &mut ByteCursor<'_>) -> Result<u64, InvalidMessage> {
+    match cursor.u64()? {
+        term if term <= TERM_MAX => Ok(term),
+        _ => Err(InvalidMessage::Inconsistent("a term that no election has led to")),
+    }
 }
 
 fn read_id(cursor: &mut ByteCursor<'_>) -> Result<Option<LogId>, InvalidMessage> {
     if !flag(cursor)? {
         return Ok(None);
     }
-    let id = EntryId { term: cursor.u64()?, index: cursor.u64()? };
+    let id = EntryId { term: read_term(cursor)?, index: cursor.u64()? };
     if id.index == u64::MAX {
         return Err(InvalidMessage::Inconsistent("an index that nothing can follow"));
     }
@@ -463,7 +486,7 @@ fn read_append(cursor: &mut ByteCursor<'_>, mut body: Bytes) -> Result<Append, I
     let mut previous = prev_log_id.as_ref().map(to_entry_id);
     let mut entries = Vec::new();
     for _ in 0..cursor.varint()? {
-        let id = EntryId { term: cursor.u64()?, index: cursor.u64()? };
+        let id = EntryId { term: read_term(cursor)?, index: cursor.u64()? };
         let kind = cursor.u8()?;
         let bytes = usize::try_from(cursor.varint()?).map_err(|_| Malformed)?;
         let next = previous.map_or(0, |id| id.index.saturating_add(1));

@@ -336,7 +336,7 @@ mod tests {
             _ => Err(CheckpointError::NotACheckpoint),
         };
         let dir = "checkpoints".into();
-        rig.store = CheckpointStore::open(disk, dir, u64::MAX, Box::new(check)).unwrap().into();
+        rig.store = CheckpointStore::open(disk, dir, u64::MAX, Arc::new(check)).unwrap().into();
         rig.schedule.store = Arc::clone(&rig.store);
         let first = rig.append(10);
         let id = rig.append(10);

@@ -28,7 +28,7 @@ const KEPT_MAX: usize = 16;
 const DAMAGED: &str = "damaged";
 
 /// Says whether a file's content is a checkpoint of this shard; returns the membership in it.
-pub(crate) type Check = Box<dyn Fn(&[u8]) -> Result<Bytes, CheckpointError> + Send + Sync>;
+pub(crate) type Check = Arc<dyn Fn(&[u8]) -> Result<Bytes, CheckpointError> + Send + Sync>;
 
 /// A checkpoint that could not be written or listed.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -83,8 +83,10 @@ pub(crate) struct CheckpointStore {
     kept_bytes_max: u64,
     reserve: Reserve,
     failed: OnceLock<StoreError>,
-    /// What this life has promoted: Raft need not have it read again.
+    /// The snapshot, as this life has promoted, installed or read it. Looked into again before it is sent.
     promoted: watch::Sender<Option<Snapshot>>,
+    /// See [`Self::has_lost_snapshot`].
+    lost_snapshot: AtomicBool,
     /// See [`Self::has_lost_newest`].
     lost_newest: AtomicBool,
     /// Those that could not be read, or not be set aside, in this life: they are not promoted, nor kept
@@ -156,6 +158,7 @@ impl CheckpointStore {
             reserve,
             failed: OnceLock::new(),
             promoted: watch::channel(None).0,
+            lost_snapshot: AtomicBool::new(false),
             lost_newest: AtomicBool::new(false),
             passed_over: watch::channel(BTreeSet::new()).0,
             received: AtomicU64::new(0),
@@ -187,7 +190,7 @@ impl CheckpointStore {
         let path = self.path(&entry);
         if received.path != path {
             // Read before it gets the name that says that it is whole.
-            self.content_of(&received.path, &self.check)?;
+            self.content_of(&received.path, &*self.check)?;
             self.change(&path, || {
                 self.disk.rename(&received.path, &path)?;
                 synced(self.disk.sync_dir(&self.dir))
@@ -195,7 +198,7 @@ impl CheckpointStore {
             .map_err(as_snapshot_error)?;
         }
         let content = self.read(&entry, read)?;
-        self.promoted.send_replace(Some(Snapshot { path, ..received.clone() }));
+        self.has_snapshot(Snapshot { path, ..received.clone() });
         self.lost_newest.store(false, Ordering::Relaxed);
         self.thin();
         Ok((content, self.bytes(&entry)))
@@ -345,7 +348,36 @@ impl CheckpointStore {
         }
     }
 
-    /// Whether the newest one turned out to be lost, and none was written since.
+    fn has_snapshot(&self, snapshot: Snapshot) {
+        self.promoted.send_replace(Some(snapshot));
+        self.lost_snapshot.store(false, Ordering::Relaxed);
+    }
+
+    /// The snapshot at this path is not what it was, or cannot be read. Another takes its place, as soon as
+    /// one may be promoted; until then there is none for other replicas.
+    fn lose_snapshot(&self, path: &Path, error: &Unusable) -> Result<(), StoreError> {
+        tracing::error!(%error, "the snapshot is lost, and another is to be promoted");
+        let is_it = |snapshot: &mut Snapshot| snapshot.path == path;
+        if self.promoted.send_if_modified(|promoted| promoted.take_if(is_it).is_some()) {
+            self.lost_snapshot.store(true, Ordering::Relaxed);
+            // Nothing else may ever come for the floor to come to.
+            self.lost_newest.store(true, Ordering::Relaxed);
+        }
+        let name = path.file_name().and_then(|name| name.to_str());
+        match (error, name.and_then(Entry::parse)) {
+            // It was whole in this life: whatever is wrong with it now is damage.
+            (Unusable::Content { .. }, Some(entry)) => self.set_aside(&[entry]),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the snapshot turned out to be lost, and none was promoted since. A replica that needs it
+    /// waits.
+    pub(crate) fn has_lost_snapshot(&self) -> bool {
+        self.lost_snapshot.load(Ordering::Relaxed)
+    }
+
+    /// Whether the newest one, or the snapshot, turned out to be lost, and none was written since.
     pub(crate) fn has_lost_newest(&self) -> bool {
         self.lost_newest.load(Ordering::Relaxed)
     }
@@ -433,7 +465,7 @@ impl CheckpointStore {
 
     /// The file as a snapshot: read and checked before it is relied on.
     fn snapshot(&self, entry: &Entry) -> Result<Snapshot, Unusable> {
-        let membership = self.read(entry, &self.check)?;
+        let membership = self.read(entry, &*self.check)?;
         Ok(Snapshot { applied: Applied { id: entry.id, membership }, path: self.path(entry) })
     }
 }
@@ -450,7 +482,10 @@ impl SnapshotSource for CheckpointStore {
         let mut damaged = None;
         for entry in entries.iter().rev().filter(|entry| entry.promoted) {
             match self.snapshot(entry) {
-                Ok(whole) => return Ok(Some(whole)),
+                Ok(whole) => {
+                    self.has_snapshot(whole.clone());
+                    return Ok(Some(whole));
+                }
                 Err(Unusable::Closed(error)) => return Err(as_snapshot_error(error)),
                 Err(error) => {
                     tracing::error!(%error, "looking for another that is whole");
@@ -511,11 +546,12 @@ impl SnapshotSource for CheckpointStore {
             true => snapshot,
             false => self.rename_promoted(newest, snapshot).map_err(as_snapshot_error)?,
         };
-        self.promoted.send_replace(Some(snapshot.clone()));
+        self.has_snapshot(snapshot.clone());
         Ok(snapshot)
     }
 
     fn stand_in(&self, upto: u64) -> Result<Snapshot, SnapshotError> {
+        self.lost_snapshot.store(true, Ordering::Relaxed);
         let entries = self.entries().map_err(as_snapshot_error)?;
         for entry in entries.iter().rev().filter(|entry| entry.id.index <= upto) {
             match self.snapshot(entry) {
@@ -528,6 +564,12 @@ impl SnapshotSource for CheckpointStore {
     }
 
     fn open(&self, snapshot: &Path) -> Result<Box<dyn SnapshotFile>, SnapshotError> {
+        if let Err(error) = self.content_of(snapshot, &*self.check) {
+            if !matches!(error, Unusable::Closed(_)) {
+                self.lose_snapshot(snapshot, &error).map_err(as_snapshot_error)?;
+            }
+            return Err(error.into());
+        }
         Ok(Box::new(Sent::open(&*self.disk, snapshot)?))
     }
 
@@ -536,12 +578,12 @@ impl SnapshotSource for CheckpointStore {
         let number = self.received.fetch_add(1, Ordering::Relaxed);
         let path = self.dir.join(received_name(number));
         let file = self.disk.create(&path, bytes).map_err(|source| failed(&path, source))?;
-        let disk = Arc::clone(&self.disk);
-        Ok(Box::new(Received { disk, path, file, position: 0 }))
+        let (disk, check) = (Arc::clone(&self.disk), Arc::clone(&self.check));
+        Ok(Box::new(Received { disk, check, path, file, position: 0 }))
     }
 }
 
-fn content(file: &dyn DiskFile) -> io::Result<Vec<u8>> {
+pub(super) fn content(file: &dyn DiskFile) -> io::Result<Vec<u8>> {
     let size = usize::try_from(file.size()?).map_err(io::Error::other)?;
     let mut bytes = vec![0; size];
     let read = read_full_at(file, &mut bytes, 0)?;

@@ -18,7 +18,7 @@ pub(crate) fn log_and_checkpoints() -> (LogWriter, ShardLog, Arc<CheckpointStore
     let writer = LogWriter::new(Arc::clone(&disk) as _, Box::new(uuids)).expect("a disk");
     let opened = writer.opener().open_shard("log".as_ref(), LogOptions::default());
     let (log, _) = opened.expect("a log");
-    let check = Box::new(|bytes: &[u8]| Ok(Bytes::copy_from_slice(bytes)));
+    let check = Arc::new(|bytes: &[u8]| Ok(Bytes::copy_from_slice(bytes)));
     let store = CheckpointStore::open(disk, "checkpoints".into(), u64::MAX, check);
     (writer, log, Arc::new(store.expect("opened")))
 }

@@ -12,7 +12,8 @@ use railgun_log::{Disk, DiskFile, read_full_at, write_all_vectored_at};
 use railgun_raft::{BlockingPool, Snapshot, SnapshotError, SnapshotFile, SnapshotSink, run_on};
 use tokio::sync::{mpsc, oneshot};
 
-use super::CheckpointStore;
+use super::store::content;
+use super::{Check, CheckpointStore};
 use crate::replica::Installer;
 
 /// What the name of a file that is being received begins with.
@@ -81,6 +82,7 @@ fn some(file: &dyn DiskFile, at: u64, bytes: usize) -> io::Result<Vec<u8>> {
 /// A snapshot that is received.
 pub(super) struct Received {
     pub(super) disk: Arc<dyn Disk>,
+    pub(super) check: Check,
     pub(super) path: PathBuf,
     pub(super) file: Arc<dyn DiskFile>,
     pub(super) position: u64,
@@ -96,6 +98,13 @@ impl SnapshotSink for Received {
 
     fn finish(&mut self) -> Result<PathBuf, SnapshotError> {
         self.file.sync_data().map_err(|source| failed(&self.path, source))?;
+        // Its checksum says that it is what was sent. Where that was not what had once been written, it is
+        // refused here: once it is handed on, it must be a state.
+        let bytes = content(&*self.file).map_err(|source| failed(&self.path, source))?;
+        (self.check)(&bytes).map_err(|source| SnapshotError::Damaged {
+            path: self.path.clone(),
+            source: source.into(),
+        })?;
         Ok(self.path.clone())
     }
 }

@@ -160,7 +160,7 @@ impl Starter {
             shard,
             reason: error.to_string(),
         };
-        let check: Check = Box::new(move |bytes| checkpoint::check(cluster, shard, bytes));
+        let check: Check = Arc::new(move |bytes| checkpoint::check(cluster, shard, bytes));
         let (disk, kept_bytes_max) = (Arc::clone(&self.disk), hot_bytes_max / KEPT_PART);
         let store = CheckpointStore::open(disk, dir.clone(), kept_bytes_max, check);
         let store = store.map_err(|error| restore(&error))?.with_planted(self.planted);

@@ -19,6 +19,7 @@ mod relaying;
 mod retired;
 mod scarce;
 mod site;
+mod snapshots;
 mod subscribing;
 mod visitor;
 

@@ -35,6 +35,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// committed objects wait for is put off no longer than this while there are others to upload: one
 /// is enough for all of a short queue, and a long one moves the floor as it goes.
 const MIRROR_EVERY: Duration = Duration::from_secs(5);
+/// Where other replicas wait for a snapshot, everything is sealed this often at the most, so that the
+/// floor comes to a checkpoint.
+const SNAPSHOT_SEAL_EVERY: Duration = Duration::from_secs(5);
 /// Log time this far ahead of the wall clock is told: the clock was set back (CL-6).
 const CLOCK_BEHIND_US: i64 = 10_000_000;
 /// Objects in the making at a time, over all shards of the node, from when the first record is read
@@ -120,6 +123,8 @@ struct Offloader {
     unsealed: Option<(Timestamp, Instant)>,
     /// That the clock was set back has been told.
     clock_behind: bool,
+    /// When everything was last sealed for want of a snapshot.
+    snapshot_seal_at: Option<Instant>,
     mirrored_at: Option<Instant>,
     /// Since when committed objects have been seen to wait for a manifest.
     awaiting_mirror: Option<Instant>,
@@ -179,6 +184,7 @@ impl Offloader {
             cut_at: 0,
             unsealed: None,
             clock_behind: false,
+            snapshot_seal_at: None,
             mirrored_at: None,
             awaiting_mirror: None,
             pause: PAUSE_MIN,
@@ -269,7 +275,12 @@ impl Offloader {
         let is_old = self.is_oldest_due(status.oldest_unsealed);
         let waiting = status.waiting;
         let is_needed = above >= self.spec.cut_bytes || is_old || status.keeps_too_much;
-        if waiting.open + waiting.closed > 0 && is_needed {
+        let lacks_snapshot = self.spec.reclaimer.checkpoints.has_lost_snapshot()
+            && self.snapshot_seal_at.is_none_or(|at| at.elapsed() >= SNAPSHOT_SEAL_EVERY);
+        if waiting.open + waiting.closed > 0 && (is_needed || lacks_snapshot) {
+            if lacks_snapshot {
+                self.snapshot_seal_at = Some(Instant::now());
+            }
             return Some(SealScope::All);
         }
         (waiting.closed >= self.spec.segment_bytes_min).then_some(SealScope::Closed)

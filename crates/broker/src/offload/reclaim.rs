@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use railgun_log::{LogError, ShardLog};
 use railgun_raft::{BlockingPool, PromoteError, RaftShard, SnapshotError, run_on};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::builtin_bug::{BuiltinBug, Planted};
@@ -18,12 +18,15 @@ use crate::shard::ShardHandle;
 
 /// How often files are looked at that may go.
 const SHRINK_EVERY: Duration = Duration::from_millis(500);
-/// How often a checkpoint is looked for that may be promoted, while the disk is full or the log has
-/// outgrown its budget. The last one may have come to be only after the floor had risen, and nothing
+/// How often a checkpoint is looked for that may be promoted, while the disk is full, the log has
+/// outgrown its budget, or other replicas wait for a snapshot in the place of one that is lost. The last one may have come to be only after the floor had risen, and nothing
 /// raises that again: nobody may publish.
 const PURGE_EVERY: Duration = Duration::from_secs(2);
 /// How often otherwise. Where another node leads, the floor rises without a word to this one.
 const PURGE_ANYWAY_EVERY: Duration = Duration::from_secs(30);
+
+/// How long Raft may take to give up what it may. Sealing, uploads and manifests wait meanwhile.
+const PURGE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why space could not be given back.
 #[derive(Debug, thiserror::Error)]
@@ -109,12 +112,13 @@ impl Reclaimer {
     async fn tend(&self, purged_at: &mut Instant) -> Result<u32, ReclaimError> {
         let needs_space =
             self.log().disk_full() || self.log().unpurged_bytes() > self.hot_bytes_max;
-        let every = if needs_space { PURGE_EVERY } else { PURGE_ANYWAY_EVERY };
+        let is_urgent = needs_space || self.checkpoints.has_lost_snapshot();
+        let every = if is_urgent { PURGE_EVERY } else { PURGE_ANYWAY_EVERY };
         if purged_at.elapsed() >= every {
             *purged_at = Instant::now();
             let status = self.shard.offload_status().await?;
             // Whoever leads does it when the floor rises.
-            if needs_space || !status.serving {
+            if is_urgent || !status.serving {
                 self.purge(status.floor.unwrap_or(0)).await?;
             }
         }
@@ -173,8 +177,13 @@ impl Reclaimer {
             tracing::warn!(shard = %self.shard.id(), %promoted, floor, "snapshot above the floor");
         }
         let upto = promoted.index.min(floor);
-        let purged = self.raft.purged(upto).await.map_err(|_| ReclaimError::Stopped)?;
-        Ok(Some(purged.index.min(floor)))
+        // Raft gives nothing up that a follower is just being sent, however slowly that takes it. Whoever
+        // looks next sees what has gone.
+        let purged = match timeout(PURGE_PATIENCE, self.raft.purged(upto)).await {
+            Ok(purged) => Some(purged.map_err(|_| ReclaimError::Stopped)?),
+            Err(_) => self.log().state().last_purged,
+        };
+        Ok(purged.map(|purged| purged.index.min(floor)))
     }
 
     /// Removes closed files whose entries are all at or below `upto`.

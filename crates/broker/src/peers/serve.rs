@@ -100,7 +100,7 @@ async fn serve(
             Ok(begun) => begun,
             Err(_) => return connection.close(Some(ErrorCode::Timeout), "no introduction came"),
         };
-        let Guest { uid, line_use, writer, reader } = match begun {
+        let Guest { uid, node, line_use, writer, reader } = match begun {
             Ok(begun) => begun,
             Err(error) => return tracing::debug!(%peer, %error, "peer not welcome"),
         };
@@ -108,9 +108,10 @@ async fn serve(
             // It only looks, and has seen.
             return drop(timeout(HELLO_TIMEOUT, connection.closed()).await);
         };
+        let from = Introduced { uid, node };
         let serving = async {
             match line_use {
-                v1::PeerUse::Control => serve_calls(&service, uid, writer, reader).await,
+                v1::PeerUse::Control => serve_calls(&service, from, writer, reader).await,
                 v1::PeerUse::Log | v1::PeerUse::Bulk | v1::PeerUse::Clients => {
                     let _first_stream = (writer, reader);
                     serve_streams(&connection, &service, &actors, &cancel).await;
@@ -137,6 +138,8 @@ async fn serve(
 struct Guest {
     /// `None`: it only looks.
     uid: Option<NodeUid>,
+    /// `None`: it is of no cluster yet, or was of none when it came.
+    node: Option<NodeId>,
     line_use: v1::PeerUse,
     writer: FrameWriter,
     reader: FrameReader,
@@ -165,14 +168,15 @@ async fn welcome(connection: &Connection, service: &PeerService) -> Result<Guest
             return Err(WireError::new(ErrorCode::NodeIdentityConflict, was_removed(node)));
         }
         service.lives.admit(from).await?;
-        Ok::<_, WireError>((uid, hello.r#use()))
+        let node = Some(NodeId(from.node_id)).filter(|node| node.0 != 0);
+        Ok::<_, WireError>((uid, node, hello.r#use()))
     };
     match checked.await {
-        Ok((uid, line_use)) => {
+        Ok((uid, node, line_use)) => {
             let welcome =
                 v1::PeerWelcome { version: VERSION_MAX, from: Some(service.portrait.now()) };
             writer.send(Frame::new(&welcome)).await.map_err(|error| lost(&error))?;
-            Ok(Guest { uid, line_use, writer, reader })
+            Ok(Guest { uid, node, line_use, writer, reader })
         }
         Err(error) => {
             let frame = Frame::new(&v1::Error::from(error.clone()));
@@ -293,10 +297,18 @@ impl Running {
     }
 }
 
+/// Who a peer has said that it is.
+#[derive(Clone, Copy, Debug)]
+struct Introduced {
+    uid: NodeUid,
+    /// `None`: it was of no cluster yet when it came.
+    node: Option<NodeId>,
+}
+
 /// Answers calls, each as soon as it can be, until the peer leaves.
 async fn serve_calls(
     service: &PeerService,
-    from: NodeUid,
+    from: Introduced,
     mut writer: FrameWriter,
     mut reader: FrameReader,
 ) {
@@ -358,7 +370,7 @@ impl PeerService {
     /// Does what the node `from` asks.
     async fn call(
         &self,
-        from: NodeUid,
+        from: Introduced,
         call: Option<v1::peer_call::Call>,
         blob: Bytes,
     ) -> Answered {
@@ -373,7 +385,7 @@ impl PeerService {
             Some(Call::Raft(to)) => {
                 let replica = self.replica(&to)?;
                 let answered =
-                    replica.raft.answer(blob).await.map_err(|error| {
+                    replica.raft.answer(from.node, blob).await.map_err(|error| {
                         WireError::new(ErrorCode::Unavailable, error.to_string())
                     })?;
                 Ok((Answer::RaftAnswered(v1::Done {}), answered))
@@ -424,6 +436,7 @@ impl PeerService {
             Some(Call::Reincarnate(lost)) => {
                 self.check_cluster(&lost.cluster_uid)?;
                 let (shard, lost) = (ShardId(lost.shard), ReplicaId(lost.replica));
+                let from = from.uid;
                 let ask = |reply| FormationAsk::Reincarnate { from, shard, lost, reply };
                 let replica = self.ask(ask).await?;
                 let address = v1::ReplicaAddress {

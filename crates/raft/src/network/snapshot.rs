@@ -9,7 +9,7 @@ use railgun_types::crc32c_append;
 use tokio::time::timeout;
 
 use super::OPEN_PATIENCE;
-use crate::applier::{RaftSnapshot, Snapshots};
+use crate::applier::{RaftSnapshot, SnapshotPlace, Snapshots};
 use crate::blocking_pool::{PoolStopped, run_on};
 use crate::machine::{SnapshotError, SnapshotFile};
 use crate::peers::{
@@ -39,6 +39,8 @@ pub(super) struct Sending<'a> {
 pub(super) enum SendError {
     #[error(transparent)]
     Peer(#[from] PeerError),
+    #[error("the snapshot is lost, and none is promoted yet in its place")]
+    Lost,
     #[error("the snapshot cannot be read: {0}")]
     Read(#[from] SnapshotError),
     #[error(transparent)]
@@ -55,7 +57,8 @@ impl Sending<'_> {
         vote: RaftVote,
         snapshot: RaftSnapshot,
     ) -> Result<SnapshotResponse<Types>, SendError> {
-        let file = self.snapshots.open(snapshot.snapshot.path).await??;
+        let SnapshotPlace::Current(path) = snapshot.snapshot else { return Err(SendError::Lost) };
+        let file = self.snapshots.open(path).await??;
         let opened = timeout(OPEN_PATIENCE, self.peers.open(self.to, StreamUse::Snapshot)).await;
         let PeerStream { mut sender, mut receiver } =
             opened.map_err(|_| PeerError::Unreachable { reason: silence(OPEN_PATIENCE) })??;

@@ -99,7 +99,7 @@ async fn finish(
 ) -> Result<SnapshotPlace, ServeError> {
     let finish = move || {
         let path = sink.finish()?;
-        Ok(SnapshotPlace { path, received: Some(sink) })
+        Ok(SnapshotPlace::Received(path, sink))
     };
     run_on(snapshots.pool(), finish).await?
 }

@@ -275,6 +275,27 @@ fn what_openraft_could_not_take_is_refused() {
         append.entries.remove(1);
     })));
 
+    assert!(inconsistent(invalid(|append| append.vote.leader_id.term = TERM_MAX + 1)));
+    assert!(inconsistent(invalid(|append| append.leader_commit = Some(id(u64::MAX, 6)))));
+    // The term of the first entry, whatever the vote's.
+    let at = APPEND_HEAD.len() - 3 * 18 + 7;
+    let entry_term = [&APPEND_HEAD[..at], b"\x01", &APPEND_HEAD[at + 1..]].concat();
+    let entry_term =
+        PeerMessage { head: entry_term.into(), body: vec![Bytes::from_static(b"headx")] };
+    let refused = decode_append(entry_term).expect_err("invalid");
+    assert_eq!(refused, InvalidMessage::Inconsistent("a term that no election has led to"));
+
+    // Nobody is elected after the last term.
+    for (term, is_taken) in [(TERM_MAX, true), (TERM_MAX + 1, false), (u64::MAX, false)] {
+        let request = VoteRequest { vote: vote(term, 1, false), ..ballot_request() };
+        for request in [encode_vote(&request), encode_pre_vote(&request)] {
+            assert_eq!(decode_request(&request).is_ok(), is_taken, "{term}");
+        }
+        let answer =
+            VoteResponse { vote: vote(term, 1, false), last_log_id: None, vote_granted: true };
+        assert_eq!(decode_voted(&encode_voted(&answer)).is_ok(), is_taken, "{term}");
+    }
+
     let won = VoteRequest { vote: vote(5, 1, true), ..ballot_request() };
     assert!(inconsistent(decode_request(&encode_vote(&won)).expect_err("invalid")));
     let with_entries = decode_request(&Bytes::from_static(APPEND_HEAD));

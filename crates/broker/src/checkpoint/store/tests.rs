@@ -18,7 +18,7 @@ fn store() -> (tempfile::TempDir, CheckpointStore) {
 
 fn store_in(dir: &tempfile::TempDir) -> CheckpointStore {
     let disk = Arc::new(RealDisk::open(dir.path()).expect("a disk"));
-    let check: Check = Box::new(|bytes| match bytes {
+    let check: Check = Arc::new(|bytes| match bytes {
         b"bad" => Err(CheckpointError::NotACheckpoint),
         other => Ok(Bytes::copy_from_slice(other)),
     });
@@ -27,7 +27,7 @@ fn store_in(dir: &tempfile::TempDir) -> CheckpointStore {
 
 /// Its check returns the content.
 fn newest(store: &CheckpointStore) -> Option<(EntryId, Vec<u8>)> {
-    let newest = store.newest(&store.check).expect("read");
+    let newest = store.newest(&*store.check).expect("read");
     newest.whole.map(|(id, content)| (id, content.to_vec()))
 }
 
@@ -85,7 +85,7 @@ fn what_the_disk_cannot_read_now_is_passed_over_and_stays() {
         store.write(id(index), &[index.to_string().into()]).expect("written");
     }
     unreadable();
-    let found = store.newest(&store.check).expect("an older one");
+    let found = store.newest(&*store.check).expect("an older one");
     assert_eq!(found.whole.map(|(id, _)| id), Some(id(5)));
     assert!(found.damaged.is_empty());
     // It is not relied on before it was read in a life.
@@ -152,7 +152,7 @@ fn a_damaged_checkpoint_that_finds_no_room_for_another_name_is_passed_over() {
 fn a_damaged_checkpoint_does_not_hold_promotions_up() {
     for rots in [true, false] {
         let (disk, _, mut store) = simulated();
-        store.check = Box::new(|bytes| match bytes {
+        store.check = Arc::new(|bytes| match bytes {
             b"x" => Ok(Bytes::new()),
             _ => Err(CheckpointError::NotACheckpoint),
         });
@@ -225,6 +225,76 @@ fn a_damaged_snapshot_is_passed_over_while_a_checkpoint_is_whole() {
     assert!(matches!(store.current(), Err(SnapshotError::Damaged { .. })));
 }
 
+#[test]
+fn a_snapshot_that_rots_is_set_aside_when_it_is_to_be_sent_and_another_is_promoted() {
+    let (dir, store) = store();
+    for index in [3, 5] {
+        store.write(id(index), &[index.to_string().into()]).expect("written");
+    }
+    let rot = |snapshot: &Snapshot| {
+        std::fs::write(dir.path().join(&snapshot.path), "bad").expect("written");
+    };
+    let snapshot = store.promote(3).expect("promoted");
+    rot(&snapshot);
+    assert_eq!(store.current().expect("read").as_ref(), Some(&snapshot), "nobody has looked");
+    let opened = store.open(&snapshot.path).err();
+    assert!(matches!(opened, Some(SnapshotError::Damaged { .. })), "{opened:?}");
+    assert_eq!((set_aside(&store), indexes(&store)), (vec![3], vec![5]));
+    assert!(store.current().expect("read").is_none(), "what is above it is not for others");
+    assert!(store.has_lost_snapshot() && store.has_lost_newest());
+    assert!(matches!(store.promote(4), Err(SnapshotError::NoCheckpoint { .. })));
+    assert!(store.has_lost_snapshot());
+    // When the floor has come there.
+    let snapshot = store.promote(5).expect("promoted");
+    assert_eq!(store.current().expect("read").as_ref(), Some(&snapshot));
+    assert!(!store.has_lost_snapshot() && store.failure().is_none());
+
+    // One that this life has only found is no different.
+    let store = store_in(&dir);
+    let snapshot = store.current().expect("read").expect("there is one");
+    rot(&snapshot);
+    assert!(store.open(&snapshot.path).is_err());
+    assert!(store.current().expect("read").is_none() && store.has_lost_snapshot());
+    assert_eq!(set_aside(&store), [5]);
+    // Nor is one that had rotted before.
+    store.write(id(7), &["7".into()]).expect("written");
+    rot(&store.promote(7).expect("promoted"));
+    let store = store_in(&dir);
+    store.write(id(9), &["9".into()]).expect("written");
+    assert!(store.current().expect("read").is_none());
+    store.stand_in(9).expect("the newest");
+    assert!(store.has_lost_snapshot());
+    assert_eq!(store.promote(9).expect("promoted").applied.id, id(9));
+    assert!(!store.has_lost_snapshot());
+}
+
+#[test]
+fn what_a_disk_cannot_read_now_is_not_sent_and_stays() {
+    let (disk, _, store) = simulated();
+    store.write(id(3), &["3".into()]).expect("written");
+    let snapshot = store.promote(3).expect("promoted");
+    disk.fail(Fault { op: SimOp::Read, after: 0, kind: io::ErrorKind::Other });
+    assert!(store.open(&snapshot.path).is_err());
+    assert!(store.has_lost_snapshot() && set_aside(&store).is_empty());
+    assert_eq!(store.current().expect("read"), Some(snapshot), "it can be read again");
+    assert!(!store.has_lost_snapshot() && store.failure().is_none());
+}
+
+#[test]
+fn what_is_received_and_is_no_state_is_refused() {
+    let (dir, store) = store();
+    for (content, is_state) in [("bad", false), ("state", true)] {
+        let mut sink = store.receive(content.len() as u64).expect("a place");
+        sink.write(&content.into()).expect("written");
+        let finished = sink.finish();
+        assert_eq!(finished.is_ok(), is_state, "{finished:?}");
+        drop(sink);
+        let left = std::fs::read_dir(dir.path().join("checkpoints")).expect("a directory");
+        let mut left = left.map(|file| file.expect("an entry").file_name());
+        assert!(!left.any(|name| is_received(&name.to_string_lossy())), "nothing is left of it");
+    }
+}
+
 fn simulated() -> (Arc<SimDisk>, PathBuf, CheckpointStore) {
     let disk = Arc::new(SimDisk::new(SimDiskOptions::default()));
     let dir = PathBuf::from("shards/1/checkpoints");
@@ -233,7 +303,7 @@ fn simulated() -> (Arc<SimDisk>, PathBuf, CheckpointStore) {
 }
 
 fn reopen(disk: &Arc<SimDisk>, dir: &Path) -> CheckpointStore {
-    let check: Check = Box::new(|bytes| Ok(Bytes::copy_from_slice(bytes)));
+    let check: Check = Arc::new(|bytes| Ok(Bytes::copy_from_slice(bytes)));
     CheckpointStore::open(Arc::clone(disk) as _, dir.to_owned(), u64::MAX, check).expect("opened")
 }
 
@@ -334,7 +404,7 @@ impl Disk for Contended {
 fn nobody_else_gets_the_room_of_the_reserve() {
     let sim = SimDisk::default();
     let disk = Arc::new(Contended(sim.clone()));
-    let check: Check = Box::new(|bytes| Ok(Bytes::copy_from_slice(bytes)));
+    let check: Check = Arc::new(|bytes| Ok(Bytes::copy_from_slice(bytes)));
     let store = CheckpointStore::open(disk, "ckpt".into(), u64::MAX, check).expect("opened");
     sim.set_capacity(sim.used());
     let piece = Bytes::from(vec![7; 100_000]);
@@ -437,7 +507,7 @@ fn what_somebody_else_has_removed_needs_no_removal() {
 
 /// With `bytes_max` for those that are kept.
 fn small(bytes_max: u64) -> CheckpointStore {
-    let check: Check = Box::new(|bytes| Ok(Bytes::copy_from_slice(bytes)));
+    let check: Check = Arc::new(|bytes| Ok(Bytes::copy_from_slice(bytes)));
     CheckpointStore::open(Arc::new(SimDisk::default()), "ckpt".into(), bytes_max, check)
         .expect("opened")
 }
@@ -505,7 +575,7 @@ fn a_damaged_checkpoint_goes_where_there_is_no_room_for_another() {
     let piece = Bytes::from(vec![7; 3 << 20]);
     let damaged = || {
         let (disk, _, mut store) = simulated();
-        store.check = Box::new(|_| Err(CheckpointError::NotACheckpoint));
+        store.check = Arc::new(|_| Err(CheckpointError::NotACheckpoint));
         store.write(id(1), std::slice::from_ref(&piece)).expect("written");
         store.promote(1).expect_err("it is damaged");
         assert_eq!(set_aside(&store), [1]);

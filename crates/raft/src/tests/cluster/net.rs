@@ -195,7 +195,8 @@ impl PeerNetwork for Port {
             let refused =
                 |error: crate::ServeError| PeerError::Refused { reason: error.to_string() };
             // As on another node: it goes on if the caller does not wait.
-            let answer = Runtime::spawn(async move { shard.answer(request).await });
+            let from = Some(self.own.node());
+            let answer = Runtime::spawn(async move { shard.answer(from, request).await });
             let answer = answer.await.map_err(|_| broken())?.map_err(refused)?;
             self.net.pass(to.replica, self.own).await?;
             Ok(answer)

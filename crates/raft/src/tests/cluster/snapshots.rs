@@ -70,6 +70,82 @@ async fn a_damaged_snapshot_is_sent_again() {
     .await;
 }
 
+/// The follower would lack what lies above the floor, and vouch for it: it waits until the leader's owner
+/// promotes another.
+#[tokio::test(start_paused = true)]
+async fn where_the_snapshot_is_lost_a_follower_waits_for_the_next_one() {
+    with_seed(35, async {
+        let (mut cluster, leader, behind) = purged(35).await;
+        let above = cluster.checkpoint(leader).await;
+        for id in cluster.running() {
+            cluster.replicas[&id].store.0.with(|files| files.current = None);
+        }
+        cluster.start(behind).await;
+        sleep(Duration::from_secs(20)).await;
+        assert_eq!(cluster.leader().await, leader, "it is as well as before");
+        assert_eq!((cluster.net.snapshots(), received(&cluster, behind)), (0, 0));
+        let promoted = cluster.shard(leader).promote_snapshot(above.index).await.expect("promoted");
+        assert_eq!(promoted, above);
+        cluster.settle().await;
+        cluster.check_settled();
+        cluster.stop().await;
+    })
+    .await;
+}
+
+/// It stops when a snapshot has become its own, and its log still has what that contradicts.
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_has_a_snapshot_and_not_yet_cut_its_log_starts() {
+    with_seed(36, async {
+        let mut cluster = Cluster::voters(36, 3).await;
+        cluster.fill(5).await;
+        cluster.settle().await;
+        let old = cluster.leader().await;
+        let behind = cluster.ids().into_iter().find(|id| *id != old).expect("three");
+        cluster.kill(behind, CrashPlan::LoseAll).await;
+        let disk = cluster.replicas[&behind].disk.clone();
+        // So far above the snapshot, and not even so far.
+        for bogus in [20, 3] {
+            append_what_nobody_has(&disk, bogus).await;
+            let leader = cluster.leader().await;
+            cluster.kill(leader, CrashPlan::ProcessOnly).await;
+            cluster.start(leader).await;
+            cluster.fill(8).await;
+            let leader = cluster.leader().await;
+            let state = cluster.run(leader).state.with(|state| state.clone());
+            cluster.checkpoint(leader).await;
+            cluster.shard(leader).promote_snapshot(state.applied.id.index).await.expect("promoted");
+            let store = &cluster.replicas[&behind].store.0;
+            store.with(|files| files.current = Some(files.insert(&state)));
+            cluster.start(behind).await;
+            cluster.settle().await;
+            cluster.put("and goes on").await;
+            cluster.settle().await;
+            cluster.check_settled();
+            cluster.kill(behind, CrashPlan::LoseAll).await;
+        }
+        cluster.stop().await;
+    })
+    .await;
+}
+
+/// Entries of the last term behind the end of the log on this disk, durably.
+async fn append_what_nobody_has(disk: &SimDisk, count: u64) {
+    let logs = sim_logs(disk.clone(), || Duration::from_millis(1));
+    let (log, _) = logs.opener.open_shard(Path::new("log"), LogOptions::default()).expect("a log");
+    let EntryId { term, index } = log.state().last.expect("entries");
+    let entry = |index| railgun_log::Entry {
+        id: EntryId { term, index },
+        kind: 1,
+        payload: Payload::from_bytes(Bytes::from_static(b"of a leader that nobody heard")),
+    };
+    let (done, flushed) = tokio::sync::oneshot::channel();
+    let entries = (index + 1..=index + count).map(entry).collect();
+    log.append(entries, Box::new(move |result| drop(done.send(result)))).expect("taken");
+    flushed.await.expect("an answer").expect("durable");
+    logs.stop().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_snapshot_whose_sender_is_killed_comes_from_the_next_leader() {
     with_seed(32, async {
