@@ -118,6 +118,14 @@ impl ClusterView {
         self.nodes.get(&node).filter(|record| record.is_member())
     }
 
+    /// The node that is part of the cluster and reached by others at this address.
+    pub(crate) fn member_at(&self, peer_address: &str) -> Option<NodeId> {
+        let is_there =
+            |record: &NodeRecord| record.is_member() && record.peer_address == peer_address;
+        let there = self.nodes.iter().find(|(_, record)| is_there(record));
+        there.map(|(node, _)| *node)
+    }
+
     /// Where clients reach the nodes that take some, other than this one.
     pub(crate) fn alternatives(&self, own: NodeId) -> Vec<String> {
         let others = self.nodes.iter().filter(|(node, record)| {

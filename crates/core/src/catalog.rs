@@ -191,9 +191,14 @@ impl Catalog {
             }
             CatalogCommand::AddNode(info) => self.add_node(info),
             CatalogCommand::UpdateNode { node, info } => {
-                let updated = self.nodes.update(*node, info);
+                let updated = self.nodes.update(&[(*node, info.clone())]);
                 updated.map_or_else(|refused| refused, |()| self.node_outcome(*node))
             }
+            CatalogCommand::UpdateNodes(told) => match (told.first(), self.nodes.update(told)) {
+                (Some((node, _)), Ok(())) => self.node_outcome(*node),
+                (None, _) => CatalogOutcome::Refused,
+                (_, Err(refused)) => refused,
+            },
             CatalogCommand::SetNodeState { node, state } => {
                 let set = self.nodes.set_state(*node, *state);
                 set.map_or_else(|refused| refused, |()| self.node_outcome(*node))
@@ -268,6 +273,7 @@ impl Catalog {
             CatalogCommand::Found { .. }
             | CatalogCommand::AddNode(_)
             | CatalogCommand::UpdateNode { .. }
+            | CatalogCommand::UpdateNodes(_)
             | CatalogCommand::SetNodeState { .. }
             | CatalogCommand::SetFeatureLevel(_)
             | CatalogCommand::Place { .. }

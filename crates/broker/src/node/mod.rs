@@ -12,6 +12,7 @@ mod starter;
 #[cfg(test)]
 mod tests;
 mod uploads;
+mod whereabouts;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -49,7 +50,7 @@ use crate::leads::{self, LeadSpreader};
 use crate::log_done::log_done;
 use crate::offload::ObjectMemory;
 use crate::on_node::{OnNode, OnNodeWatch};
-use crate::peers::{Addresses, IdentityRefused, RaftPeers};
+use crate::peers::{Addresses, Findings, IdentityRefused, Listing, RaftPeers};
 use crate::routing::{self, Placements, Routing};
 use crate::seams::{RunningLog, Seams};
 use crate::session::{self, ClientService, Farewell, STOPPING, SessionContext};
@@ -216,17 +217,21 @@ impl Broker {
                 tracing::info!(%cluster, nodes = founders.len(), "a cluster was formed");
             }
         }
+        let (listing, listing_watch) = watch::channel(Listing::default());
         let clocks = match others.as_mut() {
             None => None,
-            Some(others) => Some(others.clocks(cluster, node).await),
+            Some(others) => Some(others.clocks(cluster, node, listing_watch.clone()).await),
         };
+        let findings = clocks.as_ref().map(|(_, whereabouts)| whereabouts.findings.subscribe());
+        let findings = findings.unwrap_or_else(|| watch::channel(Findings::default()).1);
+        let addresses = Addresses::new(listing_watch, findings);
         // Before any replica runs: one that leads while its node waits for the bucket has no keeper.
         let is_claimed = in_time(&bucket, owner::read(&bucket, cluster)).await??.is_some();
         // Whatever is written into logs is stamped by this one.
-        let clock = clocks.as_ref().map_or(clock, |clocks| clocks.log_clock() as Arc<dyn Clock>);
-        let standing = clocks.as_ref().map(|clocks| clocks.standing());
+        let clock =
+            clocks.as_ref().map_or(clock, |(clocks, _)| clocks.log_clock() as Arc<dyn Clock>);
+        let standing = clocks.as_ref().map(|(clocks, _)| clocks.standing());
         let registrar = Registrar { ca, entropy: Arc::clone(&entropy), clock: Arc::clone(&clock) };
-        let (addresses_tx, addresses) = watch::channel(Addresses::default());
         let (placements_tx, placements) = watch::channel(Placements::default());
         let peers: Arc<dyn PeerNetwork> = match &others {
             None => Arc::new(NoPeers),
@@ -245,8 +250,8 @@ impl Broker {
             }),
             planted,
         };
-        if let Some(clocks) = clocks {
-            let asking = cancel.clone().run_until_cancelled_owned(clocks.run(addresses));
+        if let Some((clocks, whereabouts)) = clocks {
+            let asking = cancel.clone().run_until_cancelled_owned(clocks.run(whereabouts));
             actors.spawn("the look at other clocks", async {
                 asking.await;
             });
@@ -344,7 +349,7 @@ impl Broker {
             routing: routing.clone(),
             own,
             node,
-            addresses: addresses_tx,
+            listing,
             placements: placements_tx,
             removed: others.as_ref().map_or_else(watch::Sender::default, |o| o.removed.clone()),
             farewell: farewell.clone(),

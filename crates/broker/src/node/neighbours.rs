@@ -18,15 +18,17 @@ use tokio_util::sync::CancellationToken;
 use super::ClusterSpec;
 use super::clocks::Clocks;
 use super::keeper::FEATURE_LEVEL;
+use super::whereabouts::Whereabouts;
 use crate::actors::Actors;
 use crate::clock::Clock;
-use crate::discovery::{self, Seeds};
+use crate::discovery::{self, Looking, Seeds};
 use crate::entropy::Entropy;
 use crate::formation::{self, Formation, FormationAsk};
 use crate::identity::Identity;
 use crate::on_node::OnNodeWatch;
 use crate::peers::{
-    Dialler, IdentityRefused, Lives, PeerService, Peers, RemovedNodes, SelfPortrait, serve_peers,
+    Callers, Dialler, Findings, IdentityRefused, Listing, Lives, PeerService, Peers, RemovedNodes,
+    SelfPortrait, serve_peers,
 };
 use crate::session::ClientService;
 
@@ -51,6 +53,9 @@ pub(super) struct Neighbours {
     about: watch::Sender<v1::NodeAbout>,
     clock: Arc<dyn Clock>,
     seeds: Seeds,
+    callers: Callers,
+    /// Whether too few of the others are where they are looked for.
+    is_cut_off: watch::Sender<bool>,
 }
 
 /// What the node serves others with.
@@ -97,6 +102,7 @@ impl Neighbours {
         let (formation, asks) = mpsc::channel(ASKS);
         let (clients, removed) = (watch::Sender::default(), watch::Sender::default());
         let (ca, lives) = (cluster.ca, Lives::new(dialler.clone()));
+        let (callers, is_cut_off) = (Callers::default(), watch::Sender::new(false));
         let serving = PeerService {
             portrait,
             on_node,
@@ -104,6 +110,7 @@ impl Neighbours {
             formation,
             next_session,
             ca,
+            callers: callers.clone(),
             lives,
             removed: removed.subscribe(),
         };
@@ -112,7 +119,9 @@ impl Neighbours {
         let peers = Peers::spawn(dialler, actors, cancel.clone());
         let found = cluster.discovery.map(|discovery| {
             let (found, found_watch) = watch::channel(Vec::new());
-            let asking = discovery::keep_asking(discovery, entropy, about.subscribe(), found);
+            let (about, is_cut_off) = (about.subscribe(), is_cut_off.subscribe());
+            let looking = Looking { about, is_cut_off };
+            let asking = discovery::keep_asking(discovery, entropy, looking, found);
             let asking = cancel.clone().run_until_cancelled_owned(asking);
             actors.spawn("the search for nodes", async {
                 asking.await;
@@ -132,6 +141,8 @@ impl Neighbours {
             about,
             clock,
             seeds,
+            callers,
+            is_cut_off,
         })
     }
 
@@ -142,23 +153,36 @@ impl Neighbours {
         Formation { disk, entropy, peers, clock, seeds, about: self.about.clone() }
     }
 
-    /// What learns of the other nodes' clocks; it has asked them once.
-    pub(super) async fn clocks(&mut self, cluster: ClusterUid, own: NodeId) -> Clocks {
+    /// What learns of the other nodes' clocks, and where they are; it has asked them once. `listing` is
+    /// what the catalog says.
+    pub(super) async fn clocks(
+        &mut self,
+        cluster: ClusterUid,
+        own: NodeId,
+        listing: watch::Receiver<Listing>,
+    ) -> (Clocks, Whereabouts) {
         let (about, clock) = (self.about.subscribe(), Arc::clone(&self.clock));
         let portrait = SelfPortrait { about, clock };
         let mut clocks = Clocks::new(self.peers.clone(), portrait, cluster, own);
-        let seeds = self.seeds.now();
+        let whereabouts = Whereabouts {
+            own,
+            seeds: self.seeds.clone(),
+            callers: self.callers.clone(),
+            listing,
+            findings: watch::Sender::new(Findings::default()),
+            is_cut_off: self.is_cut_off.clone(),
+        };
         let (_, nobody) = mpsc::channel(1);
         let mut asks = std::mem::replace(&mut self.asks, nobody);
         tokio::select! {
             biased;
-            () = clocks.ask_first(seeds) => {}
+            () = clocks.ask_first(&whereabouts) => {}
             () = Self::answer_meanwhile(&mut asks, cluster) => {
                 unreachable!("other nodes may ask for as long as this one listens")
             }
         }
         self.asks = asks;
-        clocks
+        (clocks, whereabouts)
     }
 
     /// Has the cluster put another replica in the place of one of this node's that lost its log. Asks

@@ -12,6 +12,7 @@ mod elsewhere;
 mod failed_disk;
 mod full_disk;
 mod lives;
+mod moved;
 mod offload;
 mod publishers;
 mod reading;

@@ -2,6 +2,8 @@
 //! lead up to four (DESIGN §6 "Lines"): for calls, for Raft's entries, for what is large, and for what
 //! clients read, each made when it is first needed and again when it is lost, by a task of its own.
 
+mod addresses;
+mod callers;
 mod calls;
 mod dial;
 mod lives;
@@ -21,9 +23,11 @@ use tokio_util::sync::CancellationToken;
 use self::calls::CallLine;
 use self::streams::StreamLine;
 use crate::actors::Actors;
+pub(crate) use addresses::{Addresses, Findings, Found, Listed, Listing};
+pub(crate) use callers::Callers;
 pub(crate) use dial::{Dialler, IdentityRefused, SelfPortrait};
 pub(crate) use lives::Lives;
-pub(crate) use network::{Addresses, RaftPeers};
+pub(crate) use network::RaftPeers;
 pub(crate) use serve::{PeerService, RemovedNodes, serve_peers, was_removed};
 
 /// Requests that may wait for one connection. Who comes then waits for a place.

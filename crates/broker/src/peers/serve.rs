@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::callers::Callers;
 use super::dial::{SelfPortrait, VERSION_MAX, VERSION_MIN};
 use super::lives::{self, Lives};
 use super::network::raft_stream;
@@ -51,6 +52,8 @@ pub(crate) struct PeerService {
     pub(crate) next_session: Arc<AtomicU64>,
     /// The cluster's authority, where this node has its key.
     pub(crate) ca: Option<Arc<ClusterCa>>,
+    /// Who has called of late.
+    pub(crate) callers: Callers,
     /// By which processes other nodes are known.
     pub(crate) lives: Lives,
     /// Who is no part of the cluster any more.
@@ -273,6 +276,7 @@ impl PeerService {
         use v1::peer_reply::Answer;
         match call {
             Some(Call::Greet(about)) => {
+                self.callers.note(&about, &self.portrait.about.borrow());
                 // A full queue: it greets again.
                 self.formation.try_send(FormationAsk::Greet { about }).ok();
                 Ok((Answer::Greeted(self.portrait.now()), Bytes::new()))
