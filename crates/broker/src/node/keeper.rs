@@ -28,7 +28,7 @@ use crate::formation::{self, FormationAsk};
 use crate::joining;
 use crate::leads::{self, LeadSpreader};
 use crate::on_node::LocalReplica;
-use crate::peers::{self, Listed, Listing, RemovedNodes};
+use crate::peers::{self, Listed, Listing, Refusals, RemovedNodes};
 use crate::routing::{Leader, Placements, Routing};
 use crate::session::Farewell;
 use crate::streams::ShardOnNode;
@@ -58,6 +58,8 @@ pub(super) struct Keeper {
     pub(super) placements: watch::Sender<Placements>,
     /// Who is let in no more.
     pub(super) removed: watch::Sender<RemovedNodes>,
+    /// Who does not take this node for itself.
+    pub(super) refusals: Refusals,
     /// Where clients are to go, and when.
     pub(super) farewell: watch::Sender<Farewell>,
     /// The cluster's authority, where this node has its key.
@@ -115,7 +117,7 @@ impl Keeper {
         match ask {
             FormationAsk::Greet { .. } => {}
             FormationAsk::Form { form, reply } => {
-                reply.send(formation::is_bound(&form, self.routing.cluster)).ok();
+                reply.send(formation::is_bound(&form, self.routing.cluster, self.own.uid)).ok();
             }
             FormationAsk::Join { join, reply } => {
                 let now_us = self.clock.now().0;
@@ -190,6 +192,10 @@ impl Keeper {
             |record: &NodeRecord| Listed { uid: record.uid, address: record.peer_address.clone() };
         let listing: BTreeMap<_, _> =
             members.map(|(node, record)| (*node, listed(record))).collect();
+        // Who knows itself to be removed needs no second word for it.
+        let others = listing.keys().filter(|node| **node != self.node).count();
+        let is_removed = view.nodes.get(&self.node).is_some_and(|own| !own.is_member());
+        self.refusals.others_are(if is_removed { 1 } else { others });
         self.listing.send_if_modified(|known| {
             let changes = **known != listing;
             *known = Arc::new(listing);

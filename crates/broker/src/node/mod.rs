@@ -50,7 +50,7 @@ use crate::leads::{self, LeadSpreader};
 use crate::log_done::log_done;
 use crate::offload::ObjectMemory;
 use crate::on_node::{OnNode, OnNodeWatch};
-use crate::peers::{Addresses, Findings, IdentityRefused, Listing, RaftPeers};
+use crate::peers::{Addresses, Findings, IdentityRefused, Listing, RaftPeers, Refusals};
 use crate::routing::{self, Placements, Routing};
 use crate::seams::{RunningLog, Seams};
 use crate::session::{self, ClientService, Farewell, STOPPING, SessionContext};
@@ -142,7 +142,7 @@ impl Broker {
         }
     }
 
-    /// As [`start`](Self::start), and says in `refused` if this node is another process already.
+    /// As [`start`](Self::start), and says in `refused` if this node is not to be itself any more.
     async fn start_as(
         spec: BrokerSpec,
         refused: watch::Sender<Option<IdentityRefused>>,
@@ -189,9 +189,9 @@ impl Broker {
             }
         };
         let is_alone = others.is_none();
-        let identity = match (&identity.member, &mut others) {
-            (Some(_), _) => identity,
-            (None, None) => {
+        let identity = match &mut others {
+            None if identity.member.is_some() => identity,
+            None => {
                 let cluster = ClusterUid(entropy.uid());
                 let (founders, replicas) = (Vec::new(), BTreeMap::new());
                 let member = Member { node: NodeId(1), cluster, founders, replicas };
@@ -199,9 +199,9 @@ impl Broker {
                 founded.keep(&*disk)?;
                 founded
             }
-            (None, Some(others)) => {
+            Some(others) => {
                 let formation = others.formation(Arc::clone(&disk), Arc::clone(&entropy));
-                formation.come_to_cluster(&identity, &mut others.asks).await?
+                formation.come_to_cluster(identity, &mut others.asks).await?
             }
         };
         let Some(member) = identity.member.clone() else {
@@ -209,14 +209,6 @@ impl Broker {
         };
         let Member { node, cluster, founders, .. } = member;
         let is_first = node == NodeId(1) && !founders.is_empty();
-        if let Some(others) = &others {
-            others.belongs_to(cluster, node);
-            if is_first {
-                let formation = others.formation(Arc::clone(&disk), Arc::clone(&entropy));
-                formation.bind_founders(cluster, &founders).await;
-                tracing::info!(%cluster, nodes = founders.len(), "a cluster was formed");
-            }
-        }
         let (listing, listing_watch) = watch::channel(Listing::default());
         let clocks = match others.as_mut() {
             None => None,
@@ -295,6 +287,9 @@ impl Broker {
             }
             (started, _) => started?,
         };
+        if let Some(others) = &others {
+            others.has_begun();
+        }
         let own = NodeInfo {
             uid: starter.identity.uid,
             peer_address: starter.address.clone(),
@@ -308,13 +303,14 @@ impl Broker {
             (false, true) => None,
         };
         let founding = founding.map(|nodes| CatalogCommand::Found { settings: wish, nodes });
+        let own_uid = starter.identity.uid;
         let founded = founded(&catalog, &routing, founding.as_ref());
         let settings = match others.as_mut() {
             None => founded.await?,
             Some(others) => tokio::select! {
                 biased;
                 settings = founded => settings?,
-                () = Neighbours::answer_meanwhile(&mut others.asks, cluster) => {
+                () = Neighbours::answer_meanwhile(&mut others.asks, cluster, own_uid) => {
                     unreachable!("other nodes may ask for as long as this one listens")
                 }
             },
@@ -352,6 +348,7 @@ impl Broker {
             listing,
             placements: placements_tx,
             removed: others.as_ref().map_or_else(watch::Sender::default, |o| o.removed.clone()),
+            refusals: others.as_ref().map_or_else(Refusals::default, |o| o.refusals.clone()),
             farewell: farewell.clone(),
             ca: registrar.ca.clone(),
             spreader: LeadSpreader::default(),

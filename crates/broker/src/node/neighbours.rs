@@ -9,8 +9,8 @@ use railgun_log::Disk;
 use railgun_net::BindError;
 use railgun_net::peer::PeerEndpoint;
 use railgun_proto::convert::Uid;
-use railgun_proto::{WireError, v1};
-use railgun_types::{ClusterUid, ErrorCode, NodeId, ReplicaId, ShardId};
+use railgun_proto::v1;
+use railgun_types::{ClusterUid, NodeId, NodeUid, ReplicaId, ShardId};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -27,8 +27,8 @@ use crate::formation::{self, Formation, FormationAsk};
 use crate::identity::Identity;
 use crate::on_node::OnNodeWatch;
 use crate::peers::{
-    Callers, Dialler, Findings, IdentityRefused, Listing, Lives, PeerService, Peers, RemovedNodes,
-    SelfPortrait, serve_peers,
+    Callers, Dialler, Findings, IdentityRefused, Listing, Lives, PeerService, Peers, Refusals,
+    RemovedNodes, SelfPortrait, serve_peers,
 };
 use crate::session::ClientService;
 
@@ -50,10 +50,12 @@ pub(super) struct Neighbours {
     pub(super) clients: watch::Sender<Option<ClientService>>,
     /// Whom it serves no more, once the catalog tells.
     pub(super) removed: watch::Sender<RemovedNodes>,
+    uid: NodeUid,
     about: watch::Sender<v1::NodeAbout>,
     clock: Arc<dyn Clock>,
     seeds: Seeds,
     callers: Callers,
+    pub(super) refusals: Refusals,
     /// Whether too few of the others are where they are looked for.
     is_cut_off: watch::Sender<bool>,
 }
@@ -65,7 +67,7 @@ pub(super) struct ServiceSpec {
     pub(super) process: [u8; 16],
     pub(super) clock: Arc<dyn Clock>,
     pub(super) entropy: Arc<dyn Entropy>,
-    /// Where it is said that this node is known by another process.
+    /// Where it is said that this node is not to be itself any more.
     pub(super) refused: watch::Sender<Option<IdentityRefused>>,
     pub(super) on_node: OnNodeWatch,
     pub(super) next_session: Arc<AtomicU64>,
@@ -86,19 +88,29 @@ impl Neighbours {
         let ServiceSpec { client_address, process, clock, entropy, refused, on_node, next_session } =
             service;
         let endpoint = Arc::new((cluster.listen)()?);
-        let about = v1::NodeAbout {
+        let mut about = v1::NodeAbout {
             uid: identity.uid.to_wire(),
             process: process.to_vec().into(),
             bootstrap_expect: cluster.bootstrap_expect,
             peer_address: cluster.peer_address.clone(),
             client_address,
             feature_level: FEATURE_LEVEL,
-            sees: vec![identity.uid.to_wire()],
             ..v1::NodeAbout::default()
         };
+        identity.tell(&mut about);
         let about = watch::Sender::new(about);
         let portrait = SelfPortrait { about: about.subscribe(), clock: Arc::clone(&clock) };
-        let dialler = Dialler::new(Arc::clone(&endpoint), portrait.clone(), refused);
+        let refusals = Refusals::default();
+        let dialler = Dialler::new(Arc::clone(&endpoint), portrait.clone(), refusals.clone());
+        let judging = {
+            let dialler = dialler.clone();
+            let judged =
+                async move { drop(refused.send_replace(Some(dialler.is_refused().await))) };
+            cancel.clone().run_until_cancelled_owned(judged)
+        };
+        actors.spawn("whoever hears that this node is another", async {
+            judging.await;
+        });
         let (formation, asks) = mpsc::channel(ASKS);
         let (clients, removed) = (watch::Sender::default(), watch::Sender::default());
         let (ca, lives) = (cluster.ca, Lives::new(dialler.clone()));
@@ -138,10 +150,12 @@ impl Neighbours {
             replicas,
             clients,
             removed,
+            uid: identity.uid,
             about,
             clock,
             seeds,
             callers,
+            refusals,
             is_cut_off,
         })
     }
@@ -177,7 +191,7 @@ impl Neighbours {
         tokio::select! {
             biased;
             () = clocks.ask_first(&whereabouts) => {}
-            () = Self::answer_meanwhile(&mut asks, cluster) => {
+            () = Self::answer_meanwhile(&mut asks, cluster, self.uid) => {
                 unreachable!("other nodes may ask for as long as this one listens")
             }
         }
@@ -228,7 +242,7 @@ impl Neighbours {
         let replica = tokio::select! {
             biased;
             replica = self.reincarnate(cluster, shard, lost) => replica,
-            () = Self::answer_meanwhile(&mut asks, cluster) => {
+            () = Self::answer_meanwhile(&mut asks, cluster, self.uid) => {
                 unreachable!("other nodes may ask for as long as this one listens")
             }
         };
@@ -236,35 +250,17 @@ impl Neighbours {
         replica
     }
 
-    /// From here on the others are told so.
-    pub(super) fn belongs_to(&self, cluster: ClusterUid, node: NodeId) {
-        self.about.send_modify(|about| {
-            about.cluster_uid = cluster.to_wire();
-            about.node_id = node.0;
-            about.sees.clear();
-        });
+    /// There is a replica of the catalog here: the others that formed the cluster may begin.
+    pub(super) fn has_begun(&self) {
+        self.about.send_modify(|about| about.forming = false);
     }
 
     /// Answers what others ask while the cluster is not there yet, until cancelled.
     pub(super) async fn answer_meanwhile(
         asks: &mut mpsc::Receiver<FormationAsk>,
         cluster: ClusterUid,
+        own: NodeUid,
     ) {
-        while let Some(ask) = asks.recv().await {
-            match ask {
-                FormationAsk::Greet { .. } => {}
-                FormationAsk::Form { form, reply } => {
-                    reply.send(formation::is_bound(&form, cluster)).ok();
-                }
-                FormationAsk::Join { reply, .. } => {
-                    let message = "the cluster is being formed";
-                    reply.send(Err(WireError::new(ErrorCode::Unavailable, message))).ok();
-                }
-                FormationAsk::Sign { reply, .. } => drop(reply.send(Ok(None))),
-                FormationAsk::Reincarnate { reply, .. } => {
-                    reply.send(Err(formation::no_cluster())).ok();
-                }
-            }
-        }
+        formation::answer_meanwhile(asks, cluster, own).await;
     }
 }

@@ -10,6 +10,7 @@ mod damage;
 mod damaged;
 mod elsewhere;
 mod failed_disk;
+mod forming;
 mod full_disk;
 mod lives;
 mod moved;

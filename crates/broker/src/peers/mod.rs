@@ -8,6 +8,7 @@ mod calls;
 mod dial;
 mod lives;
 mod network;
+mod refusals;
 mod serve;
 mod streams;
 
@@ -25,9 +26,10 @@ use self::streams::StreamLine;
 use crate::actors::Actors;
 pub(crate) use addresses::{Addresses, Findings, Found, Listed, Listing};
 pub(crate) use callers::Callers;
-pub(crate) use dial::{Dialler, IdentityRefused, SelfPortrait};
+pub(crate) use dial::{Dialler, SelfPortrait};
 pub(crate) use lives::Lives;
 pub(crate) use network::RaftPeers;
+pub(crate) use refusals::{IdentityRefused, Refusals};
 pub(crate) use serve::{PeerService, RemovedNodes, serve_peers, was_removed};
 
 /// Requests that may wait for one connection. Who comes then waits for a place.
