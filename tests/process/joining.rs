@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use railgun_net::peer::NodeTls;
+use railgun_net::tls::NodeRequest;
 use tempfile::TempDir;
 
 use crate::site::{binary, free_address};
@@ -117,6 +119,33 @@ fn output(command: &mut Command) -> Output {
     tokio::task::block_in_place(|| command.output()).expect("it runs")
 }
 
+/// What a join leaves that was killed before it had the answer is good for the same certificate.
+fn joins_again_with_its_key(trial: &Trial) {
+    let made = trial.client("cluster join-token");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let token = String::from_utf8(made.stdout).expect("text");
+    let (client_port, _) = trial.ports(1).expect("the node has ports");
+    let request = NodeRequest::new().expect("a request");
+    let join = |name: &str| {
+        let out = trial.dir.path().join(name);
+        fs::create_dir_all(&out).expect("a directory");
+        let text = format!("127.0.0.1\n{}", request.csr_pem);
+        fs::write(out.join("node-request.pem"), text).expect("written");
+        fs::write(out.join("node-key.pem"), &request.key_pem).expect("written");
+        let mut command = trial.command(binary());
+        command.args(["cluster", "join", "--token", token.trim(), "--host", "127.0.0.1"]);
+        command.args(["--server", &format!("127.0.0.1:{client_port}"), "--out"]).arg(&out);
+        let joined = output(&mut command);
+        assert!(joined.status.success(), "{name}: {}", String::from_utf8_lossy(&joined.stderr));
+        let file = |name| out.join(name);
+        NodeTls::from_pem_files(&file("node.pem"), &file("node-key.pem"), &file("ca.pem"))
+            .expect("the certificate is the key's");
+        assert!(!file("node-request.pem").exists());
+    };
+    join("first");
+    join("again");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_grows_and_refuses_foreigners_and_copies() {
     let trial = Trial::new();
@@ -136,6 +165,7 @@ async fn a_cluster_grows_and_refuses_foreigners_and_copies() {
     let status: serde_json::Value = serde_json::from_slice(&status.stdout).expect("JSON");
     assert_eq!(status["nodes"].as_array().expect("nodes").len(), 4, "{status}");
 
+    joins_again_with_its_key(&trial);
     let (_, peer_port) = trial.ports(1).expect("the node has ports");
     let peers = format!("127.0.0.1:{peer_port}");
     let own = trial.dir.path().join("foreign-ca");

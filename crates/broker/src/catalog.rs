@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use railgun_core::catalog::{
     Catalog, CatalogEntry, CatalogOutcome, NodeRecord, Phase, Placement, RestoredCatalog,
+    TokenVerdict,
 };
 use railgun_core::command::{
     CatalogCommand, ClusterSettings, Command, CommandBody, NodeState, TokenHash,
@@ -14,7 +15,7 @@ use railgun_core::command::{
 use railgun_core::placement::{self, DrainState};
 use railgun_log::ShardLog;
 use railgun_raft::{RaftShard, Unapplied};
-use railgun_types::{EntryId, NodeId, ReplicaId, ShardId, StreamName, StreamUid};
+use railgun_types::{EntryId, NodeId, NodeUid, ReplicaId, ShardId, StreamName, StreamUid};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -71,6 +72,12 @@ pub(crate) enum Message {
         hash: TokenHash,
         reply: oneshot::Sender<bool>,
     },
+    /// What a join token would be worth for a node.
+    TokenWorth {
+        hash: TokenHash,
+        uid: NodeUid,
+        reply: oneshot::Sender<TokenVerdict>,
+    },
     /// What is still on each node.
     Drains {
         reply: oneshot::Sender<BTreeMap<NodeId, DrainState>>,
@@ -116,6 +123,14 @@ impl ClusterView {
     /// A node that is part of the cluster.
     pub(crate) fn member(&self, node: NodeId) -> Option<&NodeRecord> {
         self.nodes.get(&node).filter(|record| record.is_member())
+    }
+
+    /// The node that is part of the cluster and reached by others at this address.
+    pub(crate) fn member_at(&self, peer_address: &str) -> Option<NodeId> {
+        let is_there =
+            |record: &NodeRecord| record.is_member() && record.peer_address == peer_address;
+        let there = self.nodes.iter().find(|(_, record)| is_there(record));
+        there.map(|(node, _)| *node)
     }
 
     /// Where clients reach the nodes that take some, other than this one.
@@ -216,6 +231,15 @@ impl CatalogHandle {
     /// Whether a join token is kept here, whatever it is worth.
     pub(crate) async fn knows_token(&self, hash: TokenHash) -> Result<bool, NodeStopping> {
         self.ask(|reply| Message::KnowsToken { hash, reply }).await
+    }
+
+    /// What a join token would be worth for a node, as the catalog is here.
+    pub(crate) async fn token_worth(
+        &self,
+        hash: TokenHash,
+        uid: NodeUid,
+    ) -> Result<TokenVerdict, NodeStopping> {
+        self.ask(|reply| Message::TokenWorth { hash, uid, reply }).await
     }
 
     /// What is still on each node that is part of the cluster, as the catalog is here.
@@ -390,6 +414,9 @@ impl Host {
             }
             Message::KnowsToken { hash, reply } => {
                 reply.send(self.catalog.knows_token(&hash)).ok();
+            }
+            Message::TokenWorth { hash, uid, reply } => {
+                reply.send(self.catalog.token_worth(&hash, uid)).ok();
             }
             Message::Drains { reply } => {
                 let members = self.catalog.nodes().filter(|(_, record)| record.is_member());

@@ -256,7 +256,7 @@ impl ClusterAdmin {
         let heard = self.hear(&view).await;
         let signers = heard.into_iter().filter(|(_, told)| !told.ca_sha256.is_empty());
         let addressed = signers.filter_map(|(node, told)| {
-            Some((view.nodes.get(&node)?.peer_address.clone(), told.ca_sha256))
+            Some((address(&self.routing, &view, node)?, told.ca_sha256))
         });
         addressed.collect()
     }
@@ -270,6 +270,12 @@ impl ClusterAdmin {
     }
 }
 
+/// Where a node is reached that was a member a moment ago.
+fn address(routing: &Routing, view: &ClusterView, node: NodeId) -> Option<String> {
+    let known = routing.others.as_ref().and_then(|others| others.addresses.of(node));
+    known.or_else(|| Some(view.nodes.get(&node)?.peer_address.clone()))
+}
+
 /// What another node has of each shard, if it answers in time.
 pub(crate) async fn ask_replicas(
     routing: &Routing,
@@ -277,7 +283,7 @@ pub(crate) async fn ask_replicas(
     node: NodeId,
 ) -> Option<v1::NodeReplicas> {
     let others = routing.others.as_ref()?;
-    let address = &view.nodes.get(&node)?.peer_address;
+    let address = &address(routing, view, node)?;
     let cluster_uid = routing.cluster.to_wire();
     let call = v1::peer_call::Call::Describe(v1::DescribeReplicas { cluster_uid });
     let answer = timeout(ANSWER_TIMEOUT, others.peers.call(address, call, Bytes::new())).await;

@@ -15,7 +15,7 @@ use crate::entropy::Entropy;
 
 /// How often it is asked again, give or take a fifth.
 const ASK_EVERY: Duration = Duration::from_secs(30);
-/// As often while the node has no cluster: those that it knows of have not brought it to one.
+/// As often while the node has no cluster, or too few of the others are where it knows of.
 const ASK_EVERY_WHILE_LOOKING: Duration = Duration::from_secs(2);
 /// How long an answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,7 +25,7 @@ const SEEDS_MAX: usize = 128;
 /// Finds out where other nodes may be, such as by DNS. Injected at the root.
 pub trait Discovery: Debug + Send + Sync + 'static {
     /// The `host:port` of the peer ports of nodes, this one's among them or not. Asked again every 30 s
-    /// or so, and every 2 s while the node has no cluster; cancelled after 10 s.
+    /// or so, and every 2 s while the node has no cluster or finds too few of its nodes; cancelled after 10 s.
     fn seeds(&self) -> BoxFuture<'_, Result<Vec<String>, DiscoveryError>>;
 }
 
@@ -38,6 +38,27 @@ pub enum DiscoveryError {
     /// Whoever was asked said nothing.
     #[error("no answer within {ANSWER_TIMEOUT:?}")]
     NoAnswer,
+}
+
+/// Whether others are looked for: their addresses may be other ones.
+#[derive(Clone, Debug)]
+pub(crate) struct Looking {
+    /// What is known of this node.
+    pub(crate) about: watch::Receiver<v1::NodeAbout>,
+    /// Whether too few of the others are where they are looked for.
+    pub(crate) is_cut_off: watch::Receiver<bool>,
+}
+
+impl Looking {
+    fn is_on(&self) -> bool {
+        *self.is_cut_off.borrow() || self.about.borrow().cluster_uid.is_empty()
+    }
+
+    async fn has_begun(&mut self) {
+        if self.is_cut_off.wait_for(|is_so| *is_so).await.is_err() {
+            std::future::pending().await
+        }
+    }
 }
 
 /// The addresses that are known at the moment. Cheap to clone.
@@ -73,7 +94,7 @@ impl Seeds {
 pub(crate) async fn keep_asking(
     discovery: Arc<dyn Discovery>,
     entropy: Arc<dyn Entropy>,
-    about: watch::Receiver<v1::NodeAbout>,
+    mut looking: Looking,
     found: watch::Sender<Vec<String>>,
 ) {
     let mut is_failing = false;
@@ -101,11 +122,15 @@ pub(crate) async fn keep_asking(
                 is_failing = true;
             }
         }
-        let is_looking = about.borrow().cluster_uid.is_empty();
-        let every = if is_looking { ASK_EVERY_WHILE_LOOKING } else { ASK_EVERY };
         // 0.8 to 1.2 of it, so that many nodes do not ask at once.
         let part = u32::from(entropy.uid()[15]);
-        sleep(every * 4 / 5 + every * 2 / 5 * part / 255).await;
+        let about = |every: Duration| every * 4 / 5 + every * 2 / 5 * part / 255;
+        if !looking.is_on() {
+            timeout(about(ASK_EVERY), looking.has_begun()).await.ok();
+        }
+        if looking.is_on() {
+            sleep(about(ASK_EVERY_WHILE_LOOKING)).await;
+        }
     }
 }
 
@@ -146,10 +171,12 @@ mod tests {
     async fn what_was_found_stays_while_nobody_answers_and_a_member_asks_seldom() {
         let answers = Arc::new(Answers::default());
         let about = watch::Sender::new(v1::NodeAbout::default());
+        let cut_off = watch::Sender::new(false);
+        let looking = Looking { about: about.subscribe(), is_cut_off: cut_off.subscribe() };
         let (found_tx, mut found) = watch::channel(Vec::new());
         let seeds = Seeds::new(vec!["b:1".to_owned()], Some(found.clone()));
         let discovery = Arc::clone(&answers) as Arc<dyn Discovery>;
-        let asking = keep_asking(discovery, Arc::new(Zeros), about.subscribe(), found_tx);
+        let asking = keep_asking(discovery, Arc::new(Zeros), looking, found_tx);
         let asking = tokio::spawn(asking);
         found.changed().await.unwrap();
         assert_eq!(seeds.now(), ["b:1", "a:1"], "the list comes first, and nothing twice");
@@ -165,6 +192,13 @@ mod tests {
             sleep(Duration::from_millis(100)).await;
         }
         assert!(begun.elapsed() > ASK_EVERY * 4 / 5, "{:?}", begun.elapsed());
+        // Others are missed: they may be elsewhere.
+        let begun = Instant::now();
+        cut_off.send_replace(true);
+        while answers.0.load(Relaxed) < 6 {
+            sleep(Duration::from_millis(100)).await;
+        }
+        assert!(begun.elapsed() < ASK_EVERY_WHILE_LOOKING * 3, "{:?}", begun.elapsed());
         asking.abort();
     }
 }

@@ -2,6 +2,8 @@
 //! the same, or joins the one that there is. Both are kept on disk before anything is done about it,
 //! and neither happens twice.
 
+mod plan;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +15,7 @@ use railgun_core::cluster_clock::MUST_NOT_LEAD_US;
 use railgun_log::Disk;
 use railgun_proto::convert::Uid;
 use railgun_proto::{WireError, v1};
+use railgun_types::limits::NODE_ADDRESS_BYTES;
 use railgun_types::{ClusterUid, ErrorCode, NodeId, NodeUid, ReplicaId, ShardId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -22,6 +25,8 @@ use crate::discovery::Seeds;
 use crate::entropy::Entropy;
 use crate::identity::{Founder, Identity, IdentityError, Member};
 use crate::peers::Peers;
+pub(crate) use plan::is_bound;
+use plan::{Plan, founder};
 
 /// How often peers are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -57,6 +62,26 @@ pub(crate) enum FormationAsk {
     Sign { sign: v1::SignNode, reply: oneshot::Sender<Result<Option<v1::NodeSigned>, WireError>> },
 }
 
+/// Why a node comes to no cluster.
+#[derive(Debug, thiserror::Error)]
+pub enum FormingError {
+    /// The disk does not keep what it has come to.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The node that was to form the cluster is lost before it has told whether it has.
+    #[error(
+        "this node has agreed to form cluster {cluster} with the node that was at {at}, and another one is \
+         there now: empty this node's data directory, which holds no records, unless that node can be \
+         brought back"
+    )]
+    FounderGone {
+        /// The cluster that was to be.
+        cluster: ClusterUid,
+        /// Where the node was.
+        at: String,
+    },
+}
+
 /// What a node needs to come to a cluster.
 pub(crate) struct Formation {
     pub(crate) disk: Arc<dyn Disk>,
@@ -87,11 +112,37 @@ struct News {
 }
 
 impl Formation {
-    /// Comes to a cluster, and waits for it as long as it takes. The identity is kept on disk.
+    /// Comes to a cluster, unless the node belongs to one, and waits for it as long as it takes: until
+    /// there is a Raft group that it may take part in. The identity is kept on disk, and others are told.
     ///
     /// # Errors
-    /// The disk does not keep it.
+    /// [`FormingError`].
     pub(crate) async fn come_to_cluster(
+        &self,
+        mut identity: Identity,
+        asks: &mut mpsc::Receiver<FormationAsk>,
+    ) -> Result<Identity, FormingError> {
+        loop {
+            if identity.member.is_none() {
+                identity = self.look(&identity, asks).await?;
+            }
+            self.about.send_modify(|about| identity.tell(about));
+            let Some(member) = identity.member.as_ref().filter(|member| member.is_forming()) else {
+                return Ok(identity);
+            };
+            match self.carry_out(&identity, member, asks).await? {
+                Plan::Agreed => return Ok(identity),
+                Plan::Abandoned => {
+                    identity.member = None;
+                    identity.keep(&*self.disk)?;
+                    self.about.send_modify(|about| identity.tell(about));
+                }
+            }
+        }
+    }
+
+    /// Looks for a cluster, or for nodes to form one with.
+    async fn look(
         &self,
         identity: &Identity,
         asks: &mut mpsc::Receiver<FormationAsk>,
@@ -126,7 +177,9 @@ impl Formation {
                         return self.keep(identity, joined);
                     }
                     let expect = self.about.borrow().bootstrap_expect;
-                    if let Some(founders) = self.founders(identity, &news.seen) {
+                    // Where there is a cluster already, the node is to join that one.
+                    let has_none = news.seen.values().all(|seen| seen.about.cluster_uid.is_empty());
+                    if let Some(founders) = self.founders(identity, &news.seen).filter(|_| has_none) {
                         let cluster = ClusterUid(self.entropy.uid());
                         let replicas = BTreeMap::new();
                         let member = Member { node: NodeId(1), cluster, founders, replicas };
@@ -146,42 +199,6 @@ impl Formation {
         }
     }
 
-    /// Binds the other founders to the cluster that this node, the first of them, has made up.
-    /// Waits until all have agreed; may be called again after a restart.
-    pub(crate) async fn bind_founders(&self, cluster: ClusterUid, founders: &[Founder]) {
-        let form = v1::FormCluster {
-            cluster_uid: cluster.to_wire(),
-            founders: founders.iter().map(to_wire).collect(),
-        };
-        let bind = |founder: &Founder| {
-            let (form, address) = (form.clone(), founder.peer_address.clone());
-            async move {
-                let mut told = None;
-                loop {
-                    let call = v1::peer_call::Call::Form(form.clone());
-                    let call = self.peers.call(&address, call, Bytes::new());
-                    let failed = match timeout(GREET_TIMEOUT, call).await {
-                        Ok(Ok(_)) => return,
-                        Ok(Err(error)) => error.to_string(),
-                        Err(_) => "it does not answer".to_owned(),
-                    };
-                    if told.is_none_or(|at: Instant| at.elapsed() >= TELL_EVERY) {
-                        told = Some(Instant::now());
-                        tracing::warn!(
-                            peer = address,
-                            error = failed,
-                            "a founder of the cluster has not agreed yet; waiting for it"
-                        );
-                    }
-                    tokio::time::sleep(LOOK_EVERY).await;
-                }
-            }
-        };
-        // The first is this node.
-        let others = founders.iter().filter(|founder| founder.node != NodeId(1));
-        futures::future::join_all(others.map(bind)).await;
-    }
-
     /// What others are told of this node at the moment.
     fn about_now(&self) -> v1::NodeAbout {
         v1::NodeAbout { clock_us: self.clock.now().0, ..self.about.borrow().clone() }
@@ -189,7 +206,8 @@ impl Formation {
 
     fn note(&self, news: &mut News, own: NodeUid, about: v1::NodeAbout) {
         let Ok(uid) = NodeUid::from_wire("uid", &about.uid) else { return };
-        if uid != own {
+        let longest = about.peer_address.len().max(about.client_address.len());
+        if uid != own && longest <= NODE_ADDRESS_BYTES {
             let off_us = about.clock_us.saturating_sub(self.clock.now().0);
             news.seen.insert(uid, Seen { about, at: Instant::now(), off_us });
         }
@@ -236,7 +254,8 @@ impl Formation {
             // Which one is meant, only a person knows.
             return None;
         }
-        for about in clusters.into_values().flatten() {
+        // Those that are still forming theirs have no place to give.
+        for about in clusters.into_values().flatten().filter(|about| !about.forming) {
             let join = v1::JoinCluster { node: Some(self.about_now()) };
             let call = v1::peer_call::Call::Join(join);
             let joined = self.peers.call(&about.peer_address, call, Bytes::new());
@@ -302,6 +321,26 @@ impl Formation {
     }
 }
 
+/// Answers what others ask while the cluster that this node belongs to is not there yet, until cancelled.
+pub(crate) async fn answer_meanwhile(
+    asks: &mut mpsc::Receiver<FormationAsk>,
+    cluster: ClusterUid,
+    own: NodeUid,
+) {
+    while let Some(ask) = asks.recv().await {
+        match ask {
+            FormationAsk::Greet { .. } => {}
+            FormationAsk::Form { form, reply } => drop(reply.send(is_bound(&form, cluster, own))),
+            FormationAsk::Join { reply, .. } => {
+                let message = "the cluster is being formed";
+                reply.send(Err(WireError::new(ErrorCode::Unavailable, message))).ok();
+            }
+            FormationAsk::Sign { reply, .. } => drop(reply.send(Ok(None))),
+            FormationAsk::Reincarnate { reply, .. } => drop(reply.send(Err(no_cluster()))),
+        }
+    }
+}
+
 /// What others are told that take this node for one of a cluster.
 pub(crate) fn no_cluster() -> WireError {
     WireError::new(ErrorCode::Unavailable, "this node has no cluster yet")
@@ -338,46 +377,6 @@ fn clusters(seen: &BTreeMap<NodeUid, Seen>) -> BTreeMap<Bytes, Vec<v1::NodeAbout
 fn fresh(seen: &BTreeMap<NodeUid, Seen>) -> impl Iterator<Item = (NodeUid, &v1::NodeAbout)> {
     let nodes = seen.iter().map(|(uid, seen)| (*uid, &seen.about));
     nodes.filter(|(_, about)| about.cluster_uid.is_empty())
-}
-
-/// What a plan of another node makes of this one.
-fn founder(form: &v1::FormCluster, identity: &Identity) -> Result<Member, WireError> {
-    let cluster = ClusterUid::from_wire("cluster_uid", &form.cluster_uid)?;
-    let founders = form.founders.iter().map(from_wire).collect::<Result<Vec<_>, _>>()?;
-    let own = founders.iter().find(|founder| founder.uid == identity.uid);
-    let node = own.map(|founder| founder.node).ok_or_else(|| {
-        let message = "the cluster that is formed has no place for this node: its data directory \
-                       was made anew meanwhile";
-        WireError::new(ErrorCode::NodeIdentityConflict, message)
-    })?;
-    Ok(Member { node, cluster, founders, replicas: BTreeMap::new() })
-}
-
-/// Whether a plan is the one that the node is bound to already.
-pub(crate) fn is_bound(form: &v1::FormCluster, cluster: ClusterUid) -> Result<(), WireError> {
-    if form.cluster_uid == cluster.to_wire() {
-        return Ok(());
-    }
-    let message = format!("this node belongs to cluster {cluster} already");
-    Err(WireError::new(ErrorCode::WrongCluster, message))
-}
-
-fn to_wire(founder: &Founder) -> v1::Founder {
-    v1::Founder {
-        uid: founder.uid.to_wire(),
-        node_id: founder.node.0,
-        peer_address: founder.peer_address.clone(),
-        client_address: founder.client_address.clone(),
-    }
-}
-
-fn from_wire(founder: &v1::Founder) -> Result<Founder, WireError> {
-    Ok(Founder {
-        uid: NodeUid::from_wire("uid", &founder.uid)?,
-        node: NodeId(founder.node_id),
-        peer_address: founder.peer_address.clone(),
-        client_address: founder.client_address.clone(),
-    })
 }
 
 /// What keeps the node from a cluster, besides that too few are there.

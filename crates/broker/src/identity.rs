@@ -5,12 +5,15 @@ use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 
 use railgun_log::{Disk, read_full_at, write_all_vectored_at};
+use railgun_proto::convert::Uid;
+use railgun_proto::v1;
 use railgun_types::{ClusterUid, NodeId, NodeUid, ShardId, crc32c};
 
 /// Name of the file in the data directory.
 const FILE: &str = "node.toml";
-/// Longest file that is read.
-const FILE_BYTES_MAX: usize = 16 << 10;
+/// Longest file that is written and read: of as many shards as there can be, and a cluster that is being
+/// formed by as many nodes as that may be.
+const FILE_BYTES_MAX: usize = 256 << 10;
 /// What the last line begins with: the sum of all before it. A number that has changed, or lacks its last
 /// digits, is a number all the same.
 const SUM: &str = "# crc32c ";
@@ -37,6 +40,14 @@ pub struct Member {
     pub founders: Vec<Founder>,
     /// The replicas that have begun on it: of each shard the last one's incarnation.
     pub replicas: BTreeMap<ShardId, u16>,
+}
+
+impl Member {
+    /// Whether it waits for all founders to agree: no replica has begun here, so that nobody has heard of
+    /// one.
+    pub(crate) fn is_forming(&self) -> bool {
+        !self.founders.is_empty() && !self.replicas.contains_key(&ShardId::CATALOG)
+    }
 }
 
 /// A node that a cluster is formed by.
@@ -85,6 +96,18 @@ pub enum IdentityError {
 }
 
 impl Identity {
+    /// Tells others where the node belongs.
+    pub(crate) fn tell(&self, about: &mut v1::NodeAbout) {
+        let member = self.member.as_ref();
+        about.cluster_uid = member.map(|member| member.cluster.to_wire()).unwrap_or_default();
+        about.node_id = member.map_or(0, |member| member.node.0);
+        about.forming = member.is_some_and(Member::is_forming);
+        about.sees = match member {
+            Some(_) => Vec::new(),
+            None => vec![self.uid.to_wire()],
+        };
+    }
+
     /// Reads the identity kept on `disk`, if there is one, for a node that is started with `bucket`.
     ///
     /// # Errors
@@ -101,8 +124,11 @@ impl Identity {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(io(source)),
         };
-        let mut bytes = [0; FILE_BYTES_MAX];
+        let mut bytes = vec![0; FILE_BYTES_MAX + 1];
         let read = read_full_at(&*file, &mut bytes, 0).map_err(io)?;
+        if read > FILE_BYTES_MAX {
+            return Err(damaged("longer than this program writes"));
+        }
         let text = std::str::from_utf8(&bytes[..read]).map_err(|_| damaged("not UTF-8"))?;
         let known = unsummed(text).and_then(Self::parse).map_err(damaged)?;
         // Its content was durable before it had its name; the name may not be: whoever gave it may have
@@ -128,6 +154,10 @@ impl Identity {
     /// Behind a rename, so that a crash leaves the whole file or what was there before.
     fn write(&self, disk: &dyn Disk) -> io::Result<()> {
         let text = self.to_text();
+        if text.len() > FILE_BYTES_MAX {
+            let message = format!("{} bytes are more than are read again", text.len());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
         let temporary = Path::new("node.new");
         if let Err(error) = disk.remove(temporary)
             && error.kind() != io::ErrorKind::NotFound
@@ -234,6 +264,7 @@ fn founder_of(founder: &toml::Value) -> Option<Founder> {
 #[cfg(test)]
 mod tests {
     use railgun_log::{CrashPlan, SimDisk};
+    use railgun_types::limits::{FOUNDERS, NODE_ADDRESS_BYTES, SHARDS};
 
     use super::*;
 
@@ -338,5 +369,34 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn the_longest_identity_is_kept_and_a_longer_file_is_told_from_a_damaged_one() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let disk = railgun_log::RealDisk::open(dir.path()).expect("a disk");
+        let founder = |number: u32| Founder {
+            uid: NodeUid([number as u8; 16]),
+            node: NodeId(number),
+            peer_address: "p".repeat(NODE_ADDRESS_BYTES),
+            client_address: "c".repeat(NODE_ADDRESS_BYTES),
+        };
+        let member = Member {
+            node: NodeId(u32::MAX),
+            cluster: ClusterUid([1; 16]),
+            founders: (1..=FOUNDERS as u32).map(founder).collect(),
+            replicas: (0..=SHARDS).map(|shard| (ShardId(shard), u16::MAX)).collect(),
+        };
+        let bucket = format!("s3://{}", "b".repeat(4_096));
+        let longest =
+            Identity { uid: NodeUid([1; 16]), bucket: bucket.clone(), member: Some(member) };
+        longest.keep(&disk).expect("kept");
+        assert_eq!(Identity::load(&disk, &bucket).expect("read"), Some(longest.clone()));
+        let longer = Identity { bucket: "b".repeat(FILE_BYTES_MAX), ..longest.clone() };
+        assert!(longer.keep(&disk).is_err(), "it would not be read again");
+        assert_eq!(Identity::load(&disk, &bucket).expect("read"), Some(longest));
+        std::fs::write(dir.path().join(FILE), vec![b' '; FILE_BYTES_MAX + 1]).expect("written");
+        let refused = Identity::load(&disk, &bucket).expect_err("too long").to_string();
+        assert!(refused.contains("longer than"), "{refused}");
     }
 }

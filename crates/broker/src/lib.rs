@@ -38,6 +38,7 @@ pub use builtin_bug::BuiltinBug;
 pub use clock::{Clock, SystemClock};
 pub use discovery::{Discovery, DiscoveryError};
 pub use entropy::{Entropy, SystemEntropy};
+pub use formation::FormingError;
 pub use identity::{Founder, Identity, IdentityError, Member};
 #[doc(hidden)]
 pub use inspection::{ReplicaState, StateDigest};

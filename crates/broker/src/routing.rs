@@ -65,7 +65,7 @@ pub(crate) struct Routing {
 #[derive(Clone, Debug)]
 pub(crate) struct Others {
     pub(crate) peers: Peers,
-    pub(crate) addresses: watch::Receiver<Addresses>,
+    pub(crate) addresses: Addresses,
     pub(crate) placements: watch::Receiver<Placements>,
     /// Of shards that have no replica here: the node to ask first, as those before it did not answer or did
     /// not lead. A hint.
@@ -83,7 +83,7 @@ pub(crate) struct Others {
 impl Others {
     pub(crate) fn new(
         peers: Peers,
-        addresses: watch::Receiver<Addresses>,
+        addresses: Addresses,
         placements: watch::Receiver<Placements>,
     ) -> Self {
         let places = |count| Arc::new(Semaphore::new(count));
@@ -101,9 +101,9 @@ impl Others {
 
     /// The node to ask about a shard that is not here: the first one, or so many behind it in their circle.
     fn holder(&self, shard: ShardId, own: NodeId, behind: usize) -> Option<NodeId> {
-        let (placements, addresses) = (self.placements.borrow(), self.addresses.borrow());
+        let placements = self.placements.borrow();
         let nodes = placements.get(&shard)?.iter().copied();
-        let nodes = nodes.filter(|node| *node != own && addresses.contains_key(node));
+        let nodes = nodes.filter(|node| *node != own && self.addresses.knows(*node));
         let first = self.first.borrow().get(&shard).copied();
         let first = first.and_then(|first| nodes.clone().position(|node| node == first));
         nodes.cycle().nth(first.unwrap_or(0) + behind)
@@ -152,8 +152,7 @@ impl Routing {
     }
 
     fn at(&self, node: NodeId) -> Leader {
-        let address =
-            self.others.as_ref().and_then(|others| others.addresses.borrow().get(&node).cloned());
+        let address = self.others.as_ref().and_then(|others| others.addresses.of(node));
         address.map_or(Leader::Unknown, Leader::At)
     }
 

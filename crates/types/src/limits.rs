@@ -57,6 +57,8 @@ pub const NODES: usize = 256;
 pub const NODES_EVER: u32 = 65_535;
 /// Longest address of a node, in bytes: a DNS name, a colon and a port.
 pub const NODE_ADDRESS_BYTES: usize = 259;
+/// Most nodes that form a cluster together; others join it.
+pub const FOUNDERS: usize = 100;
 /// Most join tokens that are kept at a time.
 pub const JOIN_TOKENS: usize = 1_000;
 

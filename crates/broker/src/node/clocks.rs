@@ -15,9 +15,10 @@ use railgun_types::{ClusterUid, NodeId, Timestamp};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+use super::whereabouts::{Heard, Whereabouts};
 use crate::clock::Clock;
 use crate::formation::off_in_words;
-use crate::peers::{Addresses, Peers, SelfPortrait};
+use crate::peers::{Peers, SelfPortrait};
 
 /// How often the other nodes are asked.
 const ASK_EVERY: Duration = Duration::from_secs(1);
@@ -123,31 +124,40 @@ impl Clocks {
     }
 
     /// Asks once, before this node could lead anything: until two others have told of their clocks, which
-    /// is enough for a median, and no longer than a second.
-    pub(super) async fn ask_first(&mut self, addresses: Vec<String>) {
-        let nodes = addresses.into_iter().map(|address| (None, address)).collect();
-        self.ask(nodes, ENOUGH_FIRST).await;
+    /// is enough for a median, and no longer than a second. Where they are is known then, too.
+    pub(super) async fn ask_first(&mut self, whereabouts: &Whereabouts) {
+        let nodes = anybody(whereabouts.elsewhere());
+        let heard = self.ask(nodes, ENOUGH_FIRST).await;
+        whereabouts.note_elsewhere(&BTreeSet::new(), &heard);
     }
 
-    /// Asks again and again, for as long as the node runs.
-    pub(super) async fn run(mut self, mut addresses: watch::Receiver<Addresses>) {
-        addresses.wait_for(|members| !members.is_empty()).await.ok();
+    /// Asks again and again, for as long as the node runs; those, too, that may know of the ones that are
+    /// missed.
+    pub(super) async fn run(mut self, whereabouts: Whereabouts) {
         let mut ask = interval(ASK_EVERY);
         ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ask.tick().await;
-            let members = Addresses::clone(&addresses.borrow());
-            self.told.retain(|node, _| members.contains_key(node));
-            let others = members.iter().filter(|(node, _)| **node != self.own);
-            let others: Vec<_> =
-                others.map(|(node, address)| (Some(*node), address.clone())).collect();
+            if whereabouts.knows_members() {
+                self.told.retain(|node, _| whereabouts.is_member(*node));
+            }
+            let others = whereabouts.others().into_iter();
+            let others: Vec<_> = others.map(|(node, address)| (Some(node), address)).collect();
             let all = others.len();
-            self.ask(others, all).await;
+            let heard = self.ask(others, all).await;
+            let missed = whereabouts.note_others(&heard);
+            if !missed.is_empty() || !whereabouts.knows_members() {
+                let elsewhere = anybody(whereabouts.elsewhere());
+                let all = elsewhere.len();
+                let heard = self.ask(elsewhere, all).await;
+                whereabouts.note_elsewhere(&missed, &heard);
+            }
         }
     }
 
     /// Asks these nodes, until as many as are enough have told of their clocks, and says what comes of it.
-    async fn ask(&mut self, nodes: Vec<(Option<NodeId>, String)>, enough: usize) {
+    /// Who has answered.
+    async fn ask(&mut self, nodes: Vec<(Option<NodeId>, String)>, enough: usize) -> Vec<Heard> {
         let mut answers: FuturesUnordered<_> = nodes
             .into_iter()
             .map(|(node, address)| {
@@ -158,25 +168,26 @@ impl Clocks {
                     let answer = timeout(ASK_TIMEOUT, peers.call(&address, call, Bytes::new()));
                     match answer.await {
                         Ok(Ok((v1::peer_reply::Answer::Greeted(about), _))) => {
-                            Some((node, about, asked))
+                            Some((node, Heard { at: address, about }, asked))
                         }
                         _ => None,
                     }
                 }
             })
             .collect();
-        let mut noted = 0;
-        while noted < enough
+        let mut noted = Vec::new();
+        while noted.len() < enough
             && let Some(answer) = answers.next().await
         {
-            if let Some((node, about, asked)) = answer
-                && self.note(node, &about, asked)
+            if let Some((node, heard, asked)) = answer
+                && self.note(node, &heard.about, asked)
             {
-                noted += 1;
+                noted.push(heard);
             }
         }
         drop(answers);
         self.judge();
+        noted
     }
 
     /// Keeps what another node of the cluster has told; `false`: it is none.
@@ -236,6 +247,11 @@ impl Clocks {
             changes
         });
     }
+}
+
+/// Addresses where it may be anybody.
+fn anybody(addresses: Vec<String>) -> Vec<(Option<NodeId>, String)> {
+    addresses.into_iter().map(|address| (None, address)).collect()
 }
 
 /// Says so once when a clock goes wrong, and when it is right again.

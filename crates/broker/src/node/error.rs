@@ -8,6 +8,7 @@ use railgun_raft::Failure;
 use railgun_types::{ClusterUid, ReplicaId, ShardId};
 
 use super::LEADER_TIMEOUT;
+use crate::formation::FormingError;
 use crate::identity::IdentityError;
 
 /// Why a node does not start.
@@ -19,6 +20,9 @@ pub enum StartError {
     /// See [`IdentityError`].
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// See [`FormingError`].
+    #[error(transparent)]
+    Forming(#[from] FormingError),
     /// The bucket does not answer as it should.
     #[error(transparent)]
     Probe(#[from] ProbeError),

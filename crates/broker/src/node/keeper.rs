@@ -28,7 +28,7 @@ use crate::formation::{self, FormationAsk};
 use crate::joining;
 use crate::leads::{self, LeadSpreader};
 use crate::on_node::LocalReplica;
-use crate::peers::{self, Addresses, RemovedNodes};
+use crate::peers::{self, Listed, Listing, Refusals, RemovedNodes};
 use crate::routing::{Leader, Placements, Routing};
 use crate::session::Farewell;
 use crate::streams::ShardOnNode;
@@ -54,10 +54,12 @@ pub(super) struct Keeper {
     pub(super) own: NodeInfo,
     pub(super) node: NodeId,
     /// Where peers are, for those who call them.
-    pub(super) addresses: watch::Sender<Addresses>,
+    pub(super) listing: watch::Sender<Listing>,
     pub(super) placements: watch::Sender<Placements>,
     /// Who is let in no more.
     pub(super) removed: watch::Sender<RemovedNodes>,
+    /// Who does not take this node for itself.
+    pub(super) refusals: Refusals,
     /// Where clients are to go, and when.
     pub(super) farewell: watch::Sender<Farewell>,
     /// The cluster's authority, where this node has its key.
@@ -115,7 +117,7 @@ impl Keeper {
         match ask {
             FormationAsk::Greet { .. } => {}
             FormationAsk::Form { form, reply } => {
-                reply.send(formation::is_bound(&form, self.routing.cluster)).ok();
+                reply.send(formation::is_bound(&form, self.routing.cluster, self.own.uid)).ok();
             }
             FormationAsk::Join { join, reply } => {
                 let now_us = self.clock.now().0;
@@ -193,11 +195,17 @@ impl Keeper {
 
     fn publish(&self, view: &ClusterView) {
         let members = view.nodes.iter().filter(|(_, record)| record.is_member());
-        let addresses: BTreeMap<_, _> =
-            members.map(|(node, record)| (*node, record.peer_address.clone())).collect();
-        self.addresses.send_if_modified(|known| {
-            let changes = **known != addresses;
-            *known = Arc::new(addresses);
+        let listed =
+            |record: &NodeRecord| Listed { uid: record.uid, address: record.peer_address.clone() };
+        let listing: BTreeMap<_, _> =
+            members.map(|(node, record)| (*node, listed(record))).collect();
+        // Who knows itself to be removed needs no second word for it.
+        let others = listing.keys().filter(|node| **node != self.node).count();
+        let is_removed = view.nodes.get(&self.node).is_some_and(|own| !own.is_member());
+        self.refusals.others_are(if is_removed { 1 } else { others });
+        self.listing.send_if_modified(|known| {
+            let changes = **known != listing;
+            *known = Arc::new(listing);
             changes
         });
         let nodes = |placement: &Placement| placement.voters.iter().map(|r| r.node()).collect();
@@ -221,8 +229,24 @@ impl Keeper {
     async fn tell_of_itself(&self, view: &ClusterView) {
         let Some(record) = view.nodes.get(&self.node) else { return };
         if !self.own.peer_address.is_empty() && !is_told(record, &self.own) {
-            let update = CatalogCommand::UpdateNode { node: self.node, info: self.own.clone() };
-            drop(self.routing.change(update).await);
+            drop(self.routing.change(self.moved(view)).await);
+        }
+    }
+
+    /// Where this node is now, with those that were there and are elsewhere, as they have told.
+    fn moved(&self, view: &ClusterView) -> CatalogCommand {
+        let mut told = vec![(self.node, self.own.clone())];
+        let found = |node| self.routing.others.as_ref()?.addresses.found(node);
+        while let Some((_, last)) = told.last()
+            && let Some(there) = view.member_at(&last.peer_address)
+            && told.iter().all(|(node, _)| *node != there)
+            && let Some(info) = found(there)
+        {
+            told.push((there, info));
+        }
+        match told.len() {
+            1 => CatalogCommand::UpdateNode { node: self.node, info: self.own.clone() },
+            _ => CatalogCommand::UpdateNodes(told),
         }
     }
 

@@ -12,6 +12,7 @@ mod starter;
 #[cfg(test)]
 mod tests;
 mod uploads;
+mod whereabouts;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -49,7 +50,7 @@ use crate::leads::{self, LeadSpreader};
 use crate::log_done::log_done;
 use crate::offload::ObjectMemory;
 use crate::on_node::{OnNode, OnNodeWatch};
-use crate::peers::{Addresses, IdentityRefused, RaftPeers};
+use crate::peers::{Addresses, Findings, IdentityRefused, Listing, RaftPeers, Refusals};
 use crate::routing::{self, Placements, Routing};
 use crate::seams::{RunningLog, Seams};
 use crate::session::{self, ClientService, Farewell, STOPPING, SessionContext};
@@ -141,7 +142,7 @@ impl Broker {
         }
     }
 
-    /// As [`start`](Self::start), and says in `refused` if this node is another process already.
+    /// As [`start`](Self::start), and says in `refused` if this node is not to be itself any more.
     async fn start_as(
         spec: BrokerSpec,
         refused: watch::Sender<Option<IdentityRefused>>,
@@ -188,9 +189,9 @@ impl Broker {
             }
         };
         let is_alone = others.is_none();
-        let identity = match (&identity.member, &mut others) {
-            (Some(_), _) => identity,
-            (None, None) => {
+        let identity = match &mut others {
+            None if identity.member.is_some() => identity,
+            None => {
                 let cluster = ClusterUid(entropy.uid());
                 let (founders, replicas) = (Vec::new(), BTreeMap::new());
                 let member = Member { node: NodeId(1), cluster, founders, replicas };
@@ -198,9 +199,9 @@ impl Broker {
                 founded.keep(&*disk)?;
                 founded
             }
-            (None, Some(others)) => {
+            Some(others) => {
                 let formation = others.formation(Arc::clone(&disk), Arc::clone(&entropy));
-                formation.come_to_cluster(&identity, &mut others.asks).await?
+                formation.come_to_cluster(identity, &mut others.asks).await?
             }
         };
         let Some(member) = identity.member.clone() else {
@@ -208,25 +209,21 @@ impl Broker {
         };
         let Member { node, cluster, founders, .. } = member;
         let is_first = node == NodeId(1) && !founders.is_empty();
-        if let Some(others) = &others {
-            others.belongs_to(cluster, node);
-            if is_first {
-                let formation = others.formation(Arc::clone(&disk), Arc::clone(&entropy));
-                formation.bind_founders(cluster, &founders).await;
-                tracing::info!(%cluster, nodes = founders.len(), "a cluster was formed");
-            }
-        }
+        let (listing, listing_watch) = watch::channel(Listing::default());
         let clocks = match others.as_mut() {
             None => None,
-            Some(others) => Some(others.clocks(cluster, node).await),
+            Some(others) => Some(others.clocks(cluster, node, listing_watch.clone()).await),
         };
+        let findings = clocks.as_ref().map(|(_, whereabouts)| whereabouts.findings.subscribe());
+        let findings = findings.unwrap_or_else(|| watch::channel(Findings::default()).1);
+        let addresses = Addresses::new(listing_watch, findings);
         // Before any replica runs: one that leads while its node waits for the bucket has no keeper.
         let is_claimed = in_time(&bucket, owner::read(&bucket, cluster)).await??.is_some();
         // Whatever is written into logs is stamped by this one.
-        let clock = clocks.as_ref().map_or(clock, |clocks| clocks.log_clock() as Arc<dyn Clock>);
-        let standing = clocks.as_ref().map(|clocks| clocks.standing());
+        let clock =
+            clocks.as_ref().map_or(clock, |(clocks, _)| clocks.log_clock() as Arc<dyn Clock>);
+        let standing = clocks.as_ref().map(|(clocks, _)| clocks.standing());
         let registrar = Registrar { ca, entropy: Arc::clone(&entropy), clock: Arc::clone(&clock) };
-        let (addresses_tx, addresses) = watch::channel(Addresses::default());
         let (placements_tx, placements) = watch::channel(Placements::default());
         let peers: Arc<dyn PeerNetwork> = match &others {
             None => Arc::new(NoPeers),
@@ -245,8 +242,8 @@ impl Broker {
             }),
             planted,
         };
-        if let Some(clocks) = clocks {
-            let asking = cancel.clone().run_until_cancelled_owned(clocks.run(addresses));
+        if let Some((clocks, whereabouts)) = clocks {
+            let asking = cancel.clone().run_until_cancelled_owned(clocks.run(whereabouts));
             actors.spawn("the look at other clocks", async {
                 asking.await;
             });
@@ -290,6 +287,9 @@ impl Broker {
             }
             (started, _) => started?,
         };
+        if let Some(others) = &others {
+            others.has_begun();
+        }
         let own = NodeInfo {
             uid: starter.identity.uid,
             peer_address: starter.address.clone(),
@@ -303,13 +303,14 @@ impl Broker {
             (false, true) => None,
         };
         let founding = founding.map(|nodes| CatalogCommand::Found { settings: wish, nodes });
+        let own_uid = starter.identity.uid;
         let founded = founded(&catalog, &routing, founding.as_ref());
         let settings = match others.as_mut() {
             None => founded.await?,
             Some(others) => tokio::select! {
                 biased;
                 settings = founded => settings?,
-                () = Neighbours::answer_meanwhile(&mut others.asks, cluster) => {
+                () = Neighbours::answer_meanwhile(&mut others.asks, cluster, own_uid) => {
                     unreachable!("other nodes may ask for as long as this one listens")
                 }
             },
@@ -344,9 +345,10 @@ impl Broker {
             routing: routing.clone(),
             own,
             node,
-            addresses: addresses_tx,
+            listing,
             placements: placements_tx,
             removed: others.as_ref().map_or_else(watch::Sender::default, |o| o.removed.clone()),
+            refusals: others.as_ref().map_or_else(Refusals::default, |o| o.refusals.clone()),
             farewell: farewell.clone(),
             ca: registrar.ca.clone(),
             spreader: LeadSpreader::default(),

@@ -9,8 +9,8 @@ use railgun_log::Disk;
 use railgun_net::BindError;
 use railgun_net::peer::PeerEndpoint;
 use railgun_proto::convert::Uid;
-use railgun_proto::{WireError, v1};
-use railgun_types::{ClusterUid, ErrorCode, NodeId, ReplicaId, ShardId};
+use railgun_proto::v1;
+use railgun_types::{ClusterUid, NodeId, NodeUid, ReplicaId, ShardId};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -18,15 +18,17 @@ use tokio_util::sync::CancellationToken;
 use super::ClusterSpec;
 use super::clocks::Clocks;
 use super::keeper::FEATURE_LEVEL;
+use super::whereabouts::Whereabouts;
 use crate::actors::Actors;
 use crate::clock::Clock;
-use crate::discovery::{self, Seeds};
+use crate::discovery::{self, Looking, Seeds};
 use crate::entropy::Entropy;
 use crate::formation::{self, Formation, FormationAsk};
 use crate::identity::Identity;
 use crate::on_node::OnNodeWatch;
 use crate::peers::{
-    Dialler, IdentityRefused, Lives, PeerService, Peers, RemovedNodes, SelfPortrait, serve_peers,
+    Callers, Dialler, Findings, IdentityRefused, Listing, Lives, PeerService, Peers, Refusals,
+    RemovedNodes, SelfPortrait, serve_peers,
 };
 use crate::session::ClientService;
 
@@ -48,9 +50,14 @@ pub(super) struct Neighbours {
     pub(super) clients: watch::Sender<Option<ClientService>>,
     /// Whom it serves no more, once the catalog tells.
     pub(super) removed: watch::Sender<RemovedNodes>,
+    uid: NodeUid,
     about: watch::Sender<v1::NodeAbout>,
     clock: Arc<dyn Clock>,
     seeds: Seeds,
+    callers: Callers,
+    pub(super) refusals: Refusals,
+    /// Whether too few of the others are where they are looked for.
+    is_cut_off: watch::Sender<bool>,
 }
 
 /// What the node serves others with.
@@ -60,7 +67,7 @@ pub(super) struct ServiceSpec {
     pub(super) process: [u8; 16],
     pub(super) clock: Arc<dyn Clock>,
     pub(super) entropy: Arc<dyn Entropy>,
-    /// Where it is said that this node is known by another process.
+    /// Where it is said that this node is not to be itself any more.
     pub(super) refused: watch::Sender<Option<IdentityRefused>>,
     pub(super) on_node: OnNodeWatch,
     pub(super) next_session: Arc<AtomicU64>,
@@ -81,22 +88,33 @@ impl Neighbours {
         let ServiceSpec { client_address, process, clock, entropy, refused, on_node, next_session } =
             service;
         let endpoint = Arc::new((cluster.listen)()?);
-        let about = v1::NodeAbout {
+        let mut about = v1::NodeAbout {
             uid: identity.uid.to_wire(),
             process: process.to_vec().into(),
             bootstrap_expect: cluster.bootstrap_expect,
             peer_address: cluster.peer_address.clone(),
             client_address,
             feature_level: FEATURE_LEVEL,
-            sees: vec![identity.uid.to_wire()],
             ..v1::NodeAbout::default()
         };
+        identity.tell(&mut about);
         let about = watch::Sender::new(about);
         let portrait = SelfPortrait { about: about.subscribe(), clock: Arc::clone(&clock) };
-        let dialler = Dialler::new(Arc::clone(&endpoint), portrait.clone(), refused);
+        let refusals = Refusals::default();
+        let dialler = Dialler::new(Arc::clone(&endpoint), portrait.clone(), refusals.clone());
+        let judging = {
+            let dialler = dialler.clone();
+            let judged =
+                async move { drop(refused.send_replace(Some(dialler.is_refused().await))) };
+            cancel.clone().run_until_cancelled_owned(judged)
+        };
+        actors.spawn("whoever hears that this node is another", async {
+            judging.await;
+        });
         let (formation, asks) = mpsc::channel(ASKS);
         let (clients, removed) = (watch::Sender::default(), watch::Sender::default());
         let (ca, lives) = (cluster.ca, Lives::new(dialler.clone()));
+        let (callers, is_cut_off) = (Callers::default(), watch::Sender::new(false));
         let serving = PeerService {
             portrait,
             on_node,
@@ -104,6 +122,7 @@ impl Neighbours {
             formation,
             next_session,
             ca,
+            callers: callers.clone(),
             lives,
             removed: removed.subscribe(),
         };
@@ -112,7 +131,9 @@ impl Neighbours {
         let peers = Peers::spawn(dialler, actors, cancel.clone());
         let found = cluster.discovery.map(|discovery| {
             let (found, found_watch) = watch::channel(Vec::new());
-            let asking = discovery::keep_asking(discovery, entropy, about.subscribe(), found);
+            let (about, is_cut_off) = (about.subscribe(), is_cut_off.subscribe());
+            let looking = Looking { about, is_cut_off };
+            let asking = discovery::keep_asking(discovery, entropy, looking, found);
             let asking = cancel.clone().run_until_cancelled_owned(asking);
             actors.spawn("the search for nodes", async {
                 asking.await;
@@ -129,9 +150,13 @@ impl Neighbours {
             replicas,
             clients,
             removed,
+            uid: identity.uid,
             about,
             clock,
             seeds,
+            callers,
+            refusals,
+            is_cut_off,
         })
     }
 
@@ -142,23 +167,36 @@ impl Neighbours {
         Formation { disk, entropy, peers, clock, seeds, about: self.about.clone() }
     }
 
-    /// What learns of the other nodes' clocks; it has asked them once.
-    pub(super) async fn clocks(&mut self, cluster: ClusterUid, own: NodeId) -> Clocks {
+    /// What learns of the other nodes' clocks, and where they are; it has asked them once. `listing` is
+    /// what the catalog says.
+    pub(super) async fn clocks(
+        &mut self,
+        cluster: ClusterUid,
+        own: NodeId,
+        listing: watch::Receiver<Listing>,
+    ) -> (Clocks, Whereabouts) {
         let (about, clock) = (self.about.subscribe(), Arc::clone(&self.clock));
         let portrait = SelfPortrait { about, clock };
         let mut clocks = Clocks::new(self.peers.clone(), portrait, cluster, own);
-        let seeds = self.seeds.now();
+        let whereabouts = Whereabouts {
+            own,
+            seeds: self.seeds.clone(),
+            callers: self.callers.clone(),
+            listing,
+            findings: watch::Sender::new(Findings::default()),
+            is_cut_off: self.is_cut_off.clone(),
+        };
         let (_, nobody) = mpsc::channel(1);
         let mut asks = std::mem::replace(&mut self.asks, nobody);
         tokio::select! {
             biased;
-            () = clocks.ask_first(seeds) => {}
-            () = Self::answer_meanwhile(&mut asks, cluster) => {
+            () = clocks.ask_first(&whereabouts) => {}
+            () = Self::answer_meanwhile(&mut asks, cluster, self.uid) => {
                 unreachable!("other nodes may ask for as long as this one listens")
             }
         }
         self.asks = asks;
-        clocks
+        (clocks, whereabouts)
     }
 
     /// Has the cluster put another replica in the place of one of this node's that lost its log. Asks
@@ -204,7 +242,7 @@ impl Neighbours {
         let replica = tokio::select! {
             biased;
             replica = self.reincarnate(cluster, shard, lost) => replica,
-            () = Self::answer_meanwhile(&mut asks, cluster) => {
+            () = Self::answer_meanwhile(&mut asks, cluster, self.uid) => {
                 unreachable!("other nodes may ask for as long as this one listens")
             }
         };
@@ -212,35 +250,17 @@ impl Neighbours {
         replica
     }
 
-    /// From here on the others are told so.
-    pub(super) fn belongs_to(&self, cluster: ClusterUid, node: NodeId) {
-        self.about.send_modify(|about| {
-            about.cluster_uid = cluster.to_wire();
-            about.node_id = node.0;
-            about.sees.clear();
-        });
+    /// There is a replica of the catalog here: the others that formed the cluster may begin.
+    pub(super) fn has_begun(&self) {
+        self.about.send_modify(|about| about.forming = false);
     }
 
     /// Answers what others ask while the cluster is not there yet, until cancelled.
     pub(super) async fn answer_meanwhile(
         asks: &mut mpsc::Receiver<FormationAsk>,
         cluster: ClusterUid,
+        own: NodeUid,
     ) {
-        while let Some(ask) = asks.recv().await {
-            match ask {
-                FormationAsk::Greet { .. } => {}
-                FormationAsk::Form { form, reply } => {
-                    reply.send(formation::is_bound(&form, cluster)).ok();
-                }
-                FormationAsk::Join { reply, .. } => {
-                    let message = "the cluster is being formed";
-                    reply.send(Err(WireError::new(ErrorCode::Unavailable, message))).ok();
-                }
-                FormationAsk::Sign { reply, .. } => drop(reply.send(Ok(None))),
-                FormationAsk::Reincarnate { reply, .. } => {
-                    reply.send(Err(formation::no_cluster())).ok();
-                }
-            }
-        }
+        formation::answer_meanwhile(asks, cluster, own).await;
     }
 }

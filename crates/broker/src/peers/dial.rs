@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 
 use super::Asked;
+use super::refusals::{IdentityRefused, Refusal, Refusals};
 use crate::clock::Clock;
 
 /// Versions of the protocol between nodes.
@@ -42,17 +43,8 @@ impl SelfPortrait {
 pub(crate) struct Dialler {
     endpoint: Arc<PeerEndpoint>,
     portrait: SelfPortrait,
-    /// Where it is said that other nodes know this one by another process.
-    refused: watch::Sender<Option<IdentityRefused>>,
-}
-
-/// Why the identity of this node is not taken for its own.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct IdentityRefused {
-    /// Who said so.
-    pub(crate) by: String,
-    /// In its words.
-    pub(crate) reason: String,
+    /// Who does not take this node for itself.
+    refusals: Refusals,
 }
 
 /// A connection that was made, with its first stream.
@@ -73,13 +65,25 @@ pub(super) struct DialTo {
 }
 
 impl Dialler {
-    /// Says in `refused` when another node knows this one by another process, that lives.
     pub(crate) fn new(
         endpoint: Arc<PeerEndpoint>,
         portrait: SelfPortrait,
-        refused: watch::Sender<Option<IdentityRefused>>,
+        refusals: Refusals,
     ) -> Self {
-        Self { endpoint, portrait, refused }
+        Self { endpoint, portrait, refusals }
+    }
+
+    /// Resolves when this node is not to be itself any more.
+    pub(crate) async fn is_refused(&self) -> IdentityRefused {
+        let is_double = |at: String| {
+            let (dialler, own) = (self.clone(), self.portrait.about.borrow().clone());
+            async move {
+                let there =
+                    timeout(DIAL_TIMEOUT, dialler.look(&at)).await.ok().and_then(Result::ok);
+                there.is_some_and(|it| it.uid == own.uid && it.process != own.process)
+            }
+        };
+        self.refusals.believed(is_double).await
     }
 
     /// Who is at an address now. Does not say who asks.
@@ -165,6 +169,8 @@ impl Dialler {
             unreachable(format!("{address} has accepted the connection, and then: {error}"))
         };
         let (mut writer, mut reader) = connection.open().await.map_err(|e| broken(&e))?;
+        // Who only looks does not say who it is.
+        let is_look = from.uid.is_empty();
         let hello = v1::PeerHello {
             version_min: VERSION_MIN,
             version_max: VERSION_MAX,
@@ -176,6 +182,18 @@ impl Dialler {
             Some(frame) if frame.kind() == FrameKind::PeerWelcome => {
                 let welcome: v1::PeerWelcome = frame.decode().map_err(|e| broken(&e))?;
                 let there = welcome.from.unwrap_or_default();
+                if let Some(error) = welcome.refused {
+                    let error = WireError::from(error);
+                    let elsewhere = Some(welcome.elsewhere).filter(|at| !at.is_empty());
+                    let (by, reason) = (address.to_owned(), error.message.clone());
+                    let refused = IdentityRefused { by, reason };
+                    let refusal = Refusal { refused, elsewhere, at: Instant::now() };
+                    self.refusals.note(there.uid, refusal);
+                    return Err(PeerError::Refused { reason: error.to_string() });
+                }
+                if !is_look {
+                    self.refusals.withdraw(&there.uid);
+                }
                 Ok((Dialled { connection, writer, reader }, there))
             }
             Some(frame) if frame.kind() == FrameKind::Error => {
@@ -183,10 +201,6 @@ impl Dialler {
                 let error = WireError::from(error);
                 if error.code == ErrorCode::WrongCluster {
                     tracing::warn!(peer = address, %error, "refused by a node");
-                }
-                if error.code == ErrorCode::NodeIdentityConflict {
-                    let (by, reason) = (address.to_owned(), error.message.clone());
-                    self.refused.send_replace(Some(IdentityRefused { by, reason }));
                 }
                 Err(PeerError::Refused { reason: error.to_string() })
             }

@@ -42,7 +42,7 @@ impl Lives {
     ///
     /// # Errors
     /// The other one lives.
-    pub(super) async fn admit(&self, from: &v1::NodeAbout) -> Result<(), WireError> {
+    pub(super) async fn admit(&self, from: &v1::NodeAbout) -> Result<(), NotWelcome> {
         // Who only looks does not say who it is.
         let Ok(uid) = NodeUid::from_wire("uid", &from.uid) else { return Ok(()) };
         let life = Life { process: from.process.clone(), address: from.peer_address.clone() };
@@ -51,7 +51,7 @@ impl Lives {
             let look = timeout(LOOK_TIMEOUT, self.dialler.look(&known.address)).await;
             let there = look.ok().and_then(Result::ok);
             if there.is_some_and(|it| it.uid == from.uid && it.process == known.process) {
-                return Err(conflict(&from.peer_address, &known.address));
+                return Err(NotWelcome::double(&from.peer_address, known.address));
             }
         }
         self.known.send_if_modified(|lives| {
@@ -65,11 +65,28 @@ impl Lives {
     }
 }
 
-/// Two processes are one node.
-pub(super) fn conflict(later: &str, first: &str) -> WireError {
-    let message = format!(
-        "the node at {later} is one that runs at {first} already: was its data directory copied? Start \
-         it with an empty one"
-    );
-    WireError::new(ErrorCode::NodeIdentityConflict, message)
+/// Why a peer is not let in.
+#[derive(Clone, Debug)]
+pub(super) struct NotWelcome {
+    pub(super) error: WireError,
+    /// Where the process is that is the same node.
+    pub(super) elsewhere: Option<String>,
+}
+
+impl From<WireError> for NotWelcome {
+    fn from(error: WireError) -> Self {
+        Self { error, elsewhere: None }
+    }
+}
+
+impl NotWelcome {
+    /// Two processes are one node.
+    pub(super) fn double(later: &str, first: String) -> Self {
+        let message = format!(
+            "the node at {later} is one that runs at {first} already: was its data directory copied? \
+             Start it with an empty one"
+        );
+        let error = WireError::new(ErrorCode::NodeIdentityConflict, message);
+        Self { error, elsewhere: Some(first) }
+    }
 }

@@ -1,8 +1,5 @@
 //! Raft's way to other replicas, over the connections to their nodes.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use railgun_net::{FrameReader, FrameWriter};
@@ -12,28 +9,23 @@ use railgun_raft::{
     Destination, PeerError, PeerMessage, PeerNetwork, PeerReceiver, PeerSender, PeerStream,
     StreamUse,
 };
-use railgun_types::{ClusterUid, NodeId};
-use tokio::sync::watch;
+use railgun_types::ClusterUid;
 
 use super::calls::unexpected;
-use super::{Line, Peers};
-
-/// Where nodes are reached, as the catalog says.
-pub(crate) type Addresses = Arc<BTreeMap<NodeId, String>>;
+use super::{Addresses, Line, Peers};
 
 /// See the module. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct RaftPeers {
     pub(crate) peers: Peers,
     pub(crate) cluster: ClusterUid,
-    pub(crate) addresses: watch::Receiver<Addresses>,
+    pub(crate) addresses: Addresses,
 }
 
 impl RaftPeers {
     /// A node may have moved since the shard's membership was written.
     fn address(&self, to: &Destination) -> String {
-        let known = self.addresses.borrow().get(&to.replica.node()).cloned();
-        known.unwrap_or_else(|| to.address.clone())
+        self.addresses.of(to.replica.node()).unwrap_or_else(|| to.address.clone())
     }
 
     fn replica(&self, to: &Destination) -> v1::ReplicaAddress {

@@ -19,8 +19,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::callers::Callers;
 use super::dial::{SelfPortrait, VERSION_MAX, VERSION_MIN};
-use super::lives::{self, Lives};
+use super::lives::{Lives, NotWelcome};
 use super::network::raft_stream;
 use crate::actors::Actors;
 use crate::cluster_admin;
@@ -58,6 +59,8 @@ pub(crate) struct PeerService {
     pub(crate) next_session: Arc<AtomicU64>,
     /// The cluster's authority, where this node has its key.
     pub(crate) ca: Option<Arc<ClusterCa>>,
+    /// Who has called of late.
+    pub(crate) callers: Callers,
     /// By which processes other nodes are known.
     pub(crate) lives: Lives,
     /// Who is no part of the cluster any more.
@@ -165,21 +168,34 @@ async fn welcome(connection: &Connection, service: &PeerService) -> Result<Guest
         let uid = NodeUid::from_wire("uid", &from.uid).ok();
         let removed = uid.and_then(|uid| service.removed.borrow().get(&uid).copied());
         if let Some(node) = removed {
-            return Err(WireError::new(ErrorCode::NodeIdentityConflict, was_removed(node)));
+            let message = was_removed(node);
+            return Err(WireError::new(ErrorCode::NodeIdentityConflict, message).into());
         }
         service.lives.admit(from).await?;
         let node = Some(NodeId(from.node_id)).filter(|node| node.0 != 0);
-        Ok::<_, WireError>((uid, node, hello.r#use()))
+        Ok::<_, NotWelcome>((uid, node, hello.r#use()))
     };
     match checked.await {
         Ok((uid, node, line_use)) => {
-            let welcome =
-                v1::PeerWelcome { version: VERSION_MAX, from: Some(service.portrait.now()) };
+            let welcome = v1::PeerWelcome {
+                version: VERSION_MAX,
+                from: Some(service.portrait.now()),
+                ..v1::PeerWelcome::default()
+            };
             writer.send(Frame::new(&welcome)).await.map_err(|error| lost(&error))?;
             Ok(Guest { uid, node, line_use, writer, reader })
         }
-        Err(error) => {
-            let frame = Frame::new(&v1::Error::from(error.clone()));
+        Err(NotWelcome { error, elsewhere }) => {
+            let refused = v1::Error::from(error.clone());
+            let frame = match error.code == ErrorCode::NodeIdentityConflict {
+                true => Frame::new(&v1::PeerWelcome {
+                    version: VERSION_MAX,
+                    from: Some(service.portrait.now()),
+                    refused: Some(refused),
+                    elsewhere: elsewhere.unwrap_or_default(),
+                }),
+                false => Frame::new(&refused),
+            };
             if writer.send(frame).await.is_ok() {
                 writer.finish();
                 writer.stopped().await.ok();
@@ -200,19 +216,21 @@ pub(crate) fn was_removed(node: NodeId) -> String {
 fn check<'a>(
     hello: &'a v1::PeerHello,
     own: &v1::NodeAbout,
-) -> Result<&'a v1::NodeAbout, WireError> {
+) -> Result<&'a v1::NodeAbout, NotWelcome> {
     if hello.version_min > VERSION_MAX || hello.version_max < VERSION_MIN {
         let message = format!(
             "nodes here speak version {VERSION_MIN} to {VERSION_MAX} with one another, not {} to {}",
             hello.version_min, hello.version_max
         );
-        return Err(WireError::new(ErrorCode::UnsupportedVersion, message));
+        return Err(WireError::new(ErrorCode::UnsupportedVersion, message).into());
     }
     let from = hello.from.as_ref().ok_or_else(|| {
         WireError::new(ErrorCode::ProtocolViolation, "the peer does not say who it is")
     })?;
     let (theirs, ours) = (&from.cluster_uid, &own.cluster_uid);
-    if !theirs.is_empty() && !ours.is_empty() && theirs != ours {
+    // Who forms a cluster may yet let go of it.
+    let may_change = from.forming || own.forming;
+    if !theirs.is_empty() && !ours.is_empty() && theirs != ours && !may_change {
         let uid = |uid: &Bytes| {
             ClusterUid::from_wire("cluster_uid", uid)
                 .map_or_else(|e| e.to_string(), |u| u.to_string())
@@ -224,17 +242,18 @@ fn check<'a>(
             from.peer_address,
             uid(theirs)
         );
-        return Err(WireError::new(ErrorCode::WrongCluster, message));
+        return Err(WireError::new(ErrorCode::WrongCluster, message).into());
     }
     if from.uid == own.uid && from.process != own.process {
-        return Err(lives::conflict(&from.peer_address, &own.peer_address));
+        return Err(NotWelcome::double(&from.peer_address, own.peer_address.clone()));
     }
-    if from.node_id != 0 && from.node_id == own.node_id && from.uid != own.uid {
+    let is_same_number = from.node_id != 0 && from.node_id == own.node_id && theirs == ours;
+    if is_same_number && from.uid != own.uid {
         let message = format!(
             "node {} at {} has the number of this node: was its data directory copied?",
             from.node_id, from.peer_address
         );
-        return Err(WireError::new(ErrorCode::NodeIdentityConflict, message));
+        return Err(WireError::new(ErrorCode::NodeIdentityConflict, message).into());
     }
     Ok(from)
 }
@@ -378,6 +397,7 @@ impl PeerService {
         use v1::peer_reply::Answer;
         match call {
             Some(Call::Greet(about)) => {
+                self.callers.note(&about, &self.portrait.about.borrow());
                 // A full queue: it greets again.
                 self.formation.try_send(FormationAsk::Greet { about }).ok();
                 Ok((Answer::Greeted(self.portrait.now()), Bytes::new()))
@@ -612,7 +632,7 @@ mod tests {
     fn refused(from: Option<v1::NodeAbout>) -> Option<(ErrorCode, String)> {
         let own = about(1, 1, 0xc, 1);
         let hello = v1::PeerHello { version_min: 1, version_max: 1, from, ..Default::default() };
-        let error = check(&hello, &own).err()?;
+        let error = check(&hello, &own).err()?.error;
         let WireError { code: railgun_proto::WireCode::Known(code), message, .. } = error else {
             panic!("a code of ours: {error}")
         };

@@ -84,7 +84,7 @@ impl GuestNode {
             read_places: self.read_places,
             relays: Relays::default(),
             carried: Arc::new(Semaphore::new(0)),
-            only_joins: false,
+            only_joins: None,
             is_carried: true,
             tasks,
             ended: CancellationToken::new(),

@@ -96,9 +96,9 @@ impl Nodes {
             return Err(CatalogOutcome::Refused);
         }
         if let Some(node) = self.by_uid(info.uid) {
-            return self.update(node, info).map(|()| node);
+            return self.update(&[(node, info.clone())]).map(|()| node);
         }
-        self.check(info, None)?;
+        self.check(info, &[])?;
         let members = self.records.values().filter(|record| record.is_member()).count();
         if members >= NODES || self.last >= NODES_EVER {
             return Err(CatalogOutcome::TooManyNodes);
@@ -109,16 +109,27 @@ impl Nodes {
         Ok(node)
     }
 
-    /// Notes what a node tells of itself.
-    pub(super) fn update(&mut self, node: NodeId, info: &NodeInfo) -> Result<(), CatalogOutcome> {
-        let record = self.member(node)?;
-        let is_first_uid = record.uid == NO_UID && self.by_uid(info.uid).is_none();
-        if record.uid != info.uid && !is_first_uid {
-            return Err(CatalogOutcome::Refused);
+    /// Notes what nodes tell of themselves, of all or of none: an address that one of them leaves is free
+    /// for another.
+    pub(super) fn update(&mut self, told: &[(NodeId, NodeInfo)]) -> Result<(), CatalogOutcome> {
+        for (at, (node, info)) in told.iter().enumerate() {
+            let record = self.member(*node)?;
+            let is_first_uid = record.uid == NO_UID && self.by_uid(info.uid).is_none();
+            let is_twice = told[..at].iter().any(|(other, its)| {
+                other == node
+                    || its.uid == info.uid
+                    || its.peer_address == info.peer_address && !info.peer_address.is_empty()
+            });
+            if is_twice || record.uid != info.uid && !is_first_uid {
+                return Err(CatalogOutcome::Refused);
+            }
+            self.check(info, told)?;
         }
-        let state = record.state;
-        self.check(info, Some(node))?;
-        self.records.insert(node, NodeRecord::new(info, state));
+        for (node, info) in told {
+            if let Some(record) = self.records.get_mut(node) {
+                *record = NodeRecord::new(info, record.state);
+            }
+        }
         Ok(())
     }
 
@@ -182,8 +193,8 @@ impl Nodes {
         }
     }
 
-    /// Whether a node, new or the one named, may be what `info` says.
-    fn check(&self, info: &NodeInfo, node: Option<NodeId>) -> Result<(), CatalogOutcome> {
+    /// Whether a node, new or one of those that tell of themselves, may be what `info` says.
+    fn check(&self, info: &NodeInfo, told: &[(NodeId, NodeInfo)]) -> Result<(), CatalogOutcome> {
         if info.peer_address.len().max(info.client_address.len()) > NODE_ADDRESS_BYTES {
             return Err(CatalogOutcome::Refused);
         }
@@ -192,7 +203,8 @@ impl Nodes {
             return Err(CatalogOutcome::FeatureLevelTooLow { needed });
         }
         let taken = self.iter().find(|(other, record)| {
-            Some(*other) != node && record.is_member() && record.peer_address == info.peer_address
+            let stays = told.iter().all(|(node, _)| node != other);
+            stays && record.is_member() && record.peer_address == info.peer_address
         });
         match taken {
             Some((by, _)) if !info.peer_address.is_empty() => {

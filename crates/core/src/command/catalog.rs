@@ -62,6 +62,9 @@ pub enum CatalogCommand {
         /// made before nodes had one has none until it tells it.
         info: NodeInfo,
     },
+    /// The same of several nodes that have moved at the same time, of all or of none: one may be where
+    /// another was. Each has told it itself; whoever proposes this comes first.
+    UpdateNodes(Vec<(NodeId, NodeInfo)>),
     /// Drain a node, take that back, or remove the node for good.
     SetNodeState {
         /// The node.
@@ -206,6 +209,7 @@ const SETTLED: u8 = 12;
 const REINCARNATE: u8 = 13;
 const ADD_TOKEN: u8 = 14;
 const USE_TOKEN: u8 = 15;
+const UPDATE_NODES: u8 = 16;
 
 /// Fewest bytes of a node of a founding.
 const NODE_BYTES_MIN: usize = 23;
@@ -241,6 +245,13 @@ impl CatalogCommand {
                 out.put_u8(UPDATE_NODE);
                 put_varint(out, u64::from(node.0));
                 info.encode(out);
+            }
+            Self::UpdateNodes(told) => {
+                out.put_u8(UPDATE_NODES);
+                put_list(out, told.iter(), |out, (node, info)| {
+                    put_varint(out, u64::from(node.0));
+                    info.encode(out);
+                });
             }
             Self::SetNodeState { node, state } => {
                 out.put_u8(SET_NODE_STATE);
@@ -297,6 +308,12 @@ impl CatalogCommand {
             ADD_NODE => NodeInfo::decode(cursor).map(Self::AddNode),
             UPDATE_NODE => {
                 Ok(Self::UpdateNode { node: node(cursor)?, info: NodeInfo::decode(cursor)? })
+            }
+            UPDATE_NODES => {
+                let told = list(cursor, NODE_BYTES_MIN, |cursor| {
+                    Ok((node(cursor)?, NodeInfo::decode(cursor)?))
+                })?;
+                Ok(Self::UpdateNodes(told))
             }
             SET_NODE_STATE => {
                 Ok(Self::SetNodeState { node: node(cursor)?, state: codec::node_state(cursor)? })

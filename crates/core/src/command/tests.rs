@@ -109,7 +109,7 @@ fn of_nodes() -> Vec<CommandBody> {
             nodes: vec![(node, info.clone()), (NodeId(1), info.clone())],
         },
         CatalogCommand::AddNode(info.clone()),
-        CatalogCommand::UpdateNode { node, info },
+        CatalogCommand::UpdateNode { node, info: info.clone() },
         CatalogCommand::SetNodeState { node, state: NodeState::Draining },
         CatalogCommand::SetFeatureLevel(3),
         CatalogCommand::Place { shard, replicas, if_version: 1_000 },
@@ -117,6 +117,7 @@ fn of_nodes() -> Vec<CommandBody> {
         CatalogCommand::Reincarnate { shard, lost: ReplicaId::new(node, 1) },
         CatalogCommand::AddToken { hash: [6; 32], expires: Timestamp(5) },
         CatalogCommand::UseToken { hash: [6; 32], uid },
+        CatalogCommand::UpdateNodes(vec![(node, info.clone()), (NodeId(1), info)]),
     ];
     commands.map(CommandBody::Catalog).into()
 }

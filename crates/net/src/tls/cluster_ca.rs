@@ -138,6 +138,21 @@ impl NodeRequest {
         let csr = params.serialize_request(&key).and_then(|csr| csr.pem());
         Ok(Self { csr_pem: csr.map_err(cannot_issue(&[]))?, key_pem: key.serialize_pem() })
     }
+
+    /// One that was kept.
+    ///
+    /// # Errors
+    /// [`ClusterCaError::Request`] where either is damaged, or the key is another one's.
+    pub fn kept(csr_pem: String, key_pem: String) -> Result<Self, ClusterCaError> {
+        let unusable = |error: rcgen::Error| ClusterCaError::Request { reason: error.to_string() };
+        let request = CertificateSigningRequestParams::from_pem(&csr_pem).map_err(unusable)?;
+        let key = KeyPair::from_pem(&key_pem).map_err(unusable)?;
+        if request.public_key.der_bytes() != key.der_bytes() {
+            let reason = "it is for another key".to_owned();
+            return Err(ClusterCaError::Request { reason });
+        }
+        Ok(Self { csr_pem, key_pem })
+    }
 }
 
 impl fmt::Debug for NodeRequest {

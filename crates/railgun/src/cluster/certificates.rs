@@ -1,13 +1,13 @@
 //! The certificates by which nodes know one another: made here, by who has the authority's key.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use railgun_net::tls::{
-    CA_VALID_FOR, ClusterCa, ClusterCaError, NODE_VALID_FOR, ca_certificate_path,
+    CA_VALID_FOR, ClusterCa, ClusterCaError, NODE_VALID_FOR, NodeRequest, ca_certificate_path,
 };
 
 use crate::exit::{CommandResult, Exit, Failure};
@@ -17,6 +17,7 @@ const DAY_SECONDS: u64 = 24 * 3_600;
 pub(super) const NODE_VALID_DAYS: u32 = (NODE_VALID_FOR.as_secs() / DAY_SECONDS) as u32;
 const CERTIFICATE_FILE: &str = "node.pem";
 const KEY_FILE: &str = "node-key.pem";
+const REQUEST_FILE: &str = "node-request.pem";
 
 pub(super) fn init_ca(dir: &Path) -> CommandResult {
     let ca = ClusterCa::create(dir).map_err(|error| explain(error, dir))?;
@@ -47,7 +48,7 @@ pub(super) fn issue_node(ca_dir: &Path, out: &Path, hosts: &[String], days: u32)
     }
     files.write_key(&node.key_pem)?;
     write_new(&files.certificate, 0o644, &node.chain_pem)?;
-    let NodeFiles { certificate, key, root } = files;
+    let NodeFiles { certificate, key, root, .. } = files;
     print(&format!(
         "{}: made for {}, valid for {days} days; key in {}, the cluster's CA in {}\n",
         certificate.display(),
@@ -63,22 +64,88 @@ pub(super) struct NodeFiles {
     pub(super) certificate: PathBuf,
     pub(super) key: PathBuf,
     pub(super) root: PathBuf,
+    /// What was asked for, while nobody knows whether it was signed: it is worth nothing without the key.
+    request: PathBuf,
 }
 
 impl NodeFiles {
     /// In a directory that is made if need be, and that has neither certificate nor key.
     pub(super) fn new_in(out: &Path) -> Result<Self, Failure> {
-        fs::create_dir_all(out).map_err(|error| unwritable(out, &error))?;
-        let (certificate, key) = (out.join(CERTIFICATE_FILE), out.join(KEY_FILE));
-        let files = Self { certificate, key, root: ca_certificate_path(out) };
+        let files = Self::in_dir(out)?;
         free(&files.key)?;
         free(&files.certificate)?;
         Ok(files)
     }
 
-    /// Fails where a CA is there already.
-    pub(super) fn root_is_free(&self) -> CommandResult {
-        free(&self.root)
+    fn in_dir(out: &Path) -> Result<Self, Failure> {
+        fs::create_dir_all(out).map_err(|error| unwritable(out, &error))?;
+        Ok(Self {
+            certificate: out.join(CERTIFICATE_FILE),
+            key: out.join(KEY_FILE),
+            root: ca_certificate_path(out),
+            request: out.join(REQUEST_FILE),
+        })
+    }
+
+    /// In a directory that has no certificate; with the request for these hosts that was made there before
+    /// and may have been signed, if any.
+    pub(super) fn joining_in(
+        out: &Path,
+        hosts: &[String],
+    ) -> Result<(Self, Option<NodeRequest>), Failure> {
+        let files = Self::in_dir(out)?;
+        free(&files.certificate)?;
+        let Some(text) = read(&files.request)? else {
+            free(&files.key)?;
+            free(&files.root)?;
+            return Ok((files, None));
+        };
+        let Some(key_pem) = read(&files.key)? else {
+            // Nobody was asked: that comes after the key.
+            free(&files.root)?;
+            return Ok((files, None));
+        };
+        let (for_hosts, csr_pem) = text.split_at(text.find("-----BEGIN").unwrap_or(0));
+        if !for_hosts.lines().eq(hosts) {
+            let begun: Vec<_> = for_hosts.lines().collect();
+            let what = format!(
+                "{} is there already, for {}, and may have been signed",
+                files.request.display(),
+                begun.join(", ")
+            );
+            let hosts: Vec<_> = begun.iter().map(|host| format!("--host {host}")).collect();
+            return Err(Failure::new(Exit::Failed, what).next(format!(
+                "the same with {}, or with another directory after --out",
+                hosts.join(" ")
+            )));
+        }
+        match NodeRequest::kept(csr_pem.to_owned(), key_pem) {
+            Ok(request) => Ok((files, Some(request))),
+            Err(error) => {
+                let what = format!("{} with its key: {error}", files.request.display());
+                let next = "the same with another directory after --out";
+                Err(Failure::new(Exit::Failed, what).next(next))
+            }
+        }
+    }
+
+    /// Keeps a request and its key, before anybody is asked to sign it.
+    pub(super) fn begin(&self, request: &NodeRequest, hosts: &[String]) -> CommandResult {
+        if let Err(error) = fs::remove_file(&self.request)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(unwritable(&self.request, &error));
+        }
+        let hosts: String = hosts.iter().map(|host| format!("{host}\n")).collect();
+        write_new(&self.request, 0o644, &(hosts + &request.csr_pem))?;
+        self.write_key(&request.key_pem)
+    }
+
+    /// Nobody has signed the request, nor ever will.
+    pub(super) fn give_up(&self) {
+        for path in [&self.key, &self.request] {
+            fs::remove_file(path).ok();
+        }
     }
 
     /// Only its owner can read it.
@@ -86,10 +153,23 @@ impl NodeFiles {
         write_new(&self.key, 0o600, pem)
     }
 
-    /// What goes beside the key.
+    /// What goes beside the key; the CA may be there from an earlier attempt.
     pub(super) fn write_signed(&self, chain_pem: &str, ca_pem: &str) -> CommandResult {
-        write_new(&self.root, 0o644, ca_pem)?;
-        write_new(&self.certificate, 0o644, chain_pem)
+        match read(&self.root)? {
+            Some(there) if there == ca_pem => {}
+            _ => write_new(&self.root, 0o644, ca_pem)?,
+        }
+        write_new(&self.certificate, 0o644, chain_pem)?;
+        fs::remove_file(&self.request).ok();
+        Ok(())
+    }
+}
+
+fn read(path: &Path) -> Result<Option<String>, Failure> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unwritable(path, &error)),
     }
 }
 
@@ -100,17 +180,24 @@ fn free(path: &Path) -> CommandResult {
     }
 }
 
-/// Overwrites nothing; readable by whom `mode` says from its first byte on.
+/// Overwrites nothing, and is there as a whole or not at all; readable by whom `mode` says from its first
+/// byte on.
 fn write_new(path: &Path, mode: u32, text: &str) -> CommandResult {
-    let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
-    file.and_then(|mut file| {
+    free(path)?;
+    let temporary = path.with_extension("new");
+    let write = || {
+        match fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut options = OpenOptions::new();
+        let mut file = options.write(true).create_new(true).mode(mode).open(&temporary)?;
         file.write_all(text.as_bytes())?;
-        file.sync_all()
-    })
-    .map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => in_the_way(path),
-        _ => unwritable(path, &error),
-    })
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    };
+    write().map_err(|error| unwritable(path, &error))
 }
 
 fn in_the_way(path: &Path) -> Failure {

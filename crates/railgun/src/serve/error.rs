@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use railgun_broker::{IdentityError, StartError};
+use railgun_broker::{FormingError, IdentityError, StartError};
 use railgun_cold::bucket::OpenBucketError;
 use railgun_http::BindError;
 use railgun_log::SpawnError;
@@ -112,6 +112,10 @@ fn start(error: &StartNodeError, what: String) -> Failure {
             StartError::Probe(_) | StartError::Owner(_) => (
                 Exit::CannotConnect,
                 "railgun config show, and check --bucket and the AWS_* variables",
+            ),
+            StartError::Forming(FormingError::FounderGone { .. }) => (
+                Exit::Failed,
+                "start every node that agreed to it with an empty directory after --data-dir",
             ),
             StartError::Identity(IdentityError::BucketMismatch { .. }) => (
                 Exit::Usage,

@@ -28,6 +28,10 @@ pub(super) struct Cluster {
     pub(super) tokens: Vec<TokenHash>,
     /// How far the clock of each node is off, in µs.
     pub(super) clocks: BTreeMap<usize, Arc<AtomicI64>>,
+    /// The machines of nodes that have been put on another than the one with their number.
+    pub(super) moved: BTreeMap<usize, usize>,
+    /// The machines that nodes are told of.
+    pub(super) seeds: Vec<usize>,
 }
 
 /// The time that tokio's has, and as far off as it is set.
@@ -46,6 +50,11 @@ impl Clock for ShiftedClock {
 
 pub(super) fn ip(number: usize) -> IpAddr {
     IpAddr::from([10, 0, 0, number as u8])
+}
+
+/// Where nodes reach the one on this machine.
+pub(super) fn peers_of(host: usize) -> String {
+    SocketAddr::from((ip(host), PEERS)).to_string()
 }
 
 impl Cluster {
@@ -67,6 +76,8 @@ impl Cluster {
             authorities,
             tokens: Vec::new(),
             clocks,
+            moved: BTreeMap::new(),
+            seeds: vec![1, 2, 3],
         }
     }
 
@@ -102,7 +113,8 @@ impl Cluster {
             addr: taken.addr,
             source: std::io::Error::other(taken),
         };
-        let address = move |port| SocketAddr::from((ip(number), port));
+        let host = self.host(number);
+        let address = move |port| SocketAddr::from((host, port));
         BrokerSpec {
             seams: Seams {
                 disk: Arc::new(self.disks[number - 1].clone()),
@@ -121,7 +133,7 @@ impl Cluster {
             cluster: Some(ClusterSpec {
                 listen: Box::new(move || peers.listen_peer(address(PEERS)).map_err(taken)),
                 peer_address: address(PEERS).to_string(),
-                seeds: (1..=3).map(|n| SocketAddr::from((ip(n), PEERS)).to_string()).collect(),
+                seeds: self.seeds.iter().map(|host| peers_of(*host)).collect(),
                 bootstrap_expect: 3,
                 replicas: 3,
                 ca: self.authorities.get(&number).cloned(),
@@ -131,13 +143,18 @@ impl Cluster {
         }
     }
 
+    /// The machine that a node is on.
+    fn host(&self, number: usize) -> IpAddr {
+        ip(self.moved.get(&number).copied().unwrap_or(number))
+    }
+
     pub(super) fn node(&self, number: usize) -> &Broker {
         self.nodes[number - 1].as_ref().expect("it runs")
     }
 
     /// Ends a node as a power cut does.
     pub(super) async fn kill(&mut self, number: usize) {
-        self.disturbance.crash(ip(number), Crash::Silent);
+        self.disturbance.crash(self.host(number), Crash::Silent);
         drop(self.nodes[number - 1].take());
         sleep(Duration::from_millis(1)).await;
         self.disks[number - 1].crash(&railgun_log::CrashPlan::LoseAll);

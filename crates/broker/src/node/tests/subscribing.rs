@@ -211,7 +211,7 @@ async fn begin(
         record_memory: Some(memory.clone()),
         relays: crate::relay::Relays::default(),
         carried: Arc::new(Semaphore::new(1)),
-        only_joins: false,
+        only_joins: None,
         is_carried: false,
         tasks: TaskTracker::new(),
         ended: CancellationToken::new(),

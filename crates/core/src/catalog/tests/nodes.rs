@@ -122,6 +122,37 @@ fn a_node_gets_a_number_once_and_for_ever() {
 }
 
 #[test]
+fn nodes_that_have_moved_at_the_same_time_may_take_one_anothers_addresses() {
+    let mut catalog = cluster(3, 3);
+    let at =
+        |n: u16, address: u16| NodeInfo { peer_address: info(address).peer_address, ..info(n) };
+    let node = |n: u16| NodeId(n.into());
+    let mut update = |told: &[(u16, u16)]| {
+        let told = told.iter().map(|(n, address)| (node(*n), at(*n, *address))).collect();
+        apply(&mut catalog, 1, CatalogCommand::UpdateNodes(told))
+    };
+    assert_eq!(update(&[(1, 2)]), CatalogOutcome::AddressTaken { by: node(2) });
+    let taken = CatalogOutcome::AddressTaken { by: node(3) };
+    assert_eq!(update(&[(1, 2), (2, 3)]), taken, "that one stays");
+    assert_eq!(update(&[(1, 9), (2, 9)]), CatalogOutcome::Refused);
+    assert_eq!(update(&[(1, 8), (1, 9)]), CatalogOutcome::Refused);
+    assert_eq!(update(&[]), CatalogOutcome::Refused);
+    let unknown = CatalogOutcome::NoSuchNode { node: node(4) };
+    assert_eq!(update(&[(1, 7), (4, 8)]), unknown, "all or none");
+    match update(&[(1, 2), (2, 3), (3, 1)]) {
+        CatalogOutcome::Node { node, record, .. } => {
+            assert_eq!((node, record.peer_address.as_str()), (NodeId(1), "node-2:7401"));
+        }
+        other => panic!("{other:?}"),
+    }
+    let addresses: Vec<_> = catalog.nodes().map(|(_, it)| it.peer_address.as_str()).collect();
+    assert_eq!(addresses, ["node-2:7401", "node-3:7401", "node-1:7401"]);
+    let others_uid = (node(1), NodeInfo { peer_address: "x:1".to_owned(), ..info(2) });
+    let told = CatalogCommand::UpdateNodes(vec![others_uid]);
+    assert_eq!(apply(&mut catalog, 1, told), CatalogOutcome::Refused);
+}
+
+#[test]
 fn the_last_node_stays_and_unknown_ones_are_told() {
     let mut catalog = cluster(2, 1);
     let mut set = |node, state| {
@@ -328,12 +359,24 @@ fn a_join_token_lets_one_node_in() {
     assert_eq!(apply(&mut catalog, 10, add(1, 900)), CatalogOutcome::TokenKept, "the first counts");
     assert_eq!(verdict(&mut catalog, 11, spend(3, 1)), TokenVerdict::Unknown);
     assert_eq!(verdict(&mut catalog, 100, spend(1, 1)), TokenVerdict::Accepted);
-    assert_eq!(verdict(&mut catalog, 200, spend(1, 1)), TokenVerdict::Repeated);
-    assert_eq!(verdict(&mut catalog, 200, spend(1, 2)), TokenVerdict::Used);
+    assert_eq!(verdict(&mut catalog, 100, spend(1, 1)), TokenVerdict::Repeated);
+    assert_eq!(verdict(&mut catalog, 100, spend(1, 2)), TokenVerdict::Used);
+    let as_it_is = |catalog: &Catalog, n, uid| catalog.as_it_is(&spend(n, uid));
+    let worth = |verdict| Some(CatalogOutcome::Token(verdict));
+    assert_eq!(as_it_is(&catalog, 1, 2), worth(TokenVerdict::Used), "nothing needs to be written");
+    assert_eq!(as_it_is(&catalog, 9, 2), worth(TokenVerdict::Unknown));
+    assert_eq!((as_it_is(&catalog, 1, 1), as_it_is(&catalog, 2, 2)), (None, None));
+    assert_eq!(
+        verdict(&mut catalog, 200, spend(1, 1)),
+        TokenVerdict::Expired,
+        "for who used it, too"
+    );
+    assert_eq!(as_it_is(&catalog, 1, 1), worth(TokenVerdict::Expired));
+    assert_eq!(verdict(&mut catalog, 200, spend(1, 2)), TokenVerdict::Expired);
     assert_eq!(verdict(&mut catalog, 200, spend(2, 2)), TokenVerdict::Expired);
     // Log time counts: it never goes back.
     assert_eq!(verdict(&mut catalog, 50, spend(2, 2)), TokenVerdict::Expired);
-    assert_eq!(verdict(&mut catalog, 100 + DAY_US, spend(1, 2)), TokenVerdict::Used);
+    assert_eq!(verdict(&mut catalog, 100 + DAY_US, spend(1, 2)), TokenVerdict::Expired);
     assert_eq!(verdict(&mut catalog, 101 + DAY_US, spend(1, 2)), TokenVerdict::Unknown);
 }
 
