@@ -449,6 +449,8 @@ impl World {
             let error = match tokio::time::timeout(START_PATIENCE, self.node.start()).await {
                 Ok(Ok(life)) => {
                     self.trace.note(format_args!("started"));
+                    let is_away = self.node.bucket.is_away();
+                    self.trace.count(|counts| counts.served_without_bucket += u64::from(is_away));
                     self.life = Some(life);
                     self.tell_health();
                     return;
