@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
+use railgun_cold::Bucket;
 use railgun_log::Disk;
 use railgun_net::BindError;
 use railgun_net::peer::PeerEndpoint;
@@ -95,6 +96,7 @@ impl Neighbours {
             peer_address: cluster.peer_address.clone(),
             client_address,
             feature_level: FEATURE_LEVEL,
+            bucket: identity.bucket.clone(),
             ..v1::NodeAbout::default()
         };
         identity.tell(&mut about);
@@ -161,10 +163,15 @@ impl Neighbours {
     }
 
     /// What brings the node to a cluster.
-    pub(super) fn formation(&self, disk: Arc<dyn Disk>, entropy: Arc<dyn Entropy>) -> Formation {
+    pub(super) fn formation(
+        &self,
+        disk: Arc<dyn Disk>,
+        entropy: Arc<dyn Entropy>,
+        bucket: Bucket,
+    ) -> Formation {
         let (peers, seeds) = (self.peers.clone(), self.seeds.clone());
         let clock = Arc::clone(&self.clock);
-        Formation { disk, entropy, peers, clock, seeds, about: self.about.clone() }
+        Formation { disk, entropy, bucket, peers, clock, seeds, about: self.about.clone() }
     }
 
     /// What learns of the other nodes' clocks, and where they are; it has asked them once. `listing` is

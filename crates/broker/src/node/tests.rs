@@ -24,6 +24,7 @@ mod site;
 mod snapshots;
 mod subscribing;
 mod visitor;
+mod whose_bucket;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;
@@ -50,6 +51,7 @@ use crate::entropy::Entropy;
 use crate::seams::{LogDriver, Pace};
 use crate::session::HELD_TIME;
 use crate::shard::Queueing;
+use crate::streams::ShardOnNode;
 use crate::thresholds::Thresholds;
 
 #[derive(Debug, Default)]
