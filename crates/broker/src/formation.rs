@@ -126,8 +126,7 @@ impl Formation {
                     let expect = self.about.borrow().bootstrap_expect;
                     if let Some(founders) = self.founders(identity, &news.seen) {
                         let cluster = ClusterUid(self.entropy.uid());
-                        let replicas = BTreeMap::new();
-                        let member = Member { node: NodeId(1), cluster, founders, replicas };
+                        let member = Member::new(NodeId(1), cluster, founders);
                         return self.keep(identity, member);
                     }
                     let troubles = troubles(expect, &news);
@@ -243,8 +242,7 @@ impl Formation {
                     let cluster = ClusterUid::from_wire("cluster_uid", &joined.cluster_uid).ok()?;
                     let node = NodeId(joined.node_id);
                     tracing::info!(%cluster, %node, "joined the cluster");
-                    let (founders, replicas) = (Vec::new(), BTreeMap::new());
-                    return Some(Member { node, cluster, founders, replicas });
+                    return Some(Member::new(node, cluster, Vec::new()));
                 }
                 Ok(Ok(_)) | Err(_) => {}
                 Ok(Err(error)) => {
@@ -348,7 +346,7 @@ fn founder(form: &v1::FormCluster, identity: &Identity) -> Result<Member, WireEr
                        was made anew meanwhile";
         WireError::new(ErrorCode::NodeIdentityConflict, message)
     })?;
-    Ok(Member { node, cluster, founders, replicas: BTreeMap::new() })
+    Ok(Member::new(node, cluster, founders))
 }
 
 /// Whether a plan is the one that the node is bound to already.

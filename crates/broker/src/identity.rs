@@ -1,6 +1,6 @@
 //! What a data directory belongs to: checked at every start, and never anything else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 
@@ -9,8 +9,8 @@ use railgun_types::{ClusterUid, NodeId, NodeUid, ShardId};
 
 /// Name of the file in the data directory.
 const FILE: &str = "node.toml";
-/// Longest file that is read.
-const FILE_BYTES_MAX: usize = 16 << 10;
+/// Longest file that is read: more than a node with a replica of every shard that there may be writes.
+const FILE_BYTES_MAX: usize = 256 << 10;
 
 /// The identity of a node's data directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,8 +32,19 @@ pub struct Member {
     pub cluster: ClusterUid,
     /// Who forms the cluster, in order of their numbers; none when that is done.
     pub founders: Vec<Founder>,
-    /// The replicas that have begun on it: of each shard the last one's incarnation.
+    /// The replicas that have begun on it: of each shard the last one's incarnation, also when that one
+    /// has ended. None up to it begins again (CL-3).
     pub replicas: BTreeMap<ShardId, u16>,
+    /// The shards of which the last one has ended: nothing of it is here.
+    pub ended: BTreeSet<ShardId>,
+}
+
+impl Member {
+    /// Of a node on which no replica has begun.
+    #[must_use]
+    pub fn new(node: NodeId, cluster: ClusterUid, founders: Vec<Founder>) -> Self {
+        Self { node, cluster, founders, replicas: BTreeMap::new(), ended: BTreeSet::new() }
+    }
 }
 
 /// A node that a cluster is formed by.
@@ -98,8 +109,11 @@ impl Identity {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(io(source)),
         };
-        let mut bytes = [0; FILE_BYTES_MAX];
+        let mut bytes = vec![0; FILE_BYTES_MAX + 1];
         let read = read_full_at(&*file, &mut bytes, 0).map_err(io)?;
+        if read > FILE_BYTES_MAX {
+            return Err(damaged("it is too long"));
+        }
         let text = std::str::from_utf8(&bytes[..read]).map_err(|_| damaged("not UTF-8"))?;
         let known = Self::parse(text).map_err(damaged)?;
         // Its content was durable before it had its name; the name may not be: whoever gave it may have
@@ -166,6 +180,11 @@ impl Identity {
             if !replicas.is_empty() {
                 table.insert("replicas".into(), toml::Value::Table(replicas));
             }
+            let ended = member.ended.iter().map(|shard| toml::Value::from(i64::from(shard.0)));
+            let ended: Vec<_> = ended.collect();
+            if !ended.is_empty() {
+                table.insert("ended".into(), toml::Value::Array(ended));
+            }
         }
         table.to_string()
     }
@@ -184,7 +203,10 @@ impl Identity {
                 let replicas = table.get("replicas").and_then(toml::Value::as_table);
                 let replicas = replicas.into_iter().flatten().map(replica_of);
                 let replicas = replicas.collect::<Option<_>>().ok_or("a replica is wrong")?;
-                Some(Member { node, cluster, founders, replicas })
+                let ended = table.get("ended").and_then(toml::Value::as_array);
+                let ended = ended.into_iter().flatten().map(shard_of);
+                let ended = ended.collect::<Option<_>>().ok_or("an ended replica is wrong")?;
+                Some(Member { node, cluster, founders, replicas, ended })
             }
         };
         let uid = match (text_of(&table, "uid"), &member) {
@@ -211,6 +233,10 @@ fn replica_of((shard, incarnation): (&String, &toml::Value)) -> Option<(ShardId,
     Some((ShardId(shard.parse().ok()?), incarnation))
 }
 
+fn shard_of(shard: &toml::Value) -> Option<ShardId> {
+    shard.as_integer()?.try_into().ok().map(ShardId)
+}
+
 fn founder_of(founder: &toml::Value) -> Option<Founder> {
     let table = founder.as_table()?;
     Some(Founder {
@@ -224,12 +250,12 @@ fn founder_of(founder: &toml::Value) -> Option<Founder> {
 #[cfg(test)]
 mod tests {
     use railgun_log::{CrashPlan, SimDisk};
+    use railgun_types::limits::SHARDS;
 
     use super::*;
 
     fn member(cluster: u8) -> Option<Member> {
-        let (cluster, founders) = (ClusterUid([cluster; 16]), Vec::new());
-        Some(Member { node: NodeId(1), cluster, founders, replicas: BTreeMap::new() })
+        Some(Member::new(NodeId(1), ClusterUid([cluster; 16]), Vec::new()))
     }
 
     #[test]
@@ -263,9 +289,18 @@ mod tests {
         if let Some(member) = &mut founding.member {
             member.founders = vec![founder(1), founder(2), founder(3)];
             member.replicas = BTreeMap::from([(ShardId(0), 1), (ShardId(12), 300)]);
+            member.ended = BTreeSet::from([ShardId(12)]);
         }
         founding.keep(&disk).expect("kept");
         assert_eq!(load(), founding);
+        // A replica of every shard, whether it is there or not.
+        let mut many = founding.clone();
+        if let Some(member) = &mut many.member {
+            member.replicas = (0..=SHARDS).map(|shard| (ShardId(shard), u16::MAX)).collect();
+            member.ended = member.replicas.keys().copied().collect();
+        }
+        many.keep(&disk).expect("kept");
+        assert_eq!(load(), many);
         let founded = Identity { member: member(7), ..fresh };
         founded.keep(&disk).expect("kept");
         assert_eq!(load(), founded);

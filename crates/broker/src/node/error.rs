@@ -52,6 +52,16 @@ pub enum StartError {
         /// The replica.
         replica: ReplicaId,
     },
+    /// A replica has ended, or a later one has begun in its place.
+    #[error(
+        "replica {replica} of shard {shard} has had its life on this node: it does not begin again"
+    )]
+    PastLife {
+        /// The shard.
+        shard: ShardId,
+        /// The replica.
+        replica: ReplicaId,
+    },
     /// The log of a replica that others have, too, turns out to be damaged when it is read.
     #[error("cannot start replica {replica} of shard {shard}: {reason}")]
     DamagedLog {

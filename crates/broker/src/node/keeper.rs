@@ -140,12 +140,18 @@ impl Keeper {
     }
 
     async fn tend(&mut self) {
-        let view = self.view.borrow().clone();
+        let mut view = self.view.borrow().clone();
         let Some(settings) = view.settings else { return };
         self.publish(&view);
         self.tell_of_itself(&view).await;
-        self.stop_unplaced(&view).await;
-        match self.start_placed(&settings, &view).await {
+        self.remove_earlier_lives(&view);
+        let now = self.view_of_lives(&view).await;
+        let is_now = now.is_some();
+        view = now.unwrap_or(view);
+        if is_now {
+            self.stop_unplaced(&view).await;
+        }
+        match self.start_placed(&settings, &view, is_now).await {
             Ok(started) => started.iter().for_each(|shard| self.uploads.begin(shard)),
             Err(error) => {
                 tracing::error!(%error, "a replica that belongs here cannot be started");
@@ -175,7 +181,9 @@ impl Keeper {
     ) -> Result<(), StartError> {
         let view = self.view.borrow().clone();
         self.publish(&view);
-        let started = self.start_placed(settings, &view).await?;
+        let now = self.view_of_lives(&view).await;
+        let is_now = now.is_some();
+        let started = self.start_placed(settings, &now.unwrap_or(view), is_now).await?;
         if let Some((bucket, owner)) = unclaimed {
             super::claim(bucket, owner, &started).await?;
         }
@@ -219,37 +227,48 @@ impl Keeper {
         }
     }
 
-    /// Stops what is not to be on this node any more, or is to be another replica; and removes what earlier
-    /// ones have left, once others do not need it.
-    async fn stop_unplaced(&mut self, view: &ClusterView) {
-        for (&shard, placement) in &view.placements {
+    /// What the catalog says now, if the life of a replica here would begin or end by `view`, which may be
+    /// old.
+    async fn view_of_lives(&self, view: &ClusterView) -> Option<Arc<ClusterView>> {
+        let changes = view.placements.iter().any(|(&shard, placement)| {
             let here = replica_here(placement, self.node);
-            let is_in_force = here.is_some_and(|replica| placement.in_force.contains(&replica));
-            if placement.is_settled() && is_in_force {
+            let begun = self.starter.begun(shard);
+            let is_past = here.is_some_and(|here| self.starter.is_past(shard, here));
+            shard != ShardId::CATALOG && here != begun && (begun.is_some() || !is_past)
+        });
+        if self.starter.is_alone || !changes {
+            return None;
+        }
+        self.routing.catch_up(ShardId::CATALOG).await.ok()?;
+        // What has been caught up with lies in the owner's queue, at least.
+        self.catalog.view_now().await.ok()
+    }
+
+    /// Removes what earlier replicas have left, once others do not need it: once the one that is here was a
+    /// voter in force, in whatever view.
+    fn remove_earlier_lives(&self, view: &ClusterView) {
+        let on_node = self.starter.on_node.borrow().clone();
+        for (&shard, local) in on_node.iter() {
+            let Some(placement) = view.placements.get(&shard) else { continue };
+            let is_present = self.starter.begun(shard) == Some(local.replica)
+                && placement.replica_on(self.node) == Some(local.replica);
+            if is_present && placement.is_settled() && placement.in_force.contains(&local.replica) {
                 self.starter.remove_earlier_lives(shard);
             }
         }
-        let is_superfluous = |keeper: &Self, view: &ClusterView, shard: ShardId| {
-            let placement = view.placements.get(&shard);
-            let here = placement.and_then(|placement| replica_here(placement, keeper.node));
-            let begun = keeper.starter.begun(shard);
-            shard != ShardId::CATALOG && begun.is_some() && here != begun
-        };
-        let shards = view.placements.keys().copied();
-        let superfluous: Vec<_> =
-            shards.filter(|shard| is_superfluous(self, view, *shard)).collect();
-        // What the catalog says here may be old.
-        if superfluous.is_empty() || self.routing.catch_up(ShardId::CATALOG).await.is_err() {
-            return;
-        }
-        let view = self.view.borrow().clone();
-        for shard in superfluous {
-            if !is_superfluous(self, &view, shard) {
+    }
+
+    /// Stops what is not to be on this node any more, or is to be another replica, as the catalog says
+    /// now.
+    async fn stop_unplaced(&mut self, now: &ClusterView) {
+        for (&shard, placement) in &now.placements {
+            let here = replica_here(placement, self.node);
+            let begun = self.starter.begun(shard);
+            if shard == ShardId::CATALOG || begun.is_none() || here == begun {
                 continue;
             }
             self.starter.stop(shard).await;
-            let placement = view.placements.get(&shard);
-            if placement.is_none_or(|placement| replica_here(placement, self.node).is_none())
+            if here.is_none()
                 && let Err(error) = self.starter.end_life(shard)
             {
                 tracing::warn!(%shard, %error, "what is left of a replica stays for now");
@@ -257,20 +276,23 @@ impl Keeper {
         }
     }
 
-    /// Starts what is to be on this node and is not. What cannot be started because its log is lost gets
-    /// another replica in its place.
+    /// Starts what is to be on this node and is not: a replica that has begun here by any view, another only
+    /// if the view is what the catalog says now. What cannot be started because its log is lost gets another
+    /// replica in its place.
     async fn start_placed(
         &mut self,
         settings: &ClusterSettings,
         view: &ClusterView,
+        is_now: bool,
     ) -> Result<Vec<ShardOnNode>, StartError> {
         let mut all = Vec::new();
+        let is_now = is_now || self.starter.is_alone;
         for (&shard, placement) in &view.placements {
             let Some(replica) = replica_here(placement, self.node) else { continue };
             let is_there = self.starter.on_node.borrow().contains_key(&shard);
-            // An earlier one than has begun here: the catalog has more to tell.
-            let is_past = self.starter.begun(shard).is_some_and(|begun| begun > replica);
-            if is_there || is_past || shard == ShardId::CATALOG {
+            let has_begun = self.starter.begun(shard) == Some(replica);
+            let may_start = has_begun || is_now && !self.starter.is_past(shard, replica);
+            if is_there || !may_start || shard == ShardId::CATALOG {
                 continue;
             }
             let begin = self.begin(placement, replica, view);

@@ -192,8 +192,7 @@ impl Broker {
             (Some(_), _) => identity,
             (None, None) => {
                 let cluster = ClusterUid(entropy.uid());
-                let (founders, replicas) = (Vec::new(), BTreeMap::new());
-                let member = Member { node: NodeId(1), cluster, founders, replicas };
+                let member = Member::new(NodeId(1), cluster, Vec::new());
                 let founded = Identity { member: Some(member), ..identity };
                 founded.keep(&*disk)?;
                 founded

@@ -108,6 +108,9 @@ impl Starter {
         &mut self,
         (shard, replica): (ShardId, ReplicaId),
     ) -> Result<ShardLog, StartError> {
+        if self.is_past(shard, replica) {
+            return Err(StartError::PastLife { shard, replica });
+        }
         let dir = lives::dir(shard, replica).join("log");
         let mut options = self.log.options.clone();
         options.incarnation = replica.incarnation().into();

@@ -3,9 +3,11 @@
 
 use std::path::Path;
 
+use railgun_core::catalog::Placement;
+use railgun_core::command::NodeState;
 use railgun_log::Disk;
 
-use super::cluster_rig::{Cluster, ip};
+use super::cluster_rig::{Cluster, PATIENCE, ip};
 use super::*;
 
 /// A cluster of three with the stream "s" and some records in it.
@@ -32,6 +34,76 @@ fn lose_log(cluster: &Cluster, number: usize, shard: ShardId) {
     let dir = format!("shards/{shard}/log");
     for name in disk.list(dir.as_ref()).unwrap() {
         disk.remove(&Path::new(&dir).join(name)).unwrap();
+    }
+}
+
+/// The log files of a node's first replicas of the data shards.
+fn log_files(cluster: &Cluster, number: usize) -> Vec<String> {
+    let list = |shard| cluster.disks[number - 1].list(format!("shards/{shard}/log").as_ref());
+    [1, 2].into_iter().flat_map(|shard| list(shard).unwrap()).collect()
+}
+
+async fn set_state(cluster: &Cluster, number: usize, node: u32, state: NodeState) {
+    let set = CatalogCommand::SetNodeState { node: NodeId(node), state };
+    cluster.node(number).streams.routing().change(set).await.unwrap();
+}
+
+/// Waits until this holds.
+async fn until(holds: impl Fn() -> bool) {
+    let looked = async {
+        while !holds() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, looked).await.expect("it comes to that");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_life_that_ended_does_not_begin_again_by_an_old_view() {
+    let (mut cluster, mut values) = with_records(5).await;
+    cluster.add_host();
+    cluster.start(&[4]).await;
+    set_state(&cluster, 1, 3, NodeState::Draining).await;
+    // As soon as nothing is left there: what the catalog's log has of it is not yet known to be committed
+    // when the node starts again.
+    let data = |cluster: &Cluster| cluster.node(3).figures().len();
+    until(|| data(&cluster) == 0 && log_files(&cluster, 3).is_empty()).await;
+    cluster.kill(3).await;
+    for other in [1, 2, 4] {
+        cluster.disturbance.partition(ip(3), ip(other));
+    }
+    cluster.start(&[3]).await;
+    let view = cluster.node(3).view.borrow().clone();
+    let is_placed = |placement: &Placement| placement.uses(NodeId(3));
+    let placed = view.placements.values().skip(1).filter(|it| is_placed(it)).count();
+    assert!(placed > 0, "the view is not old: {view:?}");
+    assert_eq!((data(&cluster), log_files(&cluster, 3)), (0, Vec::new()));
+    for other in [1, 2, 4] {
+        cluster.disturbance.heal(ip(3), ip(other));
+    }
+    publish(&cluster, 3, &mut values, 2).await;
+    assert_eq!(cluster.read(3, "s").await, values);
+    assert_eq!((data(&cluster), log_files(&cluster, 3)), (0, Vec::new()));
+    // It comes back as another.
+    set_state(&cluster, 1, 3, NodeState::Active).await;
+    set_state(&cluster, 1, 4, NodeState::Draining).await;
+    let shard = cluster.node(1).streams.resolve(&name("s")).await.unwrap().shard.id();
+    cluster.votes_again(3, shard, 2).await;
+    assert_eq!(cluster.read(3, "s").await, values);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_caught_up_sees_what_the_catalog_says() {
+    let (cluster, _) = with_records(1).await;
+    for round in 0..20 {
+        let state = if round % 2 == 0 { NodeState::Draining } else { NodeState::Active };
+        set_state(&cluster, 1, 1, state).await;
+        for number in [2, 3] {
+            let node = cluster.node(number);
+            node.streams.routing().catch_up(ShardId::CATALOG).await.unwrap();
+            let view = node.cluster_admin.catalog.view_now().await.unwrap();
+            assert_eq!(view.nodes[&NodeId(1)].state, state, "node {number}, {round}");
+        }
     }
 }
 
