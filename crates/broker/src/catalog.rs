@@ -237,6 +237,12 @@ impl CatalogHandle {
         self.ask(|reply| Message::View { reply }).await
     }
 
+    /// What Raft has committed, as its machine hands it over.
+    #[cfg(test)]
+    pub(crate) async fn hand_over(&self, entries: Vec<CommittedEntry>) {
+        self.to.send(Message::Applied(entries)).await.unwrap();
+    }
+
     /// Follows what the catalog says about the cluster.
     pub(crate) fn view(&self) -> watch::Receiver<Arc<ClusterView>> {
         self.view.clone()

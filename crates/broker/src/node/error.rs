@@ -99,12 +99,21 @@ pub enum StartError {
         /// This cluster.
         cluster: ClusterUid,
     },
-    /// A shard's checkpoints cannot be read, or none of them is whole.
+    /// None of a shard's checkpoints that has what its log has not is whole.
     #[error("cannot restore shard {shard}: {reason}")]
     Restore {
         /// The shard.
         shard: ShardId,
         /// Why.
+        reason: String,
+    },
+    /// A shard's checkpoints cannot be used, and may well be whole: the disk refuses something, or a newer
+    /// release, another cluster or another shard wrote them.
+    #[error("cannot use the checkpoints of shard {shard}, and gives none of them up: {reason}")]
+    Checkpoints {
+        /// The shard.
+        shard: ShardId,
+        /// What is wrong.
         reason: String,
     },
     /// The address cannot be listened on.

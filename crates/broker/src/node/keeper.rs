@@ -19,6 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::clocks::ClockStanding;
+use super::setbacks::Setbacks;
 use super::starter::{Begin, Starter};
 use super::uploads::Uploads;
 use super::{StartError, lives};
@@ -69,6 +70,16 @@ pub(super) struct Keeper {
     pub(super) clock: Arc<dyn Clock>,
     /// Since when this node is drained, as far as it has noticed.
     pub(super) drained_since: Option<Instant>,
+    /// Replicas that do not start, or are damaged and stay.
+    pub(super) setbacks: Setbacks,
+}
+
+/// What came of starting replicas.
+#[derive(Default)]
+struct Started {
+    shards: Vec<ShardOnNode>,
+    /// The first one that was not started, and is not replaced either.
+    failure: Option<StartError>,
 }
 
 impl Keeper {
@@ -151,12 +162,8 @@ impl Keeper {
         if is_now {
             self.stop_unplaced(&view).await;
         }
-        match self.start_placed(&settings, &view, is_now).await {
-            Ok(started) => started.iter().for_each(|shard| self.uploads.begin(shard)),
-            Err(error) => {
-                tracing::error!(%error, "a replica that belongs here cannot be started");
-            }
-        }
+        let started = self.start_placed(&settings, &view, is_now).await;
+        started.shards.iter().for_each(|shard| self.uploads.begin(shard));
         self.replace_damaged(&view).await;
         self.move_leads(&view).await;
         self.say_farewell(&view).await;
@@ -183,7 +190,11 @@ impl Keeper {
         self.publish(&view);
         let now = self.view_of_lives(&view).await;
         let is_now = now.is_some();
-        let started = self.start_placed(settings, &now.unwrap_or(view), is_now).await?;
+        let started = self.start_placed(settings, &now.unwrap_or(view), is_now).await;
+        if let Some(failure) = started.failure {
+            return Err(failure);
+        }
+        let started = started.shards;
         if let Some((bucket, owner)) = unclaimed {
             super::claim(bucket, owner, &started).await?;
         }
@@ -284,45 +295,60 @@ impl Keeper {
         settings: &ClusterSettings,
         view: &ClusterView,
         is_now: bool,
-    ) -> Result<Vec<ShardOnNode>, StartError> {
-        let mut all = Vec::new();
+    ) -> Started {
+        let mut all = Started::default();
         let is_now = is_now || self.starter.is_alone;
         for (&shard, placement) in &view.placements {
             let Some(replica) = replica_here(placement, self.node) else { continue };
             let is_there = self.starter.on_node.borrow().contains_key(&shard);
             let has_begun = self.starter.begun(shard) == Some(replica);
             let may_start = has_begun || is_now && !self.starter.is_past(shard, replica);
-            if is_there || !may_start || shard == ShardId::CATALOG {
+            let is_due = self.setbacks.is_due(shard, placement, Instant::now());
+            if is_there || !may_start || !is_due || shard == ShardId::CATALOG {
                 continue;
             }
             let begin = self.begin(placement, replica, view);
             let here = (shard, replica);
-            let started = match self.starter.shard(here, settings, begin).await {
-                Err(error) if lives::is_lost(&error) && !self.starter.is_alone => {
-                    self.replace(here, &error).await;
-                    continue;
+            match self.starter.shard(here, settings, begin).await {
+                Ok(started) => {
+                    tracing::info!(%shard, %replica, "replica started");
+                    self.setbacks.clear(shard);
+                    all.shards.push(started);
                 }
-                started => started?,
-            };
-            tracing::info!(%shard, %replica, "replica started");
-            all.push(started);
+                Err(error) if lives::is_lost(&error) && !self.starter.is_alone => {
+                    self.replace(here, placement, &error).await;
+                }
+                Err(error) => {
+                    let what = error.to_string();
+                    if self.setbacks.note(shard, placement, what, Instant::now()) {
+                        let what = "a replica that belongs here cannot be started";
+                        tracing::error!(%shard, %replica, %error, "{what}");
+                    }
+                    all.failure.get_or_insert(error);
+                }
+            }
         }
-        Ok(all)
+        all
     }
 
     /// Has another replica put in the place of one that cannot be started because its log is lost. The
     /// catalog's next word is what comes of it.
-    async fn replace(&self, (shard, replica): (ShardId, ReplicaId), error: &StartError) {
-        match another(&self.routing, shard, replica).await {
+    async fn replace(
+        &mut self,
+        (shard, replica): (ShardId, ReplicaId),
+        placement: &Placement,
+        error: &StartError,
+    ) {
+        let stays = match another(&self.routing, shard, replica).await {
             Ok(other) if other != replica => {
                 tracing::error!(%shard, %replica, %other, %error, "a replica is replaced by another");
+                return;
             }
-            Ok(_) => tracing::error!(
-                %shard, %replica, %error, "no other replica has the log: this one stays as it is"
-            ),
-            Err(failed) => {
-                tracing::error!(%shard, %replica, %error, %failed, "a replica is not replaced yet");
-            }
+            Ok(_) => "the others are no majority: this one stays as it is".to_owned(),
+            Err(failed) => format!("it is not replaced yet: {failed}"),
+        };
+        if self.setbacks.note(shard, placement, format!("{error}; {stays}"), Instant::now()) {
+            tracing::error!(%shard, %replica, %error, "{stays}");
         }
     }
 

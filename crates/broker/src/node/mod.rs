@@ -7,6 +7,7 @@ mod error;
 mod keeper;
 mod lives;
 mod neighbours;
+mod setbacks;
 mod spec;
 mod starter;
 #[cfg(test)]
@@ -59,6 +60,7 @@ use clocks::ClockStanding;
 pub use error::{NodeFailure, StartError};
 use keeper::Keeper;
 use neighbours::{Neighbours, ServiceSpec};
+use setbacks::Setbacks;
 pub use spec::{BrokerSpec, ClusterSpec, Listen, ListenForPeers};
 use starter::{Begin, Starter};
 use uploads::Uploads;
@@ -352,6 +354,7 @@ impl Broker {
             clocks: standing.clone().unwrap_or_else(|| watch::channel(ClockStanding::default()).1),
             clock,
             drained_since: None,
+            setbacks: Setbacks::default(),
         };
         let unclaimed = (!is_claimed).then_some((&bucket, &owner));
         keeper.start_all(&settings, unclaimed).await?;
