@@ -85,6 +85,9 @@ pub(crate) enum Message {
     Digest {
         reply: oneshot::Sender<StateDigest>,
     },
+    View {
+        reply: oneshot::Sender<Arc<ClusterView>>,
+    },
 }
 
 impl Message {
@@ -250,6 +253,18 @@ impl CatalogHandle {
     /// What tells this replica's state from others.
     pub(crate) async fn digest(&self) -> Result<StateDigest, NodeStopping> {
         self.ask(|reply| Message::Digest { reply }).await
+    }
+
+    /// What the catalog says about the cluster with all that was handed over to its owner before this is
+    /// asked. [`Self::view`] may be behind that.
+    pub(crate) async fn view_now(&self) -> Result<Arc<ClusterView>, NodeStopping> {
+        self.ask(|reply| Message::View { reply }).await
+    }
+
+    /// What Raft has committed, as its machine hands it over.
+    #[cfg(test)]
+    pub(crate) async fn hand_over(&self, entries: Vec<CommittedEntry>) {
+        self.to.send(Message::Applied(entries)).await.unwrap();
     }
 
     /// Follows what the catalog says about the cluster.
@@ -427,6 +442,7 @@ impl Host {
                 let pieces = self.catalog.encode_checkpoint(self.applied, &self.membership);
                 reply.send(StateDigest::of(self.applied, &pieces)).ok();
             }
+            Message::View { reply } => drop(reply.send(ClusterView::of(&self.catalog))),
         }
     }
 

@@ -208,8 +208,7 @@ impl Formation {
                     let has_none = news.seen.values().all(|seen| seen.about.cluster_uid.is_empty());
                     if let Some(founders) = self.founders(identity, &news.seen).filter(|_| has_none) {
                         let cluster = ClusterUid(self.entropy.uid());
-                        let replicas = BTreeMap::new();
-                        let member = Member { node: NodeId(1), cluster, founders, replicas };
+                        let member = Member::new(NodeId(1), cluster, founders);
                         return Ok(self.keep(identity, member)?);
                     }
                     let troubles = troubles(expect, &news);
@@ -327,8 +326,7 @@ impl Formation {
                     }
                     let node = NodeId(joined.node_id);
                     tracing::info!(%cluster, %node, "joined the cluster");
-                    let (founders, replicas) = (Vec::new(), BTreeMap::new());
-                    return Ok(Some(Member { node, cluster, founders, replicas }));
+                    return Ok(Some(Member::new(node, cluster, Vec::new())));
                 }
                 Ok(Ok(_)) | Err(_) => {}
                 Ok(Err(error)) => {

@@ -1,6 +1,6 @@
 //! What a data directory belongs to: checked at every start, and never anything else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 
@@ -38,8 +38,19 @@ pub struct Member {
     pub cluster: ClusterUid,
     /// Who forms the cluster, in order of their numbers; none when that is done.
     pub founders: Vec<Founder>,
-    /// The replicas that have begun on it: of each shard the last one's incarnation.
+    /// The replicas that have begun on it: of each shard the last one's incarnation, also when that one
+    /// has ended. None up to it begins again (CL-3).
     pub replicas: BTreeMap<ShardId, u16>,
+    /// The shards of which the last one has ended: nothing of it is here.
+    pub ended: BTreeSet<ShardId>,
+}
+
+impl Member {
+    /// Of a node on which no replica has begun.
+    #[must_use]
+    pub fn new(node: NodeId, cluster: ClusterUid, founders: Vec<Founder>) -> Self {
+        Self { node, cluster, founders, replicas: BTreeMap::new(), ended: BTreeSet::new() }
+    }
 }
 
 impl Member {
@@ -203,6 +214,11 @@ impl Identity {
             if !replicas.is_empty() {
                 table.insert("replicas".into(), toml::Value::Table(replicas));
             }
+            let ended = member.ended.iter().map(|shard| toml::Value::from(i64::from(shard.0)));
+            let ended: Vec<_> = ended.collect();
+            if !ended.is_empty() {
+                table.insert("ended".into(), toml::Value::Array(ended));
+            }
         }
         let text = table.to_string();
         format!("{text}{SUM}{}\n", sum_of(&text))
@@ -222,7 +238,10 @@ impl Identity {
                 let replicas = table.get("replicas").and_then(toml::Value::as_table);
                 let replicas = replicas.into_iter().flatten().map(replica_of);
                 let replicas = replicas.collect::<Option<_>>().ok_or("a replica is wrong")?;
-                Some(Member { node, cluster, founders, replicas })
+                let ended = table.get("ended").and_then(toml::Value::as_array);
+                let ended = ended.into_iter().flatten().map(shard_of);
+                let ended = ended.collect::<Option<_>>().ok_or("an ended replica is wrong")?;
+                Some(Member { node, cluster, founders, replicas, ended })
             }
         };
         let uid = text_of(&table, "uid").and_then(|uid| uid.parse().ok()).ok_or("no uid")?;
@@ -255,6 +274,10 @@ fn replica_of((shard, incarnation): (&String, &toml::Value)) -> Option<(ShardId,
     Some((ShardId(shard.parse().ok()?), incarnation))
 }
 
+fn shard_of(shard: &toml::Value) -> Option<ShardId> {
+    shard.as_integer()?.try_into().ok().map(ShardId)
+}
+
 fn founder_of(founder: &toml::Value) -> Option<Founder> {
     let table = founder.as_table()?;
     Some(Founder {
@@ -273,8 +296,7 @@ mod tests {
     use super::*;
 
     fn member(cluster: u8) -> Option<Member> {
-        let (cluster, founders) = (ClusterUid([cluster; 16]), Vec::new());
-        Some(Member { node: NodeId(1), cluster, founders, replicas: BTreeMap::new() })
+        Some(Member::new(NodeId(1), ClusterUid([cluster; 16]), Vec::new()))
     }
 
     #[test]
@@ -311,9 +333,18 @@ mod tests {
         if let Some(member) = &mut founding.member {
             member.founders = vec![founder(1), founder(2), founder(3)];
             member.replicas = BTreeMap::from([(ShardId(0), 1), (ShardId(12), 300)]);
+            member.ended = BTreeSet::from([ShardId(12)]);
         }
         founding.keep(&disk).expect("kept");
         assert_eq!(load(), founding);
+        // A replica of every shard, whether it is there or not.
+        let mut many = founding.clone();
+        if let Some(member) = &mut many.member {
+            member.replicas = (0..=SHARDS).map(|shard| (ShardId(shard), u16::MAX)).collect();
+            member.ended = member.replicas.keys().copied().collect();
+        }
+        many.keep(&disk).expect("kept");
+        assert_eq!(load(), many);
         let founded = Identity { member: member(7), ..fresh };
         founded.keep(&disk).expect("kept");
         assert_eq!(load(), founded);

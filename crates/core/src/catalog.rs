@@ -120,8 +120,8 @@ pub enum CatalogOutcome {
         /// The shard.
         shard: ShardId,
     },
-    /// The replica of the shard that the node is to have now. It is the lost one still where no other
-    /// voter has the log: nothing could take its place.
+    /// The replica of the shard that the node is to have now. It is the lost one still where the others are
+    /// no majority: nothing could take its place.
     Replica {
         /// The shard.
         shard: ShardId,
@@ -210,7 +210,9 @@ impl Catalog {
                 self.replicas.place(*shard, replicas, *if_version, &self.nodes)
             }
             CatalogCommand::Settled { shard, version } => self.replicas.settled(*shard, *version),
-            CatalogCommand::Reincarnate { shard, lost } => self.replicas.reincarnate(*shard, *lost),
+            CatalogCommand::Reincarnate { shard, lost } => {
+                self.replicas.reincarnate(*shard, *lost, &self.nodes)
+            }
             CatalogCommand::AddToken { hash, expires } => {
                 self.tokens.add(self.log_time, *hash, *expires)
             }
@@ -262,8 +264,8 @@ impl Catalog {
         CatalogOutcome::Entry(self.names.get(name).cloned())
     }
 
-    /// The outcome of a command about a name that changes nothing as the catalog is, or of a token that
-    /// lets nobody in: it needs no entry. `None` for every command about anything else.
+    /// The outcome of a command about a name or a lost replica that changes nothing as the catalog is, or of a
+    /// token that lets nobody in: it needs no entry. `None` for every command about anything else.
     #[must_use]
     pub fn as_it_is(&self, command: &CatalogCommand) -> Option<CatalogOutcome> {
         if let CatalogCommand::UseToken { hash, uid } = command {
@@ -283,9 +285,14 @@ impl Catalog {
             | CatalogCommand::SetFeatureLevel(_)
             | CatalogCommand::Place { .. }
             | CatalogCommand::Settled { .. }
-            | CatalogCommand::Reincarnate { .. }
             | CatalogCommand::AddToken { .. }
             | CatalogCommand::UseToken { .. } => return None,
+            CatalogCommand::Reincarnate { shard, lost } => {
+                let changes = self.replicas.instead_of(*shard, *lost, &self.nodes).is_some();
+                let is_founded = self.settings.is_some();
+                let as_is = || self.replicas.replica_outcome(*shard, lost.node());
+                return (is_founded && !changes).then(as_is);
+            }
             CatalogCommand::Reserve { name, .. } => (name, !self.names.contains_key(name)),
             CatalogCommand::Activate { name, stream } => {
                 (name, matches!(phase(name, stream), Some(Phase::Creating { .. })))

@@ -8,6 +8,7 @@ use railgun_core::catalog::{CatalogOutcome, Placement};
 use railgun_core::command::CatalogCommand;
 use railgun_raft::run_on;
 use railgun_types::{ReplicaId, ShardId};
+use tokio::time::Instant;
 
 use super::keeper::Keeper;
 use crate::catalog::ClusterView;
@@ -17,7 +18,7 @@ use crate::on_node::LocalReplica;
 impl Keeper {
     /// Has replicas of this node that are damaged replaced. A lead is given away before
     /// ([`Self::move_leads`]).
-    pub(super) async fn replace_damaged(&self, view: &ClusterView) {
+    pub(super) async fn replace_damaged(&mut self, view: &ClusterView) {
         if self.starter.is_alone {
             return;
         }
@@ -28,7 +29,9 @@ impl Keeper {
         for (&shard, local) in on_node.iter().filter(is_damaged) {
             let Some(placement) = view.placements.get(&shard) else { continue };
             let leads = local.raft.leader().state().leader == Some(local.replica);
-            if leads || !placement.is_settled() || !placement.voters.contains(&local.replica) {
+            let is_due = self.setbacks.is_due(shard, placement, Instant::now());
+            let votes = placement.is_settled() && placement.voters.contains(&local.replica);
+            if leads || !votes || !is_due {
                 continue;
             }
             let log = local.log.clone();
@@ -38,14 +41,18 @@ impl Keeper {
                 continue;
             };
             let replica = local.replica;
-            if self.others_suffice(shard, local, placement, view).await {
-                tracing::error!(%shard, %replica, error = %damage, "a damaged replica is given up");
-                self.place_another(shard, replica, placement).await;
+            let stays = if self.others_suffice(shard, local, placement, view).await {
+                let placed = self.place_another(shard, replica, placement).await;
+                placed.err().map(|error| format!("no other is placed: {error}"))
             } else {
-                tracing::error!(
-                    %shard, %replica, error = %damage,
-                    "a damaged replica stays while the others lack a majority, or something that it has"
-                );
+                Some("the others lack a majority, or something that it has".to_owned())
+            };
+            let Some(stays) = stays else {
+                tracing::error!(%shard, %replica, error = %damage, "a damaged replica is given up");
+                continue;
+            };
+            if self.setbacks.note(shard, placement, format!("{damage}; {stays}"), Instant::now()) {
+                tracing::error!(%shard, %replica, error = %damage, "a damaged replica stays: {stays}");
             }
         }
     }
@@ -74,18 +81,22 @@ impl Keeper {
 
     /// The next incarnation in the place of this one, if nobody has changed the placement meanwhile: of two
     /// that are damaged one goes first.
-    async fn place_another(&self, shard: ShardId, replica: ReplicaId, placement: &Placement) {
-        let Some(incarnation) = replica.incarnation().checked_add(1) else { return };
+    async fn place_another(
+        &self,
+        shard: ShardId,
+        replica: ReplicaId,
+        placement: &Placement,
+    ) -> Result<(), String> {
+        let incarnation = replica.incarnation().checked_add(1);
+        let incarnation = incarnation.ok_or("it was the last that there may be")?;
         let fresh = ReplicaId::new(replica.node(), incarnation);
         let place = |&it: &ReplicaId| if it == replica { fresh } else { it };
         let replicas = placement.voters.iter().map(place).collect();
         let place = CatalogCommand::Place { shard, replicas, if_version: placement.version };
         match self.routing.change(place).await {
-            Ok(CatalogOutcome::Placed { .. }) => {}
-            Ok(other) => tracing::error!(%shard, %replica, ?other, "a damaged replica stays"),
-            Err(error) => {
-                tracing::warn!(%shard, %replica, %error, "a damaged replica stays for now")
-            }
+            Ok(CatalogOutcome::Placed { .. }) => Ok(()),
+            Ok(other) => Err(format!("the catalog answered {other:?}")),
+            Err(error) => Err(error.to_string()),
         }
     }
 }

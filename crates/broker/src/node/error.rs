@@ -57,6 +57,16 @@ pub enum StartError {
         /// The replica.
         replica: ReplicaId,
     },
+    /// A replica has ended, or a later one has begun in its place.
+    #[error(
+        "replica {replica} of shard {shard} has had its life on this node: it does not begin again"
+    )]
+    PastLife {
+        /// The shard.
+        shard: ShardId,
+        /// The replica.
+        replica: ReplicaId,
+    },
     /// The log of a replica that others have, too, turns out to be damaged when it is read.
     #[error("cannot start replica {replica} of shard {shard}: {reason}")]
     DamagedLog {
@@ -86,12 +96,21 @@ pub enum StartError {
     /// The bucket is not the cluster's.
     #[error(transparent)]
     WrongBucket(#[from] WrongBucket),
-    /// A shard's checkpoints cannot be read, or none of them is whole.
+    /// None of a shard's checkpoints that has what its log has not is whole.
     #[error("cannot restore shard {shard}: {reason}")]
     Restore {
         /// The shard.
         shard: ShardId,
         /// Why.
+        reason: String,
+    },
+    /// A shard's checkpoints cannot be used, and may well be whole: the disk refuses something, or a newer
+    /// release, another cluster or another shard wrote them.
+    #[error("cannot use the checkpoints of shard {shard}, and gives none of them up: {reason}")]
+    Checkpoints {
+        /// The shard.
+        shard: ShardId,
+        /// What is wrong.
         reason: String,
     },
     /// The address cannot be listened on.

@@ -17,6 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::clocks::ClockStanding;
+use super::setbacks::Setbacks;
 use super::starter::{Begin, Starter};
 use super::uploads::Uploads;
 use super::{StartError, lives};
@@ -69,6 +70,16 @@ pub(super) struct Keeper {
     pub(super) clock: Arc<dyn Clock>,
     /// Since when this node is drained, as far as it has noticed.
     pub(super) drained_since: Option<Instant>,
+    /// Replicas that do not start, or are damaged and stay.
+    pub(super) setbacks: Setbacks,
+}
+
+/// What came of starting replicas.
+#[derive(Default)]
+struct Started {
+    shards: Vec<ShardOnNode>,
+    /// The first one that was not started, and is not replaced either.
+    failure: Option<StartError>,
 }
 
 impl Keeper {
@@ -147,17 +158,19 @@ impl Keeper {
     }
 
     async fn tend(&mut self) {
-        let view = self.view.borrow().clone();
+        let mut view = self.view.borrow().clone();
         let Some(settings) = view.settings else { return };
         self.publish(&view);
         self.tell_of_itself(&view).await;
-        self.stop_unplaced(&view).await;
-        match self.start_placed(&settings, &view).await {
-            Ok(started) => started.iter().for_each(|shard| self.uploads.begin(shard)),
-            Err(error) => {
-                tracing::error!(%error, "a replica that belongs here cannot be started");
-            }
+        self.remove_earlier_lives(&view);
+        let now = self.view_of_lives(&view).await;
+        let is_now = now.is_some();
+        view = now.unwrap_or(view);
+        if is_now {
+            self.stop_unplaced(&view).await;
         }
+        let started = self.start_placed(&settings, &view, is_now).await;
+        started.shards.iter().for_each(|shard| self.uploads.begin(shard));
         self.replace_damaged(&view).await;
         self.move_leads(&view).await;
         self.say_farewell(&view).await;
@@ -177,7 +190,13 @@ impl Keeper {
     pub(super) async fn start_all(&mut self, settings: &ClusterSettings) -> Result<(), StartError> {
         let view = self.view.borrow().clone();
         self.publish(&view);
-        let started = self.start_placed(settings, &view).await?;
+        let now = self.view_of_lives(&view).await;
+        let is_now = now.is_some();
+        let started = self.start_placed(settings, &now.unwrap_or(view), is_now).await;
+        if let Some(failure) = started.failure {
+            return Err(failure);
+        }
+        let started = started.shards;
         started.iter().for_each(|shard| self.uploads.begin(shard));
         Ok(())
     }
@@ -239,37 +258,48 @@ impl Keeper {
         }
     }
 
-    /// Stops what is not to be on this node any more, or is to be another replica; and removes what earlier
-    /// ones have left, once others do not need it.
-    async fn stop_unplaced(&mut self, view: &ClusterView) {
-        for (&shard, placement) in &view.placements {
+    /// What the catalog says now, if the life of a replica here would begin or end by `view`, which may be
+    /// old.
+    async fn view_of_lives(&self, view: &ClusterView) -> Option<Arc<ClusterView>> {
+        let changes = view.placements.iter().any(|(&shard, placement)| {
             let here = replica_here(placement, self.node);
-            let is_in_force = here.is_some_and(|replica| placement.in_force.contains(&replica));
-            if placement.is_settled() && is_in_force {
+            let begun = self.starter.begun(shard);
+            let is_past = here.is_some_and(|here| self.starter.is_past(shard, here));
+            shard != ShardId::CATALOG && here != begun && (begun.is_some() || !is_past)
+        });
+        if self.starter.is_alone || !changes {
+            return None;
+        }
+        self.routing.catch_up(ShardId::CATALOG).await.ok()?;
+        // What has been caught up with lies in the owner's queue, at least.
+        self.catalog.view_now().await.ok()
+    }
+
+    /// Removes what earlier replicas have left, once others do not need it: once the one that is here was a
+    /// voter in force, in whatever view.
+    fn remove_earlier_lives(&self, view: &ClusterView) {
+        let on_node = self.starter.on_node.borrow().clone();
+        for (&shard, local) in on_node.iter() {
+            let Some(placement) = view.placements.get(&shard) else { continue };
+            let is_present = self.starter.begun(shard) == Some(local.replica)
+                && placement.replica_on(self.node) == Some(local.replica);
+            if is_present && placement.is_settled() && placement.in_force.contains(&local.replica) {
                 self.starter.remove_earlier_lives(shard);
             }
         }
-        let is_superfluous = |keeper: &Self, view: &ClusterView, shard: ShardId| {
-            let placement = view.placements.get(&shard);
-            let here = placement.and_then(|placement| replica_here(placement, keeper.node));
-            let begun = keeper.starter.begun(shard);
-            shard != ShardId::CATALOG && begun.is_some() && here != begun
-        };
-        let shards = view.placements.keys().copied();
-        let superfluous: Vec<_> =
-            shards.filter(|shard| is_superfluous(self, view, *shard)).collect();
-        // What the catalog says here may be old.
-        if superfluous.is_empty() || self.routing.catch_up(ShardId::CATALOG).await.is_err() {
-            return;
-        }
-        let view = self.view.borrow().clone();
-        for shard in superfluous {
-            if !is_superfluous(self, &view, shard) {
+    }
+
+    /// Stops what is not to be on this node any more, or is to be another replica, as the catalog says
+    /// now.
+    async fn stop_unplaced(&mut self, now: &ClusterView) {
+        for (&shard, placement) in &now.placements {
+            let here = replica_here(placement, self.node);
+            let begun = self.starter.begun(shard);
+            if shard == ShardId::CATALOG || begun.is_none() || here == begun {
                 continue;
             }
             self.starter.stop(shard).await;
-            let placement = view.placements.get(&shard);
-            if placement.is_none_or(|placement| replica_here(placement, self.node).is_none())
+            if here.is_none()
                 && let Err(error) = self.starter.end_life(shard)
             {
                 tracing::warn!(%shard, %error, "what is left of a replica stays for now");
@@ -277,50 +307,68 @@ impl Keeper {
         }
     }
 
-    /// Starts what is to be on this node and is not. What cannot be started because its log is lost gets
-    /// another replica in its place.
+    /// Starts what is to be on this node and is not: a replica that has begun here by any view, another only
+    /// if the view is what the catalog says now. What cannot be started because its log is lost gets another
+    /// replica in its place.
     async fn start_placed(
         &mut self,
         settings: &ClusterSettings,
         view: &ClusterView,
-    ) -> Result<Vec<ShardOnNode>, StartError> {
-        let mut all = Vec::new();
+        is_now: bool,
+    ) -> Started {
+        let mut all = Started::default();
+        let is_now = is_now || self.starter.is_alone;
         for (&shard, placement) in &view.placements {
             let Some(replica) = replica_here(placement, self.node) else { continue };
             let is_there = self.starter.on_node.borrow().contains_key(&shard);
-            // An earlier one than has begun here: the catalog has more to tell.
-            let is_past = self.starter.begun(shard).is_some_and(|begun| begun > replica);
-            if is_there || is_past || shard == ShardId::CATALOG {
+            let has_begun = self.starter.begun(shard) == Some(replica);
+            let may_start = has_begun || is_now && !self.starter.is_past(shard, replica);
+            let is_due = self.setbacks.is_due(shard, placement, Instant::now());
+            if is_there || !may_start || !is_due || shard == ShardId::CATALOG {
                 continue;
             }
             let begin = self.begin(placement, replica, view);
             let here = (shard, replica);
-            let started = match self.starter.shard(here, settings, begin).await {
-                Err(error) if lives::is_lost(&error) && !self.starter.is_alone => {
-                    self.replace(here, &error).await;
-                    continue;
+            match self.starter.shard(here, settings, begin).await {
+                Ok(started) => {
+                    tracing::info!(%shard, %replica, "replica started");
+                    self.setbacks.clear(shard);
+                    all.shards.push(started);
                 }
-                started => started?,
-            };
-            tracing::info!(%shard, %replica, "replica started");
-            all.push(started);
+                Err(error) if lives::is_lost(&error) && !self.starter.is_alone => {
+                    self.replace(here, placement, &error).await;
+                }
+                Err(error) => {
+                    let what = error.to_string();
+                    if self.setbacks.note(shard, placement, what, Instant::now()) {
+                        let what = "a replica that belongs here cannot be started";
+                        tracing::error!(%shard, %replica, %error, "{what}");
+                    }
+                    all.failure.get_or_insert(error);
+                }
+            }
         }
-        Ok(all)
+        all
     }
 
     /// Has another replica put in the place of one that cannot be started because its log is lost. The
     /// catalog's next word is what comes of it.
-    async fn replace(&self, (shard, replica): (ShardId, ReplicaId), error: &StartError) {
-        match another(&self.routing, shard, replica).await {
+    async fn replace(
+        &mut self,
+        (shard, replica): (ShardId, ReplicaId),
+        placement: &Placement,
+        error: &StartError,
+    ) {
+        let stays = match another(&self.routing, shard, replica).await {
             Ok(other) if other != replica => {
                 tracing::error!(%shard, %replica, %other, %error, "a replica is replaced by another");
+                return;
             }
-            Ok(_) => tracing::error!(
-                %shard, %replica, %error, "no other replica has the log: this one stays as it is"
-            ),
-            Err(failed) => {
-                tracing::error!(%shard, %replica, %error, %failed, "a replica is not replaced yet");
-            }
+            Ok(_) => "the others are no majority: this one stays as it is".to_owned(),
+            Err(failed) => format!("it is not replaced yet: {failed}"),
+        };
+        if self.setbacks.note(shard, placement, format!("{error}; {stays}"), Instant::now()) {
+            tracing::error!(%shard, %replica, %error, "{stays}");
         }
     }
 

@@ -9,7 +9,7 @@ use railgun_types::{ReplicaId, ShardId};
 
 use super::StartError;
 use super::starter::Starter;
-use crate::identity::IdentityError;
+use crate::identity::{IdentityError, Member};
 
 /// Where the files of a replica lie, relative to the data directory.
 pub(super) fn dir(shard: ShardId, replica: ReplicaId) -> PathBuf {
@@ -21,11 +21,19 @@ pub(super) fn dir(shard: ShardId, replica: ReplicaId) -> PathBuf {
 }
 
 impl Starter {
-    /// The replica of the shard that has begun here, if any.
+    /// The replica of the shard that has begun here, if any, and has not ended.
     pub(super) fn begun(&self, shard: ShardId) -> Option<ReplicaId> {
         let member = self.identity.member.as_ref()?;
-        let incarnation = *member.replicas.get(&shard)?;
-        Some(ReplicaId::new(member.node, incarnation))
+        let last = *member.replicas.get(&shard)?;
+        (!member.ended.contains(&shard)).then_some(ReplicaId::new(member.node, last))
+    }
+
+    /// Whether the replica has had its life here, or a later one has.
+    pub(super) fn is_past(&self, shard: ShardId, replica: ReplicaId) -> bool {
+        let member = self.identity.member.as_ref();
+        let last = member.and_then(|member| member.replicas.get(&shard));
+        last.is_some_and(|last| replica.incarnation() <= *last)
+            && self.begun(shard) != Some(replica)
     }
 
     /// Notes, durably, that the replica has begun.
@@ -34,28 +42,36 @@ impl Starter {
         shard: ShardId,
         replica: ReplicaId,
     ) -> Result<(), IdentityError> {
-        if let Some(member) = &mut self.identity.member {
+        self.note(|member| {
             member.replicas.insert(shard, replica.incarnation());
-        }
-        self.identity.keep(&*self.disk)
+            member.ended.remove(&shard);
+        })
     }
 
     /// The cluster is formed: nobody founds it again.
     pub(super) fn is_founded(&mut self) -> Result<(), IdentityError> {
-        if let Some(member) = &mut self.identity.member {
-            member.founders.clear();
-        }
-        self.identity.keep(&*self.disk)
+        self.note(|member| member.founders.clear())
     }
 
-    /// Forgets the shard, which has no replica here any more, and removes its files.
+    /// Removes the files of the shard, which has no replica here any more, and notes that its life has
+    /// ended: it does not begin again, whatever an old view of the catalog says.
     pub(super) fn end_life(&mut self, shard: ShardId) -> Result<(), IdentityError> {
         let Some(replica) = self.begun(shard) else { return Ok(()) };
         remove_files(&*self.disk, &dir(shard, replica));
-        if let Some(member) = &mut self.identity.member {
-            member.replicas.remove(&shard);
+        self.note(|member| {
+            member.ended.insert(shard);
+        })
+    }
+
+    /// Changes what is noted: nothing counts here that was not kept.
+    fn note(&mut self, change: impl FnOnce(&mut Member)) -> Result<(), IdentityError> {
+        let mut changed = self.identity.clone();
+        if let Some(member) = &mut changed.member {
+            change(member);
         }
-        self.identity.keep(&*self.disk)
+        changed.keep(&*self.disk)?;
+        self.identity = changed;
+        Ok(())
     }
 
     /// Removes what earlier lives have left, when the present one is as good as any.
@@ -86,14 +102,22 @@ pub(super) fn is_lost(error: &StartError) -> bool {
     }
 }
 
-/// The directories stay, and cost nothing. What cannot be removed is told, and removed later.
+/// The directories stay, and cost nothing. What cannot be removed is told.
 fn remove_files(disk: &dyn Disk, dir: &Path) {
     for part in ["log", "checkpoints"] {
         let dir = dir.join(part);
-        for name in disk.list(&dir).unwrap_or_default() {
+        let names = disk.list(&dir).unwrap_or_default();
+        if names.is_empty() {
+            continue;
+        }
+        for name in names {
             if let Err(error) = disk.remove(&dir.join(&name)) {
                 tracing::warn!(file = %dir.join(name).display(), %error, "a superfluous file stays");
             }
+        }
+        // Else they come back after a power cut, and nobody knows of them any more.
+        if let Err(error) = disk.sync_dir(&dir) {
+            tracing::warn!(dir = %dir.display(), %error, "superfluous files may come back");
         }
     }
 }

@@ -7,6 +7,7 @@ mod error;
 mod keeper;
 mod lives;
 mod neighbours;
+mod setbacks;
 mod spec;
 mod starter;
 #[cfg(test)]
@@ -60,6 +61,7 @@ use clocks::ClockStanding;
 pub use error::{NodeFailure, StartError};
 use keeper::Keeper;
 use neighbours::{Neighbours, ServiceSpec};
+use setbacks::Setbacks;
 pub use spec::{BrokerSpec, ClusterSpec, Listen, ListenForPeers};
 use starter::{Begin, Starter};
 use uploads::Uploads;
@@ -207,8 +209,7 @@ impl Broker {
                     peer_address: String::new(),
                     client_address: spec.address.clone(),
                 };
-                let (founders, replicas) = (vec![own], BTreeMap::new());
-                let member = Member { node: NodeId(1), cluster, founders, replicas };
+                let member = Member::new(NodeId(1), cluster, vec![own]);
                 let founded = Identity { member: Some(member), ..identity };
                 founded.keep(&*disk)?;
                 founded
@@ -381,6 +382,7 @@ impl Broker {
             clocks: standing.clone().unwrap_or_else(|| watch::channel(ClockStanding::default()).1),
             clock,
             drained_since: None,
+            setbacks: Setbacks::default(),
         };
         keeper.start_all(&settings).await?;
         let (peer_endpoint, others_clients) = others

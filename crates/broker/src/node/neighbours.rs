@@ -34,9 +34,10 @@ use crate::peers::{
 use crate::session::ClientService;
 
 /// How long another node may take to find a new replica for this one, and how long it is until they are
-/// asked again.
+/// asked again, at first and at most.
 const ASK_TIMEOUT: Duration = Duration::from_secs(6);
 const ASK_AGAIN: Duration = Duration::from_millis(500);
+const ASK_AGAIN_MAX: Duration = Duration::from_secs(4);
 /// Requests of other nodes that may wait.
 const ASKS: usize = 64;
 
@@ -216,6 +217,7 @@ impl Neighbours {
     ) -> ReplicaId {
         let to =
             v1::ReplicaAddress { cluster_uid: cluster.to_wire(), shard: shard.0, replica: lost.0 };
+        let (mut pause, mut is_told) = (ASK_AGAIN, false);
         loop {
             for seed in &self.seeds.now() {
                 let call = v1::peer_call::Call::Reincarnate(to.clone());
@@ -226,14 +228,20 @@ impl Neighbours {
                     {
                         return ReplicaId(replica.replica);
                     }
-                    Ok(Ok(_)) => tracing::warn!(
-                        %shard, %lost, peer = seed, "nobody else has the log of this replica"
-                    ),
+                    Ok(Ok(_)) if !is_told => {
+                        is_told = true;
+                        tracing::warn!(
+                            %shard, %lost, peer = seed,
+                            "the others are no majority: this replica is not replaced yet"
+                        );
+                    }
+                    Ok(Ok(_)) => {}
                     Ok(Err(error)) => tracing::debug!(peer = seed, %error, "no other replica yet"),
                     Err(_) => {}
                 }
             }
-            sleep(ASK_AGAIN).await;
+            sleep(pause).await;
+            pause = (pause * 2).min(ASK_AGAIN_MAX);
         }
     }
 

@@ -108,6 +108,9 @@ impl Starter {
         &mut self,
         (shard, replica): (ShardId, ReplicaId),
     ) -> Result<ShardLog, StartError> {
+        if self.is_past(shard, replica) {
+            return Err(StartError::PastLife { shard, replica });
+        }
         let dir = lives::dir(shard, replica).join("log");
         let mut options = self.log.options.clone();
         options.incarnation = replica.incarnation().into();
@@ -156,16 +159,17 @@ impl Starter {
     ) -> Result<(Arc<CheckpointStore>, Option<T>), StartError> {
         let home = lives::dir(shard, replica);
         let dir = home.join("checkpoints");
-        let restore = |error: &dyn std::fmt::Display| StartError::Restore {
+        // None of these says that anything is lost.
+        let unusable = |error: &dyn std::fmt::Display| StartError::Checkpoints {
             shard,
             reason: error.to_string(),
         };
         let check: Check = Arc::new(move |bytes| checkpoint::check(cluster, shard, bytes));
         let (disk, kept_bytes_max) = (Arc::clone(&self.disk), hot_bytes_max / KEPT_PART);
         let store = CheckpointStore::open(disk, dir.clone(), kept_bytes_max, check);
-        let store = store.map_err(|error| restore(&error))?.with_planted(self.planted);
+        let store = store.map_err(|error| unusable(&error))?.with_planted(self.planted);
         let Newest { whole: newest, damaged } =
-            store.newest(decode).map_err(|error| restore(&error))?;
+            store.newest(decode).map_err(|error| unusable(&error))?;
         let (whole, purged) = (newest.as_ref().map(|(id, _)| *id), log.state().last_purged);
         if let Some(purged) = purged.filter(|purged| whole.is_none_or(|id| id.index < purged.index))
         {
@@ -180,7 +184,7 @@ impl Starter {
         }
         // Whoever promotes looks at checksums only, which may be right. Not before it is certain that
         // nothing of them is needed.
-        store.set_aside(&damaged).map_err(|error| restore(&error))?;
+        store.set_aside(&damaged).map_err(|error| unusable(&error))?;
         let restored = newest.map(|(_, restored)| restored);
         Ok((Arc::new(store), restored))
     }
@@ -224,23 +228,27 @@ impl Starter {
         Ok(raft)
     }
 
-    /// A replica that was started. Where it was not because of what it read in its log, and others have
-    /// that, nothing of it stays open.
-    async fn undamaged(
+    /// A replica that was started. Where it was not, nothing of it stays open if it may be tried again; a
+    /// node that is alone ends with it.
+    async fn opened(
         &self,
         (shard, replica): (ShardId, ReplicaId),
         log: &ShardLog,
         stop: &CancellationToken,
         started: Result<RaftShard, StartError>,
     ) -> Result<RaftShard, StartError> {
-        match started {
-            Err(error) if !self.is_alone && log.damaged().is_some() => {
-                stop.cancel();
-                log_done(|done| log.close(done)).await.ok();
-                Err(StartError::DamagedLog { shard, replica, reason: error.to_string() })
-            }
-            started => started,
+        let error = match started {
+            Ok(raft) => return Ok(raft),
+            Err(error) => error,
+        };
+        stop.cancel();
+        if self.is_alone {
+            return Err(error);
         }
+        let is_damaged = log.damaged().is_some();
+        log_done(|done| log.close(done)).await.ok();
+        let reason = error.to_string();
+        Err(if is_damaged { StartError::DamagedLog { shard, replica, reason } } else { error })
     }
 
     /// Stops a replica that is to be here no longer. Its files stay.
@@ -311,7 +319,7 @@ impl Starter {
             stopping,
         );
         let started = self.replica((shard, replica), files, Box::new(machine), sink, begin).await;
-        let raft = self.undamaged((shard, replica), &log, &stop, started).await?;
+        let raft = self.opened((shard, replica), &log, &stop, started).await?;
         send(&to, catalog::Message::Started(raft.clone())).await;
         let owner = Owner::Catalog(catalog.clone());
         let checkpoints = store;
@@ -384,7 +392,7 @@ impl Starter {
         );
         let files = (log.clone(), Arc::clone(&store));
         let started = self.replica((shard, replica), files, Box::new(machine), sink, begin).await;
-        let raft = self.undamaged((shard, replica), &log, &stop, started).await?;
+        let raft = self.opened((shard, replica), &log, &stop, started).await?;
         send(&to, shard::Message::Started(raft.clone())).await;
         let reclaimer = Reclaimer {
             shard: handle.clone(),

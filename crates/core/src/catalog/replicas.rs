@@ -69,10 +69,18 @@ impl Placement {
         self.members().chain(self.leaving()).any(|replica| replica.node() == node)
     }
 
-    /// Whether a replica that lost its log finds it with others: with voters, other than itself,
-    /// that have one.
-    fn outlives(&self, lost: ReplicaId) -> bool {
-        self.in_force.iter().any(|replica| *replica != lost)
+    /// Whether the others have what a replica that lost its log had: whether more than half of the voters in
+    /// force are others that are there still, on nodes that are members and are not to have another
+    /// replica. So of several that say that they are lost only so many are given up as the rest can do
+    /// without.
+    fn outlives(&self, lost: ReplicaId, nodes: &Nodes) -> bool {
+        let is_present = |replica: &&ReplicaId| {
+            let node = replica.node();
+            **replica != lost
+                && nodes.is_member(node)
+                && self.replica_on(node).is_none_or(|present| present == **replica)
+        };
+        self.in_force.iter().filter(is_present).count() > self.in_force.len() / 2
     }
 
     pub(crate) fn encode(&self, out: &mut BytesMut) {
@@ -238,21 +246,43 @@ impl Replicas {
     }
 
     /// See [`CatalogCommand::Reincarnate`](crate::command::CatalogCommand::Reincarnate).
-    pub(super) fn reincarnate(&mut self, shard: ShardId, lost: ReplicaId) -> CatalogOutcome {
-        let Some(placement) = self.get(shard) else { return CatalogOutcome::NoSuchShard { shard } };
-        let node = lost.node();
-        let is_there = placement.replica_on(node) == Some(lost) && placement.outlives(lost);
-        if is_there && let Some(fresh) = self.next(shard, node) {
+    pub(super) fn reincarnate(
+        &mut self,
+        shard: ShardId,
+        lost: ReplicaId,
+        nodes: &Nodes,
+    ) -> CatalogOutcome {
+        if let Some(fresh) = self.instead_of(shard, lost, nodes)
+            && let Some(placement) = self.get(shard)
+        {
             let replace = |replicas: &[ReplicaId]| {
                 let replaced = |replica| if replica == lost { fresh } else { replica };
                 replicas.iter().copied().map(replaced).collect()
             };
             let (voters, learners) = (replace(&placement.voters), replace(&placement.learners));
-            self.incarnations.insert((shard, node), fresh.incarnation());
+            self.incarnations.insert((shard, lost.node()), fresh.incarnation());
             self.set(shard, voters, learners);
         }
-        let replica = self.get(shard).and_then(|placement| placement.replica_on(node));
-        CatalogOutcome::Replica { shard, replica }
+        self.replica_outcome(shard, lost.node())
+    }
+
+    /// The replica that takes the place of a lost one now; `None`: another has, or none can.
+    pub(super) fn instead_of(
+        &self,
+        shard: ShardId,
+        lost: ReplicaId,
+        nodes: &Nodes,
+    ) -> Option<ReplicaId> {
+        let placement = self.get(shard)?;
+        let is_there = placement.replica_on(lost.node()) == Some(lost);
+        let fresh = self.next(shard, lost.node())?;
+        (is_there && placement.outlives(lost, nodes)).then_some(fresh)
+    }
+
+    /// The replica that a node is to have.
+    pub(super) fn replica_outcome(&self, shard: ShardId, node: NodeId) -> CatalogOutcome {
+        let Some(placement) = self.get(shard) else { return CatalogOutcome::NoSuchShard { shard } };
+        CatalogOutcome::Replica { shard, replica: placement.replica_on(node) }
     }
 
     pub(super) fn encode(&self, out: &mut BytesMut) {

@@ -4,18 +4,20 @@ use super::*;
 use railgun_types::ClusterUid;
 
 fn apply(catalog: &mut Catalog, ts: i64, command: CatalogCommand) -> CatalogOutcome {
-    let (before, as_it_is) = (catalog.names.clone(), catalog.as_it_is(&command));
-    let of_name = matches!(
+    let names_and_replicas = |catalog: &Catalog| (catalog.names.clone(), catalog.replicas.clone());
+    let (before, as_it_is) = (names_and_replicas(catalog), catalog.as_it_is(&command));
+    let is_asked_again = matches!(
         command,
         CatalogCommand::Reserve { .. }
             | CatalogCommand::Activate { .. }
             | CatalogCommand::Delete { .. }
             | CatalogCommand::Free { .. }
+            | CatalogCommand::Reincarnate { .. }
     );
     let founded = catalog.settings.is_some();
     let outcome =
         catalog.apply(&Command { ts: Timestamp(ts), body: CommandBody::Catalog(command) });
-    let changes_nothing = catalog.names == before && of_name && founded;
+    let changes_nothing = names_and_replicas(catalog) == before && is_asked_again && founded;
     assert_eq!(as_it_is, changes_nothing.then(|| outcome.clone()));
     outcome
 }

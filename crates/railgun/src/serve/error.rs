@@ -132,6 +132,10 @@ fn start(error: &StartNodeError, what: String) -> Failure {
                 Exit::Failed,
                 "keep a copy of the data directory, and check its disk; what the bucket holds: railgun replay URL --stream NAME",
             ),
+            StartError::Checkpoints { .. } => (
+                Exit::Failed,
+                "check the data directory's permissions and the limit of open files, and start the newest release that ran on it",
+            ),
             StartError::IdentityConflict { .. } => (Exit::Failed, IDENTITY_NEXT),
             _ => (Exit::Failed, "RAILGUN_LOG_FILTER=debug railgun serve …, which says more"),
         },

@@ -311,27 +311,60 @@ fn a_lost_replica_is_replaced_once() {
 #[test]
 fn who_alone_has_the_log_is_not_replaced() {
     let mut catalog = cluster(1, 3);
-    let reincarnate = CatalogCommand::Reincarnate { shard: DATA, lost: first(1) };
-    let stays = CatalogOutcome::Replica { shard: DATA, replica: Some(first(1)) };
-    assert_eq!(apply(&mut catalog, 1, reincarnate.clone()), stays);
-    // Another one that is to be there has nothing yet.
-    apply(&mut catalog, 1, CatalogCommand::AddNode(info(2)));
-    let place = |if_version| CatalogCommand::Place {
+    let reincarnate = |node| CatalogCommand::Reincarnate { shard: DATA, lost: first(node) };
+    let told = |node, incarnation| CatalogOutcome::Replica {
         shard: DATA,
-        replicas: vec![first(1), first(2)],
-        if_version,
+        replica: Some(ReplicaId::new(NodeId(node), incarnation)),
     };
-    apply(&mut catalog, 1, place(1));
-    assert_eq!(apply(&mut catalog, 1, reincarnate.clone()), stays);
+    assert_eq!(apply(&mut catalog, 1, reincarnate(1)), told(1, 1));
+    // Others that are to be there have nothing yet.
+    for n in [2, 3] {
+        apply(&mut catalog, 1, CatalogCommand::AddNode(info(n)));
+    }
+    let replicas = vec![first(1), first(2), first(3)];
+    apply(&mut catalog, 1, CatalogCommand::Place { shard: DATA, replicas, if_version: 1 });
+    assert_eq!(apply(&mut catalog, 1, reincarnate(1)), told(1, 1));
     apply(&mut catalog, 1, CatalogCommand::Settled { shard: DATA, version: 2 });
-    let again =
-        CatalogOutcome::Replica { shard: DATA, replica: Some(ReplicaId::new(NodeId(1), 2)) };
-    assert_eq!(apply(&mut catalog, 1, reincarnate), again);
+    assert_eq!(apply(&mut catalog, 1, reincarnate(1)), told(1, 2));
+}
+
+#[test]
+fn of_several_that_are_lost_only_so_many_are_replaced_as_the_rest_can_do_without() {
+    let mut catalog = cluster(5, 3);
+    let placed = placement(&catalog, DATA).voters;
+    let told = |node: NodeId, incarnation| CatalogOutcome::Replica {
+        shard: DATA,
+        replica: Some(ReplicaId::new(node, incarnation)),
+    };
+    let reincarnate = |lost| CatalogCommand::Reincarnate { shard: DATA, lost };
+    let [a, b, c] = [placed[0], placed[1], placed[2]];
+    assert_eq!(apply(&mut catalog, 1, reincarnate(a)), told(a.node(), 2));
+    // Neither is the first one there yet, nor may it be replaced by all that say so.
+    for lost in [b, c] {
+        assert_eq!(catalog.as_it_is(&reincarnate(lost)), Some(told(lost.node(), 1)));
+        assert_eq!(apply(&mut catalog, 1, reincarnate(lost)), told(lost.node(), 1));
+    }
+    // What is done is told without an entry.
+    assert_eq!(catalog.as_it_is(&reincarnate(a)), Some(told(a.node(), 2)));
+    let version = placement(&catalog, DATA).version;
+    apply(&mut catalog, 1, CatalogCommand::Settled { shard: DATA, version });
+    assert_eq!(catalog.as_it_is(&reincarnate(b)), None, "that changes something");
+    assert_eq!(apply(&mut catalog, 1, reincarnate(b)), told(b.node(), 2));
+    assert_eq!(apply(&mut catalog, 1, reincarnate(c)), told(c.node(), 1));
+    let version = placement(&catalog, DATA).version;
+    apply(&mut catalog, 1, CatalogCommand::Settled { shard: DATA, version });
+    // A voter on a node that was removed has nothing for the others.
+    let remove = CatalogCommand::SetNodeState { node: a.node(), state: NodeState::Removed };
+    apply(&mut catalog, 1, remove);
+    assert_eq!(apply(&mut catalog, 1, reincarnate(c)), told(c.node(), 1));
+    let nowhere = CatalogCommand::Reincarnate { shard: ShardId(9), lost: c };
+    let outcome = CatalogOutcome::NoSuchShard { shard: ShardId(9) };
+    assert_eq!(catalog.as_it_is(&nowhere), Some(outcome));
 }
 
 #[test]
 fn incarnations_end_before_one_is_given_twice() {
-    let mut catalog = cluster(2, 3);
+    let mut catalog = cluster(3, 3);
     let mut lost = first(2);
     for _ in 2..=u16::MAX {
         apply(&mut catalog, 1, CatalogCommand::Reincarnate { shard: DATA, lost });
