@@ -142,7 +142,8 @@ impl Formation {
             if member.node == NodeId(1) {
                 // Before anybody hears of the cluster: whoever belongs to it finds its bucket claimed.
                 let (cluster, node) = (member.cluster, member.node);
-                let owner = Owner { cluster, created: self.clock.now(), format: owner::FORMAT, node };
+                let owner =
+                    Owner { cluster, created: self.clock.now(), format: owner::FORMAT, node };
                 cluster_bucket::claim(&self.bucket, &owner).await?;
             }
             match self.carry_out(&identity, member, asks).await? {

@@ -424,6 +424,7 @@ mod tests {
             cluster: ClusterUid([1; 16]),
             founders: (1..=FOUNDERS as u32).map(founder).collect(),
             replicas: (0..=SHARDS).map(|shard| (ShardId(shard), u16::MAX)).collect(),
+            ended: (0..=SHARDS).map(ShardId).collect(),
         };
         let bucket = format!("s3://{}", "b".repeat(4_096));
         let longest =

@@ -1,7 +1,7 @@
 //! The plan of a cluster: made up by the first founder, which binds the others to it. While no Raft group
 //! exists, which is not before all have agreed and the first one has told so, it may be let go of.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use futures::future::{join_all, try_join_all};
@@ -154,7 +154,7 @@ pub(super) fn founder(form: &v1::FormCluster, identity: &Identity) -> Result<Mem
     check_meant(form, identity.uid)?;
     let own = founders.iter().find(|founder| founder.uid == identity.uid);
     let node = own.ok_or_else(made_anew)?.node;
-    Ok(Member { node, cluster, founders, replicas: BTreeMap::new() })
+    Ok(Member::new(node, cluster, founders))
 }
 
 /// Whether these can be the founders of a cluster.

@@ -8,8 +8,8 @@ use railgun_raft::Failure;
 use railgun_types::{ReplicaId, ShardId};
 
 use super::LEADER_TIMEOUT;
-use crate::formation::FormingError;
 use crate::cluster_bucket::WrongBucket;
+use crate::formation::FormingError;
 use crate::identity::IdentityError;
 
 /// Why a node does not start.

@@ -17,7 +17,7 @@ fn plan(cluster: u8, uids: [NodeUid; 3], machines: [usize; 3]) -> Member {
         client_address: String::new(),
     });
     let (cluster, founders) = (ClusterUid([cluster; 16]), founders.collect());
-    Member { node: NodeId(1), cluster, founders, replicas: BTreeMap::new() }
+    Member::new(NodeId(1), cluster, founders)
 }
 
 /// The node has agreed to the plan, or has made it.
