@@ -38,6 +38,7 @@ fn about() -> v1::NodeAbout {
         feature_level: 1,
         clock_us: -1,
         sees: vec![uid()],
+        forming: true,
         bucket: "s3://b/p".to_owned(),
     }
 }
@@ -151,7 +152,12 @@ fn frames() -> Vec<Frame> {
             r#use: v1::PeerUse::Log.into(),
             from: Some(about()),
         }),
-        Frame::new(&v1::PeerWelcome { version: 1, from: Some(about()) }),
+        Frame::new(&v1::PeerWelcome {
+            version: 1,
+            from: Some(about()),
+            refused: Some(error()),
+            elsewhere: "n3:9401".to_owned(),
+        }),
         Frame::new(&v1::PeerCall { id: 300, call: Some(v1::peer_call::Call::Raft(replica())) }),
         Frame::new(&v1::PeerReply {
             id: 300,
