@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use railgun_core::catalog::{
     Catalog, CatalogEntry, CatalogOutcome, NodeRecord, Phase, Placement, RestoredCatalog,
+    TokenVerdict,
 };
 use railgun_core::command::{
     CatalogCommand, ClusterSettings, Command, CommandBody, NodeState, TokenHash,
@@ -14,7 +15,7 @@ use railgun_core::command::{
 use railgun_core::placement::{self, DrainState};
 use railgun_log::ShardLog;
 use railgun_raft::{RaftShard, Unapplied};
-use railgun_types::{EntryId, NodeId, ReplicaId, ShardId, StreamName, StreamUid};
+use railgun_types::{EntryId, NodeId, NodeUid, ReplicaId, ShardId, StreamName, StreamUid};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -70,6 +71,12 @@ pub(crate) enum Message {
     KnowsToken {
         hash: TokenHash,
         reply: oneshot::Sender<bool>,
+    },
+    /// What a join token would be worth for a node.
+    TokenWorth {
+        hash: TokenHash,
+        uid: NodeUid,
+        reply: oneshot::Sender<TokenVerdict>,
     },
     /// What is still on each node.
     Drains {
@@ -224,6 +231,15 @@ impl CatalogHandle {
     /// Whether a join token is kept here, whatever it is worth.
     pub(crate) async fn knows_token(&self, hash: TokenHash) -> Result<bool, NodeStopping> {
         self.ask(|reply| Message::KnowsToken { hash, reply }).await
+    }
+
+    /// What a join token would be worth for a node, as the catalog is here.
+    pub(crate) async fn token_worth(
+        &self,
+        hash: TokenHash,
+        uid: NodeUid,
+    ) -> Result<TokenVerdict, NodeStopping> {
+        self.ask(|reply| Message::TokenWorth { hash, uid, reply }).await
     }
 
     /// What is still on each node that is part of the cluster, as the catalog is here.
@@ -398,6 +414,9 @@ impl Host {
             }
             Message::KnowsToken { hash, reply } => {
                 reply.send(self.catalog.knows_token(&hash)).ok();
+            }
+            Message::TokenWorth { hash, uid, reply } => {
+                reply.send(self.catalog.token_worth(&hash, uid)).ok();
             }
             Message::Drains { reply } => {
                 let members = self.catalog.nodes().filter(|(_, record)| record.is_member());

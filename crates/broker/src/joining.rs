@@ -9,7 +9,7 @@ use railgun_core::catalog::{CatalogOutcome, TokenVerdict};
 use railgun_core::command::{CatalogCommand, TokenHash};
 use railgun_net::tls::{ClusterCa, ClusterCaError, NODE_VALID_FOR};
 use railgun_proto::{WireError, v1};
-use railgun_types::{ErrorCode, JOIN_TOKEN_PREFIX, NodeUid, Timestamp};
+use railgun_types::{ErrorCode, JOIN_TOKEN_PREFIX, NodeUid, ShardId, Timestamp};
 use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 
@@ -102,17 +102,17 @@ impl ClusterAdmin {
         Err(failed)
     }
 
-    /// Whether somebody who has no other token may ask for a certificate: the token is one of ours, used
+    /// With what somebody who has no other token may ask for a certificate: the token is one of ours, used
     /// and expired ones included, for a day.
-    pub(crate) async fn knows_join_token(&self, token: &str) -> bool {
-        let Some(hash) = secret_of(token).map(|secret| hash(&secret)) else { return false };
+    pub(crate) async fn knows_join_token(&self, token: &str) -> Option<TokenHash> {
+        let hash = hash(&secret_of(token)?);
         if self.catalog.knows_token(hash).await.unwrap_or(false) {
-            return true;
+            return Some(hash);
         }
         // It may have been made a moment ago, on another node.
         let catch_up = self.routing.catch_up(railgun_types::ShardId::CATALOG);
         timeout(CATCH_UP_TIMEOUT, catch_up).await.ok();
-        self.catalog.knows_token(hash).await.unwrap_or(false)
+        self.catalog.knows_token(hash).await.unwrap_or(false).then_some(hash)
     }
 }
 
@@ -127,6 +127,16 @@ pub(crate) async fn sign_here(
             format!("a node's certificate has at most {HOSTS_MAX} names of {HOST_BYTES_MAX} bytes");
         return Err(WireError::new(ErrorCode::InvalidName, message));
     }
+    // The same request again, because its answer was lost, is the same node.
+    let (token, uid) = (hash(&sign.secret), request_uid(sign));
+    let here = routing.on_node.borrow().get(&ShardId::CATALOG).cloned();
+    if let Some(catalog) = here.as_ref().and_then(|here| here.catalog())
+        && let Ok(verdict @ (TokenVerdict::Used | TokenVerdict::Expired)) =
+            catalog.token_worth(token, uid).await
+    {
+        // It never is worth more again: nothing needs to be signed.
+        return Err(worthless(verdict));
+    }
     let signed = ca.sign_request(&sign.csr_pem, &sign.hosts, NODE_VALID_FOR);
     let chain_pem = signed.map_err(|error| {
         let code = match error {
@@ -135,28 +145,40 @@ pub(crate) async fn sign_here(
         };
         WireError::new(code, error.to_string())
     })?;
-    // The same request again, because its answer was lost, is the same node.
-    let digest: [u8; 32] = Sha256::digest(&sign.csr_pem).into();
-    let uid = NodeUid(std::array::from_fn(|at| digest[at]));
-    let spend = CatalogCommand::UseToken { hash: hash(&sign.secret), uid };
-    let outcome = routing.change(spend).await.map_err(change_failure)?;
-    let worthless = |message: &str| Err(WireError::new(ErrorCode::TokenExpired, message));
-    match outcome {
+    let spend = CatalogCommand::UseToken { hash: token, uid };
+    match routing.change(spend).await.map_err(change_failure)? {
         CatalogOutcome::Token(verdict) if verdict.lets_in() => {
             Ok(v1::NodeSigned { chain_pem, ca_pem: ca.pem().to_owned() })
         }
-        CatalogOutcome::Token(TokenVerdict::Used) => {
-            worthless("the join token was used already: it lets one node in")
-        }
-        CatalogOutcome::Token(TokenVerdict::Expired) => worthless("the join token has expired"),
-        CatalogOutcome::Token(_) => {
-            worthless("the join token is none of this cluster, or expired long ago")
-        }
+        CatalogOutcome::Token(verdict) => Err(worthless(verdict)),
         other => {
             let message = format!("the catalog answered {other:?}");
             Err(WireError::new(ErrorCode::Internal, message))
         }
     }
+}
+
+/// Whom a certificate is asked for: this key under these names.
+fn request_uid(sign: &v1::SignNode) -> NodeUid {
+    let mut digest = Sha256::new();
+    for part in std::iter::once(&sign.csr_pem).chain(&sign.hosts) {
+        digest.update((part.len() as u64).to_be_bytes());
+        digest.update(part);
+    }
+    let digest: [u8; 32] = digest.finalize().into();
+    NodeUid(std::array::from_fn(|at| digest[at]))
+}
+
+/// What is said of a token that lets nobody in.
+fn worthless(verdict: TokenVerdict) -> WireError {
+    let message = match verdict {
+        TokenVerdict::Used => {
+            "the join token was used already: it lets one node in, under the names first asked for"
+        }
+        TokenVerdict::Expired => "the join token has expired",
+        _ => "the join token is none of this cluster, or expired long ago",
+    };
+    WireError::new(ErrorCode::TokenExpired, message)
 }
 
 /// SHA-256 of the authority's certificate.
@@ -171,7 +193,7 @@ fn no_authority() -> WireError {
     WireError::new(ErrorCode::NoAuthority, message)
 }
 
-fn hash(secret: &[u8]) -> TokenHash {
+pub(crate) fn hash(secret: &[u8]) -> TokenHash {
     Sha256::digest(secret).into()
 }
 

@@ -262,10 +262,15 @@ impl Catalog {
         CatalogOutcome::Entry(self.names.get(name).cloned())
     }
 
-    /// The outcome of a command about a name that changes nothing as the catalog is: it needs no entry.
-    /// `None` for every command about anything else.
+    /// The outcome of a command about a name that changes nothing as the catalog is, or of a token that
+    /// lets nobody in: it needs no entry. `None` for every command about anything else.
     #[must_use]
     pub fn as_it_is(&self, command: &CatalogCommand) -> Option<CatalogOutcome> {
+        if let CatalogCommand::UseToken { hash, uid } = command {
+            // Whether one that lets a node in has expired meanwhile, the time of an entry says.
+            let verdict = self.tokens.worth(self.log_time, hash, *uid);
+            return (!verdict.lets_in()).then_some(CatalogOutcome::Token(verdict));
+        }
         let phase = |name: &StreamName, stream: &StreamUid| {
             self.names.get(name).filter(|entry| entry.stream == *stream).map(|entry| &entry.phase)
         };
@@ -415,6 +420,12 @@ impl Catalog {
     #[must_use]
     pub fn knows_token(&self, hash: &TokenHash) -> bool {
         self.tokens.knows(hash)
+    }
+
+    /// What a join token would be worth for a node.
+    #[must_use]
+    pub fn token_worth(&self, hash: &TokenHash, uid: NodeUid) -> TokenVerdict {
+        self.tokens.worth(self.log_time, hash, uid)
     }
 
     /// Log time of the last entry.

@@ -13,12 +13,14 @@ mod serve;
 mod streams;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use railgun_net::{FrameReader, FrameWriter};
 use railgun_proto::v1;
 use railgun_raft::PeerError;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use self::calls::CallLine;
@@ -32,6 +34,11 @@ pub(crate) use network::RaftPeers;
 pub(crate) use refusals::{IdentityRefused, Refusals};
 pub(crate) use serve::{PeerService, RemovedNodes, serve_peers, was_removed};
 
+/// How long connections to an address are kept that nobody asks for. A member of the cluster is asked
+/// every second.
+const UNUSED_MAX: Duration = Duration::from_secs(60);
+/// How often it is looked which ones those are.
+const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// Requests that may wait for one connection. Who comes then waits for a place.
 const QUEUE: usize = 256;
 
@@ -119,6 +126,8 @@ struct Lines {
     log: mpsc::Sender<OpenAsk>,
     bulk: mpsc::Sender<OpenAsk>,
     clients: mpsc::Sender<OpenAsk>,
+    /// When one of them was wanted last.
+    used: Instant,
 }
 
 /// Owns who is connected by which task. Never waits for a connection: whoever asks for one that is
@@ -132,10 +141,17 @@ struct Switchboard {
 
 impl Switchboard {
     async fn run(mut self, mut from: mpsc::Receiver<Ask>) {
+        let mut look = interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let ask = tokio::select! {
                 biased;
                 () = self.cancel.cancelled() => return,
+                _ = look.tick() => {
+                    // Their tasks end.
+                    self.lines.retain(|_, lines| lines.used.elapsed() < UNUSED_MAX);
+                    continue;
+                }
                 ask = from.recv() => ask,
             };
             match ask {
@@ -163,7 +179,7 @@ impl Switchboard {
 
     fn lines(&mut self, address: String) -> &Lines {
         let (dialler, actors, cancel) = (&self.dialler, &self.actors, &self.cancel);
-        self.lines.entry(address).or_insert_with_key(|address| {
+        let lines = self.lines.entry(address).or_insert_with_key(|address| {
             let (calls, calls_from) = mpsc::channel(QUEUE);
             let (log, log_from) = mpsc::channel(QUEUE);
             let (bulk, bulk_from) = mpsc::channel(QUEUE);
@@ -187,11 +203,70 @@ impl Switchboard {
                     run.await;
                 });
             }
-            Lines { calls, log, bulk, clients }
-        })
+            Lines { calls, log, bulk, clients, used: Instant::now() }
+        });
+        lines.used = Instant::now();
+        lines
     }
 }
 
 fn overrun() -> PeerError {
     PeerError::Unreachable { reason: "too much waits for the connection already".to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+
+    use railgun_net::memory::MemoryNetwork;
+    use railgun_proto::Frame;
+    use railgun_types::Timestamp;
+    use tokio::sync::watch;
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::clock::Clock;
+
+    #[derive(Debug)]
+    struct Still;
+
+    impl Clock for Still {
+        fn now(&self) -> Timestamp {
+            Timestamp(0)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_leads_to_where_nobody_asks_any_more_is_given_up() {
+        let network = MemoryNetwork::new();
+        let at = |host: u8| SocketAddr::from(([10, 0, 0, host], 7_412));
+        let (here, there) =
+            (network.listen_peer(at(1)).unwrap(), network.listen_peer(at(2)).unwrap());
+        let about = watch::channel(v1::NodeAbout::default()).1;
+        let portrait = SelfPortrait { about, clock: Arc::new(Still) };
+        let dialler = Dialler::new(Arc::new(here), portrait, Refusals::default());
+        let (actors, cancel) = (Actors::new(), CancellationToken::new());
+        let peers = Peers::spawn(dialler, &actors, cancel.clone());
+        let serving = tokio::spawn(async move {
+            let connection = there.accept().await.expect("a connection");
+            let (mut writer, mut reader) = connection.accept().await.unwrap();
+            reader.next().await.unwrap();
+            writer.send(Frame::new(&v1::PeerWelcome::default())).await.unwrap();
+            while let Ok(Some(frame)) = reader.next().await {
+                let v1::PeerCall { id, .. } = frame.decode().unwrap();
+                let answer = Some(v1::peer_reply::Answer::Greeted(v1::NodeAbout::default()));
+                writer.send(Frame::new(&v1::PeerReply { id, answer })).await.unwrap();
+            }
+        });
+        for _ in 0..10 {
+            let greet = v1::peer_call::Call::Greet(v1::NodeAbout::default());
+            peers.call(&at(2).to_string(), greet, Bytes::new()).await.unwrap();
+            sleep(UNUSED_MAX / 2).await;
+        }
+        assert!(!serving.is_finished(), "it is used");
+        sleep(UNUSED_MAX).await;
+        assert!(serving.is_finished(), "nobody wants it");
+        cancel.cancel();
+    }
 }

@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{QuicStream, STOPPING, SessionContext, SessionEnd, carried, only_joins};
 use crate::describe;
+use crate::joining;
 use crate::streams::{Place, Resolved, Streams};
 
 /// Rows of one page of a list.
@@ -29,9 +30,15 @@ pub(super) async fn serve(
     let mut request = first;
     loop {
         let id = request.id;
-        let is_sign = matches!(request.call, Some(v1::admin_request::Call::SignNode(_)));
-        if stream.only_joins && !is_sign {
-            return Err(only_joins());
+        if let Some(token) = stream.only_joins {
+            // Its own one: it must not try others out.
+            let is_its_own = matches!(
+                &request.call,
+                Some(v1::admin_request::Call::SignNode(sign)) if joining::hash(&sign.secret) == token
+            );
+            if !is_its_own {
+                return Err(only_joins());
+            }
         }
         let answer = match request.call {
             Some(call) if stream.is_carried => {

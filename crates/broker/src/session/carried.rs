@@ -81,7 +81,7 @@ impl GuestNode {
             queueing: self.queueing,
             record_memory: self.record_memory,
             read_places: self.read_places,
-            only_joins: false,
+            only_joins: None,
             is_carried: true,
             tasks,
             ended: CancellationToken::new(),

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use railgun_core::command::TokenHash as JoinTokenHash;
 use railgun_net::{Connection, FrameReader, FrameWriter, Member, ReadError};
 use railgun_proto::convert::Uid;
 use railgun_proto::{Frame, FrameKind, Message, VERSION, WireError, v1};
@@ -181,8 +182,8 @@ async fn overdue(stopping: &CancellationToken) {
 struct Guest {
     /// What the client calls itself.
     name: String,
-    /// It has a join token only, with which it may ask for a certificate and nothing else.
-    only_joins: bool,
+    /// It has a join token only, this one, with which it may ask for a certificate and nothing else.
+    only_joins: Option<JoinTokenHash>,
 }
 
 /// Hello and Welcome on the first stream of the connection, and whom it is with.
@@ -230,13 +231,13 @@ async fn let_in(context: &SessionContext, reader: &mut FrameReader) -> Result<Gu
         return Err(WireError::new(ErrorCode::UnsupportedVersion, message).into());
     }
     let only_joins = match context.auth.check(&hello.token) {
-        Ok(()) => false,
+        Ok(()) => None,
         Err(_) if hello.token.starts_with(JOIN_TOKEN_PREFIX) => {
-            if !context.cluster.knows_join_token(&hello.token).await {
+            let known = context.cluster.knows_join_token(&hello.token).await;
+            Some(known.ok_or_else(|| {
                 let message = "the join token is none of this cluster, or expired long ago";
-                return Err(WireError::new(ErrorCode::TokenExpired, message).into());
-            }
-            true
+                WireError::new(ErrorCode::TokenExpired, message)
+            })?)
         }
         Err(refused) => return Err(refused.into()),
     };
@@ -328,7 +329,7 @@ pub(crate) struct QuicStream {
     /// The reads that the connection may do at a time.
     pub(crate) read_places: ClientPlaces,
     /// See [`Guest::only_joins`].
-    pub(crate) only_joins: bool,
+    pub(crate) only_joins: Option<JoinTokenHash>,
     /// It comes from another node, which does not have the shard: it is served here or not at all.
     pub(crate) is_carried: bool,
     /// For what must go on without the client.
@@ -398,7 +399,9 @@ impl QuicStream {
         admin_slots: &tokio::sync::Semaphore,
     ) -> Result<(), SessionEnd> {
         match first.kind() {
-            FrameKind::OpenPublisher | FrameKind::Subscribe if self.only_joins => Err(only_joins()),
+            FrameKind::OpenPublisher | FrameKind::Subscribe if self.only_joins.is_some() => {
+                Err(only_joins())
+            }
             // Nodes have relays for that.
             FrameKind::OpenPublisher if self.is_carried => {
                 Err(SessionEnd::unexpected(FrameKind::OpenPublisher))

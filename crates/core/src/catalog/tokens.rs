@@ -88,15 +88,23 @@ impl Tokens {
     /// Spends a token.
     pub(super) fn spend(&mut self, now: Timestamp, hash: TokenHash, uid: NodeUid) -> TokenVerdict {
         self.forget(now);
-        let Some(token) = self.by_hash.get_mut(&hash) else { return TokenVerdict::Unknown };
+        let verdict = self.worth(now, &hash, uid);
+        if verdict == TokenVerdict::Accepted
+            && let Some(token) = self.by_hash.get_mut(&hash)
+        {
+            token.used_by = Some(uid);
+        }
+        verdict
+    }
+
+    /// What a token would be worth for a node. One that has expired is worth nothing to who used it, either.
+    pub(super) fn worth(&self, now: Timestamp, hash: &TokenHash, uid: NodeUid) -> TokenVerdict {
+        let Some(token) = self.by_hash.get(hash) else { return TokenVerdict::Unknown };
         match token.used_by {
+            _ if token.expires < now => TokenVerdict::Expired,
             Some(by) if by == uid => TokenVerdict::Repeated,
             Some(_) => TokenVerdict::Used,
-            None if token.expires < now => TokenVerdict::Expired,
-            None => {
-                token.used_by = Some(uid);
-                TokenVerdict::Accepted
-            }
+            None => TokenVerdict::Accepted,
         }
     }
 

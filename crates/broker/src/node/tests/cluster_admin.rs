@@ -326,6 +326,10 @@ async fn a_token_buys_one_certificate() {
     node.unwrap();
     // Again, for the answer was lost; and the same token for another node.
     admin(&cluster, 2).sign_node(sign(&token.secret, &one)).await.unwrap();
+    // Nobody gets other names for the same key.
+    let renamed = v1::SignNode { hosts: vec!["n5".to_owned()], ..sign(&token.secret, &one) };
+    let refused = admin(&cluster, 1).sign_node(renamed).await.unwrap_err();
+    assert!(refused.message.contains("under the names first asked for"), "{refused}");
     let refused = async |secret: &[u8]| {
         let refused = admin(&cluster, 2).sign_node(sign(secret, &other)).await.unwrap_err();
         assert_eq!(refused.code, ErrorCode::TokenExpired);
@@ -403,6 +407,11 @@ async fn a_join_token_lets_in_for_a_certificate_and_for_nothing_else() {
     }
     let csr_pem = NodeRequest::new().unwrap().csr_pem;
     let sign = v1::SignNode { secret: made.secret, csr_pem, hosts: vec!["n4".to_owned()] };
+    let guessed = v1::SignNode { secret: vec![7; 32].into(), ..sign.clone() };
+    let call = Some(v1::admin_request::Call::SignNode(guessed));
+    let answer = asks(&connection, Frame::new(&v1::AdminRequest { id: 1, call })).await;
+    let refused = WireError::from(answer.decode::<v1::Error>().unwrap());
+    assert_eq!(refused.code, ErrorCode::Unauthorized, "it shows another token than it has");
     let call = Some(v1::admin_request::Call::SignNode(sign));
     let answer = asks(&connection, Frame::new(&v1::AdminRequest { id: 2, call })).await;
     let answer: v1::AdminResponse = answer.decode().unwrap();

@@ -209,7 +209,7 @@ async fn begin(
         reader,
         queueing: Queueing::new(1),
         record_memory: Some(memory.clone()),
-        only_joins: false,
+        only_joins: None,
         is_carried: false,
         tasks: TaskTracker::new(),
         ended: CancellationToken::new(),

@@ -359,12 +359,24 @@ fn a_join_token_lets_one_node_in() {
     assert_eq!(apply(&mut catalog, 10, add(1, 900)), CatalogOutcome::TokenKept, "the first counts");
     assert_eq!(verdict(&mut catalog, 11, spend(3, 1)), TokenVerdict::Unknown);
     assert_eq!(verdict(&mut catalog, 100, spend(1, 1)), TokenVerdict::Accepted);
-    assert_eq!(verdict(&mut catalog, 200, spend(1, 1)), TokenVerdict::Repeated);
-    assert_eq!(verdict(&mut catalog, 200, spend(1, 2)), TokenVerdict::Used);
+    assert_eq!(verdict(&mut catalog, 100, spend(1, 1)), TokenVerdict::Repeated);
+    assert_eq!(verdict(&mut catalog, 100, spend(1, 2)), TokenVerdict::Used);
+    let as_it_is = |catalog: &Catalog, n, uid| catalog.as_it_is(&spend(n, uid));
+    let worth = |verdict| Some(CatalogOutcome::Token(verdict));
+    assert_eq!(as_it_is(&catalog, 1, 2), worth(TokenVerdict::Used), "nothing needs to be written");
+    assert_eq!(as_it_is(&catalog, 9, 2), worth(TokenVerdict::Unknown));
+    assert_eq!((as_it_is(&catalog, 1, 1), as_it_is(&catalog, 2, 2)), (None, None));
+    assert_eq!(
+        verdict(&mut catalog, 200, spend(1, 1)),
+        TokenVerdict::Expired,
+        "for who used it, too"
+    );
+    assert_eq!(as_it_is(&catalog, 1, 1), worth(TokenVerdict::Expired));
+    assert_eq!(verdict(&mut catalog, 200, spend(1, 2)), TokenVerdict::Expired);
     assert_eq!(verdict(&mut catalog, 200, spend(2, 2)), TokenVerdict::Expired);
     // Log time counts: it never goes back.
     assert_eq!(verdict(&mut catalog, 50, spend(2, 2)), TokenVerdict::Expired);
-    assert_eq!(verdict(&mut catalog, 100 + DAY_US, spend(1, 2)), TokenVerdict::Used);
+    assert_eq!(verdict(&mut catalog, 100 + DAY_US, spend(1, 2)), TokenVerdict::Expired);
     assert_eq!(verdict(&mut catalog, 101 + DAY_US, spend(1, 2)), TokenVerdict::Unknown);
 }
 
