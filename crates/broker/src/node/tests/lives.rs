@@ -226,11 +226,15 @@ async fn a_replica_that_does_not_start_keeps_nothing_from_the_others() {
     let disk = with_fourth(&mut cluster).await;
     disk.fail_after(SimOp::SyncDir, 0, |dir| dir.starts_with("shards/2/checkpoints"));
     // It hears of both shards at once.
-    [1, 2, 3].map(|other| cluster.disturbance.partition(ip(4), ip(other)));
+    for other in [1, 2, 3] {
+        cluster.disturbance.partition(ip(4), ip(other));
+    }
     set_state(&cluster, 1, 3, NodeState::Draining).await;
     let is_placed = |it: &Placement| it.replica_on(NodeId(4)).is_some();
     until(|| cluster.node(1).view.borrow().placements.values().all(is_placed)).await;
-    [1, 2, 3].map(|other| cluster.disturbance.heal(ip(4), ip(other)));
+    for other in [1, 2, 3] {
+        cluster.disturbance.heal(ip(4), ip(other));
+    }
     cluster.votes_again(4, ShardId(1), 1).await;
     assert!(disk.has_failed());
     cluster.votes_again(4, ShardId(2), 1).await;
