@@ -70,7 +70,6 @@ fn every_rule_holds_in_a_cluster_under_faults() {
         let unseen = CLUSTER_FAULTS.iter().filter(|fault| !all.faults.contains_key(*fault)).count();
         assert!(unseen <= 2, "{unseen} faults were not seen by any run: {all:?}");
         assert!(all.read_cold > 0 && all.segments + all.bundles > 0, "{all:?}");
-        assert!(all.served_without_bucket > 0, "no node was started without its bucket: {all:?}");
         assert!(all.leaders_after > Duration::ZERO, "no leader was ever waited for: {all:?}");
         run_others();
     }

@@ -230,8 +230,8 @@ impl Broker {
             cluster_bucket::claim(&bucket, &owner).await?;
             standing_of_bucket.send_replace(Standing::Ours);
         } else {
-            let looking =
-                cluster_bucket::look_at(bucket.clone(), cluster, standing_of_bucket.clone());
+            let standing = standing_of_bucket.clone();
+            let looking = Box::pin(cluster_bucket::look_at(bucket.clone(), cluster, standing));
             let looking = cancel.clone().run_until_cancelled_owned(looking);
             actors.spawn("the look at the bucket", async {
                 looking.await;
