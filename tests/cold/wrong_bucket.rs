@@ -1,7 +1,7 @@
-//! A node that is started on a bucket which is not the one its records went to: it does not start,
-//! and nothing goes there. What would be uploaded to it counts as safe from then on.
+//! A node that is started on a bucket which is not the one its records went to: it ends, and nothing goes
+//! there. What would be uploaded to it counts as safe from then on.
 
-use railgun_broker::StartError;
+use railgun_broker::{NodeFailure, StartError};
 use railgun_client::{Client, StartPosition};
 use railgun_cold::testing::{Conditions, Fault, Operation};
 use railgun_testkit::{NodeOptions, TestNode};
@@ -50,8 +50,10 @@ async fn all_fail(client: &Client) {
 async fn is_refused(node: TestNode, store: &Store, told: &[Told]) {
     let dir = node.end();
     let empty = Store::new(Conditions::Honoured);
-    let refused = TestNode::start_in(dir.clone(), node_on(&empty)).await.expect_err("not there");
-    assert!(matches!(refused, StartError::BucketLost { .. }), "{refused:?}");
+    let node = TestNode::start_in(dir, node_on(&empty)).await.expect("the bucket may be away");
+    let failure = tokio::time::timeout(LIMIT, node.broker().failed()).await.expect("it is noticed");
+    assert!(matches!(failure, NodeFailure::WrongBucket(_)), "{failure:?}");
+    let dir = node.end();
     assert_eq!(empty.puts(""), 0, "nothing goes to a bucket that is not known to be the right one");
 
     // On the right one everything is there, and what waited goes there.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use railgun_cold::Bucket;
 use railgun_core::cluster_clock::MUST_NOT_LEAD_US;
 use railgun_log::Disk;
 use railgun_proto::convert::Uid;
@@ -18,9 +19,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::clock::Clock;
+use crate::cluster_bucket::{self, WrongBucket};
 use crate::discovery::Seeds;
 use crate::entropy::Entropy;
 use crate::identity::{Founder, Identity, IdentityError, Member};
+use crate::node::StartError;
 use crate::peers::Peers;
 
 /// How often peers are looked at.
@@ -59,6 +62,8 @@ pub(crate) enum FormationAsk {
 pub(crate) struct Formation {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) entropy: Arc<dyn Entropy>,
+    /// The one that this node was given.
+    pub(crate) bucket: Bucket,
     pub(crate) peers: Peers,
     pub(crate) clock: Arc<dyn Clock>,
     /// Addresses where other nodes may be; its own may be among them.
@@ -82,18 +87,20 @@ struct News {
     seen: BTreeMap<NodeUid, Seen>,
     /// Who did not answer, or refused, and with what words.
     failed: BTreeMap<String, String>,
+    /// The cluster that the bucket is known to be of.
+    bucket_of: Option<ClusterUid>,
 }
 
 impl Formation {
     /// Comes to a cluster, and waits for it as long as it takes. The identity is kept on disk.
     ///
     /// # Errors
-    /// The disk does not keep it.
+    /// The disk does not keep it, or this node was given another bucket than the cluster's.
     pub(crate) async fn come_to_cluster(
         &self,
         identity: &Identity,
         asks: &mut mpsc::Receiver<FormationAsk>,
-    ) -> Result<Identity, IdentityError> {
+    ) -> Result<Identity, StartError> {
         let mut news = News::default();
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -105,9 +112,21 @@ impl Formation {
                     FormationAsk::Greet { about } => self.note(&mut news, identity.uid, about),
                     FormationAsk::Form { form, reply } => match founder(&form, identity) {
                         Ok(member) => {
-                            let founded = self.keep(identity, member)?;
-                            reply.send(Ok(())).ok();
-                            return Ok(founded);
+                            let maker = member.founders.first().map(|first| first.uid);
+                            let has_bucket = self.has_bucket(member.cluster, maker, &mut news);
+                            let refused = match has_bucket.await {
+                                Ok(true) => {
+                                    let founded = self.keep(identity, member)?;
+                                    reply.send(Ok(())).ok();
+                                    return Ok(founded);
+                                }
+                                Ok(false) => no_bucket("it does not answer"),
+                                Err(wrong) => {
+                                    reply.send(Err(no_bucket(&wrong))).ok();
+                                    return Err(wrong.into());
+                                }
+                            };
+                            reply.send(Err(refused)).ok();
                         }
                         Err(error) => drop(reply.send(Err(error))),
                     },
@@ -120,15 +139,15 @@ impl Formation {
                 _ = look.tick() => {
                     self.greet_all(identity, &mut news).await;
                     news.seen.retain(|_, seen| seen.at.elapsed() < NEWS_LAST);
-                    if let Some(joined) = self.join_any(&mut news).await {
-                        return self.keep(identity, joined);
+                    if let Some(joined) = self.join_any(&mut news).await? {
+                        return Ok(self.keep(identity, joined)?);
                     }
                     let expect = self.about.borrow().bootstrap_expect;
                     if let Some(founders) = self.founders(identity, &news.seen) {
                         let cluster = ClusterUid(self.entropy.uid());
                         let replicas = BTreeMap::new();
                         let member = Member { node: NodeId(1), cluster, founders, replicas };
-                        return self.keep(identity, member);
+                        return Ok(self.keep(identity, member)?);
                     }
                     let troubles = troubles(expect, &news);
                     let is_time = told.as_ref().is_none_or(|(at, known)| {
@@ -227,24 +246,60 @@ impl Formation {
         });
     }
 
+    /// Whether the bucket is the one of the cluster that `maker` makes up, or that nodes which were seen
+    /// belong to. Until it says so, nothing binds this node to the cluster, nor the cluster to this node.
+    async fn has_bucket(
+        &self,
+        cluster: ClusterUid,
+        maker: Option<NodeUid>,
+        news: &mut News,
+    ) -> Result<bool, WrongBucket> {
+        if news.bucket_of == Some(cluster) {
+            return Ok(true);
+        }
+        let recognised = cluster_bucket::recognise(&self.bucket, cluster);
+        let recognised = timeout(cluster_bucket::ANSWER_TIME, recognised).await;
+        let Ok(recognised) = recognised else { return Ok(false) };
+        recognised.map_err(|wrong| {
+            let is_of_it = |(uid, seen): &(&NodeUid, &Seen)| {
+                seen.about.cluster_uid == cluster.to_wire() || Some(**uid) == maker
+            };
+            let theirs = news.seen.iter().find(is_of_it).map(|(_, Seen { about, .. })| {
+                format!("the node at {} has {}", about.peer_address, about.bucket)
+            });
+            WrongBucket { theirs, ..wrong }
+        })?;
+        news.bucket_of = Some(cluster);
+        Ok(true)
+    }
+
     /// A place in a cluster that one of the nodes that were seen belongs to.
-    async fn join_any(&self, news: &mut News) -> Option<Member> {
+    async fn join_any(&self, news: &mut News) -> Result<Option<Member>, WrongBucket> {
         let clusters = clusters(&news.seen);
         if clusters.len() > 1 {
             // Which one is meant, only a person knows.
-            return None;
+            return Ok(None);
         }
         for about in clusters.into_values().flatten() {
+            let Ok(cluster) = ClusterUid::from_wire("cluster_uid", &about.cluster_uid) else {
+                continue;
+            };
+            if !self.has_bucket(cluster, None, news).await? {
+                return Ok(None);
+            }
             let join = v1::JoinCluster { node: Some(self.about_now()) };
             let call = v1::peer_call::Call::Join(join);
             let joined = self.peers.call(&about.peer_address, call, Bytes::new());
             match timeout(JOIN_TIMEOUT, joined).await {
                 Ok(Ok((v1::peer_reply::Answer::Joined(joined), _))) => {
-                    let cluster = ClusterUid::from_wire("cluster_uid", &joined.cluster_uid).ok()?;
+                    if joined.cluster_uid != cluster.to_wire() {
+                        // Another one is there now.
+                        continue;
+                    }
                     let node = NodeId(joined.node_id);
                     tracing::info!(%cluster, %node, "joined the cluster");
                     let (founders, replicas) = (Vec::new(), BTreeMap::new());
-                    return Some(Member { node, cluster, founders, replicas });
+                    return Ok(Some(Member { node, cluster, founders, replicas }));
                 }
                 Ok(Ok(_)) | Err(_) => {}
                 Ok(Err(error)) => {
@@ -253,7 +308,7 @@ impl Formation {
                 }
             }
         }
-        None
+        Ok(None)
     }
 
     /// The founders of a new cluster, if all are there, each sees the same, and this node is the one to
@@ -303,6 +358,12 @@ impl Formation {
 /// What others are told that take this node for one of a cluster.
 pub(crate) fn no_cluster() -> WireError {
     WireError::new(ErrorCode::Unavailable, "this node has no cluster yet")
+}
+
+/// What the maker of a cluster is told by a node that does not have its bucket.
+fn no_bucket(why: impl std::fmt::Display) -> WireError {
+    let message = format!("the bucket of this node is not known to be the cluster's: {why}");
+    WireError::new(ErrorCode::Unavailable, message)
 }
 
 /// Whether the clock of a node that asked to join is so far off, as it looks now: the question may have
@@ -464,7 +525,8 @@ mod tests {
 
     fn told(seen: impl IntoIterator<Item = (NodeUid, Seen)>, failed: &[(&str, &str)]) -> String {
         let failed = failed.iter().map(|(at, why)| ((*at).to_owned(), (*why).to_owned()));
-        let news = News { seen: seen.into_iter().collect(), failed: failed.collect() };
+        let (seen, failed) = (seen.into_iter().collect(), failed.collect());
+        let news = News { seen, failed, bucket_of: None };
         troubles(3, &news).join("\n")
     }
 

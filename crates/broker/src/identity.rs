@@ -17,7 +17,7 @@ const FILE_BYTES_MAX: usize = 16 << 10;
 pub struct Identity {
     /// Of this directory, drawn when it was made.
     pub uid: NodeUid,
-    /// The bucket its cold tier lies in, without credentials.
+    /// The bucket its cold tier lies in, without credentials: for good once it belongs to a cluster.
     pub bucket: String,
     /// Its place in a cluster, once it has one.
     pub member: Option<Member>,
@@ -82,7 +82,8 @@ pub enum IdentityError {
 }
 
 impl Identity {
-    /// Reads the identity kept on `disk`, if there is one, for a node that is started with `bucket`.
+    /// Reads the identity kept on `disk`, if there is one, for a node that is started with `bucket`. While it
+    /// belongs to no cluster, nothing of it is in a bucket, and it may be given another.
     ///
     /// # Errors
     /// [`IdentityError`].
@@ -105,15 +106,18 @@ impl Identity {
         // Its content was durable before it had its name; the name may not be: whoever gave it may have
         // died before it was synced.
         disk.sync_dir(Path::new("")).map_err(io)?;
+        let given = bucket.to_owned();
+        if known.member.is_none() {
+            return Ok(Some(Self { bucket: given, ..known }));
+        }
         if known.bucket != bucket {
-            let given = bucket.to_owned();
             return Err(IdentityError::BucketMismatch { known: known.bucket, given });
         }
         Ok(Some(known))
     }
 
-    /// Keeps this identity on `disk`, durably, in place of what was there. From then on the data
-    /// directory belongs to its bucket: not before the bucket is known to be one.
+    /// Keeps this identity on `disk`, durably, in place of what was there. From then on the data directory
+    /// of one that belongs to a cluster belongs to its bucket, too.
     ///
     /// # Errors
     /// [`IdentityError::Io`].
@@ -253,6 +257,9 @@ mod tests {
         let fresh = Identity { uid: NodeUid([3; 16]), bucket: "file:///a".into(), member: None };
         fresh.keep(&disk).expect("kept");
         assert_eq!(load(), fresh);
+        // The bucket was mistyped: nothing went there.
+        let other = Identity::load(&disk, "file:///b").expect("read").expect("there is one");
+        assert_eq!(other, Identity { bucket: "file:///b".into(), ..fresh.clone() });
         let founder = |node: u8| Founder {
             uid: NodeUid([node; 16]),
             node: NodeId(node.into()),

@@ -38,6 +38,7 @@ fn about() -> v1::NodeAbout {
         feature_level: 1,
         clock_us: -1,
         sees: vec![uid()],
+        bucket: "s3://b/p".to_owned(),
     }
 }
 

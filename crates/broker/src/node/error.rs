@@ -5,9 +5,10 @@ use railgun_cold::owner::OwnerError;
 use railgun_log::{LogError, OpenError, SpawnError};
 use railgun_net::BindError;
 use railgun_raft::Failure;
-use railgun_types::{ClusterUid, ReplicaId, ShardId};
+use railgun_types::{ReplicaId, ShardId};
 
 use super::LEADER_TIMEOUT;
+use crate::cluster_bucket::WrongBucket;
 use crate::identity::IdentityError;
 
 /// Why a node does not start.
@@ -78,17 +79,9 @@ pub enum StartError {
         /// Why.
         reason: String,
     },
-    /// Records of this cluster went to a bucket, and this one has never seen it.
-    #[error(
-        "the bucket does not hold cluster {cluster}, though records of shard {shard} were moved to \
-         one: was the bucket emptied or replaced?"
-    )]
-    BucketLost {
-        /// A shard that has records in the bucket.
-        shard: ShardId,
-        /// This cluster.
-        cluster: ClusterUid,
-    },
+    /// The bucket is not the cluster's.
+    #[error(transparent)]
+    WrongBucket(#[from] WrongBucket),
     /// A shard's checkpoints cannot be read, or none of them is whole.
     #[error("cannot restore shard {shard}: {reason}")]
     Restore {
@@ -131,6 +124,9 @@ pub enum NodeFailure {
         /// In its words.
         reason: String,
     },
+    /// The bucket is not the cluster's, or not any more.
+    #[error(transparent)]
+    WrongBucket(WrongBucket),
     /// A bug: one of the node's tasks is gone, and what it owned with it.
     #[error("a task of the node panicked: {actor}")]
     Panicked {

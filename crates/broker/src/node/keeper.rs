@@ -5,8 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use railgun_cold::Bucket;
-use railgun_cold::owner::Owner;
 use railgun_core::catalog::{CatalogOutcome, NodeRecord, Placement};
 use railgun_core::command::{CatalogCommand, ClusterSettings, NodeInfo, NodeState};
 use railgun_net::tls::ClusterCa;
@@ -163,23 +161,14 @@ impl Keeper {
         }
     }
 
-    /// Starts what is to be on this node, makes the bucket the cluster's where it is not yet known to be,
-    /// and begins to upload.
+    /// Starts what is to be on this node, and begins to upload.
     ///
     /// # Errors
     /// [`StartError`].
-    pub(super) async fn start_all(
-        &mut self,
-        settings: &ClusterSettings,
-        unclaimed: Option<(&Bucket, &Owner)>,
-    ) -> Result<(), StartError> {
+    pub(super) async fn start_all(&mut self, settings: &ClusterSettings) -> Result<(), StartError> {
         let view = self.view.borrow().clone();
         self.publish(&view);
         let started = self.start_placed(settings, &view).await?;
-        if let Some((bucket, owner)) = unclaimed {
-            super::claim(bucket, owner, &started).await?;
-        }
-        // Not before: what is uploaded to a wrong bucket is committed, and then given up here.
         started.iter().for_each(|shard| self.uploads.begin(shard));
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! Starts and stops a node: log (and with it the lock of the disk), identity, bucket, catalog, shards,
-//! the bucket's claim, offloaders, sessions, in this order.
+//! Starts and stops a node: log (and with it the lock of the disk), identity, of a new cluster the bucket,
+//! catalog, shards, offloaders, sessions, in this order.
 
 mod clocks;
 mod damaged;
@@ -20,7 +20,6 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use railgun_cold::Bucket;
-use railgun_cold::bucket::ProbeError;
 use railgun_cold::owner::{self, Owner};
 use railgun_cold::reader::{ColdReader, ReaderOptions};
 use railgun_core::command::{
@@ -42,6 +41,7 @@ use crate::auth::Auth;
 use crate::catalog::{CatalogHandle, ClusterView};
 use crate::clock::Clock;
 use crate::cluster_admin::ClusterAdmin;
+use crate::cluster_bucket::{self, Standing};
 use crate::identity::{Founder, Identity, Member};
 use crate::inspection::{ReplicaState, StateDigest};
 use crate::joining::Registrar;
@@ -54,7 +54,7 @@ use crate::routing::{self, Placements, Routing};
 use crate::seams::{RunningLog, Seams};
 use crate::session::{self, ClientService, Farewell, STOPPING, SessionContext};
 use crate::shard::{MirrorScope, ShardFigures};
-use crate::streams::{ShardOnNode, Streams};
+use crate::streams::Streams;
 use clocks::ClockStanding;
 pub use error::{NodeFailure, StartError};
 use keeper::Keeper;
@@ -65,8 +65,6 @@ use uploads::Uploads;
 
 /// How long a shard may take to elect this node, which is alone.
 const LEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the bucket has to say whose its keys are.
-const BUCKET_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a stopping node may take at most for answering its clients and for the bucket together:
 /// what [`Broker::shutdown`] bounds its `drain` by.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -102,6 +100,8 @@ pub struct Broker {
     farewell: watch::Sender<Farewell>,
     /// Whether other nodes take another process for this node.
     refused: watch::Receiver<Option<IdentityRefused>>,
+    /// Whether the bucket is known to be the cluster's.
+    bucket: watch::Receiver<Standing>,
     /// What its clock is worth, of a node that has others beside it.
     clocks: Option<watch::Receiver<ClockStanding>>,
     /// Ends when dropped.
@@ -123,13 +123,15 @@ pub struct Broker {
 
 impl Broker {
     /// Starts a node. When it returns, clients can connect. A node that is one of several waits until
-    /// there is a cluster that it belongs to, as long as it takes.
+    /// there is a cluster that it belongs to, as long as it takes. One that belongs to a cluster needs no
+    /// bucket to start.
     ///
     /// # Errors
     /// [`StartError`]; nothing runs then.
     pub async fn start(spec: BrokerSpec) -> Result<Self, StartError> {
         let refused = watch::Sender::new(None);
         let mut is_refused = refused.subscribe();
+        let bucket = watch::Sender::new(Standing::Unknown);
         tokio::select! {
             biased;
             refused = is_refused.wait_for(Option::is_some) => {
@@ -137,14 +139,17 @@ impl Broker {
                 let IdentityRefused { by, reason } = refused.unwrap_or_default();
                 Err(StartError::IdentityConflict { by, reason })
             }
-            started = Box::pin(Self::start_as(spec, refused.clone())) => started,
+            wrong = cluster_bucket::is_wrong(bucket.subscribe()) => Err(wrong.into()),
+            started = Box::pin(Self::start_as(spec, refused.clone(), bucket.clone())) => started,
         }
     }
 
-    /// As [`start`](Self::start), and says in `refused` if this node is another process already.
+    /// As [`start`](Self::start), and says in `refused` if this node is another process already, in
+    /// `standing_of_bucket` whose the bucket is.
     async fn start_as(
         spec: BrokerSpec,
         refused: watch::Sender<Option<IdentityRefused>>,
+        standing_of_bucket: watch::Sender<Standing>,
     ) -> Result<Self, StartError> {
         let cancel = CancellationToken::new();
         let on_failure = cancel.clone().drop_guard();
@@ -159,7 +164,10 @@ impl Broker {
         let bucket = spec.bucket;
         let url = bucket.url().to_string();
         let known = Identity::load(&*disk, &url)?;
-        bucket.probe().await?;
+        if known.as_ref().is_none_or(|known| known.member.is_none()) {
+            // Later it may be away, which says nothing about the settings.
+            bucket.probe().await?;
+        }
         let identity = match known {
             Some(identity) => identity,
             None => {
@@ -192,14 +200,21 @@ impl Broker {
             (Some(_), _) => identity,
             (None, None) => {
                 let cluster = ClusterUid(entropy.uid());
-                let (founders, replicas) = (Vec::new(), BTreeMap::new());
+                let own = Founder {
+                    uid: identity.uid,
+                    node: NodeId(1),
+                    peer_address: String::new(),
+                    client_address: spec.address.clone(),
+                };
+                let (founders, replicas) = (vec![own], BTreeMap::new());
                 let member = Member { node: NodeId(1), cluster, founders, replicas };
                 let founded = Identity { member: Some(member), ..identity };
                 founded.keep(&*disk)?;
                 founded
             }
             (None, Some(others)) => {
-                let formation = others.formation(Arc::clone(&disk), Arc::clone(&entropy));
+                let formation =
+                    others.formation(Arc::clone(&disk), Arc::clone(&entropy), bucket.clone());
                 formation.come_to_cluster(&identity, &mut others.asks).await?
             }
         };
@@ -208,10 +223,25 @@ impl Broker {
         };
         let Member { node, cluster, founders, .. } = member;
         let is_first = node == NodeId(1) && !founders.is_empty();
+        if is_first {
+            // Before anybody hears of the cluster: whoever belongs to it finds its bucket claimed.
+            let owner = Owner { cluster, created: clock.now(), format: owner::FORMAT, node };
+            cluster_bucket::claim(&bucket, &owner).await?;
+            standing_of_bucket.send_replace(Standing::Ours);
+        } else {
+            let standing = standing_of_bucket.clone();
+            let looking = Box::pin(cluster_bucket::look_at(bucket.clone(), cluster, standing));
+            let looking = cancel.clone().run_until_cancelled_owned(looking);
+            actors.spawn("the look at the bucket", async {
+                looking.await;
+            });
+        }
+        let bucket = bucket.behind(cluster_bucket::is_ours(standing_of_bucket.subscribe()));
         if let Some(others) = &others {
             others.belongs_to(cluster, node);
             if is_first {
-                let formation = others.formation(Arc::clone(&disk), Arc::clone(&entropy));
+                let formation =
+                    others.formation(Arc::clone(&disk), Arc::clone(&entropy), bucket.clone());
                 formation.bind_founders(cluster, &founders).await;
                 tracing::info!(%cluster, nodes = founders.len(), "a cluster was formed");
             }
@@ -220,8 +250,6 @@ impl Broker {
             None => None,
             Some(others) => Some(others.clocks(cluster, node).await),
         };
-        // Before any replica runs: one that leads while its node waits for the bucket has no keeper.
-        let is_claimed = in_time(&bucket, owner::read(&bucket, cluster)).await??.is_some();
         // Whatever is written into logs is stamped by this one.
         let clock = clocks.as_ref().map_or(clock, |clocks| clocks.log_clock() as Arc<dyn Clock>);
         let standing = clocks.as_ref().map(|clocks| clocks.standing());
@@ -333,9 +361,9 @@ impl Broker {
             segment_bytes_min: thresholds.segment_bytes_min,
             actors: actors.clone(),
             background,
+            standing: standing_of_bucket.subscribe(),
         };
         let farewell = watch::Sender::new(Farewell::default());
-        let owner = Owner { cluster, created: clock.now(), format: owner::FORMAT, node };
         let mut keeper = Keeper {
             starter,
             uploads,
@@ -354,8 +382,7 @@ impl Broker {
             clock,
             drained_since: None,
         };
-        let unclaimed = (!is_claimed).then_some((&bucket, &owner));
-        keeper.start_all(&settings, unclaimed).await?;
+        keeper.start_all(&settings).await?;
         let (peer_endpoint, others_clients) = others
             .map(|Neighbours { endpoint, asks, clients, .. }| {
                 let kept = railgun_raft::inheriting(keeper.run(asks, cancel.clone()));
@@ -413,6 +440,7 @@ impl Broker {
             farewell,
             refused: is_refused,
             clocks: standing,
+            bucket: standing_of_bucket.subscribe(),
             _log: log,
             ready: watch::channel(true).0,
             stopping,
@@ -487,20 +515,29 @@ impl Broker {
         self.clocks.as_ref().map(|standing| standing.borrow().off_us)
     }
 
+    /// Whether the bucket has said, since the node was started, that it is the cluster's. Until then nothing
+    /// is uploaded, and only what is in the log is read.
+    #[must_use]
+    pub fn knows_bucket(&self) -> bool {
+        *self.bucket.borrow() == Standing::Ours
+    }
+
     /// What clients take of the node's memory.
     #[must_use]
     pub fn clients(&self) -> ClientFigures {
         self.endpoint.clients()
     }
 
-    /// Resolves when the disk has failed, a shard has died on this node, another process is this node or a
-    /// bug has ended one of its tasks, with the reason: the process must end. Cancel safe.
+    /// Resolves when the disk has failed, a shard has died on this node, another process is this node, the
+    /// bucket is not the cluster's or a bug has ended one of its tasks, with the reason: the process must end.
+    /// Cancel safe.
     pub async fn failed(&self) -> NodeFailure {
         tokio::select! {
             biased;
             actor = self.actors.panicked() => NodeFailure::Panicked { actor },
             failure = self.disk_failed() => failure,
             failure = self.identity_refused() => failure,
+            wrong = cluster_bucket::is_wrong(self.bucket.clone()) => NodeFailure::WrongBucket(wrong),
             // A shard dies of its log as a rule, which knows more about it.
             failure = self.replica_failed() => {
                 self.disk_failure().unwrap_or_else(|| failure.into())
@@ -697,38 +734,6 @@ fn as_founding(founder: &Founder) -> (NodeId, NodeInfo) {
         feature_level: keeper::FEATURE_LEVEL,
     };
     (founder.node, info)
-}
-
-/// Makes sure that the bucket is the one that records of this cluster went to, if any did, and makes
-/// its keys the cluster's.
-async fn claim(bucket: &Bucket, owner: &Owner, shards: &[ShardOnNode]) -> Result<(), StartError> {
-    let cluster = owner.cluster;
-    if in_time(bucket, owner::read(bucket, cluster)).await??.is_some() {
-        return Ok(());
-    }
-    for on_node in shards {
-        let shard = on_node.handle.id();
-        let status = on_node.handle.offload_status().await;
-        // Has been started a moment ago, and is gone again.
-        let status = status.map_err(|_| StartError::NoLeader { shard })?;
-        if status.is_in_bucket {
-            return Err(StartError::BucketLost { shard, cluster });
-        }
-    }
-    if let Err(error) = in_time(bucket, owner::claim(bucket, owner)).await? {
-        // Another node of the cluster may have been faster.
-        in_time(bucket, owner::read(bucket, cluster)).await??.ok_or(error)?;
-    }
-    Ok(())
-}
-
-/// What the bucket answers, unless it takes too long: a start that hangs tells nobody why.
-async fn in_time<T>(bucket: &Bucket, answer: impl Future<Output = T>) -> Result<T, ProbeError> {
-    let answer = tokio::time::timeout(BUCKET_TIMEOUT, answer).await;
-    answer.map_err(|_| ProbeError::Unreachable {
-        bucket: bucket.to_string(),
-        reason: format!("it did not say whose its keys are within {BUCKET_TIMEOUT:?}").into(),
-    })
 }
 
 /// Says how the clusters that lie in the bucket besides this one can be read.

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
+use railgun_cold::Bucket;
 use railgun_log::Disk;
 use railgun_net::BindError;
 use railgun_net::peer::PeerEndpoint;
@@ -89,6 +90,7 @@ impl Neighbours {
             client_address,
             feature_level: FEATURE_LEVEL,
             sees: vec![identity.uid.to_wire()],
+            bucket: identity.bucket.clone(),
             ..v1::NodeAbout::default()
         };
         let about = watch::Sender::new(about);
@@ -136,10 +138,15 @@ impl Neighbours {
     }
 
     /// What brings the node to a cluster.
-    pub(super) fn formation(&self, disk: Arc<dyn Disk>, entropy: Arc<dyn Entropy>) -> Formation {
+    pub(super) fn formation(
+        &self,
+        disk: Arc<dyn Disk>,
+        entropy: Arc<dyn Entropy>,
+        bucket: Bucket,
+    ) -> Formation {
         let (peers, seeds) = (self.peers.clone(), self.seeds.clone());
         let clock = Arc::clone(&self.clock);
-        Formation { disk, entropy, peers, clock, seeds, about: self.about.clone() }
+        Formation { disk, entropy, bucket, peers, clock, seeds, about: self.about.clone() }
     }
 
     /// What learns of the other nodes' clocks; it has asked them once.

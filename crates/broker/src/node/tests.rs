@@ -19,6 +19,7 @@ mod retired;
 mod scarce;
 mod site;
 mod subscribing;
+mod whose_bucket;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;
@@ -45,6 +46,7 @@ use crate::entropy::Entropy;
 use crate::seams::{LogDriver, Pace};
 use crate::session::HELD_TIME;
 use crate::shard::Queueing;
+use crate::streams::ShardOnNode;
 use crate::thresholds::Thresholds;
 
 #[derive(Debug, Default)]

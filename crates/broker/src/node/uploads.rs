@@ -7,10 +7,12 @@ use railgun_cold::Bucket;
 use railgun_raft::BlockingPool;
 use railgun_types::ClusterUid;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use crate::actors::Actors;
 use crate::builtin_bug::Planted;
 use crate::clock::Clock;
+use crate::cluster_bucket::{self, Standing};
 use crate::offload::{ObjectMemory, OffloadSpec};
 use crate::streams::ShardOnNode;
 
@@ -28,11 +30,14 @@ pub(super) struct Uploads {
     pub(super) segment_bytes_min: u64,
     pub(super) actors: Actors,
     pub(super) background: Handle,
+    /// Whether the bucket is known to be the cluster's.
+    pub(super) standing: watch::Receiver<Standing>,
 }
 
 impl Uploads {
-    /// Begins for one shard, whose bucket is known to be the right one: what is uploaded to a wrong one
-    /// is committed, and then given up here.
+    /// Begins for one shard. Requests to the bucket wait until it is known to be the right one: what is
+    /// uploaded to a wrong one is committed, and then given up here. Nothing is given up before, either:
+    /// where the bucket was emptied, the log may hold the last copy.
     pub(super) fn begin(&self, ShardOnNode { handle, reclaimer, stop }: &ShardOnNode) {
         let offload = OffloadSpec {
             cluster: self.cluster,
@@ -49,6 +54,12 @@ impl Uploads {
         };
         let offload = offload.run(stop.clone());
         self.actors.spawn_on("an offloader", offload, &self.background);
-        self.actors.spawn("a reclaimer", reclaimer.clone().run(stop.clone()));
+        let (standing, reclaimer, stop) = (self.standing.clone(), reclaimer.clone(), stop.clone());
+        self.actors.spawn("a reclaimer", async move {
+            let is_ours = stop.run_until_cancelled(cluster_bucket::is_ours(standing)).await;
+            if is_ours.is_some() {
+                reclaimer.run(stop.clone()).await;
+            }
+        });
     }
 }

@@ -100,8 +100,6 @@ pub(crate) struct OffloadStatus {
     pub(crate) has_plans: bool,
     /// Committed objects wait for a manifest file, and the floor with them: write it soon.
     pub(crate) awaits_mirror: bool,
-    /// Records of this shard have gone to a bucket, whether or not a manifest there tells of them.
-    pub(crate) is_in_bucket: bool,
     /// Everything at and below this log index is in the bucket.
     pub(crate) floor: Option<u64>,
     /// Nobody may publish on account of what is in the bucket already: the log can give none of it up
@@ -254,7 +252,6 @@ pub(super) fn offload_status(
         oldest_unsealed: state.oldest_unsealed(),
         has_plans: !state.plans().is_empty(),
         awaits_mirror: state.awaits_mirror(),
-        is_in_bucket: state.mirrored().is_some() || !state.manifest().objects.is_empty(),
         floor: state.floor(),
         keeps_too_much,
     }

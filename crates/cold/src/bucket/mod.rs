@@ -15,11 +15,11 @@ use std::future::ready;
 use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::Either;
+use futures::future::{BoxFuture, Either, FutureExt, Shared};
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt};
@@ -57,6 +57,8 @@ struct Inner {
     /// An object that can be seen is stored. Not so in a directory, where its name may not be on the
     /// device yet: only the answer to a PUT tells.
     seen_is_stored: bool,
+    /// See [`Bucket::behind`].
+    gate: Option<Shared<BoxFuture<'static, ()>>>,
     /// See [`Bucket::overwriting`].
     #[cfg(any(test, feature = "testing"))]
     overwrites: bool,
@@ -115,10 +117,32 @@ impl Bucket {
             retry: options.retry.clone(),
             pacer: options.pacer.clone(),
             creates_only: AtomicBool::new(true),
+            gate: None,
             #[cfg(any(test, feature = "testing"))]
             overwrites: false,
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The same bucket, no request to which is made before `gate` has resolved. Until then it is as one
+    /// whose store does not answer.
+    #[must_use]
+    pub fn behind(&self, gate: impl Future<Output = ()> + Send + 'static) -> Self {
+        let Inner { store, prefix, url, name, retry, pacer, seen_is_stored, .. } = &*self.inner;
+        let inner = Inner {
+            store: Arc::clone(store),
+            prefix: prefix.clone(),
+            url: url.clone(),
+            name: name.clone(),
+            retry: retry.clone(),
+            pacer: Arc::clone(pacer),
+            creates_only: AtomicBool::new(self.inner.creates_only.load(Ordering::Relaxed)),
+            seen_is_stored: *seen_is_stored,
+            gate: Some(gate.boxed().shared()),
+            #[cfg(any(test, feature = "testing"))]
+            overwrites: self.inner.overwrites,
+        };
+        Self { inner: Arc::new(inner) }
     }
 
     /// The address it was opened with.
@@ -333,7 +357,7 @@ impl Bucket {
         let Inner { retry, pacer, .. } = &*self.inner;
         let mut attempts = 1;
         loop {
-            let failure = match retry::attempt(&**pacer, deadline, request()).await {
+            let failure = match self.attempt(deadline, request()).await {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
@@ -344,6 +368,21 @@ impl Bucket {
             pacer.sleep(retry.pause(attempts, class, &**pacer)).await;
             attempts += 1;
         }
+    }
+
+    /// Runs one attempt under `deadline`, which runs while it waits for the gate, too.
+    async fn attempt<T>(
+        &self,
+        deadline: Duration,
+        request: impl Future<Output = Result<T, object_store::Error>>,
+    ) -> Result<T, Failure> {
+        let request = async {
+            if let Some(gate) = &self.inner.gate {
+                gate.clone().await;
+            }
+            request.await
+        };
+        retry::attempt(&*self.inner.pacer, deadline, request).await
     }
 
     /// Runs `work` under an overall deadline; `None` when it passes.

@@ -10,7 +10,6 @@ use object_store::{ClientConfigKey, ObjectStore, RetryConfig};
 
 use super::directory::{self, DirectoryStore};
 use super::error::{Failure, FailureKind, RetryClass};
-use super::retry::attempt;
 use super::{Bucket, BucketUrl, InvalidBucketUrl, Pacer, RetryPolicy, TokioPacer};
 
 /// Time [`Bucket::probe`] takes at most.
@@ -201,7 +200,7 @@ impl Bucket {
                 let prefix = Some(&inner.prefix).filter(|prefix| !prefix.as_ref().is_empty());
                 inner.store.list(prefix).next().await.transpose()
             };
-            let failure = match attempt(&*inner.pacer, PROBE_ATTEMPT, first).await {
+            let failure = match self.attempt(PROBE_ATTEMPT, first).await {
                 Ok(_) => return Ok(()),
                 Err(failure) => failure,
             };

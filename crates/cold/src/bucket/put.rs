@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 use object_store::{ObjectStore, PutMode, PutOptions, PutPayload};
 
 use super::error::{BucketError, Failure, FailureKind, RetryClass};
-use super::retry::attempt;
 use super::{Bucket, Inner};
 
 /// What is read back after a write: all of a small object, the end of a large one. There lies the
@@ -125,14 +124,14 @@ impl Bucket {
         content: &PutPayload,
         mode: PutMode,
     ) -> Result<(), Failure> {
-        let Inner { store, retry, pacer, .. } = &*self.inner;
+        let Inner { store, retry, .. } = &*self.inner;
         let path = self.path(key).map_err(|error| Failure {
             kind: FailureKind::Refused,
             reason: error.to_string().into(),
         })?;
         let options = PutOptions { mode, ..PutOptions::default() };
         let put = store.put_opts(&path, content.clone(), options);
-        attempt(&**pacer, retry.attempt_deadline(content.content_length() as u64), put).await?;
+        self.attempt(retry.attempt_deadline(content.content_length() as u64), put).await?;
         Ok(())
     }
 

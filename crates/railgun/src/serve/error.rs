@@ -19,6 +19,9 @@ use crate::{
 /// For a node that another process is, too.
 const IDENTITY_NEXT: &str = "pass an empty directory with --data-dir, to join as a new node; or, where this one was moved here, stop the other process first";
 
+/// For a node whose bucket is not its cluster's.
+const BUCKET_NEXT: &str = "give every node of a cluster the same --bucket, a directory only where all share it; where the bucket was emptied or replaced, bring its objects back";
+
 /// `serve` ended with an error.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServeError {
@@ -42,6 +45,8 @@ pub(crate) enum ServeError {
     Failed { reason: String },
     #[error("the node stopped: {reason}")]
     Copied { reason: String },
+    #[error("the node stopped: {reason}")]
+    WrongBucket { reason: String },
 }
 
 impl From<ServeError> for Failure {
@@ -61,6 +66,7 @@ impl From<ServeError> for Failure {
                 failed("ulimit -a, which shows what the system allows a process")
             }
             ServeError::Copied { .. } => failed(IDENTITY_NEXT),
+            ServeError::WrongBucket { .. } => Self::new(Exit::Usage, what).next(BUCKET_NEXT),
             ServeError::Failed { .. } => failed(
                 "start it again, which recovers from the log; dmesg shows whether the disk failed",
             ),
@@ -117,10 +123,7 @@ fn start(error: &StartNodeError, what: String) -> Failure {
                 Exit::Usage,
                 "pass the former with --bucket, or an empty directory with --data-dir",
             ),
-            StartError::BucketLost { .. } => (
-                Exit::Failed,
-                "bring the bucket's objects back; to begin anew, pass an empty directory with --data-dir",
-            ),
+            StartError::WrongBucket(_) => (Exit::Usage, BUCKET_NEXT),
             StartError::OpenLog { .. } | StartError::Restore { .. } | StartError::Identity(_) => (
                 Exit::Failed,
                 "keep a copy of the data directory, and check its disk; what the bucket holds: railgun replay URL --stream NAME",

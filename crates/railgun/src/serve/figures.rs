@@ -27,6 +27,12 @@ impl MetricsSource for NodeFigures {
         let up = if broker.is_some() { 1.0 } else { 0.0 };
         samples.gauge("railgun_up", "Whether the broker has started", up);
         if let Some(broker) = broker {
+            let knows_bucket = if broker.knows_bucket() { 1.0 } else { 0.0 };
+            samples.gauge(
+                "railgun_bucket_known",
+                "Whether the bucket has said since the start that it is the cluster's",
+                knows_bucket,
+            );
             clients(samples, &broker.clients());
             shards(samples, &broker.figures());
             if let Some(off_us) = broker.clock_off_us() {

@@ -142,6 +142,7 @@ async fn run_until_stopped(
                 let reason = failure.to_string();
                 return Some(match failure {
                     NodeFailure::IdentityConflict { .. } => ServeError::Copied { reason },
+                    NodeFailure::WrongBucket(_) => ServeError::WrongBucket { reason },
                     _ => ServeError::Failed { reason },
                 });
             }
