@@ -77,12 +77,17 @@ impl Trial {
 
     /// A further node, beside those of the script, that shows this certificate.
     fn node(&self, name: &str, tls: &Path, peers: &str) -> Further {
+        self.node_on(&self.dir().join("bucket"), name, tls, peers)
+    }
+
+    /// As [`Self::node`], with any directory as its bucket.
+    fn node_on(&self, bucket: &Path, name: &str, tls: &Path, peers: &str) -> Further {
         let home = self.dir.path().join(name);
         fs::create_dir_all(&home).expect("a directory");
         let log = File::create(home.join("log")).expect("a log file");
         let mut command = self.command(binary());
         command.arg("serve").arg("--data-dir").arg(home.join("data"));
-        command.args(["--bucket", &format!("file://{}/bucket", self.dir().display())]);
+        command.args(["--bucket", &format!("file://{}", bucket.display())]);
         command.args(["--http", "127.0.0.1:0", "--listen", &free_address().to_string()]);
         let files = [("CA", "ca.pem"), ("CERT", "node.pem"), ("KEY", "node-key.pem")];
         for (name, file) in files {
@@ -159,6 +164,24 @@ async fn a_cluster_grows_and_refuses_foreigners_and_copies() {
     })
     .await;
     drop(foreign);
+
+    // A directory of the same name on another machine is another bucket.
+    let (mistyped, tls) = (trial.dir.path().join("own-bucket"), trial.dir().join("n3/tls"));
+    let mut other = trial.node_on(&mistyped, "other", &tls, &peers);
+    let ended = eventually("the node with another bucket ends", LIMIT, || {
+        std::future::ready(other.0.try_wait().expect("a child"))
+    })
+    .await;
+    let log = trial.log("other");
+    assert_eq!(ended.code(), Some(2), "{log}");
+    let reason = log.lines().rev().find(|line| line.starts_with("error: ")).expect("a reason");
+    let theirs = format!("has file://{}/bucket", trial.dir().display());
+    for part in ["own-bucket is not the bucket of cluster ", "/owner.json", &theirs] {
+        assert!(reason.contains(part), "{reason}");
+    }
+    assert!(log.contains("\n next: give every node of a cluster the same --bucket"), "{log}");
+    let files = |dir: &Path| fs::read_dir(dir).map_or(0, |files| files.count());
+    assert_eq!(files(&mistyped.join("railgun")), 0, "nothing is uploaded there");
 
     let home = trial.dir.path().join("copy");
     fs::create_dir_all(&home).expect("a directory");

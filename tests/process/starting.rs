@@ -89,6 +89,28 @@ async fn directories_of_any_name_are_started_on_again() {
     assert_eq!(site.replay(&name("orders")), ["1", "2"]);
 }
 
+/// All it needs is on its disk (T-3).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_ran_before_starts_without_its_bucket_and_uploads_when_that_is_back() {
+    let s3 = S3Gate::start(Gate::Open).await;
+    let mut site = Site::new();
+    s3.serve(&mut site);
+    let mut node = site.start().await;
+    site.output(&["stream", "ensure", "orders"]);
+    for (gate, message) in [(Gate::Closed, "1"), (Gate::Hanging, "2")] {
+        s3.set(gate);
+        node.kill();
+        node = site.start().await;
+        site.output(&["pub", "orders", message]);
+    }
+    let read = site.output(&["sub", "orders", "--from", "earliest", "--until-end", "--raw"]);
+    assert_eq!(read, b"1\n2\n");
+    assert!(site.log().contains("it is not known yet whether the bucket is the cluster's"));
+    s3.set(Gate::Open);
+    site.output(&["segment", "seal", "orders"]);
+    assert_eq!(site.replay(&name("orders")), ["1", "2"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_out_of_reach_is_named_within_ten_seconds() {
     for gate in [Gate::Closed, Gate::Hanging] {

@@ -65,6 +65,11 @@ impl SimBucket {
         self.weather.with(|now| *now = weather);
     }
 
+    /// Whether no request is carried out.
+    pub(super) fn is_away(&self) -> bool {
+        matches!(self.weather(), Weather::Denied | Weather::Throttling | Weather::Away)
+    }
+
     pub(super) fn weather(&self) -> Weather {
         self.weather.with(|now| *now)
     }

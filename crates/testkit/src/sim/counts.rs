@@ -42,6 +42,10 @@ pub struct Counts {
     pub rot_refused: u64,
     /// What struck, by its name.
     pub faults: BTreeMap<&'static str, u64>,
+    /// Nodes that began to serve while their bucket did not answer.
+    pub served_without_bucket: u64,
+    /// Nodes with another bucket than the cluster's that were told so.
+    pub mistyped_told: u64,
     /// The longest time that one life of the node went on without its bucket.
     pub outage: Duration,
     /// Publishers that were told meanwhile that the log is full.
@@ -79,6 +83,8 @@ impl Counts {
             ended_itself,
             rot_refused,
             faults,
+            served_without_bucket,
+            mistyped_told,
             outage,
             refused_in_outage,
             log_percent_max,
@@ -108,6 +114,8 @@ impl Counts {
         for (fault, times) in faults {
             *self.faults.entry(fault).or_default() += times;
         }
+        self.served_without_bucket += served_without_bucket;
+        self.mistyped_told += mistyped_told;
         self.outage = self.outage.max(*outage);
         self.refused_in_outage += refused_in_outage;
         self.log_percent_max = self.log_percent_max.max(*log_percent_max);

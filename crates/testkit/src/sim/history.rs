@@ -159,10 +159,10 @@ impl History {
         self.inner.with(|inner| inner.bucket.excuses(now))
     }
 
-    /// Whether that may be the reason why the node serves nobody. Without its bucket it does not start.
+    /// Whether that may be the reason why the node serves nobody.
     pub(super) fn node_may_be_ill(&self) -> bool {
         let now = self.trace.elapsed();
-        self.inner.with(|inner| inner.node.excuses(now) || inner.bucket.excuses(now))
+        self.inner.with(|inner| inner.node.excuses(now))
     }
 
     pub fn violations(&self) -> Vec<String> {

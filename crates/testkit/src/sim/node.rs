@@ -1,13 +1,13 @@
 //! A simulated node: its disk, bucket, clock and address outlive the lives that it is started for.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use railgun_broker::{Broker, BrokerSpec, ClusterSpec, LogDriver, Seams, StartError};
-use railgun_log::{CrashPlan, Disk, LogOptions, SimDisk};
+use railgun_log::{CrashPlan, Disk, LogOptions, SimDisk, read_full_at};
 use railgun_net::BindError;
 use railgun_net::memory::{AddrInUse, Crash as HostCrash, Disturbance, MemoryNetwork};
 use railgun_raft::Inline;
@@ -92,6 +92,8 @@ pub(super) struct SimNode {
     pub(super) shape: Shape,
     pub(super) bug: Option<Bug>,
     pub(super) hooks: Hooks,
+    /// The bucket that it is started with as long as nobody notices that it is another one's.
+    mistyped: Shared<Option<SimBucket>>,
     /// Of a node that is one of several.
     place: Option<Place>,
     /// Longest step of the disk in good health, in µs.
@@ -138,6 +140,7 @@ impl SimNode {
             shape,
             bug,
             hooks,
+            mistyped: Shared::new(None),
             usual_step_us: STEP_MAX_US,
             step_us: Shared::new(STEP_MAX_US),
             entropy: SimEntropy::new(random.fork()),
@@ -232,6 +235,7 @@ impl SimNode {
             }
         };
         let cluster = self.place.as_ref().map(|place| place.cluster(network.clone()));
+        let bucket = self.mistyped().unwrap_or_else(|| self.bucket.clone());
         let listen = Box::new(move || {
             let listening = match memory {
                 Some(memory) => network.listen_within(addr, memory),
@@ -241,7 +245,7 @@ impl SimNode {
         });
         let broker = Broker::start(BrokerSpec {
             seams: self.seams(disk.clone()),
-            bucket: self.bucket.of_life(Arc::clone(&ended), self.bug),
+            bucket: bucket.of_life(Arc::clone(&ended), self.bug),
             listen,
             address,
             tokens: Vec::new(),
@@ -282,6 +286,24 @@ impl SimNode {
     /// Loses every shard; the node knows who it is.
     pub(super) fn lose_shards(&self) {
         self.disk.lose("shards");
+    }
+
+    /// Whether it belongs to a cluster, by what is on its disk.
+    pub(super) fn is_member(&self) -> bool {
+        let Ok(file) = self.disk.open(Path::new("node.toml")) else { return false };
+        let mut text = [0; 16 << 10];
+        let read = read_full_at(&*file, &mut text, 0).unwrap_or(0);
+        String::from_utf8_lossy(&text[..read]).contains("cluster = ")
+    }
+
+    /// It is started with another bucket than the cluster's; `None`: that is corrected.
+    pub(super) fn mistype(&self, other: Option<SimBucket>) {
+        self.mistyped.with(|mistyped| *mistyped = other);
+    }
+
+    /// The bucket that it is started with, if that is another than the cluster's.
+    pub(super) fn mistyped(&self) -> Option<SimBucket> {
+        self.mistyped.with(|mistyped| mistyped.clone())
     }
 
     /// Another machine has its address from now on, with an empty disk.

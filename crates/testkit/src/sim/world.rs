@@ -320,8 +320,8 @@ impl World {
         })
     }
 
-    /// The bucket is away for minutes while the node runs, and only mild things happen besides: to
-    /// start again it would need its bucket. Nobody's patience lasts until it is back.
+    /// The bucket is away for minutes while the node runs, and only mild things happen besides, so that it
+    /// is one life that goes on without. Nobody's patience lasts until it is back.
     async fn lose_bucket(&mut self) {
         // A planted disk error may lie in wait: a restart forgets it.
         self.heal().await;
@@ -404,7 +404,6 @@ impl World {
                 let rot = matches!(error, StartError::OpenLog { .. });
                 self.trace.count(|counts| counts.rot_refused += u64::from(rot));
             }
-            Err(_) if self.node.bucket.weather() != Weather::Fair => {}
             Err(_) => {
                 let how = format_args!("no end of a start on {} with rot", path.display());
                 self.history.violated("torn/rot", how);
@@ -445,11 +444,13 @@ impl World {
         loop {
             self.end_what_is_over();
             self.lives += 1;
-            let well = self.node.bucket.weather() == Weather::Fair
-                && self.trace.elapsed() >= self.full_until;
+            // It belongs to a cluster since its first start, and needs no bucket (T-3).
+            let well = self.trace.elapsed() >= self.full_until;
             let error = match tokio::time::timeout(START_PATIENCE, self.node.start()).await {
                 Ok(Ok(life)) => {
                     self.trace.note(format_args!("started"));
+                    let is_away = self.node.bucket.is_away();
+                    self.trace.count(|counts| counts.served_without_bucket += u64::from(is_away));
                     self.life = Some(life);
                     self.tell_health();
                     return;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use railgun_log::CrashPlan;
 use railgun_net::memory::Crash as HostCrash;
 
+use super::super::bucket::SimBucket;
 use super::faults::At;
 use super::member::Member;
 use super::{ClusterWorld, DATA_SHARDS, NODES};
@@ -16,6 +17,8 @@ const MEND_PATIENCE: Duration = Duration::from_secs(60);
 /// Moments at which the others are asked whether they have everything: under load they lack what has just
 /// been acked.
 const ASKED_MAX: usize = 100;
+/// How often whoever replaces a node gives it another bucket than the cluster's at first.
+const MISTYPED_PERCENT: u64 = 50;
 
 impl ClusterWorld {
     /// A node's shards are gone, and it is back after a while.
@@ -54,6 +57,12 @@ impl ClusterWorld {
         self.crash(at, HostCrash::Silent, &CrashPlan::LoseAll, back_at).await;
         self.members[at].node.lose_everything();
         self.note(at, format_args!("is gone for good"));
+        if self.random.percent(MISTYPED_PERCENT) {
+            let (conditions, random) = (self.bucket.conditions, self.random.fork());
+            let other = SimBucket::new(conditions, random, self.trace.clone());
+            self.members[at].node.mistype(Some(other));
+            self.note(at, format_args!("is to come back with another bucket"));
+        }
         self.operator.remove(at, removed);
     }
 

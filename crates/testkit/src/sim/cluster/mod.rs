@@ -14,6 +14,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use railgun_broker::StartError;
 use railgun_client::{Offset, StreamUid};
 use railgun_log::{CrashPlan, Fault as DiskFault};
 use railgun_net::memory::{Crash as HostCrash, Disturbance, MemoryNetwork};
@@ -215,7 +216,7 @@ impl ClusterWorld {
         let is_starting = self.members.iter().any(Member::is_starting);
         (0..=DATA_SHARDS).all(|shard| {
             let of_shard: Vec<_> = states.iter().filter(|it| it.shard.0 == shard).collect();
-            // Who waits for the bucket before it takes clients leads all the same: those that hear it
+            // Who waits for other leaders before it takes clients leads all the same: those that hear it
             // say so. A new replica has not heard of anybody yet.
             let mut told = of_shard.iter().filter_map(|it| it.leader);
             let leader = told.next();
@@ -326,6 +327,12 @@ impl ClusterWorld {
                     self.operator.knows(at, life.broker.node());
                 }
                 self.note(at, format_args!("serves"));
+                if self.members[at].node.mistyped().is_some() {
+                    let how = format_args!("node {} serves with another bucket", at + 1);
+                    self.history.violated("I2", how);
+                }
+                let is_away = self.bucket.is_away();
+                self.trace.count(|counts| counts.served_without_bucket += u64::from(is_away));
             }
             News::Stopped => {
                 self.note(at, format_args!("has stopped"));
@@ -335,8 +342,7 @@ impl ClusterWorld {
             }
             News::NotStarted(error) => {
                 self.note(at, format_args!("does not start: {error}"));
-                let is_excused = self.members[at].hurt.is_some() || now < self.ill_at + EXCUSED;
-                if !is_excused {
+                if !self.excuses_start(at, &error).await {
                     let number = at + 1;
                     let how = format_args!("node {number} does not start: {error}");
                     self.history.violated("liveness", how);
@@ -358,6 +364,30 @@ impl ClusterWorld {
                 let (plan, back_at) = (self.draw_end(), now + down.unwrap_or_default());
                 self.crash(at, HostCrash::Told, &plan, back_at).await;
             }
+        }
+    }
+
+    /// Whether what is wrong, or was until a moment ago, is a reason for a node not to start. That its
+    /// bucket is away is one for a node that belongs to no cluster yet.
+    async fn excuses_start(&mut self, at: At, error: &StartError) -> bool {
+        let node = &self.members[at].node;
+        let is_ill = self.trace.elapsed() < self.ill_at + EXCUSED;
+        match error {
+            StartError::WrongBucket(_) => match node.mistyped() {
+                Some(other) => {
+                    node.mistype(None);
+                    self.trace.count(|counts| counts.mistyped_told += 1);
+                    let there = other.in_fair_weather().list("railgun").await;
+                    if !there.is_ok_and(|there| there.is_empty()) {
+                        let how = format_args!("node {} has uploaded to another bucket", at + 1);
+                        self.history.violated("I2", how);
+                    }
+                    true
+                }
+                None => false,
+            },
+            StartError::Probe(_) | StartError::Owner(_) => is_ill && !node.is_member(),
+            _ => is_ill || self.members[at].hurt.is_some(),
         }
     }
 
