@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::{ClientConfig, Connecting, ConnectionError, Incoming};
+use quinn::{ClientConfig, Connecting, ConnectionError, Incoming, TransportConfig};
 use railgun_types::ErrorCode;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -73,7 +73,8 @@ enum Peer {
         endpoint: quinn::Endpoint,
         local_addr: SocketAddr,
         dialling: ClientConfig,
-        dialling_for_clients: ClientConfig,
+        /// The transport of connections for clients.
+        for_clients: Arc<TransportConfig>,
         handshake_timeout: Duration,
         ready: async_channel::Receiver<Connection>,
         refused: watch::Receiver<RefusedPeers>,
@@ -99,8 +100,6 @@ impl PeerEndpoint {
         let local_addr = endpoint.local_addr().map_err(failed)?;
         let mut dialling = ClientConfig::new(spec.tls.dialling());
         dialling.transport_config(Arc::new(quic::peer_dialling()));
-        let mut dialling_for_clients = dialling.clone();
-        dialling_for_clients.transport_config(Arc::new(quic::peer_dialling_for_clients()));
         let handshake_timeout = spec.handshake_timeout;
         let (queue, ready) = async_channel::bounded(READY_MAX);
         let (refusals, refused) = watch::channel(RefusedPeers::default());
@@ -118,7 +117,7 @@ impl PeerEndpoint {
             endpoint,
             local_addr,
             dialling,
-            dialling_for_clients,
+            for_clients: Arc::new(quic::peer_dialling_for_clients()),
             handshake_timeout,
             ready,
             refused,
@@ -157,7 +156,7 @@ impl PeerEndpoint {
     pub async fn connect(&self, addr: SocketAddr) -> Result<Connection, PeerConnectError> {
         match &self.0 {
             Peer::Quic { endpoint, dialling, handshake_timeout, .. } => {
-                dial(endpoint, dialling, addr, *handshake_timeout).await
+                dial(endpoint, dialling.clone(), addr, *handshake_timeout).await
             }
             Peer::Memory(peer) => peer.connect(addr).await,
         }
@@ -173,8 +172,10 @@ impl PeerEndpoint {
         addr: SocketAddr,
     ) -> Result<Connection, PeerConnectError> {
         match &self.0 {
-            Peer::Quic { endpoint, dialling_for_clients, handshake_timeout, .. } => {
-                dial(endpoint, dialling_for_clients, addr, *handshake_timeout).await
+            Peer::Quic { endpoint, dialling, for_clients, handshake_timeout, .. } => {
+                let mut dialling = dialling.clone();
+                dialling.transport_config(Arc::clone(for_clients));
+                dial(endpoint, dialling, addr, *handshake_timeout).await
             }
             Peer::Memory(peer) => peer.connect(addr).await,
         }
@@ -218,12 +219,12 @@ impl fmt::Debug for PeerEndpoint {
 
 async fn dial(
     endpoint: &quinn::Endpoint,
-    config: &ClientConfig,
+    config: ClientConfig,
     addr: SocketAddr,
     handshake_timeout: Duration,
 ) -> Result<Connection, PeerConnectError> {
     let connecting = endpoint
-        .connect_with(config.clone(), addr, NODE_NAME)
+        .connect_with(config, addr, NODE_NAME)
         .map_err(|error| not_started(addr, &error))?;
     within(addr, handshake_timeout, dialled(connecting)).await
 }
