@@ -183,6 +183,33 @@ async fn the_log_of_a_replica_that_is_given_up_does_not_stay_open() {
     assert!(opened.is_ok(), "{opened:?}");
 }
 
+/// A fourth node, on a disk that can be made to fail, in a cluster of three.
+async fn with_fourth(cluster: &mut Cluster) -> scarce::Scarce {
+    cluster.add_host();
+    let spec = cluster.spec(4, 100);
+    let disk = scarce::Scarce::new(cluster.disks[3].clone());
+    let seams = Seams { disk: Arc::new(disk.clone()), ..spec.seams };
+    cluster.nodes[3] = Some(Broker::start(BrokerSpec { seams, ..spec }).await.unwrap());
+    disk
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_life_counts_as_begun_when_it_is_kept() {
+    let (mut cluster, _) = with_records(1).await;
+    let disk = with_fourth(&mut cluster).await;
+    // The first data shard's is kept, the second's is not at first.
+    disk.fail_after(SimOp::Rename, 1, |path| path.starts_with("node.new"));
+    set_state(&cluster, 1, 3, NodeState::Draining).await;
+    for shard in [ShardId(1), ShardId(2)] {
+        cluster.votes_again(4, shard, 1).await;
+    }
+    assert!(disk.has_failed());
+    let kept = Identity::load(&cluster.disks[3], &cluster.bucket.url().to_string());
+    let kept = kept.unwrap().unwrap().member.unwrap().replicas;
+    let all = BTreeMap::from([(ShardId::CATALOG, 1), (ShardId(1), 1), (ShardId(2), 1)]);
+    assert_eq!(kept, all);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_replica_that_does_not_start_keeps_nothing_from_the_others() {
     let (mut cluster, _) = with_records(1).await;
@@ -196,35 +223,30 @@ async fn a_replica_that_does_not_start_keeps_nothing_from_the_others() {
     while on(&stream).await != ShardId(1) {
         stream.push('a');
     }
-    cluster.add_host();
-    let spec = cluster.spec(4, 100);
-    let disk = scarce::Scarce::new(cluster.disks[3].clone());
-    let seams = Seams { disk: Arc::new(disk.clone()), ..spec.seams };
-    cluster.nodes[3] = Some(Broker::start(BrokerSpec { seams, ..spec }).await.unwrap());
+    let disk = with_fourth(&mut cluster).await;
     disk.fail_after(SimOp::SyncDir, 0, |dir| dir.starts_with("shards/2/checkpoints"));
+    // It hears of both shards at once.
+    (1..=3).for_each(|other| cluster.disturbance.partition(ip(4), ip(other)));
     set_state(&cluster, 1, 3, NodeState::Draining).await;
+    let is_placed = |it: &Placement| it.replica_on(NodeId(4)).is_some();
+    until(|| cluster.node(1).view.borrow().placements.values().all(is_placed)).await;
+    (1..=3).for_each(|other| cluster.disturbance.heal(ip(4), ip(other)));
     cluster.votes_again(4, ShardId(1), 1).await;
     assert!(disk.has_failed());
     cluster.votes_again(4, ShardId(2), 1).await;
-    // What it leads comes to the bucket.
-    let raft = cluster.node(4).on_node.borrow()[&ShardId(1)].raft.clone();
-    let to = [ReplicaId::new(NodeId(4), 1)];
-    let led = async {
-        while cluster.leader(4, ShardId(1)) != Some(4) {
-            let leader = cluster.leader(1, ShardId(1)).filter(|leader| *leader != 4);
-            if let Some(leader) = leader {
-                let local = cluster.node(leader).on_node.borrow()[&ShardId(1)].raft.clone();
-                leads::hand_over(ShardId(1), &local, &to).await.ok();
-            }
-            sleep(Duration::from_millis(100)).await;
-        }
-    };
-    timeout(PATIENCE, led).await.expect("it leads");
-    assert!(raft.leader().state().leader.is_some());
+    // What it leads, as it is to, comes to the bucket.
+    let placement = cluster.node(1).view.borrow().placements[&ShardId(1)].clone();
+    let (mut replicas, own) = (placement.voters, ReplicaId::new(NodeId(4), 1));
+    replicas.sort_by_key(|replica| *replica != own);
+    let if_version = placement.version;
+    let place = CatalogCommand::Place { shard: ShardId(1), replicas, if_version };
+    cluster.node(1).streams.routing().change(place).await.unwrap();
+    until(|| cluster.leader(1, ShardId(1)) == Some(4)).await;
     cluster.publish(4, &stream, b"x").await;
     let name = name(&stream);
     let sealed = timeout(PATIENCE, cluster.node(4).streams.seal(&name, true)).await;
     sealed.expect("it is uploaded").unwrap();
+    assert_eq!(cluster.leader(1, ShardId(1)), Some(4));
 }
 
 #[tokio::test(start_paused = true)]
