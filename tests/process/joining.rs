@@ -31,6 +31,9 @@ impl Trial {
             ("RAILGUN_HOT_FILE_BYTES", "1MiB".to_owned()),
             ("LOCAL_CLUSTER_TIMEOUT", LIMIT.as_secs().to_string()),
         ];
+        // Every node may sign for others.
+        let ca_dir = dir.path().join("cluster/ca").display().to_string();
+        let environment = [environment, vec![("RAILGUN_CLUSTER_CA_DIR", ca_dir)]].concat();
         Self { dir, environment }
     }
 

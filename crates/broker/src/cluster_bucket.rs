@@ -107,6 +107,15 @@ pub(crate) async fn claim(bucket: &Bucket, owner: &Owner) -> Result<(), StartErr
     Ok(())
 }
 
+/// Takes back the claim of a cluster that did not come to be, if the bucket lets it be taken in time: one that
+/// stays says nothing to anybody.
+pub(crate) async fn disclaim(bucket: &Bucket, cluster: ClusterUid) {
+    let disclaimed = timeout(CLAIM_TIMEOUT, owner::disclaim(bucket, cluster)).await;
+    if !matches!(disclaimed, Ok(Ok(()))) {
+        tracing::warn!(%bucket, %cluster, "the claim of a cluster that did not come to be stays");
+    }
+}
+
 /// What the bucket answers, unless it takes too long: a start that hangs tells nobody why.
 async fn in_time<T>(bucket: &Bucket, answer: impl Future<Output = T>) -> Result<T, ProbeError> {
     timeout(CLAIM_TIMEOUT, answer).await.map_err(|_| ProbeError::Unreachable {

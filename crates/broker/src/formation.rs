@@ -149,8 +149,12 @@ impl Formation {
             match self.carry_out(&identity, member, asks).await? {
                 Plan::Agreed => return Ok(identity),
                 Plan::Abandoned => {
+                    let (cluster, is_first) = (member.cluster, member.node == NodeId(1));
                     identity.member = None;
                     identity.keep(&*self.disk)?;
+                    if is_first {
+                        cluster_bucket::disclaim(&self.bucket, cluster).await;
+                    }
                     self.about.send_modify(|about| identity.tell(about));
                 }
             }

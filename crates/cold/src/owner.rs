@@ -81,6 +81,14 @@ pub async fn claim(bucket: &Bucket, owner: &Owner) -> Result<Put, OwnerError> {
     Ok(bucket.put_immutable(&key, Bytes::from(json)).await?)
 }
 
+/// Takes the claim of a cluster back that came to nothing: nobody else has heard of it. Idempotent.
+///
+/// # Errors
+/// [`BucketError`].
+pub async fn disclaim(bucket: &Bucket, cluster: ClusterUid) -> Result<(), BucketError> {
+    bucket.delete(&Key::Owner { cluster }.to_string()).await
+}
+
 /// Reads the owner of a cluster life's keys; `None` if nobody claimed them.
 ///
 /// # Errors
@@ -146,6 +154,12 @@ mod tests {
         let refused = claim(&bucket, &other).await.unwrap_err();
         assert!(matches!(refused, OwnerError::Bucket(BucketError::Conflict { .. })), "{refused}");
         assert_eq!(read(&bucket, ours.cluster).await.unwrap(), Some(ours.clone()));
+
+        let vain = owner(9);
+        claim(&bucket, &vain).await.unwrap();
+        disclaim(&bucket, vain.cluster).await.unwrap();
+        disclaim(&bucket, vain.cluster).await.unwrap();
+        assert_eq!(read(&bucket, vain.cluster).await.unwrap(), None);
 
         claim(&bucket, &owner(0)).await.unwrap();
         assert_eq!(clusters(&bucket).await.unwrap(), [ClusterUid([0; 16]), ours.cluster]);

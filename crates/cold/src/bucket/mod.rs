@@ -38,6 +38,10 @@ pub const LIST_KEYS_MAX: usize = 1 << 20;
 /// Time a listing has, whatever its length.
 const LIST_DEADLINE: Duration = Duration::from_secs(60);
 
+/// How long an attempt waits for the gate of a bucket that is [behind](Bucket::behind) one: readers are
+/// told soon that the bucket is away.
+const GATE_WAIT: Duration = Duration::from_secs(1);
+
 /// An object store with a prefix. Cheap to clone.
 #[derive(Clone)]
 pub struct Bucket {
@@ -289,8 +293,10 @@ impl Bucket {
         Ok(names)
     }
 
-    /// Deletes the object, as nobody but a test does. One that does not exist counts as deleted.
-    #[cfg(test)]
+    /// Deletes the object. One that does not exist counts as deleted.
+    ///
+    /// # Errors
+    /// [`BucketError`], after retries.
     pub(crate) async fn delete(&self, key: &str) -> Result<(), BucketError> {
         let delete = |path: Path| async move { self.inner.store.delete(&path).await };
         match self.retried(key, delete).await {
@@ -370,19 +376,18 @@ impl Bucket {
         }
     }
 
-    /// Runs one attempt under `deadline`, which runs while it waits for the gate, too.
+    /// Runs one attempt under `deadline`. It waits for the gate for [`GATE_WAIT`] at most.
     async fn attempt<T>(
         &self,
         deadline: Duration,
         request: impl Future<Output = Result<T, object_store::Error>>,
     ) -> Result<T, Failure> {
-        let request = async {
-            if let Some(gate) = &self.inner.gate {
-                gate.clone().await;
-            }
-            request.await
-        };
-        retry::attempt(&*self.inner.pacer, deadline, request).await
+        let pacer = &*self.inner.pacer;
+        if let Some(gate) = &self.inner.gate {
+            let open = gate.clone().map(Ok);
+            retry::attempt(pacer, deadline.min(GATE_WAIT), open).await?;
+        }
+        retry::attempt(pacer, deadline, request).await
     }
 
     /// Runs `work` under an overall deadline; `None` when it passes.
