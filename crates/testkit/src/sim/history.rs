@@ -154,7 +154,8 @@ impl History {
         }
     }
 
-    fn bucket_may_be_ill(&self) -> bool {
+    /// Whether that may be the reason why what lies there is not read.
+    pub(super) fn bucket_may_be_ill(&self) -> bool {
         let now = self.trace.elapsed();
         self.inner.with(|inner| inner.bucket.excuses(now))
     }

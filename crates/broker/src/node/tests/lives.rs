@@ -319,7 +319,16 @@ async fn a_node_that_missed_what_the_others_have_given_up_gets_a_snapshot() {
     publish(&cluster, 1, &mut values, 5).await;
     let shard = cluster.node(1).streams.resolve(&name("s")).await.unwrap().shard.id();
     let log = cluster.node(1).on_node.borrow()[&shard].log.clone();
-    let purged = log.state().last_purged.expect("something was given up").index;
+    // Raft waits a moment for the one that is not there.
+    let purged = timeout(PATIENCE, async {
+        loop {
+            if let Some(purged) = log.state().last_purged {
+                break purged.index;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    });
+    let purged = purged.await.expect("something was given up");
     cluster.start(&[3]).await;
     assert_eq!(cluster.read(3, "s").await, values);
     let behind = cluster.node(3).on_node.borrow()[&shard].log.clone();

@@ -174,7 +174,10 @@ fn judge(actor: &Actor, error: &SubscribeError) {
             let stops = [ErrorCode::GoingAway, ErrorCode::StreamStarting].map(WireCode::Known);
             stops.contains(&error.code) || actor.history.excuses(error.code)
         }
-        SubscribeError::Disconnected { .. } => actor.history.node_may_be_ill(),
+        // What is waited for may be in the bucket.
+        SubscribeError::Disconnected { .. } => {
+            actor.history.node_may_be_ill() || actor.history.bucket_may_be_ill()
+        }
         SubscribeError::TooManyStreams { .. }
         | SubscribeError::Damaged { .. }
         | SubscribeError::Protocol { .. } => false,
