@@ -9,7 +9,7 @@ use railgun_cold::Bucket;
 use railgun_cold::bucket::ProbeError;
 use railgun_cold::keys::Key;
 use railgun_cold::owner::{self, Owner, OwnerError};
-use railgun_types::ClusterUid;
+use railgun_types::{ClusterUid, NodeId, Timestamp};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -95,12 +95,16 @@ pub(crate) async fn is_wrong(mut standing: watch::Receiver<Standing>) -> WrongBu
 ///
 /// # Errors
 /// The bucket does not answer in time, or holds something else in the owner's place.
-pub(crate) async fn claim(bucket: &Bucket, owner: &Owner) -> Result<(), StartError> {
-    let cluster = owner.cluster;
+pub(crate) async fn claim(
+    bucket: &Bucket,
+    cluster: ClusterUid,
+    created: Timestamp,
+) -> Result<(), StartError> {
+    let owner = Owner { cluster, created, format: owner::FORMAT, node: NodeId(1) };
     if in_time(bucket, owner::read(bucket, cluster)).await??.is_some() {
         return Ok(());
     }
-    if let Err(error) = in_time(bucket, owner::claim(bucket, owner)).await? {
+    if let Err(error) = in_time(bucket, owner::claim(bucket, &owner)).await? {
         // What an earlier start has sent may have arrived just now.
         in_time(bucket, owner::read(bucket, cluster)).await??.ok_or(error)?;
     }

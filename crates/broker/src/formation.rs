@@ -12,7 +12,6 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use railgun_cold::Bucket;
-use railgun_cold::owner::{self, Owner};
 use railgun_core::cluster_clock::MUST_NOT_LEAD_US;
 use railgun_log::Disk;
 use railgun_proto::convert::Uid;
@@ -141,10 +140,7 @@ impl Formation {
             };
             if member.node == NodeId(1) {
                 // Before anybody hears of the cluster: whoever belongs to it finds its bucket claimed.
-                let (cluster, node) = (member.cluster, member.node);
-                let owner =
-                    Owner { cluster, created: self.clock.now(), format: owner::FORMAT, node };
-                cluster_bucket::claim(&self.bucket, &owner).await?;
+                cluster_bucket::claim(&self.bucket, member.cluster, self.clock.now()).await?;
             }
             match self.carry_out(&identity, member, asks).await? {
                 Plan::Agreed => return Ok(identity),

@@ -22,7 +22,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use railgun_cold::Bucket;
-use railgun_cold::owner::{self, Owner};
+use railgun_cold::owner;
 use railgun_cold::reader::{ColdReader, ReaderOptions};
 use railgun_core::command::{
     CatalogCommand, ClusterSettings, CommandBody, NodeInfo, SealScope, SegmentCommand,
@@ -226,8 +226,7 @@ impl Broker {
         let Member { node, cluster, founders, .. } = member;
         let is_first = node == NodeId(1) && !founders.is_empty();
         if is_first {
-            let owner = Owner { cluster, created: clock.now(), format: owner::FORMAT, node };
-            cluster_bucket::claim(&bucket, &owner).await?;
+            cluster_bucket::claim(&bucket, cluster, clock.now()).await?;
             standing_of_bucket.send_replace(Standing::Ours);
         } else {
             let standing = standing_of_bucket.clone();

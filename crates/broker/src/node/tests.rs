@@ -14,6 +14,7 @@ mod forming;
 mod full_disk;
 mod lives;
 mod moved;
+mod numbered;
 mod offload;
 mod publishers;
 mod reading;

@@ -6,36 +6,11 @@ use std::path::Path;
 use railgun_log::Disk;
 
 use super::cluster_rig::{Cluster, PATIENCE};
+use super::numbered::{RECORDS, publish, value, values, with_records};
 use super::*;
 
-const RECORDS: usize = 12;
 /// The one that rots.
 const ROTTEN: usize = 5;
-
-fn value(number: usize) -> Vec<u8> {
-    let mut value = format!("record {number:05} of the damaged log").into_bytes();
-    value.resize(20_000, number as u8);
-    value
-}
-
-fn values(records: usize) -> Vec<Vec<u8>> {
-    (0..records).map(value).collect()
-}
-
-async fn publish(cluster: &Cluster, number: usize, records: std::ops::Range<usize>) {
-    for record in records {
-        assert_eq!(cluster.publish(number, "s", &value(record)).await, record as u64);
-    }
-}
-
-async fn with_records() -> (Cluster, ShardId) {
-    let mut cluster = Cluster::new(3);
-    cluster.start(&[1, 2, 3]).await;
-    cluster.node(1).streams.ensure(wish("s", 1 << 20, EnsureMode::Warn)).await.unwrap();
-    publish(&cluster, 1, 0..RECORDS).await;
-    let shard = cluster.node(1).streams.resolve(&name("s")).await.unwrap().shard.id();
-    (cluster, shard)
-}
 
 /// Changes one byte of a record in a node's log, wherever that has it.
 fn rot(cluster: &Cluster, number: usize, shard: ShardId, record: usize) {

@@ -5,26 +5,9 @@ use std::path::PathBuf;
 use railgun_log::Disk;
 
 use super::cluster_rig::{Cluster, PATIENCE, ip};
+use super::numbered::{RECORDS, publish, values, with_records};
 use super::*;
 use crate::on_node::LocalReplica;
-
-const RECORDS: usize = 12;
-
-fn value(number: usize) -> Vec<u8> {
-    let mut value = format!("record {number:05} of the snapshots").into_bytes();
-    value.resize(20_000, number as u8);
-    value
-}
-
-fn values(records: usize) -> Vec<Vec<u8>> {
-    (0..records).map(value).collect()
-}
-
-async fn publish(cluster: &Cluster, number: usize, records: std::ops::Range<usize>) {
-    for record in records {
-        assert_eq!(cluster.publish(number, "s", &value(record)).await, record as u64);
-    }
-}
 
 async fn until(what: &str, is_so: impl Fn() -> bool) {
     let so = async {
@@ -36,11 +19,7 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
 }
 
 async fn with_stream() -> (Cluster, ShardId) {
-    let mut cluster = Cluster::new(3);
-    cluster.start(&[1, 2, 3]).await;
-    cluster.node(1).streams.ensure(wish("s", 1 << 20, EnsureMode::Warn)).await.unwrap();
-    publish(&cluster, 1, 0..RECORDS).await;
-    let shard = cluster.node(1).streams.resolve(&name("s")).await.unwrap().shard.id();
+    let (cluster, shard) = with_records().await;
     // Until leads stay where they are.
     sleep(Duration::from_secs(15)).await;
     (cluster, shard)
