@@ -1,5 +1,6 @@
 //! Many seeds of the simulation, several at a time.
 
+use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -131,11 +132,7 @@ fn run_seeds(args: &Args, options: &Options, mut take: impl FnMut(&Report) -> bo
                     if seed >= end {
                         return;
                     }
-                    let report = match args.alone {
-                        true => sim::run(seed, options),
-                        false => sim::run_cluster(seed, options),
-                    };
-                    if tell.send(report).is_err() {
+                    if tell.send(run_seed(seed, args.alone, options)).is_err() {
                         return;
                     }
                 }
@@ -149,6 +146,16 @@ fn run_seeds(args: &Args, options: &Options, mut take: impl FnMut(&Report) -> bo
             }
         }
     });
+}
+
+/// A panic, of a check in a dependency for instance, is a finding too.
+fn run_seed(seed: u64, alone: bool, options: &Options) -> Report {
+    let run = if alone { sim::run } else { sim::run_cluster };
+    catch_unwind(|| run(seed, options)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        Report { seed, violations: vec![format!("panicked: {text}")], ..Report::default() }
+    })
 }
 
 fn tell_of(report: &Report, done: u64, of: u64, after: Duration) {

@@ -48,11 +48,11 @@ impl StateMachine for Echo {
 struct NoSnapshots;
 
 impl SnapshotSource for NoSnapshots {
-    fn current(&self) -> Result<Option<Snapshot>, SnapshotError> {
+    fn current(&self, _: u64) -> Result<Option<Snapshot>, SnapshotError> {
         Ok(None)
     }
 
-    fn promote(&self, upto: u64) -> Result<Snapshot, SnapshotError> {
+    fn promote(&self, _: u64, upto: u64) -> Result<Snapshot, SnapshotError> {
         Err(SnapshotError::NoCheckpoint { upto })
     }
 

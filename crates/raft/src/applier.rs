@@ -242,6 +242,7 @@ impl RaftStateMachine<Types> for Applier {
 #[derive(Clone)]
 pub(crate) struct Snapshots {
     source: Arc<dyn SnapshotSource>,
+    log: ShardLog,
     pool: Arc<dyn BlockingPool>,
     /// What openraft was told of last. It may be above what others may be sent, which is the current one
     /// or nothing.
@@ -249,13 +250,22 @@ pub(crate) struct Snapshots {
 }
 
 impl Snapshots {
-    pub(crate) fn new(source: Arc<dyn SnapshotSource>, pool: Arc<dyn BlockingPool>) -> Self {
-        Self { source, pool, told: watch::channel(None).0 }
+    pub(crate) fn new(
+        source: Arc<dyn SnapshotSource>,
+        log: ShardLog,
+        pool: Arc<dyn BlockingPool>,
+    ) -> Self {
+        Self { source, log, pool, told: watch::channel(None).0 }
+    }
+
+    /// The last index that the log has given up.
+    fn purged(&self) -> u64 {
+        self.log.state().last_purged.map_or(0, |id| id.index)
     }
 
     pub(crate) async fn current(&self) -> io::Result<Result<Option<Snapshot>, SnapshotError>> {
-        let source = Arc::clone(&self.source);
-        Ok(run_on(&*self.pool, move || source.current()).await?)
+        let (source, from) = (Arc::clone(&self.source), self.purged());
+        Ok(run_on(&*self.pool, move || source.current(from)).await?)
     }
 
     /// What openraft is to hear. Once it was told of a snapshot there is one for ever, for all it knows.
@@ -281,8 +291,8 @@ impl Snapshots {
     }
 
     pub(crate) async fn promote(&self, upto: u64) -> io::Result<Result<Snapshot, SnapshotError>> {
-        let source = Arc::clone(&self.source);
-        let promoted = run_on(&*self.pool, move || source.promote(upto)).await?;
+        let (source, from) = (Arc::clone(&self.source), self.purged());
+        let promoted = run_on(&*self.pool, move || source.promote(from, upto)).await?;
         if let Ok(promoted) = &promoted {
             self.told.send_replace(Some(promoted.applied.clone()));
         }

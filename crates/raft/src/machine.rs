@@ -57,18 +57,19 @@ pub trait StateMachine: Send + Sync + 'static {
 /// they run on the [`BlockingPool`](crate::BlockingPool).
 pub trait SnapshotSource: Send + Sync + 'static {
     /// The snapshot promoted or installed last, if any. Its index never falls, but that it may be lost:
-    /// then there is none until another is promoted.
+    /// then there is none until another is promoted. Entries below log index `from` are given up: what
+    /// does not reach them is none.
     ///
     /// # Errors
     /// Keeps the shard from being started on this node. Later it is as if there were none.
-    fn current(&self) -> Result<Option<Snapshot>, SnapshotError>;
+    fn current(&self, from: u64) -> Result<Option<Snapshot>, SnapshotError>;
 
     /// Makes the newest checkpoint at or below log index `upto` the current snapshot, durably, if
-    /// it is newer than the current one, and returns the current one.
+    /// it is newer than the current one, and returns the current one. `from`: see [`Self::current`].
     ///
     /// # Errors
     /// [`SnapshotError::NoCheckpoint`] if there is none and no current snapshot either.
-    fn promote(&self, upto: u64) -> Result<Snapshot, SnapshotError>;
+    fn promote(&self, from: u64, upto: u64) -> Result<Snapshot, SnapshotError>;
 
     /// The newest checkpoint at or below log index `upto`, current or not, left as it is: for a
     /// replica whose log begins above its first entry and whose current snapshot is lost. It is not sent

@@ -99,7 +99,7 @@ impl RaftShard {
     /// [`StartError`]; nothing runs then.
     pub async fn start(spec: ShardSpec) -> Result<Self, StartError> {
         let (shard, replica) = (spec.shard, spec.replica);
-        let snapshots = Snapshots::new(spec.snapshots, Arc::clone(&spec.pool));
+        let snapshots = Snapshots::new(spec.snapshots, spec.log.clone(), Arc::clone(&spec.pool));
         let (leadership, leader) = Leadership::new(replica);
         let (alive, machine) = watch::channel(());
         let applier = Applier::new(

@@ -345,7 +345,7 @@ mod tests {
         rig.store.write(id, &["bad".into()]).expect("written");
         rig.written(3);
         assert!(!rig.is_due() && rig.schedule.covers(id.index));
-        let promoted = rig.store.promote(id.index).expect("the other");
+        let promoted = rig.store.promote(0, id.index).expect("the other");
         assert_eq!(promoted.applied.id, first);
         assert!(rig.is_due() && !rig.schedule.covers(id.index), "nothing else may ever come");
         rig.store.write(id, &["good".into()]).expect("written");

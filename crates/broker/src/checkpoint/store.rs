@@ -472,15 +472,17 @@ impl CheckpointStore {
 
 impl SnapshotSource for CheckpointStore {
     /// A snapshot that is damaged is told and passed over while another file holds the state: the
-    /// next promotion replaces it.
-    fn current(&self) -> Result<Option<Snapshot>, SnapshotError> {
+    /// next promotion replaces it. An older one, which a power cut has brought back, may not reach to
+    /// where the log begins.
+    fn current(&self, from: u64) -> Result<Option<Snapshot>, SnapshotError> {
         let promoted = self.promoted.borrow().clone();
         if promoted.is_some() {
             return Ok(promoted);
         }
         let entries = self.entries().map_err(as_snapshot_error)?;
         let mut damaged = None;
-        for entry in entries.iter().rev().filter(|entry| entry.promoted) {
+        let reaches = |entry: &&Entry| entry.promoted && entry.id.index >= from;
+        for entry in entries.iter().rev().filter(reaches) {
             match self.snapshot(entry) {
                 Ok(whole) => {
                     self.has_snapshot(whole.clone());
@@ -501,13 +503,14 @@ impl SnapshotSource for CheckpointStore {
         }
     }
 
-    fn promote(&self, upto: u64) -> Result<Snapshot, SnapshotError> {
+    fn promote(&self, from: u64, upto: u64) -> Result<Snapshot, SnapshotError> {
         let upto = if self.planted.is(BuiltinBug::SnapshotAboveFloor) { u64::MAX } else { upto };
         // A name that may not be durable is nothing to purge a log on.
         self.check_failure().map_err(as_snapshot_error)?;
         let entries = self.entries().map_err(as_snapshot_error)?;
         let below = |entry: &&Entry| {
-            entry.promoted || (entry.id.index <= upto && !self.is_passed_over(entry))
+            let is_choice = entry.id.index <= upto && !self.is_passed_over(entry);
+            entry.id.index >= from && (entry.promoted || is_choice)
         };
         let promoted = self.promoted.borrow().clone();
         let mut found = None;

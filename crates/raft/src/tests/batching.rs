@@ -54,7 +54,8 @@ async fn what_is_ready_is_applied_together_within_bounds() {
     let dir = tempdir();
     let (disk_log, log) = DiskLog::open(dir.path());
     let (sender, mut batches) = mpsc::channel(100);
-    let snapshots = Snapshots::new(Arc::new(Checkpoints::new(dir.path())), Arc::new(Inline));
+    let snapshots =
+        Snapshots::new(Arc::new(Checkpoints::new(dir.path())), log.clone(), Arc::new(Inline));
     let (leadership, _watch) = Leadership::new(ReplicaId(1));
     let (alive, _gone) = watch::channel(());
     let machine = Box::new(Counter(sender));

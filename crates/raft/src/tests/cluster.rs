@@ -105,15 +105,15 @@ impl Files {
 }
 
 impl SnapshotSource for Store {
-    fn current(&self) -> Result<Option<Snapshot>, SnapshotError> {
+    fn current(&self, _from: u64) -> Result<Option<Snapshot>, SnapshotError> {
         Ok(self.0.with(|files| {
             let path = files.current.clone()?;
             Some(Snapshot { applied: applied_in(&files.all[&path]), path })
         }))
     }
 
-    fn promote(&self, upto: u64) -> Result<Snapshot, SnapshotError> {
-        let current = self.current()?;
+    fn promote(&self, from: u64, upto: u64) -> Result<Snapshot, SnapshotError> {
+        let current = self.current(from)?;
         let newest = self.0.with(|files| files.newest(upto));
         let id = |it: &Option<Snapshot>| it.as_ref().map(|it| it.applied.id);
         let best = if id(&newest) > id(&current) { newest } else { current };

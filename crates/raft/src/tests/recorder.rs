@@ -165,7 +165,7 @@ impl Checkpoints {
 }
 
 impl SnapshotSource for Checkpoints {
-    fn current(&self) -> Result<Option<Snapshot>, SnapshotError> {
+    fn current(&self, _from: u64) -> Result<Option<Snapshot>, SnapshotError> {
         let path = self.current_path();
         if !path.exists() {
             return Ok(None);
@@ -173,20 +173,20 @@ impl SnapshotSource for Checkpoints {
         Ok(Some(Snapshot { applied: State::read(&path)?.applied, path }))
     }
 
-    fn promote(&self, upto: u64) -> Result<Snapshot, SnapshotError> {
-        let current = self.current()?;
+    fn promote(&self, from: u64, upto: u64) -> Result<Snapshot, SnapshotError> {
+        let current = self.current(from)?;
         let newest = self.newest(upto);
         match (newest, current) {
             (None, None) => Err(SnapshotError::NoCheckpoint { upto }),
             (Some(newest), None) => {
                 self.link_current(&newest)?;
-                self.promote(upto)
+                self.promote(from, upto)
             }
             (Some(newest), Some(current))
                 if State::read(&newest)?.applied.id > current.applied.id =>
             {
                 self.link_current(&newest)?;
-                self.promote(upto)
+                self.promote(from, upto)
             }
             (_, Some(current)) => Ok(current),
         }

@@ -59,7 +59,7 @@ async fn a_promotion_that_fails_leaves_the_replica_alive() {
     let mut replica = Replica::create(dir.path()).await;
     replica.fill(3).await;
     let checkpoints = Checkpoints::new(dir.path());
-    checkpoints.promote(u64::MAX).expect("there is something to promote");
+    checkpoints.promote(0, u64::MAX).expect("there is something to promote");
     std::fs::write(checkpoints.current_path(), b"not a state").expect("written");
     let refused = replica.shard.promote_snapshot(u64::MAX).await;
     assert!(
@@ -79,7 +79,7 @@ async fn nothing_above_what_the_owner_vouches_for_is_purged() {
     replica.fill(20).await;
     let last = replica.log.state().last.expect("entries").index;
     // Something else has made a newer state current.
-    let current = Checkpoints::new(dir.path()).promote(last).expect("promoted").applied.id;
+    let current = Checkpoints::new(dir.path()).promote(0, last).expect("promoted").applied.id;
     let upto = last - 10;
     let told = replica.shard.promote_snapshot(upto).await.expect("there is one");
     assert_eq!(told, current, "the current one");
@@ -103,7 +103,7 @@ async fn a_replica_whose_snapshot_is_lost_starts_on_its_checkpoint_and_promotes_
 
     let mut replica = Replica::start(dir.path(), Recorder::restored(dir.path())).await;
     replica.serving().await;
-    assert!(checkpoints.current().expect("read").is_none(), "that is up to the owner");
+    assert!(checkpoints.current(0).expect("read").is_none(), "that is up to the owner");
     replica.propose(1, "new").await;
     assert_eq!(replica.next_seen().await.bytes, "new");
     assert_eq!(replica.log.state().last_purged, Some(promoted));

@@ -22,16 +22,16 @@ use crate::watch;
 struct Vouched(Checkpoints);
 
 impl SnapshotSource for Vouched {
-    fn current(&self) -> Result<Option<Snapshot>, SnapshotError> {
-        self.0.current()
+    fn current(&self, from: u64) -> Result<Option<Snapshot>, SnapshotError> {
+        self.0.current(from)
     }
 
-    fn promote(&self, upto: u64) -> Result<Snapshot, SnapshotError> {
-        self.0.promote(upto)
+    fn promote(&self, from: u64, upto: u64) -> Result<Snapshot, SnapshotError> {
+        self.0.promote(from, upto)
     }
 
     fn stand_in(&self, upto: u64) -> Result<Snapshot, SnapshotError> {
-        self.0.promote(upto)
+        self.0.promote(0, upto)
     }
 
     fn open(&self, snapshot: &Path) -> Result<Box<dyn SnapshotFile>, SnapshotError> {
@@ -53,7 +53,8 @@ impl StoreBuilder<Types, LogStore, Applier, (TempDir, DiskLog)> for Builder {
         let source = Checkpoints::new(dir.path());
         // The suite purges logs of which nothing was applied, and wants a snapshot then.
         source.write(&State::default());
-        let snapshots = Snapshots::new(Arc::new(Vouched(source)), Arc::new(BlockingThreads));
+        let snapshots =
+            Snapshots::new(Arc::new(Vouched(source)), log.clone(), Arc::new(BlockingThreads));
         let (leadership, _watch) = Leadership::new(ReplicaId(0));
         let (alive, _gone) = watch::channel(());
         let applier = Applier::new(machine, snapshots, log.clone(), leadership.clone(), alive)

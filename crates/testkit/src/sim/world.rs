@@ -36,7 +36,7 @@ const OUTAGE_AT: u64 = 2;
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(3);
 
 /// How a run went.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Report {
     /// What it was drawn from.
     pub seed: u64,

@@ -49,7 +49,7 @@ fn a_damaged_checkpoint_is_stood_in_for_by_the_one_before() {
     store.write(id(5), &["one".into()]).expect("written");
     store.write(id(7), &["b".into(), "ad".into()]).expect("written");
     assert_eq!(newest(&store), Some((id(5), b"one".to_vec())));
-    assert_eq!(store.promote(7).expect("the one before").applied.id, id(5));
+    assert_eq!(store.promote(0, 7).expect("the one before").applied.id, id(5));
     assert_eq!(indexes(&store), [5], "a damaged one is never promoted");
 }
 
@@ -68,12 +68,12 @@ fn what_only_its_owner_cannot_read_is_set_aside_before_it_can_be_promoted() {
     assert_eq!(indexes(&store), [3, 5, 7, 9], "somebody may still want to look at them");
     store.set_aside(&newest.damaged).expect("renamed");
     assert_eq!(indexes(&store), [3, 5]);
-    assert_eq!(store.promote(9).expect("promoted").applied.id, id(5));
+    assert_eq!(store.promote(0, 9).expect("promoted").applied.id, id(5));
     assert_eq!(set_aside(&store), [9], "one is kept");
     // Whatever comes in which order, it is the newest.
     store.write(id(11), &["bad".into()]).expect("written");
     store.write(id(13), &["bad".into()]).expect("written");
-    assert_eq!(store.promote(13).expect("the snapshot").applied.id, id(5));
+    assert_eq!(store.promote(0, 13).expect("the snapshot").applied.id, id(5));
     assert_eq!(set_aside(&store), [13]);
 }
 
@@ -89,13 +89,13 @@ fn what_the_disk_cannot_read_now_is_passed_over_and_stays() {
     assert_eq!(found.whole.map(|(id, _)| id), Some(id(5)));
     assert!(found.damaged.is_empty());
     // It is not relied on before it was read in a life.
-    assert_eq!(store.promote(7).expect("promoted").applied.id, id(5));
+    assert_eq!(store.promote(0, 7).expect("promoted").applied.id, id(5));
     let store = reopen(&disk, &dir);
     assert_eq!(newest(&store).map(|(id, _)| id), Some(id(7)), "nothing is lost");
     for _ in [7, 5] {
         unreadable();
     }
-    assert!(matches!(store.promote(7), Err(SnapshotError::NoCheckpoint { .. })));
+    assert!(matches!(store.promote(0, 7), Err(SnapshotError::NoCheckpoint { .. })));
     assert_eq!(indexes(&store), [5, 7]);
     assert!(store.has_lost_newest(), "another is to be written");
     assert_eq!(newest(&reopen(&disk, &dir)).map(|(id, _)| id), Some(id(7)));
@@ -104,9 +104,9 @@ fn what_the_disk_cannot_read_now_is_passed_over_and_stays() {
     assert_eq!(indexes(&store), [5, 9]);
     // Written anew, it is as good as any.
     unreadable();
-    assert_eq!(store.promote(9).expect("the snapshot").applied.id, id(5));
+    assert_eq!(store.promote(0, 9).expect("the snapshot").applied.id, id(5));
     store.write(id(9), &["9".into()]).expect("written");
-    assert_eq!(store.promote(9).expect("promoted").applied.id, id(9));
+    assert_eq!(store.promote(0, 9).expect("promoted").applied.id, id(9));
     assert!(set_aside(&store).is_empty() && store.failure().is_none());
 }
 
@@ -141,7 +141,7 @@ fn a_damaged_checkpoint_that_finds_no_room_for_another_name_is_passed_over() {
     let found = store.newest(read).expect("read");
     disk.fail(Fault { op: SimOp::Rename, after: 0, kind: io::ErrorKind::StorageFull });
     store.set_aside(&found.damaged).expect("there is no harm in it");
-    assert_eq!(store.promote(9).expect("the other").applied.id, id(3));
+    assert_eq!(store.promote(0, 9).expect("the other").applied.id, id(3));
     assert_eq!(indexes(&store), [3, 5]);
     store.write(id(7), &["7".into()]).expect("written");
     assert_eq!(indexes(&store), [3, 7]);
@@ -162,7 +162,7 @@ fn a_damaged_checkpoint_does_not_hold_promotions_up() {
         for index in [1, 2] {
             store.write(id(index), &piece).expect("written");
         }
-        store.promote(1).expect("promoted");
+        store.promote(0, 1).expect("promoted");
         let path = store.path(&Entry { id: id(2), promoted: false });
         assert!(!rots || disk.flip(path, 0, 1));
         let mut promoted = 1;
@@ -173,7 +173,7 @@ fn a_damaged_checkpoint_does_not_hold_promotions_up() {
                 let kind = io::ErrorKind::Other;
                 disk.fail(Fault { op: SimOp::Read, after: 0, kind });
             }
-            promoted = store.promote(index - 1).expect("the snapshot at least").applied.id.index;
+            promoted = store.promote(0, index - 1).expect("the snapshot at least").applied.id.index;
             // What could not be read stays until there is a newer one.
             assert!(!indexes(&store).contains(&2) || (!rots && index == 3));
         }
@@ -186,15 +186,15 @@ fn a_damaged_checkpoint_does_not_hold_promotions_up() {
 #[test]
 fn promotion_takes_the_newest_at_or_below_and_drops_what_is_older() {
     let (_dir, store) = store();
-    assert!(matches!(store.promote(9), Err(SnapshotError::NoCheckpoint { upto: 9 })));
+    assert!(matches!(store.promote(0, 9), Err(SnapshotError::NoCheckpoint { upto: 9 })));
     for index in [3, 5, 7, 9] {
         store.write(id(index), &[index.to_string().into()]).expect("written");
     }
-    assert!(matches!(store.promote(2), Err(SnapshotError::NoCheckpoint { upto: 2 })));
-    assert_eq!(store.promote(8).expect("promoted").applied.id, id(7));
+    assert!(matches!(store.promote(0, 2), Err(SnapshotError::NoCheckpoint { upto: 2 })));
+    assert_eq!(store.promote(0, 8).expect("promoted").applied.id, id(7));
     assert_eq!(indexes(&store), [7, 9]);
-    assert_eq!(store.promote(8).expect("again").applied.id, id(7), "never falls");
-    let current = store.current().expect("read").expect("there is one");
+    assert_eq!(store.promote(0, 8).expect("again").applied.id, id(7), "never falls");
+    let current = store.current(0).expect("read").expect("there is one");
     assert_eq!(current.applied, Applied { id: id(7), membership: "7".into() });
     // The snapshot still serves a restart when newer checkpoints are gone.
     assert_eq!(newest(&store).map(|(id, _)| id), Some(id(9)));
@@ -206,23 +206,44 @@ fn a_damaged_snapshot_is_passed_over_while_a_checkpoint_is_whole() {
     for index in [3, 5] {
         store.write(id(index), &[index.to_string().into()]).expect("written");
     }
-    let snapshot = store.promote(3).expect("promoted");
+    let snapshot = store.promote(0, 3).expect("promoted");
     std::fs::write(dir.path().join(snapshot.path), "bad").expect("written");
     let store = store_in(&dir);
-    assert!(store.current().expect("the checkpoint is whole").is_none());
+    assert!(store.current(0).expect("the checkpoint is whole").is_none());
     // Nothing is promoted that lies above what may be given up.
     let stand_in = store.stand_in(9).expect("the checkpoint");
     assert_eq!(stand_in.applied.id, id(5));
     assert!(!store.entries().expect("listed").iter().any(|e| e.promoted && e.id == id(5)));
-    assert!(matches!(store.promote(4), Err(SnapshotError::NoCheckpoint { upto: 4 })));
+    assert!(matches!(store.promote(0, 4), Err(SnapshotError::NoCheckpoint { upto: 4 })));
     // When it may, it takes the damaged one's place.
-    assert_eq!(store.promote(5).expect("promoted").applied.id, id(5));
+    assert_eq!(store.promote(0, 5).expect("promoted").applied.id, id(5));
     assert_eq!(indexes(&store), [5]);
     // Alone, a damaged snapshot is the loss of the state.
     std::fs::write(dir.path().join(store.path(&store.entries().expect("listed")[0])), "bad")
         .expect("written");
     let store = store_in(&dir);
-    assert!(matches!(store.current(), Err(SnapshotError::Damaged { .. })));
+    assert!(matches!(store.current(0), Err(SnapshotError::Damaged { .. })));
+}
+
+#[test]
+fn an_older_snapshot_is_none_when_the_log_begins_above_it() {
+    let (dir, store) = store();
+    store.write(id(3), &["3".into()]).expect("written");
+    let older = store.promote(0, 3).expect("promoted");
+    store.write(id(5), &["5".into()]).expect("written");
+    let snapshot = store.promote(0, 5).expect("promoted");
+    store.write(id(7), &["7".into()]).expect("written");
+    drop(store);
+    // The removal was not durable, and what the log was given up for has rotted.
+    std::fs::write(dir.path().join(&older.path), "3").expect("written");
+    std::fs::write(dir.path().join(&snapshot.path), "bad").expect("written");
+
+    let store = store_in(&dir);
+    assert!(store.current(5).expect("the checkpoint is whole").is_none());
+    assert_eq!(store.stand_in(9).expect("the checkpoint").applied.id, id(7));
+    assert!(matches!(store.promote(5, 6), Err(SnapshotError::NoCheckpoint { upto: 6 })));
+    assert!(store.has_lost_snapshot());
+    assert_eq!(store.promote(5, 7).expect("promoted").applied.id, id(7));
 }
 
 #[test]
@@ -234,37 +255,37 @@ fn a_snapshot_that_rots_is_set_aside_when_it_is_to_be_sent_and_another_is_promot
     let rot = |snapshot: &Snapshot| {
         std::fs::write(dir.path().join(&snapshot.path), "bad").expect("written");
     };
-    let snapshot = store.promote(3).expect("promoted");
+    let snapshot = store.promote(0, 3).expect("promoted");
     rot(&snapshot);
-    assert_eq!(store.current().expect("read").as_ref(), Some(&snapshot), "nobody has looked");
+    assert_eq!(store.current(0).expect("read").as_ref(), Some(&snapshot), "nobody has looked");
     let opened = store.open(&snapshot.path).err();
     assert!(matches!(opened, Some(SnapshotError::Damaged { .. })), "{opened:?}");
     assert_eq!((set_aside(&store), indexes(&store)), (vec![3], vec![5]));
-    assert!(store.current().expect("read").is_none(), "what is above it is not for others");
+    assert!(store.current(0).expect("read").is_none(), "what is above it is not for others");
     assert!(store.has_lost_snapshot() && store.has_lost_newest());
-    assert!(matches!(store.promote(4), Err(SnapshotError::NoCheckpoint { .. })));
+    assert!(matches!(store.promote(0, 4), Err(SnapshotError::NoCheckpoint { .. })));
     assert!(store.has_lost_snapshot());
     // When the floor has come there.
-    let snapshot = store.promote(5).expect("promoted");
-    assert_eq!(store.current().expect("read").as_ref(), Some(&snapshot));
+    let snapshot = store.promote(0, 5).expect("promoted");
+    assert_eq!(store.current(0).expect("read").as_ref(), Some(&snapshot));
     assert!(!store.has_lost_snapshot() && store.failure().is_none());
 
     // One that this life has only found is no different.
     let store = store_in(&dir);
-    let snapshot = store.current().expect("read").expect("there is one");
+    let snapshot = store.current(0).expect("read").expect("there is one");
     rot(&snapshot);
     assert!(store.open(&snapshot.path).is_err());
-    assert!(store.current().expect("read").is_none() && store.has_lost_snapshot());
+    assert!(store.current(0).expect("read").is_none() && store.has_lost_snapshot());
     assert_eq!(set_aside(&store), [5]);
     // Nor is one that had rotted before.
     store.write(id(7), &["7".into()]).expect("written");
-    rot(&store.promote(7).expect("promoted"));
+    rot(&store.promote(0, 7).expect("promoted"));
     let store = store_in(&dir);
     store.write(id(9), &["9".into()]).expect("written");
-    assert!(store.current().expect("read").is_none());
+    assert!(store.current(0).expect("read").is_none());
     store.stand_in(9).expect("the newest");
     assert!(store.has_lost_snapshot());
-    assert_eq!(store.promote(9).expect("promoted").applied.id, id(9));
+    assert_eq!(store.promote(0, 9).expect("promoted").applied.id, id(9));
     assert!(!store.has_lost_snapshot());
 }
 
@@ -272,11 +293,11 @@ fn a_snapshot_that_rots_is_set_aside_when_it_is_to_be_sent_and_another_is_promot
 fn what_a_disk_cannot_read_now_is_not_sent_and_stays() {
     let (disk, _, store) = simulated();
     store.write(id(3), &["3".into()]).expect("written");
-    let snapshot = store.promote(3).expect("promoted");
+    let snapshot = store.promote(0, 3).expect("promoted");
     disk.fail(Fault { op: SimOp::Read, after: 0, kind: io::ErrorKind::Other });
     assert!(store.open(&snapshot.path).is_err());
     assert!(store.has_lost_snapshot() && set_aside(&store).is_empty());
-    assert_eq!(store.current().expect("read"), Some(snapshot), "it can be read again");
+    assert_eq!(store.current(0).expect("read"), Some(snapshot), "it can be read again");
     assert!(!store.has_lost_snapshot() && store.failure().is_none());
 }
 
@@ -323,17 +344,17 @@ fn what_an_earlier_process_has_left_is_durable_when_the_next_one_finds_it() {
     for more in 0.. {
         let (disk, dir, store) = simulated();
         store.write(id(1), &["one".into()]).expect("written");
-        store.promote(1).expect("promoted");
+        store.promote(0, 1).expect("promoted");
         disk.stop_after(Some(disk.operations() + more));
-        let is_done = store.write(id(3), &["three".into()]).is_ok() && store.promote(3).is_ok();
+        let is_done = store.write(id(3), &["three".into()]).is_ok() && store.promote(0, 3).is_ok();
         disk.crash(&CrashPlan::ProcessOnly);
         let store = reopen(&disk, &dir);
         let found = newest(&store).expect("there is one");
-        let promoted = store.promote(u64::MAX).expect("one is").applied.id;
+        let promoted = store.promote(0, u64::MAX).expect("one is").applied.id;
         disk.crash(&CrashPlan::LoseAll);
         let store = reopen(&disk, &dir);
         assert_eq!(newest(&store), Some(found.clone()), "after {more} operations");
-        let current = store.current().expect("read").expect("there is one");
+        let current = store.current(0).expect("read").expect("there is one");
         assert_eq!(current.applied.id, promoted, "after {more} operations");
         found_new += u32::from(found.0 == id(3));
         found_promoted += u32::from(promoted == id(3));
@@ -445,14 +466,14 @@ fn after_a_change_that_failed_nothing_is_relied_on() {
         store.write(id(2), &["two".into()]).expect_err("refused by the disk");
         assert!(store.failure().is_some(), "{op:?}");
         // The disk tells of a failure once.
-        let error = store.promote(2).expect_err("what it holds is not known");
+        let error = store.promote(0, 2).expect_err("what it holds is not known");
         assert!(matches!(error, SnapshotError::Io { .. }), "{error}");
         store.write(id(3), &["three".into()]).expect_err("as above");
     }
     let (disk, _, store) = simulated();
     store.write(id(1), &["one".into()]).expect("written");
     disk.fail(Fault { op: SimOp::SyncDir, after: 0, kind: io::ErrorKind::Other });
-    store.promote(1).expect_err("refused by the disk");
+    store.promote(0, 1).expect_err("refused by the disk");
     assert!(store.failure().is_some());
     // What was not begun has not failed.
     let (disk, _, store) = simulated();
@@ -461,7 +482,7 @@ fn after_a_change_that_failed_nothing_is_relied_on() {
         store.write(id(1), &["one".into()]).expect_err("refused by the system");
     }
     disk.fail(Fault { op: SimOp::Open, after: 0, kind: io::ErrorKind::Other });
-    store.promote(1).expect_err("nothing to promote");
+    store.promote(0, 1).expect_err("nothing to promote");
     assert!(store.failure().is_none());
     // A sync that finds no room has lost what was written.
     for op in [SimOp::Sync, SimOp::SyncDir] {
@@ -528,7 +549,7 @@ fn large_checkpoints_are_few_and_the_floor_comes_to_one_of_them() {
     for index in 0..100 {
         store.write(id(index), std::slice::from_ref(&piece)).expect("written");
         if let Some(floor) = u64::checked_sub(index, 10) {
-            promoted.extend(store.promote(floor).ok().map(|found| found.applied.id.index));
+            promoted.extend(store.promote(0, floor).ok().map(|found| found.applied.id.index));
         }
         assert!(indexes(&store).len() <= 3, "{:?}", indexes(&store));
     }
@@ -577,7 +598,7 @@ fn a_damaged_checkpoint_goes_where_there_is_no_room_for_another() {
         let (disk, _, mut store) = simulated();
         store.check = Arc::new(|_| Err(CheckpointError::NotACheckpoint));
         store.write(id(1), std::slice::from_ref(&piece)).expect("written");
-        store.promote(1).expect_err("it is damaged");
+        store.promote(0, 1).expect_err("it is damaged");
         assert_eq!(set_aside(&store), [1]);
         disk.set_capacity(disk.used());
         (disk, store)

@@ -42,7 +42,7 @@ async fn a_follower_gets_the_snapshot_and_then_the_log() {
         cluster.check_settled();
         assert_eq!(cluster.commands(behind).len(), 45);
         assert_eq!(received(&cluster, behind), 0, "nothing is left at the temporary place");
-        assert!(cluster.replicas[&behind].store.current().expect("read").is_some());
+        assert!(cluster.replicas[&behind].store.current(0).expect("read").is_some());
 
         // It takes part, and starts with what it was given.
         cluster.kill(behind, CrashPlan::LoseAll).await;
