@@ -194,16 +194,7 @@ impl Neighbours {
             findings: watch::Sender::new(Findings::default()),
             is_cut_off: self.is_cut_off.clone(),
         };
-        let (_, nobody) = mpsc::channel(1);
-        let mut asks = std::mem::replace(&mut self.asks, nobody);
-        tokio::select! {
-            biased;
-            () = clocks.ask_first(&whereabouts) => {}
-            () = Self::answer_meanwhile(&mut asks, cluster, self.uid) => {
-                unreachable!("other nodes may ask for as long as this one listens")
-            }
-        }
-        self.asks = asks;
+        self.answer_during(cluster, clocks.ask_first(&whereabouts)).await;
         (clocks, whereabouts)
     }
 
@@ -254,28 +245,37 @@ impl Neighbours {
     ) -> ReplicaId {
         let (_, nobody) = mpsc::channel(1);
         let mut asks = std::mem::replace(&mut self.asks, nobody);
-        let replica = tokio::select! {
-            biased;
-            replica = self.reincarnate(cluster, shard, lost) => replica,
-            () = Self::answer_meanwhile(&mut asks, cluster, self.uid) => {
-                unreachable!("other nodes may ask for as long as this one listens")
-            }
-        };
+        let replaced = self.reincarnate(cluster, shard, lost);
+        let replica = answered_during(&mut asks, (cluster, self.uid), replaced).await;
         self.asks = asks;
         replica
+    }
+
+    /// Waits for `done` and answers meanwhile what others ask while the cluster is not there yet.
+    pub(super) async fn answer_during<T>(
+        &mut self,
+        cluster: ClusterUid,
+        done: impl Future<Output = T>,
+    ) -> T {
+        answered_during(&mut self.asks, (cluster, self.uid), done).await
     }
 
     /// There is a replica of the catalog here: the others that formed the cluster may begin.
     pub(super) fn has_begun(&self) {
         self.about.send_modify(|about| about.forming = false);
     }
+}
 
-    /// Answers what others ask while the cluster is not there yet, until cancelled.
-    pub(super) async fn answer_meanwhile(
-        asks: &mut mpsc::Receiver<FormationAsk>,
-        cluster: ClusterUid,
-        own: NodeUid,
-    ) {
-        formation::answer_meanwhile(asks, cluster, own).await;
+async fn answered_during<T>(
+    asks: &mut mpsc::Receiver<FormationAsk>,
+    (cluster, own): (ClusterUid, NodeUid),
+    done: impl Future<Output = T>,
+) -> T {
+    tokio::select! {
+        biased;
+        done = done => done,
+        () = formation::answer_meanwhile(asks, cluster, own) => {
+            unreachable!("other nodes may ask for as long as this one listens")
+        }
     }
 }

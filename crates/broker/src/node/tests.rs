@@ -27,14 +27,18 @@ mod subscribing;
 mod visitor;
 mod whose_bucket;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize};
 
-use railgun_cold::BucketOptions;
+use railgun_cold::reader::ColdReader;
+use railgun_cold::{Bucket, BucketOptions, owner};
 use railgun_core::catalog::Phase;
-use railgun_core::command::{Append, AppendMode, CatalogCommand, EnsureStream, StreamCommand};
-use railgun_log::{LogOptions, SimDisk};
+use railgun_core::command::{
+    Append, AppendMode, CatalogCommand, CommandBody, EnsureStream, StreamCommand,
+};
+use railgun_log::{LogOptions, ShardLog, SimDisk};
 use railgun_net::memory::MemoryNetwork;
 use railgun_net::tls::ClusterCa;
 use railgun_net::{BindError, Connection, FrameReader, FrameWriter};
@@ -42,14 +46,17 @@ use railgun_proto::convert::{EnsureOutcome, EnsureRequest};
 use railgun_proto::{Frame, FrameKind, WireError, v1};
 use railgun_raft::{BlockingJob, BlockingPool};
 use railgun_types::batch::{BatchBuilder, RecordBatch, RecordDraft};
-use railgun_types::{EnsureMode, Retry, SpecPatch, StreamName, StreamUid, Timestamp};
-use tokio::time::{sleep, timeout};
+use railgun_types::{
+    EnsureMode, ErrorCode, NodeUid, ReplicaId, Retry, SpecPatch, StreamName, StreamUid, Timestamp,
+};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
 use crate::auth::TokenHash;
 use crate::clock::Clock;
 use crate::entropy::Entropy;
-use crate::seams::{LogDriver, Pace};
+use crate::identity::{Founder, Identity, Member};
+use crate::seams::{LogDriver, Pace, Seams};
 use crate::session::HELD_TIME;
 use crate::shard::Queueing;
 use crate::streams::ShardOnNode;
