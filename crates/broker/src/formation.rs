@@ -17,8 +17,8 @@ use railgun_log::Disk;
 use railgun_proto::convert::Uid;
 use railgun_proto::{WireError, v1};
 use railgun_types::limits::NODE_ADDRESS_BYTES;
-use railgun_types::{ClusterUid, ErrorCode, NodeId, NodeUid, ReplicaId, ShardId};
-use tokio::sync::{mpsc, oneshot, watch};
+use railgun_types::{ClusterUid, ErrorCode, NodeId, NodeUid};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::clock::Clock;
@@ -27,6 +27,7 @@ use crate::discovery::Seeds;
 use crate::entropy::Entropy;
 use crate::identity::{Founder, Identity, IdentityError, Member};
 use crate::node::StartError;
+use crate::node_ask::NodeAsk;
 use crate::peers::Peers;
 pub(crate) use plan::is_bound;
 use plan::{Plan, founder};
@@ -43,27 +44,6 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
 const TELL_EVERY: Duration = Duration::from_secs(10);
 /// As often where that changes.
 const TELL_NEWS_EVERY: Duration = Duration::from_secs(1);
-
-/// What other nodes ask of who forms the cluster.
-#[derive(Debug)]
-pub(crate) enum FormationAsk {
-    /// A node tells of itself.
-    Greet { about: v1::NodeAbout },
-    /// Be one of the founders of a cluster.
-    Form { form: v1::FormCluster, reply: oneshot::Sender<Result<(), WireError>> },
-    /// Put another replica in the place of one that lost its log.
-    Reincarnate {
-        /// Who asks: the node that it is of.
-        from: NodeUid,
-        shard: ShardId,
-        lost: ReplicaId,
-        reply: oneshot::Sender<Result<ReplicaId, WireError>>,
-    },
-    /// Take a node into the cluster.
-    Join { join: v1::JoinCluster, reply: oneshot::Sender<Result<v1::Joined, WireError>> },
-    /// Sign the certificate of a node; `None`: there is no key here.
-    Sign { sign: v1::SignNode, reply: oneshot::Sender<Result<Option<v1::NodeSigned>, WireError>> },
-}
 
 /// Why a node comes to no cluster.
 #[derive(Debug, thiserror::Error)]
@@ -128,7 +108,7 @@ impl Formation {
     pub(crate) async fn come_to_cluster(
         &self,
         mut identity: Identity,
-        asks: &mut mpsc::Receiver<FormationAsk>,
+        asks: &mut mpsc::Receiver<NodeAsk>,
     ) -> Result<Identity, StartError> {
         loop {
             if identity.member.is_none() {
@@ -161,7 +141,7 @@ impl Formation {
     async fn look(
         &self,
         identity: &Identity,
-        asks: &mut mpsc::Receiver<FormationAsk>,
+        asks: &mut mpsc::Receiver<NodeAsk>,
     ) -> Result<Identity, StartError> {
         let mut news = News::default();
         let mut look = interval(LOOK_EVERY);
@@ -171,8 +151,8 @@ impl Formation {
             tokio::select! {
                 biased;
                 Some(ask) = asks.recv() => match ask {
-                    FormationAsk::Greet { about } => self.note(&mut news, identity.uid, about),
-                    FormationAsk::Form { form, reply } => match founder(&form, identity) {
+                    NodeAsk::Greet { about } => self.note(&mut news, identity.uid, about),
+                    NodeAsk::Form { form, reply } => match founder(&form, identity) {
                         Ok(member) => {
                             let maker = member.founders.first().map(|first| first.uid);
                             let has_bucket = self.has_bucket(member.cluster, maker, &mut news);
@@ -192,11 +172,7 @@ impl Formation {
                         }
                         Err(error) => drop(reply.send(Err(error))),
                     },
-                    FormationAsk::Reincarnate { reply, .. } => drop(reply.send(Err(no_cluster()))),
-                    FormationAsk::Join { reply, .. } => {
-                        reply.send(Err(no_cluster())).ok();
-                    }
-                    FormationAsk::Sign { reply, .. } => drop(reply.send(Ok(None))),
+                    ask => ask.refuse(no_cluster()),
                 },
                 _ = look.tick() => {
                     self.greet_all(identity, &mut news).await;
@@ -385,20 +361,17 @@ impl Formation {
 
 /// Answers what others ask while the cluster that this node belongs to is not there yet, until cancelled.
 pub(crate) async fn answer_meanwhile(
-    asks: &mut mpsc::Receiver<FormationAsk>,
+    asks: &mut mpsc::Receiver<NodeAsk>,
     cluster: ClusterUid,
     own: NodeUid,
 ) {
     while let Some(ask) = asks.recv().await {
         match ask {
-            FormationAsk::Greet { .. } => {}
-            FormationAsk::Form { form, reply } => drop(reply.send(is_bound(&form, cluster, own))),
-            FormationAsk::Join { reply, .. } => {
+            NodeAsk::Form { form, reply } => drop(reply.send(is_bound(&form, cluster, own))),
+            ask => {
                 let message = "the cluster is being formed";
-                reply.send(Err(WireError::new(ErrorCode::Unavailable, message))).ok();
+                ask.refuse(WireError::new(ErrorCode::Unavailable, message));
             }
-            FormationAsk::Sign { reply, .. } => drop(reply.send(Ok(None))),
-            FormationAsk::Reincarnate { reply, .. } => drop(reply.send(Err(no_cluster()))),
         }
     }
 }

@@ -20,6 +20,7 @@ mod joining;
 mod leads;
 mod log_done;
 mod node;
+mod node_ask;
 mod offload;
 mod on_node;
 mod peers;

@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalog::CatalogHandle;
 use crate::checkpoint::CheckpointStore;
-use crate::streams::ShardOnNode;
+use crate::offload::Reclaimer;
+use crate::shard::ShardHandle;
 
 /// What is on the node at a moment.
 pub(crate) type OnNode = Arc<BTreeMap<ShardId, Arc<LocalReplica>>>;
@@ -27,6 +28,15 @@ pub(crate) struct LocalReplica {
     pub(crate) log: ShardLog,
     pub(crate) checkpoints: Arc<CheckpointStore>,
     pub(crate) owner: Owner,
+    /// Ends what belongs to it.
+    pub(crate) stop: CancellationToken,
+}
+
+/// What serves a shard for records whose replica is on this node.
+#[derive(Clone, Debug)]
+pub(crate) struct ShardOnNode {
+    pub(crate) handle: ShardHandle,
+    pub(crate) reclaimer: Reclaimer,
     /// Ends what belongs to it.
     pub(crate) stop: CancellationToken,
 }

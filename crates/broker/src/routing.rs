@@ -18,13 +18,13 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use crate::actors::Actors;
 use crate::builtin_bug::{BuiltinBug, Planted};
 use crate::catalog::ChangeFailure;
+use crate::on_node::ShardOnNode;
 use crate::on_node::{LocalReplica, OnNodeWatch};
 use crate::peers::{Addresses, Peers};
 use crate::relay::{self, REQUESTS_MAX, Ways};
 use crate::replica::ProposeFailure;
 use crate::session::GUEST_ADMIN_STREAMS;
 use crate::shard::RequestFailure;
-use crate::streams::ShardOnNode;
 
 /// How long a request looks for a leader that takes it: longer than an election as a rule.
 const LEADER_PATIENCE: Duration = Duration::from_secs(5);

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::CatalogHandle;
 use crate::describe;
 use crate::entropy::Entropy;
-use crate::offload::Reclaimer;
+use crate::on_node::ShardOnNode;
 use crate::reader::{ClientPlaces, ReadPlaces, ReadSources};
 use crate::routing::Routing;
 use crate::shard::{MirrorScope, SegmentPage, ShardHandle, StartResolved, StreamFacts};
@@ -54,15 +54,6 @@ struct Inner {
     entropy: Arc<dyn Entropy>,
     pool: Arc<dyn BlockingPool>,
     places: Arc<ReadPlaces>,
-}
-
-/// A shard whose replica is on this node.
-#[derive(Clone, Debug)]
-pub(crate) struct ShardOnNode {
-    pub(crate) handle: ShardHandle,
-    pub(crate) reclaimer: Reclaimer,
-    /// Ends what belongs to it.
-    pub(crate) stop: CancellationToken,
 }
 
 /// A stream found by name.

@@ -372,13 +372,6 @@ impl Catalog {
         self.nodes.get(node)
     }
 
-    /// The node with this uid, also a removed one.
-    #[must_use]
-    pub fn node_by_uid(&self, uid: NodeUid) -> Option<(NodeId, &NodeRecord)> {
-        let node = self.nodes.by_uid(uid)?;
-        Some((node, self.nodes.get(node)?))
-    }
-
     /// The feature level at which all nodes work.
     #[must_use]
     pub fn feature_level(&self) -> u32 {

@@ -375,15 +375,6 @@ impl RaftShard {
         ShardMetrics::new(&self.inner.raft.metrics().borrow())
     }
 
-    /// Tells that another replica can be reached again: what the leader has for it goes out now, not
-    /// when its next attempt is due. Does nothing where that is not known.
-    ///
-    /// # Errors
-    /// [`ShardStopped`]; see [`Self::failure`].
-    pub async fn reconnected(&self, replica: ReplicaId) -> Result<(), ShardStopped> {
-        self.inner.raft.trigger().reset_backoff([replica.0]).await.map_err(|_| ShardStopped)
-    }
-
     /// Resolves when the replica has died; never after an orderly shutdown. Cancel safe.
     pub async fn failure(&self) -> Failure {
         let mut failure = self.inner.failure.clone();

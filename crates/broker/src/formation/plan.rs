@@ -13,10 +13,9 @@ use railgun_types::{ClusterUid, ErrorCode, NodeId, NodeUid};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, interval, sleep, timeout};
 
-use super::{
-    Formation, FormationAsk, FormingError, GREET_TIMEOUT, LOOK_EVERY, TELL_EVERY, answer_meanwhile,
-};
+use super::{Formation, FormingError, GREET_TIMEOUT, LOOK_EVERY, TELL_EVERY, answer_meanwhile};
 use crate::identity::{Founder, Identity, Member};
+use crate::node_ask::NodeAsk;
 
 /// How long all founders may take to agree, from when the first asks them.
 const AGREE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
@@ -37,7 +36,7 @@ impl Formation {
         &self,
         identity: &Identity,
         member: &Member,
-        asks: &mut mpsc::Receiver<FormationAsk>,
+        asks: &mut mpsc::Receiver<NodeAsk>,
     ) -> Result<Plan, FormingError> {
         let carrying_out = async {
             match member.founders.first() {

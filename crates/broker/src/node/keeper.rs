@@ -1,21 +1,20 @@
 //! Makes true on this node, and where this node leads, what the catalog says about the cluster: again
 //! and again, from whatever is half done. Also takes nodes into the cluster.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use railgun_core::catalog::{CatalogOutcome, NodeRecord, Placement};
-use railgun_core::command::{CatalogCommand, ClusterSettings, NodeInfo, NodeState};
+use railgun_core::catalog::{NodeRecord, Placement};
+use railgun_core::command::{CatalogCommand, ClusterSettings, NodeInfo};
 use railgun_net::tls::ClusterCa;
-use railgun_proto::convert::Uid;
-use railgun_proto::{WireError, v1};
 use railgun_raft::{MembershipStep, WantedMembers};
-use railgun_types::{ErrorCode, NodeId, NodeUid, ReplicaId, ShardId};
-use tokio::sync::{mpsc, oneshot, watch};
+use railgun_types::{NodeId, ReplicaId, ShardId};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::admission::another;
 use super::clocks::ClockStanding;
 use super::setbacks::Setbacks;
 use super::starter::{Begin, Starter};
@@ -23,22 +22,18 @@ use super::uploads::Uploads;
 use super::{StartError, lives};
 use crate::catalog::{CatalogHandle, ClusterView};
 use crate::clock::Clock;
-use crate::formation::{self, FormationAsk};
-use crate::joining;
-use crate::leads::{self, LeadSpreader};
+use crate::leads::LeadSpreader;
+use crate::node_ask::NodeAsk;
 use crate::on_node::LocalReplica;
-use crate::peers::{self, Listed, Listing, Refusals, RemovedNodes};
-use crate::routing::{Leader, Placements, Routing};
+use crate::on_node::ShardOnNode;
+use crate::peers::{Listed, Listing, Refusals, RemovedNodes};
+use crate::routing::{Placements, Routing};
 use crate::session::Farewell;
-use crate::streams::ShardOnNode;
-use crate::wire_error;
 
 /// How often it is looked what is not yet as the catalog says, besides whenever the catalog changes.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long one step of a shard's membership may take before the others have their turn.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the catalog's leader may take to say who leads instead of a node that is drained.
-const PLACING_TIME: Duration = Duration::from_secs(2);
 /// The feature level that this release works at.
 pub(super) const FEATURE_LEVEL: u32 = 1;
 
@@ -86,7 +81,7 @@ impl Keeper {
     /// Tends the cluster until cancelled. `asks` are those of other nodes.
     pub(super) async fn run(
         mut self,
-        mut asks: mpsc::Receiver<FormationAsk>,
+        mut asks: mpsc::Receiver<NodeAsk>,
         cancel: CancellationToken,
     ) {
         let mut look = interval(LOOK_EVERY);
@@ -118,41 +113,6 @@ impl Keeper {
                 biased;
                 () = cancel.cancelled() => return,
                 () = self.tend() => {}
-            }
-        }
-    }
-
-    fn on_ask(&self, ask: FormationAsk) {
-        match ask {
-            FormationAsk::Greet { .. } => {}
-            FormationAsk::Form { form, reply } => {
-                reply.send(formation::is_bound(&form, self.routing.cluster, self.own.uid)).ok();
-            }
-            FormationAsk::Join { join, reply } => {
-                let now_us = self.clock.now().0;
-                let joined = join_cluster(self.routing.clone(), join, now_us, reply);
-                self.starter.actors.spawn("a node that joins", joined);
-            }
-            FormationAsk::Reincarnate { from, shard, lost, reply } => {
-                let view = self.view.borrow().clone();
-                if view.nodes.get(&lost.node()).is_none_or(|record| record.uid != from) {
-                    let message = format!(
-                        "replica {lost} is not known to be of the node that wants another in its place"
-                    );
-                    return drop(reply.send(Err(WireError::new(ErrorCode::Unavailable, message))));
-                }
-                let routing = self.routing.clone();
-                self.starter.actors.spawn("a replica that lost its log", async move {
-                    reply.send(another(&routing, shard, lost).await).ok();
-                });
-            }
-            FormationAsk::Sign { sign, reply } => {
-                let Some(ca) = self.ca.clone() else { return drop(reply.send(Ok(None))) };
-                let routing = self.routing.clone();
-                self.starter.actors.spawn("a certificate of a node", async move {
-                    let signed = joining::sign_here(&routing, &ca, &sign).await;
-                    reply.send(signed.map(Some)).ok();
-                });
             }
         }
     }
@@ -385,109 +345,6 @@ impl Keeper {
         Begin::With(members.collect())
     }
 
-    /// Gives away leads: all where this node is drained or its clock is far off, else those that another
-    /// node is to have.
-    async fn move_leads(&mut self, view: &ClusterView) {
-        let now = Instant::now();
-        let is_draining =
-            view.nodes.get(&self.node).is_some_and(|record| record.state != NodeState::Active);
-        match is_draining {
-            true => drop(self.drained_since.get_or_insert(now)),
-            false => self.drained_since = None,
-        }
-        let on_node = self.routing.on_node.borrow().clone();
-        let clocks = self.clocks.borrow().clone();
-        let mut moves = Vec::new();
-        for (&shard, local) in on_node.iter() {
-            let state = local.raft.leader().state();
-            let Some(placement) = view.placements.get(&shard).filter(|_| state.serving) else {
-                continue;
-            };
-            let mut to = match self.drained_since {
-                _ if clocks.must_not_lead() => leads::successors(placement, view, self.node),
-                Some(since) => self.successors(placement, view, now - since),
-                None => {
-                    let shard = (shard, state.term);
-                    self.preferred(shard, local, placement, view, &clocks.unfit, now)
-                }
-            };
-            if let Some(index) = local.log.damaged() {
-                // What it cannot read, it cannot send: to nobody who is behind that.
-                to = leads::successors(placement, view, self.node);
-                to.retain(|replica| leads::has_entry(&local.raft, *replica, index));
-            }
-            to.retain(|replica| !clocks.unfit.contains(&replica.node()));
-            if !to.is_empty() {
-                let raft = local.raft.clone();
-                moves.push(async move {
-                    if let Err(error) = leads::hand_over(shard, &raft, &to).await {
-                        tracing::info!(%shard, %error, "the lead stays here for now");
-                    }
-                });
-            }
-        }
-        futures::future::join_all(moves).await;
-    }
-
-    /// Who can lead a shard instead of this node, which is drained.
-    fn successors(
-        &self,
-        placement: &Placement,
-        view: &ClusterView,
-        drained_for: Duration,
-    ) -> Vec<ReplicaId> {
-        let is_own = placement.voters.first().is_some_and(|first| first.node() == self.node);
-        if is_own && drained_for < PLACING_TIME {
-            // The catalog is about to say who is to lead: else the lead would move twice.
-            return Vec::new();
-        }
-        leads::successors(placement, view, self.node)
-    }
-
-    /// The one who is to lead a shard that this node leads, if it is another and its turn has come.
-    fn preferred(
-        &mut self,
-        (shard, term): (ShardId, u64),
-        local: &LocalReplica,
-        placement: &Placement,
-        view: &ClusterView,
-        unfit: &BTreeSet<NodeId>,
-        now: Instant,
-    ) -> Vec<ReplicaId> {
-        let Some(&first) = placement.voters.first().filter(|first| **first != local.replica) else {
-            return Vec::new();
-        };
-        let is_active =
-            view.nodes.get(&first.node()).is_some_and(|it| it.state == NodeState::Active);
-        let is_fit = is_active
-            && !unfit.contains(&first.node())
-            && placement.is_settled()
-            && leads::is_fit(&local.raft, first);
-        if !self.spreader.is_due(shard, term, is_fit, now) {
-            return Vec::new();
-        }
-        self.spreader.tried(shard, now);
-        vec![first]
-    }
-
-    /// Tells clients where to go, as soon as this node is drained.
-    async fn say_farewell(&self, view: &ClusterView) {
-        let leads = |local: &Arc<LocalReplica>| {
-            local.raft.leader().state().leader.is_some_and(|leader| leader.node() == self.node)
-        };
-        let mut is_drained = false;
-        if self.drained_since.is_some() && !self.routing.on_node.borrow().values().any(leads) {
-            let drains = self.catalog.drains().await.unwrap_or_default();
-            is_drained = drains.get(&self.node).is_some_and(|drain| drain.is_drained);
-        }
-        let farewell = Farewell { is_drained, alternatives: view.alternatives(self.node) };
-        self.farewell.send_if_modified(|known| {
-            let changes = *known != farewell;
-            *known = farewell;
-            changes
-        });
-    }
-
     /// Takes each shard that this node leads one step nearer to where it is to be.
     async fn reconcile_memberships(&self, view: &ClusterView) {
         if self.starter.is_alone {
@@ -547,89 +404,4 @@ fn is_told(record: &NodeRecord, own: &NodeInfo) -> bool {
 fn replica_here(placement: &Placement, node: NodeId) -> Option<ReplicaId> {
     let staying = placement.replica_on(node);
     staying.or_else(|| placement.leaving().find(|replica| replica.node() == node))
-}
-
-/// The replica that is to be in the place of one that lost its log; that one itself, where no other has
-/// the log.
-async fn another(
-    routing: &Routing,
-    shard: ShardId,
-    lost: ReplicaId,
-) -> Result<ReplicaId, WireError> {
-    let outcome = routing.change(CatalogCommand::Reincarnate { shard, lost }).await;
-    match outcome.map_err(wire_error::change_failure)? {
-        CatalogOutcome::Replica { replica: Some(replica), .. } => Ok(replica),
-        other => {
-            let message = format!("shard {shard} has no place for another replica: {other:?}");
-            Err(WireError::new(ErrorCode::Unavailable, message))
-        }
-    }
-}
-
-/// Gives a node its place in the cluster.
-async fn join_cluster(
-    routing: Routing,
-    join: v1::JoinCluster,
-    now_us: i64,
-    reply: oneshot::Sender<Result<v1::Joined, WireError>>,
-) {
-    let joined = try_join(&routing, join, now_us).await;
-    reply.send(joined).ok();
-}
-
-async fn try_join(
-    routing: &Routing,
-    join: v1::JoinCluster,
-    now_us: i64,
-) -> Result<v1::Joined, WireError> {
-    let node = join.node.ok_or_else(|| {
-        WireError::new(ErrorCode::ProtocolViolation, "the node does not say who it is")
-    })?;
-    let off_us = node.clock_us.saturating_sub(now_us);
-    if formation::is_far_off_when_joining(off_us) {
-        let message = format!(
-            "the clock of the node is {} of the cluster's: set it right, and it is taken in",
-            formation::off_in_words(off_us)
-        );
-        return Err(WireError::new(ErrorCode::Unavailable, message));
-    }
-    let info = NodeInfo {
-        uid: NodeUid::from_wire("uid", &node.uid)?,
-        peer_address: node.peer_address,
-        client_address: node.client_address,
-        feature_level: node.feature_level,
-    };
-    if matches!(routing.leader(ShardId::CATALOG, 0), Leader::Unknown) {
-        let message = "the cluster has no leader now";
-        return Err(WireError::new(ErrorCode::Unavailable, message));
-    }
-    let address = info.peer_address.clone();
-    let outcome = routing.change(CatalogCommand::AddNode(info)).await;
-    match outcome.map_err(wire_error::change_failure)? {
-        CatalogOutcome::Node { node, catalog_replica: Some(replica), .. } => Ok(v1::Joined {
-            cluster_uid: routing.cluster.to_wire(),
-            node_id: node.0,
-            catalog_replica: replica.0,
-        }),
-        CatalogOutcome::AddressTaken { by } => {
-            let message = format!(
-                "node {by} of the cluster is reached at {address} already: if it is lost, remove it \
-                 first (railgun cluster remove {by})"
-            );
-            Err(WireError::new(ErrorCode::NodeIdentityConflict, message))
-        }
-        CatalogOutcome::NodeRemoved { node } => {
-            Err(WireError::new(ErrorCode::NodeIdentityConflict, peers::was_removed(node)))
-        }
-        CatalogOutcome::FeatureLevelTooLow { needed } => {
-            let message = format!(
-                "the cluster works at feature level {needed}: install a newer release on this node"
-            );
-            Err(WireError::new(ErrorCode::FeatureLevel, message))
-        }
-        other => {
-            let message = format!("the catalog answered {other:?}");
-            Err(WireError::new(ErrorCode::Unavailable, message))
-        }
-    }
 }

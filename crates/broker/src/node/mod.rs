@@ -1,12 +1,14 @@
 //! A node: it starts with its log (and with it the lock of the disk), identity, of a new cluster the
 //! bucket, catalog, shards, offloaders, sessions, in this order.
 
+mod admission;
 mod clocks;
 mod damaged;
 mod error;
 mod failures;
 mod founding;
 mod keeper;
+mod leading;
 mod lives;
 mod neighbours;
 mod setbacks;

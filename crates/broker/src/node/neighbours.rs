@@ -24,8 +24,9 @@ use crate::actors::Actors;
 use crate::clock::Clock;
 use crate::discovery::{self, Looking, Seeds};
 use crate::entropy::Entropy;
-use crate::formation::{self, Formation, FormationAsk};
+use crate::formation::{self, Formation};
 use crate::identity::Identity;
+use crate::node_ask::NodeAsk;
 use crate::on_node::OnNodeWatch;
 use crate::peers::{
     Callers, Dialler, Findings, IdentityRefused, Listing, Lives, PeerService, Peers, Refusals,
@@ -45,7 +46,7 @@ const ASKS: usize = 64;
 pub(super) struct Neighbours {
     pub(super) endpoint: Arc<PeerEndpoint>,
     pub(super) peers: Peers,
-    pub(super) asks: mpsc::Receiver<FormationAsk>,
+    pub(super) asks: mpsc::Receiver<NodeAsk>,
     pub(super) peer_address: String,
     pub(super) replicas: u8,
     /// What serves the others' clients, when it is there.
@@ -114,7 +115,7 @@ impl Neighbours {
         actors.spawn("whoever hears that this node is another", async {
             judging.await;
         });
-        let (formation, asks) = mpsc::channel(ASKS);
+        let (asks_tx, asks) = mpsc::channel(ASKS);
         let (clients, removed) = (watch::Sender::default(), watch::Sender::default());
         let (ca, lives) = (cluster.ca, Lives::new(dialler.clone()));
         let (callers, is_cut_off) = (Callers::default(), watch::Sender::new(false));
@@ -122,7 +123,7 @@ impl Neighbours {
             portrait,
             on_node,
             clients: clients.subscribe(),
-            formation,
+            asks: asks_tx,
             next_session,
             ca,
             callers: callers.clone(),
@@ -267,7 +268,7 @@ impl Neighbours {
 }
 
 async fn answered_during<T>(
-    asks: &mut mpsc::Receiver<FormationAsk>,
+    asks: &mut mpsc::Receiver<NodeAsk>,
     (cluster, own): (ClusterUid, NodeUid),
     done: impl Future<Output = T>,
 ) -> T {

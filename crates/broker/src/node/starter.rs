@@ -27,11 +27,11 @@ use crate::clock::Clock;
 use crate::identity::Identity;
 use crate::log_done::log_done;
 use crate::offload::Reclaimer;
+use crate::on_node::ShardOnNode;
 use crate::on_node::{LocalReplica, OnNode, Owner};
 use crate::replica::{self, Handover};
 use crate::seams::RunningLog;
 use crate::shard::{self, HostSpec};
-use crate::streams::ShardOnNode;
 use crate::thresholds::Thresholds;
 
 /// What starting a replica of any shard needs.

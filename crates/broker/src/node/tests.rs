@@ -56,10 +56,10 @@ use crate::auth::TokenHash;
 use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::identity::{Founder, Identity, Member};
+use crate::on_node::ShardOnNode;
 use crate::seams::{LogDriver, Pace, Seams};
 use crate::session::HELD_TIME;
 use crate::shard::Queueing;
-use crate::streams::ShardOnNode;
 use crate::thresholds::Thresholds;
 
 #[derive(Debug, Default)]

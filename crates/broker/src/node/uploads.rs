@@ -14,7 +14,7 @@ use crate::builtin_bug::Planted;
 use crate::clock::Clock;
 use crate::cluster_bucket::{self, Standing};
 use crate::offload::{ObjectMemory, OffloadSpec};
-use crate::streams::ShardOnNode;
+use crate::on_node::ShardOnNode;
 
 /// What all shards of the node have in common there.
 pub(super) struct Uploads {

@@ -26,7 +26,7 @@ use super::network::raft_stream;
 use crate::actors::Actors;
 use crate::cluster_admin;
 use crate::describe;
-use crate::formation::FormationAsk;
+use crate::node_ask::NodeAsk;
 use crate::on_node::{LocalReplica, OnNodeWatch};
 use crate::relay::{self, RelayedSessions};
 use crate::routing::ANSWER_TIMEOUT;
@@ -54,7 +54,7 @@ pub(crate) struct PeerService {
     /// What serves their clients, as soon as this node serves its own.
     pub(crate) clients: watch::Receiver<Option<ClientService>>,
     /// Whoever forms the cluster, or takes nodes into it.
-    pub(crate) formation: mpsc::Sender<FormationAsk>,
+    pub(crate) asks: mpsc::Sender<NodeAsk>,
     /// Numbers of sessions, of clients and of relays: no two have the same.
     pub(crate) next_session: Arc<AtomicU64>,
     /// The cluster's authority, where this node has its key.
@@ -399,7 +399,7 @@ impl PeerService {
             Some(Call::Greet(about)) => {
                 self.callers.note(&about, &self.portrait.about.borrow());
                 // A full queue: it greets again.
-                self.formation.try_send(FormationAsk::Greet { about }).ok();
+                self.asks.try_send(NodeAsk::Greet { about }).ok();
                 Ok((Answer::Greeted(self.portrait.now()), Bytes::new()))
             }
             Some(Call::Raft(to)) => {
@@ -442,7 +442,7 @@ impl PeerService {
                 Ok((Answer::LeadMoved(v1::LeadMoved { error }), Bytes::new()))
             }
             Some(Call::Sign(sign)) => {
-                let signed = self.ask(|reply| FormationAsk::Sign { sign, reply }).await;
+                let signed = self.ask(|reply| NodeAsk::Sign { sign, reply }).await;
                 let signed = match signed {
                     Ok(signed) => v1::CertificateSigned { signed, error: None },
                     Err(error) => v1::CertificateSigned { signed: None, error: Some(error.into()) },
@@ -450,14 +450,14 @@ impl PeerService {
                 Ok((Answer::CertificateSigned(signed), Bytes::new()))
             }
             Some(Call::Form(form)) => {
-                self.ask(|reply| FormationAsk::Form { form, reply }).await?;
+                self.ask(|reply| NodeAsk::Form { form, reply }).await?;
                 Ok((Answer::Formed(v1::Done {}), Bytes::new()))
             }
             Some(Call::Reincarnate(lost)) => {
                 self.check_cluster(&lost.cluster_uid)?;
                 let (shard, lost) = (ShardId(lost.shard), ReplicaId(lost.replica));
                 let from = from.uid;
-                let ask = |reply| FormationAsk::Reincarnate { from, shard, lost, reply };
+                let ask = |reply| NodeAsk::Reincarnate { from, shard, lost, reply };
                 let replica = self.ask(ask).await?;
                 let address = v1::ReplicaAddress {
                     cluster_uid: self.portrait.about.borrow().cluster_uid.clone(),
@@ -467,7 +467,7 @@ impl PeerService {
                 Ok((Answer::Reincarnated(address), Bytes::new()))
             }
             Some(Call::Join(join)) => {
-                let joined = self.ask(|reply| FormationAsk::Join { join, reply }).await?;
+                let joined = self.ask(|reply| NodeAsk::Join { join, reply }).await?;
                 Ok((Answer::Joined(joined), Bytes::new()))
             }
             None => {
@@ -479,11 +479,11 @@ impl PeerService {
 
     async fn ask<T>(
         &self,
-        ask: impl FnOnce(oneshot::Sender<Result<T, WireError>>) -> FormationAsk,
+        ask: impl FnOnce(oneshot::Sender<Result<T, WireError>>) -> NodeAsk,
     ) -> Result<T, WireError> {
         let stopping = || WireError::new(ErrorCode::GoingAway, "the node is stopping");
         let (reply, answer) = oneshot::channel();
-        self.formation.send(ask(reply)).await.map_err(|_| stopping())?;
+        self.asks.send(ask(reply)).await.map_err(|_| stopping())?;
         answer.await.unwrap_or_else(|_| Err(stopping()))
     }
 
