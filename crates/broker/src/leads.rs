@@ -17,10 +17,6 @@ use crate::catalog::ClusterView;
 pub(crate) const QUIET: Duration = Duration::from_secs(10);
 /// A lead that comes back each time moves this seldom at last, and after so long it is as if it never had.
 const QUIET_MAX: Duration = Duration::from_secs(600);
-/// A replica with so many entries to come could not lead at once.
-const BEHIND_MAX: u64 = 64;
-/// Nor could one that has said nothing for this long.
-const SILENCE_MAX: Duration = Duration::from_secs(1);
 
 /// Decides when a lead moves to whoever is to have it, so that none moves to and fro: of one that comes
 /// back the wait is doubled each time. Its time is handed in.
@@ -67,20 +63,6 @@ impl LeadSpreader {
             (watched.since, watched.moved) = (now, Some(now));
         }
     }
-}
-
-/// Whether a replica could lead the shard at once, as its leader sees it.
-pub(crate) fn is_fit(raft: &RaftShard, replica: ReplicaId) -> bool {
-    let metrics = raft.metrics();
-    let next = |index: Option<u64>| index.map_or(0, |index| index + 1);
-    let last = next(metrics.last_log);
-    metrics.voters.contains(&replica)
-        && metrics.followers.iter().any(|follower| {
-            let matched = next(follower.matched.map(|id| id.index));
-            follower.replica == replica
-                && follower.silent.is_some_and(|silent| silent < SILENCE_MAX)
-                && last.saturating_sub(matched) <= BEHIND_MAX
-        })
 }
 
 /// Whether a replica has the log up to entry `index`, as its leader knows.

@@ -50,8 +50,12 @@ impl RaftShard {
         }
     }
 
-    /// A leader refuses everything from the moment it hands over, so its successor must be ready.
-    fn check_successor(&self, to: ReplicaId) -> Result<(), TransferError> {
+    /// Whether `to` could lead at once, as this leader sees it. A leader refuses everything from the moment
+    /// it hands over, so its successor must be ready.
+    ///
+    /// # Errors
+    /// `NotVoter`, `Unreachable` or `Behind`.
+    pub fn check_successor(&self, to: ReplicaId) -> Result<(), TransferError> {
         let metrics = self.raft().metrics();
         let metrics = metrics.borrow();
         if !metrics.membership_config.voter_ids().any(|id| id == to.0) {

@@ -96,7 +96,7 @@ impl Keeper {
         let is_fit = is_active
             && !unfit.contains(&first.node())
             && placement.is_settled()
-            && leads::is_fit(&local.raft, first);
+            && local.raft.check_successor(first).is_ok();
         if !self.spreader.is_due(shard, term, is_fit, now) {
             return Vec::new();
         }

@@ -2,6 +2,7 @@
 //! for as long as something goes that way.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::pin::pin;
 use std::time::Duration;
 
 use railgun_core::command::{Append, CommandBody};
@@ -9,7 +10,7 @@ use railgun_core::shard::Outcome;
 use railgun_net::{FrameReader, FrameWriter};
 use railgun_types::ShardId;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::ways::{Way, WayRoom};
 use super::{UNANSWERED_MAX, ask, failure, hear, open};
@@ -23,6 +24,8 @@ use crate::shard::{AppendResult, Queueing, RequestFailure};
 const IDLE_TIME: Duration = Duration::from_secs(2);
 /// How long a relay that is kept busy goes on where others wait for its place.
 const TURN: Duration = Duration::from_secs(1);
+/// How long a node that leads no more may take to answer what it has taken.
+const LATE_ANSWERS: Duration = Duration::from_millis(100);
 /// How long what is to be relayed waits for a place, and for the stream.
 const BEGIN_TIME: Duration = Duration::from_secs(5);
 
@@ -240,6 +243,7 @@ impl Carrier {
         let begun = Instant::now();
         let mut last = begun;
         let mut closing = false;
+        let mut superseded = pin!(self.superseded());
         let failed = loop {
             let is_idle = unanswered.is_empty() && next.is_none();
             if closing && is_idle {
@@ -280,6 +284,8 @@ impl Carrier {
                     next = append;
                 }
                 () = sleep_until(last + IDLE_TIME), if is_idle => from.close(),
+                // Its connection may last for seconds longer than it does.
+                () = &mut superseded => break ProposeFailure::Unknown,
             }
         };
         self.routing.was_wrong(self.shard, &self.address);
@@ -289,6 +295,25 @@ impl Carrier {
         if let Some(next) = next {
             next.refuse();
         }
+    }
+
+    /// Resolves when another node leads the shard, as far as this node's replica knows, and the one that did
+    /// has had its time to answer.
+    async fn superseded(&self) {
+        let local = self.routing.on_node.borrow().get(&self.shard).cloned();
+        let (Some(local), Some(others)) = (local, &self.routing.others) else {
+            return std::future::pending().await;
+        };
+        let is_here = |node| others.addresses.of(node).as_ref() == Some(&self.address);
+        let mut leader = local.raft.leader();
+        let mut state = leader.state();
+        while state.leader.is_none_or(|leader| is_here(leader.node())) {
+            state = match leader.changed().await {
+                Ok(state) => state,
+                Err(_) => return std::future::pending().await,
+            };
+        }
+        sleep(LATE_ANSWERS).await;
     }
 
     /// Gives the first of them its answer.

@@ -83,6 +83,43 @@ async fn publishers_of_a_connection_share_a_stream_while_they_publish() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_leader_owes_is_given_up_when_another_leads() {
+    let rig = Rig::start().await;
+    let (connection, _control) = rig.enter().await;
+    let (mut writer, mut reader) = open(&connection).await;
+    writer.send(frame(b"x")).await.unwrap();
+    assert_eq!(answer(&mut reader).await.unwrap(), 1);
+    for number in (1..=3).filter(|number| *number != rig.leader) {
+        rig.cluster.disturbance.partition(ip(rig.leader), ip(number));
+    }
+    // What is sent at the same moment may have gone before.
+    sleep(Duration::from_millis(1)).await;
+    writer.send(frame(b"lost")).await.unwrap();
+    let led_by_another = async {
+        while rig.cluster.leader(rig.other, rig.shard).is_none_or(|leader| leader == rig.leader) {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let told = tokio::select! {
+        told = answer(&mut reader) => panic!("nobody could tell before another leads: {told:?}"),
+        () = led_by_another => timeout(Duration::from_millis(150), answer(&mut reader)).await,
+    };
+    let told = told.expect("the connection to the one before is not waited for");
+    assert_eq!(told.expect_err("nobody knows").code, ErrorCode::OutcomeUnknown);
+    // What was behind it goes to the new one, which may not serve yet.
+    let published = async {
+        loop {
+            writer.send(frame(b"next")).await.unwrap();
+            match answer(&mut reader).await {
+                Ok(offset) => return offset,
+                Err(_) => sleep(Duration::from_millis(10)).await,
+            }
+        }
+    };
+    assert_eq!(timeout(Duration::from_millis(500), published).await.expect("at once"), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_publishes_all_the_time_lets_others_have_a_turn() {
     let rig = Rig::start().await;
     let places = rig.places();
