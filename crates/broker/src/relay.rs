@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::FutureExt;
 use futures::StreamExt;
+use futures::future::OptionFuture;
 use futures::stream::FuturesOrdered;
 use railgun_core::catalog::CatalogOutcome;
 use railgun_core::command::{Append, AppendMode, CatalogCommand, Command, CommandBody};
@@ -153,8 +154,10 @@ pub(crate) async fn serve(
     mut reader: FrameReader,
 ) {
     let mut answers = FuturesOrdered::new();
-    let mut ended = false;
-    while !ended || !answers.is_empty() {
+    // What waits for a place in the shard's queue, while earlier ones are answered.
+    let mut taking: OptionFuture<_> = None.into();
+    let (mut is_taking, mut ended) = (false, false);
+    while !ended || is_taking || !answers.is_empty() {
         let is_flushed = writer.is_flushed();
         tokio::select! {
             biased;
@@ -169,16 +172,21 @@ pub(crate) async fn serve(
                     return;
                 }
             }
-            frame = reader.next(), if !ended && answers.len() < UNANSWERED_MAX => {
+            Some(taken) = &mut taking, if is_taking => {
+                is_taking = false;
+                match taken {
+                    Ok(answer) => answers.push_back(answer),
+                    Err(NodeStopping) => return,
+                }
+            }
+            frame = reader.next(), if !ended && !is_taking && answers.len() < UNANSWERED_MAX => {
                 let Ok(Some(frame)) = frame else {
                     ended = true;
                     continue;
                 };
                 let Ok(command) = Command::decode(&[frame.blob()]) else { return };
-                match take(replica, queueing, command.body).await {
-                    Ok(answer) => answers.push_back(answer),
-                    Err(NodeStopping) => return,
-                }
+                taking = Some(Box::pin(take(replica, queueing, command.body))).into();
+                is_taking = true;
             }
         }
     }

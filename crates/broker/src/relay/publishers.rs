@@ -238,8 +238,8 @@ impl Carrier {
         from: &mut mpsc::Receiver<RelayedAppend>,
     ) {
         let mut unanswered: VecDeque<Sent> = VecDeque::new();
-        // The next one, which waits for its room on the way.
-        let mut next: Option<RelayedAppend> = None;
+        // The next one, and its room on the way.
+        let mut next: Option<(oneshot::Receiver<WayRoom>, RelayedAppend)> = None;
         let begun = Instant::now();
         let mut last = begun;
         let mut closing = false;
@@ -256,7 +256,6 @@ impl Carrier {
             }
             let is_flushed = writer.is_flushed();
             let may_send = is_flushed && unanswered.len() < UNANSWERED_MAX;
-            let next_bytes = next.as_ref().map_or(0, |next| next.bytes);
             tokio::select! {
                 biased;
                 frame = reader.next() => {
@@ -270,8 +269,8 @@ impl Carrier {
                         break ProposeFailure::Unknown;
                     }
                 }
-                room = way.room(self.shard, next_bytes), if may_send && next.is_some() => {
-                    let Some(append) = next.take() else { continue };
+                Ok(room) = turn(&mut next), if may_send => {
+                    let Some((_, append)) = next.take() else { continue };
                     let RelayedAppend { items, reply, room: own, .. } = append;
                     unanswered.push_back(Sent { reply, _room: own, _way: room });
                     if writer.queue_all([ask(CommandBody::Append(items))]).is_err() {
@@ -281,7 +280,7 @@ impl Carrier {
                 append = from.recv(), if may_send && next.is_none() && !closing => {
                     last = Instant::now();
                     closing = append.is_none();
-                    next = append;
+                    next = append.map(|append| (way.room(self.shard, append.bytes), append));
                 }
                 () = sleep_until(last + IDLE_TIME), if is_idle => from.close(),
                 // Its connection may last for seconds longer than it does.
@@ -292,7 +291,7 @@ impl Carrier {
         for sent in unanswered {
             sent.reply.send(Err(failed.into())).ok();
         }
-        if let Some(next) = next {
+        if let Some((_, next)) = next {
             next.refuse();
         }
     }
@@ -348,5 +347,15 @@ impl Carrier {
         }
         first.reply.send(result).ok();
         Ok(())
+    }
+}
+
+/// When the room of the next one is there. Cancel safe.
+async fn turn(
+    next: &mut Option<(oneshot::Receiver<WayRoom>, RelayedAppend)>,
+) -> Result<WayRoom, oneshot::error::RecvError> {
+    match next {
+        Some((room, _)) => room.await,
+        None => std::future::pending().await,
     }
 }

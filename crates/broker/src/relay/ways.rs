@@ -1,12 +1,13 @@
 //! What all relays from this node to another one share: streams, and the window behind which the other
 //! reads them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use railgun_net::peer::{PEER_STREAMS_MAX, PEER_WINDOW_BYTES};
 use railgun_types::ShardId;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 /// Relays to one node at a time: half of what a connection between nodes carries.
 const RELAYS_MAX: usize = PEER_STREAMS_MAX as usize / 2;
@@ -58,21 +59,28 @@ impl Way {
         self.streams.available_permits() == 0
     }
 
-    /// Waits until this many bytes may go to the shard. Cancel safe.
-    pub(super) async fn room(&self, shard: ShardId, bytes: usize) -> WayRoom {
-        let mut changes = self.in_flight.subscribe();
-        loop {
-            let mut taken = false;
-            self.in_flight.send_if_modified(|in_flight| {
-                taken = in_flight.try_take(shard, bytes);
-                // Nobody waits for this.
-                false
-            });
-            if taken {
-                return WayRoom { shard, bytes, in_flight: self.in_flight.clone() };
-            }
-            // Its sender is here.
-            changes.changed().await.ok();
+    /// Gets room for so many bytes to the shard when their turn has come: those to one shard have it in
+    /// the order of these calls. Whoever drops the receiver gives up its turn.
+    pub(super) fn room(&self, shard: ShardId, bytes: usize) -> oneshot::Receiver<WayRoom> {
+        let (to, room) = oneshot::channel();
+        self.change(|in_flight| {
+            in_flight.waiting.entry(shard).or_default().push_back(Waiting { bytes, to });
+            in_flight.has_turn(shard).into_iter().collect()
+        });
+        room
+    }
+
+    /// Makes a change, and gives those room whose turn it brings.
+    fn change(&self, change: impl FnOnce(&mut InFlight) -> Vec<(ShardId, Waiting)>) {
+        let mut turns = Vec::new();
+        self.in_flight.send_if_modified(|in_flight| {
+            turns = change(in_flight);
+            // Nobody waits for this.
+            false
+        });
+        for (shard, Waiting { bytes, to }) in turns {
+            // Given back where it has given up.
+            drop(to.send(WayRoom { shard, bytes, way: self.clone() }));
         }
     }
 
@@ -88,12 +96,12 @@ impl Way {
 pub(super) struct WayRoom {
     shard: ShardId,
     bytes: usize,
-    in_flight: watch::Sender<InFlight>,
+    way: Way,
 }
 
 impl Drop for WayRoom {
     fn drop(&mut self) {
-        self.in_flight.send_modify(|in_flight| in_flight.give_back(self.shard, self.bytes));
+        self.way.change(|in_flight| in_flight.give_back(self.shard, self.bytes));
     }
 }
 
@@ -102,6 +110,16 @@ impl Drop for WayRoom {
 struct InFlight {
     bytes: usize,
     of: BTreeMap<ShardId, usize>,
+    /// Those without room, the first ones first.
+    waiting: BTreeMap<ShardId, VecDeque<Waiting>>,
+    /// The shard that has had a turn last.
+    last: ShardId,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    bytes: usize,
+    to: oneshot::Sender<WayRoom>,
 }
 
 impl InFlight {
@@ -118,7 +136,22 @@ impl InFlight {
         true
     }
 
-    fn give_back(&mut self, shard: ShardId, bytes: usize) {
+    /// The first one that waits for room to the shard, if there is room for it.
+    fn has_turn(&mut self, shard: ShardId) -> Option<(ShardId, Waiting)> {
+        let bytes = self.waiting.get(&shard)?.front()?.bytes;
+        if !self.try_take(shard, bytes) {
+            return None;
+        }
+        let waiting = self.waiting.get_mut(&shard)?;
+        let first = waiting.pop_front();
+        if waiting.is_empty() {
+            self.waiting.remove(&shard);
+        }
+        Some((shard, first?))
+    }
+
+    /// Who has a turn now; the shards have theirs one after the other.
+    fn give_back(&mut self, shard: ShardId, bytes: usize) -> Vec<(ShardId, Waiting)> {
         self.bytes -= bytes;
         if let Some(own) = self.of.get_mut(&shard) {
             *own -= bytes;
@@ -126,13 +159,22 @@ impl InFlight {
                 self.of.remove(&shard);
             }
         }
+        let behind = (Bound::Excluded(self.last), Bound::Unbounded);
+        let shards = self.waiting.range(behind).chain(self.waiting.range(..=self.last));
+        let shards: Vec<_> = shards.map(|(shard, _)| *shard).collect();
+        let mut turns = Vec::new();
+        for shard in shards {
+            while let Some(turn) = self.has_turn(shard) {
+                self.last = shard;
+                turns.push(turn);
+            }
+        }
+        turns
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use futures::FutureExt;
-
     use super::*;
 
     const FRAME: usize = 256 << 10;
@@ -143,7 +185,7 @@ mod tests {
         let (way, mut stuck) = (ways.to("n2:7412"), Vec::new());
         for shard in 1..=16 {
             let before = stuck.len();
-            while let Some(room) = way.room(ShardId(shard), FRAME).now_or_never() {
+            while let Ok(room) = way.room(ShardId(shard), FRAME).try_recv() {
                 stuck.push(room);
             }
             assert!(stuck.len() - before >= 3, "shard {shard} has a part");
@@ -152,19 +194,48 @@ mod tests {
         assert!(taken < BYTES_MAX, "{taken}");
         // One that goes on has several frames on their way, however often.
         for _ in 0..100 {
-            let room = (0..3).map(|_| way.room(ShardId(17), FRAME).now_or_never());
-            assert!(room.collect::<Vec<_>>().iter().all(Option::is_some));
+            let room = (0..3).map(|_| way.room(ShardId(17), FRAME).try_recv());
+            assert!(room.collect::<Vec<_>>().iter().all(Result::is_ok));
         }
         // A shard that waits goes on when its own has gone, and not before; another node is another way.
-        let mut waiting = Box::pin(way.room(ShardId(1), FRAME));
-        assert!((&mut waiting).now_or_never().is_none());
-        assert!(ways.to("n3:7412").room(ShardId(1), FRAME).now_or_never().is_some());
+        let mut waiting = way.room(ShardId(1), FRAME);
+        assert!(waiting.try_recv().is_err());
+        assert!(ways.to("n3:7412").room(ShardId(1), FRAME).try_recv().is_ok());
         stuck.drain(..40);
-        assert!((&mut waiting).now_or_never().is_some());
+        assert!(waiting.try_recv().is_ok());
         // The largest frame is not too large where nothing else of its shard is on its way.
-        assert!(ways.to("n2:7412").room(ShardId(18), 2 * BYTES_MAX).now_or_never().is_some());
+        assert!(ways.to("n2:7412").room(ShardId(18), 2 * BYTES_MAX).try_recv().is_ok());
         drop(stuck);
         assert_eq!(way.in_flight.borrow().bytes, 0);
         assert!(way.in_flight.borrow().of.is_empty());
+    }
+
+    #[tokio::test]
+    async fn those_that_wait_have_their_turn_one_after_the_other() {
+        let way = Way::default();
+        let mut sent: Vec<_> =
+            std::iter::from_fn(|| way.room(ShardId(1), FRAME).try_recv().ok()).collect();
+        let mut waiting: Vec<_> = (0..3).map(|_| way.room(ShardId(1), FRAME)).collect();
+        let given_up = waiting.remove(1);
+        drop(given_up);
+        // As often as there is room, and never the second before the first.
+        for first in 0..2 {
+            assert!(waiting.iter_mut().all(|room| room.try_recv().is_err()));
+            sent.pop();
+            sent.push(
+                waiting.remove(0).try_recv().unwrap_or_else(|_| panic!("{first} has its turn")),
+            );
+        }
+        // One shard that waits keeps no other from its turn.
+        let mut held: Vec<_> =
+            std::iter::from_fn(|| way.room(ShardId(2), FRAME).try_recv().ok()).collect();
+        let mut behind = [way.room(ShardId(1), FRAME), way.room(ShardId(2), FRAME)];
+        held.clear();
+        assert!(behind[1].try_recv().is_ok());
+        sent.clear();
+        assert!(behind[0].try_recv().is_ok());
+        drop(behind);
+        assert_eq!(way.in_flight.borrow().bytes, 0);
+        assert!(way.in_flight.borrow().waiting.is_empty());
     }
 }
