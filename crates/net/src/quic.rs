@@ -167,7 +167,19 @@ pub(crate) fn receiving(mut endpoint: EndpointConfig) -> EndpointConfig {
 /// A UDP socket with large buffers.
 pub(crate) fn bind(addr: SocketAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
-    enlarge(&socket);
+    match enlarge(&socket) {
+        Ok(None) => {}
+        // Whoever listens has many at the other end.
+        Ok(Some(bytes)) if addr.port() != 0 => tracing::warn!(
+            %addr,
+            bytes,
+            asked = SOCKET_BUFFER_BYTES,
+            "the kernel gives the UDP socket small buffers, and bursts may be lost: \
+             sysctl -w net.core.rmem_max={SOCKET_BUFFER_BYTES} net.core.wmem_max={SOCKET_BUFFER_BYTES}"
+        ),
+        Ok(Some(bytes)) => tracing::debug!(bytes, "the kernel gives the UDP socket small buffers"),
+        Err(error) => tracing::debug!(%error, "the UDP socket's buffers cannot be sized"),
+    }
     socket.bind(&addr.into())?;
     Ok(socket.into())
 }
@@ -180,21 +192,11 @@ pub(crate) fn bind_any(peer: SocketAddr) -> io::Result<UdpSocket> {
     }
 }
 
-/// Small buffers cost throughput, not correctness: the kernel's cap is only told.
-fn enlarge(socket: &Socket) {
-    let asked = socket
-        .set_recv_buffer_size(SOCKET_BUFFER_BYTES)
-        .and_then(|()| socket.set_send_buffer_size(SOCKET_BUFFER_BYTES));
-    let got =
-        socket.recv_buffer_size().and_then(|receive| Ok((receive, socket.send_buffer_size()?)));
-    match (asked, got) {
-        (Ok(()), Ok((receive, send))) if receive.min(send) >= SOCKET_BUFFER_BYTES => {}
-        (_, Ok((receive, send))) => tracing::debug!(
-            receive,
-            send,
-            asked = SOCKET_BUFFER_BYTES,
-            "the kernel gives the UDP socket small buffers; raise net.core.rmem_max and wmem_max"
-        ),
-        (_, Err(error)) => tracing::debug!(%error, "the UDP socket's buffers cannot be sized"),
-    }
+/// Small buffers cost throughput, not correctness: what the kernel gives is told. It has given what was
+/// asked for, or so much in bytes.
+fn enlarge(socket: &Socket) -> io::Result<Option<usize>> {
+    socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES)?;
+    socket.set_send_buffer_size(SOCKET_BUFFER_BYTES)?;
+    let got = socket.recv_buffer_size()?.min(socket.send_buffer_size()?);
+    Ok((got < SOCKET_BUFFER_BYTES).then_some(got))
 }
