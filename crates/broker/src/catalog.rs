@@ -42,6 +42,8 @@ pub(crate) enum Message {
         reply: oneshot::Sender<()>,
     },
     Checkpointed(Written),
+    /// What is applied is to be on disk besides the log.
+    WriteCheckpoint,
     Change {
         command: CatalogCommand,
         reply: oneshot::Sender<Result<CatalogOutcome, ChangeFailure>>,
@@ -250,6 +252,11 @@ impl CatalogHandle {
         self.ask(|reply| Message::Drains { reply }).await
     }
 
+    /// Has what is applied written to disk, so that the log can be given up.
+    pub(crate) async fn write_checkpoint(&self) -> Result<(), NodeStopping> {
+        self.to.send(Message::WriteCheckpoint).await.map_err(|_| NodeStopping)
+    }
+
     /// What tells this replica's state from others.
     pub(crate) async fn digest(&self) -> Result<StateDigest, NodeStopping> {
         self.ask(|reply| Message::Digest { reply }).await
@@ -399,6 +406,7 @@ impl Host {
                 reply.send(()).ok();
             }
             Message::Checkpointed(written) => self.on_checkpointed(&written),
+            Message::WriteCheckpoint => self.checkpoints.want(),
             Message::Change { command, reply } => self.on_change(command, reply).await,
             Message::Get { name, reply } => drop(reply.send(self.catalog.get(&name).cloned())),
             Message::List { prefix, after, limit, reply } => {

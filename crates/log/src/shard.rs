@@ -361,12 +361,15 @@ impl ShardLog {
     }
 
     /// Reads the entry that was found damaged again, with blocking reads. What is wrong with it; `None`, and
-    /// from then on it is not damaged, if nothing is, or if it is no longer in a file.
+    /// from then on it is not damaged, if nothing is, if it is purged or no longer in a file.
     pub fn check_damaged(&self) -> Option<ReadError> {
         let index = self.damaged()?;
+        let is_purged = self.state().last_purged.is_some_and(|purged| index <= purged.index);
         match self.read(index, index + 1, 1) {
-            Err(error @ (ReadError::Corrupt { .. } | ReadError::Io(_))) => Some(error),
-            Ok(_) | Err(ReadError::Retired { .. }) => {
+            Err(error @ (ReadError::Corrupt { .. } | ReadError::Io(_))) if !is_purged => {
+                Some(error)
+            }
+            _ => {
                 self.shared.inner.lock().damaged = None;
                 None
             }

@@ -1,6 +1,6 @@
 //! Replicas whose logs turn out to be damaged while they run. Each is replaced by another incarnation, which
 //! learns everything from the others, as soon as these can do without it; until then it goes on with what
-//! is whole.
+//! is whole. The catalog, of which nothing waits for the bucket, is whole again without its log.
 
 use std::sync::Arc;
 
@@ -55,6 +55,27 @@ impl Keeper {
                 tracing::error!(%shard, %replica, error = %damage, "a damaged replica stays: {stays}");
             }
         }
+    }
+
+    /// Has what the catalog's replica here has applied take the place of its log, where that is damaged. A
+    /// start before the file is gone finds the damage, and another replica takes the place of this one.
+    pub(super) async fn mend_catalog(&mut self, view: &ClusterView) {
+        let local = self.routing.on_node.borrow().get(&ShardId::CATALOG).cloned();
+        let damaged = |local: &Arc<LocalReplica>| local.log.damaged().is_some();
+        let Some(local) = local.filter(damaged) else { return };
+        let log = local.log.clone();
+        let Ok(Some(damage)) = run_on(&*self.starter.pool, move || log.check_damaged()).await
+        else {
+            return;
+        };
+        let (shard, now) = (ShardId::CATALOG, Instant::now());
+        if let Some(placement) = view.placements.get(&shard)
+            && self.setbacks.note(shard, placement, damage.to_string(), now)
+        {
+            let replica = local.replica;
+            tracing::error!(%shard, %replica, error = %damage, "a damaged log is given up");
+        }
+        self.catalog.write_checkpoint().await.ok();
     }
 
     /// Whether the others are a majority by themselves, all of them answer, and each has everything that is

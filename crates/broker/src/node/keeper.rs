@@ -132,6 +132,7 @@ impl Keeper {
         let started = self.start_placed(&settings, &view, is_now).await;
         started.shards.iter().for_each(|shard| self.uploads.begin(shard));
         self.replace_damaged(&view).await;
+        self.mend_catalog(&view).await;
         self.move_leads(&view).await;
         self.say_farewell(&view).await;
         self.reconcile_memberships(&view).await;

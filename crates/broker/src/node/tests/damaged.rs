@@ -203,3 +203,54 @@ async fn of_two_damaged_replicas_one_goes_after_the_other() {
         assert_eq!(cluster.read(number, "s").await, values(RECORDS + 2), "node {number}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_catalog_whose_log_rots_gives_it_up_and_may_lead_again() {
+    let mut cluster = Cluster::new(3);
+    cluster.start(&[1, 2, 3]).await;
+    let catalog = ShardId::CATALOG;
+    for number in 1..=3 {
+        restart(&mut cluster, number).await;
+    }
+    let streams: Vec<_> = (0..40).map(|number| format!("stream-{number:05}")).collect();
+    for stream in &streams {
+        let wish = wish(stream, 10, EnsureMode::Warn);
+        cluster.node(1).streams.ensure(wish).await.unwrap();
+    }
+    let damaged = leader(&cluster, 1, catalog).await;
+    // So that it is in the file only.
+    cluster.kill(damaged).await;
+    cluster.start(&[damaged]).await;
+    let local = cluster.node(damaged).on_node.borrow()[&catalog].clone();
+    let (disk, name) = (&cluster.disks[damaged - 1], streams[20].as_bytes());
+    let mut rotten = 0;
+    for file in disk.list("shards/0/log".as_ref()).unwrap() {
+        let path = Path::new("shards/0/log").join(file);
+        let bytes = disk.contents(&path).unwrap();
+        if let Some(at) = bytes.windows(name.len()).position(|window| window == name) {
+            assert!(disk.flip(&path, at, 4));
+            rotten += 1;
+        }
+    }
+    assert!(rotten > 0, "the name is in no file");
+    let state = local.log.state();
+    let first = state.last_purged.map_or(0, |purged| purged.index + 1);
+    let read = local.log.read(first, state.last.unwrap().index + 1, usize::MAX);
+    assert!(local.log.damaged().is_some(), "{read:?}");
+
+    let whole = async {
+        while local.log.damaged().is_some() {
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(Duration::from_secs(30), whole).await.expect("the log is given up");
+    assert_eq!(incarnation(&cluster, damaged, catalog), Some(1));
+    // It has everything, and leads if it is asked to.
+    let to = v1::TransferLeader { shard: catalog.0, node_id: damaged as u32 };
+    if leader(&cluster, 1, catalog).await != damaged {
+        cluster.node(1).cluster_admin.transfer_leader(to).await.unwrap();
+    }
+    for stream in &streams {
+        cluster.node(damaged).streams.resolve(&super::name(stream)).await.unwrap();
+    }
+}
