@@ -174,6 +174,7 @@ impl Stream {
             stream_uid: Bytes::copy_from_slice(&uid),
             message_bytes_max: 1 << 20,
             error: None,
+            shard: 3,
         };
         self.send(&bound).await;
     }
