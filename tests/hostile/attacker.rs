@@ -27,7 +27,7 @@ pub(crate) const ALIAS: u32 = 1;
 
 /// Requests of an attacker that does not care for order.
 pub(crate) const ANONYMOUS: v1::OpenPublisher =
-    v1::OpenPublisher { producer_id: Bytes::new(), epoch: 0, ordered: false };
+    v1::OpenPublisher { producer_id: Bytes::new(), epoch: 0, ordered: false, leader_hints: false };
 
 /// A connection that has said nothing yet, and may never.
 pub(crate) struct Dialled {

@@ -26,6 +26,7 @@ fn every_frame() -> Vec<Frame> {
         Frame::new(&v1::ClosePublisher {}),
         Frame::new(&v1::UnbindStreams { aliases: vec![1], forget: false }),
         Frame::new(&v1::StreamsUnbound::default()),
+        Frame::new(&v1::LeaderHint::default()),
         Frame::new(&subscribe("target", Start::Latest(true), 1, false)),
         Frame::new(&v1::Subscribed::default()),
         Frame::with_blob(&v1::Deliver::default(), vec![vec![7; 10_000].into()]),

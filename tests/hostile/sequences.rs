@@ -11,7 +11,8 @@ use crate::attacker::{ALIAS, ANONYMOUS, Line, refusal};
 use crate::raw_batch;
 
 pub(crate) fn producer(id: u8, epoch: u32) -> v1::OpenPublisher {
-    v1::OpenPublisher { producer_id: vec![id; 16].into(), epoch, ordered: true }
+    let producer_id = vec![id; 16].into();
+    v1::OpenPublisher { producer_id, epoch, ordered: true, leader_hints: false }
 }
 
 /// Publishes `count` records at `sequence`.
@@ -24,8 +25,7 @@ pub(crate) async fn publish(line: &mut Line, sequence: u64, count: usize) -> v1:
 async fn a_producer_id_has_16_bytes() {
     let (_node, mut bystander, attacker) = arena().await;
     for bytes in [0, 1, 15, 17, 16_000] {
-        let open =
-            v1::OpenPublisher { producer_id: vec![7; bytes].into(), epoch: 0, ordered: true };
+        let open = v1::OpenPublisher { producer_id: vec![7; bytes].into(), ..producer(7, 0) };
         attacker.begin(&open).await.is_refused(ProtocolViolation).await;
         if bytes > 0 {
             let open = v1::OpenPublisher { ordered: false, ..open };

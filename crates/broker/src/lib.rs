@@ -17,6 +17,7 @@ mod formation;
 mod identity;
 mod inspection;
 mod joining;
+mod leaders;
 mod leads;
 mod log_done;
 mod node;

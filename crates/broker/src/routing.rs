@@ -99,8 +99,13 @@ impl Others {
         }
     }
 
+    /// Follows which nodes are asked first about shards that are not here.
+    pub(crate) fn guesses(&self) -> watch::Receiver<BTreeMap<ShardId, NodeId>> {
+        self.first.subscribe()
+    }
+
     /// The node to ask about a shard that is not here: the first one, or so many behind it in their circle.
-    fn holder(&self, shard: ShardId, own: NodeId, behind: usize) -> Option<NodeId> {
+    pub(crate) fn holder(&self, shard: ShardId, own: NodeId, behind: usize) -> Option<NodeId> {
         let placements = self.placements.borrow();
         let nodes = placements.get(&shard)?.iter().copied();
         let nodes = nodes.filter(|node| *node != own && self.addresses.knows(*node));

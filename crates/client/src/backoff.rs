@@ -24,6 +24,17 @@ impl Backoff {
         Self { first: Duration::from_millis(20), max: Duration::from_millis(500), failures: 0 }
     }
 
+    /// Between moves of a publisher or a subscription to the leader of its streams: the first is worth
+    /// something to whoever stays, and a lead that moves often is not worth following each time.
+    pub(crate) fn of_moves() -> Self {
+        Self { first: Duration::from_millis(100), max: Duration::from_secs(30), failures: 0 }
+    }
+
+    /// Between attempts to reach a node beside the server that was given: it may be out of reach for good.
+    pub(crate) fn of_nodes() -> Self {
+        Self { first: Duration::from_secs(1), max: Duration::from_secs(120), failures: 0 }
+    }
+
     /// The wait after one more failure. `random` is any 64 random bits.
     pub(crate) fn next(&mut self, random: u64) -> Duration {
         let doubled = self.first.saturating_mul(1 << self.failures.min(16));

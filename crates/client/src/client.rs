@@ -9,6 +9,7 @@ use crate::admin::Admin;
 use crate::backoff::Randomness;
 use crate::connect_error::ConnectError;
 use crate::dial::{Dial, QuicDial};
+use crate::leaders::Leaders;
 use crate::link::Link;
 use crate::options::ClientOptions;
 use crate::publish::{MultiPublisherBuilder, PublisherBuilder};
@@ -16,8 +17,10 @@ use crate::subscribe::SubscriptionBuilder;
 
 /// A connection to a cluster. Cheap to clone; everything made from it shares the one connection,
 /// which is made again by itself, to another server where there are several, when it is lost, when its
-/// server goes away, or when that owes an answer and nothing was heard from it for some 1.2 s. It is
-/// closed when the last clone and the last handle are dropped.
+/// server goes away, or when that owes an answer and nothing was heard from it for some 1.2 s. Publishers
+/// also share one to each node that leads their streams, as
+/// [`follow_leaders`](ClientOptions::follow_leaders) says. All are closed when the last clone and the last
+/// handle are dropped.
 #[derive(Clone, Debug)]
 pub struct Client {
     pub(crate) inner: Arc<ClientInner>,
@@ -26,6 +29,7 @@ pub struct Client {
 #[derive(Debug)]
 pub(crate) struct ClientInner {
     pub(crate) link: Link,
+    pub(crate) leaders: Leaders,
     pub(crate) options: Arc<ClientOptions>,
     pub(crate) randomness: Arc<Randomness>,
     /// Administrative calls that may still be made.
@@ -67,9 +71,12 @@ impl Client {
             }
         };
         let (options, randomness) = (Arc::new(options), Arc::new(Randomness::new(seed)));
-        let link = Link::connect(dial, Arc::clone(&options), Arc::clone(&randomness)).await?;
+        let link = Link::connect(Arc::clone(&dial), Arc::clone(&options), Arc::clone(&randomness));
+        let link = link.await?;
+        let (for_leaders, bits) = (Arc::clone(&options), Arc::clone(&randomness));
+        let leaders = Leaders::new(dial, for_leaders, bits, link.cluster_uid());
         let calls = tokio::sync::Semaphore::new(ADMIN_STREAMS);
-        Ok(Self { inner: Arc::new(ClientInner { link, options, randomness, calls }) })
+        Ok(Self { inner: Arc::new(ClientInner { link, leaders, options, randomness, calls }) })
     }
 
     /// The cluster that answered.
@@ -114,9 +121,10 @@ impl Client {
         Admin::new(Arc::clone(&self.inner))
     }
 
-    /// Closes the connection at once, under everything that uses it, and waits a moment for the
+    /// Closes the connections at once, under everything that uses it, and waits a moment for the
     /// server to be told. Close publishers first. Cancelled, the connection is closed all the same.
     pub async fn close(self) {
+        self.inner.leaders.close();
         self.inner.link.close().await;
     }
 }

@@ -22,8 +22,9 @@
 //! # }
 //! ```
 //!
-//! One [`Client`] is one connection to one of its servers. It is made again by itself, to the next one,
-//! when it is lost; publishers repeat what was un-answered, or refused for want of a leader, in order
+//! One [`Client`] is one connection to one of its servers, and one more to each node that leads the streams of
+//! its publishers, where that is another and can be reached. The first is made again by itself, to the next
+//! server, when it is lost; publishers repeat what was un-answered, or refused for want of a leader, in order
 //! and under the same producer sequence, so that it is appended once (PQ-1), and subscriptions go on at
 //! the next offset.
 #![warn(missing_docs)]
@@ -34,6 +35,7 @@ mod client;
 mod connect_error;
 mod dial;
 mod dialler;
+mod leaders;
 mod link;
 mod message;
 mod options;

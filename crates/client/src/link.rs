@@ -102,6 +102,18 @@ impl Link {
         }
     }
 
+    /// Waits until the present session is with this node. Cancel-safe.
+    pub(crate) async fn until_at(&self, node: u32) {
+        let is_there = |state: &LinkState| match state {
+            LinkState::Up(session) => session.node_id == node && !session.going_away.is_cancelled(),
+            LinkState::Down { .. } | LinkState::Failed(_) => false,
+        };
+        if self.state.clone().wait_for(is_there).await.is_err() {
+            // It is closed.
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// The present session, which is newer than the one of number `after`. Waits for one at most
     /// until `deadline`. Cancel-safe.
     pub(crate) async fn session(
@@ -229,7 +241,7 @@ impl LinkTask {
     async fn next_if_silent(&mut self, session: &Session) -> (Session, ControlStream) {
         let mut backoff = Backoff::of_rounds();
         loop {
-            let heard = self.silence(session).await;
+            let heard = silence(&*self.dial, session).await;
             tracing::debug!(server = %session.target, "the server owes an answer and is silent");
             let wanted = Wanted {
                 number: session.number + 1,
@@ -253,25 +265,24 @@ impl LinkTask {
             }
         }
     }
+}
 
-    /// Returns when a server has been silent for too long, and has owed an answer all the time; with what
-    /// was last heard of it.
-    async fn silence(&self, session: &Session) -> u64 {
-        loop {
-            session.begins_to_owe().await;
-            let Some(mut heard) = self.dial.heard(&session.connection) else {
-                return std::future::pending().await;
-            };
-            let mut since = Instant::now();
-            while session.owes() {
-                if since.elapsed() >= SILENCE_MAX + 2 * session.connection.stats().rtt {
-                    return heard;
-                }
-                tokio::time::sleep(LOOK).await;
-                if let Some(now) = self.dial.heard(&session.connection).filter(|now| *now != heard)
-                {
-                    (heard, since) = (now, Instant::now());
-                }
+/// Returns when a server has been silent for too long, and has owed an answer all the time; with what
+/// was last heard of it. For one task of a session.
+pub(crate) async fn silence(dial: &dyn Dial, session: &Session) -> u64 {
+    loop {
+        session.begins_to_owe().await;
+        let Some(mut heard) = dial.heard(&session.connection) else {
+            return std::future::pending().await;
+        };
+        let mut since = Instant::now();
+        while session.owes() {
+            if since.elapsed() >= SILENCE_MAX + 2 * session.connection.stats().rtt {
+                return heard;
+            }
+            tokio::time::sleep(LOOK).await;
+            if let Some(now) = dial.heard(&session.connection).filter(|now| *now != heard) {
+                (heard, since) = (now, Instant::now());
             }
         }
     }

@@ -32,6 +32,10 @@ pub struct ClientOptions {
     pub give_up_after: Duration,
     /// Time for an administrative call, repeats included. 10 s.
     pub call_timeout: Duration,
+    /// Whether publishers go straight to the node that leads their streams when a server names it, as the
+    /// clients of most systems do, and stay with their server while that node cannot be reached. `false`:
+    /// everything goes by the servers given, which relay it, as where only these can be reached. `true`.
+    pub follow_leaders: bool,
     /// Text for the server's logs, at most 128 bytes.
     pub name: String,
     /// Makes identifiers and jitter repeatable, for simulations. `None`: drawn from the system.
@@ -51,6 +55,7 @@ impl ClientOptions {
             connect_timeout: railgun_net::CONNECT_TIMEOUT,
             give_up_after: Duration::from_secs(60),
             call_timeout: Duration::from_secs(10),
+            follow_leaders: true,
             name: concat!("railgun-rust/", env!("CARGO_PKG_VERSION")).to_owned(),
             seed: None,
         }
@@ -92,6 +97,7 @@ impl std::fmt::Debug for ClientOptions {
             .field("connect_timeout", &self.connect_timeout)
             .field("give_up_after", &self.give_up_after)
             .field("call_timeout", &self.call_timeout)
+            .field("follow_leaders", &self.follow_leaders)
             .finish_non_exhaustive()
     }
 }

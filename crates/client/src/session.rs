@@ -34,9 +34,11 @@ const ALTERNATIVES_MAX: usize = 16;
 pub(crate) struct Session {
     pub(crate) connection: Connection,
     pub(crate) target: Target,
-    /// Counts the sessions of a client.
+    /// Counts the sessions of a client's link; 0 beside it.
     pub(crate) number: u64,
     pub(crate) cluster_uid: ClusterUid,
+    /// The node that serves it.
+    pub(crate) node_id: u32,
     pub(crate) unanswered_max: usize,
     /// The server stops: finish what is in flight, begin nothing.
     pub(crate) going_away: CancellationToken,
@@ -47,7 +49,7 @@ pub(crate) struct Session {
     leaderless_since: AtomicU64,
     begun: Instant,
     /// The client knows other servers.
-    has_others: bool,
+    pub(crate) has_others: bool,
     /// Streams that may still be opened. Beyond them QUIC would wait, for as long as no other ends.
     slots: Arc<Semaphore>,
 }
@@ -136,6 +138,7 @@ impl Session {
             target,
             number,
             cluster_uid,
+            node_id: welcome.node_id,
             unanswered_max: welcome.unanswered_max.max(1) as usize,
             going_away: CancellationToken::new(),
             alternatives: SetOnce::new(),

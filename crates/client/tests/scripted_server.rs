@@ -1,9 +1,10 @@
 //! The SDK against a server that does what each test says, over the in-memory network, on paused
 //! time: lost connections at the moments that matter, and what is sent again after them. Several
-//! servers of one cluster are in [`cluster`].
+//! servers of one cluster are in [`cluster`], and those that name leaders in [`leaders`].
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -24,8 +25,12 @@ use railgun_types::{Offset, Timestamp};
 
 #[path = "scripted_server/cluster.rs"]
 mod cluster;
+#[path = "scripted_server/leaders.rs"]
+mod leaders;
 
 const UID: [u8; 16] = [7; 16];
+/// Of every stream.
+const SHARD: u32 = 3;
 
 /// Reaches servers by name. One that is dark takes in whatever is sent, and nothing is heard of it.
 #[derive(Debug)]
@@ -34,6 +39,8 @@ struct MemoryDial {
     servers: Vec<(&'static str, SocketAddr)>,
     dark: Arc<[AtomicBool]>,
     packets: AtomicU64,
+    /// Attempts to connect.
+    dials: Arc<AtomicU64>,
 }
 
 impl MemoryDial {
@@ -45,6 +52,7 @@ impl MemoryDial {
 
 impl Dial for MemoryDial {
     fn dial<'a>(&'a self, target: &'a Target) -> Dialling<'a> {
+        self.dials.fetch_add(1, Relaxed);
         Box::pin(async {
             let named = |(name, _): &&(&str, _)| *name == target.server;
             let (_, addr) = self.servers.iter().find(named).unwrap();
@@ -102,6 +110,7 @@ impl Server {
             servers: vec![("memory:1", self.endpoint.local_addr())],
             dark: Arc::new([AtomicBool::new(false)]),
             packets: AtomicU64::new(0),
+            dials: Arc::default(),
         };
         let (client, session) =
             tokio::join!(Client::connect_over(Arc::new(dial), Self::options()), self.accept());
@@ -113,7 +122,7 @@ impl Server {
     }
 
     async fn accept_as(&self, cluster: [u8; 16]) -> Session {
-        Session::welcome(self.endpoint.accept().await.unwrap(), cluster).await
+        Session::welcome(self.endpoint.accept().await.unwrap(), cluster, 1).await
     }
 
     fn cut(&self) {
@@ -122,7 +131,7 @@ impl Server {
 }
 
 impl Session {
-    async fn welcome(connection: Connection, cluster: [u8; 16]) -> Self {
+    async fn welcome(connection: Connection, cluster: [u8; 16], node_id: u32) -> Self {
         let (mut writer, mut reader) = connection.accept().await.unwrap();
         let hello: v1::Hello = reader.next().await.unwrap().unwrap().decode().unwrap();
         assert_eq!((hello.version_min, hello.version_max), (1, 1));
@@ -130,6 +139,7 @@ impl Session {
             version: 1,
             cluster_uid: Bytes::copy_from_slice(&cluster),
             unanswered_max: 8,
+            node_id,
             ..v1::Welcome::default()
         };
         writer.send(Frame::new(&welcome)).await.unwrap();
@@ -174,6 +184,7 @@ impl Stream {
             stream_uid: Bytes::copy_from_slice(&uid),
             message_bytes_max: 1 << 20,
             error: None,
+            shard: SHARD,
         };
         self.send(&bound).await;
     }

@@ -85,6 +85,8 @@ frame_kinds! {
     UnbindStreams = 17;
     /// Answer to `UnbindStreams`.
     StreamsUnbound = 18;
+    /// Where a shard is led.
+    LeaderHint = 19;
     /// First frame of a subscription.
     Subscribe = 20;
     /// Answer to `Subscribe`.
@@ -136,6 +138,7 @@ impl FrameKind {
             | Self::StreamBound
             | Self::PublishResult
             | Self::StreamsUnbound
+            | Self::LeaderHint
             | Self::Subscribed
             | Self::Deliver
             | Self::Removed

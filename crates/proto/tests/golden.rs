@@ -96,7 +96,12 @@ fn frames() -> Vec<Frame> {
         }),
         Frame::new(&v1::GoAway { deadline_ms: 5_000, alternatives: vec!["n2:9400".to_owned()] }),
         Frame::new(&error()),
-        Frame::new(&v1::OpenPublisher { producer_id: uid(), epoch: 2, ordered: true }),
+        Frame::new(&v1::OpenPublisher {
+            producer_id: uid(),
+            epoch: 2,
+            ordered: true,
+            leader_hints: true,
+        }),
         Frame::new(&v1::PublisherOpened { credit_bytes: 4 << 20 }),
         Frame::new(&v1::BindStream { alias: 1, stream: "orders".to_owned() }),
         Frame::new(&v1::StreamBound {
@@ -104,12 +109,14 @@ fn frames() -> Vec<Frame> {
             stream_uid: uid(),
             message_bytes_max: 1 << 20,
             error: Some(error()),
+            shard: 5,
         }),
         Frame::with_blob(&v1::Publish { items: vec![item] }, vec![Bytes::from_static(b"RGB")]),
         Frame::new(&v1::PublishResult { items: vec![result] }),
         Frame::new(&v1::ClosePublisher {}),
         Frame::new(&v1::UnbindStreams { aliases: vec![1, 300], forget: true }),
         Frame::new(&v1::StreamsUnbound { error: Some(error()) }),
+        Frame::new(&v1::LeaderHint { shard: 5, node_id: 2, address: "n2:9400".to_owned() }),
         Frame::new(&v1::Subscribe {
             stream: "orders".to_owned(),
             until_offset: Some(0),

@@ -14,7 +14,7 @@ use crate::lines::{LineError, LineReader};
 use crate::output::progress;
 use crate::output::table::print;
 use crate::rate::{Pace, Rate};
-use crate::server::ServerArgs;
+use crate::server::{LeaderArgs, ServerArgs};
 
 /// How long a lost connection or a full server is met with trying again.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(30);
@@ -55,6 +55,8 @@ pub(crate) struct PubArgs {
     /// Messages per second at most
     #[arg(long, value_name = "N")]
     rate: Option<Rate>,
+    #[command(flatten)]
+    leaders: LeaderArgs,
 }
 
 fn parse_header(text: &str) -> Result<(String, String), String> {
@@ -100,7 +102,10 @@ pub(crate) async fn run(args: PubArgs, server: &ServerArgs) -> CommandResult {
         Some(_) => None,
         None => Some(Input::open(args.file.as_ref())?),
     };
-    server.with_client(async |client| publish(args, input, client).await).await
+    server
+        .following(&args.leaders)
+        .with_client(async |client| publish(args, input, client).await)
+        .await
 }
 
 async fn publish(args: PubArgs, input: Option<Input>, client: &Client) -> CommandResult {
@@ -267,6 +272,7 @@ mod tests {
             id: None,
             count: 1,
             rate: None,
+            leaders: LeaderArgs::default(),
         }
     }
 

@@ -28,6 +28,17 @@ pub(crate) struct ServerArgs {
     /// Access token [env: RAILGUN_TOKEN] [default: of the context]
     #[arg(long, global = true, value_name = "TOKEN")]
     token: Option<String>,
+    /// As [`LeaderArgs`] say.
+    #[arg(skip)]
+    stays: bool,
+}
+
+/// How a command that publishes reaches the leader of its stream.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct LeaderArgs {
+    /// Publish by way of the servers given, also where another node leads the stream
+    #[arg(long)]
+    no_follow_leaders: bool,
 }
 
 /// The variables that name a server, and say what is told about it.
@@ -63,6 +74,11 @@ struct Target {
 }
 
 impl ServerArgs {
+    /// For a command that publishes.
+    pub(crate) fn following(&self, leaders: &LeaderArgs) -> Self {
+        Self { stays: leaders.no_follow_leaders, ..self.clone() }
+    }
+
     /// Runs a command with a client, and closes the connection however the command ends: a session
     /// that nobody closes holds up the server's for 15 s.
     pub(crate) async fn with_client(
@@ -93,6 +109,7 @@ impl ServerArgs {
         let mut options = ClientOptions::new(&target.server);
         options.ca_pem = target.ca_pem;
         options.token = target.token;
+        options.follow_leaders = !self.stays;
         options.name = concat!("railgun-cli/", env!("CARGO_PKG_VERSION")).to_owned();
         let place = match &target.context {
             Some(context) => format!("{} (context '{context}')", target.server),

@@ -35,6 +35,7 @@ use crate::cluster_bucket::{self, Standing};
 use crate::entropy::Entropy;
 use crate::identity::{Founder, Identity, Member};
 use crate::joining::Registrar;
+use crate::leaders::Leaders;
 use crate::leads::LeadSpreader;
 use crate::offload::ObjectMemory;
 use crate::on_node::{OnNode, OnNodeWatch};
@@ -183,6 +184,10 @@ pub(super) async fn start(
     ground.spawn("the look at other clusters", tell_of_others(bucket.clone(), cluster));
 
     let view = catalog.view();
+    let (leaders, led) = Leaders::new(routing.clone(), view.clone());
+    if !is_alone {
+        ground.spawn("what clients are told of leaders", leaders.run());
+    }
     let cluster_admin =
         ClusterAdmin { catalog: catalog.clone(), routing: routing.clone(), registrar };
     let cold = ColdReader::new(bucket.clone(), &ReaderOptions::default());
@@ -197,6 +202,7 @@ pub(super) async fn start(
         streams: streams.clone(),
         cluster: cluster_admin.clone(),
         farewell: farewell.subscribe(),
+        led,
         auth: Auth::new(spec.tokens),
         limits: Limits::default(),
         node_id: node.0,

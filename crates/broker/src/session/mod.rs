@@ -5,6 +5,7 @@ mod admin;
 mod aliases;
 mod carried;
 mod end;
+mod hints;
 mod publisher;
 mod subscription;
 
@@ -25,6 +26,7 @@ use tokio_util::task::TaskTracker;
 use crate::auth::Auth;
 use crate::builtin_bug::Planted;
 use crate::cluster_admin::ClusterAdmin;
+use crate::leaders::LedWatch;
 use crate::reader::ClientPlaces;
 use crate::relay::Relays;
 use crate::routing::CARRIED_PART;
@@ -63,6 +65,8 @@ pub(crate) struct SessionContext {
     pub(crate) cluster: ClusterAdmin,
     /// Where clients are to go, and when.
     pub(crate) farewell: watch::Receiver<Farewell>,
+    /// Where shards are led.
+    pub(crate) led: LedWatch,
     pub(crate) auth: Auth,
     pub(crate) limits: Limits,
     pub(crate) node_id: u32,

@@ -21,6 +21,7 @@ use railgun_types::{ErrorCode, ProducerId, ShardId, StreamName, StreamUid};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::aliases::{Aliases, Bound};
+use super::hints::Hints;
 use super::{QuicStream, SessionEnd, end, going_away};
 use crate::builtin_bug::BuiltinBug;
 use crate::relay::ShardLink;
@@ -55,12 +56,14 @@ pub(super) async fn serve(
         return Err(WireError::new(ErrorCode::ProtocolViolation, message).into());
     }
     stream.answer(&v1::PublisherOpened { credit_bytes: CREDIT_BYTES }).await?;
+    let hints = open.leader_hints.then(|| Hints::new(stream.context.led.clone()));
     let publisher = Publisher {
         stream,
         producer,
         epoch: open.epoch,
         aliases: Aliases::default(),
         shards: Vec::new(),
+        hints,
         unanswered: VecDeque::new(),
         unanswered_items: 0,
         closing: false,
@@ -76,6 +79,8 @@ struct Publisher<'s> {
     aliases: Aliases,
     /// The shards of all streams that were bound.
     shards: Vec<ShardLink>,
+    /// For a client that wants some.
+    hints: Option<Hints>,
     unanswered: VecDeque<Unanswered>,
     /// Items of all of them.
     unanswered_items: usize,
@@ -161,6 +166,9 @@ impl Publisher<'_> {
                     // Gone without a goodbye: it may come back and repeat what is un-answered.
                     None => self.closing = true,
                 },
+                hint = next_hint(&mut self.hints), if !self.closing && !stopping.is_cancelled() => {
+                    self.tell(Frame::new(&hint)).await?;
+                }
             }
         }
     }
@@ -250,13 +258,17 @@ impl Publisher<'_> {
             let routing = self.stream.context.streams.routing().clone();
             let relays = self.stream.relays.clone();
             self.shards.push(ShardLink::new(found.shard.id(), routing, relays));
+            if let Some(hints) = &mut self.hints {
+                hints.add(found.shard.id());
+            }
             self.shards.len() - 1
         });
         let (stream, message_bytes_max) = (found.stream, found.facts.spec.max_message_bytes);
         let bound = Bound { shard, stream, message_bytes_max, broken: false, leaving: false };
         self.aliases.insert(alias, bound, place);
         let stream_uid = stream.to_wire();
-        Ok(v1::StreamBound { alias, stream_uid, message_bytes_max, error: None })
+        let shard = found.shard.id().0;
+        Ok(v1::StreamBound { alias, stream_uid, message_bytes_max, error: None, shard })
     }
 
     /// Checks every batch once and hands them to their shards. What is refused here never reaches a
@@ -407,10 +419,15 @@ impl Publisher<'_> {
                 (Frame::new(&v1::StreamsUnbound { error }), None)
             }
         };
-        let QuicStream { writer, reader, .. } = &mut *self.stream;
-        let sent = reader.meanwhile(end::answer(writer, frame)).await?;
+        let sent = self.tell(frame).await;
         drop(room);
         sent
+    }
+
+    /// Sends a frame while nothing is read.
+    async fn tell(&mut self, frame: Frame) -> Result<(), SessionEnd> {
+        let QuicStream { writer, reader, .. } = &mut *self.stream;
+        reader.meanwhile(end::answer(writer, frame)).await?
     }
 
     async fn end(self) -> Result<(), SessionEnd> {
@@ -465,6 +482,14 @@ async fn forget(releases: Vec<(Routing, ShardId, CommandBody)>) -> Result<(), Re
     let is_refused =
         |ended: &Result<(), RequestFailure>| ended.is_err_and(|failure| failure != unknown);
     if ended.iter().all(is_refused) { failed } else { Err(unknown) }
+}
+
+/// What a client that wants hints is to be told next. Cancel safe.
+async fn next_hint(hints: &mut Option<Hints>) -> v1::LeaderHint {
+    match hints {
+        Some(hints) => hints.next().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Waits until the first of them can be answered. Cancel safe: what has come stays noted.

@@ -1,7 +1,9 @@
 //! The task of a publisher: owns its QUIC stream, sends what the machine has, feeds it the answers.
 //! Inputs: [`Shared::work`], frames. Outputs: frames, completed batches. Ends when the publisher is
 //! closed or dropped and everything has ended. A server that owes an answer for too long is given
-//! up like a connection that was lost.
+//! up like a connection that was lost. Where a server names the node that leads all its streams, the
+//! publisher goes on there (CL-4): it sends nothing until all it has sent is answered, and the rest over
+//! a session with that node, so that neither order nor sequences know of it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,21 +12,26 @@ use bytes::Bytes;
 use railgun_net::{FrameReader, FrameWriter, WriteError};
 use railgun_proto::{Frame, FrameKind, WireError, v1};
 use railgun_types::{ErrorCode, Retry};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::batch::Completion;
 use super::error::ProtocolError;
+use super::hints::Hints;
 use super::machine::{Machine, Settings, Transmit};
 use super::shared::Shared;
 use crate::backoff::Backoff;
 use crate::client::ClientInner;
 use crate::connect_error::{ConnectError, StreamLost};
+use crate::leaders::{Direct, LedAt, Pace};
 use crate::session::{Session, SessionStream, Waiting, expect};
 
 /// Most frames handed to the transport at a time.
 const FRAMES_AT_ONCE: usize = 16;
 /// Time for the server to confirm that it has forgotten a producer.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time for the answers that are owed before a publisher goes elsewhere. They hold up what is behind them.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time for the frame in which a server says why it reads no further.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -43,7 +50,16 @@ enum Ended {
     },
     /// The machine wants another producer id; the server is to remember the old one.
     NewProducer,
+    /// All is answered, and the rest goes another way.
+    Moved(Way),
     Lost(StreamLost),
+}
+
+/// Over which session a publisher goes on.
+enum Way {
+    Link,
+    /// Straight to the node that leads its streams.
+    Leader(Direct),
 }
 
 impl From<StreamLost> for Ended {
@@ -57,11 +73,19 @@ impl Driver {
         let mut producer_id = self.client.randomness.identifier();
         let mut backoff = Backoff::of_requests();
         let mut after = None;
-        let mut ever_open = false;
+        let (mut ever_open, mut way, mut pace) = (false, Way::Link, Pace::new());
         let give_up_after = self.settings.give_up_after;
         let mut give_up_at = Instant::now() + give_up_after;
         loop {
-            let session = match self.client.link.session(after, give_up_at).await {
+            let direct = match std::mem::replace(&mut way, Way::Link) {
+                Way::Leader(direct) => Some(direct),
+                Way::Link => None,
+            };
+            let session = match &direct {
+                Some(direct) => Ok(Arc::clone(&direct.session)),
+                None => self.client.link.session(after, give_up_at).await,
+            };
+            let session = match session {
                 Ok(session) => session,
                 Err(error) => {
                     self.fail_all(&error.to_string());
@@ -76,7 +100,8 @@ impl Driver {
                 producer_id = self.client.randomness.identifier();
                 self.shared.lock().on_new_producer();
             }
-            let (ended, was_open) = self.serve(&session, producer_id).await;
+            let (ended, was_open) =
+                self.serve(&session, direct.is_some(), producer_id, &mut pace).await;
             if was_open {
                 ever_open = true;
                 backoff.reset();
@@ -87,6 +112,13 @@ impl Driver {
                 Ended::NewProducer => {
                     // What is bound is bound to the old producer's QUIC stream.
                     self.input(|machine, now, out| machine.on_disconnected(now, out));
+                    // A session with a leader may be kept.
+                    way = direct.map_or(Way::Link, Way::Leader);
+                    continue;
+                }
+                Ended::Moved(other) => {
+                    self.input(|machine, now, out| machine.on_disconnected(now, out));
+                    (way, after) = (other, None);
                     continue;
                 }
                 Ended::Lost(lost) => {
@@ -112,6 +144,11 @@ impl Driver {
                     let gone = lost.is_connection();
                     let leaving = session.going_away.is_cancelled();
                     after = (gone || leaving).then_some(session.number);
+                    if direct.is_some() {
+                        // The link leads on, and its server may name the next leader.
+                        after = None;
+                        pace.moved(&self.client.randomness);
+                    }
                 }
             }
             if self.shared.lock().is_closing() && self.shared.lock().is_idle() {
@@ -142,7 +179,13 @@ impl Driver {
     }
 
     /// Works on one QUIC stream until it ends; and whether the server ever opened the publisher.
-    async fn serve(&self, session: &Session, producer_id: [u8; 16]) -> (Ended, bool) {
+    async fn serve(
+        &self,
+        session: &Session,
+        is_direct: bool,
+        producer_id: [u8; 16],
+        pace: &mut Pace,
+    ) -> (Ended, bool) {
         let after = self.settings.answer_timeout();
         let waiting = session.waiting();
         waiting.set(true);
@@ -152,17 +195,19 @@ impl Driver {
             Ok(Err(lost)) => return (lost.into(), false),
             Err(_) => return (StreamLost::NoAnswer { after }.into(), false),
         };
+        let (mut hints, leader) = Hints::new();
         let ended = tokio::select! {
             // Answers first: they make room for frames.
             biased;
-            ended = self.read(&mut stream.reader, session, &waiting) => ended,
+            ended = self.read(&mut stream.reader, session, &waiting, &mut hints) => ended,
             ended = self.write(&mut stream.writer, session, &waiting) => ended,
             ended = self.silence() => ended,
+            ended = self.follow(leader, session, is_direct, pace) => ended,
         };
         let ended = match ended {
             Ended::Lost(StreamLost::Write(WriteError::Stopped { .. })) => {
                 // A server that stops reading says why in its last frame.
-                let reading = self.read(&mut stream.reader, session, &waiting);
+                let reading = self.read(&mut stream.reader, session, &waiting, &mut hints);
                 let reason = tokio::time::timeout(LAST_WORDS_TIMEOUT, reading);
                 reason.await.unwrap_or(ended)
             }
@@ -176,7 +221,10 @@ impl Driver {
             // A copy of what was repeated, or ended as unknown, may still be on its way to the log,
             // and a server that has forgotten the producer would append it a second time (PQ-1). It
             // forgets by age.
-            Ended::Closed { forget: false } | Ended::NewProducer => stream.writer.finish(),
+            // Nor may it forget one that goes on elsewhere.
+            Ended::Closed { forget: false } | Ended::NewProducer | Ended::Moved(_) => {
+                stream.writer.finish();
+            }
             // What the server has not read of it is repeated elsewhere: it need not come late.
             Ended::Lost(StreamLost::NoAnswer { .. }) => stream.writer.reset(ErrorCode::Timeout),
             Ended::Lost(_) => {}
@@ -193,6 +241,7 @@ impl Driver {
             producer_id: Bytes::copy_from_slice(&producer_id),
             epoch: 0,
             ordered: self.settings.ordered,
+            leader_hints: self.client.options.follow_leaders,
         };
         let mut stream = session.open(&open).await?;
         let opened: v1::PublisherOpened = expect(&mut stream.reader).await?;
@@ -262,6 +311,77 @@ impl Driver {
         }
     }
 
+    /// Ends when the publisher is to go on over another session: with the node that leads all its streams.
+    async fn follow(
+        &self,
+        mut leader: watch::Receiver<Option<LedAt>>,
+        session: &Session,
+        is_direct: bool,
+        pace: &mut Pace,
+    ) -> Ended {
+        loop {
+            let at = leader.borrow_and_update().clone();
+            let way = tokio::select! {
+                biased;
+                Ok(()) = leader.changed() => continue,
+                way = self.way_to(at.as_ref(), session, is_direct, pace) => way,
+            };
+            let is_settled = self.settle().await;
+            pace.moved(&self.client.randomness);
+            if is_settled {
+                return Ended::Moved(way);
+            }
+            tracing::debug!(server = %session.target, "a publisher stays, as answers are late");
+        }
+    }
+
+    /// The way to the node that leads, where that is another than the present one.
+    async fn way_to(
+        &self,
+        at: Option<&LedAt>,
+        session: &Session,
+        is_direct: bool,
+        pace: &Pace,
+    ) -> Way {
+        let Some(at) = at.filter(|at| is_direct || at.node != session.node_id) else {
+            return std::future::pending().await;
+        };
+        pace.turn(&self.client.randomness).await;
+        let link = self.client.link.until_at(at.node);
+        if at.node == session.node_id {
+            // Two sessions with one node would be one too many.
+            link.await;
+            return Way::Link;
+        }
+        tokio::select! {
+            biased;
+            () = link => Way::Link,
+            direct = self.client.leaders.reach(at) => Way::Leader(direct),
+        }
+    }
+
+    /// Sends nothing more, and waits for what the server owes. `false`: it took too long, and all goes on.
+    async fn settle(&self) -> bool {
+        self.shared.lock().pause(true);
+        let settled = async {
+            loop {
+                // Registered before the look, so that no answer falls between.
+                let mut progress = std::pin::pin!(self.shared.progress.notified());
+                progress.as_mut().enable();
+                if self.shared.lock().answer_due().is_none() {
+                    return;
+                }
+                progress.await;
+            }
+        };
+        let is_settled = tokio::time::timeout(SETTLE_TIMEOUT, settled).await.is_ok();
+        if !is_settled {
+            self.shared.lock().pause(false);
+            self.shared.work.notify_one();
+        }
+        is_settled
+    }
+
     /// Ends when the server owes an answer for too long.
     async fn silence(&self) -> Ended {
         let after = self.settings.answer_timeout();
@@ -277,21 +397,32 @@ impl Driver {
         }
     }
 
-    async fn read(&self, reader: &mut FrameReader, session: &Session, waiting: &Waiting) -> Ended {
+    async fn read(
+        &self,
+        reader: &mut FrameReader,
+        session: &Session,
+        waiting: &Waiting,
+        hints: &mut Hints,
+    ) -> Ended {
         loop {
             let frame = match reader.next().await {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return StreamLost::Ended.into(),
                 Err(error) => return StreamLost::from(error).into(),
             };
-            if let Err(lost) = self.on_frame(&frame, session) {
+            if let Err(lost) = self.on_frame(&frame, session, hints) {
                 return lost.into();
             }
             waiting.set(self.shared.lock().answer_due().is_some());
         }
     }
 
-    fn on_frame(&self, frame: &Frame, session: &Session) -> Result<(), StreamLost> {
+    fn on_frame(
+        &self,
+        frame: &Frame,
+        session: &Session,
+        hints: &mut Hints,
+    ) -> Result<(), StreamLost> {
         let fed = match frame.kind() {
             FrameKind::PublishResult => {
                 let result: v1::PublishResult = frame.decode()?;
@@ -304,7 +435,12 @@ impl Driver {
                 let bound: v1::StreamBound = frame.decode()?;
                 let error = bound.error.as_ref().map(|error| WireError::from(error.clone()));
                 session.told(error.as_ref().map_or(Ok(()), Err));
+                hints.on_bound(&bound);
                 self.input(|machine, now, out| machine.on_bound(bound, now, out))
+            }
+            FrameKind::LeaderHint => {
+                hints.on_hint(frame.decode()?);
+                return Ok(());
             }
             FrameKind::StreamsUnbound => {
                 let unbound: v1::StreamsUnbound = frame.decode()?;

@@ -2,7 +2,7 @@
 //!
 //! Commands: [`add_lane`](Machine::add_lane), [`push`](Machine::push),
 //! [`push_atomic`](Machine::push_atomic), [`resume`](Machine::resume),
-//! [`release`](Machine::release), [`close`](Machine::close). Inputs:
+//! [`release`](Machine::release), [`pause`](Machine::pause), [`close`](Machine::close). Inputs:
 //! [`on_connected`](Machine::on_connected), [`on_bound`](Machine::on_bound),
 //! [`on_unbound`](Machine::on_unbound), [`on_result`](Machine::on_result),
 //! [`on_disconnected`](Machine::on_disconnected), which is also due at
@@ -128,6 +128,8 @@ pub(crate) struct Machine {
     parked: bool,
     closing: bool,
     closed: bool,
+    /// Nothing is sent until there is another connection, or this one is to go on.
+    paused: bool,
     /// What seeds of lanes are drawn from.
     bits: Bits,
     /// A lane's sequence may be in use by a batch whose fate is unknown: drain, then begin again
@@ -159,6 +161,7 @@ impl Machine {
             parked: false,
             closing: false,
             closed: false,
+            paused: false,
             bits: Bits::new(settings.seed),
             tainted: false,
         }
@@ -250,6 +253,12 @@ impl Machine {
         Some(failure)
     }
 
+    /// Sends nothing more on this connection: what is un-answered gets its answers, and the rest goes over
+    /// another one; or, with `false`, goes on.
+    pub(crate) fn pause(&mut self, paused: bool) {
+        self.paused = paused;
+    }
+
     /// Nothing more will be pushed.
     pub(crate) fn close(&mut self) {
         self.closing = true;
@@ -261,6 +270,7 @@ impl Machine {
     pub(crate) fn on_connected(&mut self, credit_bytes: u64, unanswered_max: usize) {
         self.credit_bytes = usize::try_from(credit_bytes).unwrap_or(usize::MAX);
         self.unanswered_max = self.settings.unanswered_max.min(unanswered_max).max(1);
+        self.paused = false;
     }
 
     /// The answer to a `BindStream`.
@@ -403,6 +413,9 @@ impl Machine {
     /// What to send next on a connection.
     pub(crate) fn poll_transmit(&mut self, now: Instant, out: &mut Vec<Completion>) -> Transmit {
         self.parked = false;
+        if self.paused {
+            return Transmit::Wait(None);
+        }
         let mut wake = None;
         if let Some(bind) = self.next_bind(now, &mut wake) {
             self.binds_asked += 1;

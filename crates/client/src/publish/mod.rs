@@ -8,6 +8,7 @@ mod batch;
 mod builder;
 mod driver;
 mod error;
+mod hints;
 mod lane;
 mod machine;
 mod outcome;

@@ -7,39 +7,46 @@ use tokio::time::{Instant, timeout};
 
 use super::*;
 
-const NAMES: [&str; 3] = ["n1:1", "n2:1", "n3:1"];
+pub(crate) const NAMES: [&str; 3] = ["n1:1", "n2:1", "n3:1"];
 /// Time in which a client must have found another server than one that is dark: silence of some 1.2 s,
 /// and how often it looks.
-const FAILOVER: Duration = Duration::from_millis(1_500);
+pub(crate) const FAILOVER: Duration = Duration::from_millis(1_500);
 
 /// Servers of one cluster, by their names.
-struct Cluster {
+pub(crate) struct Cluster {
     network: MemoryNetwork,
-    servers: Vec<Server>,
-    dark: Arc<[AtomicBool]>,
+    pub(crate) servers: Vec<Server>,
+    pub(crate) dark: Arc<[AtomicBool]>,
+    /// Attempts of clients to connect.
+    pub(crate) dials: Arc<AtomicU64>,
 }
 
 impl Cluster {
-    fn new(count: usize) -> Self {
+    pub(crate) fn new(count: usize) -> Self {
         let network = MemoryNetwork::new();
         let servers = (0..count).map(|_| {
             let endpoint = network.listen("127.0.0.1:0".parse().unwrap()).unwrap();
             Server { network: network.clone(), endpoint }
         });
         let servers = servers.collect();
-        Self { network, servers, dark: (0..count).map(|_| AtomicBool::new(false)).collect() }
+        let dark = (0..count).map(|_| AtomicBool::new(false)).collect();
+        Self { network, servers, dark, dials: Arc::default() }
     }
 
     /// A client that is told of the servers of these names; the others are there.
-    async fn client(&self, names: &[&str]) -> Result<Client, ConnectError> {
+    pub(crate) async fn client(&self, names: &[&str]) -> Result<Client, ConnectError> {
         let servers = ClientOptions::new(names.join(",")).servers;
-        let options = ClientOptions { servers, ..Server::options() };
+        self.client_with(ClientOptions { servers, ..Server::options() }).await
+    }
+
+    pub(crate) async fn client_with(&self, options: ClientOptions) -> Result<Client, ConnectError> {
         let addrs = self.servers.iter().map(|server| server.endpoint.local_addr());
         let dial = MemoryDial {
             network: self.network.clone(),
             servers: NAMES.into_iter().zip(addrs).collect(),
             dark: Arc::clone(&self.dark),
             packets: AtomicU64::new(0),
+            dials: Arc::clone(&self.dials),
         };
         Client::connect_over(Arc::new(dial), options).await
     }
@@ -52,24 +59,24 @@ impl Cluster {
     }
 
     /// The next connection to any of them.
-    async fn accept(&self) -> (usize, Session) {
+    pub(crate) async fn accept(&self) -> (usize, Session) {
         let accepting = self.servers.iter().map(|server| Box::pin(server.endpoint.accept()));
         let (connection, place, _) = futures::future::select_all(accepting).await;
-        (place, Session::welcome(connection.unwrap(), [9; 16]).await)
+        (place, Session::welcome(connection.unwrap(), [9; 16], place as u32 + 1).await)
     }
 
-    fn darken(&self, place: usize) {
+    pub(crate) fn darken(&self, place: usize) {
         self.dark[place].store(true, Relaxed);
     }
 
     /// The process dies: nobody listens there, and its connections are lost.
-    fn kill(&self, place: usize) {
+    pub(crate) fn kill(&self, place: usize) {
         self.darken(place);
         self.servers[place].cut();
     }
 }
 
-async fn publisher(
+pub(crate) async fn publisher(
     client: &Client,
     session: &Session,
 ) -> (railgun_client::Publisher, Stream, Bytes) {
@@ -78,7 +85,7 @@ async fn publisher(
     (publisher.unwrap(), stream, producer)
 }
 
-fn value(sequence: u64, text: &str) -> (u64, Vec<String>) {
+pub(crate) fn value(sequence: u64, text: &str) -> (u64, Vec<String>) {
     (sequence, vec![text.to_owned()])
 }
 

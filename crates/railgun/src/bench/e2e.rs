@@ -29,7 +29,10 @@ pub(super) struct E2eArgs {
 
 pub(super) async fn run(args: E2eArgs, server: &ServerArgs) -> CommandResult {
     check_streams(args.workload.streams)?;
-    server.with_client(async |client| measure(args, client).await).await
+    server
+        .following(&args.workload.leaders)
+        .with_client(async |client| measure(args, client).await)
+        .await
 }
 
 /// All streams are read from the beginning to the end of the run.

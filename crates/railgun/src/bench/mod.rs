@@ -21,7 +21,7 @@ use crate::explain;
 use crate::output::table::Listing;
 use crate::rate::Rate;
 use crate::runtime::block_on;
-use crate::server::ServerArgs;
+use crate::server::{LeaderArgs, ServerArgs};
 use crate::span::Span;
 
 /// Streams that are read at a time: each takes a QUIC stream, of which a connection may have 1,024
@@ -86,6 +86,8 @@ struct Workload {
     /// How long to send, if there is no --count
     #[arg(long, value_name = "SPAN", default_value = "10s")]
     duration: Span,
+    #[command(flatten)]
+    leaders: LeaderArgs,
     #[command(flatten)]
     listing: Listing,
 }

@@ -50,7 +50,10 @@ impl PublishArgs {
 }
 
 async fn run(args: PublishArgs, server: &ServerArgs) -> CommandResult {
-    server.with_client(async |client| measure(args, client).await).await
+    server
+        .following(&args.workload.leaders)
+        .with_client(async |client| measure(args, client).await)
+        .await
 }
 
 async fn measure(args: PublishArgs, client: &Client) -> CommandResult {

@@ -191,6 +191,7 @@ async fn begin(
             streams: rig.broker.streams.clone(),
             cluster: rig.broker.cluster_admin.clone(),
             farewell: watch::channel(Farewell::default()).1,
+            led: crate::leaders::LedWatch::default(),
             auth: crate::auth::Auth::new(Vec::new()),
             limits: Limits::default(),
             node_id: 1,

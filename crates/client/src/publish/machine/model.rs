@@ -362,6 +362,7 @@ impl World {
             stream_uid: Bytes::copy_from_slice(&[lane as u8; 16]),
             message_bytes_max: 1 << 20,
             error,
+            shard: 0,
         };
         self.machine.on_bound(bound, self.now, &mut self.out).expect("asked for");
     }

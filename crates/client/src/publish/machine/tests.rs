@@ -54,6 +54,7 @@ impl Rig {
             stream_uid: Bytes::copy_from_slice(&[uid; 16]),
             message_bytes_max: 1 << 20,
             error: None,
+            shard: 0,
         };
         self.machine.on_bound(bound, self.now, &mut self.out).expect("asked for");
     }

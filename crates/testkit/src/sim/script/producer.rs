@@ -37,7 +37,7 @@ impl Producer {
     pub(super) async fn open(dial: &SimDial) -> Result<Self, String> {
         let line = Line::open(dial).await?;
         let producer_id = PRODUCER.to_vec().into();
-        let open = v1::OpenPublisher { producer_id, epoch: 0, ordered: true };
+        let open = v1::OpenPublisher { producer_id, epoch: 0, ordered: true, leader_hints: false };
         let (writer, mut reader) = line.begin(&open).await?;
         expect::<v1::PublisherOpened>(&mut reader).await?;
         Ok(Self { _line: line, writer, reader, lanes: BTreeMap::new(), aliases: 0 })
