@@ -30,6 +30,8 @@ pub enum BuiltinBug {
     StaleCommit,
     /// A replica whose log is gone goes on as the one that it was.
     IncarnationReused,
+    /// The clock of a node is followed whatever it says while no two others tell of theirs.
+    LoneClockFollowed,
     /// An answer to what was relayed is given to who waits next, too.
     AnsweredTwice,
 }

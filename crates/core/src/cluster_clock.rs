@@ -1,4 +1,5 @@
-//! Whether a node's clock may stamp a shard's log (CL-6): it must not be far from the voters' median.
+//! Whether a node's clock may stamp a shard's log (CL-6): it must not be far from the voters' median. And
+//! what is to stamp it where it may not, or where nobody can say.
 
 use std::collections::BTreeMap;
 
@@ -18,6 +19,8 @@ pub struct ClockSample {
     pub node: NodeId,
     /// Its clock less ours, in µs, as if it had told it half-way between question and answer.
     pub offset_us: i64,
+    /// The same of the clock that stamps its logs, where others have borne that out.
+    pub log_offset_us: Option<i64>,
     /// From the question to the answer, in µs: the offset is right to half of that.
     pub rtt_us: u64,
     /// How long ago the answer came, in µs.
@@ -58,6 +61,70 @@ pub fn check(samples: impl IntoIterator<Item = ClockSample>) -> ClockVerdict {
 /// Our clock less the median, in µs: what [`check`] judges. 0 where ours is right, or nobody can say.
 #[must_use]
 pub fn off_us(samples: impl IntoIterator<Item = ClockSample>) -> i64 {
+    let mut offsets: Vec<i64> = youngest(samples).values().map(least_offset).collect();
+    offsets.push(0);
+    offsets.sort_unstable();
+    let middle = (offsets.len() - 1) / 2;
+    let median = nearest_to_zero(offsets[middle], offsets[offsets.len() / 2]);
+    median.saturating_neg()
+}
+
+/// What the clock that stamps logs is to be from now on. Offsets are less our wall clock, in µs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Course {
+    /// Where it is set to; `None`: it goes on by itself.
+    pub set_us: Option<i64>,
+    /// Where it was when others bore it out last, if they ever have.
+    pub borne_out_us: Option<i64>,
+    /// Our wall clock less what is rather right, where nobody can say which is.
+    pub doubt_us: Option<i64>,
+}
+
+/// Steers the clock that stamps logs, which others bore out last at `borne_out_us`. The median of three
+/// clocks rules; what one other agrees with is borne out, too. Of two that differ one is wrong, so our wall
+/// clock is followed as far as a small step from what was borne out, and beyond goes for nothing. A node
+/// that has just started goes by what the other one's log has; where there is nothing to go by, the earlier
+/// clock is taken: a log whose time stands still goes on when the others are back, and what is stamped
+/// too late stays so for ever.
+#[must_use]
+pub fn steer(samples: impl IntoIterator<Item = ClockSample>, borne_out_us: Option<i64>) -> Course {
+    let fresh = youngest(samples);
+    let followed = Course { set_us: Some(0), borne_out_us: Some(0), doubt_us: None };
+    let mut others = fresh.values();
+    match (others.next(), others.next(), borne_out_us) {
+        (Some(_), Some(_), _) => {
+            let beside_us = off_us(fresh.into_values()).saturating_neg();
+            let set_us = Some(if is_near(beside_us) { 0 } else { beside_us });
+            Course { set_us, borne_out_us: Some(beside_us), doubt_us: None }
+        }
+        (Some(one), None, _) if is_near(least_offset(one)) => followed,
+        (_, _, Some(at_us)) if is_near(at_us) => Course { borne_out_us, ..followed },
+        (_, _, Some(at_us)) => {
+            Course { set_us: None, borne_out_us, doubt_us: Some(at_us.saturating_neg()) }
+        }
+        (Some(one), _, None) => match one.log_offset_us {
+            Some(at_us) if is_near(at_us) => followed,
+            Some(at_us) => Course {
+                set_us: Some(at_us),
+                borne_out_us: Some(at_us),
+                doubt_us: Some(at_us.saturating_neg()),
+            },
+            None => Course {
+                set_us: Some(least_offset(one).min(0)),
+                borne_out_us: None,
+                doubt_us: Some(least_offset(one).saturating_neg()),
+            },
+        },
+        (None, _, None) => Course { borne_out_us: None, ..followed },
+    }
+}
+
+fn is_near(offset_us: i64) -> bool {
+    offset_us.unsigned_abs() <= MUST_NOT_LEAD_US
+}
+
+/// The youngest sample of each node, of those that count.
+fn youngest(samples: impl IntoIterator<Item = ClockSample>) -> BTreeMap<NodeId, ClockSample> {
     let mut youngest: BTreeMap<NodeId, ClockSample> = BTreeMap::new();
     for sample in samples.into_iter().filter(|sample| sample.age_us <= SAMPLE_AGE_US_MAX) {
         let kept = youngest.entry(sample.node).or_insert(sample);
@@ -65,12 +132,7 @@ pub fn off_us(samples: impl IntoIterator<Item = ClockSample>) -> i64 {
             *kept = sample;
         }
     }
-    let mut offsets: Vec<i64> = youngest.values().map(least_offset).collect();
-    offsets.push(0);
-    offsets.sort_unstable();
-    let middle = (offsets.len() - 1) / 2;
-    let median = nearest_to_zero(offsets[middle], offsets[offsets.len() / 2]);
-    median.saturating_neg()
+    youngest
 }
 
 /// The offset nearest to none that the sample allows.
@@ -98,9 +160,63 @@ mod tests {
         check(offsets.iter().zip(2..).map(|(&offset_us, node)| ClockSample {
             node: NodeId(node),
             offset_us,
+            log_offset_us: None,
             rtt_us: 0,
             age_us: 0,
         }))
+    }
+
+    fn one(offset_us: i64, log_offset_us: Option<i64>) -> ClockSample {
+        ClockSample { node: NodeId(2), offset_us, log_offset_us, rtt_us: 0, age_us: 0 }
+    }
+
+    fn course(set_us: Option<i64>, borne_out_us: Option<i64>, doubt_us: Option<i64>) -> Course {
+        Course { set_us, borne_out_us, doubt_us }
+    }
+
+    #[test]
+    fn logs_follow_the_wall_clock_as_far_as_others_bear_it_out() {
+        let third = ClockSample { node: NodeId(3), ..one(0, None) };
+        let far = ClockSample { offset_us: -YEAR, ..third };
+        // With three clocks the median rules, whatever was before.
+        for before in [None, Some(0), Some(YEAR)] {
+            assert_eq!(steer([one(-YEAR, None), third], before), course(Some(0), Some(0), None));
+            let ours_is_ahead = course(Some(-YEAR), Some(-YEAR), None);
+            assert_eq!(steer([one(-YEAR, None), far], before), ours_is_ahead);
+            let small = 9 * SECOND;
+            let slightly = [one(small, None), ClockSample { offset_us: small, ..third }];
+            assert_eq!(steer(slightly, before), course(Some(0), Some(small), None));
+            // One that agrees is as good.
+            assert_eq!(steer([one(small, None)], before), course(Some(0), Some(0), None));
+        }
+        // Of two that differ nobody knows which is right: small steps, and no large one.
+        let near = course(Some(0), Some(10 * SECOND), None);
+        let jumped = course(None, Some(-YEAR), Some(YEAR));
+        for samples in [&[][..], &[one(YEAR, None)], &[one(-YEAR, Some(-YEAR))]] {
+            assert_eq!(steer(samples.to_vec(), Some(10 * SECOND)), near);
+            assert_eq!(steer(samples.to_vec(), Some(-YEAR)), jumped);
+            assert_eq!(
+                steer(samples.to_vec(), Some(10 * SECOND + 1)),
+                course(None, Some(10 * SECOND + 1), Some(-10 * SECOND - 1)),
+            );
+        }
+        let stale = ClockSample { age_us: SAMPLE_AGE_US_MAX + 1, ..third };
+        assert_eq!(steer([one(YEAR, None), stale], Some(-YEAR)), jumped);
+    }
+
+    #[test]
+    fn a_node_that_has_just_started_goes_by_what_the_other_knows() {
+        assert_eq!(steer([], None), course(Some(0), None, None), "who is alone knows it all");
+        // The other's clock has jumped, its log's has not.
+        assert_eq!(steer([one(YEAR, Some(SECOND))], None), course(Some(0), Some(0), None));
+        // Ours was wrong from the start.
+        let ours_is_ahead = course(Some(-YEAR), Some(-YEAR), Some(YEAR));
+        assert_eq!(steer([one(-YEAR, Some(-YEAR))], None), ours_is_ahead);
+        let ours_is_behind = course(Some(YEAR), Some(YEAR), Some(-YEAR));
+        assert_eq!(steer([one(YEAR, Some(YEAR))], None), ours_is_behind);
+        // Neither knows.
+        assert_eq!(steer([one(YEAR, None)], None), course(Some(0), None, Some(-YEAR)));
+        assert_eq!(steer([one(-YEAR, None)], None), course(Some(-YEAR), None, Some(YEAR)));
     }
 
     #[test]
@@ -128,6 +244,7 @@ mod tests {
         let far = |node, rtt_us, age_us| ClockSample {
             node: NodeId(node),
             offset_us: 12 * SECOND,
+            log_offset_us: None,
             rtt_us,
             age_us,
         };

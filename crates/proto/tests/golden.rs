@@ -40,6 +40,7 @@ fn about() -> v1::NodeAbout {
         sees: vec![uid()],
         forming: true,
         bucket: "s3://b/p".to_owned(),
+        log_clock_us: None,
     }
 }
 
@@ -272,6 +273,7 @@ fn cluster_frames() -> Vec<Frame> {
         tells(Reply::LeadMoved(v1::LeadMoved { error: error.clone() })),
         asks(Ask::Sign(sign)),
         tells(Reply::CertificateSigned(v1::CertificateSigned { signed: Some(signed), error })),
+        asks(Ask::Greet(v1::NodeAbout { log_clock_us: Some(-2), ..about() })),
     ]
 }
 

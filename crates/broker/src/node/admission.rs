@@ -7,6 +7,7 @@ use railgun_proto::{WireError, v1};
 use railgun_types::{ErrorCode, NodeUid, ReplicaId, ShardId};
 use tokio::sync::oneshot;
 
+use super::clocks::ClockStanding;
 use super::keeper::Keeper;
 use crate::node_ask::NodeAsk;
 use crate::routing::{Leader, Routing};
@@ -21,7 +22,8 @@ impl Keeper {
             }
             NodeAsk::Join { join, reply } => {
                 let now_us = self.clock.now().0;
-                let joined = join_cluster(self.routing.clone(), join, now_us, reply);
+                let clocks = self.clocks.borrow().clone();
+                let joined = join_cluster(self.routing.clone(), join, clocks, now_us, reply);
                 self.starter.actors.spawn("a node that joins", joined);
             }
             NodeAsk::Reincarnate { from, shard, lost, reply } => {
@@ -70,22 +72,24 @@ pub(super) async fn another(
 async fn join_cluster(
     routing: Routing,
     join: v1::JoinCluster,
+    clocks: ClockStanding,
     now_us: i64,
     reply: oneshot::Sender<Result<v1::Joined, WireError>>,
 ) {
-    let joined = try_join(&routing, join, now_us).await;
+    let joined = try_join(&routing, join, &clocks, now_us).await;
     reply.send(joined).ok();
 }
 
 async fn try_join(
     routing: &Routing,
     join: v1::JoinCluster,
+    clocks: &ClockStanding,
     now_us: i64,
 ) -> Result<v1::Joined, WireError> {
     let node = join.node.ok_or_else(|| {
         WireError::new(ErrorCode::ProtocolViolation, "the node does not say who it is")
     })?;
-    let off_us = node.clock_us.saturating_sub(now_us);
+    let off_us = clocks.off_by_the_best_us(node.clock_us.saturating_sub(now_us));
     if formation::is_far_off_when_joining(off_us) {
         let message = format!(
             "the clock of the node is {} of the cluster's: set it right, and it is taken in",

@@ -2,26 +2,29 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use railgun_core::cluster_clock::{self, ClockSample, ClockVerdict};
+use railgun_core::cluster_clock::{self, ClockSample, ClockVerdict, SAMPLE_AGE_US_MAX};
 use railgun_proto::convert::Uid;
 use railgun_proto::v1;
-use railgun_types::{ClusterUid, NodeId, Timestamp};
+use railgun_types::{ClusterUid, NodeId};
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::whereabouts::{Heard, Whereabouts};
-use crate::clock::Clock;
+use crate::builtin_bug::{BuiltinBug, Planted};
+use crate::clock::{Clock, LogClock};
 use crate::formation::off_in_words;
 use crate::peers::{Peers, SelfPortrait};
 
 /// How often the other nodes are asked.
 const ASK_EVERY: Duration = Duration::from_secs(1);
+/// And while none of them has told of its clock yet: whatever one says, it is better known before this
+/// node could lead with its help.
+const ASK_FIRST_EVERY: Duration = Duration::from_millis(100);
 /// Others whose clocks are enough to begin with.
 const ENOUGH_FIRST: usize = 2;
 /// How long one of them may take.
@@ -34,11 +37,24 @@ pub(super) struct ClockStanding {
     pub(super) verdict: ClockVerdict,
     /// This node's clock less the median, in µs; 0 where it cannot be told.
     pub(super) off_us: i64,
+    /// Too few others tell for this node's clock to be followed: it less what is rather right, in µs.
+    pub(super) doubt_us: Option<i64>,
+    /// Clocks that may be right then besides the one that stamps logs: less that one, in µs. Whoever comes
+    /// and agrees with one of them makes the majority.
+    pub(super) may_be_us: Vec<i64>,
     /// Other nodes whose clocks are too far off for them to lead.
     pub(super) unfit: BTreeSet<NodeId>,
 }
 
 impl ClockStanding {
+    /// How far a clock is off that is this much beside the one that stamps logs, in µs: by the nearest of
+    /// those that may be right.
+    pub(super) fn off_by_the_best_us(&self, beside_us: i64) -> i64 {
+        let others = self.may_be_us.iter().map(|us| beside_us.saturating_sub(*us));
+        let all = others.chain([beside_us]);
+        all.min_by_key(|us| us.unsigned_abs()).unwrap_or(beside_us)
+    }
+
     /// Whether this node must lead nothing.
     pub(super) fn must_not_lead(&self) -> bool {
         matches!(self.verdict, ClockVerdict::MustNotLead { .. })
@@ -47,37 +63,13 @@ impl ClockStanding {
 
 impl Default for ClockStanding {
     fn default() -> Self {
-        Self { verdict: ClockVerdict::Fine, off_us: 0, unfit: BTreeSet::new() }
-    }
-}
-
-/// The clock that stamps what this node writes into logs. It goes on by itself and follows the wall
-/// clock only where the other nodes' clocks have borne that out: a wall clock that jumps shows in no
-/// log, whose time can never be taken back.
-#[derive(Debug)]
-pub(super) struct LogClock {
-    begun: Instant,
-    /// The time at `begun`, in µs since 1970.
-    base_us: AtomicI64,
-}
-
-impl LogClock {
-    fn new(now: Timestamp) -> Self {
-        Self { begun: Instant::now(), base_us: AtomicI64::new(now.0) }
-    }
-
-    fn elapsed_us(&self) -> i64 {
-        i64::try_from(self.begun.elapsed().as_micros()).unwrap_or(i64::MAX)
-    }
-
-    fn set(&self, now_us: i64) {
-        self.base_us.store(now_us.saturating_sub(self.elapsed_us()), Ordering::Relaxed);
-    }
-}
-
-impl Clock for LogClock {
-    fn now(&self) -> Timestamp {
-        Timestamp(self.base_us.load(Ordering::Relaxed).saturating_add(self.elapsed_us()))
+        Self {
+            verdict: ClockVerdict::Fine,
+            off_us: 0,
+            doubt_us: None,
+            may_be_us: Vec::new(),
+            unfit: BTreeSet::new(),
+        }
     }
 }
 
@@ -86,6 +78,8 @@ impl Clock for LogClock {
 struct Told {
     /// The other clock when ours, which goes on by itself, had run for no time at all, in µs.
     base_us: i64,
+    /// The same of the clock that stamps its logs, where others have borne that out.
+    log_base_us: Option<i64>,
     rtt_us: u64,
     at: Instant,
 }
@@ -97,6 +91,7 @@ pub(super) struct Clocks {
     cluster: ClusterUid,
     own: NodeId,
     log_clock: Arc<LogClock>,
+    planted: Planted,
     told: BTreeMap<NodeId, Told>,
     standing: watch::Sender<ClockStanding>,
 }
@@ -107,10 +102,12 @@ impl Clocks {
         portrait: SelfPortrait,
         cluster: ClusterUid,
         own: NodeId,
+        planted: Planted,
     ) -> Self {
-        let log_clock = Arc::new(LogClock::new(portrait.clock.now()));
+        let log_clock = Arc::clone(&portrait.log_clock);
         let standing = watch::Sender::new(ClockStanding::default());
-        Self { peers, portrait, cluster, own, log_clock, told: BTreeMap::new(), standing }
+        let told = BTreeMap::new();
+        Self { peers, portrait, cluster, own, log_clock, planted, told, standing }
     }
 
     /// The clock that stamps logs.
@@ -126,9 +123,17 @@ impl Clocks {
     /// Asks once, before this node could lead anything: until two others have told of their clocks, which
     /// is enough for a median, and no longer than a second. Where they are is known then, too.
     pub(super) async fn ask_first(&mut self, whereabouts: &Whereabouts) {
-        let nodes = anybody(whereabouts.elsewhere());
-        let heard = self.ask(nodes, ENOUGH_FIRST).await;
-        whereabouts.note_elsewhere(&BTreeSet::new(), &heard);
+        let begun = Instant::now();
+        loop {
+            let nodes = anybody(whereabouts.elsewhere());
+            let nobody = nodes.is_empty();
+            let heard = self.ask(nodes, ENOUGH_FIRST).await;
+            whereabouts.note_elsewhere(&BTreeSet::new(), &heard);
+            if nobody || !self.told.is_empty() || begun.elapsed() >= ASK_TIMEOUT {
+                return;
+            }
+            sleep(ASK_FIRST_EVERY).await;
+        }
     }
 
     /// Asks again and again, for as long as the node runs; those, too, that may know of the ones that are
@@ -137,12 +142,19 @@ impl Clocks {
         let mut ask = interval(ASK_EVERY);
         ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            ask.tick().await;
+            match self.told.is_empty() && !whereabouts.is_alone() {
+                true => sleep(ASK_FIRST_EVERY).await,
+                false => drop(ask.tick().await),
+            }
             if whereabouts.knows_members() {
                 self.told.retain(|node, _| whereabouts.is_member(*node));
             }
             let others = whereabouts.others().into_iter();
             let others: Vec<_> = others.map(|(node, address)| (Some(node), address)).collect();
+            if whereabouts.is_alone() {
+                // The only member goes by its own clock, whatever others said when there were any.
+                self.log_clock.bear_out(None);
+            }
             let all = others.len();
             let heard = self.ask(others, all).await;
             let missed = whereabouts.note_others(&heard);
@@ -203,7 +215,8 @@ impl Clocks {
         let rtt_us = u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX);
         let half_way_us = self.log_clock.elapsed_us().saturating_sub_unsigned(rtt_us / 2);
         let base_us = about.clock_us.saturating_sub(half_way_us);
-        self.told.insert(node, Told { base_us, rtt_us, at: Instant::now() });
+        let log_base_us = about.log_clock_us.map(|us| us.saturating_sub(half_way_us));
+        self.told.insert(node, Told { base_us, log_base_us, rtt_us, at: Instant::now() });
         true
     }
 
@@ -213,6 +226,7 @@ impl Clocks {
         let sample = |(&node, told): (&NodeId, &Told), base_us: i64| ClockSample {
             node,
             offset_us: told.base_us.saturating_sub(base_us),
+            log_offset_us: told.log_base_us.map(|log| log.saturating_sub(base_us)),
             rtt_us: told.rtt_us,
             age_us: u64::try_from(told.at.elapsed().as_micros()).unwrap_or(u64::MAX),
         };
@@ -224,6 +238,7 @@ impl Clocks {
             let own = ClockSample {
                 node: self.own,
                 offset_us: own_base_us.saturating_sub(its.base_us),
+                log_offset_us: None,
                 rtt_us: its.rtt_us,
                 age_us: 0,
             };
@@ -232,15 +247,30 @@ impl Clocks {
         };
         let unfit = self.told.iter().filter(|(node, its)| is_unfit(node, its));
         let unfit = unfit.map(|(node, _)| *node).collect();
-        match verdict {
-            ClockVerdict::MustNotLead { off_us } => {
-                self.log_clock.set(wall_us.saturating_sub(off_us));
-            }
-            ClockVerdict::Fine | ClockVerdict::Alarm { .. } => self.log_clock.set(wall_us),
+        let borne_out_us = self.log_clock.borne_out_us();
+        let borne_out_us = borne_out_us.map(|base_us| base_us.saturating_sub(own_base_us));
+        let mut course = cluster_clock::steer(samples(), borne_out_us);
+        let must_not_lead = matches!(verdict, ClockVerdict::MustNotLead { .. });
+        if self.planted.is(BuiltinBug::LoneClockFollowed) && !must_not_lead {
+            course.set_us = Some(0);
         }
-        let standing = ClockStanding { verdict, off_us, unfit };
+        if let Some(beside_us) = course.set_us {
+            self.log_clock.set(wall_us.saturating_add(beside_us));
+        }
+        let borne_out_us = course.borne_out_us;
+        self.log_clock.bear_out(borne_out_us.map(|us| own_base_us.saturating_add(us)));
+        let mut may_be_us = Vec::new();
+        if course.doubt_us.is_some() {
+            let log_us = self.log_clock.now().0.saturating_sub(elapsed_us);
+            let told = samples().filter(|sample| sample.age_us <= SAMPLE_AGE_US_MAX);
+            let walls = told.map(|sample| sample.offset_us).chain([0]);
+            may_be_us.extend(walls.map(|us| own_base_us.saturating_add(us).saturating_sub(log_us)));
+        }
+        let doubt_us = course.doubt_us;
+        let standing = ClockStanding { verdict, off_us, doubt_us, may_be_us, unfit };
         self.standing.send_if_modified(|known| {
             tell(known.verdict, verdict);
+            tell_doubt(known.doubt_us, standing.doubt_us);
             let changes =
                 known.must_not_lead() != standing.must_not_lead() || known.unfit != standing.unfit;
             *known = standing;
@@ -270,5 +300,19 @@ fn tell(before: ClockVerdict, now: ClockVerdict) {
             off_in_words(off_us)
         ),
         (_, ClockVerdict::Fine) => tracing::info!("this node's clock is right again"),
+    }
+}
+
+/// Says so once when this node's clock is not followed for want of others that tell, and when it is again.
+fn tell_doubt(before_us: Option<i64>, now_us: Option<i64>) {
+    match (before_us, now_us) {
+        (None, Some(off_us)) => tracing::warn!(
+            "this node's clock is {} of what is known of the time, and too few other nodes answer to tell \
+             which is right: what is written is stamped by a clock that goes on by itself until they do, or \
+             until the clocks agree",
+            off_in_words(off_us)
+        ),
+        (Some(_), None) => tracing::info!("what is written is stamped by the nodes' clocks again"),
+        (Some(_), Some(_)) | (None, None) => {}
     }
 }

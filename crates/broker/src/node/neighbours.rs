@@ -21,7 +21,8 @@ use super::clocks::Clocks;
 use super::keeper::FEATURE_LEVEL;
 use super::whereabouts::Whereabouts;
 use crate::actors::Actors;
-use crate::clock::Clock;
+use crate::builtin_bug::Planted;
+use crate::clock::{Clock, LogClock};
 use crate::discovery::{self, Looking, Seeds};
 use crate::entropy::Entropy;
 use crate::formation::{self, Formation};
@@ -56,6 +57,7 @@ pub(super) struct Neighbours {
     uid: NodeUid,
     about: watch::Sender<v1::NodeAbout>,
     clock: Arc<dyn Clock>,
+    portrait: SelfPortrait,
     seeds: Seeds,
     callers: Callers,
     pub(super) refusals: Refusals,
@@ -103,7 +105,9 @@ impl Neighbours {
         };
         identity.tell(&mut about);
         let about = watch::Sender::new(about);
-        let portrait = SelfPortrait { about: about.subscribe(), clock: Arc::clone(&clock) };
+        let log_clock = Arc::new(LogClock::new(clock.now()));
+        let portrait =
+            SelfPortrait { about: about.subscribe(), clock: Arc::clone(&clock), log_clock };
         let refusals = Refusals::default();
         let dialler = Dialler::new(Arc::clone(&endpoint), portrait.clone(), refusals.clone());
         let judging = {
@@ -120,7 +124,7 @@ impl Neighbours {
         let (ca, lives) = (cluster.ca, Lives::new(dialler.clone()));
         let (callers, is_cut_off) = (Callers::default(), watch::Sender::new(false));
         let serving = PeerService {
-            portrait,
+            portrait: portrait.clone(),
             on_node,
             clients: clients.subscribe(),
             asks: asks_tx,
@@ -157,6 +161,7 @@ impl Neighbours {
             uid: identity.uid,
             about,
             clock,
+            portrait,
             seeds,
             callers,
             refusals,
@@ -183,10 +188,10 @@ impl Neighbours {
         cluster: ClusterUid,
         own: NodeId,
         listing: watch::Receiver<Listing>,
+        planted: Planted,
     ) -> (Clocks, Whereabouts) {
-        let (about, clock) = (self.about.subscribe(), Arc::clone(&self.clock));
-        let portrait = SelfPortrait { about, clock };
-        let mut clocks = Clocks::new(self.peers.clone(), portrait, cluster, own);
+        let mut clocks =
+            Clocks::new(self.peers.clone(), self.portrait.clone(), cluster, own, planted);
         let whereabouts = Whereabouts {
             own,
             seeds: self.seeds.clone(),

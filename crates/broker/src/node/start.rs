@@ -370,7 +370,9 @@ impl Ground {
         let (listing, listing_watch) = watch::channel(Listing::default());
         let clocks = match others.as_mut() {
             None => None,
-            Some(others) => Some(others.clocks(cluster, node, listing_watch.clone()).await),
+            Some(others) => {
+                Some(others.clocks(cluster, node, listing_watch.clone(), self.planted).await)
+            }
         };
         let findings = clocks.as_ref().map(|(_, whereabouts)| whereabouts.findings.subscribe());
         let findings = findings.unwrap_or_else(|| watch::channel(Findings::default()).1);

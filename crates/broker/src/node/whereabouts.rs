@@ -47,6 +47,11 @@ impl Whereabouts {
         !self.listing.borrow().is_empty()
     }
 
+    /// Whether this node is known to be the only member.
+    pub(super) fn is_alone(&self) -> bool {
+        self.knows_members() && self.others().is_empty()
+    }
+
     /// Whether a node is a member, as far as is known.
     pub(super) fn is_member(&self, node: NodeId) -> bool {
         self.listing.borrow().contains_key(&node)

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout};
 
 use super::Asked;
 use super::refusals::{IdentityRefused, Refusal, Refusals};
-use crate::clock::Clock;
+use crate::clock::{Clock, LogClock};
 
 /// Versions of the protocol between nodes.
 pub(super) const VERSION_MIN: u32 = 1;
@@ -29,12 +29,14 @@ const HOLD_OFF: Duration = Duration::from_millis(150);
 pub(crate) struct SelfPortrait {
     pub(crate) about: watch::Receiver<v1::NodeAbout>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) log_clock: Arc<LogClock>,
 }
 
 impl SelfPortrait {
     pub(crate) fn now(&self) -> v1::NodeAbout {
         let clock_us = self.clock.now().0;
-        v1::NodeAbout { clock_us, ..self.about.borrow().clone() }
+        let log_clock_us = self.log_clock.borne_out_us().map(|_| self.log_clock.now().0);
+        v1::NodeAbout { clock_us, log_clock_us, ..self.about.borrow().clone() }
     }
 }
 

@@ -226,7 +226,7 @@ mod tests {
     use tokio::time::sleep;
 
     use super::*;
-    use crate::clock::Clock;
+    use crate::clock::{Clock, LogClock};
 
     #[derive(Debug)]
     struct Still;
@@ -244,7 +244,8 @@ mod tests {
         let (here, there) =
             (network.listen_peer(at(1)).unwrap(), network.listen_peer(at(2)).unwrap());
         let about = watch::channel(v1::NodeAbout::default()).1;
-        let portrait = SelfPortrait { about, clock: Arc::new(Still) };
+        let log_clock = Arc::new(LogClock::new(Timestamp(0)));
+        let portrait = SelfPortrait { about, clock: Arc::new(Still), log_clock };
         let dialler = Dialler::new(Arc::new(here), portrait, Refusals::default());
         let (actors, cancel) = (Actors::new(), CancellationToken::new());
         let peers = Peers::spawn(dialler, &actors, cancel.clone());

@@ -6,9 +6,11 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
+use railgun_broker::Clock;
 use railgun_client::{ErrorCode, Message, Source, WireCode};
 use railgun_types::{Offset, StreamUid, Timestamp};
 
+use super::clock::SimClock;
 use super::random::Random;
 use super::said::Said;
 use super::shared::Shared;
@@ -16,6 +18,9 @@ use super::trace::Trace;
 
 /// Bytes of a message's number, with which every value begins.
 const NUMBER_BYTES: usize = 8;
+
+/// No log is so far ahead of the time: twice what the nodes' clocks may differ by, and what a sample may err.
+const LOG_AHEAD_US_MAX: i64 = 25_000_000;
 
 /// For so long what was wrong excuses what clients are told.
 const EXCUSED: Duration = Duration::from_secs(10);
@@ -97,6 +102,8 @@ struct Inner {
     disk_hurt: Option<Duration>,
     bucket: Health,
     node: Health,
+    /// What is never wrong, where log time is compared with it.
+    right_clock: Option<SimClock>,
     violations: Vec<String>,
 }
 
@@ -116,6 +123,11 @@ impl History {
     pub fn violated(&self, rule: &str, how: fmt::Arguments<'_>) {
         self.trace.note(format_args!("VIOLATION {rule}: {how}"));
         self.inner.with(|inner| inner.violations.push(format!("{rule}: {how}")));
+    }
+
+    /// From now on no record may be of a time that is still to come by this clock (CL-6).
+    pub(super) fn compare_log_time(&self, right: SimClock) {
+        self.inner.with(|inner| inner.right_clock = Some(right));
     }
 
     /// The disk begins to fail.
@@ -285,12 +297,19 @@ impl History {
 
     /// Whoever learns what is at an offset learns the same (PS-1, PS-2, PQ-1).
     fn record(&self, stream: StreamUid, offset: Offset, ts: Timestamp, id: MessageId, by: &str) {
-        let (known, elsewhere) = self.inner.with(|inner| {
+        let (known, elsewhere, now) = self.inner.with(|inner| {
             let records = &mut inner.streams.entry(stream).or_default().records;
             let known = *records.entry(offset).or_insert((id, ts));
             let at = inner.messages[id as usize].at.get_or_insert(offset);
-            (known, *at)
+            (known, *at, inner.right_clock.as_ref().map(Clock::now))
         });
+        if let Some(now) = now
+            && ts.0 - now.0 > LOG_AHEAD_US_MAX
+        {
+            let ahead = Duration::from_micros(ts.0.abs_diff(now.0));
+            let how = format_args!("offset {offset} of {stream} is {ahead:?} ahead of the time");
+            self.violated("CL-6", how);
+        }
         if known != (id, ts) {
             let (other, before) = known;
             self.violated(

@@ -37,7 +37,7 @@ pub enum Bug {
 }
 
 /// Bugs that a simulated cluster finds, with what they do.
-pub const CLUSTER_BUGS: [(Bug, &str); 18] = [
+pub const CLUSTER_BUGS: [(Bug, &str); 19] = [
     (Bug::Log(LogBug::CallbackBeforeSync), "ack before fsync"),
     (Bug::Broker(BrokerBug::SnapshotAboveFloor), "snapshot above the floor"),
     (Bug::Broker(BrokerBug::PurgeAboveFloor), "purge above the floor"),
@@ -51,6 +51,7 @@ pub const CLUSTER_BUGS: [(Bug, &str); 18] = [
     (Bug::Log(LogBug::RotAsTorn), "rot taken for torn"),
     (Bug::Broker(BrokerBug::IncarnationReused), "incarnation reused"),
     (Bug::Broker(BrokerBug::AnsweredTwice), "relay answered twice"),
+    (Bug::Broker(BrokerBug::LoneClockFollowed), "lone clock followed"),
     (Bug::Broker(BrokerBug::CommitBeforePut), "commit of what was never uploaded"),
     (Bug::Broker(BrokerBug::HoleInManifest), "hole in a manifest"),
     (Bug::Broker(BrokerBug::GapBetweenTiers), "gap between the tiers"),

@@ -100,6 +100,112 @@ async fn a_node_that_starts_with_a_wrong_clock_is_no_danger() {
     }
 }
 
+/// Publishes through both of two nodes; neither's log has a time that is still to come, nor does it stand
+/// still.
+async fn log_time_is_right(cluster: &Cluster, numbers: [usize; 2]) {
+    let right = cluster.right_clock();
+    for number in numbers {
+        cluster.publish(number, "s", b"one of two").await;
+        eventually("the entry is applied with the right time", || {
+            let ahead_us = log_time_ahead_us(cluster, number, &*right);
+            assert!(ahead_us < 2 * SECOND, "node {number}: {ahead_us}");
+            ahead_us > -5 * SECOND
+        })
+        .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_nodes_that_are_left_no_clock_is_followed_that_jumps() {
+    for (jump, other_jumps) in [(YEAR, false), (-YEAR, false), (YEAR, true)] {
+        let mut cluster = three().await;
+        let shard = cluster.node(1).streams.resolve(&name("s")).await.unwrap().shard.id();
+        cluster.kill(3).await;
+        // Longer than what it told of its clock counts.
+        sleep(Duration::from_secs(40)).await;
+        eventually("one of the two leads", || {
+            cluster.leader(1, shard).is_some_and(|leader| leader != 3)
+        })
+        .await;
+        let wrong = cluster.leader(1, shard).expect("the shard has a leader");
+        let other = 3 - wrong;
+        cluster.clocks[&wrong].store(jump, Relaxed);
+        if other_jumps {
+            cluster.clocks[&other].store(-jump, Relaxed);
+        }
+        let standing =
+            |number: usize| cluster.node(number).clocks.as_ref().unwrap().borrow().clone();
+        eventually("it says so", || standing(wrong).doubt_us.is_some()).await;
+        for _ in 0..3 {
+            sleep(Duration::from_secs(20)).await;
+            log_time_is_right(&cluster, [wrong, other]).await;
+        }
+        assert!(!standing(wrong).must_not_lead(), "two that differ still serve");
+
+        // A small step is one that clocks make.
+        cluster.clocks[&wrong].store(9 * SECOND, Relaxed);
+        cluster.clocks[&other].store(0, Relaxed);
+        eventually("it is followed", || standing(wrong).doubt_us.is_none()).await;
+
+        // The third one's clock tells which is wrong.
+        cluster.clocks[&wrong].store(jump, Relaxed);
+        cluster.start(&[3]).await;
+        eventually("it leads nothing", || leads(&cluster, wrong) == 0).await;
+        let right = cluster.right_clock();
+        cluster.publish(other, "s", b"by the median").await;
+        for number in 1..=3 {
+            let ahead_us = log_time_ahead_us(&cluster, number, &*right);
+            assert!(ahead_us < 11 * SECOND, "node {number}: {ahead_us}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_starts_beside_only_one_goes_by_the_log_of_that() {
+    // Its own clock is wrong, or the other's is, which has stood by what it knew.
+    for (own, others) in [(YEAR, 0), (-YEAR, 0), (0, YEAR), (0, -YEAR)] {
+        let mut cluster = three().await;
+        cluster.kill(3).await;
+        sleep(Duration::from_secs(40)).await;
+        cluster.clocks[&1].store(others, Relaxed);
+        cluster.kill(2).await;
+        cluster.clocks[&2].store(own, Relaxed);
+        cluster.start(&[2]).await;
+        for _ in 0..3 {
+            log_time_is_right(&cluster, [1, 2]).await;
+            sleep(Duration::from_secs(20)).await;
+        }
+    }
+}
+
+/// Of two that start at the same time, neither knows what the time was: whoever agrees with one of them
+/// makes the majority, so a new node is taken in all the same.
+#[tokio::test(start_paused = true)]
+async fn a_new_node_decides_between_two_that_cannot() {
+    for jump in [YEAR, -YEAR] {
+        let mut cluster = three().await;
+        cluster.add_host();
+        for number in 1..=3 {
+            cluster.kill(number).await;
+        }
+        cluster.clocks[&2].store(jump, Relaxed);
+        cluster.start(&[1, 2]).await;
+        cluster.publish(1, "s", b"nobody knows when").await;
+        cluster.clocks[&4].store(2 * jump, Relaxed);
+        let mut starting = Box::pin(Broker::start(cluster.spec(4, 99)));
+        assert!(timeout(Duration::from_secs(10), &mut starting).await.is_err());
+        cluster.clocks[&4].store(0, Relaxed);
+        let joined = timeout(PATIENCE, starting).await.expect("it is taken in").unwrap();
+        eventually("the three know which is wrong", || leads(&cluster, 2) == 0).await;
+        drop(joined);
+        let right = cluster.right_clock();
+        for number in 1..=2 {
+            let ahead_us = log_time_ahead_us(&cluster, number, &*right);
+            assert!(ahead_us < 2 * SECOND, "node {number}: {ahead_us}");
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_node_whose_clock_is_wrong_joins_when_it_is_right() {
     let mut cluster = three().await;

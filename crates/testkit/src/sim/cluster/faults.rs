@@ -7,7 +7,7 @@ use super::super::faults::failing_op;
 use super::super::random::Random;
 
 /// What everything that strikes a cluster is counted under.
-pub const CLUSTER_FAULTS: [&str; 22] = [
+pub const CLUSTER_FAULTS: [&str; 23] = [
     "crash",
     "crash before a sync",
     "power cut of all",
@@ -26,6 +26,7 @@ pub const CLUSTER_FAULTS: [&str; 22] = [
     "lost disk",
     "slow disk",
     "clock jump",
+    "clock jump while one is away",
     "transfer",
     "drained node",
     "damaged disk",
@@ -33,13 +34,14 @@ pub const CLUSTER_FAULTS: [&str; 22] = [
 ];
 
 /// A roll of the dice for each.
-const ROLLS: [u64; 22] =
-    [0, 10, 20, 23, 28, 32, 42, 52, 57, 64, 68, 71, 79, 83, 88, 91, 96, 101, 105, 113, 116, 120];
+const ROLLS: [u64; 23] = [
+    0, 10, 20, 23, 28, 32, 42, 52, 57, 64, 68, 71, 79, 83, 88, 91, 96, 101, 105, 113, 116, 120, 124,
+];
 /// Behind the last of them.
-const ROLLS_END: u64 = 124;
+const ROLLS_END: u64 = 129;
 
 /// A year, in µs.
-const YEAR_US: u64 = 365 * 24 * 3_600 * 1_000_000;
+const YEAR_US: i64 = 365 * 24 * 3_600 * 1_000_000;
 
 /// A node, from 0.
 pub(super) type At = usize;
@@ -87,6 +89,9 @@ pub(super) enum Fault {
     SlowDisk { node: At, us: u64, time: Duration },
     /// A node's clock is set to this much beside the truth. One at a time: the others are set right.
     Clock { node: At, us: i64 },
+    /// A node loses power, for so long that the others forget what its clock was, or the `other` starts anew
+    /// and never learns it; and the other's clock is wrong.
+    LoneClock { node: At, other: At, us: i64, down: Duration, starts_anew: bool },
     /// An operator has a shard led by a node.
     Transfer { shard: u32, node: At },
     /// An operator drains a node, and takes that back.
@@ -115,6 +120,7 @@ impl Fault {
             Self::SlowDisk { .. } => "slow disk",
             Self::LostDisk { .. } => "lost disk",
             Self::Clock { .. } => "clock jump",
+            Self::LoneClock { .. } => "clock jump while one is away",
             Self::Transfer { .. } => "transfer",
             Self::Drained { .. } => "drained node",
             Self::DamagedDisk { .. } => "damaged disk",
@@ -174,7 +180,7 @@ impl Fault {
             }
             91..96 => Self::SlowDisk { node, us: random.within(5_000..150_000), time },
             96..101 => {
-                let most = *random.pick(&[100_000, 20_000_000, YEAR_US]);
+                let most = *random.pick(&[100_000, 20_000_000, YEAR_US.unsigned_abs()]);
                 let us = i64::try_from(random.within(1..most)).unwrap_or(i64::MAX);
                 Self::Clock { node, us: if random.percent(50) { us } else { -us } }
             }
@@ -182,9 +188,17 @@ impl Fault {
             105..113 => Self::Transfer { shard: random.within(0..3) as u32, node },
             113..116 => Self::Drained { node, time },
             116..120 => Self::DamagedDisk { node, down: some_ms(random, 3_000) },
-            _ => {
+            120..124 => {
                 let removed = some_ms(random, 6_000);
                 Self::ReplacedNode { node, down: some_ms(random, 3_000), removed }
+            }
+            _ => {
+                let other = (node + random.within(1..3) as At) % 3;
+                let us = if random.percent(50) { YEAR_US } else { -YEAR_US };
+                let starts_anew = random.percent(70);
+                let least = if starts_anew { 10_000 } else { 40_000 };
+                let down = Duration::from_millis(random.within(least..least + 10_000));
+                Self::LoneClock { node, other, us, down, starts_anew }
             }
         }
     }

@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 use super::audit;
 use super::bucket::{SimBucket, Weather};
 use super::checker::Checker;
+use super::clock::SimClock;
 use super::dial::SimDial;
 use super::history::History;
 use super::node::{Place, SimNode};
@@ -133,6 +134,7 @@ impl ClusterWorld {
         };
         let members: Vec<_> = (1..=NODES).map(member).collect();
         let history = History::new(trace.clone());
+        history.compare_log_time(SimClock::begin());
         let nodes: Vec<_> = members.iter().map(|member| Arc::clone(&member.node)).collect();
         let checker = Checker::new(nodes, history.clone(), trace.clone());
         let servers: Vec<_> = (1..=NODES).map(Place::clients_of).collect();
@@ -512,6 +514,17 @@ impl ClusterWorld {
             Fault::Clock { node, us } => {
                 self.members.iter().for_each(|member| member.node.clock.set_off(0));
                 self.members[node].node.clock.set_off(us);
+            }
+            Fault::LoneClock { node, other, us, down, starts_anew } => {
+                let plan = self.draw_end();
+                self.crash(node, HostCrash::Told, &plan, now + down).await;
+                if starts_anew {
+                    let (plan, ms) = (self.draw_end(), self.random.within(50..1_000));
+                    let back_at = now + Duration::from_millis(ms);
+                    self.crash(other, HostCrash::Told, &plan, back_at).await;
+                }
+                self.members.iter().for_each(|member| member.node.clock.set_off(0));
+                self.members[other].node.clock.set_off(us);
             }
             Fault::Transfer { shard, node } => self.operator.transfer(shard, node),
             Fault::Drained { node, time } => {

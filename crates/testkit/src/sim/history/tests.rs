@@ -155,6 +155,20 @@ fn log_time_of_a_stream_never_falls() {
     assert_eq!(broken(&history), ["log time"]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn log_time_that_is_still_to_come_is_noticed() {
+    let history = history();
+    let right = SimClock::begin();
+    let messages = sent(&history, false, 2);
+    let ahead = |us| Timestamp(right.now().0 + us);
+    history.compare_log_time(right.clone());
+    let (first, second) = (ahead(LOG_AHEAD_US_MAX), ahead(LOG_AHEAD_US_MAX + 1));
+    history.read(STREAM, Offset(0), first, &(&messages[0].1).into(), "a reader");
+    assert!(history.is_sound());
+    history.read(STREAM, Offset(1), second, &(&messages[1].1).into(), "a reader");
+    assert_eq!(broken(&history), ["CL-6"]);
+}
+
 #[test]
 fn nothing_is_promised_about_a_deleted_stream() {
     let history = history();
