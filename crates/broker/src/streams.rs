@@ -17,7 +17,7 @@ use railgun_proto::WireError;
 use railgun_proto::convert::{EnsureOutcome, EnsureRequest, Ensured};
 use railgun_raft::BlockingPool;
 use railgun_types::{
-    ClusterUid, EnsureMode, ErrorCode, Offset, Retry, ShardId, SpecPatch, StartPosition,
+    ClusterUid, EnsureMode, ErrorCode, Offset, RequestId, Retry, ShardId, SpecPatch, StartPosition,
     StreamKind, StreamName, StreamUid,
 };
 use tokio_util::sync::CancellationToken;
@@ -348,9 +348,11 @@ impl Streams {
     }
 
     /// Makes a stream what the request says: the catalog reserves the name, the shard decides, the
-    /// catalog turns it active. Safe to repeat at any point; dropped in the midst of it, it leaves a
-    /// name that [`Self::keep_reconciled`] finishes.
-    pub(crate) async fn ensure(&self, request: EnsureRequest) -> Result<Ensured, WireError> {
+    /// catalog turns it active. Safe to repeat at any point, and not in its own way then (EN-6); dropped
+    /// in the midst of it, it leaves a name that [`Self::keep_reconciled`] finishes.
+    pub(crate) async fn ensure(&self, mut request: EnsureRequest) -> Result<Ensured, WireError> {
+        // Who does not repeat it needs no name for it, but the steps of it do.
+        request.request.get_or_insert_with(|| RequestId(self.inner.entropy.uid()));
         self.catch_up(ShardId::CATALOG).await?;
         let (entry, own) = match self.entry(&request.name).await? {
             None => self.reserve(&request).await?,
@@ -363,9 +365,10 @@ impl Streams {
                 let message = format!("stream '{}' is being created", request.name);
                 Err(WireError::new(ErrorCode::StreamStarting, message))
             }
-            Phase::Creating { patch } => {
+            Phase::Creating { patch, request: creator } => {
                 // Whoever reserved the name said what the stream is; all others compare with that.
-                let created = self.create(&request.name, &entry, patch.clone(), own).await?;
+                let wanted = (patch.clone(), *creator);
+                let created = self.create(&request.name, &entry, wanted, own).await?;
                 if own && created.outcome == EnsureOutcome::Created {
                     return Ok(created);
                 }
@@ -393,7 +396,8 @@ impl Streams {
         }
         let stream = StreamUid(self.inner.entropy.uid());
         let (name, patch) = (request.name.clone(), request.patch.clone());
-        let reserved = self.change(CatalogCommand::Reserve { name, stream, patch }).await?;
+        let reserve = CatalogCommand::Reserve { name, stream, patch, request: request.request };
+        let reserved = self.change(reserve).await?;
         let entry = reserved
             .ok_or_else(|| WireError::new(ErrorCode::Unavailable, "the catalog is not ready"))?;
         let own = entry.stream == stream;
@@ -410,14 +414,14 @@ impl Streams {
         }
     }
 
-    /// Finishes the creation of a reserved stream. Several may do so at once: one of them is told
+    /// Finishes the creation of a reserved stream, as its creator wanted it by this request. Several may do so at once: one of them is told
     /// that it was created, the others that it is there. Only who has reserved the name gives it up
     /// where there is no room for the stream: others do not know what its owner was told.
     pub(crate) async fn create(
         &self,
         name: &StreamName,
         entry: &CatalogEntry,
-        patch: SpecPatch,
+        (patch, creator): (SpecPatch, Option<RequestId>),
         own: bool,
     ) -> Result<Ensured, WireError> {
         let stream = entry.stream;
@@ -427,6 +431,7 @@ impl Streams {
             mode: EnsureMode::Warn,
             if_revision: None,
             allow_destructive: false,
+            request: creator,
         };
         let ensured = self.propose_ensure(entry, request).await;
         let is_definite = match &ensured {
@@ -469,9 +474,10 @@ impl Streams {
         entry: &CatalogEntry,
         request: EnsureRequest,
     ) -> Result<Result<Ensured, EnsureRefused>, WireError> {
-        let EnsureRequest { name, patch, mode, if_revision, allow_destructive } = request;
+        let EnsureRequest { name, patch, mode, if_revision, allow_destructive, request } = request;
         let stream = entry.stream;
-        let ensure = EnsureStream { stream, name, patch, mode, if_revision, allow_destructive };
+        let ensure =
+            EnsureStream { stream, name, patch, mode, if_revision, allow_destructive, request };
         let body = CommandBody::Stream(StreamCommand::Ensure(ensure));
         let outcome = self.inner.routing.request(entry.shard, body).await;
         let ensured = match outcome.map_err(wire_error::request_failure)? {
@@ -579,8 +585,8 @@ impl Streams {
         for (name, entry) in half_done {
             let (what, finished) = match entry.phase.clone() {
                 Phase::Active => continue,
-                Phase::Creating { patch } => {
-                    ("creation", self.create(name, entry, patch, false).await.map(drop))
+                Phase::Creating { patch, request } => {
+                    ("creation", self.create(name, entry, (patch, request), false).await.map(drop))
                 }
                 Phase::Deleting => ("deletion", self.finish_delete(name, entry).await),
             };

@@ -2,13 +2,13 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use railgun_net::memory::MemoryNetwork;
 use railgun_net::{FrameReader, FrameWriter, QUIC_STREAMS_MAX};
+use railgun_proto::v1::admin_request::Call;
 use railgun_proto::v1::admin_response::Answer;
 use railgun_proto::{Frame, VERSION, v1};
 use tokio::time::Instant;
@@ -128,42 +128,68 @@ async fn whoever_binds_on_a_publisher_that_was_closed_is_told_not_to_try_again()
     assert_eq!(error.retry(), Retry::Never);
 }
 
-/// A client whose server hears out the first administrative call and hangs up, and refuses those
-/// behind it; and the number of calls it has heard.
-async fn client_of_a_server_that_hangs_up() -> (Client, Arc<AtomicUsize>) {
-    let calls = Arc::new(AtomicUsize::new(0));
-    let heard = Arc::clone(&calls);
+/// A client whose server hears out the first administrative call and hangs up, and answers those behind it;
+/// and which requests it has heard.
+async fn client_of_a_server_that_hangs_up(
+    answer: fn() -> Answer,
+) -> (Client, Arc<Mutex<Vec<Bytes>>>) {
+    let ids = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&ids);
     let client = client_of(move |mut writer, mut reader| {
         let heard = Arc::clone(&heard);
         async move {
             let request = reader.next_of::<v1::AdminRequest>().await.expect("a frame");
-            if heard.fetch_add(1, Ordering::Relaxed) == 0 {
+            let request = request.expect("a request");
+            let Some(Call::EnsureStream(ensure)) = request.call else { panic!("{request:?}") };
+            let is_first = {
+                let mut heard = heard.lock().expect("nobody panics");
+                heard.push(ensure.request_id);
+                heard.len() == 1
+            };
+            if is_first {
                 return;
             }
-            let error = WireError::new(ErrorCode::RevisionConflict, "it has another revision");
-            let answer = Some(Answer::Error(error.into()));
-            let id = request.map_or(0, |request| request.id);
-            let response = v1::AdminResponse { id, answer };
+            let response = v1::AdminResponse { id: request.id, answer: Some(answer()) };
             writer.send(Frame::new(&response)).await.expect("the client listens");
         }
     });
-    (client.await, calls)
+    (client.await, ids)
+}
+
+fn conflict() -> Answer {
+    Answer::Error(WireError::new(ErrorCode::RevisionConflict, "it has another revision").into())
+}
+
+fn ensured(revision: u64) -> Answer {
+    let outcome = v1::EnsureOutcome::EnsureUnchanged.into();
+    let stream_uid = vec![1; 16].into();
+    Answer::StreamEnsured(v1::StreamEnsured { outcome, stream_uid, revision, diff: Vec::new() })
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_of_a_known_revision_is_not_repeated_when_it_may_have_been_made() {
-    // EN-6: the repetition would meet the revision that the first attempt made.
-    let (client, calls) = client_of_a_server_that_hangs_up().await;
+async fn a_change_of_a_known_revision_is_the_same_one_when_it_is_repeated() {
+    // EN-6
     let options = EnsureOptions { if_revision: Some(3), ..EnsureOptions::default() };
-    let ensured = client.admin().ensure_stream(&orders(), SpecPatch::default(), options).await;
-    assert!(matches!(ensured, Err(AdminError::Unknown { .. })), "{ensured:?}");
-    assert_eq!(calls.load(Ordering::Relaxed), 1);
+    let (client, heard) = client_of_a_server_that_hangs_up(|| ensured(4)).await;
+    let (admin, patch) = (client.admin(), SpecPatch::default());
+    let told = admin.ensure_stream(&orders(), patch.clone(), options).await.expect("it is known");
+    assert_eq!(told.revision, 4);
+    let again =
+        admin.ensure_stream(&orders(), patch.clone(), options).await.expect("it is another");
+    assert_eq!(again.revision, 4);
+    let ids = heard.lock().expect("nobody panics").clone();
+    assert_eq!(ids.len(), 3, "the first was asked twice");
+    assert_eq!((ids[0].len(), &ids[0]), (16, &ids[1]));
+    assert_ne!(ids[1], ids[2]);
 
-    // Any other is, for it says the same twice.
-    let (client, calls) = client_of_a_server_that_hangs_up().await;
-    let ensured = client.admin().create_if_absent(&orders()).await;
-    assert!(matches!(ensured, Err(AdminError::Refused(_))), "{ensured:?}");
-    assert_eq!(calls.load(Ordering::Relaxed), 2);
+    // Where it was changed again since, nobody can say whether it was made before.
+    let (client, heard) = client_of_a_server_that_hangs_up(conflict).await;
+    let told = client.admin().ensure_stream(&orders(), patch.clone(), options).await;
+    assert!(matches!(told, Err(AdminError::Unknown { .. })), "{told:?}");
+    assert_eq!(heard.lock().expect("nobody panics").len(), 2);
+    // Where nothing was lost, it was not.
+    let told = client.admin().ensure_stream(&orders(), patch, options).await;
+    assert!(matches!(told, Err(AdminError::Refused(_))), "{told:?}");
 }
 
 #[tokio::test(start_paused = true)]

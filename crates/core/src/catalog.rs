@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 
 use railgun_types::limits::SHARDS;
 use railgun_types::{
-    NodeId, NodeUid, ReplicaId, ShardId, SpecPatch, StreamName, StreamUid, Timestamp,
+    NodeId, NodeUid, ReplicaId, RequestId, ShardId, SpecPatch, StreamName, StreamUid, Timestamp,
 };
 
 use crate::command::{CatalogCommand, ClusterSettings, Command, CommandBody, NodeInfo, TokenHash};
@@ -51,6 +51,8 @@ pub enum Phase {
     Creating {
         /// What the creator asked for.
         patch: SpecPatch,
+        /// By which request.
+        request: Option<RequestId>,
     },
     /// In use.
     Active,
@@ -159,12 +161,12 @@ impl Catalog {
         let Some(settings) = self.settings else { return CatalogOutcome::Refused };
         match command {
             CatalogCommand::Found { .. } => CatalogOutcome::Founded(settings),
-            CatalogCommand::Reserve { name, stream, patch } => {
+            CatalogCommand::Reserve { name, stream, patch, request } => {
                 let since = self.log_time;
                 self.names.entry(name.clone()).or_insert_with(|| CatalogEntry {
                     stream: *stream,
                     shard: placement::shard_of(*stream, &settings),
-                    phase: Phase::Creating { patch: patch.clone() },
+                    phase: Phase::Creating { patch: patch.clone(), request: *request },
                     since,
                 });
                 self.entry(name)

@@ -10,8 +10,8 @@ use railgun_proto::convert::{
 use railgun_proto::{WireCode, WireError, v1};
 use railgun_types::limits::MESSAGE_BYTES_HARD;
 use railgun_types::{
-    ChangeClass, ClusterUid, EnsureMode, ErrorCode, FieldDiff, Offset, ProducerId, Retry,
-    SpecPatch, StartPosition, StreamKind, StreamName, StreamSpec, StreamUid, Timestamp,
+    ChangeClass, ClusterUid, EnsureMode, ErrorCode, FieldDiff, Offset, ProducerId, RequestId,
+    Retry, SpecPatch, StartPosition, StreamKind, StreamName, StreamSpec, StreamUid, Timestamp,
 };
 
 fn name() -> impl Strategy<Value = StreamName> {
@@ -65,8 +65,10 @@ proptest! {
         ],
         if_revision: Option<u64>,
         allow_destructive: bool,
+        request: Option<[u8; 16]>,
     ) {
-        let request = EnsureRequest { name, patch, mode, if_revision, allow_destructive };
+        let request = request.map(RequestId);
+        let request = EnsureRequest { name, patch, mode, if_revision, allow_destructive, request };
         prop_assert_eq!(EnsureRequest::try_from(v1::EnsureStream::from(&request)), Ok(request));
     }
 

@@ -146,6 +146,7 @@ fn frames() -> Vec<Frame> {
             spec: Some(patch),
             mode: v1::EnsureMode::EnsureOverwrite.into(),
             if_revision: Some(1),
+            request_id: Bytes::new(),
             allow_destructive: true,
         })),
         answer(Answer::StreamEnsured(v1::StreamEnsured {
@@ -274,6 +275,11 @@ fn cluster_frames() -> Vec<Frame> {
         asks(Ask::Sign(sign)),
         tells(Reply::CertificateSigned(v1::CertificateSigned { signed: Some(signed), error })),
         asks(Ask::Greet(v1::NodeAbout { log_clock_us: Some(-2), ..about() })),
+        admin(Call::EnsureStream(v1::EnsureStream {
+            name: "orders".to_owned(),
+            request_id: uid(),
+            ..v1::EnsureStream::default()
+        })),
     ]
 }
 

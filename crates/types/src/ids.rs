@@ -186,6 +186,11 @@ uid! {
     /// One publisher handle: 128 random bits drawn by the client (PQ-1).
     ProducerId
 }
+uid! {
+    /// One change that a client asks for, however often it has to: 128 random bits drawn by the client
+    /// (EN-6).
+    RequestId
+}
 
 #[cfg(test)]
 mod tests {

@@ -16,8 +16,8 @@ mod stream_spec;
 pub use cursor::{ByteCursor, Malformed, put_varint, unzigzag, varint_len, zigzag};
 pub use error_code::{ErrorCode, Retry};
 pub use ids::{
-    ClusterUid, EntryId, NodeId, NodeUid, Offset, ParseUidError, ProducerId, ReplicaId, ShardId,
-    StreamUid, Timestamp,
+    ClusterUid, EntryId, NodeId, NodeUid, Offset, ParseUidError, ProducerId, ReplicaId, RequestId,
+    ShardId, StreamUid, Timestamp,
 };
 pub use limits::Limits;
 pub use names::{InvalidName, StreamName};

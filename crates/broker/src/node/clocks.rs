@@ -120,8 +120,9 @@ impl Clocks {
         self.standing.subscribe()
     }
 
-    /// Asks once, before this node could lead anything: until two others have told of their clocks, which
-    /// is enough for a median, and no longer than a second. Where they are is known then, too.
+    /// Asks, before this node could lead anything: until two others have told of their clocks, which is
+    /// enough for a median, or for a second, and once more if nobody was there. Where they are is known
+    /// then, too.
     pub(super) async fn ask_first(&mut self, whereabouts: &Whereabouts) {
         let begun = Instant::now();
         loop {

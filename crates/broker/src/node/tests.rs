@@ -43,12 +43,13 @@ use railgun_log::{LogOptions, ShardLog, SimDisk};
 use railgun_net::memory::MemoryNetwork;
 use railgun_net::tls::ClusterCa;
 use railgun_net::{BindError, Connection, FrameReader, FrameWriter};
-use railgun_proto::convert::{EnsureOutcome, EnsureRequest};
+use railgun_proto::convert::{EnsureOutcome, EnsureRequest, Ensured};
 use railgun_proto::{Frame, FrameKind, WireError, v1};
 use railgun_raft::{BlockingJob, BlockingPool};
 use railgun_types::batch::{BatchBuilder, RecordBatch, RecordDraft};
 use railgun_types::{
-    EnsureMode, ErrorCode, NodeUid, ReplicaId, Retry, SpecPatch, StreamName, StreamUid, Timestamp,
+    EnsureMode, ErrorCode, NodeUid, ReplicaId, RequestId, Retry, SpecPatch, StreamName, StreamUid,
+    Timestamp,
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -170,13 +171,19 @@ fn wish(stream: &str, bytes: u32, mode: EnsureMode) -> EnsureRequest {
         mode,
         if_revision: None,
         allow_destructive: false,
+        request: None,
     }
 }
 
 /// What a creator leaves that got no further than the catalog.
 async fn reserve(broker: &Broker, stream: &str) -> StreamUid {
     let uid = StreamUid([stream.as_bytes()[0]; 16]);
-    let reserve = CatalogCommand::Reserve { name: name(stream), stream: uid, patch: patch(10) };
+    let reserve = CatalogCommand::Reserve {
+        name: name(stream),
+        stream: uid,
+        patch: patch(10),
+        request: None,
+    };
     broker.streams.change(reserve).await.unwrap().unwrap();
     uid
 }
@@ -203,6 +210,48 @@ async fn looking_makes_no_stream_and_the_reserver_says_what_it_is() {
     assert_eq!(absent.code, ErrorCode::StreamNotFound);
     let made = streams.ensure(wish("b", 10, EnsureMode::Warn)).await.unwrap();
     assert_eq!((made.outcome, made.revision), (EnsureOutcome::Created, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_creator_that_asks_again_has_created_the_stream_wherever_it_got_to() {
+    let broker = start(&MemoryNetwork::new()).await;
+    let streams = &broker.streams;
+    let by = |request: u8, stream: &str| EnsureRequest {
+        if_revision: Some(0),
+        request: Some(RequestId([request; 16])),
+        ..wish(stream, 10, EnsureMode::Overwrite)
+    };
+    let created = |ensured: Result<Ensured, WireError>| {
+        let ensured = ensured.unwrap();
+        assert_eq!((ensured.outcome, ensured.revision), (EnsureOutcome::Created, 1));
+    };
+    let conflicts = |ensured: Result<Ensured, WireError>| {
+        let error = ensured.unwrap_err();
+        assert_eq!((error.code, error.actual), (ErrorCode::RevisionConflict.into(), Some(1)));
+    };
+    let reserve_by = async |request: u8, stream: &str| {
+        let uid = StreamUid([stream.as_bytes()[0]; 16]);
+        let (request, name, patch) = (Some(RequestId([request; 16])), name(stream), patch(10));
+        let reserve = CatalogCommand::Reserve { name, stream: uid, patch, request };
+        streams.change(reserve).await.unwrap().unwrap()
+    };
+    // To the end; then the answer was lost.
+    created(streams.ensure(by(1, "a")).await);
+    created(streams.ensure(by(1, "a")).await);
+    conflicts(streams.ensure(by(2, "a")).await);
+    // To the name.
+    reserve_by(1, "b").await;
+    created(streams.ensure(by(1, "b")).await);
+    conflicts(streams.ensure(by(2, "b")).await);
+    // To the name, and another one has finished it.
+    reserve_by(1, "c").await;
+    conflicts(streams.ensure(by(2, "c")).await);
+    created(streams.ensure(by(1, "c")).await);
+    // To the shard.
+    let entry = reserve_by(1, "d").await;
+    let Phase::Creating { patch, request } = entry.phase.clone() else { panic!("{entry:?}") };
+    streams.create(&name("d"), &entry, (patch, request), false).await.unwrap();
+    created(streams.ensure(by(1, "d")).await);
 }
 
 #[tokio::test(start_paused = true)]
@@ -274,7 +323,7 @@ async fn a_stream_deleted_while_it_is_created_is_not_left_without_a_name() {
     // It goes before its shard has heard of it.
     streams.delete(&name("a")).await.unwrap();
     for (own, code) in [(true, ErrorCode::StreamDeleted), (false, ErrorCode::StreamStarting)] {
-        let created = streams.create(&name("a"), &entry, patch(10), own).await.unwrap_err();
+        let created = streams.create(&name("a"), &entry, (patch(10), None), own).await.unwrap_err();
         assert_eq!(created.code, code);
     }
     let shard = broker.streams.routing().local(entry.shard).unwrap().handle;
@@ -292,6 +341,7 @@ async fn make(broker: &Broker, stream: &str, uid: StreamUid) {
         mode: EnsureMode::Warn,
         if_revision: None,
         allow_destructive: false,
+        request: None,
     };
     let entry = broker.streams.entry(&name(stream)).await.unwrap().unwrap();
     let body = CommandBody::Stream(StreamCommand::Ensure(ensure));
@@ -319,7 +369,7 @@ async fn who_wants_a_stream_whose_creator_gave_it_up_may_have_it() {
     streams.change(CatalogCommand::Free { name: name("a"), stream: uid }).await.unwrap();
     // The other, and one that comes when the stream is deleted.
     for _ in 0..2 {
-        let lost = streams.create(&name("a"), &entry, patch(10), false).await.unwrap_err();
+        let lost = streams.create(&name("a"), &entry, (patch(10), None), false).await.unwrap_err();
         assert_eq!(lost.code, ErrorCode::StreamStarting, "{lost}");
         assert_ne!(lost.retry, Retry::Never);
         assert!(!lives(&broker, uid).await);

@@ -12,7 +12,9 @@ use railgun_proto::v1::admin_request::Call;
 use railgun_proto::v1::admin_response::Answer;
 use railgun_proto::{WireError, v1};
 use railgun_types::limits::ADMIN_STREAMS;
-use railgun_types::{EnsureMode, ErrorCode, Offset, Retry, SpecPatch, StreamName, StreamUid};
+use railgun_types::{
+    EnsureMode, ErrorCode, Offset, RequestId, Retry, SpecPatch, StreamName, StreamUid,
+};
 use tokio::time::Instant;
 
 pub use cluster::{
@@ -50,11 +52,13 @@ impl Admin {
     }
 
     /// Makes a stream as wished, or says how it differs (SEMANTICS §8). Safe to repeat, but with
-    /// `if_revision`. Only the fields present in `patch` are looked at.
+    /// `if_revision`; what is repeated here, because an answer was lost, is told to the server as a
+    /// repetition, and is not in its own way. Only the fields present in `patch` are looked at.
     ///
     /// # Errors
-    /// [`AdminError`]; with `if_revision`, [`AdminError::Unknown`] where the connection was lost
-    /// before the answer. A difference is no error: it is in the outcome.
+    /// [`AdminError`]; with `if_revision`, [`AdminError::Unknown`] where an answer was lost and none came
+    /// in time that says how it ended, or none can: the stream was changed since. A difference is no
+    /// error: it is in the outcome.
     pub async fn ensure_stream(
         &self,
         stream: &StreamName,
@@ -67,10 +71,10 @@ impl Admin {
             mode: options.mode,
             if_revision: options.if_revision,
             allow_destructive: options.allow_destructive,
+            request: Some(RequestId(self.client.randomness.identifier())),
         };
         let call = Call::EnsureStream((&request).into());
-        // Repeated after a lost answer, a change would meet the revision that it made itself.
-        let repeat = if options.if_revision.is_some() { Repeat::IfUnsent } else { Repeat::Safe };
+        let repeat = if options.if_revision.is_some() { Repeat::Known } else { Repeat::Safe };
         match self.call("ensure", call, repeat, self.call_timeout()).await? {
             Answer::StreamEnsured(ensured) => {
                 Ensured::try_from(ensured).map_err(AdminError::protocol)
@@ -299,6 +303,8 @@ impl Admin {
         let deadline = Instant::now() + timeout;
         let mut backoff = Backoff::of_requests();
         let mut after = None;
+        // Why it is not known whether an earlier attempt was all there is to do.
+        let mut lost: Option<String> = None;
         let permit = tokio::time::timeout_at(deadline, self.client.calls.acquire()).await;
         let _permit = match permit {
             Ok(permit) => permit.map_err(|_| ConnectError::Closed)?,
@@ -308,7 +314,12 @@ impl Admin {
             }
         };
         loop {
-            let session = self.client.link.session(after, deadline).await?;
+            let is_open = |lost: &Option<String>| {
+                let reason = lost.clone().filter(|_| repeat == Repeat::Known)?;
+                Some(AdminError::Unknown { call: name, reason })
+            };
+            let session = self.client.link.session(after, deadline).await;
+            let session = session.map_err(|error| is_open(&lost).unwrap_or(error.into()))?;
             let request = v1::AdminRequest { id: 1, call: Some(call.clone()) };
             let mut sent = false;
             let asking = async {
@@ -345,7 +356,8 @@ impl Admin {
                 }
                 Err(_) => {
                     let reason = format!("it could not be sent within {timeout:?}");
-                    return Err(AdminError::Lost { call: name, reason });
+                    let unsent = AdminError::Lost { call: name, reason };
+                    return Err(is_open(&lost).unwrap_or(unsent));
                 }
             };
             if failure.is_going_away() {
@@ -360,7 +372,12 @@ impl Admin {
                         let reason = error.to_string();
                         return Err(AdminError::Unknown { call: name, reason });
                     }
+                    lost = Some(error.to_string());
                     Some(error.clone())
+                }
+                StreamLost::Refused(error) if error.code == ErrorCode::RevisionConflict => {
+                    let refused = AdminError::Refused(error.clone());
+                    return Err(is_open(&lost).unwrap_or(refused));
                 }
                 StreamLost::Refused(error) if !is_temporary(error) => {
                     return Err(AdminError::Refused(error.clone()));
@@ -369,7 +386,12 @@ impl Admin {
                 lost if sent && repeat == Repeat::IfUnsent => {
                     return Err(AdminError::Unknown { call: name, reason: lost.to_string() });
                 }
-                _ => None,
+                failure => {
+                    if sent {
+                        lost = Some(failure.to_string());
+                    }
+                    None
+                }
             };
             let leave = failure.is_connection() || session.going_away.is_cancelled();
             after = leave.then_some(session.number);
@@ -378,10 +400,11 @@ impl Admin {
                 wait = wait.max(after);
             }
             if Instant::now() + wait >= deadline {
-                return Err(match refused {
+                let ended = match refused {
                     Some(error) => AdminError::Refused(error),
                     None => AdminError::Lost { call: name, reason: failure.to_string() },
-                });
+                };
+                return Err(is_open(&lost).unwrap_or(ended));
             }
             tracing::debug!(call = name, %failure, "an administrative call is repeated");
             tokio::time::sleep(wait).await;
@@ -392,7 +415,11 @@ impl Admin {
 /// Whether a call may be made again when its answer was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Repeat {
+    /// It does no harm.
     Safe,
+    /// The server knows it for the same one, unless what it has changed was changed again.
+    Known,
+    /// It may do harm.
     IfUnsent,
 }
 

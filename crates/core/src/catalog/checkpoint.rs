@@ -3,7 +3,7 @@
 //! ```text
 //! names = settings? u8 [cluster 16 │ shards u32 │ hot bytes u64 │ replicas u8] │ map of name
 //! name  = name (length v, bytes) │ stream 16 │ shard v │ since i64
-//!         │ phase u8 [1 creating: patch │ 2 active │ 3 deleting]
+//!         │ phase u8 [1 creating: patch │ 2 active │ 3 deleting │ 4 creating: patch │ request 16]
 //! nodes = feature level u32 │ last number u32 │ map of node
 //!         │ map of placement │ map of incarnation │ map of token
 //! node  = number v │ uid 16 │ peer address (length v, bytes) │ client address (likewise)
@@ -19,7 +19,8 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use railgun_types::limits::SHARDS;
 use railgun_types::{
-    ByteCursor, ClusterUid, EntryId, Malformed, ShardId, StreamName, StreamUid, Timestamp,
+    ByteCursor, ClusterUid, EntryId, Malformed, RequestId, ShardId, StreamName, StreamUid,
+    Timestamp,
 };
 
 use super::{Catalog, CatalogEntry, Nodes, Phase, Replicas, Tokens};
@@ -33,6 +34,7 @@ const NAME_BYTES_MIN: usize = 28;
 const CREATING: u8 = 1;
 const ACTIVE: u8 = 2;
 const DELETING: u8 = 3;
+const CREATING_OF_REQUEST: u8 = 4;
 
 /// What a checkpoint of the catalog holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,9 +128,12 @@ pub(super) fn put_entry(out: &mut BytesMut, entry: &CatalogEntry) {
     railgun_types::put_varint(out, u64::from(shard.0));
     out.put_i64_le(since.0);
     match phase {
-        Phase::Creating { patch } => {
-            out.put_u8(CREATING);
+        Phase::Creating { patch, request } => {
+            out.put_u8(if request.is_some() { CREATING_OF_REQUEST } else { CREATING });
             codec::put_patch(out, patch);
+            if let Some(request) = request {
+                out.put_slice(&request.0);
+            }
         }
         Phase::Active => out.put_u8(ACTIVE),
         Phase::Deleting => out.put_u8(DELETING),
@@ -144,7 +149,11 @@ pub(super) fn entry(cursor: &mut ByteCursor<'_>) -> Result<CatalogEntry, Malform
     let shard = ShardId(narrow(cursor)?);
     let since = Timestamp(cursor.i64()?);
     let phase = match cursor.u8()? {
-        CREATING => Phase::Creating { patch: codec::patch(cursor)? },
+        CREATING => Phase::Creating { patch: codec::patch(cursor)?, request: None },
+        CREATING_OF_REQUEST => Phase::Creating {
+            patch: codec::patch(cursor)?,
+            request: Some(RequestId(cursor.array()?)),
+        },
         ACTIVE => Phase::Active,
         DELETING => Phase::Deleting,
         _ => return Err(Malformed),
@@ -222,8 +231,12 @@ mod tests {
         for (n, text) in [(1, "z"), (2, "orders.eu"), (3, "a")] {
             let name = StreamName::new(text).expect("valid");
             let stream = StreamUid([n; 16]);
-            let reserve =
-                CatalogCommand::Reserve { name: name.clone(), stream, patch: patch.clone() };
+            let reserve = CatalogCommand::Reserve {
+                name: name.clone(),
+                stream,
+                patch: patch.clone(),
+                request: None,
+            };
             apply(catalog, 1_700_000_000_000_000 + i64::from(n), reserve);
             if n > 1 {
                 apply(catalog, 0, CatalogCommand::Activate { name: name.clone(), stream });

@@ -169,7 +169,7 @@ mod tests {
                 replicas: 5,
             }),
             CatalogOutcome::Entry(None),
-            CatalogOutcome::Entry(Some(entry(Phase::Creating { patch }))),
+            CatalogOutcome::Entry(Some(entry(Phase::Creating { patch, request: None }))),
             CatalogOutcome::Entry(Some(entry(Phase::Active))),
             CatalogOutcome::Entry(Some(entry(Phase::Deleting))),
             CatalogOutcome::Refused,

@@ -48,6 +48,7 @@ fn a_name_goes_from_reserved_to_active_to_free() {
         name: StreamName::new("a").expect("valid"),
         stream,
         patch: SpecPatch::default(),
+        request: None,
     };
     assert_eq!(apply(&mut catalog, 1, reserve(one)), CatalogOutcome::Refused, "not founded");
     apply(&mut catalog, 2, found(settings(1)));
@@ -60,7 +61,7 @@ fn a_name_goes_from_reserved_to_active_to_free() {
         CatalogOutcome::Entry(entry) => entry.map(|e| (e.stream, e.phase)),
         other => panic!("{other:?}"),
     };
-    let creating = Phase::Creating { patch: SpecPatch::default() };
+    let creating = Phase::Creating { patch: SpecPatch::default(), request: None };
     assert_eq!(phase(apply(&mut catalog, 4, reserve(one))), Some((one, creating.clone())));
     // A second creator is told the first one's stream.
     assert_eq!(phase(apply(&mut catalog, 5, reserve(two))), Some((one, creating)));
@@ -87,7 +88,8 @@ fn names_are_found_by_what_they_begin_with() {
     let names = texts.map(|text| StreamName::new(text).expect("valid"));
     for (at, name) in names.iter().enumerate() {
         let (stream, patch) = (StreamUid([at as u8; 16]), SpecPatch::default());
-        apply(&mut catalog, 2, CatalogCommand::Reserve { name: name.clone(), stream, patch });
+        let (name, request) = (name.clone(), None);
+        apply(&mut catalog, 2, CatalogCommand::Reserve { name, stream, patch, request });
     }
     for prefix in ["", "s", "shop", "shop.", "shop.a", "shop.b", "shop.c", "~", "Z", "\u{20ac}"] {
         for after in names.iter().map(Some).chain([None]) {

@@ -2,8 +2,8 @@
 
 use bytes::{BufMut, BytesMut};
 use railgun_types::{
-    ByteCursor, ClusterUid, Malformed, NodeId, NodeUid, ReplicaId, ShardId, SpecPatch, StreamName,
-    StreamUid, Timestamp, put_varint,
+    ByteCursor, ClusterUid, Malformed, NodeId, NodeUid, ReplicaId, RequestId, ShardId, SpecPatch,
+    StreamName, StreamUid, Timestamp, put_varint,
 };
 
 use crate::codec::{self, list, narrow, put_list};
@@ -29,6 +29,8 @@ pub enum CatalogCommand {
         stream: StreamUid,
         /// What the creator asked for, so that anyone can finish.
         patch: SpecPatch,
+        /// Which request the creator made.
+        request: Option<RequestId>,
     },
     /// The shard has created the stream.
     Activate {
@@ -210,6 +212,8 @@ const REINCARNATE: u8 = 13;
 const ADD_TOKEN: u8 = 14;
 const USE_TOKEN: u8 = 15;
 const UPDATE_NODES: u8 = 16;
+/// As [`RESERVE`], and which request it is at the end.
+const RESERVE_OF_REQUEST: u8 = 17;
 
 /// Fewest bytes of a node of a founding.
 const NODE_BYTES_MIN: usize = 23;
@@ -230,9 +234,13 @@ impl CatalogCommand {
                     info.encode(out);
                 });
             }
-            Self::Reserve { name, stream, patch } => {
-                put(out, RESERVE, name, stream);
+            Self::Reserve { name, stream, patch, request } => {
+                let kind = if request.is_some() { RESERVE_OF_REQUEST } else { RESERVE };
+                put(out, kind, name, stream);
                 codec::put_patch(out, patch);
+                if let Some(request) = request {
+                    out.put_slice(&request.0);
+                }
             }
             Self::Activate { name, stream } => put(out, ACTIVATE, name, stream),
             Self::Delete { name, stream } => put(out, DELETE, name, stream),
@@ -342,7 +350,15 @@ impl CatalogCommand {
         let name = codec::name(cursor)?;
         let stream = StreamUid(cursor.array()?);
         match kind {
-            RESERVE => Ok(Self::Reserve { name, stream, patch: codec::patch(cursor)? }),
+            RESERVE | RESERVE_OF_REQUEST => Ok(Self::Reserve {
+                name,
+                stream,
+                patch: codec::patch(cursor)?,
+                request: match kind {
+                    RESERVE => None,
+                    _ => Some(RequestId(cursor.array()?)),
+                },
+            }),
             ACTIVATE => Ok(Self::Activate { name, stream }),
             DELETE => Ok(Self::Delete { name, stream }),
             FREE => Ok(Self::Free { name, stream }),

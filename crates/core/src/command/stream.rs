@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, BytesMut};
 use railgun_types::{
-    ByteCursor, EnsureMode, Malformed, ProducerId, SpecPatch, StreamName, StreamUid,
+    ByteCursor, EnsureMode, Malformed, ProducerId, RequestId, SpecPatch, StreamName, StreamUid,
 };
 
 use crate::codec::{self, list, put_list};
@@ -44,6 +44,8 @@ pub struct EnsureStream {
     pub if_revision: Option<u64>,
     /// Changes that lose data are wanted.
     pub allow_destructive: bool,
+    /// Which request it is: what it has changed already is not in its own way.
+    pub request: Option<RequestId>,
 }
 
 /// Bytes of a stream's uid.
@@ -54,18 +56,23 @@ const DELETE: u8 = 2;
 /// As it was written before it told an epoch: it is read, and means any. Nobody writes it.
 const RELEASE_PRODUCER_OF_ANY_EPOCH: u8 = 3;
 const RELEASE_PRODUCER: u8 = 4;
+/// As [`ENSURE`], and which request it is at the end.
+const ENSURE_OF_REQUEST: u8 = 5;
 
 impl StreamCommand {
     pub(super) fn encode(&self, out: &mut BytesMut) {
         match self {
             Self::Ensure(ensure) => {
-                out.put_u8(ENSURE);
+                out.put_u8(if ensure.request.is_some() { ENSURE_OF_REQUEST } else { ENSURE });
                 out.put_slice(&ensure.stream.0);
                 codec::put_text(out, ensure.name.as_str());
                 codec::put_patch(out, &ensure.patch);
                 out.put_u8(ensure.mode as u8);
                 codec::put_option(out, ensure.if_revision, |out, r| out.put_u64_le(r));
                 codec::put_bool(out, ensure.allow_destructive);
+                if let Some(request) = ensure.request {
+                    out.put_slice(&request.0);
+                }
             }
             Self::Delete { stream } => {
                 out.put_u8(DELETE);
@@ -82,13 +89,17 @@ impl StreamCommand {
 
     pub(super) fn decode(cursor: &mut ByteCursor<'_>) -> Result<Self, Malformed> {
         match cursor.u8()? {
-            ENSURE => Ok(Self::Ensure(EnsureStream {
+            kind @ (ENSURE | ENSURE_OF_REQUEST) => Ok(Self::Ensure(EnsureStream {
                 stream: StreamUid(cursor.array()?),
                 name: codec::name(cursor)?,
                 patch: codec::patch(cursor)?,
                 mode: codec::ensure_mode(cursor)?,
                 if_revision: codec::option(cursor, ByteCursor::u64)?,
                 allow_destructive: codec::bool(cursor)?,
+                request: match kind {
+                    ENSURE => None,
+                    _ => Some(RequestId(cursor.array()?)),
+                },
             })),
             DELETE => Ok(Self::Delete { stream: StreamUid(cursor.array()?) }),
             kind @ (RELEASE_PRODUCER_OF_ANY_EPOCH | RELEASE_PRODUCER) => {

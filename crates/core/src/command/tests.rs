@@ -1,7 +1,7 @@
 use railgun_types::batch::{BatchBuilder, RecordBatch, RecordDraft};
 use railgun_types::{
-    ClusterUid, EnsureMode, NodeId, NodeUid, Offset, ProducerId, ReplicaId, ShardId, SpecPatch,
-    StreamName, StreamUid,
+    ClusterUid, EnsureMode, NodeId, NodeUid, Offset, ProducerId, ReplicaId, RequestId, ShardId,
+    SpecPatch, StreamName, StreamUid,
 };
 
 use super::*;
@@ -45,6 +45,7 @@ fn others() -> Vec<CommandBody> {
             mode: EnsureMode::Overwrite,
             if_revision: Some(3),
             allow_destructive: true,
+            request: None,
         })),
         CommandBody::Stream(StreamCommand::Delete { stream }),
         CommandBody::Stream(StreamCommand::ReleaseProducer {
@@ -81,7 +82,12 @@ fn others() -> Vec<CommandBody> {
             },
             nodes: Vec::new(),
         }),
-        CommandBody::Catalog(CatalogCommand::Reserve { name: name(), stream, patch }),
+        CommandBody::Catalog(CatalogCommand::Reserve {
+            name: name(),
+            stream,
+            patch,
+            request: None,
+        }),
         CommandBody::Catalog(CatalogCommand::Free { name: name(), stream }),
         CommandBody::Tick,
     ]
@@ -122,6 +128,24 @@ fn of_nodes() -> Vec<CommandBody> {
     commands.map(CommandBody::Catalog).into()
 }
 
+/// Of requests that say which they are; what came last.
+fn of_requests() -> Vec<CommandBody> {
+    let requested = Some(RequestId([3; 16]));
+    let mut bodies = others();
+    bodies.retain_mut(|body| match body {
+        CommandBody::Stream(StreamCommand::Ensure(ensure)) => {
+            ensure.request = requested;
+            true
+        }
+        CommandBody::Catalog(CatalogCommand::Reserve { request, .. }) => {
+            *request = requested;
+            true
+        }
+        _ => false,
+    });
+    bodies
+}
+
 fn concat(parts: &[Bytes]) -> Bytes {
     parts.concat().into()
 }
@@ -130,6 +154,7 @@ fn concat(parts: &[Bytes]) -> Bytes {
 fn commands_round_trip_whole_and_in_parts() {
     let mut bodies = others();
     bodies.extend(of_nodes());
+    bodies.extend(of_requests());
     bodies.push(CommandBody::Append(appends()));
     for body in bodies {
         let command = Command { ts: Timestamp(1_700_000_000_000_000), body };
@@ -172,7 +197,7 @@ fn an_item_is_found_at_its_position() {
 
 #[test]
 fn damaged_or_cut_commands_are_refused() {
-    for body in others().into_iter().chain(of_nodes()) {
+    for body in others().into_iter().chain(of_nodes()).chain(of_requests()) {
         let whole = concat(&Command { ts: Timestamp(1), body }.encode());
         for cut in 0..whole.len() {
             assert!(Command::decode(&[whole.slice(..cut)]).is_err(), "cut at {cut}");
@@ -238,4 +263,8 @@ fn the_format_is_fixed() {
     let encode = |body| concat(&Command { ts: Timestamp(2), body }.encode());
     let bytes = of_nodes().into_iter().map(encode).collect::<Vec<_>>().concat();
     assert!(bytes == golden, "the format of commands of nodes changed: {bytes:02x?}");
+
+    let golden: &[u8] = include_bytes!("../../tests/golden/commands-requests.bin");
+    let bytes = of_requests().into_iter().map(encode).collect::<Vec<_>>().concat();
+    assert!(bytes == golden, "the format of commands of requests changed: {bytes:02x?}");
 }

@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! streams      = map of: uid 16 │ name │ kind u8 │ most message bytes v │ owner │ revision v
-//!                │ created i64 │ deleted u8 │ next offset v │ last ts i64 │ record bytes v
+//!                │ created i64 │ flags u8 [1 deleted │ 2 changed by] │ next offset v │ last ts i64 │ record bytes v
 //!                │ open? u8 [range] │ closed: list of range
+//!                │ where it is flagged, changed by: request 16 │ update? u8 [list of diff]
+//! diff         = path │ actual │ wanted │ class u8
 //! range        = base v │ count v │ record bytes v │ day z │ since i64 │ first log index v
 //! producers    = map of: stream 16 │ id 16 │ epoch v │ next v │ used i64 │ list of result
 //! result       = sequence z │ count v │ base z │ ts z
@@ -34,13 +36,15 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::{BufMut, Bytes, BytesMut};
 use railgun_types::limits::PRODUCER_WINDOW;
 use railgun_types::{
-    ByteCursor, ClusterUid, Malformed, Offset, ProducerId, ShardId, StreamSpec, StreamUid,
-    Timestamp, put_varint, unzigzag, zigzag,
+    ByteCursor, ClusterUid, Malformed, Offset, ProducerId, RequestId, ShardId, StreamSpec,
+    StreamUid, Timestamp, put_varint, unzigzag, zigzag,
 };
 
 use super::manifest_log::{ManifestLog, StreamDirt};
 use super::offload::{Floor, HotRange, PlannedObject, PlannedRange};
+use super::outcome::{DIFF_BYTES_MIN, diff, put_diff};
 use super::producers::{Producer, ProducerKey, Producers, StoredResult};
+use super::stream::ChangedBy;
 use super::{HotIndex, SEGMENT_BYTES_MIN, ShardState, Stream, Waiting};
 use crate::checkpoint::{CheckpointError, CheckpointReader, CheckpointWriter, Header, Section};
 use crate::codec::{self, list, map, narrow, put_list, put_varints};
@@ -48,6 +52,10 @@ use crate::manifest::{
     ColdRange, ManifestVersion, ObjectId, ObjectInfo, ObjectKind, SegmentKind, ShardManifest,
     StreamManifest,
 };
+
+/// What is said of a stream.
+const DELETED: u8 = 1;
+const CHANGED_BY: u8 = 2;
 
 /// Fewest bytes of each item of a list.
 mod bytes_min {
@@ -227,6 +235,7 @@ fn put_stream(out: &mut BytesMut, (uid, stream): (&StreamUid, &Stream)) {
         name,
         spec,
         revision,
+        changed_by,
         created,
         deleted,
         next,
@@ -244,34 +253,52 @@ fn put_stream(out: &mut BytesMut, (uid, stream): (&StreamUid, &Stream)) {
     codec::put_text(out, owner);
     put_varint(out, *revision);
     out.put_i64_le(created.0);
-    codec::put_bool(out, *deleted);
+    let flag = |is_set, flag| if is_set { flag } else { 0 };
+    out.put_u8(flag(*deleted, DELETED) | flag(changed_by.is_some(), CHANGED_BY));
     put_varint(out, next.0);
     out.put_i64_le(last_ts.0);
     put_varint(out, *record_bytes);
     codec::put_option(out, open.as_ref(), put_range);
     put_list(out, closed.iter(), put_range);
+    if let Some(ChangedBy { request, diff }) = changed_by {
+        out.put_slice(&request.0);
+        codec::put_option(out, diff.as_ref(), |out, diff| put_list(out, diff.iter(), put_diff));
+    }
 }
 
 fn stream(cursor: &mut ByteCursor<'_>) -> Result<(StreamUid, Stream), Malformed> {
     let uid = StreamUid(cursor.array()?);
+    let name = codec::name(cursor)?;
+    let spec = StreamSpec {
+        kind: codec::kind(cursor)?,
+        max_message_bytes: narrow(cursor)?,
+        owner: codec::text(cursor)?,
+    };
+    let (revision, created) = (cursor.varint()?, Timestamp(cursor.i64()?));
+    let flags = cursor.u8()?;
+    if flags & !(DELETED | CHANGED_BY) != 0 {
+        return Err(Malformed);
+    }
     let stream = Stream {
-        name: codec::name(cursor)?,
-        spec: StreamSpec {
-            kind: codec::kind(cursor)?,
-            max_message_bytes: narrow(cursor)?,
-            owner: codec::text(cursor)?,
-        },
-        revision: cursor.varint()?,
-        created: Timestamp(cursor.i64()?),
-        deleted: codec::bool(cursor)?,
+        name,
+        spec,
+        revision,
+        created,
+        deleted: flags & DELETED != 0,
         next: Offset(cursor.varint()?),
         last_ts: Timestamp(cursor.i64()?),
         record_bytes: cursor.varint()?,
         index: HotIndex::default(),
         open: codec::option(cursor, range)?,
         closed: list(cursor, bytes_min::RANGE, range)?,
+        changed_by: (flags & CHANGED_BY != 0).then(|| changed_by(cursor)).transpose()?,
     };
     Ok((uid, stream))
+}
+
+fn changed_by(cursor: &mut ByteCursor<'_>) -> Result<ChangedBy, Malformed> {
+    let diffs = |cursor: &mut ByteCursor<'_>| list(cursor, DIFF_BYTES_MIN, diff);
+    Ok(ChangedBy { request: RequestId(cursor.array()?), diff: codec::option(cursor, diffs)? })
 }
 
 fn put_range(out: &mut BytesMut, range: &HotRange) {

@@ -36,7 +36,7 @@ const TICKED: u8 = 8;
 const FOREIGN: u8 = 9;
 
 /// Fewest bytes of a difference.
-const DIFF_BYTES_MIN: usize = 4;
+pub(super) const DIFF_BYTES_MIN: usize = 4;
 
 impl Outcome {
     /// Writes the outcome behind what `out` holds.
@@ -193,7 +193,7 @@ fn ensured(cursor: &mut ByteCursor<'_>) -> Result<Result<Ensured, EnsureRefused>
     })
 }
 
-fn put_diff(out: &mut BytesMut, diff: &FieldDiff) {
+pub(super) fn put_diff(out: &mut BytesMut, diff: &FieldDiff) {
     let FieldDiff { path, actual, wanted, class } = diff;
     put_text(out, path);
     put_text(out, actual);
@@ -201,7 +201,7 @@ fn put_diff(out: &mut BytesMut, diff: &FieldDiff) {
     out.put_u8(*class as u8);
 }
 
-fn diff(cursor: &mut ByteCursor<'_>) -> Result<FieldDiff, Malformed> {
+pub(super) fn diff(cursor: &mut ByteCursor<'_>) -> Result<FieldDiff, Malformed> {
     Ok(FieldDiff {
         path: text(cursor)?,
         actual: text(cursor)?,

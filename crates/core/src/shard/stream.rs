@@ -4,8 +4,8 @@ use std::collections::btree_map::Entry;
 
 use railgun_types::limits::TOMBSTONES_PER_SHARD;
 use railgun_types::{
-    ChangeClass, EnsureMode, EntryId, FieldDiff, Offset, SpecPatch, StreamKind, StreamName,
-    StreamSpec, StreamUid, Timestamp,
+    ChangeClass, EnsureMode, EntryId, FieldDiff, Offset, RequestId, SpecPatch, StreamKind,
+    StreamName, StreamSpec, StreamUid, Timestamp,
 };
 
 use super::offload::{Floor, HotRange, RANGE_BYTES_MAX, RANGE_RECORDS_MAX};
@@ -20,6 +20,8 @@ pub struct Stream {
     pub(super) name: StreamName,
     pub(super) spec: StreamSpec,
     pub(super) revision: u64,
+    /// The request that made this revision, if it said which it was.
+    pub(super) changed_by: Option<ChangedBy>,
     pub(super) created: Timestamp,
     pub(super) deleted: bool,
     pub(super) next: Offset,
@@ -28,6 +30,14 @@ pub struct Stream {
     pub(super) index: HotIndex,
     pub(super) open: Option<HotRange>,
     pub(super) closed: Vec<HotRange>,
+}
+
+/// A request that made a stream what it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ChangedBy {
+    pub(super) request: RequestId,
+    /// What it changed; `None`: it created the stream.
+    pub(super) diff: Option<Vec<FieldDiff>>,
 }
 
 /// What `ensure` found or did (EN-1 … EN-3).
@@ -162,6 +172,7 @@ impl Stream {
             name,
             spec,
             revision: 1,
+            changed_by: None,
             created,
             deleted: false,
             next: Offset(0),
@@ -255,6 +266,8 @@ impl ShardState {
         let diff = ensure.patch.diff(&stream.spec);
         ensure.patch.apply_to(&mut stream.spec);
         stream.revision += 1;
+        let by = |request| ChangedBy { request, diff: Some(diff.clone()) };
+        stream.changed_by = ensure.request.map(by);
         Ok(Ensured::Updated { revision: stream.revision, diff })
     }
 
@@ -268,6 +281,14 @@ impl ShardState {
             return Some(Err(EnsureRefused::Deleted));
         }
         let actual = stream.revision;
+        // A repeat is told what the first one was, whose own change is not in its way (EN-6).
+        let is_repeat = |by: &&ChangedBy| Some(by.request) == ensure.request;
+        if let Some(by) = stream.changed_by.as_ref().filter(is_repeat) {
+            return Some(Ok(match &by.diff {
+                None => Ensured::Created,
+                Some(diff) => Ensured::Updated { revision: actual, diff: diff.clone() },
+            }));
+        }
         if ensure.if_revision.is_some_and(|wanted| wanted != actual) {
             return Some(Err(EnsureRefused::Revision { actual }));
         }
@@ -297,7 +318,8 @@ impl ShardState {
         if spec.kind != StreamKind::Persistent {
             return Err(EnsureRefused::Kind);
         }
-        let stream = Stream::new(ensure.name.clone(), spec, self.log_time);
+        let mut stream = Stream::new(ensure.name.clone(), spec, self.log_time);
+        stream.changed_by = ensure.request.map(|request| ChangedBy { request, diff: None });
         let manifest = StreamManifest {
             name: ensure.name.clone(),
             created: self.log_time,
@@ -327,6 +349,7 @@ impl ShardState {
             return false;
         }
         stream.deleted = true;
+        stream.changed_by = None;
         stream.last_ts = self.log_time;
         stream.index = HotIndex::default();
         if let Some(open) = stream.open.take() {

@@ -54,6 +54,7 @@ impl Shard {
             mode,
             if_revision: None,
             allow_destructive: false,
+            request: None,
         };
         match self.apply(0, CommandBody::Stream(StreamCommand::Ensure(ensure))) {
             Outcome::Ensured(result) => result,
@@ -220,9 +221,15 @@ fn what_would_change_nothing_is_left_out_and_has_the_outcome_that_an_entry_would
     let ensure = |uid, bytes, mode, if_revision| {
         let patch = SpecPatch { max_message_bytes: bytes, ..SpecPatch::default() };
         let name = StreamName::new("s").expect("valid");
-        let allow_destructive = false;
-        let ensure =
-            EnsureStream { stream: uid, name, patch, mode, if_revision, allow_destructive };
+        let ensure = EnsureStream {
+            stream: uid,
+            name,
+            patch,
+            mode,
+            if_revision,
+            allow_destructive: false,
+            request: None,
+        };
         CommandBody::Stream(StreamCommand::Ensure(ensure))
     };
     let mut shard = Shard::new();
@@ -289,6 +296,51 @@ fn ensure_compares_reports_and_changes() {
         shard.ensure(StreamUid([5; 16]), ephemeral, EnsureMode::Warn),
         Err(EnsureRefused::Kind)
     );
+}
+
+#[test]
+fn a_request_that_is_repeated_is_not_in_its_own_way() {
+    // EN-6
+    let mut shard = Shard::new();
+    let stream = StreamUid([5; 16]);
+    let mut ensure = |request: Option<u8>, owner: &str, if_revision| {
+        let body = CommandBody::Stream(StreamCommand::Ensure(EnsureStream {
+            stream,
+            name: StreamName::new("s").expect("valid"),
+            patch: SpecPatch { owner: Some(owner.to_owned()), ..SpecPatch::default() },
+            mode: EnsureMode::Overwrite,
+            if_revision: Some(if_revision),
+            allow_destructive: false,
+            request: request.map(|request| railgun_types::RequestId([request; 16])),
+        }));
+        // Where it needs no entry it has the same outcome.
+        let pruned = shard.state.prune(&mut body.clone());
+        let outcome = shard.apply(0, body);
+        assert!(pruned.is_none_or(|pruned| pruned == outcome), "{outcome:?}");
+        match outcome {
+            Outcome::Ensured(result) => result,
+            other => panic!("{other:?}"),
+        }
+    };
+    let conflict = |actual| Err(EnsureRefused::Revision { actual });
+    assert_eq!(ensure(Some(1), "a", 0), Ok(Ensured::Created));
+    assert_eq!(ensure(Some(1), "a", 0), Ok(Ensured::Created), "its answer was lost");
+    assert_eq!(ensure(Some(2), "a", 0), conflict(1), "another creator");
+    assert_eq!(ensure(None, "a", 0), conflict(1));
+    let updated = ensure(Some(3), "b", 1);
+    assert!(matches!(&updated, Ok(Ensured::Updated { revision: 2, diff }) if diff.len() == 1));
+    assert_eq!(ensure(Some(3), "b", 1), updated);
+    assert_eq!(ensure(Some(3), "b", 1), updated);
+    // Of each stream the last change is known.
+    assert_eq!(ensure(Some(1), "a", 0), conflict(2));
+    // One that changes nothing, or is refused, takes nobody's place.
+    assert_eq!(ensure(Some(4), "b", 2), Ok(Ensured::Unchanged { revision: 2 }));
+    assert_eq!(ensure(Some(5), "c", 9), conflict(2));
+    assert_eq!(ensure(Some(3), "b", 1), updated);
+    // Who does not say which request it is has made the last change all the same.
+    assert!(matches!(ensure(None, "c", 2), Ok(Ensured::Updated { revision: 3, .. })));
+    assert_eq!(ensure(Some(3), "b", 1), conflict(3));
+    assert_eq!(ensure(None, "c", 2), conflict(3));
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Ensuring a stream: the wish, the answer, and the differences between them (SEMANTICS §8).
 
 use railgun_types::{
-    ChangeClass, EnsureMode, FieldDiff, InvalidSpec, SpecPatch, StreamKind, StreamName, StreamSpec,
-    StreamUid,
+    ChangeClass, EnsureMode, FieldDiff, InvalidSpec, RequestId, SpecPatch, StreamKind, StreamName,
+    StreamSpec, StreamUid,
 };
 
 use super::{InvalidMessage, Uid, invalid};
@@ -21,6 +21,8 @@ pub struct EnsureRequest {
     pub if_revision: Option<u64>,
     /// Whether changes may lose data (EN-4).
     pub allow_destructive: bool,
+    /// Which request it is, however often it is sent.
+    pub request: Option<RequestId>,
 }
 
 /// A parsed [`v1::StreamEnsured`].
@@ -60,12 +62,17 @@ impl TryFrom<v1::EnsureStream> for EnsureRequest {
             }
         };
         let patch = message.spec.unwrap_or_default().try_into()?;
+        let request = match message.request_id.is_empty() {
+            true => None,
+            false => Some(RequestId::from_wire("request_id", &message.request_id)?),
+        };
         Ok(Self {
             name: StreamName::new(&message.name)?,
             patch,
             mode,
             if_revision: message.if_revision,
             allow_destructive: message.allow_destructive,
+            request,
         })
     }
 }
@@ -83,6 +90,7 @@ impl From<&EnsureRequest> for v1::EnsureStream {
             mode: mode.into(),
             if_revision: request.if_revision,
             allow_destructive: request.allow_destructive,
+            request_id: request.request.map(|id| id.to_wire()).unwrap_or_default(),
         }
     }
 }

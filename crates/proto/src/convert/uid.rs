@@ -1,7 +1,7 @@
 //! The 16-byte identifiers.
 
 use bytes::Bytes;
-use railgun_types::{ClusterUid, NodeUid, ProducerId, StreamUid};
+use railgun_types::{ClusterUid, NodeUid, ProducerId, RequestId, StreamUid};
 
 use super::{InvalidMessage, invalid};
 
@@ -33,4 +33,4 @@ macro_rules! uid {
     };
 }
 
-uid!(StreamUid, ClusterUid, NodeUid, ProducerId);
+uid!(StreamUid, ClusterUid, NodeUid, ProducerId, RequestId);

@@ -37,3 +37,32 @@ async fn three_nodes_come_together_replicate_and_go_on_without_one() {
     cluster.start(&[leader]).await;
     assert_eq!(cluster.read(leader, "s").await, values, "the node that is back");
 }
+
+/// EN-6: whoever asks the others again, because the one that did it is gone, is told what it did.
+#[tokio::test(start_paused = true)]
+async fn a_change_that_is_asked_for_again_after_a_fail_over_is_not_in_its_own_way() {
+    let mut cluster = Cluster::new(3);
+    cluster.start(&[1, 2, 3]).await;
+    let by = |request: u8, bytes: u32, if_revision: u64| EnsureRequest {
+        if_revision: Some(if_revision),
+        request: Some(RequestId([request; 16])),
+        ..wish("s", bytes, EnsureMode::Overwrite)
+    };
+    let mut asked = 1;
+    for (revision, bytes) in [(0, 10), (1, 20)] {
+        let request = by(revision as u8, bytes, revision);
+        let first = cluster.node(asked).streams.ensure(request.clone()).await.unwrap();
+        assert_eq!(first.revision, revision + 1);
+        let shard = cluster.node(asked).streams.resolve(&name("s")).await.unwrap().shard.id();
+        let leader = cluster.leader(asked, shard).expect("the shard has a leader");
+        cluster.kill(leader).await;
+        let other = leader % 3 + 1;
+        let again = cluster.node(other).streams.ensure(request).await.unwrap();
+        assert_eq!(again, first);
+        let late = cluster.node(other).streams.ensure(by(9, 30, revision)).await.unwrap_err();
+        assert_eq!(late.code, ErrorCode::RevisionConflict, "{late}");
+        assert_eq!(late.actual, Some(revision + 1));
+        cluster.start(&[leader]).await;
+        asked = other;
+    }
+}

@@ -97,6 +97,7 @@ fn state() -> ShardState {
         mode: EnsureMode::Warn,
         if_revision: None,
         allow_destructive: false,
+        request: None,
     };
     let body = CommandBody::Stream(StreamCommand::Ensure(ensure));
     state.apply(EntryId { index: 0, term: 1 }, &Command { ts: Timestamp(0), body });
@@ -156,6 +157,7 @@ fn ensure_new() -> CommandBody {
         mode: EnsureMode::Warn,
         if_revision: None,
         allow_destructive: false,
+        request: None,
     };
     CommandBody::Stream(StreamCommand::Ensure(ensure))
 }

@@ -2,8 +2,9 @@ use std::sync::LazyLock;
 
 use proptest::prelude::*;
 use railgun_types::batch::{BatchBuilder, RecordBatch, RecordDraft};
-use railgun_types::{EnsureMode, EntryId, SpecPatch, StreamName};
+use railgun_types::{EnsureMode, EntryId, RequestId, SpecPatch, StreamName};
 
+use super::super::stream::ChangedBy;
 use super::*;
 use crate::checkpoint::damage;
 use crate::command::{
@@ -97,7 +98,33 @@ fn ensure(stream: u8, patch: SpecPatch, mode: EnsureMode) -> CommandBody {
         mode,
         if_revision: None,
         allow_destructive: false,
+        request: None,
     }))
+}
+
+/// The same, by a request that says which one it is.
+fn ensure_by(request: u8, stream: u8, patch: SpecPatch, mode: EnsureMode) -> CommandBody {
+    let mut body = ensure(stream, patch, mode);
+    if let CommandBody::Stream(StreamCommand::Ensure(ensure)) = &mut body {
+        ensure.request = Some(RequestId([request; 16]));
+    }
+    body
+}
+
+/// As [`rich`], with streams that were changed by requests that said which they were.
+fn richer() -> ShardState {
+    let mut shard = Replica { state: rich(), next: EntryId { index: 300, term: 3 }, now: 0 };
+    let owned = SpecPatch { owner: Some("eu".to_owned()), ..SpecPatch::default() };
+    shard.apply(ensure_by(1, 4, SpecPatch::default(), EnsureMode::Warn));
+    shard.apply(ensure_by(2, 1, owned.clone(), EnsureMode::Overwrite));
+    shard.apply(ensure_by(3, 5, SpecPatch::default(), EnsureMode::Warn));
+    shard.apply(CommandBody::Stream(StreamCommand::Delete { stream: uid(5) }));
+    let state = shard.state;
+    let by = |stream: u8| state.streams[&uid(stream)].changed_by.clone();
+    assert_eq!(by(4), Some(ChangedBy { request: RequestId([1; 16]), diff: None }));
+    assert_eq!(by(1).map(|by| by.diff.map(|diff| diff.len())), Some(Some(1)));
+    assert_eq!(by(5), None, "nobody asks a tombstone");
+    state
 }
 
 fn append(stream: u8, batch: usize) -> Append {
@@ -205,7 +232,7 @@ fn rich() -> ShardState {
 
 #[test]
 fn a_state_comes_back_as_it_was() {
-    for state in [ShardState::new(CLUSTER, SHARD), rich()] {
+    for state in [ShardState::new(CLUSTER, SHARD), rich(), richer()] {
         assert_eq!(restored(&state, true), state);
         assert_eq!(restored(&state, false), without_index(&state));
     }
@@ -237,7 +264,7 @@ fn what_is_not_understood_is_named() {
 #[test]
 fn damage_is_refused() {
     for with_index in [false, true] {
-        damage::check(&encode(&rich(), with_index), |damaged| {
+        damage::check(&encode(&richer(), with_index), |damaged| {
             let decoded = decode(damaged);
             damage::check_check(
                 Some(CLUSTER),
@@ -309,6 +336,18 @@ fn an_index_that_does_not_fit_its_stream_is_refused() {
 }
 
 #[test]
+fn what_changed_a_stream_is_written_behind_it() {
+    let (mut plain, request) = (richer(), RequestId([2; 16]));
+    plain.streams.get_mut(&uid(1)).expect("there").changed_by = None;
+    plain.streams.get_mut(&uid(4)).expect("there").changed_by = None;
+    let added = encode(&richer(), false).len() - encode(&plain, false).len();
+    // Flags hold whether it is there. One created: an id, and no. One updated: an id, yes, how many
+    // fields, and of one its path, both values and its class.
+    let texts: usize = ["owner", "ops", "eu"].iter().map(|text| 1 + text.len()).sum();
+    assert_eq!(added, 2 * request.0.len() + 1 + 1 + 1 + texts + 1);
+}
+
+#[test]
 fn the_format_is_fixed() {
     let mut state = rich();
     // When that was written, a deleted stream kept the time of its last record.
@@ -347,6 +386,7 @@ enum Step {
         stream: u8,
         patch: SpecPatch,
         mode: EnsureMode,
+        request: Option<u8>,
     },
     Append(Vec<Item>),
     Seal(SealScope),
@@ -402,7 +442,10 @@ impl Item {
 impl Step {
     fn body(&self, state: &ShardState) -> Option<CommandBody> {
         Some(match self {
-            Self::Ensure { stream, patch, mode } => ensure(*stream, patch.clone(), *mode),
+            Self::Ensure { stream, patch, mode, request } => match request {
+                None => ensure(*stream, patch.clone(), *mode),
+                Some(request) => ensure_by(*request, *stream, patch.clone(), *mode),
+            },
             Self::Append(items) => {
                 CommandBody::Append(items.iter().map(|item| item.append(state)).collect())
             }
@@ -466,8 +509,9 @@ fn step() -> impl Strategy<Value = Step> {
         Step::Append(vec![item; 9])
     });
     prop_oneof![
-        2 => (0u8..4, patch, mode)
-            .prop_map(|(stream, patch, mode)| Step::Ensure { stream, patch, mode }),
+        2 => (0u8..4, patch, mode, proptest::option::of(0u8..4)).prop_map(
+            |(stream, patch, mode, request)| Step::Ensure { stream, patch, mode, request }
+        ),
         10 => proptest::collection::vec(item(), 1..6).prop_map(Step::Append),
         1 => full,
         4 => scope.prop_map(Step::Seal),
