@@ -53,6 +53,8 @@ pub const SHARDS: u32 = 4_096;
 pub const VOTERS: usize = 5;
 /// Most nodes of a cluster at a time; those that were removed do not count.
 pub const NODES: usize = 256;
+/// Most connections that one node makes to another.
+pub const PEER_LINES: usize = 4;
 /// Most nodes that a cluster ever gives a number to: what is kept of removed ones is bounded.
 pub const NODES_EVER: u32 = 65_535;
 /// Longest address of a node, in bytes: a DNS name, a colon and a port.

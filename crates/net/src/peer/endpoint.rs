@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use quinn::{ClientConfig, Connecting, ConnectionError, Incoming, TransportConfig};
 use railgun_types::ErrorCode;
+use railgun_types::limits::{NODES, PEER_LINES};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -15,6 +16,7 @@ use super::{NODE_NAME, NodeTls, PeerConnectError};
 use crate::connect::CONNECT_TIMEOUT;
 use crate::connection::Connection;
 use crate::endpoint::{BindError, endpoint_config, server_config};
+use crate::guests::{Guests, Hosts};
 use crate::memory::MemoryPeer;
 use crate::not_made::NotMade;
 use crate::runtime::OnTokio;
@@ -22,6 +24,12 @@ use crate::{close_code, quic};
 
 /// Connections that are ready and wait to be accepted.
 const READY_MAX: usize = 64;
+/// Handshakes at a time, unless it is said otherwise.
+const HANDSHAKES_MAX: usize = 256;
+/// Connections at a time, unless it is said otherwise: those of the largest cluster, which each of two
+/// nodes makes to the other. They count twice, for those of a node that was restarted come while its
+/// old ones have not fallen silent for long enough; and who is not verified yet has places of its own.
+const CONNECTIONS_MAX: usize = (NODES - 1) * PEER_LINES * 2 * 2 + HANDSHAKES_MAX;
 /// How often the log tells of those who were refused.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
@@ -35,7 +43,9 @@ pub struct PeerListenSpec {
     /// Time for a connection to be made, by either side.
     pub handshake_timeout: Duration,
     /// Handshakes of those who dial at a time; beyond it they are refused. Where half of these are
-    /// taken, they must first prove their address, which costs them a round trip.
+    /// taken, they must first prove their address, which costs them a round trip, and none gets a further
+    /// one whose host, an IPv4 address or the /64 of an IPv6 address, has a sixteenth of them: a host
+    /// that shows no certificate keeps no node out.
     pub handshakes_max: usize,
     /// Connections at a time, those that this node dialled and handshakes included; beyond it who dials
     /// is refused.
@@ -50,8 +60,8 @@ impl PeerListenSpec {
             addr,
             tls,
             handshake_timeout: CONNECT_TIMEOUT,
-            handshakes_max: 256,
-            connections_max: 1_024,
+            handshakes_max: HANDSHAKES_MAX,
+            connections_max: CONNECTIONS_MAX,
         }
     }
 }
@@ -103,9 +113,13 @@ impl PeerEndpoint {
         let handshake_timeout = spec.handshake_timeout;
         let (queue, ready) = async_channel::bounded(READY_MAX);
         let (refusals, refused) = watch::channel(RefusedPeers::default());
+        // Who dials is a stranger until it is verified.
+        let guests = Guests::new(spec.handshakes_max, 0);
         let greeter = Greeter {
             endpoint: endpoint.clone(),
             spec,
+            hosts: Hosts::new(Arc::clone(&guests)),
+            guests,
             queue,
             refusals,
             warned: None,
@@ -273,6 +287,9 @@ struct Greeter {
     queue: async_channel::Sender<Connection>,
     refusals: watch::Sender<RefusedPeers>,
     warned: Option<Instant>,
+    /// Those who have not been verified.
+    guests: Arc<Guests>,
+    hosts: Hosts,
     handshakes: JoinSet<Option<PeerConnectError>>,
 }
 
@@ -299,11 +316,13 @@ impl Greeter {
         let busy = self.handshakes.len();
         let full = busy >= self.spec.handshakes_max
             || self.endpoint.open_connections() >= self.spec.connections_max;
-        if !full && busy >= self.spec.handshakes_max / 2 && incoming.may_retry() {
+        let scarce = busy >= self.spec.handshakes_max / 2 || self.guests.is_scarce();
+        if !full && scarce && incoming.may_retry() {
             // Fails only where `may_retry` says no.
             return drop(incoming.retry());
         }
-        if full {
+        // An address is believed once it is proven.
+        if full || scarce && self.hosts.is_greedy(addr.ip()) {
             incoming.refuse();
             return self.on_refused(PeerConnectError::Full { addr });
         }
@@ -314,9 +333,11 @@ impl Greeter {
                 return self.on_refused(PeerConnectError::not_made(addr, timeout, error.into()));
             }
         };
-        let queue = self.queue.clone();
+        let (queue, guest) = (self.queue.clone(), self.hosts.welcome(addr.ip()));
         self.handshakes.spawn(async move {
-            match within(addr, timeout, accepted(connecting)).await {
+            let made = within(addr, timeout, accepted(connecting)).await;
+            drop(guest);
+            match made {
                 // Fails only if the endpoint was dropped: then so is the connection.
                 Ok(connection) => drop(queue.send(connection).await),
                 Err(error) => return Some(error),

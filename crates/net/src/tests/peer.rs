@@ -1,5 +1,6 @@
 //! Nodes that speak with one another over QUIC, and those who are none.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use bytes::Bytes;
 use quinn::crypto::rustls::QuicClientConfig;
 use railgun_proto::WireCode;
 use railgun_types::ErrorCode;
+use tokio::net::UdpSocket;
 use tokio::time::Instant;
 
 use super::{ANY_PORT, credit, listening, poll_once, publish, within_deadline};
@@ -254,6 +256,69 @@ async fn a_node_that_is_full_or_not_there_is_told_from_others() {
         spec.addr = node.local_addr();
         let error = PeerEndpoint::bind(spec).unwrap_err();
         assert_eq!(error.source.kind(), std::io::ErrorKind::AddrInUse);
+    })
+    .await;
+}
+
+/// Dials the node at `addr` from another host, and says nothing more when it has heard its first word;
+/// what it leaves, or why it got no further.
+async fn fall_silent(
+    dials: &PeerEndpoint,
+    addr: SocketAddr,
+) -> Result<UdpSocket, PeerConnectError> {
+    let (near, far) = (UdpSocket::bind(ANY_PORT), UdpSocket::bind("127.0.0.2:0"));
+    let (near, far) = (near.await.unwrap(), far.await.unwrap());
+    far.connect(addr).await.unwrap();
+    let mut dialling = std::pin::pin!(dials.connect(near.local_addr().unwrap()));
+    let (mut there, mut back, mut from) = ([0; 2_048], [0; 2_048], ANY_PORT);
+    loop {
+        tokio::select! {
+            biased;
+            made = &mut dialling => return Err(made.expect_err("it was not let in")),
+            came = far.recv(&mut back) => {
+                let len = came.unwrap();
+                near.send_to(&back[..len], from).await.unwrap();
+                // A retry is no word yet (RFC 9000, 17.2.5), and a refusal fits into a small packet.
+                if back[0] & 0xf0 != 0xf0 && len >= 1_000 {
+                    return Ok(far);
+                }
+            }
+            came = near.recv_from(&mut there) => {
+                let (len, who) = came.unwrap();
+                from = who;
+                far.send(&there[..len]).await.unwrap();
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_host_that_falls_silent_in_its_handshakes_keeps_no_node_out() {
+    within_deadline(async {
+        let (ca, foreign) = (Ca::new(), Ca::new());
+        let mut spec = PeerListenSpec::new(ANY_PORT, ca.tls(&ca.certificate()));
+        (spec.handshakes_max, spec.handshake_timeout) = (32, Duration::from_secs(600));
+        let node = PeerEndpoint::bind(spec).unwrap();
+        let addr = node.local_addr();
+        let stranger = foreign.endpoint();
+        let (mut silent, mut refused) = (Vec::new(), 0_u64);
+        for _ in 0..32 {
+            match fall_silent(&stranger, addr).await {
+                Ok(left) => silent.push(left),
+                Err(error) => {
+                    assert!(matches!(error, PeerConnectError::Refused { .. }), "{error}");
+                    refused += 1;
+                }
+            }
+        }
+        assert_eq!((silent.len(), refused), (16, 16), "half of them, and then it has its part");
+        assert_eq!(node.refused().total, refused);
+        // Who comes from elsewhere proves that, and is let in.
+        let other = ca.endpoint();
+        for _ in 0..32 {
+            let _near = other.connect(addr).await.unwrap();
+            node.accept().await.unwrap();
+        }
     })
     .await;
 }
