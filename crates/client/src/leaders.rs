@@ -16,7 +16,7 @@ use crate::backoff::{Backoff, Randomness};
 use crate::dial::Dial;
 use crate::link::silence;
 use crate::options::{ClientOptions, host_and_port};
-use crate::session::{ControlStream, Session};
+use crate::session::{ControlStream, LEADERLESS_LEADER_MAX, Session};
 
 /// Nodes that a client has sessions with, or tries to, beside that of its link.
 const NODES_MAX: usize = 64;
@@ -75,9 +75,9 @@ impl Pace {
     }
 
     /// Waits for the next turn; a moment in any case, so that not everybody who was told of a leader comes
-    /// there at the same time, and nobody who is about to leave anyway.
+    /// there at the same time, and nobody who is about to leave anyway. A relay is no reason to be in a hurry.
     pub(crate) async fn turn(&self, randomness: &Randomness) {
-        let moment = Backoff::of_moves().next(randomness.next());
+        let moment = Duration::from_millis(100 + randomness.next() % 400);
         tokio::time::sleep_until(self.not_before.max(Instant::now() + moment)).await;
     }
 }
@@ -259,7 +259,7 @@ impl Keeper {
                     if session.cluster_uid == *cluster_uid && session.node_id == node =>
                 {
                     tracing::debug!(node, server = %target, "connected to the leader");
-                    session.has_others = true;
+                    session.leaderless_max = Some(LEADERLESS_LEADER_MAX);
                     return Some((session, control));
                 }
                 Ok((session, _)) => {

@@ -26,6 +26,8 @@ const LEAVING_MAX: Duration = Duration::from_secs(60);
 /// How long a server may answer that nobody leads, before another is sought: longer than an election takes.
 /// It may be cut off from the others.
 const LEADERLESS_MAX: Duration = Duration::from_secs(3);
+/// The same of a node that was gone to because it leads: the link's server finds who leads instead of it.
+pub(crate) const LEADERLESS_LEADER_MAX: Duration = Duration::from_millis(500);
 /// Other servers that one may name when it goes away.
 const ALTERNATIVES_MAX: usize = 16;
 
@@ -48,8 +50,8 @@ pub(crate) struct Session {
     /// Since when the server answers that nobody leads: milliseconds of the session's life, or 0.
     leaderless_since: AtomicU64,
     begun: Instant,
-    /// The client knows other servers.
-    pub(crate) has_others: bool,
+    /// How long that is borne. `None`: the client knows no other server.
+    pub(crate) leaderless_max: Option<Duration>,
     /// Streams that may still be opened. Beyond them QUIC would wait, for as long as no other ends.
     slots: Arc<Semaphore>,
 }
@@ -145,7 +147,7 @@ impl Session {
             owed: Arc::default(),
             leaderless_since: AtomicU64::new(0),
             begun: Instant::now(),
-            has_others: options.servers.len() > 1,
+            leaderless_max: (options.servers.len() > 1).then_some(LEADERLESS_MAX),
             slots: Arc::new(Semaphore::new(STREAMS_BESIDE_CONTROL)),
         };
         Ok((session, control))
@@ -183,8 +185,8 @@ impl Session {
         let since =
             self.leaderless_since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
         let since = since.unwrap_or_else(|since| since);
-        let is_long = now.saturating_sub(since) >= LEADERLESS_MAX.as_millis() as u64;
-        if since > 0 && is_long && self.has_others {
+        let lasted = Duration::from_millis(now.saturating_sub(since));
+        if since > 0 && self.leaderless_max.is_some_and(|max| lasted >= max) {
             tracing::debug!(server = %self.target, "the server finds no leader; another is sought");
             self.going_away.cancel();
         }

@@ -236,3 +236,30 @@ async fn who_does_not_follow_leaders_asks_for_no_hints() {
         assert_eq!(open.leader_hints, follow_leaders);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_leads_no_more_and_knows_no_other_is_left_for_the_first_server() {
+    let cluster = Cluster::new(2);
+    let (client, session) = connect(&cluster).await;
+    let (publisher, mut stream, producer) = publisher(&client, &session).await;
+    stream.send(&leads(2)).await;
+    let leader = comes_to(&cluster, 2).await;
+    let (mut stream, _) = timeout(SOON, leader.publisher()).await.unwrap();
+    let a = publisher.send(Message::new("a")).await.unwrap();
+    let refuse = async {
+        while let Ok(Some(_)) = stream.reader.next().await {
+            let error = Some(error(ErrorCode::Unavailable));
+            let items = vec![v1::ItemResult { error, ..v1::ItemResult::default() }];
+            stream.writer.send(Frame::new(&v1::PublishResult { items })).await.ok();
+        }
+        std::future::pending::<()>().await;
+    };
+    let (mut stream, again) = tokio::select! {
+        () = refuse => unreachable!("it waits for ever"),
+        opened = timeout(FAILOVER, session.publisher()) => opened.unwrap(),
+    };
+    assert_eq!(again, producer);
+    assert_eq!(stream.published().await, value(0, "a"));
+    stream.answer(0, 1).await;
+    assert_eq!(a.await.unwrap().offset, Offset(0));
+}
