@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use railgun_net::{FrameReader, FrameWriter, QUIC_STREAMS_MAX};
 use railgun_proto::v1::admin_request::Call;
 use railgun_proto::v1::admin_response::Answer;
 use railgun_proto::{Frame, VERSION, v1};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::*;
@@ -132,21 +133,16 @@ async fn whoever_binds_on_a_publisher_that_was_closed_is_told_not_to_try_again()
 /// and which requests it has heard.
 async fn client_of_a_server_that_hangs_up(
     answer: fn() -> Answer,
-) -> (Client, Arc<Mutex<Vec<Bytes>>>) {
-    let ids = Arc::new(Mutex::new(Vec::new()));
-    let heard = Arc::clone(&ids);
+) -> (Client, watch::Receiver<Vec<Bytes>>) {
+    let (heard, ids) = watch::channel(Vec::new());
     let client = client_of(move |mut writer, mut reader| {
-        let heard = Arc::clone(&heard);
+        let heard = heard.clone();
         async move {
             let request = reader.next_of::<v1::AdminRequest>().await.expect("a frame");
             let request = request.expect("a request");
             let Some(Call::EnsureStream(ensure)) = request.call else { panic!("{request:?}") };
-            let is_first = {
-                let mut heard = heard.lock().expect("nobody panics");
-                heard.push(ensure.request_id);
-                heard.len() == 1
-            };
-            if is_first {
+            heard.send_modify(|heard| heard.push(ensure.request_id));
+            if heard.borrow().len() == 1 {
                 return;
             }
             let response = v1::AdminResponse { id: request.id, answer: Some(answer()) };
@@ -177,7 +173,7 @@ async fn a_change_of_a_known_revision_is_the_same_one_when_it_is_repeated() {
     let again =
         admin.ensure_stream(&orders(), patch.clone(), options).await.expect("it is another");
     assert_eq!(again.revision, 4);
-    let ids = heard.lock().expect("nobody panics").clone();
+    let ids = heard.borrow().clone();
     assert_eq!(ids.len(), 3, "the first was asked twice");
     assert_eq!((ids[0].len(), &ids[0]), (16, &ids[1]));
     assert_ne!(ids[1], ids[2]);
@@ -186,7 +182,7 @@ async fn a_change_of_a_known_revision_is_the_same_one_when_it_is_repeated() {
     let (client, heard) = client_of_a_server_that_hangs_up(conflict).await;
     let told = client.admin().ensure_stream(&orders(), patch.clone(), options).await;
     assert!(matches!(told, Err(AdminError::Unknown { .. })), "{told:?}");
-    assert_eq!(heard.lock().expect("nobody panics").len(), 2);
+    assert_eq!(heard.borrow().len(), 2);
     // Where nothing was lost, it was not.
     let told = client.admin().ensure_stream(&orders(), patch, options).await;
     assert!(matches!(told, Err(AdminError::Refused(_))), "{told:?}");
