@@ -359,12 +359,24 @@ impl Formation {
     }
 }
 
-/// Answers what others ask while the cluster that this node belongs to is not there yet, until cancelled.
-pub(crate) async fn answer_meanwhile(
+/// Waits for `done` and answers meanwhile what others ask, while the cluster that this node belongs to is not
+/// there yet.
+pub(crate) async fn answered_during<T>(
     asks: &mut mpsc::Receiver<NodeAsk>,
-    cluster: ClusterUid,
-    own: NodeUid,
-) {
+    (cluster, own): (ClusterUid, NodeUid),
+    done: impl Future<Output = T>,
+) -> T {
+    tokio::select! {
+        biased;
+        done = done => done,
+        () = answer_meanwhile(asks, cluster, own) => {
+            unreachable!("other nodes may ask for as long as this one listens")
+        }
+    }
+}
+
+/// Answers what others ask until cancelled.
+async fn answer_meanwhile(asks: &mut mpsc::Receiver<NodeAsk>, cluster: ClusterUid, own: NodeUid) {
     while let Some(ask) = asks.recv().await {
         match ask {
             NodeAsk::Form { form, reply } => drop(reply.send(is_bound(&form, cluster, own))),

@@ -13,7 +13,7 @@ use railgun_types::{ClusterUid, ErrorCode, NodeId, NodeUid};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, interval, sleep, timeout};
 
-use super::{Formation, FormingError, GREET_TIMEOUT, LOOK_EVERY, TELL_EVERY, answer_meanwhile};
+use super::{Formation, FormingError, GREET_TIMEOUT, LOOK_EVERY, TELL_EVERY, answered_during};
 use crate::identity::{Founder, Identity, Member};
 use crate::node_ask::NodeAsk;
 
@@ -45,13 +45,7 @@ impl Formation {
                 None => Ok(Plan::Agreed),
             }
         };
-        tokio::select! {
-            biased;
-            plan = carrying_out => plan,
-            () = answer_meanwhile(asks, member.cluster, identity.uid) => {
-                unreachable!("other nodes may ask for as long as this one listens")
-            }
-        }
+        answered_during(asks, (member.cluster, identity.uid), carrying_out).await
     }
 
     /// Binds the other founders to the cluster that this node, the first of them, has made up; may be

@@ -25,7 +25,7 @@ use crate::builtin_bug::Planted;
 use crate::clock::{Clock, LogClock};
 use crate::discovery::{self, Looking, Seeds};
 use crate::entropy::Entropy;
-use crate::formation::{self, Formation};
+use crate::formation::{Formation, answered_during};
 use crate::identity::Identity;
 use crate::node_ask::NodeAsk;
 use crate::on_node::OnNodeWatch;
@@ -269,19 +269,5 @@ impl Neighbours {
     /// There is a replica of the catalog here: the others that formed the cluster may begin.
     pub(super) fn has_begun(&self) {
         self.about.send_modify(|about| about.forming = false);
-    }
-}
-
-async fn answered_during<T>(
-    asks: &mut mpsc::Receiver<NodeAsk>,
-    (cluster, own): (ClusterUid, NodeUid),
-    done: impl Future<Output = T>,
-) -> T {
-    tokio::select! {
-        biased;
-        done = done => done,
-        () = formation::answer_meanwhile(asks, cluster, own) => {
-            unreachable!("other nodes may ask for as long as this one listens")
-        }
     }
 }
