@@ -56,7 +56,6 @@ pub(super) struct Neighbours {
     pub(super) removed: watch::Sender<RemovedNodes>,
     uid: NodeUid,
     about: watch::Sender<v1::NodeAbout>,
-    clock: Arc<dyn Clock>,
     portrait: SelfPortrait,
     seeds: Seeds,
     callers: Callers,
@@ -106,8 +105,7 @@ impl Neighbours {
         identity.tell(&mut about);
         let about = watch::Sender::new(about);
         let log_clock = Arc::new(LogClock::new(clock.now()));
-        let portrait =
-            SelfPortrait { about: about.subscribe(), clock: Arc::clone(&clock), log_clock };
+        let portrait = SelfPortrait { about: about.subscribe(), clock, log_clock };
         let refusals = Refusals::default();
         let dialler = Dialler::new(Arc::clone(&endpoint), portrait.clone(), refusals.clone());
         let judging = {
@@ -160,7 +158,6 @@ impl Neighbours {
             removed,
             uid: identity.uid,
             about,
-            clock,
             portrait,
             seeds,
             callers,
@@ -177,7 +174,7 @@ impl Neighbours {
         bucket: Bucket,
     ) -> Formation {
         let (peers, seeds) = (self.peers.clone(), self.seeds.clone());
-        let clock = Arc::clone(&self.clock);
+        let clock = Arc::clone(&self.portrait.clock);
         Formation { disk, entropy, bucket, peers, clock, seeds, about: self.about.clone() }
     }
 
