@@ -5,6 +5,7 @@ use std::time::Duration;
 use railgun_client::Message;
 use railgun_cold::BucketUrl;
 
+use crate::eventually;
 use crate::s3_gate::{Gate, S3Gate};
 use crate::site::{Site, free_address, name};
 
@@ -105,7 +106,10 @@ async fn a_node_that_ran_before_starts_without_its_bucket_and_uploads_when_that_
     }
     let read = site.output(&["sub", "orders", "--from", "earliest", "--until-end", "--raw"]);
     assert_eq!(read, b"1\n2\n");
-    assert!(site.log().contains("it is not known yet whether the bucket is the cluster's"));
+    eventually("the bucket's silence is told", UNREACHABLE_LIMIT, || async {
+        site.log().contains("it is not known yet whether the bucket is the cluster's").then_some(())
+    })
+    .await;
     s3.set(Gate::Open);
     site.output(&["segment", "seal", "orders"]);
     assert_eq!(site.replay(&name("orders")), ["1", "2"]);

@@ -203,19 +203,21 @@ impl<'a> Planner<'a> {
 
     fn replace_removed(&self, shard: ShardId, placement: &Placement) -> Option<Vec<ReplicaId>> {
         let is_removed = self.has_state(NodeState::Removed);
+        // Learners just go, whenever the placement is said again.
+        let unchanged =
+            || placement.learners.iter().any(&is_removed).then(|| placement.voters.clone());
+        let Some(at) = placement.voters.iter().position(&is_removed) else { return unchanged() };
         let mut voters = placement.voters.clone();
-        let Some(at) = voters.iter().position(&is_removed) else {
-            // A learner just goes, whenever the placement is said again.
-            return placement.learners.iter().any(is_removed).then_some(voters);
-        };
         if let Some(substitute) = self.substitute(shard, placement) {
             voters[at] = substitute;
             return Some(voters);
         }
         let left = voters.iter().filter(|replica| !is_removed(replica)).count();
-        let is_majority = left * 2 > voters.len();
+        if left * 2 <= voters.len() {
+            return unchanged();
+        }
         voters.remove(at);
-        is_majority.then_some(voters)
+        Some(voters)
     }
 
     fn fill_up(&self, shard: ShardId, placement: &Placement) -> Option<Vec<ReplicaId>> {
