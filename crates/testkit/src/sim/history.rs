@@ -1,7 +1,7 @@
 //! What was asked of the node and what it answered, and the rules that hold between them
 //! (SEMANTICS §1, §2). A rule that is broken is noted where it shows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -385,6 +385,14 @@ impl History {
                 _ => None,
             };
             inner.messages.iter().enumerate().filter_map(acked).collect()
+        })
+    }
+
+    /// Messages whose publishers do not know yet how they end.
+    pub(super) fn open(&self) -> BTreeSet<MessageId> {
+        self.inner.with(|inner| {
+            let open = inner.messages.iter().enumerate().filter(|(_, sent)| sent.end == End::Open);
+            open.map(|(number, _)| number as MessageId).collect()
         })
     }
 

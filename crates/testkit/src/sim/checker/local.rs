@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use railgun_core::command::{Command, CommandBody, SegmentCommand};
 use railgun_core::manifest::{ContentHash, ObjectId};
-use railgun_log::{CrashPlan, Disk, Entry, LogWriter, ShardLog, SimDisk, Vote};
+use railgun_log::{CrashPlan, Disk, Entry, LogWriter, ReadError, ShardLog, SimDisk, Vote};
 use railgun_types::{EntryId, ReplicaId, ShardId};
 
 use super::super::history::{History, MessageId};
@@ -52,6 +52,18 @@ pub(super) fn told(node: &SimNode, history: &History) -> BTreeMap<ShardId, Told>
     with_logs(node, &disk, |shard, log| match log {
         Ok(log) => drop(found.insert(shard, read_all(&log, history))),
         Err(error) => history.violated("torn/rot", format_args!("a durable log: {error}")),
+    });
+    found
+}
+
+/// The same of a disk that was lost or damaged: what cannot be read of it, it does not have.
+pub(super) fn told_by_hurt(node: &SimNode, history: &History) -> BTreeMap<ShardId, Told> {
+    let disk = durable(node);
+    let mut found = BTreeMap::new();
+    with_logs(node, &disk, |shard, log| {
+        if let Ok(log) = log {
+            found.insert(shard, read_while_whole(&log, history).0);
+        }
     });
     found
 }
@@ -126,6 +138,15 @@ fn durable(node: &SimNode) -> SimDisk {
 }
 
 fn read_all(log: &ShardLog, history: &History) -> Told {
+    let (told, error) = read_while_whole(log, history);
+    if let Some(error) = error {
+        history.violated("torn/rot", format_args!("a durable entry: {error}"));
+    }
+    told
+}
+
+/// Up to an entry that cannot be read.
+fn read_while_whole(log: &ShardLog, history: &History) -> (Told, Option<ReadError>) {
     let mut told = Told {
         purged: log.state().last_purged.map(|purged| purged.index),
         unpurged_bytes: log.unpurged_bytes(),
@@ -133,15 +154,12 @@ fn read_all(log: &ShardLog, history: &History) -> Told {
         last: log.state().last.map(|last| (last.term, last.index)),
         ..Told::default()
     };
-    let Some(mut next) = told.first else { return told };
+    let Some(mut next) = told.first else { return (told, None) };
     loop {
         let entries = match log.read(next, u64::MAX, READ_BYTES) {
-            Ok(entries) if entries.is_empty() => return told,
+            Ok(entries) if entries.is_empty() => return (told, None),
             Ok(entries) => entries,
-            Err(error) => {
-                history.violated("torn/rot", format_args!("a durable entry: {error}"));
-                return told;
-            }
+            Err(error) => return (told, Some(error)),
         };
         for entry in entries {
             next = entry.id.index + 1;

@@ -58,7 +58,15 @@ pub(super) struct Checker {
     /// The disk is damaged on purpose for now, and no check would pass.
     looks_away: Shared<bool>,
     /// The node whose disk was lost or damaged, as long as the others have what it had and it has not.
-    hurt: Shared<Option<usize>>,
+    hurt: Shared<Option<Hurt>>,
+}
+
+/// A node whose disk was lost or damaged.
+#[derive(Clone, Debug)]
+struct Hurt {
+    at: usize,
+    /// What was on its way then: what it and one other had, and the others not yet.
+    underway: BTreeSet<MessageId>,
 }
 
 impl Checker {
@@ -81,21 +89,26 @@ impl Checker {
         let Some(mut cold) = self.cold.with(Option::take) else { return };
         let acked = self.history.acked();
         // Before the bucket: what goes from a log meanwhile is in the bucket then.
-        let hurt = self.hurt.with(|hurt| *hurt);
-        let nodes = self.nodes.iter().enumerate().filter(|(at, _)| hurt != Some(*at));
-        let told: Vec<_> = nodes.map(|(_, node)| local::told(node, &self.history)).collect();
+        let hurt = self.hurt.with(|hurt| hurt.clone());
+        let told = |(at, node): (usize, &Arc<SimNode>)| match &hurt {
+            Some(hurt) if hurt.at == at => local::told_by_hurt(node, &self.history),
+            _ => local::told(node, &self.history),
+        };
+        let told: Vec<_> = self.nodes.iter().enumerate().map(told).collect();
         cold.look().await;
         let in_bucket: BTreeSet<_> = cold.messages().collect();
         if let [node] = &self.nodes[..] {
             self.check_alone(node, &cold, &acked, &in_bucket, &told[0]);
         } else {
-            // The majority, less the one that is hurt.
-            let copies = self.nodes.len() / 2 + 1 - usize::from(hurt.is_some());
-            quorum::check(&self.history, &acked, &in_bucket, &told, copies);
+            let copies = self.nodes.len() / 2 + 1;
+            let (underway, rest): (Vec<_>, Vec<_>) =
+                acked.iter().copied().partition(|(_, _, id)| {
+                    hurt.as_ref().is_some_and(|hurt| hurt.underway.contains(id))
+                });
+            quorum::check(&self.history, &rest, &in_bucket, &told, copies);
+            quorum::check(&self.history, &underway, &in_bucket, &told, copies - 1);
             quorum::check_floors(&self.history, &acked, &in_bucket, &told);
-            if hurt.is_none() {
-                cold.manifests().for_each(|m| quorum::check_seals(&self.history, m, &told));
-            }
+            cold.manifests().for_each(|m| quorum::check_seals(&self.history, m, &told));
             // What stays is not judged: where a node does not lead, it gives up its log every two seconds,
             // in which a log as small as these takes in many times its budget.
             let (held, budget) = (held(&acked, &in_bucket), self.node().shape.shard_budget());
@@ -127,18 +140,20 @@ impl Checker {
 
     /// The disk of this node is lost or damaged; `None`: all are whole.
     pub(super) fn is_hurt(&self, at: Option<usize>) {
-        self.hurt.with(|hurt| *hurt = at);
+        let underway = self.history.open();
+        self.hurt.with(|hurt| *hurt = at.map(|at| Hurt { at, underway }));
     }
 
     /// Whether the disks of all other nodes have everything that was acked and is not in the bucket.
     pub(super) async fn can_lose(&self, at: usize) -> bool {
         let Some(mut cold) = self.cold.with(Option::take) else { return false };
-        let acked = self.history.acked();
-        let others = self.nodes.iter().enumerate().filter(|(other, _)| *other != at);
-        let told: Vec<_> = others.map(|(_, node)| local::told(node, &self.history)).collect();
         cold.look().await;
         let in_bucket: BTreeSet<_> = cold.messages().collect();
         self.cold.with(|place| *place = Some(cold));
+        // Nothing comes between this and the loss.
+        let acked = self.history.acked();
+        let others = self.nodes.iter().enumerate().filter(|(other, _)| *other != at);
+        let told: Vec<_> = others.map(|(_, node)| local::told(node, &self.history)).collect();
         quorum::has_few(&acked, &in_bucket, &told, told.len()).is_none()
     }
 
