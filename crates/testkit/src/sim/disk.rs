@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use super::cut::Cut;
 use super::dial::SimDial;
+use super::node::Place;
 use super::shared::Shared;
 use super::trace::{Trace, digest};
 
@@ -31,11 +32,23 @@ pub(super) struct Hooks {
     /// written. Those of mere marks do not count.
     pub(super) syncs_left: Shared<Option<u64>>,
     /// Syncs of batches whose answers still reach clients; when the next one is durable, every connection
-    /// breaks.
+    /// with them breaks.
     pub(super) answers_left: Shared<Option<u64>>,
+    /// The same of other nodes.
+    pub(super) replies_left: Shared<Option<u64>>,
     pub(super) dial: SimDial,
+    /// Of a node that is one of several.
+    pub(super) place: Option<Place>,
     /// Told of every change.
     pub(super) cut: Cut,
+}
+
+impl Hooks {
+    /// Answers to clients and to other nodes that still get there.
+    pub(super) fn set_answers_left(&self, to_clients: Option<u64>, to_nodes: Option<u64>) {
+        self.answers_left.with(|left| *left = to_clients);
+        self.replies_left.with(|left| *left = to_nodes);
+    }
 }
 
 /// See the module. Notes every change in the trace, one line each.
@@ -110,6 +123,12 @@ impl LifeDisk {
             self.trace.note(format_args!("the answers to a durable batch are lost"));
             if let Some(addr) = self.hooks.dial.addr() {
                 self.hooks.dial.network().cut(addr);
+            }
+        }
+        if count_down(&self.hooks.replies_left) {
+            self.trace.note(format_args!("the replies to a durable batch are lost"));
+            if let Some(place) = &self.hooks.place {
+                place.cut_off();
             }
         }
     }

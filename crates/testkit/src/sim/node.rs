@@ -64,6 +64,12 @@ impl Place {
         Self::host_of(self.number)
     }
 
+    /// Every connection with another node breaks.
+    pub(super) fn cut_off(&self) {
+        let others = (1..=self.nodes).filter(|number| *number != self.number);
+        others.for_each(|other| self.disturbance.cut(self.host(), Self::host_of(other)));
+    }
+
     fn cluster(&self, network: MemoryNetwork) -> ClusterSpec {
         let own = Self::peers_of(self.number);
         ClusterSpec {
@@ -94,8 +100,6 @@ pub(super) struct SimNode {
     pub(super) hooks: Hooks,
     /// The bucket that it is started with as long as nobody notices that it is another one's.
     mistyped: Shared<Option<SimBucket>>,
-    /// Of a node that is one of several.
-    place: Option<Place>,
     /// Longest step of the disk in good health, in µs.
     usual_step_us: u64,
     /// Longest step of the disk now, in µs: a slow one has more.
@@ -129,7 +133,9 @@ impl SimNode {
             synced: Arc::default(),
             syncs_left: Shared::new(None),
             answers_left: Shared::new(None),
+            replies_left: Shared::new(None),
             dial: dial.clone(),
+            place: None,
             cut: bucket.cut.clone(),
         };
         Self {
@@ -146,7 +152,6 @@ impl SimNode {
             entropy: SimEntropy::new(random.fork()),
             random: Shared::new(random),
             trace,
-            place: None,
         }
     }
 
@@ -158,8 +163,8 @@ impl SimNode {
         synced: Arc<Notify>,
     ) -> Self {
         // Points of a script are for a node alone; each counts the changes of its own disk.
-        let hooks = Hooks { cut: Cut::new(), removed, synced, ..self.hooks };
-        Self { place: Some(place), hooks, ..self }
+        let hooks = Hooks { cut: Cut::new(), removed, synced, place: Some(place), ..self.hooks };
+        Self { hooks, ..self }
     }
 
     /// Steps of its disk usually take up to so long.
@@ -227,14 +232,14 @@ impl SimNode {
             }
             false => (None, None),
         };
-        let (address, addr) = match &self.place {
+        let (address, addr) = match &self.hooks.place {
             None => ("simulated".to_owned(), ([127, 0, 0, 1], 0).into()),
             Some(place) => {
                 let addr = Place::clients_of(place.number);
                 (addr.to_string(), addr)
             }
         };
-        let cluster = self.place.as_ref().map(|place| place.cluster(network.clone()));
+        let cluster = self.hooks.place.as_ref().map(|place| place.cluster(network.clone()));
         let bucket = self.mistyped().unwrap_or_else(|| self.bucket.clone());
         let listen = Box::new(move || {
             let listening = match memory {
@@ -322,7 +327,7 @@ impl SimNode {
 
     /// The node's host is gone from the network; to be called before its tasks end.
     pub(super) fn leave_network(&self, how: HostCrash) {
-        if let Some(place) = &self.place {
+        if let Some(place) = &self.hooks.place {
             place.disturbance.crash(place.host(), how);
         }
     }
@@ -336,7 +341,7 @@ impl SimNode {
             drop(broker);
         }
         self.hooks.syncs_left.with(|left| *left = None);
-        self.hooks.answers_left.with(|left| *left = None);
+        self.hooks.set_answers_left(None, None);
         self.hooks.cut.plan(None, self.disk.operations());
         self.disk.crash(plan);
     }

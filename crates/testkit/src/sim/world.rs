@@ -285,7 +285,7 @@ impl World {
                 }
             }
             Fault::LostAnswers { syncs } => {
-                self.node.hooks.answers_left.with(|left| *left = Some(syncs));
+                self.node.hooks.set_answers_left(Some(syncs), None);
             }
             Fault::Bucket { weather, time } => {
                 self.node.bucket.set_weather(weather);

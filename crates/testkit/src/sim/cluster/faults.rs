@@ -7,38 +7,144 @@ use super::super::faults::failing_op;
 use super::super::random::Random;
 
 /// What everything that strikes a cluster is counted under.
-pub const CLUSTER_FAULTS: [&str; 23] = [
-    "crash",
-    "crash before a sync",
-    "power cut of all",
-    "power cut of all before a sync",
-    "restart",
-    "partition",
-    "one-way partition",
-    "clients cut off",
-    "delays",
-    "cut connections",
-    "lost answers",
-    "stormy bucket",
-    "no bucket",
-    "full disk",
-    "disk error",
-    "lost disk",
-    "slow disk",
-    "clock jump",
-    "clock jump while one is away",
-    "transfer",
-    "drained node",
-    "damaged disk",
-    "replaced node",
+pub const CLUSTER_FAULTS: [&str; KINDS.len()] = names();
+
+const fn names() -> [&'static str; KINDS.len()] {
+    let (mut names, mut at) = ([""; KINDS.len()], 0);
+    while at < names.len() {
+        names[at] = KINDS[at].1;
+        at += 1;
+    }
+    names
+}
+
+/// How likely each is, what it is counted under, and what it is.
+type Kind = (u64, &'static str, fn(Dice<'_>) -> Fault);
+
+const KINDS: [Kind; 25] = [
+    (10, "crash", |dice| Fault::Crash {
+        node: dice.node,
+        told: dice.random.percent(50),
+        down: dice.down,
+    }),
+    (10, "crash before a sync", |dice| Fault::CrashAtSync {
+        node: dice.node,
+        syncs: dice.random.within(0..5),
+        down: dice.down,
+    }),
+    (3, "power cut of all", |mut dice| Fault::PowerCut { down: dice.each_down() }),
+    (5, "power cut of all before a sync", |mut dice| Fault::PowerCutAtSync {
+        syncs: dice.random.within(0..3),
+        down: dice.each_down(),
+    }),
+    (4, "restart", |dice| Fault::Restart { node: dice.node, drain: some_ms(dice.random, 10_000) }),
+    (10, "partition", |mut dice| Fault::Partition {
+        node: dice.node,
+        other: dice.other(),
+        time: dice.time,
+    }),
+    (10, "one-way partition", |mut dice| Fault::OneWay {
+        node: dice.node,
+        other: dice.other(),
+        back: dice.random.percent(50),
+        time: dice.time,
+    }),
+    (5, "clients cut off", |dice| {
+        let (there, back) = *dice.random.pick(&[(true, true), (true, false), (false, true)]);
+        Fault::ClientsCutOff { node: dice.node, there, back, time: dice.time }
+    }),
+    (7, "delays", |dice| {
+        let most = *dice.random.pick(&[5, 30, 200]);
+        let least = dice.random.within(0..most);
+        Fault::Delays { ms: (least, dice.random.within(least..most + 1)), time: dice.time }
+    }),
+    (3, "cut connections", |dice| Fault::Cut { node: dice.node, other: None }),
+    (4, "cut connections between nodes", |mut dice| Fault::Cut {
+        node: dice.node,
+        other: Some(dice.another()),
+    }),
+    (2, "lost answers", |dice| Fault::LostAnswers {
+        node: dice.node,
+        syncs: dice.random.within(0..5),
+        to_nodes: false,
+    }),
+    (2, "lost answers to nodes", |dice| Fault::LostAnswers {
+        node: dice.node,
+        syncs: dice.random.within(0..5),
+        to_nodes: true,
+    }),
+    (8, "stormy bucket", |dice| {
+        let weather = Weather::Stormy(dice.random.within(2..12));
+        Fault::Bucket { weather, time: dice.time }
+    }),
+    (4, "no bucket", |dice| {
+        let weather = *dice.random.pick(&[Weather::Denied, Weather::Throttling, Weather::Away]);
+        // Half a minute, now and then.
+        let long = dice.random.percent(25);
+        Fault::Bucket { weather, time: if long { some_ms(dice.random, 30_000) } else { dice.time } }
+    }),
+    (5, "full disk", |dice| Fault::DiskFull { node: dice.node, time: some_ms(dice.random, 6_000) }),
+    (3, "disk error", |dice| Fault::DiskError {
+        node: dice.node,
+        op: failing_op(dice.random),
+        after: dice.random.within(0..20),
+        down: dice.down,
+    }),
+    (5, "slow disk", |dice| Fault::SlowDisk {
+        node: dice.node,
+        us: dice.random.within(5_000..150_000),
+        time: dice.time,
+    }),
+    (5, "clock jump", |dice| {
+        let most = *dice.random.pick(&[100_000, 20_000_000, YEAR_US.unsigned_abs()]);
+        let us = i64::try_from(dice.random.within(1..most)).unwrap_or(i64::MAX);
+        Fault::Clock { node: dice.node, us: if dice.random.percent(50) { us } else { -us } }
+    }),
+    (5, "clock jump while one is away", |mut dice| {
+        let us = if dice.random.percent(50) { YEAR_US } else { -YEAR_US };
+        let starts_anew = dice.random.percent(70);
+        let least = if starts_anew { 10_000 } else { 40_000 };
+        let down = Duration::from_millis(dice.random.within(least..least + 10_000));
+        Fault::LoneClock { node: dice.node, other: dice.another(), us, down, starts_anew }
+    }),
+    (4, "lost disk", |dice| Fault::LostDisk { node: dice.node, down: some_ms(dice.random, 3_000) }),
+    (8, "transfer", |dice| Fault::Transfer {
+        shard: dice.random.within(0..3) as u32,
+        node: dice.node,
+    }),
+    (3, "drained node", |dice| Fault::Drained { node: dice.node, time: dice.time }),
+    (4, "damaged disk", |dice| Fault::DamagedDisk {
+        node: dice.node,
+        down: some_ms(dice.random, 3_000),
+    }),
+    (4, "replaced node", |dice| {
+        let removed = some_ms(dice.random, 6_000);
+        Fault::ReplacedNode { node: dice.node, down: some_ms(dice.random, 3_000), removed }
+    }),
 ];
 
-/// A roll of the dice for each.
-const ROLLS: [u64; 23] = [
-    0, 10, 20, 23, 28, 32, 42, 52, 57, 64, 68, 71, 79, 83, 88, 91, 96, 101, 105, 113, 116, 120, 124,
-];
-/// Behind the last of them.
-const ROLLS_END: u64 = 129;
+/// Whom it strikes, and for how long.
+struct Dice<'r> {
+    node: At,
+    time: Duration,
+    down: Duration,
+    random: &'r mut Random,
+}
+
+impl Dice<'_> {
+    fn another(&mut self) -> At {
+        (self.node + self.random.within(1..3) as At) % 3
+    }
+
+    /// One other node, or all others.
+    fn other(&mut self) -> Option<At> {
+        self.random.percent(50).then(|| self.another())
+    }
+
+    fn each_down(&mut self) -> [Duration; 3] {
+        [(); 3].map(|()| some_ms(self.random, 4_000))
+    }
+}
 
 /// A year, in µs.
 const YEAR_US: i64 = 365 * 24 * 3_600 * 1_000_000;
@@ -68,10 +174,12 @@ pub(super) enum Fault {
     ClientsCutOff { node: At, there: bool, back: bool, time: Duration },
     /// Everything takes so long, but nothing within a host.
     Delays { ms: (u64, u64), time: Duration },
-    /// Every connection of clients to a node breaks.
-    Cut { node: At },
-    /// The same when a batch is durable and its answers are not sent, after so many that were.
-    LostAnswers { node: At, syncs: u64 },
+    /// Every connection of clients to a node breaks, or every one between it and another node: nothing is
+    /// blocked, and both sides learn it at once.
+    Cut { node: At, other: Option<At> },
+    /// Those of clients break when a batch is durable and its answers are not sent, after so many that
+    /// were; or those of other nodes, too.
+    LostAnswers { node: At, syncs: u64, to_nodes: bool },
     /// The bucket is like this, for all.
     Bucket { weather: Weather, time: Duration },
     /// A disk takes nothing more. One at a time: a majority has room.
@@ -99,108 +207,27 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    /// Under which it is counted.
-    pub(super) fn name(&self) -> &'static str {
-        match self {
-            Self::Crash { .. } => "crash",
-            Self::CrashAtSync { .. } => "crash before a sync",
-            Self::PowerCut { .. } => "power cut of all",
-            Self::PowerCutAtSync { .. } => "power cut of all before a sync",
-            Self::Restart { .. } => "restart",
-            Self::Partition { .. } => "partition",
-            Self::OneWay { .. } => "one-way partition",
-            Self::ClientsCutOff { .. } => "clients cut off",
-            Self::Delays { .. } => "delays",
-            Self::Cut { .. } => "cut connections",
-            Self::LostAnswers { .. } => "lost answers",
-            Self::Bucket { weather: Weather::Stormy(_), .. } => "stormy bucket",
-            Self::Bucket { .. } => "no bucket",
-            Self::DiskFull { .. } => "full disk",
-            Self::DiskError { .. } => "disk error",
-            Self::SlowDisk { .. } => "slow disk",
-            Self::LostDisk { .. } => "lost disk",
-            Self::Clock { .. } => "clock jump",
-            Self::LoneClock { .. } => "clock jump while one is away",
-            Self::Transfer { .. } => "transfer",
-            Self::Drained { .. } => "drained node",
-            Self::DamagedDisk { .. } => "damaged disk",
-            Self::ReplacedNode { .. } => "replaced node",
-        }
-    }
-
-    pub(super) fn draw(random: &mut Random) -> Self {
-        let roll = random.within(0..ROLLS_END);
-        Self::of(roll, random)
+    /// What befalls the cluster, and under which it is counted.
+    pub(super) fn draw(random: &mut Random) -> (&'static str, Self) {
+        let mut roll = random.below(KINDS.iter().map(|(weight, ..)| weight).sum());
+        let struck = KINDS.iter().find(|(weight, ..)| {
+            let is_it = roll < *weight;
+            roll = roll.saturating_sub(*weight);
+            is_it
+        });
+        Self::of(struck.expect("the dice show one of the kinds"), random)
     }
 
     /// The first ones of a run, so that a few runs with consecutive seeds see everything.
-    pub(super) fn first(seed: u64, random: &mut Random) -> [Self; 6] {
-        let place = |at: u64| (seed.wrapping_mul(6).wrapping_add(at) % ROLLS.len() as u64) as usize;
-        [0, 1, 2, 3, 4, 5].map(|at| Self::of(ROLLS[place(at)], random))
+    pub(super) fn first(seed: u64, random: &mut Random) -> [(&'static str, Self); 7] {
+        let place = |at: u64| (seed.wrapping_mul(7).wrapping_add(at) % KINDS.len() as u64) as usize;
+        [0, 1, 2, 3, 4, 5, 6].map(|at| Self::of(&KINDS[place(at)], random))
     }
 
-    fn of(roll: u64, random: &mut Random) -> Self {
+    fn of((_, name, make): &Kind, random: &mut Random) -> (&'static str, Self) {
         let node = random.within(0..3) as At;
-        let other = random.percent(50).then(|| (node + random.within(1..3) as At) % 3);
-        let time = some_ms(random, 12_000);
-        let down = some_ms(random, 8_000);
-        match roll {
-            0..10 => Self::Crash { node, told: random.percent(50), down },
-            10..20 => Self::CrashAtSync { node, syncs: random.within(0..5), down },
-            20..23 => Self::PowerCut { down: [(); 3].map(|()| some_ms(random, 4_000)) },
-            23..28 => {
-                let down = [(); 3].map(|()| some_ms(random, 4_000));
-                Self::PowerCutAtSync { syncs: random.within(0..3), down }
-            }
-            28..32 => Self::Restart { node, drain: some_ms(random, 10_000) },
-            32..42 => Self::Partition { node, other, time },
-            42..52 => Self::OneWay { node, other, back: random.percent(50), time },
-            52..57 => {
-                let (there, back) = *random.pick(&[(true, true), (true, false), (false, true)]);
-                Self::ClientsCutOff { node, there, back, time }
-            }
-            57..64 => {
-                let most = *random.pick(&[5, 30, 200]);
-                let least = random.within(0..most);
-                Self::Delays { ms: (least, random.within(least..most + 1)), time }
-            }
-            64..68 => Self::Cut { node },
-            68..71 => Self::LostAnswers { node, syncs: random.within(0..5) },
-            71..79 => Self::Bucket { weather: Weather::Stormy(random.within(2..12)), time },
-            79..83 => {
-                let weather = *random.pick(&[Weather::Denied, Weather::Throttling, Weather::Away]);
-                // Half a minute, now and then.
-                let time = if random.percent(25) { some_ms(random, 30_000) } else { time };
-                Self::Bucket { weather, time }
-            }
-            83..88 => Self::DiskFull { node, time: some_ms(random, 6_000) },
-            88..91 => {
-                let op = failing_op(random);
-                Self::DiskError { node, op, after: random.within(0..20), down }
-            }
-            91..96 => Self::SlowDisk { node, us: random.within(5_000..150_000), time },
-            96..101 => {
-                let most = *random.pick(&[100_000, 20_000_000, YEAR_US.unsigned_abs()]);
-                let us = i64::try_from(random.within(1..most)).unwrap_or(i64::MAX);
-                Self::Clock { node, us: if random.percent(50) { us } else { -us } }
-            }
-            101..105 => Self::LostDisk { node, down: some_ms(random, 3_000) },
-            105..113 => Self::Transfer { shard: random.within(0..3) as u32, node },
-            113..116 => Self::Drained { node, time },
-            116..120 => Self::DamagedDisk { node, down: some_ms(random, 3_000) },
-            120..124 => {
-                let removed = some_ms(random, 6_000);
-                Self::ReplacedNode { node, down: some_ms(random, 3_000), removed }
-            }
-            _ => {
-                let other = (node + random.within(1..3) as At) % 3;
-                let us = if random.percent(50) { YEAR_US } else { -YEAR_US };
-                let starts_anew = random.percent(70);
-                let least = if starts_anew { 10_000 } else { 40_000 };
-                let down = Duration::from_millis(random.within(least..least + 10_000));
-                Self::LoneClock { node, other, us, down, starts_anew }
-            }
-        }
+        let (time, down) = (some_ms(random, 12_000), some_ms(random, 8_000));
+        (name, make(Dice { node, time, down, random }))
     }
 }
 
@@ -217,9 +244,9 @@ mod tests {
     #[test]
     fn everything_is_drawn_sooner_or_later_and_has_a_name() {
         let mut random = Random::new(1);
-        let drawn: BTreeSet<_> = (0..3_000).map(|_| Fault::draw(&mut random).name()).collect();
+        let drawn: BTreeSet<_> = (0..3_000).map(|_| Fault::draw(&mut random).0).collect();
         assert_eq!(drawn, BTreeSet::from(CLUSTER_FAULTS));
-        let first = (1..5).flat_map(|seed| Fault::first(seed, &mut random)).map(|f| f.name());
+        let first = (1..5).flat_map(|seed| Fault::first(seed, &mut random)).map(|drawn| drawn.0);
         assert_eq!(first.collect::<BTreeSet<_>>(), BTreeSet::from(CLUSTER_FAULTS), "four see all");
     }
 }

@@ -12,8 +12,8 @@ use super::faults::At;
 use super::member::Member;
 use super::{ClusterWorld, DATA_SHARDS, NODES};
 
-/// Time in which what was lost is replaced when nothing else is wrong.
-const MEND_PATIENCE: Duration = Duration::from_secs(60);
+/// Time in which what was lost is replaced when nothing else is wrong and all nodes run.
+pub(super) const MEND_PATIENCE: Duration = Duration::from_secs(30);
 /// Moments at which the others are asked whether they have everything: under load they lack what has just
 /// been acked.
 const ASKED_MAX: usize = 100;
@@ -74,7 +74,7 @@ impl ClusterWorld {
     /// Waits until every node has everything again; whether the others have all that this one has.
     async fn may_be_harmed(&mut self, at: At) -> bool {
         self.be_quiet().await;
-        self.mend().await;
+        self.mend(self.well_at, MEND_PATIENCE).await;
         for _ in 0..ASKED_MAX {
             if !self.history.is_sound() {
                 return false;
@@ -88,10 +88,10 @@ impl ClusterWorld {
         false
     }
 
-    /// Soon every shard has all its replicas.
-    pub(super) async fn mend(&mut self) {
+    /// Soon after `since` every shard has all its replicas.
+    pub(super) async fn mend(&mut self, since: Duration, patience: Duration) {
         let complaint = "nothing is wrong, and a shard lacks a replica";
-        self.wait_for(complaint, MEND_PATIENCE, Self::is_whole).await;
+        self.wait_since(since, complaint, patience, Self::is_whole).await;
     }
 
     /// Whether every node has a replica of every shard, and all of them vote.

@@ -7,6 +7,7 @@ mod faults;
 mod harm;
 mod member;
 mod operator;
+mod quiet;
 mod replicas;
 mod wires;
 
@@ -49,10 +50,6 @@ const CLIENTS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 1, 1));
 const LASTING_MAX: usize = 4;
 /// Time that nodes have to start and come together when nothing is wrong.
 const START_PATIENCE: Duration = Duration::from_secs(30);
-/// Time in which every shard must have a leader when nothing is wrong any more.
-const LEADER_PATIENCE: Duration = Duration::from_secs(5);
-/// Time in which all replicas must be the same when nothing is wrong and nothing is asked any more.
-const AGREE_PATIENCE: Duration = Duration::from_secs(20);
 /// In so many turns of all that have something to do, Raft learns what has become durable.
 const TURNS: u32 = 16;
 /// How often a disk is compared with what its replicas were told, besides whenever they have voted.
@@ -98,6 +95,8 @@ struct ClusterWorld {
     lost: Option<At>,
     /// Something was wrong then.
     ill_at: Duration,
+    /// Nothing was wrong any more then, and all nodes ran.
+    well_at: Duration,
     history: History,
     checker: Checker,
     replicas: Replicas,
@@ -154,6 +153,7 @@ impl ClusterWorld {
             operator,
             lost: None,
             ill_at: Duration::ZERO,
+            well_at: Duration::ZERO,
             replicas: Replicas::new(history.clone()),
             history,
             checker,
@@ -206,46 +206,6 @@ impl ClusterWorld {
     async fn come_together(&mut self) {
         self.history.node_is_ill(true);
         self.wait_for("the nodes do not come together", START_PATIENCE, Self::all_up).await;
-    }
-
-    fn all_up(&mut self) -> bool {
-        self.members.iter().all(|member| member.up().is_some())
-    }
-
-    fn has_leaders(&mut self) -> bool {
-        let lives: Vec<_> = self.members.iter().filter_map(Member::up).collect();
-        let states: Vec<_> = lives.iter().flat_map(|life| life.broker.replica_states()).collect();
-        let is_starting = self.members.iter().any(Member::is_starting);
-        (0..=DATA_SHARDS).all(|shard| {
-            let of_shard: Vec<_> = states.iter().filter(|it| it.shard.0 == shard).collect();
-            // Who waits for other leaders before it takes clients leads all the same: those that hear it
-            // say so. A new replica has not heard of anybody yet.
-            let mut told = of_shard.iter().filter_map(|it| it.leader);
-            let leader = told.next();
-            let is_other =
-                leader.is_some_and(|leader| of_shard.iter().all(|it| it.replica != leader));
-            let all_follow = told.all(|other| Some(other) == leader);
-            of_shard.iter().any(|it| it.serving) || is_starting && is_other && all_follow
-        })
-    }
-
-    /// Lets time pass until it is so; the time that took.
-    async fn wait_for(
-        &mut self,
-        complaint: &str,
-        patience: Duration,
-        mut is_so: impl FnMut(&mut Self) -> bool,
-    ) -> Duration {
-        let begun = self.trace.elapsed();
-        while self.history.is_sound() && !is_so(self) {
-            if self.trace.elapsed() - begun > patience {
-                self.note_states();
-                let how = format_args!("{complaint} within {patience:?}");
-                self.history.violated("liveness", how);
-            }
-            self.step().await;
-        }
-        self.trace.elapsed() - begun
     }
 
     /// What the nodes that run say of their replicas.
@@ -438,12 +398,12 @@ impl ClusterWorld {
         others.map(|other| (Self::host(at), Self::host(other))).collect()
     }
 
-    async fn strike(&mut self, fault: Fault) {
+    async fn strike(&mut self, (name, fault): (&'static str, Fault)) {
         if self.lasting.len() >= LASTING_MAX || self.lasts_already(&fault) {
             return;
         }
         self.trace.note(format_args!("fault: {fault:?}"));
-        self.trace.count(|counts| *counts.faults.entry(fault.name()).or_default() += 1);
+        self.trace.count(|counts| *counts.faults.entry(name).or_default() += 1);
         let now = self.trace.elapsed();
         match fault {
             Fault::Crash { node, told, down } => {
@@ -484,11 +444,15 @@ impl ClusterWorld {
                 self.disturbance.set_delays(ms(least)..=ms(most));
                 self.last(Lasting::Delayed, time);
             }
-            Fault::Cut { node } => {
+            Fault::Cut { node, other: None } => {
                 self.dial.network().cut(Place::clients_of(node as u8 + 1));
             }
-            Fault::LostAnswers { node, syncs } => {
-                self.members[node].node.hooks.answers_left.with(|left| *left = Some(syncs));
+            Fault::Cut { node, other: Some(other) } => {
+                self.disturbance.cut(Self::host(node), Self::host(other));
+            }
+            Fault::LostAnswers { node, syncs, to_nodes } => {
+                let hooks = &self.members[node].node.hooks;
+                hooks.set_answers_left(Some(syncs), to_nodes.then_some(syncs));
             }
             Fault::Bucket { weather, time } => {
                 self.bucket.set_weather(weather);
@@ -603,50 +567,13 @@ impl ClusterWorld {
         self.history.node_is_ill(is_ill);
     }
 
-    /// Nothing is wrong for a while. Soon every shard has a leader.
-    async fn be_quiet(&mut self) {
-        self.trace.note(format_args!("quiet"));
-        for (_, lasting) in std::mem::take(&mut self.lasting) {
-            self.end(lasting);
-        }
-        // With a wrong clock a new node is not taken in.
-        if let Some(at) = self.lost {
-            self.members[at].node.clock.set_off(0);
-        }
-        let now = self.trace.elapsed();
-        for at in 0..self.members.len() {
-            // A planted disk error may lie in wait: a restart forgets it.
-            if self.members[at].hurt.is_some() {
-                let plan = self.draw_plan();
-                self.crash(at, HostCrash::Told, &plan, now).await;
-            }
-            let hooks = &self.members[at].node.hooks;
-            hooks.answers_left.with(|left| *left = None);
-            self.members[at].hurry();
-        }
-        // Who is on its way down takes its leads along if the others cannot have them.
-        let complaint = "a node does not stop";
-        let stays = |world: &mut Self| !world.members.iter().any(Member::is_stopping);
-        self.wait_for(complaint, START_PATIENCE, stays).await;
-        self.members.iter_mut().for_each(Member::hurry);
-        let complaint = "nothing is wrong, and a shard has no leader";
-        let took = self.wait_for(complaint, LEADER_PATIENCE, Self::has_leaders).await;
-        self.trace.note(format_args!("leaders after {took:?}"));
-        self.trace.count(|counts| counts.leaders_after = counts.leaders_after.max(took));
-        let complaint = "nothing is wrong, and a node does not start";
-        self.wait_for(complaint, START_PATIENCE, Self::all_up).await;
-        let pause = Duration::from_millis(self.random.within(500..6_000));
-        self.pass(pause).await;
-    }
-
     /// Reads everything through every node, brings it to the bucket, reads it there; the history must
     /// be whole then.
     async fn judge(&mut self) {
-        self.mend().await;
-        self.agree().await;
+        self.come_to_agree().await;
         // Publishers that were left give up what they still have.
         self.pass(Duration::from_secs(60)).await;
-        self.agree().await;
+        self.agree(self.trace.elapsed()).await;
         let Some(ends) = self.read_everywhere().await else { return };
         self.checker.check().await;
         audit::seal_streams(&self.dial, &self.history).await;
@@ -661,14 +588,6 @@ impl ClusterWorld {
             self.history.violated("PS-1", format_args!("streams end elsewhere after a power cut"));
         }
         self.history.check_whole();
-    }
-
-    /// Soon all replicas are the same.
-    async fn agree(&mut self) {
-        let complaint = "nothing is asked any more, and replicas are not the same";
-        let same = |world: &mut Self| world.replicas.are_same(usize::from(NODES), DATA_SHARDS);
-        let took = self.wait_for(complaint, AGREE_PATIENCE, same).await;
-        self.trace.count(|counts| counts.agreed_after = counts.agreed_after.max(took));
     }
 
     /// Every stream, from its beginning to its end, from every node; the ends, if they are the same.
