@@ -61,9 +61,9 @@ async fn use_stream(actor: &Actor, client: &Client, name: &StreamName, stream: S
         actor.history.ended(id, end);
     }
     let reader = client.subscribe(name.clone()).start(StartPosition::Earliest).until_end();
-    if let Ok(reader) = reader.open().await {
+    if let Ok(mut reader) = reader.open().await {
         // Its failures are those of the other readers, who judge them.
-        let reading = read_all(actor, reader, stream);
+        let reading = read_all(actor, &mut reader, stream);
         drop(tokio::time::timeout(Duration::from_secs(60), reading).await);
     }
 }

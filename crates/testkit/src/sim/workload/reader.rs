@@ -41,9 +41,9 @@ async fn read_some(actor: &Actor, client: &railgun_client::Client) {
     let to_end = actor.percent(60);
     let builder = client.subscribe(name).start(start);
     let builder = if to_end { builder.until_end() } else { builder };
-    let subscription = match builder.open().await {
+    let mut subscription = match builder.open().await {
         Ok(subscription) => subscription,
-        Err(error) => return judge(actor, &error),
+        Err(error) => return judge(actor, &error, stream, least_start(start, acked)).await,
     };
     actor.note(format_args!("reads {stream} from {start:?}, to its end: {to_end}"));
     if subscription.stream_uid() != stream {
@@ -52,13 +52,13 @@ async fn read_some(actor: &Actor, client: &railgun_client::Client) {
     }
     check_start(actor, stream, start, acked, &subscription);
     let patience = Duration::from_millis(if to_end { 600_000 } else { actor.draw(10..8_000) });
-    let reading = read_all(actor, subscription, stream);
+    let reading = read_all(actor, &mut subscription, stream);
     match tokio::time::timeout(patience, reading).await {
         Ok(Ok(end)) if to_end && end < acked => {
             let how = format_args!("a reader of {stream} ended at {end}, {acked} was acked before");
             actor.history.violated("PS-5", how);
         }
-        Ok(Err(error)) => judge(actor, &error),
+        Ok(Err(error)) => judge(actor, &error, stream, subscription.position()).await,
         Ok(Ok(_)) => {}
         Err(_) if to_end => {
             actor.history.violated("liveness", format_args!("a reader of {stream} found no end"));
@@ -88,6 +88,16 @@ fn check_start(
     }
 }
 
+/// Where a start is at least, of a stream that was acked so far.
+fn least_start(start: StartPosition, acked: Offset) -> Offset {
+    match start {
+        StartPosition::Offset(offset) => offset,
+        StartPosition::Last(count) => Offset(acked.0.saturating_sub(count)),
+        StartPosition::Latest => acked,
+        StartPosition::Earliest | StartPosition::Time(_) => Offset(0),
+    }
+}
+
 /// Whether `at` is the start of a stream that ends before `next`, as far as log times are known.
 fn is_start(
     start: StartPosition,
@@ -111,7 +121,7 @@ fn is_start(
 /// Each offset once, in order, without gaps (PS-5, I7). Returns where it ended.
 pub(super) async fn read_all(
     actor: &Actor,
-    mut subscription: Subscription,
+    subscription: &mut Subscription,
     stream: StreamUid,
 ) -> Result<Offset, SubscribeError> {
     let mut next = subscription.position();
@@ -166,17 +176,19 @@ fn gap(actor: &Actor, stream: StreamUid, removed: &railgun_client::Removed) {
     actor.history.violated("PS-5", how);
 }
 
-/// Some failures have no excuse here.
-fn judge(actor: &Actor, error: &SubscribeError) {
+/// Some failures have no excuse here. `position`: what was to be read.
+async fn judge(actor: &Actor, error: &SubscribeError, stream: StreamUid, position: Offset) {
     actor.note(format_args!("reading failed: {error}"));
     let excused = match error {
         SubscribeError::Refused { error, .. } => {
             let stops = [ErrorCode::GoingAway, ErrorCode::StreamStarting].map(WireCode::Known);
             stops.contains(&error.code) || actor.history.excuses(error.code)
         }
+        SubscribeError::Disconnected { .. } if actor.history.node_may_be_ill() => true,
         // What is waited for may be in the bucket.
         SubscribeError::Disconnected { .. } => {
-            actor.history.node_may_be_ill() || actor.history.bucket_may_be_ill()
+            actor.history.bucket_may_be_ill()
+                && actor.checker.cold_end(stream).await.is_none_or(|end| position < end)
         }
         SubscribeError::TooManyStreams { .. }
         | SubscribeError::Damaged { .. }
