@@ -66,13 +66,36 @@ fn every_rule_holds_in_a_cluster_under_faults() {
         all.add(&report.counts);
     }
     if only.is_none() {
-        // Of a kind that lasts, a second one is left out.
-        let unseen = CLUSTER_FAULTS.iter().filter(|fault| !all.faults.contains_key(*fault)).count();
-        assert!(unseen <= 2, "{unseen} faults were not seen by any run: {all:?}");
-        assert!(all.read_cold > 0 && all.segments + all.bundles > 0, "{all:?}");
-        assert!(all.leaders_after > Duration::ZERO, "no leader was ever waited for: {all:?}");
+        check_all(&all);
         run_others();
     }
+}
+
+/// Over all runs what the rules speak of came about: each fault is counted when it is done, not when it is
+/// tried.
+fn check_all(all: &Counts) {
+    // Of a kind that lasts, a second one is left out; an operator may not get what he asks for.
+    let unseen: Vec<_> = CLUSTER_FAULTS.iter().filter(|it| !all.faults.contains_key(*it)).collect();
+    assert!(unseen.len() <= 2, "faults were not seen by any run: {unseen:?}: {all:?}");
+    let harms = ["lost disk", "damaged disk", "replaced node"];
+    let harmed = harms.iter().filter_map(|harm| all.faults.get(harm)).sum();
+    let at_least = [
+        ("records from memory", all.read_ring, 100),
+        ("records from the log", all.read_hot, 100),
+        ("records from the bucket", all.read_cold, 100),
+        ("objects in the bucket", all.segments + all.bundles, 10),
+        ("seals", all.sealed, 5),
+        ("promotions", all.promotions, 10),
+        ("log files given up", all.retired, 10),
+        ("disks that were harmed", harmed, 3),
+        ("replicas in the place of lost ones", all.reborn, 3),
+        ("snapshots from other replicas", all.installed, 3),
+        ("messages that were appended again", all.repeated, 3),
+    ];
+    for (what, count, least) in at_least {
+        assert!(count >= least, "{what}: {count}, and {least} are the least: {all:?}");
+    }
+    assert!(all.leaders_after > Duration::ZERO, "no leader was ever waited for: {all:?}");
 }
 
 fn run_others() {

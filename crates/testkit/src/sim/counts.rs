@@ -30,10 +30,16 @@ pub struct Counts {
     pub manifests: u64,
     /// Checkpoints that were written.
     pub checkpoints: u64,
-    /// Checkpoints that became Raft snapshots.
+    /// Checkpoints that became Raft snapshots, and snapshots that came from elsewhere.
     pub promotions: u64,
     /// The same, of the catalog.
     pub catalog_promotions: u64,
+    /// Snapshots that replicas got from others.
+    pub installed: u64,
+    /// Replicas that came to vote in the place of earlier ones on their nodes.
+    pub reborn: u64,
+    /// Messages that are in a shard's log more than once.
+    pub repeated: u64,
     /// Log files that were given up.
     pub retired: u64,
     /// Times the node ended itself, with a reason.
@@ -79,6 +85,9 @@ impl Counts {
             checkpoints,
             promotions,
             catalog_promotions,
+            installed,
+            reborn,
+            repeated,
             retired,
             ended_itself,
             rot_refused,
@@ -108,6 +117,9 @@ impl Counts {
         self.checkpoints += checkpoints;
         self.promotions += promotions;
         self.catalog_promotions += catalog_promotions;
+        self.installed += installed;
+        self.reborn += reborn;
+        self.repeated += repeated;
         self.retired += retired;
         self.ended_itself += ended_itself;
         self.rot_refused += rot_refused;

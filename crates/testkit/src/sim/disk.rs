@@ -105,6 +105,7 @@ impl LifeDisk {
             Some("snap") => self.trace.count(|counts| {
                 counts.promotions += 1;
                 counts.catalog_promotions += u64::from(to.starts_with(CATALOG));
+                counts.installed += u64::from(from.extension() != Some("ckpt".as_ref()));
             }),
             _ => {}
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use railgun_broker::Clock;
-use railgun_client::{ErrorCode, Message, Source, WireCode};
+use railgun_client::{ErrorCode, Message, PublishError, Source, WireCode};
 use railgun_types::{Offset, StreamUid, Timestamp};
 
 use super::clock::SimClock;
@@ -44,6 +44,13 @@ pub enum End {
     Refused,
     /// In the stream or not.
     Unknown,
+}
+
+impl End {
+    /// Of a message that its publisher was not acked.
+    pub(super) fn of(error: &PublishError) -> Self {
+        if error.is_definite() { Self::Refused } else { Self::Unknown }
+    }
 }
 
 #[derive(Debug)]
@@ -171,6 +178,11 @@ impl History {
         }
     }
 
+    /// The same of a publisher, whom a failing disk is no reason to be told [`ErrorCode::Internal`].
+    pub(super) fn excuses_refusal(&self, code: WireCode) -> bool {
+        code == WireCode::Known(ErrorCode::Unavailable) && self.excuses(code)
+    }
+
     /// Whether that may be the reason why what lies there is not read.
     pub(super) fn bucket_may_be_ill(&self) -> bool {
         let now = self.trace.elapsed();
@@ -181,6 +193,12 @@ impl History {
     pub(super) fn node_may_be_ill(&self) -> bool {
         let now = self.trace.elapsed();
         self.inner.with(|inner| inner.node.excuses(now))
+    }
+
+    /// Whether anything that is wrong, or was until a moment ago, may be the reason why a client is not
+    /// served: the node, or the bucket, without which its log fills.
+    pub(super) fn excuses_silence(&self) -> bool {
+        self.node_may_be_ill() || self.bucket_may_be_ill()
     }
 
     pub fn violations(&self) -> Vec<String> {

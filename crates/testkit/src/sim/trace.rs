@@ -53,6 +53,11 @@ impl Trace {
         self.counts.with(add);
     }
 
+    /// Counts what befell the nodes.
+    pub(super) fn count_fault(&self, name: &'static str) {
+        self.count(|counts| *counts.faults.entry(name).or_default() += 1);
+    }
+
     /// How often what came about so far.
     #[must_use]
     pub fn counts(&self) -> Counts {

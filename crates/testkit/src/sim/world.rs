@@ -28,7 +28,7 @@ pub(super) const FINISH_PATIENCE: Duration = Duration::from_secs(600);
 /// no excuse either.
 const FAIR_EVERY: u64 = 3;
 const FAIR_AT: u64 = 1;
-const FAIR_TIME: Duration = Duration::from_secs(18);
+pub(super) const FAIR_TIME: Duration = Duration::from_secs(18);
 /// One seed in so many sees the bucket go away for minutes.
 const OUTAGE_EVERY: u64 = 8;
 const OUTAGE_AT: u64 = 2;
@@ -180,7 +180,7 @@ impl World {
         }
         if self.history.is_sound() {
             self.heal().await;
-            if self.seed % FAIR_EVERY == FAIR_AT {
+            if ends_fair(self.seed) {
                 self.pass(FAIR_TIME).await;
             }
         }
@@ -509,6 +509,11 @@ impl World {
         }
         self.history.check_whole();
     }
+}
+
+/// Whether everybody goes on for a while in the end.
+pub(super) fn ends_fair(seed: u64) -> bool {
+    seed % FAIR_EVERY == FAIR_AT
 }
 
 /// Looks at the world when a log file was removed, and now and then.

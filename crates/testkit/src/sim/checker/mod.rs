@@ -57,6 +57,8 @@ pub(super) struct Checker {
     trace: Trace,
     /// The disk is damaged on purpose for now, and no check would pass.
     looks_away: Shared<bool>,
+    /// Messages that were seen in a shard's log more than once.
+    repeated: Shared<BTreeSet<MessageId>>,
     /// The node whose disk was lost or damaged, as long as the others have what it had and it has not.
     hurt: Shared<Option<Hurt>>,
 }
@@ -76,7 +78,8 @@ impl Checker {
         let (attempts, kept) = (Shared::new(Attempts::default()), Shared::new(Kept::default()));
         let promises = Shared::new(Promises::default());
         let (looks_away, hurt) = (Shared::new(false), Shared::new(None));
-        Self { nodes, history, cold, attempts, kept, promises, trace, looks_away, hurt }
+        let repeated = Shared::new(BTreeSet::new());
+        Self { nodes, history, cold, attempts, kept, promises, trace, looks_away, repeated, hurt }
     }
 
     /// Everything acked is on the disk, as a power failure would leave it now, or in the bucket
@@ -114,11 +117,22 @@ impl Checker {
             let (held, budget) = (held(&acked, &in_bucket), self.node().shape.shard_budget());
             for shard in (1..=self.node().shape.shards).map(ShardId) {
                 let Some(newest) = quorum::newest(shard, &told) else { continue };
+                self.count_repeated(&newest.appends);
                 let appends = quorum::as_sent_last(&newest.appends);
                 check_admission(&self.history, shard, budget, &appends, &held);
             }
         }
         self.cold.with(|place| *place = Some(cold));
+    }
+
+    fn count_repeated(&self, appends: &[Appends]) {
+        let mut once = BTreeSet::new();
+        let again = appends.iter().flat_map(|it| &it.messages).filter(|id| !once.insert(**id));
+        let repeated = self.repeated.with(|repeated| {
+            repeated.extend(again);
+            repeated.len() as u64
+        });
+        self.trace.count(|counts| counts.repeated = repeated);
     }
 
     /// What can be said of a log of which there is only one.

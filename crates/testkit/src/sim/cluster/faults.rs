@@ -18,6 +18,10 @@ const fn names() -> [&'static str; KINDS.len()] {
     names
 }
 
+/// What an operator does.
+pub(super) const TRANSFER: &str = "transfer";
+pub(super) const DRAINED: &str = "drained node";
+
 /// How likely each is, what it is counted under, and what it is.
 type Kind = (u64, &'static str, fn(Dice<'_>) -> Fault);
 
@@ -108,11 +112,11 @@ const KINDS: [Kind; 25] = [
         Fault::LoneClock { node: dice.node, other: dice.another(), us, down, starts_anew }
     }),
     (4, "lost disk", |dice| Fault::LostDisk { node: dice.node, down: some_ms(dice.random, 3_000) }),
-    (8, "transfer", |dice| Fault::Transfer {
+    (8, TRANSFER, |dice| Fault::Transfer {
         shard: dice.random.within(0..3) as u32,
         node: dice.node,
     }),
-    (3, "drained node", |dice| Fault::Drained { node: dice.node, time: dice.time }),
+    (3, DRAINED, |dice| Fault::Drained { node: dice.node, time: dice.time }),
     (4, "damaged disk", |dice| Fault::DamagedDisk {
         node: dice.node,
         down: some_ms(dice.random, 3_000),

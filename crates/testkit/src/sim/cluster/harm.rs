@@ -21,36 +21,37 @@ const ASKED_MAX: usize = 100;
 const MISTYPED_PERCENT: u64 = 50;
 
 impl ClusterWorld {
-    /// A node's shards are gone, and it is back after a while.
-    pub(super) async fn lose_disk(&mut self, at: At, down: Duration) {
+    /// A node's shards are gone, and it is back after a while. Whether that was done; likewise below.
+    pub(super) async fn lose_disk(&mut self, at: At, down: Duration) -> bool {
         if !self.may_be_harmed(at).await {
-            return;
+            return false;
         }
         self.be_harmed(at);
         let back_at = self.trace.elapsed() + down;
         self.crash(at, HostCrash::Silent, &CrashPlan::LoseAll, back_at).await;
         self.members[at].node.lose_shards();
         self.note(at, format_args!("has lost its shards"));
+        true
     }
 
     /// What lies on a node's disk is not what was written, when it is back.
-    pub(super) async fn damage_disk(&mut self, at: At, down: Duration) {
+    pub(super) async fn damage_disk(&mut self, at: At, down: Duration) -> bool {
         if !self.may_be_harmed(at).await {
-            return;
+            return false;
         }
         self.be_harmed(at);
         let back_at = self.trace.elapsed() + down;
         self.crash(at, HostCrash::Silent, &CrashPlan::LoseAll, back_at).await;
-        if let Some(harm) = self.checker.find_harm(at, &mut self.random) {
-            self.note(at, format_args!("is harmed: {harm:?}"));
-            harm.strike(&self.members[at].node.disk);
-        }
+        let Some(harm) = self.checker.find_harm(at, &mut self.random) else { return false };
+        self.note(at, format_args!("is harmed: {harm:?}"));
+        harm.strike(&self.members[at].node.disk);
+        true
     }
 
     /// A node is gone for good. One that knows nothing has its address after a while, and it is removed.
-    pub(super) async fn replace_node(&mut self, at: At, down: Duration, removed: Duration) {
+    pub(super) async fn replace_node(&mut self, at: At, down: Duration, removed: Duration) -> bool {
         if !self.may_be_harmed(at).await {
-            return;
+            return false;
         }
         self.be_harmed(at);
         let back_at = self.trace.elapsed() + down;
@@ -64,6 +65,7 @@ impl ClusterWorld {
             self.note(at, format_args!("is to come back with another bucket"));
         }
         self.operator.remove(at, removed);
+        true
     }
 
     fn be_harmed(&mut self, at: At) {

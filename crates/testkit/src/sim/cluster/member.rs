@@ -20,6 +20,8 @@ pub(super) struct Member {
     back_at: Duration,
     /// A disk error was planted that may end it; down for so long then.
     pub(super) hurt: Option<Duration>,
+    /// Its disk was full, hurt or without what it had, then.
+    pub(super) disk_ill_at: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -43,7 +45,7 @@ pub(super) enum News {
 impl Member {
     pub(super) fn new(node: SimNode) -> Self {
         let node = Arc::new(node);
-        Self { node, state: State::Down, back_at: Duration::ZERO, hurt: None }
+        Self { node, state: State::Down, back_at: Duration::ZERO, hurt: None, disk_ill_at: None }
     }
 
     /// Begins to start it if it is down and its time has come; whether it does.

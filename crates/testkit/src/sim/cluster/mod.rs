@@ -9,6 +9,7 @@ mod member;
 mod operator;
 mod quiet;
 mod replicas;
+mod served;
 mod wires;
 
 use std::net::IpAddr;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use railgun_broker::StartError;
-use railgun_client::{Offset, StreamUid};
+use railgun_client::{Offset, StreamName, StreamUid};
 use railgun_log::{CrashPlan, Fault as DiskFault};
 use railgun_net::memory::{Crash as HostCrash, Disturbance, MemoryNetwork};
 use tokio::sync::Notify;
@@ -32,9 +33,10 @@ use super::options::{Options, Shape};
 use super::random::Random;
 use super::trace::Trace;
 use super::workload::Workload;
-use super::world::{FINISH_PATIENCE, Report, in_virtual_time, watch};
+use super::world::{FAIR_TIME, FINISH_PATIENCE, Report, ends_fair, in_virtual_time, watch};
 pub use faults::CLUSTER_FAULTS;
 use faults::{At, Fault};
+use harm::MEND_PATIENCE;
 use member::{Member, News};
 use operator::Operator;
 use replicas::Replicas;
@@ -54,7 +56,7 @@ const START_PATIENCE: Duration = Duration::from_secs(30);
 const TURNS: u32 = 16;
 /// How often a disk is compared with what its replicas were told, besides whenever they have voted.
 const LOOK_PERCENT: u64 = 2;
-/// A node may refuse to start for what was wrong until so long ago.
+/// A node may refuse to start for what was wrong with its disk until so long ago.
 const EXCUSED: Duration = Duration::from_secs(15);
 
 /// Runs a cluster from `seed` to its end, in this thread.
@@ -93,8 +95,8 @@ struct ClusterWorld {
     operator: Operator,
     /// The node that has not yet again what it lost.
     lost: Option<At>,
-    /// Something was wrong then.
-    ill_at: Duration,
+    /// Those that stay.
+    streams: Arc<Vec<(StreamName, StreamUid)>>,
     /// Nothing was wrong any more then, and all nodes ran.
     well_at: Duration,
     history: History,
@@ -152,9 +154,9 @@ impl ClusterWorld {
             lasting: Vec::new(),
             operator,
             lost: None,
-            ill_at: Duration::ZERO,
+            streams: Arc::default(),
             well_at: Duration::ZERO,
-            replicas: Replicas::new(history.clone()),
+            replicas: Replicas::new(history.clone(), trace.clone()),
             history,
             checker,
             trace,
@@ -173,6 +175,7 @@ impl ClusterWorld {
         let workload =
             Workload::start(&self.dial, &shape, &self.history, &self.checker, random, &self.trace);
         let workload = workload.await;
+        self.streams = Arc::clone(&workload.streams);
         let mut first = Fault::first(self.seed, &mut self.random).into_iter();
         while self.trace.elapsed() < self.duration && self.history.is_sound() {
             let most = *self.random.pick(&[200, 2_000, 4_000]);
@@ -186,6 +189,10 @@ impl ClusterWorld {
         }
         if self.history.is_sound() {
             self.be_quiet().await;
+            if ends_fair(self.seed) {
+                self.mend(self.well_at, MEND_PATIENCE).await;
+                self.pass(FAIR_TIME).await;
+            }
         }
         if self.history.is_sound() && !workload.finish(FINISH_PATIENCE).await {
             let how = format_args!("somebody did not finish within {FINISH_PATIENCE:?}");
@@ -332,11 +339,10 @@ impl ClusterWorld {
         }
     }
 
-    /// Whether what is wrong, or was until a moment ago, is a reason for a node not to start. That its
-    /// bucket is away is one for a node that belongs to no cluster yet.
+    /// Whether what is wrong with its disk, or was until a moment ago, is a reason for a node not to start.
+    /// That its bucket is away is one for a node that belongs to no cluster yet.
     async fn excuses_start(&mut self, at: At, error: &StartError) -> bool {
         let node = &self.members[at].node;
-        let is_ill = self.trace.elapsed() < self.ill_at + EXCUSED;
         match error {
             StartError::WrongBucket(_) => match node.mistyped() {
                 Some(other) => {
@@ -351,8 +357,15 @@ impl ClusterWorld {
                 }
                 None => false,
             },
-            StartError::Probe(_) | StartError::Owner(_) => is_ill && !node.is_member(),
-            _ => is_ill || self.members[at].hurt.is_some(),
+            StartError::Probe(_) | StartError::Owner(_) => {
+                self.history.bucket_may_be_ill() && !node.is_member()
+            }
+            StartError::Bind(_) | StartError::IdentityConflict { .. } => false,
+            // For the others a node needs nothing but its disk.
+            _ => {
+                let ill_at = self.members[at].disk_ill_at;
+                ill_at.is_some_and(|ill_at| self.trace.elapsed() < ill_at + EXCUSED)
+            }
         }
     }
 
@@ -403,8 +416,9 @@ impl ClusterWorld {
             return;
         }
         self.trace.note(format_args!("fault: {fault:?}"));
-        self.trace.count(|counts| *counts.faults.entry(name).or_default() += 1);
         let now = self.trace.elapsed();
+        // Counted is what was done, not what was tried.
+        let mut is_done = true;
         match fault {
             Fault::Crash { node, told, down } => {
                 let plan = self.draw_end();
@@ -473,10 +487,10 @@ impl ClusterWorld {
                 self.members[node].node.set_slowness(Some(us));
                 self.last(Lasting::SlowDisk(node), time);
             }
-            Fault::LostDisk { node, down } => self.lose_disk(node, down).await,
-            Fault::DamagedDisk { node, down } => self.damage_disk(node, down).await,
+            Fault::LostDisk { node, down } => is_done = self.lose_disk(node, down).await,
+            Fault::DamagedDisk { node, down } => is_done = self.damage_disk(node, down).await,
             Fault::ReplacedNode { node, down, removed } => {
-                self.replace_node(node, down, removed).await;
+                is_done = self.replace_node(node, down, removed).await;
             }
             Fault::Clock { node, us } => {
                 self.members.iter().for_each(|member| member.node.clock.set_off(0));
@@ -493,13 +507,20 @@ impl ClusterWorld {
                 self.members.iter().for_each(|member| member.node.clock.set_off(0));
                 self.members[other].node.clock.set_off(us);
             }
-            Fault::Transfer { shard, node } => self.operator.transfer(shard, node),
+            // The operator counts these when they are done.
+            Fault::Transfer { shard, node } => {
+                is_done = false;
+                self.operator.transfer(shard, node);
+            }
             Fault::Drained { node, time } => {
+                is_done = false;
                 self.operator.drain(node, true);
                 self.last(Lasting::Drained(node), time);
             }
         }
-        self.ill_at = self.trace.elapsed();
+        if is_done {
+            self.trace.count_fault(name);
+        }
         self.tell_health();
     }
 
@@ -560,8 +581,14 @@ impl ClusterWorld {
         let is_ill = !self.lasting.is_empty()
             || self.lost.is_some()
             || self.members.iter().any(|member| member.up().is_none() || member.hurt.is_some());
-        if is_ill {
-            self.ill_at = self.trace.elapsed();
+        let now = self.trace.elapsed();
+        let is_full = |at| {
+            self.lasting.iter().any(|(_, it)| matches!(it, Lasting::DiskFull(full) if *full == at))
+        };
+        for (at, member) in self.members.iter_mut().enumerate() {
+            if member.hurt.is_some() || self.lost == Some(at) || is_full(at) {
+                member.disk_ill_at = Some(now);
+            }
         }
         self.history.bucket_is_ill(self.bucket.weather() != Weather::Fair);
         self.history.node_is_ill(is_ill);
@@ -583,7 +610,7 @@ impl ClusterWorld {
             self.crash(at, HostCrash::Silent, &CrashPlan::LoseAll, Duration::ZERO).await;
         }
         self.checker.check().await;
-        self.be_quiet().await;
+        self.become_well().await;
         if self.history.is_sound() && self.read_everywhere().await.is_some_and(|now| now != ends) {
             self.history.violated("PS-1", format_args!("streams end elsewhere after a power cut"));
         }

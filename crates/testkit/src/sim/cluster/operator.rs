@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use super::super::dial::SimDial;
 use super::super::random::Random;
 use super::super::trace::Trace;
-use super::faults::At;
+use super::faults::{At, DRAINED, TRANSFER};
 
 /// Who does not get what is asked for asks again after this time.
 const AGAIN_AFTER: Duration = Duration::from_millis(300);
@@ -51,6 +51,7 @@ impl Operator {
             let led = client.admin().transfer_leader(ShardId(shard), node).await;
             match led {
                 Ok((leader, term)) => {
+                    trace.count_fault(TRANSFER);
                     trace.note(format_args!("{leader} leads shard {shard} in term {term}"));
                 }
                 Err(error) => trace.note(format_args!("shard {shard} is not handed over: {error}")),
@@ -89,6 +90,9 @@ impl Operator {
                     return;
                 }
                 sleep(AGAIN_AFTER).await;
+            }
+            if state == NodeState::Draining {
+                trace.count_fault(DRAINED);
             }
             trace.note(format_args!("node {node} is {state:?}"));
         }

@@ -20,15 +20,16 @@ const AGREE_PATIENCE: Duration = Duration::from_secs(20);
 const MAJORITY: usize = NODES as usize / 2 + 1;
 
 impl ClusterWorld {
-    /// Nothing is wrong for a while. Soon every shard has a leader.
+    /// Nothing is wrong for a while. Soon every shard has a leader, and clients are served.
     pub(super) async fn be_quiet(&mut self) {
         self.become_well().await;
+        self.be_served().await;
         let pause = Duration::from_millis(self.random.within(500..6_000));
         self.pass(pause).await;
     }
 
     /// Nothing is wrong any more. Soon every shard has a leader, and all nodes run.
-    async fn become_well(&mut self) {
+    pub(super) async fn become_well(&mut self) {
         self.trace.note(format_args!("quiet"));
         // Who is on its way down takes its leads along if the others cannot have them.
         let stays = |world: &mut Self| {
@@ -174,7 +175,7 @@ mod tests {
         let [one, two, three] = [1, 2, 3].map(|number| replica(number, 4, Some(1)));
         assert_eq!(leads(&[one.clone(), two.clone(), three.clone()], false), Some(1));
         assert_eq!(leads(&[one.clone(), two.clone()], false), Some(1));
-        assert_eq!(leads(&[one.clone()], false), None, "nobody follows");
+        assert_eq!(leads(std::slice::from_ref(&one), false), None, "nobody follows");
         let waits = replica(2, 4, None);
         assert_eq!(leads(&[one.clone(), waits.clone(), replica(3, 4, None)], false), None);
         assert_eq!(leads(&[one.clone(), two.clone(), replica(3, 5, None)], false), None, "deposed");

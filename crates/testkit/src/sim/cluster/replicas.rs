@@ -10,6 +10,7 @@ use railgun_types::{EntryId, ReplicaId, ShardId};
 
 use super::super::history::History;
 use super::super::node::Life;
+use super::super::trace::Trace;
 
 /// Replicas are compared this often.
 const COMPARE_EVERY: Duration = Duration::from_millis(500);
@@ -20,6 +21,9 @@ const KEPT: usize = 1_000;
 #[derive(Debug)]
 pub(super) struct Replicas {
     history: History,
+    trace: Trace,
+    /// Those that vote in the place of earlier ones on their nodes.
+    reborn: BTreeSet<(ShardId, ReplicaId)>,
     /// Who was seen to lead.
     leaders: BTreeMap<(ShardId, u64), ReplicaId>,
     /// The last durable vote on each node.
@@ -32,9 +36,11 @@ pub(super) struct Replicas {
 }
 
 impl Replicas {
-    pub(super) fn new(history: History) -> Self {
+    pub(super) fn new(history: History, trace: Trace) -> Self {
         Self {
             history,
+            trace,
+            reborn: BTreeSet::new(),
             leaders: BTreeMap::new(),
             votes: BTreeMap::new(),
             hashes: BTreeMap::new(),
@@ -48,6 +54,12 @@ impl Replicas {
         let mut voted = BTreeSet::new();
         for (at, life) in lives.iter().enumerate() {
             for state in life.iter().flat_map(|life| life.broker.replica_states()) {
+                let votes = state.voters.contains(&state.replica);
+                if votes && state.replica.incarnation() > 1 {
+                    self.reborn.insert((state.shard, state.replica));
+                    let reborn = self.reborn.len() as u64;
+                    self.trace.count(|counts| counts.reborn = reborn);
+                }
                 if let Some(leader) = state.leader {
                     self.leads(state.shard, state.term, leader);
                 }
@@ -114,10 +126,15 @@ impl Replicas {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::trace::Trace;
     use super::*;
 
     const SHARD: ShardId = ShardId(1);
+
+    fn nothing() -> (History, Replicas) {
+        let trace = Trace::begin();
+        let history = History::new(trace.clone());
+        (history.clone(), Replicas::new(history, trace))
+    }
 
     fn digest(index: u64, hash: u64) -> StateDigest {
         StateDigest { applied: Some(EntryId { term: 1, index }), hash }
@@ -125,8 +142,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn two_leaders_in_a_term_are_noticed() {
-        let history = History::new(Trace::begin());
-        let mut replicas = Replicas::new(history.clone());
+        let (history, mut replicas) = nothing();
         let one = ReplicaId(1);
         replicas.leads(SHARD, 1, one);
         replicas.leads(SHARD, 1, one);
@@ -139,8 +155,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_same_entries_make_the_same_state() {
-        let history = History::new(Trace::begin());
-        let mut replicas = Replicas::new(history.clone());
+        let (history, mut replicas) = nothing();
         replicas.is(SHARD, 0, digest(5, 10));
         replicas.is(SHARD, 1, digest(6, 11));
         replicas.is(SHARD, 0, digest(6, 11));
@@ -151,7 +166,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn replicas_are_the_same_when_all_are() {
-        let mut replicas = Replicas::new(History::new(Trace::begin()));
+        let (_, mut replicas) = nothing();
         for shard in [0, 1].map(ShardId) {
             replicas.is(shard, 0, digest(5, 10));
             replicas.is(shard, 1, digest(5, 10));

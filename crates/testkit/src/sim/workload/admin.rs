@@ -92,7 +92,9 @@ pub(super) fn judge(actor: &Actor, error: &AdminError) {
             waits.map(WireCode::Known).contains(&error.code) || actor.history.excuses(error.code)
         }
         AdminError::Protocol { .. } => false,
-        _ => true,
+        AdminError::Connection(_) | AdminError::Lost { .. } | AdminError::Unknown { .. } => {
+            actor.history.excuses_silence()
+        }
     };
     if !excused {
         actor.history.violated("admin", format_args!("{error}"));

@@ -39,6 +39,8 @@ pub(super) struct Actor {
 pub(super) struct Workload {
     tasks: JoinSet<()>,
     stop: Arc<AtomicBool>,
+    /// Those that stay.
+    pub(super) streams: Arc<Vec<(StreamName, StreamUid)>>,
 }
 
 impl Workload {
@@ -95,7 +97,7 @@ impl Workload {
         }
         tasks.spawn(admin::run(as_actor("admin".to_owned())));
         tasks.spawn(passing::run(as_actor("passing".to_owned())));
-        Self { tasks, stop }
+        Self { tasks, stop, streams: actor.streams }
     }
 
     /// Lets everybody finish what they do; true if they did within `patience`.
@@ -149,8 +151,17 @@ impl Actor {
         loop {
             match Client::connect_over(Arc::new(self.dial.clone()), options.clone()).await {
                 Ok(client) => return Some(client),
-                Err(_) if self.goes_on() => self.pause(300).await,
-                Err(_) => return None,
+                Err(error) => {
+                    self.note(format_args!("cannot connect: {error}"));
+                    if !self.history.node_may_be_ill() {
+                        let how = format_args!("{} cannot connect: {error}", self.name);
+                        self.history.violated("liveness", how);
+                    }
+                    if !self.goes_on() {
+                        return None;
+                    }
+                    self.pause(300).await;
+                }
             }
         }
     }

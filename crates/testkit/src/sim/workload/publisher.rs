@@ -2,8 +2,8 @@
 //! sometimes leave without a word.
 
 use railgun_client::{
-    AtomicTicket, ErrorCode, ExpectedEnd, Message, MultiPublisher, Offset, PublishError, Publisher,
-    StreamName, StreamUid, Ticket, WireCode,
+    AtomicTicket, ErrorCode, ExpectedEnd, Message, MultiPublisher, Offset, OpenError, PublishError,
+    Publisher, StreamName, StreamUid, Ticket, WireCode,
 };
 
 use super::super::history::{End, LaneId, MessageId};
@@ -42,7 +42,7 @@ pub(super) async fn run(actor: Actor, ordered: bool) {
         let publisher = match opened {
             Ok(publisher) => publisher,
             Err(error) => {
-                actor.note(format_args!("cannot publish: {error}"));
+                judge_open(&actor, &error);
                 actor.pause(1000).await;
                 continue;
             }
@@ -106,7 +106,7 @@ async fn bind<'a>(
     match multi.bind(name.clone()).await {
         Ok(publisher) => Some(Handle::new(actor, publisher, *stream, true)),
         Err(error) => {
-            actor.note(format_args!("cannot publish to {name}: {error}"));
+            judge_open(actor, &error);
             None
         }
     }
@@ -261,7 +261,7 @@ impl<'a> Handle<'a> {
                     }
                     Err(error) => {
                         failed = true;
-                        let end = end_of(&error);
+                        let end = End::of(&error);
                         ids.iter().for_each(|id| self.actor.history.ended(*id, end));
                         self.judge(&error);
                     }
@@ -281,7 +281,7 @@ impl<'a> Handle<'a> {
         match ended {
             Ok((offset, ts)) => self.actor.history.ended(id, End::Published(offset, ts)),
             Err(error) => {
-                self.actor.history.ended(id, end_of(&error));
+                self.actor.history.ended(id, End::of(&error));
                 self.judge(&error);
             }
         }
@@ -290,19 +290,39 @@ impl<'a> Handle<'a> {
     /// Some refusals have no excuse here.
     fn judge(&self, error: &PublishError) {
         self.actor.note(format_args!("failed: {error}"));
-        if let PublishError::Refused(refused) = error {
-            if refused.code == WireCode::Known(ErrorCode::HotTierFull) {
-                self.actor.trace.count(|counts| counts.refused_full += 1);
+        let is_excused = match error {
+            PublishError::Refused(refused) => {
+                if refused.code == WireCode::Known(ErrorCode::HotTierFull) {
+                    self.actor.trace.count(|counts| counts.refused_full += 1);
+                }
+                is_excused(refused.code) || self.actor.history.excuses_refusal(refused.code)
             }
-            let is_excused = match refused.code {
-                WireCode::Known(ErrorCode::Unavailable) => self.actor.history.excuses(refused.code),
-                code => is_excused(code),
-            };
-            if !is_excused {
-                let how = format_args!("{} was told: {refused}", self.actor.name);
-                self.actor.history.violated("PS errors", how);
+            PublishError::OrderBroken => true,
+            PublishError::NotSent { .. } | PublishError::Unknown { .. } => {
+                self.actor.history.excuses_silence()
             }
+        };
+        if !is_excused {
+            let how = format_args!("{} was told: {error}", self.actor.name);
+            self.actor.history.violated("PS errors", how);
         }
+    }
+}
+
+/// Some refusals to open a publisher have no excuse here.
+fn judge_open(actor: &Actor, error: &OpenError) {
+    actor.note(format_args!("{error}"));
+    let is_excused = match error {
+        OpenError::Refused { error, .. } => {
+            is_excused(error.code) || actor.history.excuses_refusal(error.code)
+        }
+        OpenError::Unreachable { .. } => actor.history.excuses_silence(),
+        OpenError::Closed { .. } => true,
+        OpenError::TooManyStreams { .. } => false,
+    };
+    if !is_excused {
+        let how = format_args!("{}: {error}", actor.name);
+        actor.history.violated("PS errors", how);
     }
 }
 
@@ -318,10 +338,6 @@ fn is_excused(code: WireCode) -> bool {
                 | ErrorCode::StreamStarting
         )
     )
-}
-
-fn end_of(error: &PublishError) -> End {
-    if error.is_definite() { End::Refused } else { End::Unknown }
 }
 
 #[cfg(test)]
