@@ -126,3 +126,22 @@ impl Asker {
 fn is_full(error: &PublishError) -> bool {
     matches!(error, PublishError::Refused(error) if error.code == WireCode::Known(ErrorCode::HotTierFull))
 }
+
+#[cfg(test)]
+mod tests {
+    use railgun_net::memory::MemoryNetwork;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_takes_no_client_is_noticed() {
+        let trace = Trace::begin();
+        let history = History::new(trace.clone());
+        let (dial, streams) = (SimDial::new(MemoryNetwork::new()), Arc::default());
+        let asker =
+            Asker { node: 1, dial, seed: [1; 16], streams, history: history.clone(), trace };
+        asker.run().await;
+        let violations = history.violations();
+        assert!(violations.len() == 1 && violations[0].starts_with("liveness"), "{violations:?}");
+    }
+}

@@ -146,6 +146,15 @@ fn nothing_at_the_end_of_a_stream_is_lost() {
 }
 
 #[test]
+fn what_has_not_ended_is_open() {
+    let history = history();
+    let messages = sent(&history, true, 4);
+    let ends = [End::Published(Offset(0), TS), End::Refused, End::Unknown];
+    ends.into_iter().zip(&messages).for_each(|(end, message)| history.ended(message.0, end));
+    assert!(history.open().into_iter().eq([messages[3].0]));
+}
+
+#[test]
 fn log_time_of_a_stream_never_falls() {
     let history = history();
     let messages = sent(&history, false, 2);
@@ -194,10 +203,13 @@ async fn what_is_wrong_is_an_excuse_for_a_while() {
     assert_eq!(excused(), [false, true, false], "the bucket is well");
     history.node_is_ill(false);
     assert_eq!(excused(), [false, true, false], "it was ill until now");
+    assert!(history.excuses_silence());
     tokio::time::advance(EXCUSED).await;
     assert_eq!(excused(), [false; 3]);
+    assert!(!history.excuses_silence());
     history.bucket_is_ill(true);
     assert_eq!(excused(), [true, false, false], "a node needs no bucket to serve");
+    assert!(history.excuses_silence(), "but it may run out of room");
     history.bucket_is_ill(false);
     tokio::time::advance(EXCUSED).await;
     assert_eq!(excused(), [false; 3]);
