@@ -174,6 +174,8 @@ struct Host {
     /// Who wants records that the log does not hold, and that are in the bucket by an entry which is not
     /// applied here yet.
     early_readers: Vec<(ReadQuery, oneshot::Sender<Located>)>,
+    /// Who wants to begin with a time that may be among these records.
+    early_starts: Vec<(StreamUid, StartPosition, oneshot::Sender<StartResolved>)>,
     mirror_waits: Vec<(MirrorScope, oneshot::Sender<()>)>,
     offload: watch::Sender<u64>,
     /// The offloader has been told that there is something to do, and has not done it yet.
@@ -238,6 +240,7 @@ impl HostSpec {
             readers: TailReaders::default(),
             restored: restored.unwrap_or(0),
             early_readers: Vec::new(),
+            early_starts: Vec::new(),
             mirror_waits: Vec::new(),
             offload,
             offload_due: false,
@@ -320,7 +323,7 @@ impl Host {
             Message::Request { body, reply } => self.on_request(*body, reply).await,
             Message::Locate { query, reply } => self.on_locate(query, reply),
             Message::ResolveStart { stream, start, reply } => {
-                drop(reply.send(query::resolve_start(&self.state, stream, start)));
+                self.on_resolve_start(stream, start, reply);
             }
             Message::Describe { stream, reply } => {
                 let mut facts = query::describe(&self.state, stream).map(Box::new);
@@ -393,8 +396,7 @@ impl Host {
 
     fn on_locate(&mut self, query: ReadQuery, reply: oneshot::Sender<Located>) {
         match query::locate(&self.state, query) {
-            // The entries that tell of the bucket come behind the one the state began with.
-            Some(Located::Missing) if self.state.floor().unwrap_or(0) < self.restored => {
+            Some(Located::Missing) if self.is_early() => {
                 self.early_readers.push((query, reply));
             }
             Some(located) => drop(reply.send(located)),
@@ -402,8 +404,31 @@ impl Host {
         }
     }
 
+    fn on_resolve_start(
+        &mut self,
+        stream: StreamUid,
+        start: StartPosition,
+        reply: oneshot::Sender<StartResolved>,
+    ) {
+        match query::resolve_start(&self.state, stream, start, self.is_early()) {
+            Some(resolved) => drop(reply.send(resolved)),
+            None => self.early_starts.push((stream, start, reply)),
+        }
+    }
+
+    /// Whether entries that tell of the bucket, which come behind the one the state began with, are still to
+    /// be applied.
+    fn is_early(&self) -> bool {
+        self.state.floor().unwrap_or(0) < self.restored
+    }
+
     /// More is known to be in the bucket.
     fn wake_early_readers(&mut self) {
+        for (stream, start, reply) in std::mem::take(&mut self.early_starts) {
+            if !reply.is_closed() {
+                self.on_resolve_start(stream, start, reply);
+            }
+        }
         for (query, reply) in std::mem::take(&mut self.early_readers) {
             if !reply.is_closed() {
                 self.on_locate(query, reply);

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use railgun_cold::reader::ColdPart;
-use railgun_core::manifest::{Digest, ObjectId, ObjectKind};
+use railgun_core::manifest::{Digest, ObjectId, ObjectKind, StreamManifest};
 use railgun_core::shard::{HotIndex, IndexPoint, PlannedObject, PlannedRange, ShardState, Waiting};
 use railgun_types::{Offset, StartPosition, StreamName, StreamSpec, StreamUid, Timestamp};
 
@@ -163,15 +163,18 @@ pub(super) fn locate(state: &ShardState, query: ReadQuery) -> Option<Located> {
     Some(part.map_or(Located::Missing, |part| Located::Cold(Box::new(part))))
 }
 
+/// `None`: between the tiers lie records of which it is not known here yet that they are in the bucket
+/// (`is_early`), and one of these may be the first of the time that is wanted.
 pub(super) fn resolve_start(
     state: &ShardState,
     uid: StreamUid,
     start: StartPosition,
-) -> StartResolved {
-    let Some(stream) = state.stream(uid) else { return StartResolved::Deleted };
+    is_early: bool,
+) -> Option<StartResolved> {
+    let Some(stream) = state.stream(uid) else { return Some(StartResolved::Deleted) };
     let next = stream.next_offset();
     let at = |start| StartResolved::At { start, next };
-    match start {
+    Some(match start {
         StartPosition::Earliest => at(Offset(0)),
         StartPosition::Latest => at(next),
         StartPosition::Offset(offset) => at(offset),
@@ -179,18 +182,19 @@ pub(super) fn resolve_start(
         StartPosition::Time(ts) => {
             let hot_from = stream.index().first();
             let manifest = state.manifest();
-            let cold = manifest
-                .streams
-                .get(&uid)
+            let told = manifest.streams.get(&uid);
+            let cold_end = told.map_or(Offset(0), StreamManifest::end);
+            let cold = told
                 .and_then(|cold| cold.range_at_time(ts))
                 .filter(|range| hot_from.is_none_or(|hot| range.base < hot))
                 .and_then(|range| ColdPart::new(manifest, uid, range));
             match cold {
                 Some(part) => StartResolved::ColdTime { part: Box::new(part), ts, next },
+                None if is_early && cold_end < hot_from.unwrap_or(next) => return None,
                 None => at(stream.index().at_time(ts).unwrap_or(next)),
             }
         }
-    }
+    })
 }
 
 pub(super) fn unused(state: &ShardState) -> Vec<(StreamName, StreamUid)> {

@@ -141,11 +141,17 @@ async fn who_reads_behind_a_snapshot_waits_for_the_entries_that_tell_of_the_buck
     let (reply, mut located) = oneshot::channel();
     let query = ReadQuery { stream: STREAM, from: Offset(0), wait: false, only_cold: false };
     rig.to.send(Message::Locate { query, reply }).await.expect("it runs");
+    let (reply, mut resolved) = oneshot::channel();
+    let start = StartPosition::Time(Timestamp(0));
+    rig.to.send(Message::ResolveStart { stream: STREAM, start, reply }).await.expect("it runs");
     rig.handle.describe(STREAM).await.expect("it runs");
     assert!(located.try_recv().is_err(), "answered too early");
+    assert!(resolved.try_recv().is_err(), "it began behind the record");
     rig.apply(1, commit).await;
     let located = timeout(PATIENCE, located).await.expect("woken").expect("it runs");
     assert!(matches!(located, Located::Cold(_)), "{located:?}");
+    let resolved = timeout(PATIENCE, resolved).await.expect("woken").expect("it runs");
+    assert!(matches!(resolved, StartResolved::ColdTime { .. }), "{resolved:?}");
 }
 
 /// A command that takes room.
