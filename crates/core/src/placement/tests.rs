@@ -390,7 +390,7 @@ fn without_a_substitute_only_a_majority_goes_on_without_a_removed_node() {
 #[test]
 fn a_removed_learner_goes_even_where_removed_voters_must_stay() {
     let mut world = World::new(6, settings(1, 1));
-    [2, 3, 4, 6].map(|node| world.set_state(NodeId(node), NodeState::Removed));
+    [2, 3, 4, 6].into_iter().for_each(|node| world.set_state(NodeId(node), NodeState::Removed));
     world.converge();
     let placement = world.catalog.placement(ShardId::CATALOG).expect("placed");
     assert_eq!((placement.voters.len(), &placement.learners[..]), (5, &[][..]));
