@@ -1,6 +1,7 @@
 //! Runs of the whole simulation, each from a seed: no rule is broken in any, and together they see
 //! everything that the rules speak of.
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use railgun_testkit::sim::{self, Counts, FAULTS, Options, Report};
@@ -25,6 +26,12 @@ pub(crate) fn tail(report: &Report) -> String {
     let lines = report.trace.len();
     let tail = if traced() { 0 } else { lines.min(40) };
     report.trace[lines - tail..].join("\n")
+}
+
+/// Tells of a seed before it is run, past the harness, which keeps what tests print until they end: one that
+/// never ends is known.
+pub(crate) fn announce(whose: &str, seed: u64) {
+    std::io::stderr().write_all(format!("{whose} seed {seed}\n").as_bytes()).ok();
 }
 
 /// Every event, if the environment says so.
@@ -54,6 +61,7 @@ fn every_rule_holds_under_faults() {
     };
     let (mut all, mut runs) = (Counts::default(), 0);
     for seed in seeds {
+        announce("node", seed);
         let report = sim::run(seed, &Options::default());
         println!(
             "seed {seed}: {} of {} messages acked, {} lives, {:?} of virtual time, {} events, trace \

@@ -11,6 +11,7 @@ use railgun_client::{ErrorCode, Message, PublishError, Source, WireCode};
 use railgun_types::{Offset, StreamUid, Timestamp};
 
 use super::clock::SimClock;
+use super::panics;
 use super::random::Random;
 use super::said::Said;
 use super::shared::Shared;
@@ -202,11 +203,19 @@ impl History {
     }
 
     pub fn violations(&self) -> Vec<String> {
+        self.take_panics();
         self.inner.with(|inner| inner.violations.clone())
     }
 
     pub fn is_sound(&self) -> bool {
+        self.take_panics();
         self.inner.with(|inner| inner.violations.is_empty())
+    }
+
+    fn take_panics(&self) {
+        for (rule, how) in panics::fresh() {
+            self.violated(rule, format_args!("{how}"));
+        }
     }
 
     pub fn lane(&self, ordered: bool) -> LaneId {

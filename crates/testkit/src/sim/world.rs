@@ -16,6 +16,7 @@ use super::faults::Fault;
 use super::history::History;
 use super::node::{Life, SimNode};
 use super::options::{Options, Shape};
+use super::panics;
 use super::random::Random;
 use super::trace::Trace;
 use super::workload::Workload;
@@ -87,11 +88,20 @@ impl Report {
 /// If the simulation itself is at fault.
 #[must_use]
 pub fn run(seed: u64, options: &Options) -> Report {
-    in_virtual_time(seed, async { Box::pin(World::new(seed, options).run()).await })
+    reported(seed, async { Box::pin(World::new(seed, options).run()).await })
+}
+
+/// Runs `world` to its end, and whatever its tasks still do when they are dropped.
+pub(super) fn reported(seed: u64, world: impl Future<Output = Report>) -> Report {
+    let mut report = in_virtual_time(seed, world);
+    let last = panics::fresh().into_iter().map(|(rule, how)| format!("{rule}: {how}"));
+    report.violations.extend(last);
+    report
 }
 
 /// Runs `world` to its end in this thread, on paused time.
 pub(super) fn in_virtual_time<T>(seed: u64, world: impl Future<Output = T>) -> T {
+    panics::begin();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)

@@ -33,7 +33,7 @@ use super::options::{Options, Shape};
 use super::random::Random;
 use super::trace::Trace;
 use super::workload::Workload;
-use super::world::{FAIR_TIME, FINISH_PATIENCE, Report, ends_fair, in_virtual_time, watch};
+use super::world::{FAIR_TIME, FINISH_PATIENCE, Report, ends_fair, reported, watch};
 pub use faults::CLUSTER_FAULTS;
 use faults::{At, Fault};
 use harm::MEND_PATIENCE;
@@ -65,7 +65,7 @@ const EXCUSED: Duration = Duration::from_secs(15);
 /// If the simulation itself is at fault.
 #[must_use]
 pub fn run_cluster(seed: u64, options: &Options) -> Report {
-    in_virtual_time(seed, async { Box::pin(ClusterWorld::new(seed, options).run()).await })
+    reported(seed, async { Box::pin(ClusterWorld::new(seed, options).run()).await })
 }
 
 /// Something that lasts until its time is over.
