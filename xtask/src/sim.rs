@@ -94,26 +94,44 @@ fn now() -> Instant {
     Instant::now()
 }
 
+/// Each must show as what it is, with a seed with which nothing shows without it.
 fn look_for_bugs(args: &Args) -> ExitCode {
-    let duration = Duration::from_secs(args.seconds);
+    let options = Options { duration: Duration::from_secs(args.seconds), bug: None };
     let mut missed = Vec::new();
     let is_wanted = |name: &str| args.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
-    for (bug, name) in CLUSTER_BUGS.into_iter().filter(|(_, name)| is_wanted(name)) {
+    for bug in CLUSTER_BUGS.into_iter().filter(|bug| is_wanted(bug.name)) {
         let mut found = None;
-        run_seeds(args, &Options { duration, bug: Some(bug) }, |report| {
-            let violation = report.violations.first();
-            found = found.take().or_else(|| Some((report.seed, violation?.clone())));
+        run_seeds(args, &Options { bug: Some(bug.bug), ..options.clone() }, |report| {
+            found = found.take().or_else(|| Some((bug.shown(&report.violations)?, report.clone())));
             found.is_none()
         });
-        match found {
-            Some((seed, violation)) => println!("{name}: found with seed {seed}: {violation}"),
-            None => {
-                println!("{name}: NOT FOUND with {} seeds from {}", args.seeds, args.start);
+        let name = bug.name;
+        let verdict = match found {
+            None => Err(format!("NOT FOUND with {} seeds from {}", args.seeds, args.start)),
+            Some((shown, report)) => shown
+                .and_then(|violation| {
+                    let seed = report.seed;
+                    let without = run_seed(seed, false, &options);
+                    match without.violations.first() {
+                        None => Ok(format!("found with seed {seed}: {violation}")),
+                        Some(first) => Err(format!("seed {seed} shows without it: {first}")),
+                    }
+                })
+                .inspect_err(|_| tell_of_failure(&report, args)),
+        };
+        match verdict {
+            Ok(how) => println!("{name}: {how}"),
+            Err(how) => {
+                println!("{name}: {how}");
                 missed.push(name);
             }
         }
     }
-    if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if missed.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    println!("bugs that are not found as what they are: {missed:?}");
+    ExitCode::FAILURE
 }
 
 /// Runs the seeds, several at a time, until `take` says that it has enough.
@@ -151,10 +169,10 @@ fn run_seeds(args: &Args, options: &Options, mut take: impl FnMut(&Report) -> bo
 /// A panic, of a check in a dependency for instance, is a finding too.
 fn run_seed(seed: u64, alone: bool, options: &Options) -> Report {
     let run = if alone { sim::run } else { sim::run_cluster };
-    catch_unwind(|| run(seed, options)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-        Report { seed, violations: vec![format!("panicked: {text}")], ..Report::default() }
+    catch_unwind(|| run(seed, options)).unwrap_or_else(|_| Report {
+        seed,
+        violations: sim::panics(),
+        ..Report::default()
     })
 }
 

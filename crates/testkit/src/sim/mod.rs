@@ -36,7 +36,7 @@ pub use counts::Counts;
 pub use cut::Point;
 pub use faults::FAULTS;
 pub use history::{End, History, LaneId, MessageId};
-pub use options::{Bug, CLUSTER_BUGS, Options};
+pub use options::{Bug, CLUSTER_BUGS, ClusterBug, Options};
 pub use panics::panics;
 pub use railgun_broker::BuiltinBug as BrokerBug;
 pub use railgun_log::{BuiltinBug as LogBug, CrashPlan};

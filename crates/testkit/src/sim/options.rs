@@ -36,28 +36,81 @@ pub enum Bug {
     Overwrite,
 }
 
-/// Bugs that a simulated cluster finds, with what they do.
-pub const CLUSTER_BUGS: [(Bug, &str); 19] = [
-    (Bug::Log(LogBug::CallbackBeforeSync), "ack before fsync"),
-    (Bug::Broker(BrokerBug::SnapshotAboveFloor), "snapshot above the floor"),
-    (Bug::Broker(BrokerBug::PurgeAboveFloor), "purge above the floor"),
-    (Bug::Broker(BrokerBug::StaleRead), "stale leader read"),
-    (Bug::Log(LogBug::VoteNotWritten), "vote not persisted"),
-    (Bug::Log(LogBug::VoteOvertakes), "vote not ordered behind appends"),
-    (Bug::Log(LogBug::CallbackOfLater), "flush callback out of order"),
-    (Bug::Broker(BrokerBug::DeleteBeforeMirrored), "delete before mirrored"),
-    (Bug::Broker(BrokerBug::StaleCommit), "commit of a stale term accepted"),
-    (Bug::Log(LogBug::SyncErrorIgnored), "EIO ignored"),
-    (Bug::Log(LogBug::RotAsTorn), "rot taken for torn"),
-    (Bug::Broker(BrokerBug::IncarnationReused), "incarnation reused"),
-    (Bug::Broker(BrokerBug::AnsweredTwice), "relay answered twice"),
-    (Bug::Broker(BrokerBug::LoneClockFollowed), "lone clock followed"),
-    (Bug::Broker(BrokerBug::CommitBeforePut), "commit of what was never uploaded"),
-    (Bug::Broker(BrokerBug::HoleInManifest), "hole in a manifest"),
-    (Bug::Broker(BrokerBug::GapBetweenTiers), "gap between the tiers"),
-    (Bug::Broker(BrokerBug::RepeatsAreNew), "repeat appended again"),
-    (Bug::Broker(BrokerBug::NoAdmission), "log without bounds"),
-];
+/// A bug that a simulated cluster finds.
+#[derive(Clone, Copy, Debug)]
+pub struct ClusterBug {
+    /// What is planted.
+    pub bug: Bug,
+    /// What it does.
+    pub name: &'static str,
+    /// The rules that it is against. Where it shows, one of them is broken.
+    against: &'static [&'static str],
+    /// What else may be broken then, by what follows from it.
+    besides: &'static [&'static str],
+}
+
+impl ClusterBug {
+    /// Whether a run with it, in which these rules were broken, shows it: by one that it is against, or as
+    /// something else, which is an error. `None`: it does not show.
+    #[must_use]
+    pub fn shown(&self, violations: &[String]) -> Option<Result<String, String>> {
+        let first = violations.first()?;
+        let is_of = |rules: &[&str], violation: &str| {
+            violation.split_once(':').is_some_and(|(rule, _)| rules.contains(&rule))
+        };
+        let against = violations.iter().find(|violation| is_of(self.against, violation));
+        let is_other = |it: &&String| !is_of(self.against, it) && !is_of(self.besides, it);
+        let other = violations.iter().find(is_other);
+        Some(match (against, other) {
+            (Some(against), None) => Ok(against.clone()),
+            (_, Some(other)) => Err(format!("'{}' shows as something else: {other}", self.name)),
+            (None, None) => Err(format!("'{}' shows by what follows only: {first}", self.name)),
+        })
+    }
+}
+
+/// Bugs that a simulated cluster finds.
+pub const CLUSTER_BUGS: [ClusterBug; 19] = {
+    use BrokerBug as Broker;
+    use LogBug as Log;
+    const fn log(
+        bug: LogBug,
+        name: &'static str,
+        against: &'static [&'static str],
+        besides: &'static [&'static str],
+    ) -> ClusterBug {
+        ClusterBug { bug: Bug::Log(bug), name, against, besides }
+    }
+    const fn broker(
+        bug: BrokerBug,
+        name: &'static str,
+        against: &'static [&'static str],
+        besides: &'static [&'static str],
+    ) -> ClusterBug {
+        ClusterBug { bug: Bug::Broker(bug), name, against, besides }
+    }
+    [
+        log(Log::CallbackBeforeSync, "ack before fsync", &["durable"], &["PS-1", "openraft"]),
+        broker(Broker::SnapshotAboveFloor, "snapshot above the floor", &["I11"], &[]),
+        broker(Broker::PurgeAboveFloor, "purge above the floor", &["I11"], &[]),
+        broker(Broker::StaleRead, "stale leader read", &["CL-4"], &[]),
+        log(Log::VoteNotWritten, "vote not persisted", &["durable"], &["openraft"]),
+        log(Log::VoteOvertakes, "vote not ordered behind appends", &["durable"], &["openraft"]),
+        log(Log::CallbackOfLater, "flush callback out of order", &["durable"], &["openraft"]),
+        broker(Broker::DeleteBeforeMirrored, "delete before mirrored", &["I11"], &[]),
+        broker(Broker::StaleCommit, "commit of a stale term accepted", &["I5"], &[]),
+        log(Log::SyncErrorIgnored, "EIO ignored", &["durable"], &["openraft"]),
+        log(Log::RotAsTorn, "rot taken for torn", &["durable"], &["openraft"]),
+        broker(Broker::IncarnationReused, "incarnation reused", &["durable"], &["openraft"]),
+        broker(Broker::AnsweredTwice, "relay answered twice", &["PQ-1"], &[]),
+        broker(Broker::LoneClockFollowed, "lone clock followed", &["CL-6"], &[]),
+        broker(Broker::CommitBeforePut, "commit of what was never uploaded", &["I2"], &[]),
+        broker(Broker::HoleInManifest, "hole in a manifest", &["I1"], &[]),
+        broker(Broker::GapBetweenTiers, "gap between the tiers", &["I7"], &[]),
+        broker(Broker::RepeatsAreNew, "repeat appended again", &["PQ-1"], &[]),
+        broker(Broker::NoAdmission, "log without bounds", &["I10"], &[]),
+    ]
+};
 
 impl Bug {
     pub(super) fn of_log(self) -> Option<LogBug> {
@@ -130,5 +183,34 @@ impl Shape {
             },
             is_crowded: (seed / 2).is_multiple_of(2),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bug_shows_by_the_rules_that_it_is_against() {
+        let bug = ClusterBug {
+            bug: Bug::Overwrite,
+            name: "overwrite",
+            against: &["I4", "I5"],
+            besides: &["PS-1"],
+        };
+        let shown = |rules: &[&str]| {
+            let violations: Vec<_> = rules.iter().map(|rule| format!("{rule}: so it is")).collect();
+            bug.shown(&violations).map(|shown| shown.is_ok())
+        };
+        assert_eq!(shown(&[]), None);
+        assert_eq!(shown(&["I5"]), Some(true));
+        assert_eq!(
+            shown(&["PS-1", "I4"]),
+            Some(true),
+            "the order in which it is noticed is chance"
+        );
+        assert_eq!(shown(&["PS-1"]), Some(false), "by what follows alone");
+        assert_eq!(shown(&["I4", "liveness"]), Some(false), "something else, too");
+        assert_eq!(shown(&["I44"]), Some(false));
     }
 }
