@@ -137,6 +137,17 @@ impl Cluster {
         ended
     }
 
+    /// What the nodes have logged of panics, of their tasks as well.
+    pub(crate) fn panics(&self) -> Vec<String> {
+        let mut panics = Vec::new();
+        for node in &self.nodes {
+            let log = fs::read_to_string(node.home.join("log")).unwrap_or_default();
+            let lines = log.lines().filter(|line| line.contains("panicked at"));
+            panics.extend(lines.map(|line| format!("{}: {line}", node.home.display())));
+        }
+        panics
+    }
+
     /// The disk of the last node, where it has one of its own.
     pub(crate) fn disk(&self) -> Option<&Mount> {
         self.disk.as_ref()

@@ -51,8 +51,8 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    /// Draws what is to be drawn about a kind. `None`: this machine does not let it happen.
-    pub(crate) async fn draw(kind: Kind, cluster: &Cluster, random: &mut Random) -> Option<Self> {
+    /// Draws what is to be drawn about a kind, which can be here.
+    pub(crate) async fn draw(kind: Kind, cluster: &Cluster, random: &mut Random) -> Self {
         let mut ms = |range| Duration::from_millis(random.within(range));
         let (down, time, rough) = (ms(0..5_000), ms(1_000..8_000), ms(3_000..6_000));
         let downs = [down, ms(0..5_000), ms(0..5_000)];
@@ -60,7 +60,7 @@ impl Fault {
         // The catalog's, too.
         let shard = random.below(u64::from(SHARDS) + 1) as u32;
         let into = random.percent(50);
-        Some(match kind {
+        match kind {
             Kind::KillLeader => Self::Kill { node: leader(cluster, shard).await, down },
             Kind::KillNode => Self::Kill { node, down },
             Kind::Pause => Self::Pause { node, time },
@@ -71,12 +71,9 @@ impl Fault {
             Kind::Rough => Self::Rough { time: rough },
             Kind::Transfer => Self::Transfer { shard, times: 3 },
             Kind::Drain => Self::Drain { node },
-            Kind::FullDisk => {
-                cluster.disk()?;
-                Self::FullDisk { time }
-            }
+            Kind::FullDisk => Self::FullDisk { time },
             Kind::Links(kind) => Self::of_links(kind, node, time, random),
-        })
+        }
     }
 
     /// About this node, for so long.
@@ -171,7 +168,7 @@ impl Fault {
             }
             Self::Drain { node } => drain(cluster, node).await?,
             Self::FullDisk { time } => {
-                let disk = cluster.disk().expect("drawn only where there is one");
+                let disk = cluster.disk().expect("of a kind only where there is one");
                 tokio::task::block_in_place(|| disk.fill());
                 tokio::time::sleep(time).await;
                 fs::remove_file(disk.path().join("filler")).expect("it filled the disk");

@@ -4,8 +4,9 @@
 //!
 //! `RAILGUN_CHAOS_ROUNDS` says how many rounds on each network, `RAILGUN_CHAOS_NETWORK` on which alone
 //! (`loopback`, `namespaces`), `RAILGUN_CHAOS_SEED` what is drawn in them (not: when which process does
-//! what), `RAILGUN_CHAOS_FAULTS` which kinds alone, separated by commas, and `RAILGUN_CHAOS_LOG_FILTER`
-//! what the nodes log. `cargo xtask chaos` takes the release build.
+//! what), `RAILGUN_CHAOS_FAULTS` which kinds alone, separated by commas, `RAILGUN_CHAOS_LOG_FILTER`
+//! what the nodes log, and `RAILGUN_CHAOS_FIGURES` a file for the longest gaps of each round. `cargo xtask
+//! chaos` takes the release build, and judges those.
 
 mod cluster;
 mod fault;
@@ -29,6 +30,7 @@ mod site;
 mod waiting;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
 use std::io::Write as _;
 use std::time::Duration;
 
@@ -70,12 +72,16 @@ fn a_cluster_keeps_its_promises_on_machines_of_its_own() {
 
 fn run(wiring: Wiring) {
     let only = std::env::var("RAILGUN_CHAOS_NETWORK").ok();
-    if only.is_some_and(|only| only != wiring.name()) {
+    let only = only.map(|name| Wiring::named(&name));
+    if only.is_some_and(|only| only != wiring) {
         return;
     }
     let names = std::env::var("RAILGUN_CHAOS_FAULTS").ok();
     let kinds = Kind::on(wiring, names.as_deref());
     if kinds.is_empty() {
+        let others = Wiring::ALL.into_iter().filter(|_| only.is_none());
+        let on_others = others.map(|other| Kind::on(other, names.as_deref()).len()).sum::<usize>();
+        assert!(on_others > 0, "no fault of {names:?} can be on {}", wiring.name());
         return println!("no fault of {names:?} can be on {}", wiring.name());
     }
     wiring.within(|| {
@@ -85,14 +91,19 @@ fn run(wiring: Wiring) {
 }
 
 /// Each kind of fault once, unless told otherwise.
-async fn rounds(wiring: Wiring, kinds: Vec<Kind>) {
+async fn rounds(wiring: Wiring, mut kinds: Vec<Kind>) {
     let seed = seed_of("RAILGUN_CHAOS_SEED");
-    let rounds = std::env::var("RAILGUN_CHAOS_ROUNDS").ok();
-    let rounds = rounds.map_or(kinds.len(), |rounds| rounds.parse().expect("a number of rounds"));
     println!("RAILGUN_CHAOS_SEED={seed}, on {}", wiring.name());
     let mut random = Random::new(seed);
     let Some(network) = Network::start(wiring, random.fork()).await else { return };
     let cluster = Cluster::start(network).await;
+    if cluster.disk().is_none() {
+        // That is told where it was to be mounted.
+        kinds.retain(|kind| *kind != Kind::FullDisk);
+    }
+    let rounds = std::env::var("RAILGUN_CHAOS_ROUNDS").ok();
+    let rounds = rounds.map_or(kinds.len(), |rounds| rounds.parse().expect("a number of rounds"));
+    let rounds = if kinds.is_empty() { 0 } else { rounds };
     let client = cluster.client(&[0, 1, 2], RECOVERED_LIMIT).await;
     let (kept, gaps) = (VecDeque::new(), BTreeMap::new());
     let mut chaos = Chaos { cluster, client, random, kept, gaps };
@@ -131,9 +142,7 @@ impl Chaos {
     async fn round(&mut self, round: usize, kind: Kind) -> Vec<String> {
         let history = History::new(Trace::begin());
         let mut random = self.random.fork();
-        let Some(fault) = Fault::draw(kind, &self.cluster, &mut random).await else {
-            return Vec::new();
-        };
+        let fault = Fault::draw(kind, &self.cluster, &mut random).await;
         let streams = self.make_streams(round).await;
         let load = Load::start(&self.cluster, &streams, &history, &mut random).await;
         acked(&load, &history, ACKS_BEFORE, "before anything is wrong").await;
@@ -148,6 +157,8 @@ impl Chaos {
         let noticed = load.end().await;
         let contents = reading::check_all(&self.cluster, &streams, &history).await;
         self.cluster.ended().iter().for_each(|how| history.violated("life", format_args!("{how}")));
+        let panics = self.cluster.panics();
+        panics.iter().for_each(|how| history.violated("panic", format_args!("{how}")));
 
         let (sent, acked) = history.counts();
         let (gap, failures) = (noticed.gap, noticed.failures);
@@ -196,19 +207,27 @@ impl Chaos {
         }
     }
 
-    /// Past the harness, which keeps what passing tests print to itself.
+    /// Past the harness, which keeps what passing tests print to itself; and into a file, where one is named.
     fn tell_gaps(&mut self, wiring: Wiring, seed: u64) {
-        let mut told = format!(
-            "longest gaps between acks of a publisher on {} (seed {seed}):\n",
-            wiring.name()
-        );
+        let network = wiring.name();
+        let mut told =
+            format!("longest gaps between acks of a publisher on {network} (seed {seed}):\n");
+        let mut figures = String::new();
         for (kind, gaps) in &mut self.gaps {
             gaps.sort_unstable();
             let (p50, max) = (gaps[gaps.len() / 2], gaps[gaps.len() - 1]);
             told +=
                 &format!("  {kind:<12} {:>4} rounds, p50 {p50:.1?}, max {max:.1?}\n", gaps.len());
+            for gap in gaps {
+                figures += &format!("{network} {kind} {}\n", gap.as_millis());
+            }
         }
         std::io::stderr().write_all(told.as_bytes()).ok();
+        if let Some(path) = std::env::var_os("RAILGUN_CHAOS_FIGURES") {
+            let file = File::options().create(true).append(true).open(path);
+            let written = file.and_then(|mut file| file.write_all(figures.as_bytes()));
+            written.expect("a file for the figures");
+        }
     }
 }
 

@@ -25,6 +25,14 @@ pub(crate) enum Wiring {
 }
 
 impl Wiring {
+    pub(crate) const ALL: [Self; 2] = [Self::Loopback, Self::Namespaces];
+
+    /// The one that users call so.
+    pub(crate) fn named(name: &str) -> Self {
+        let named = Self::ALL.into_iter().find(|wiring| wiring.name() == name);
+        named.unwrap_or_else(|| panic!("no network is called '{name}'"))
+    }
+
     /// As users call it.
     pub(crate) fn name(self) -> &'static str {
         match self {
