@@ -388,7 +388,7 @@ impl World {
         let plan = self.draw_plan();
         self.crash(&plan);
         self.checker.check().await;
-        self.checker.check_verdict(&mut self.random);
+        self.checker.check_verdict(0, &mut self.random);
         if self.random.percent(40) {
             self.start_on_rot().await;
         }

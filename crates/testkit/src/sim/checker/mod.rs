@@ -68,7 +68,17 @@ pub(super) struct Checker {
 struct Hurt {
     at: usize,
     /// What was on its way then: what it and one other had, and the others not yet.
-    underway: BTreeSet<MessageId>,
+    underway: Arc<BTreeSet<MessageId>>,
+    /// What was acked before it, where the node runs on and writes behind bytes that are not what was
+    /// written: who reads its log never comes to what was acked since.
+    readable: Option<Arc<BTreeSet<MessageId>>>,
+}
+
+impl Hurt {
+    /// Whether one copy less may be left of it.
+    fn may_lack(&self, id: MessageId) -> bool {
+        self.underway.contains(&id) || self.readable.as_ref().is_some_and(|it| !it.contains(&id))
+    }
 }
 
 impl Checker {
@@ -104,12 +114,12 @@ impl Checker {
             self.check_alone(node, &cold, &acked, &in_bucket, &told[0]);
         } else {
             let copies = self.nodes.len() / 2 + 1;
-            let (underway, rest): (Vec<_>, Vec<_>) =
-                acked.iter().copied().partition(|(_, _, id)| {
-                    hurt.as_ref().is_some_and(|hurt| hurt.underway.contains(id))
-                });
+            let (fewer, rest): (Vec<_>, Vec<_>) = acked
+                .iter()
+                .copied()
+                .partition(|(_, _, id)| hurt.as_ref().is_some_and(|hurt| hurt.may_lack(*id)));
             quorum::check(&self.history, &rest, &in_bucket, &told, copies);
-            quorum::check(&self.history, &underway, &in_bucket, &told, copies - 1);
+            quorum::check(&self.history, &fewer, &in_bucket, &told, copies - 1);
             quorum::check_floors(&self.history, &acked, &in_bucket, &told);
             cold.manifests().for_each(|m| quorum::check_seals(&self.history, m, &told));
             // What stays is not judged: where a node does not lead, it gives up its log every two seconds,
@@ -154,8 +164,18 @@ impl Checker {
 
     /// The disk of this node is lost or damaged; `None`: all are whole.
     pub(super) fn is_hurt(&self, at: Option<usize>) {
-        let underway = self.history.open();
-        self.hurt.with(|hurt| *hurt = at.map(|at| Hurt { at, underway }));
+        let underway = Arc::new(self.history.open());
+        self.hurt.with(|hurt| *hurt = at.map(|at| Hurt { at, underway, readable: None }));
+    }
+
+    /// The node whose disk is damaged runs on.
+    pub(super) fn writes_on_rot(&self) {
+        let acked: BTreeSet<_> = self.history.acked().into_iter().map(|(_, _, id)| id).collect();
+        self.hurt.with(|hurt| {
+            if let Some(hurt) = hurt {
+                hurt.readable = Some(Arc::new(acked));
+            }
+        });
     }
 
     /// Whether the disks of all other nodes have everything that was acked and is not in the bucket.
@@ -219,9 +239,11 @@ impl Checker {
         self.looks_away.with(|now| *now = away);
     }
 
-    /// Recovery never takes damage for a torn write.
-    pub(super) fn check_verdict(&self, random: &mut Random) {
-        rot::check(self.node(), &self.history, random);
+    /// Recovery of this node never takes damage for a torn write.
+    pub(super) fn check_verdict(&self, at: usize, random: &mut Random) {
+        if self.hurt.with(|hurt| hurt.as_ref().map(|hurt| hurt.at)) != Some(at) {
+            rot::check(&self.nodes[at], &self.history, random);
+        }
     }
 
     /// Harm to the disk as it is on which the node must not start.
@@ -232,6 +254,11 @@ impl Checker {
     /// Harm to the disk of a node that is down, which it is to mend.
     pub(super) fn find_harm(&self, at: usize, random: &mut Random) -> Option<Harm> {
         rot::find_harm(&self.nodes[at], random)
+    }
+
+    /// A bit to flip on the disk of a node that runs, which it is to mend.
+    pub(super) fn find_flip(&self, at: usize, random: &mut Random) -> Option<Harm> {
+        rot::find_flip(&self.nodes[at], random)
     }
 
     /// Everything that was published is in the bucket, and a replay without a broker gives it back.

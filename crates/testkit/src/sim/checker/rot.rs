@@ -23,9 +23,9 @@ const DRAWN_MAX: usize = 10;
 /// What may befall a file while nobody looks.
 #[derive(Clone, Debug)]
 pub(in super::super) enum Harm {
-    /// One byte is another, by exclusive or with `mask`. In what was not yet marked as synced a log cannot
-    /// tell that from a torn write.
-    Flip { path: PathBuf, position: usize, mask: u8 },
+    /// One byte is another, by exclusive or with `mask`: `becomes`. In what was not yet marked as synced a
+    /// log cannot tell that from a torn write.
+    Flip { path: PathBuf, position: usize, mask: u8, becomes: u8 },
     /// Behind its first bytes. A log always tells.
     Cut { path: PathBuf, bytes: usize },
     /// It is not there. A log that has others tells, unless a crash came just when it was begun.
@@ -57,10 +57,19 @@ impl Harm {
 
     pub(in super::super) fn strike(&self, disk: &SimDisk) {
         match self {
-            Self::Flip { path, position, mask } => drop(disk.flip(path, *position, *mask)),
+            Self::Flip { path, position, mask, .. } => drop(disk.flip(path, *position, *mask)),
             Self::Cut { path, bytes } => drop(disk.cut(path, *bytes)),
             Self::Gone { path } => disk.lose(path),
         }
+    }
+
+    /// Whether a log of these directories, or a checkpoint beside it, still has a byte that was flipped:
+    /// nobody has read it yet, or who did goes on without.
+    pub(in super::super) fn lies_in(&self, logs: &[PathBuf], disk: &SimDisk) -> bool {
+        let Self::Flip { path, position, becomes, .. } = self else { return false };
+        let is_in = |dir: &Path| path.parent() == Some(dir);
+        logs.iter().any(|log| is_in(log) || is_in(&log.with_file_name("checkpoints")))
+            && disk.contents(path).is_some_and(|now| now.get(*position) == Some(becomes))
     }
 
     /// Harm to the written part of one file of the directory.
@@ -73,10 +82,14 @@ impl Harm {
             return None;
         }
         let path = dir.join(random.pick(&names));
-        let end = disk.contents(&path)?.iter().rposition(|byte| *byte != 0)?;
+        let content = disk.contents(&path)?;
+        let end = content.iter().rposition(|byte| *byte != 0)?;
         let position = random.within(0..end as u64 + 1) as usize;
         Some(match kind {
-            Kind::Flip => Self::Flip { path, position, mask: 1 << random.within(0..8) },
+            Kind::Flip => {
+                let mask = 1 << random.within(0..8);
+                Self::Flip { path, position, mask, becomes: content[position] ^ mask }
+            }
             Kind::Cut => Self::Cut { path, bytes: position },
             Kind::Gone => Self::Gone { path },
         })
@@ -87,7 +100,7 @@ impl Harm {
 /// it is marked as synced.
 pub(super) fn check(node: &SimNode, history: &History, random: &mut Random) {
     let disk = copy(node);
-    let dirs = node.log_dirs();
+    let dirs = node.newest_log_dirs(&disk);
     let dir = random.pick(&dirs);
     let kind = Kind::draw(random);
     let is_flip = kind == Kind::Flip;
@@ -128,13 +141,26 @@ pub(super) fn find(node: &SimNode, random: &mut Random) -> Option<Harm> {
 /// Harm to one file of a node of several, which has another replica's help: to the disk as it is, which
 /// must be durable. A log is to tell it from a torn write.
 pub(super) fn find_harm(node: &SimNode, random: &mut Random) -> Option<Harm> {
+    find_some(node, random, Kind::draw)
+}
+
+/// The same of a node that runs: a byte that is another. What is durable now stays so.
+pub(super) fn find_flip(node: &SimNode, random: &mut Random) -> Option<Harm> {
+    find_some(node, random, |_| Kind::Flip)
+}
+
+fn find_some(
+    node: &SimNode,
+    random: &mut Random,
+    mut draw: impl FnMut(&mut Random) -> Kind,
+) -> Option<Harm> {
     let disk = copy(node);
     let dirs = node.newest_log_dirs(&disk);
     let is_checkpoint = random.percent(40);
     for _ in 0..DRAWN_MAX {
         let log = random.pick(&dirs).clone();
         let dir = if is_checkpoint { log.with_file_name("checkpoints") } else { log.clone() };
-        let kind = match Kind::draw(random) {
+        let kind = match draw(random) {
             Kind::Gone if is_checkpoint => Kind::Cut,
             kind => kind,
         };
@@ -144,8 +170,13 @@ pub(super) fn find_harm(node: &SimNode, random: &mut Random) -> Option<Harm> {
         }
         let harmed = disk.fork();
         harm.strike(&harmed);
-        let opened = open(&harmed, &log, node.log_options(), false);
-        if matches!(opened, Err(Some(OpenError::Rot { .. } | OpenError::MissingFile { .. }))) {
+        let is_told = match open(&harmed, &log, node.log_options(), false) {
+            Ok(opened) => read_all(&opened.log).is_err(),
+            Err(error) => {
+                matches!(error, Some(OpenError::Rot { .. } | OpenError::MissingFile { .. }))
+            }
+        };
+        if is_told {
             return Some(harm);
         }
     }

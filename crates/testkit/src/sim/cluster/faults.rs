@@ -25,7 +25,7 @@ pub(super) const DRAINED: &str = "drained node";
 /// How likely each is, what it is counted under, and what it is.
 type Kind = (u64, &'static str, fn(Dice<'_>) -> Fault);
 
-const KINDS: [Kind; 25] = [
+const KINDS: [Kind; 26] = [
     (10, "crash", |dice| Fault::Crash {
         node: dice.node,
         told: dice.random.percent(50),
@@ -125,6 +125,10 @@ const KINDS: [Kind; 25] = [
         let removed = some_ms(dice.random, 6_000);
         Fault::ReplacedNode { node: dice.node, down: some_ms(dice.random, 3_000), removed }
     }),
+    (4, "flipped bit", |dice| Fault::FlippedBit {
+        node: dice.node,
+        down: some_ms(dice.random, 3_000),
+    }),
 ];
 
 /// Whom it strikes, and for how long.
@@ -194,6 +198,9 @@ pub(super) enum Fault {
     LostDisk { node: At, down: Duration },
     /// A node is back with a file of a shard that is not what was written, on the same condition.
     DamagedDisk { node: At, down: Duration },
+    /// A bit flips in a file of a shard while the node runs, on the same condition. It is down for so long if
+    /// it ends itself.
+    FlippedBit { node: At, down: Duration },
     /// A node is gone for good, on the same condition. Another that knows nothing takes its address, and
     /// an operator removes the old one, before the new one joins or after.
     ReplacedNode { node: At, down: Duration, removed: Duration },

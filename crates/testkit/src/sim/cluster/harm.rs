@@ -8,6 +8,7 @@ use railgun_log::CrashPlan;
 use railgun_net::memory::Crash as HostCrash;
 
 use super::super::bucket::SimBucket;
+use super::super::checker::Harm;
 use super::faults::At;
 use super::member::Member;
 use super::{ClusterWorld, DATA_SHARDS, NODES};
@@ -43,9 +44,28 @@ impl ClusterWorld {
         let back_at = self.trace.elapsed() + down;
         self.crash(at, HostCrash::Silent, &CrashPlan::LoseAll, back_at).await;
         let Some(harm) = self.checker.find_harm(at, &mut self.random) else { return false };
+        self.strike_disk(at, harm);
+        true
+    }
+
+    /// A bit flips on a node's disk while it runs. Whoever reads it notices, or the node's next life.
+    pub(super) async fn flip_bit(&mut self, at: At, down: Duration) -> bool {
+        if !self.may_be_harmed(at).await {
+            return false;
+        }
+        let Some(harm) = self.checker.find_flip(at, &mut self.random) else { return false };
+        self.be_harmed(at);
+        self.checker.writes_on_rot();
+        // It may end itself.
+        self.members[at].hurt = Some(down);
+        self.strike_disk(at, harm);
+        true
+    }
+
+    fn strike_disk(&mut self, at: At, harm: Harm) {
         self.note(at, format_args!("is harmed: {harm:?}"));
         harm.strike(&self.members[at].node.disk);
-        true
+        self.harm = Some(harm);
     }
 
     /// A node is gone for good. One that knows nothing has its address after a while, and it is removed.
@@ -69,7 +89,7 @@ impl ClusterWorld {
     }
 
     fn be_harmed(&mut self, at: At) {
-        self.lost = Some(at);
+        (self.lost, self.harm) = (Some(at), None);
         self.checker.is_hurt(self.lost);
     }
 
@@ -81,7 +101,8 @@ impl ClusterWorld {
             if !self.history.is_sound() {
                 return false;
             }
-            if self.is_whole() && self.checker.can_lose(at).await {
+            let is_whole = self.lost.is_none() && self.is_whole();
+            if is_whole && self.checker.can_lose(at).await {
                 return true;
             }
             self.step().await;
@@ -113,10 +134,18 @@ impl ClusterWorld {
     pub(super) fn look_for_what_was_lost(&mut self) {
         if let Some(at) = self.lost
             && self.is_whole()
+            && !self.has_harm(at)
         {
             self.note(at, format_args!("has everything again"));
-            self.lost = None;
+            (self.lost, self.harm) = (None, None);
             self.checker.is_hurt(None);
         }
+    }
+
+    /// Whether a replica of the node still has what was done to it: nobody may have read it yet.
+    fn has_harm(&self, at: At) -> bool {
+        let Some(harm) = &self.harm else { return false };
+        let node = &self.members[at].node;
+        harm.lies_in(&node.newest_log_dirs(&node.disk), &node.disk)
     }
 }

@@ -24,7 +24,7 @@ use tokio::sync::Notify;
 
 use super::audit;
 use super::bucket::{SimBucket, Weather};
-use super::checker::Checker;
+use super::checker::{Checker, Harm};
 use super::clock::SimClock;
 use super::dial::SimDial;
 use super::history::History;
@@ -95,6 +95,8 @@ struct ClusterWorld {
     operator: Operator,
     /// The node that has not yet again what it lost.
     lost: Option<At>,
+    /// What was done to its disk.
+    harm: Option<Harm>,
     /// Those that stay.
     streams: Arc<Vec<(StreamName, StreamUid)>>,
     /// Nothing was wrong any more then, and all nodes ran.
@@ -154,6 +156,7 @@ impl ClusterWorld {
             lasting: Vec::new(),
             operator,
             lost: None,
+            harm: None,
             streams: Arc::default(),
             well_at: Duration::ZERO,
             replicas: Replicas::new(history.clone(), trace.clone()),
@@ -436,6 +439,9 @@ impl ClusterWorld {
                     self.crash(node, HostCrash::Silent, &plan, now + down).await;
                 }
                 self.checker.check().await;
+                for at in 0..self.members.len() {
+                    self.checker.check_verdict(at, &mut self.random);
+                }
             }
             Fault::Restart { node, drain } => self.members[node].stop(drain),
             Fault::Partition { node, other, time } => {
@@ -489,6 +495,7 @@ impl ClusterWorld {
             }
             Fault::LostDisk { node, down } => is_done = self.lose_disk(node, down).await,
             Fault::DamagedDisk { node, down } => is_done = self.damage_disk(node, down).await,
+            Fault::FlippedBit { node, down } => is_done = self.flip_bit(node, down).await,
             Fault::ReplacedNode { node, down, removed } => {
                 is_done = self.replace_node(node, down, removed).await;
             }
