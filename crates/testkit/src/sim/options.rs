@@ -89,24 +89,41 @@ pub const CLUSTER_BUGS: [ClusterBug; 19] = {
     ) -> ClusterBug {
         ClusterBug { bug: Bug::Broker(bug), name, against, besides }
     }
+    // What is neither in a log nor in the bucket is not read, and nothing is where it belongs.
+    const LOST: &[&str] =
+        &["I1", "I2", "I7", "I11", "PS-1", "PS-5", "CL-4", "start", "seal", "reading", "replay"];
+    // Where a log is not what it was, Raft notices, and its node ends.
+    const RAFT: &[&str] = &["openraft", "liveness"];
+    // What was told to be durable is not; with it goes what was acked.
+    const ACKED: &[&str] = &["durable", "PS-1"];
     [
-        log(Log::CallbackBeforeSync, "ack before fsync", &["durable"], &["PS-1", "openraft"]),
-        broker(Broker::SnapshotAboveFloor, "snapshot above the floor", &["I11"], &[]),
-        broker(Broker::PurgeAboveFloor, "purge above the floor", &["I11"], &[]),
-        broker(Broker::StaleRead, "stale leader read", &["CL-4"], &[]),
-        log(Log::VoteNotWritten, "vote not persisted", &["durable"], &["openraft"]),
-        log(Log::VoteOvertakes, "vote not ordered behind appends", &["durable"], &["openraft"]),
-        log(Log::CallbackOfLater, "flush callback out of order", &["durable"], &["openraft"]),
-        broker(Broker::DeleteBeforeMirrored, "delete before mirrored", &["I11"], &[]),
-        broker(Broker::StaleCommit, "commit of a stale term accepted", &["I5"], &[]),
-        log(Log::SyncErrorIgnored, "EIO ignored", &["durable"], &["openraft"]),
-        log(Log::RotAsTorn, "rot taken for torn", &["durable"], &["openraft"]),
-        broker(Broker::IncarnationReused, "incarnation reused", &["durable"], &["openraft"]),
-        broker(Broker::AnsweredTwice, "relay answered twice", &["PQ-1"], &[]),
+        log(Log::CallbackBeforeSync, "ack before fsync", ACKED, RAFT),
+        broker(Broker::SnapshotAboveFloor, "snapshot above the floor", &["I11"], LOST),
+        broker(Broker::PurgeAboveFloor, "purge above the floor", &["I11"], LOST),
+        broker(Broker::StaleRead, "stale leader read", &["CL-4"], &["PS-5", "start"]),
+        log(Log::VoteNotWritten, "vote not persisted", &["durable"], RAFT),
+        log(Log::VoteOvertakes, "vote not ordered behind appends", &["durable"], RAFT),
+        log(Log::CallbackOfLater, "flush callback out of order", ACKED, RAFT),
+        broker(Broker::DeleteBeforeMirrored, "delete before mirrored", &["I11"], LOST),
+        broker(Broker::StaleCommit, "commit of a stale term accepted", &["I5", "I1"], LOST),
+        log(Log::SyncErrorIgnored, "EIO ignored", ACKED, RAFT),
+        log(
+            Log::RotAsTorn,
+            "rot taken for torn",
+            &["durable", "torn/rot"],
+            &["PS-1", "openraft", "liveness"],
+        ),
+        broker(
+            Broker::IncarnationReused,
+            "incarnation reused",
+            &["durable", "openraft"],
+            &["PS-1", "liveness"],
+        ),
+        broker(Broker::AnsweredTwice, "relay answered twice", &["PQ-1", "PS-1"], &[]),
         broker(Broker::LoneClockFollowed, "lone clock followed", &["CL-6"], &[]),
-        broker(Broker::CommitBeforePut, "commit of what was never uploaded", &["I2"], &[]),
-        broker(Broker::HoleInManifest, "hole in a manifest", &["I1"], &[]),
-        broker(Broker::GapBetweenTiers, "gap between the tiers", &["I7"], &[]),
+        broker(Broker::CommitBeforePut, "commit of what was never uploaded", &["I2"], LOST),
+        broker(Broker::HoleInManifest, "hole in a manifest", &["I1"], LOST),
+        broker(Broker::GapBetweenTiers, "gap between the tiers", &["I7"], &["PS-1", "PS-5"]),
         broker(Broker::RepeatsAreNew, "repeat appended again", &["PQ-1"], &[]),
         broker(Broker::NoAdmission, "log without bounds", &["I10"], &[]),
     ]
