@@ -27,6 +27,8 @@ use super::trace::Trace;
 
 /// Longest time a request takes in fair weather.
 const LATENCY_MAX_US: u64 = 30_000;
+/// Requests that are slow notice that the weather is another after so long.
+const SLOW_STEP: Duration = Duration::from_millis(200);
 
 /// How the bucket behaves for now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +43,9 @@ pub(super) enum Weather {
     Away,
     /// One request in so many goes wrong, each in its own way.
     Stormy(u64),
+    /// A request takes up to so many ms. What is to be stored gets there, whether or not somebody still
+    /// waits for it.
+    Slow(u64),
 }
 
 /// See the module. Clones are one bucket.
@@ -90,7 +95,7 @@ impl SimBucket {
         let plan = move |request: &Request<'_>| bucket.fault(request, &was_ended);
         let faulty = FaultyStore::new(Arc::clone(&self.store) as _, self.conditions, plan);
         let seed = self.random.with(Random::next);
-        let store = LifeStore { faulty, ended, random: self.random.clone() };
+        let store = LifeStore { faulty: Arc::new(faulty), ended, bucket: self.clone() };
         let bucket = assemble(Arc::new(store), seed);
         if bug == Some(Bug::Overwrite) { bucket.overwriting() } else { bucket }
     }
@@ -102,7 +107,7 @@ impl SimBucket {
         }
         let fault = match self.weather() {
             _ if passage == Passage::Lost => Some(Fault::Hangs),
-            Weather::Fair => None,
+            Weather::Fair | Weather::Slow(_) => None,
             Weather::Denied => Some(Fault::Denied),
             Weather::Throttling => Some(Fault::SlowDown),
             Weather::Away => Some(Fault::Hangs),
@@ -138,25 +143,59 @@ fn assemble(store: Arc<dyn ObjectStore>, seed: u64) -> Bucket {
 
 /// Gives every request its time, and those of an ended life no answer.
 struct LifeStore {
-    faulty: FaultyStore,
+    faulty: Arc<FaultyStore>,
     ended: Arc<AtomicBool>,
-    random: Shared<Random>,
+    bucket: SimBucket,
+}
+
+/// What becomes of a request on its way.
+struct Way {
+    time: Duration,
+    /// Whether it arrives when its sender has ended.
+    arrives: bool,
+    is_slow: bool,
+    ended: Arc<AtomicBool>,
 }
 
 impl LifeStore {
-    /// The request is on its way. It may still arrive when its sender has ended.
-    async fn travel(&self) {
+    fn draw_way(&self) -> Way {
+        let (us_max, is_slow) = match self.bucket.weather() {
+            Weather::Slow(ms_max) => (ms_max * 1_000, true),
+            _ => (LATENCY_MAX_US, false),
+        };
         let (us, arrives) =
-            self.random.with(|random| (random.within(0..LATENCY_MAX_US), random.percent(50)));
-        tokio::time::sleep(Duration::from_micros(us)).await;
-        if self.ended.load(Ordering::Relaxed) && !arrives {
-            std::future::pending().await
+            self.bucket.random.with(|random| (random.within(0..us_max), random.percent(50)));
+        Way { time: Duration::from_micros(us), arrives, is_slow, ended: Arc::clone(&self.ended) }
+    }
+
+    /// The request is on its way. A slow one is there at once when the weather is another.
+    async fn travel(&self) {
+        let way = self.draw_way();
+        if way.is_slow {
+            let mut left = way.time;
+            while !left.is_zero() && matches!(self.bucket.weather(), Weather::Slow(_)) {
+                let step = left.min(SLOW_STEP);
+                tokio::time::sleep(step).await;
+                left -= step;
+            }
+        } else {
+            tokio::time::sleep(way.time).await;
         }
+        way.arrive().await;
     }
 
     async fn answer<T>(&self, answer: T) -> T {
         none_if(&self.ended).await;
         answer
+    }
+}
+
+impl Way {
+    /// It may still arrive when its sender has ended.
+    async fn arrive(&self) {
+        if self.ended.load(Ordering::Relaxed) && !self.arrives {
+            std::future::pending().await
+        }
     }
 }
 
@@ -187,8 +226,21 @@ impl ObjectStore for LifeStore {
         payload: PutPayload,
         opts: PutOptions,
     ) -> Result<PutResult> {
-        self.travel().await;
-        self.answer(self.faulty.put_opts(location, payload, opts).await).await
+        let (way, faulty, location) = (self.draw_way(), Arc::clone(&self.faulty), location.clone());
+        let is_slow = way.is_slow;
+        let put = async move {
+            tokio::time::sleep(way.time).await;
+            way.arrive().await;
+            faulty.put_opts(&location, payload, opts).await
+        };
+        // Whoever gives up a slow one does not stop it.
+        let put = if is_slow {
+            let stored = tokio::spawn(put).await;
+            stored.expect("nobody ends it but the end of everything")
+        } else {
+            put.await
+        };
+        self.answer(put).await
     }
 
     async fn put_multipart_opts(
@@ -236,5 +288,44 @@ impl ObjectStore for LifeStore {
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
         self.faulty.copy_opts(from, to, options).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::ObjectStoreExt;
+    use tokio::time::{sleep, timeout};
+
+    use super::*;
+
+    /// Whether a PUT that is given up at once is carried out all the same, in a minute.
+    async fn arrives(weather: Weather) -> bool {
+        let bucket = SimBucket::new(Conditions::Honoured, Random::new(1), Trace::begin());
+        bucket.set_weather(weather);
+        let faulty = FaultyStore::new(Arc::clone(&bucket.store) as _, bucket.conditions, |_| None);
+        let (faulty, ended) = (Arc::new(faulty), Arc::default());
+        let store = LifeStore { faulty, ended, bucket: bucket.clone() };
+        let path = Path::from("late");
+        let put = store.put_opts(&path, PutPayload::from_static(b"content"), PutOptions::default());
+        assert!(timeout(Duration::from_micros(1), put).await.is_err(), "it takes its time");
+        sleep(Duration::from_secs(60)).await;
+        bucket.store().head(&path).await.is_ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_slow_arrives_though_nobody_waits_for_it() {
+        assert!(arrives(Weather::Slow(20_000)).await);
+        assert!(!arrives(Weather::Fair).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slow_reads_end_with_the_weather() {
+        let bucket = SimBucket::new(Conditions::Honoured, Random::new(1), Trace::begin());
+        bucket.set_weather(Weather::Slow(1_000_000));
+        let life = bucket.of_life(Arc::default(), None);
+        let reading = tokio::spawn(async move { life.list("").await.is_ok() });
+        sleep(Duration::from_secs(3)).await;
+        bucket.set_weather(Weather::Fair);
+        assert!(timeout(Duration::from_secs(5), reading).await.is_ok_and(|read| read.is_ok()));
     }
 }

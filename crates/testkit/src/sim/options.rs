@@ -194,9 +194,10 @@ impl Shape {
             },
             publishers: [random.within(1..4), random.within(1..3), random.within(0..2)],
             readers: random.within(1..4),
-            conditions: match seed % 2 {
+            conditions: match seed % 3 {
                 0 => Conditions::Honoured,
-                _ => Conditions::Ignored,
+                1 => Conditions::Ignored,
+                _ => Conditions::Refused,
             },
             is_crowded: (seed / 2).is_multiple_of(2),
         }

@@ -90,8 +90,8 @@ impl Cold {
         let mut now = Objects::new();
         for object in listed {
             let tag = match self.bucket.conditions {
-                Conditions::Ignored => self.content(&object).await,
-                Conditions::Honoured | Conditions::Refused => object.e_tag,
+                Conditions::Ignored | Conditions::Refused => self.content(&object).await,
+                Conditions::Honoured => object.e_tag,
             };
             now.insert(object.location.to_string(), (object.size, tag));
         }
@@ -99,8 +99,7 @@ impl Cold {
         self.objects = now;
     }
 
-    /// What tells the content of an object from another. Where the store ignores the condition of a PUT,
-    /// one that comes late, or after a look that was told a lie, writes the same once more.
+    /// What tells the content of an object from another. Where the store knows no condition of a PUT, one that comes late, or after a look that was told a lie, writes the same once more.
     async fn content(&mut self, object: &ObjectMeta) -> Option<String> {
         let tag = object.e_tag.clone()?;
         if let Some(known) = self.contents.get(&tag) {

@@ -21,11 +21,12 @@ const fn names() -> [&'static str; KINDS.len()] {
 /// What an operator does.
 pub(super) const TRANSFER: &str = "transfer";
 pub(super) const DRAINED: &str = "drained node";
+const NO_BUCKET: &str = "no bucket";
 
 /// How likely each is, what it is counted under, and what it is.
 type Kind = (u64, &'static str, fn(Dice<'_>) -> Fault);
 
-const KINDS: [Kind; 26] = [
+const KINDS: [Kind; 27] = [
     (10, "crash", |dice| Fault::Crash {
         node: dice.node,
         told: dice.random.percent(50),
@@ -81,7 +82,11 @@ const KINDS: [Kind; 26] = [
         let weather = Weather::Stormy(dice.random.within(2..12));
         Fault::Bucket { weather, time: dice.time }
     }),
-    (4, "no bucket", |dice| {
+    (4, "slow bucket", |dice| {
+        let weather = Weather::Slow(*dice.random.pick(&[500, 5_000, 20_000]));
+        Fault::Bucket { weather, time: some_ms(dice.random, 30_000) }
+    }),
+    (4, NO_BUCKET, |dice| {
         let weather = *dice.random.pick(&[Weather::Denied, Weather::Throttling, Weather::Away]);
         // Half a minute, now and then.
         let long = dice.random.percent(25);
@@ -218,6 +223,26 @@ pub(super) enum Fault {
 }
 
 impl Fault {
+    /// The bucket away for so long that everything which waits for it is full, or given up.
+    pub(super) fn outage(random: &mut Random) -> (&'static str, Self) {
+        let weather = *random.pick(&[Weather::Denied, Weather::Throttling, Weather::Away]);
+        let time = Duration::from_millis(random.within(130_000..180_000));
+        (NO_BUCKET, Self::Bucket { weather, time })
+    }
+
+    /// Whether it may strike while the bucket is away for minutes: those for which everything must be well
+    /// before end that.
+    pub(super) fn is_mild(&self) -> bool {
+        !matches!(
+            self,
+            Self::LostDisk { .. }
+                | Self::DamagedDisk { .. }
+                | Self::FlippedBit { .. }
+                | Self::ReplacedNode { .. }
+                | Self::Bucket { .. }
+        )
+    }
+
     /// What befalls the cluster, and under which it is counted.
     pub(super) fn draw(random: &mut Random) -> (&'static str, Self) {
         let mut roll = random.below(KINDS.iter().map(|(weight, ..)| weight).sum());

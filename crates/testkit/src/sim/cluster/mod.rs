@@ -7,6 +7,7 @@ mod faults;
 mod harm;
 mod member;
 mod operator;
+mod outage;
 mod quiet;
 mod replicas;
 mod served;
@@ -179,6 +180,7 @@ impl ClusterWorld {
             Workload::start(&self.dial, &shape, &self.history, &self.checker, random, &self.trace);
         let workload = workload.await;
         self.streams = Arc::clone(&workload.streams);
+        let mut outage_at = self.draw_outage();
         let mut first = Fault::first(self.seed, &mut self.random).into_iter();
         while self.trace.elapsed() < self.duration && self.history.is_sound() {
             let most = *self.random.pick(&[200, 2_000, 4_000]);
@@ -186,6 +188,9 @@ impl ClusterWorld {
             self.pass(pause).await;
             if self.random.percent(8) {
                 self.be_quiet().await;
+            }
+            if outage_at.take_if(|at| *at <= self.trace.elapsed()).is_some() {
+                self.lose_bucket().await;
             }
             let fault = first.next().unwrap_or_else(|| Fault::draw(&mut self.random));
             self.strike(fault).await;
