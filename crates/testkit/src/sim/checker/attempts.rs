@@ -19,9 +19,11 @@ pub(super) struct Attempts {
 }
 
 impl Attempts {
-    pub(super) fn take(&mut self, shard: ShardId, told: &Told) {
-        self.seals.extend(told.seals.iter().map(|(index, term)| ((shard, *index), *term)));
-        for (object, hash) in &told.commits {
+    /// What a log says up to this entry.
+    pub(super) fn take(&mut self, shard: ShardId, told: &Told, last: u64) {
+        let seals = told.seals.range(..=last);
+        self.seals.extend(seals.map(|(index, term)| ((shard, *index), *term)));
+        for (_, object, hash) in told.commits.iter().filter(|(index, ..)| *index <= last) {
             self.commits.entry((shard, *object)).or_insert(*hash);
         }
     }

@@ -25,8 +25,8 @@ pub(super) struct Told {
     pub(super) appends: Vec<Appends>,
     /// Every entry, by its index: the term, if it is a seal.
     pub(super) seals: BTreeMap<u64, Option<u64>>,
-    /// Commits.
-    pub(super) commits: Vec<(ObjectId, ContentHash)>,
+    /// Commits, by their entries.
+    pub(super) commits: Vec<(u64, ObjectId, ContentHash)>,
     /// The first entry there may be; `None` without a file.
     pub(super) first: Option<u64>,
     /// Term and index of the last entry.
@@ -195,7 +195,7 @@ fn read(entry: &Entry, history: &History, told: &mut Told) {
             told.seals.insert(index, Some(entry.id.term));
         }
         Ok(CommandBody::Segment(SegmentCommand::Commit(commit))) => {
-            told.commits.push((commit.object, commit.hash));
+            told.commits.push((index, commit.object, commit.hash));
         }
         Ok(_) => {}
         Err(error) => {

@@ -54,6 +54,8 @@ pub(super) struct Checker {
     attempts: Shared<Attempts>,
     kept: Shared<Kept>,
     promises: Shared<Promises>,
+    /// The last entry of each shard that a replica of a cluster was seen to know as committed.
+    committed: Shared<BTreeMap<ShardId, u64>>,
     trace: Trace,
     /// The disk is damaged on purpose for now, and no check would pass.
     looks_away: Shared<bool>,
@@ -86,10 +88,23 @@ impl Checker {
     pub(super) fn new(nodes: Vec<Arc<SimNode>>, history: History, trace: Trace) -> Self {
         let cold = Shared::new(Some(Cold::new(nodes[0].bucket.clone(), history.clone())));
         let (attempts, kept) = (Shared::new(Attempts::default()), Shared::new(Kept::default()));
-        let promises = Shared::new(Promises::default());
+        let (promises, committed) =
+            (Shared::new(Promises::default()), Shared::new(BTreeMap::new()));
         let (looks_away, hurt) = (Shared::new(false), Shared::new(None));
         let repeated = Shared::new(BTreeSet::new());
-        Self { nodes, history, cold, attempts, kept, promises, trace, looks_away, repeated, hurt }
+        Self {
+            nodes,
+            history,
+            cold,
+            attempts,
+            kept,
+            promises,
+            committed,
+            trace,
+            looks_away,
+            repeated,
+            hurt,
+        }
     }
 
     /// Everything acked is on the disk, as a power failure would leave it now, or in the bucket
@@ -122,6 +137,17 @@ impl Checker {
             quorum::check(&self.history, &fewer, &in_bucket, &told, copies - 1);
             quorum::check_floors(&self.history, &acked, &in_bucket, &told);
             cold.manifests().for_each(|m| quorum::check_seals(&self.history, m, &told));
+            self.attempts.with(|attempts| {
+                for shard in (0..=self.node().shape.shards).map(ShardId) {
+                    // It has all that was ever committed, in its place.
+                    let newest = quorum::newest(shard, &told);
+                    let last = self.committed.with(|all| all.get(&shard).copied());
+                    if let (Some(newest), Some(last)) = (newest, last) {
+                        attempts.take(shard, newest, last);
+                    }
+                }
+                cold.manifests().for_each(|manifest| attempts.check(manifest, &self.history));
+            });
             // What stays is not judged: where a node does not lead, it gives up its log every two seconds,
             // in which a log as small as these takes in many times its budget.
             let (held, budget) = (held(&acked, &in_bucket), self.node().shape.shard_budget());
@@ -156,7 +182,7 @@ impl Checker {
     ) {
         self.kept.with(|kept| kept.check(&self.history, acked, in_bucket, told));
         self.attempts.with(|attempts| {
-            told.iter().for_each(|(shard, told)| attempts.take(*shard, told));
+            told.iter().for_each(|(shard, told)| attempts.take(*shard, told, u64::MAX));
             cold.manifests().for_each(|manifest| attempts.check(manifest, &self.history));
         });
         self.check_budget(node, acked, in_bucket, told);
@@ -193,6 +219,12 @@ impl Checker {
 
     /// What the replicas of a node were told is durable is on its disk, and was not more before.
     pub(super) fn check_promises(&self, at: usize, states: &[ReplicaState]) {
+        self.committed.with(|committed| {
+            for state in states {
+                let last = committed.entry(state.shard).or_default();
+                *last = (*last).max(state.committed.map_or(0, |entry| entry.index));
+            }
+        });
         let replicas: Vec<_> = states.iter().map(|state| (state.shard, state.replica)).collect();
         let marks = local::marks(&self.nodes[at], &replicas);
         self.promises.with(|promises| {

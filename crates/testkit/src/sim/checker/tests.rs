@@ -188,10 +188,11 @@ fn an_object_is_what_its_seal_asked_for_and_was_committed_first() {
     attempts.take(
         SHARD,
         &Told {
-            seals: BTreeMap::from([(6, None), (7, Some(2)), (8, None), (9, None)]),
-            commits: vec![(object(7), [1; 8]), (object(7), [2; 8])],
+            seals: BTreeMap::from([(6, None), (7, Some(2)), (8, None), (9, None), (10, Some(2))]),
+            commits: vec![(8, object(7), [1; 8]), (9, object(7), [2; 8]), (11, object(10), [3; 8])],
             ..Told::default()
         },
+        9,
     );
     let check = |shard, seal_index, term, hash| {
         let info = ObjectInfo {
@@ -218,6 +219,7 @@ fn an_object_is_what_its_seal_asked_for_and_was_committed_first() {
     assert_eq!(check(SHARD, 6, 2, 1), ["I5"], "no seal is there");
     assert_eq!(check(SHARD, 5, 2, 1), [""; 0], "nobody has looked there");
     assert_eq!(check(ShardId(2), 6, 2, 1), [""; 0], "another shard's entry");
+    assert_eq!(check(SHARD, 10, 9, 9), [""; 0], "behind what is committed");
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod admin;
 mod passing;
 mod publisher;
 mod reader;
+mod settings;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -97,6 +98,7 @@ impl Workload {
         }
         tasks.spawn(admin::run(as_actor("admin".to_owned())));
         tasks.spawn(passing::run(as_actor("passing".to_owned())));
+        tasks.spawn(settings::run(as_actor("settings".to_owned())));
         Self { tasks, stop, streams: actor.streams }
     }
 
