@@ -36,7 +36,8 @@ fn is_found(bug: Bug, seeds: Range<u64>, rule: &str, besides: &[&str]) {
 
 #[test]
 fn an_ack_before_fsync_is_found() {
-    is_found(Bug::Log(LogBug::CallbackBeforeSync), 1..6, "PS-1", &["openraft"]);
+    // An upload that was named in an entry that is lost leaves what nobody knows of.
+    is_found(Bug::Log(LogBug::CallbackBeforeSync), 1..6, "PS-1", &["openraft", "orphans"]);
 }
 
 #[test]

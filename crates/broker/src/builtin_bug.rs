@@ -28,6 +28,12 @@ pub enum BuiltinBug {
     /// The commit of an object is proposed until it is taken, in whichever term, and taken whether or not
     /// it is still asked for.
     StaleCommit,
+    /// Whoever fails to upload an object, or to have it committed, deletes it.
+    UnfinishedDeleted,
+    /// What an upload has left that is over is deleted at once.
+    DeletedAtOnce,
+    /// What an upload has left that is over is never deleted.
+    NeverDeleted,
     /// A replica whose log is gone goes on as the one that it was.
     IncarnationReused,
     /// The clock of a node is followed whatever it says while no two others tell of theirs.

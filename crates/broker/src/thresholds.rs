@@ -12,6 +12,10 @@ pub struct Thresholds {
     pub segment_bytes_min: u64,
     /// When checkpoints are written.
     pub checkpoints: CheckpointCadence,
+    /// An upload that the log has named writes to the bucket for no longer than this; it may be named
+    /// again. What one has left that is over is deleted after twice as long: so a request has as much time
+    /// again to arrive when its sender has given it up.
+    pub upload_lease: Duration,
 }
 
 /// When a checkpoint is written that nobody asks for (DESIGN §3).
@@ -30,7 +34,9 @@ pub struct CheckpointCadence {
 impl Default for Thresholds {
     fn default() -> Self {
         let checkpoints = CheckpointCadence::default();
-        Self { segment_bytes_min: SEGMENT_BYTES_MIN, checkpoints }
+        // Enough for the largest object at the least speed that a PUT may have, and to read it once more.
+        let upload_lease = Duration::from_secs(300);
+        Self { segment_bytes_min: SEGMENT_BYTES_MIN, checkpoints, upload_lease }
     }
 }
 

@@ -208,6 +208,7 @@ impl Shelf {
             kind,
             day: first.min_ts.utc_day(),
             term: spec.term,
+            attempt: seal_index + 1,
             hash: encoded.hash,
             bytes: encoded.content.content_length() as u64,
             footer_bytes: encoded.footer_bytes,

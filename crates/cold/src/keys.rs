@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! railgun/v1/{cluster}/owner.json
-//! railgun/v1/{cluster}/data/stream={name}/sid={uid}/dt={day}/{base:020}-{last:020}-t{term:010}-{hash}.parquet
-//! railgun/v1/{cluster}/data/bundle/shard={id}/dt={day}/i{index:020}-t{term:010}-{hash}.parquet
+//! railgun/v1/{cluster}/data/stream={name}/sid={uid}/dt={day}/{base:020}-{last:020}-t{term:010}-a{attempt:020}-{hash}.parquet
+//! railgun/v1/{cluster}/data/bundle/shard={id}/dt={day}/i{index:020}-t{term:010}-a{attempt:020}-{hash}.parquet
 //! railgun/v1/{cluster}/manifest/shard={id}/i{index:020}-t{term:010}.rgm
 //! railgun/v1/{cluster}/state/shard={id}/i{index:020}-t{term:010}.snap      state/catalog/… for shard 0
 //! ```
@@ -74,6 +74,8 @@ pub struct SegmentKey {
     pub last: Offset,
     /// Raft term of the seal.
     pub term: u64,
+    /// Log index at which the upload was named: no other one has this key.
+    pub attempt: u64,
     /// Hash of the content.
     pub hash: ContentHash,
 }
@@ -91,6 +93,8 @@ pub struct BundleKey {
     pub seal_index: u64,
     /// Raft term of the seal.
     pub term: u64,
+    /// Log index at which the upload was named: no other one has this key.
+    pub attempt: u64,
     /// Hash of the content.
     pub hash: ContentHash,
 }
@@ -112,7 +116,7 @@ impl Key {
         object: &ObjectInfo,
         name: &StreamName,
     ) -> Self {
-        let ObjectInfo { day, term, hash, .. } = *object;
+        let ObjectInfo { day, term, attempt, hash, .. } = *object;
         match object.kind {
             ObjectKind::Segment { stream, base, last } => Self::Segment(SegmentKey {
                 cluster,
@@ -122,6 +126,7 @@ impl Key {
                 base,
                 last,
                 term,
+                attempt,
                 hash,
             }),
             ObjectKind::Bundle => Self::Bundle(BundleKey {
@@ -130,6 +135,7 @@ impl Key {
                 day,
                 seal_index: id.seal_index,
                 term,
+                attempt,
                 hash,
             }),
         }
@@ -171,15 +177,15 @@ impl fmt::Display for Key {
         match self {
             Self::Owner { cluster } => write!(f, "{ROOT}/{cluster}/owner.json"),
             Self::Segment(key) => {
-                let SegmentKey { cluster, name, stream, base, last, term, .. } = key;
+                let SegmentKey { cluster, name, stream, base, last, term, attempt, .. } = key;
                 write!(f, "{ROOT}/{cluster}/data/stream={name}/sid={stream}/dt=")?;
-                write!(f, "{}/{base:020}-{last:020}-t{term:010}-", Day(key.day))?;
+                write!(f, "{}/{base:020}-{last:020}-t{term:010}-a{attempt:020}-", Day(key.day))?;
                 write!(f, "{}.parquet", Hex(key.hash))
             }
             Self::Bundle(key) => {
-                let BundleKey { cluster, shard, seal_index, term, .. } = key;
+                let BundleKey { cluster, shard, seal_index, term, attempt, .. } = key;
                 write!(f, "{ROOT}/{cluster}/data/bundle/{}/dt=", shard_folder(*shard))?;
-                write!(f, "{}/i{seal_index:020}-t{term:010}-", Day(key.day))?;
+                write!(f, "{}/i{seal_index:020}-t{term:010}-a{attempt:020}-", Day(key.day))?;
                 write!(f, "{}.parquet", Hex(key.hash))
             }
             Self::Manifest { cluster, shard, version } => {
@@ -214,12 +220,17 @@ fn parse(key: &str) -> Option<Key> {
     match *parts.as_slice() {
         ["owner.json"] => Some(Key::Owner { cluster }),
         ["data", "bundle", shard, day, file] => {
-            let shard = shard_of_folder(shard)?;
-            let (version, hash) = file.strip_suffix(".parquet")?.rsplit_once('-')?;
-            let ManifestVersion { log_index, term } = parse_version(version)?;
-            let day = parse_day(day.strip_prefix("dt=")?)?;
-            let hash = parse_hex(hash)?;
-            Some(Key::Bundle(BundleKey { cluster, shard, day, seal_index: log_index, term, hash }))
+            let mut fields = file.strip_suffix(".parquet")?.split('-');
+            let key = BundleKey {
+                cluster,
+                shard: shard_of_folder(shard)?,
+                day: parse_day(day.strip_prefix("dt=")?)?,
+                seal_index: number(fields.next()?.strip_prefix('i')?, 20)?,
+                term: number(fields.next()?.strip_prefix('t')?, 10)?,
+                attempt: number(fields.next()?.strip_prefix('a')?, 20)?,
+                hash: parse_hex(fields.next()?)?,
+            };
+            fields.next().is_none().then_some(Key::Bundle(key))
         }
         ["data", stream, sid, day, file] => {
             let mut fields = file.strip_suffix(".parquet")?.split('-');
@@ -231,6 +242,7 @@ fn parse(key: &str) -> Option<Key> {
                 base: Offset(number(fields.next()?, 20)?),
                 last: Offset(number(fields.next()?, 20)?),
                 term: number(fields.next()?.strip_prefix('t')?, 10)?,
+                attempt: number(fields.next()?.strip_prefix('a')?, 20)?,
                 hash: parse_hex(fields.next()?)?,
             };
             fields.next().is_none().then_some(Key::Segment(key))
@@ -340,11 +352,17 @@ mod tests {
             "[A-Za-z0-9_-]{1,8}(\\.[A-Za-z0-9_-]{1,8}){0,3}",
             any::<[u8; 16]>(),
             days(),
-            any::<(u64, u64, u64)>(),
+            any::<(u64, u64, u64, u64)>(),
             any::<[u8; 8]>(),
         );
         (cluster, shard, versions(0..u64::MAX), segment, 0..5).prop_map(
-            |(cluster, shard, version, (name, sid, day, (base, last, term), hash), which)| {
+            |(
+                cluster,
+                shard,
+                version,
+                (name, sid, day, (base, last, term, attempt), hash),
+                which,
+            )| {
                 match which {
                     0 => Key::Owner { cluster },
                     1 => Key::Segment(SegmentKey {
@@ -355,6 +373,7 @@ mod tests {
                         base: Offset(base),
                         last: Offset(last),
                         term,
+                        attempt,
                         hash,
                     }),
                     2 => Key::Bundle(BundleKey {
@@ -363,6 +382,7 @@ mod tests {
                         day,
                         seal_index: version.log_index,
                         term,
+                        attempt,
                         hash,
                     }),
                     3 => Key::Manifest { cluster, shard, version },
@@ -411,6 +431,7 @@ mod tests {
             base: Offset(5),
             last: Offset(9),
             term: 7,
+            attempt: 43,
             hash: [0xc; 8],
         };
         let bundle = BundleKey {
@@ -419,6 +440,7 @@ mod tests {
             day: -1,
             seal_index: 42,
             term: 7,
+            attempt: 43,
             hash: [0xc; 8],
         };
         let v = "i00000000000000000042-t0000000007";
@@ -427,12 +449,15 @@ mod tests {
             (
                 Key::Segment(segment),
                 "data/stream=orders.eu/sid=01010101010101010101010101010101/dt=2024-10-04/\
-                 00000000000000000005-00000000000000000009-t0000000007-0c0c0c0c0c0c0c0c.parquet"
+                 00000000000000000005-00000000000000000009-t0000000007-a00000000000000000043-\
+                 0c0c0c0c0c0c0c0c.parquet"
                     .to_owned(),
             ),
             (
                 Key::Bundle(bundle),
-                format!("data/bundle/shard=2/dt=1969-12-31/{v}-0c0c0c0c0c0c0c0c.parquet"),
+                format!(
+                    "data/bundle/shard=2/dt=1969-12-31/{v}-a00000000000000000043-0c0c0c0c0c0c0c0c.parquet"
+                ),
             ),
             (
                 Key::Manifest { cluster, shard: ShardId(2), version },

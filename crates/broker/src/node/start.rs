@@ -143,6 +143,7 @@ pub(super) async fn start(
         max_time_to_cold: spec.max_time_to_cold,
         cut_bytes: settings.hot_bytes_per_shard() / 4,
         segment_bytes_min: ground.thresholds.segment_bytes_min,
+        upload_lease: ground.thresholds.upload_lease,
         actors: ground.actors.clone(),
         background: ground.background.clone(),
         standing: standing.subscribe(),

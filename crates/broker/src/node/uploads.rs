@@ -13,7 +13,7 @@ use crate::actors::Actors;
 use crate::builtin_bug::Planted;
 use crate::clock::Clock;
 use crate::cluster_bucket::{self, Standing};
-use crate::offload::{ObjectMemory, OffloadSpec};
+use crate::offload::{Collector, ObjectMemory, OffloadSpec};
 use crate::on_node::ShardOnNode;
 
 /// What all shards of the node have in common there.
@@ -28,6 +28,7 @@ pub(super) struct Uploads {
     /// Log bytes above the floor at which everything is sealed.
     pub(super) cut_bytes: u64,
     pub(super) segment_bytes_min: u64,
+    pub(super) upload_lease: Duration,
     pub(super) actors: Actors,
     pub(super) background: Handle,
     /// Whether the bucket is known to be the cluster's.
@@ -51,9 +52,19 @@ impl Uploads {
             max_time_to_cold: self.max_time_to_cold,
             cut_bytes: self.cut_bytes,
             segment_bytes_min: self.segment_bytes_min,
+            upload_lease: self.upload_lease,
         };
         let offload = offload.run(stop.clone());
         self.actors.spawn_on("an offloader", offload, &self.background);
+        let collector = Collector {
+            cluster: self.cluster,
+            shard: handle.clone(),
+            bucket: self.bucket.clone(),
+            planted: self.planted,
+            upload_lease: self.upload_lease,
+        };
+        let collector = collector.run(stop.clone());
+        self.actors.spawn_on("a collector", collector, &self.background);
         let (standing, reclaimer, stop) = (self.standing.clone(), reclaimer.clone(), stop.clone());
         self.actors.spawn("a reclaimer", async move {
             let is_ours = stop.run_until_cancelled(cluster_bucket::is_ours(standing)).await;

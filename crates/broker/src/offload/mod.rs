@@ -1,8 +1,9 @@
 //! Brings one shard's records into the bucket: decides when to seal, uploads planned objects in
 //! order, commits them, mirrors the manifest (DESIGN §4.8). Owns nothing that a crash could lose:
-//! plans, commits and mirrors are replicated state, and a repeated upload writes the same bytes to
-//! the same key.
+//! plans, attempts, commits and mirrors are replicated state, and a repeated upload writes the same bytes
+//! to the same key, or other ones to a key of its own.
 
+mod collect;
 mod gather;
 mod reclaim;
 
@@ -12,9 +13,9 @@ use std::time::Duration;
 use railgun_cold::keys::Key;
 use railgun_cold::segment::{ChunkPool, EncodeSpec};
 use railgun_cold::{Bucket, BucketError, manifest};
-use railgun_core::command::{CommandBody, ObjectCommit, SealScope, SegmentCommand};
-use railgun_core::manifest::ManifestFile;
-use railgun_core::shard::{CommitRefused, Outcome};
+use railgun_core::command::{CommandBody, ObjectCommit, SealScope, SegmentCommand, UploadAttempt};
+use railgun_core::manifest::{ContentHash, ManifestFile, ObjectId};
+use railgun_core::shard::{Attempt, CommitRefused, Outcome};
 use railgun_raft::{BlockingPool, PoolStopped, run_on};
 use railgun_types::{ClusterUid, Timestamp};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -27,6 +28,7 @@ use crate::replica::{NodeStopping, ProposeFailure};
 use crate::shard::{NextPlan, OffloadStatus, ShardHandle};
 use gather::GatherError;
 
+pub(crate) use collect::Collector;
 pub(crate) use reclaim::{ReclaimError, Reclaimer};
 
 /// How often an idle shard is looked at, or one that waits for others.
@@ -94,6 +96,8 @@ pub(crate) struct OffloadSpec {
     pub(crate) cut_bytes: u64,
     /// Record bytes in closed ranges that are worth an object.
     pub(crate) segment_bytes_min: u64,
+    /// How long an upload may write that the log has named.
+    pub(crate) upload_lease: Duration,
 }
 
 /// Why a step of the offload did not succeed. It is tried again.
@@ -109,6 +113,8 @@ enum OffloadError {
     Stopped(#[from] PoolStopped),
     #[error(transparent)]
     Propose(#[from] ProposeFailure),
+    #[error("an upload took longer than the {} s that one may", .lease.as_secs())]
+    TooLong { lease: Duration },
     #[error("an uploaded object was refused: {0}")]
     Refused(#[from] CommitRefused),
     #[error(transparent)]
@@ -131,6 +137,16 @@ struct Offloader {
     pause: Duration,
     /// When an object was last encoded.
     encoded_at: Option<Instant>,
+    lease: Option<Lease>,
+}
+
+/// An upload that the log has named for this node, which may write until then. Others count on it: what
+/// it has left, should it be over, goes when nothing of it can arrive any more.
+#[derive(Clone, Copy, Debug)]
+struct Lease {
+    object: ObjectId,
+    attempt: Attempt,
+    until: Instant,
 }
 
 /// What a step did.
@@ -189,6 +205,7 @@ impl Offloader {
             awaiting_mirror: None,
             pause: PAUSE_MIN,
             encoded_at: None,
+            lease: None,
         }
     }
 
@@ -338,14 +355,25 @@ impl Offloader {
         let encode = move || gather::encode(&log, spec, chunks, &ranges, &parts);
         let encoded = run_on(&*self.spec.pool, encode).await??;
         let size = encoded.content.content_length() as u64;
-        let info = plan.info(encoded.hash, size, encoded.footer_bytes);
+        let Some(lease) = self.lease(id, plan.attempt, encoded.hash).await? else {
+            // Nobody wants it any more.
+            return Ok(());
+        };
+        let info = plan.info(lease.attempt, size, encoded.footer_bytes);
         let key = Key::of_object(cluster, shard, id, &info, &name).to_string();
         if !self.spec.planted.is(BuiltinBug::CommitBeforePut) {
-            self.spec.bucket.put_immutable(&key, encoded.content).await?;
+            let put = self.spec.bucket.put_immutable(&key, encoded.content);
+            let put = tokio::time::timeout_at(lease.until, put).await;
+            let too_long = OffloadError::TooLong { lease: self.spec.upload_lease };
+            if let Err(error) = put.map_err(|_| too_long).and_then(|put| Ok(put?)) {
+                self.give_up(&key).await;
+                return Err(error);
+            }
         }
         drop(place);
         let commit = ObjectCommit {
             object: id,
+            attempt: lease.attempt.index,
             hash: encoded.hash,
             bytes: info.bytes,
             footer_bytes: encoded.footer_bytes,
@@ -354,7 +382,13 @@ impl Offloader {
         tracing::debug!(%shard, %key, bytes = info.bytes, "uploaded");
         let committed = match self.spec.planted.is(BuiltinBug::StaleCommit) {
             true => self.commit_in_any_term(commit).await,
-            false => self.propose(SegmentCommand::Commit(commit)).await?,
+            false => match self.propose(SegmentCommand::Commit(commit)).await {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    self.give_up(&key).await;
+                    return Err(error);
+                }
+            },
         };
         if let Outcome::Committed(result) = committed {
             result?;
@@ -363,6 +397,44 @@ impl Offloader {
             self.spec.reclaimer.reclaim(id.seal_index).await?;
         }
         Ok(())
+    }
+
+    /// Has the log name the upload before the bucket gets anything of it, unless it has named the same one
+    /// a moment ago; `current` is what it has named last. `None`: nobody wants the object any more.
+    async fn lease(
+        &mut self,
+        object: ObjectId,
+        current: Option<Attempt>,
+        hash: ContentHash,
+    ) -> Result<Option<Lease>, OffloadError> {
+        let (now, time) = (Instant::now(), self.spec.upload_lease);
+        let holds = |lease: &Lease| {
+            lease.object == object
+                && lease.attempt.hash == hash
+                && current == Some(lease.attempt)
+                && lease.until >= now + time / 2
+        };
+        if let Some(lease) = self.lease.filter(holds) {
+            return Ok(Some(lease));
+        }
+        // From before it is proposed: whoever ends it does so behind that entry.
+        let until = now + time;
+        let named = self.propose(SegmentCommand::Attempt(UploadAttempt { object, hash })).await?;
+        self.lease = match named {
+            Outcome::Attempted(Some(index)) => {
+                Some(Lease { object, attempt: Attempt { index, hash }, until })
+            }
+            _ => None,
+        };
+        Ok(self.lease)
+    }
+
+    /// What is uploaded and not known to be committed stays: whoever leads next may go on with it, or has
+    /// committed it. See [`BuiltinBug::UnfinishedDeleted`].
+    async fn give_up(&self, key: &str) {
+        if self.spec.planted.is(BuiltinBug::UnfinishedDeleted) {
+            self.spec.bucket.delete(key).await.ok();
+        }
     }
 
     /// See [`BuiltinBug::StaleCommit`].

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use railgun_core::command::{Command, CommandBody, StreamCommand};
 use railgun_core::manifest::ManifestFile;
-use railgun_core::shard::{AppendRefusal, Appended, Outcome, Restored, ShardState};
+use railgun_core::shard::{AppendRefusal, Appended, Orphan, Outcome, Restored, ShardState};
 use railgun_log::ShardLog;
 use railgun_raft::{BlockingPool, RaftShard, Unapplied};
 use railgun_types::{Offset, ShardId, StartPosition, StreamName, StreamUid};
@@ -21,7 +21,8 @@ use super::appender::{Appender, EntryReplies};
 use super::budget::{self, Admission};
 use super::figures::ShardFigures;
 use super::query::{
-    self, Located, NextPlan, OffloadStatus, ReadQuery, SegmentPage, StartResolved, StreamFacts,
+    self, Located, NextPlan, OffloadStatus, Orphans, ReadQuery, SegmentPage, StartResolved,
+    StreamFacts,
 };
 use super::tail_readers::TailReaders;
 use super::{AppendRequest, QUEUE_BYTES, RequestFailure, ShardHandle};
@@ -98,6 +99,13 @@ pub(crate) enum Message {
     },
     NextPlan {
         reply: oneshot::Sender<Option<NextPlan>>,
+    },
+    Orphans {
+        reply: oneshot::Sender<Orphans>,
+    },
+    Collectable {
+        attempts: BTreeSet<u64>,
+        reply: oneshot::Sender<Vec<Orphan>>,
     },
     ManifestFile {
         reply: oneshot::Sender<Option<ManifestFile>>,
@@ -346,6 +354,14 @@ impl Host {
                 reply.send(query::offload_status(&self.state, serving, keeps_too_much)).ok();
             }
             Message::NextPlan { reply } => drop(reply.send(query::next_plan(&self.state))),
+            Message::Orphans { reply } => {
+                let serving = self.pipeline.leader().serving;
+                let attempts = self.state.orphans().keys().copied().collect();
+                reply.send(Orphans { serving, attempts }).ok();
+            }
+            Message::Collectable { attempts, reply } => {
+                drop(reply.send(self.state.collectable(&attempts)));
+            }
             Message::ManifestFile { reply } => drop(reply.send(self.state.manifest_file())),
             Message::OffloadReport { error } => self.offload_error = error,
             Message::WantCheckpoint { reply } => {

@@ -7,11 +7,12 @@ mod host;
 mod query;
 mod tail_readers;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use railgun_core::command::CommandBody;
 use railgun_core::manifest::ManifestFile;
-use railgun_core::shard::Outcome;
+use railgun_core::shard::{Orphan, Outcome};
 use railgun_log::ShardLog;
 use railgun_types::limits::{PUBLISH_ITEMS, PUBLISHER_STREAMS};
 use railgun_types::{Offset, ShardId, StartPosition, StreamName, StreamUid};
@@ -25,7 +26,7 @@ pub(crate) use appender::{AppendRequest, AppendResult, RequestFailure};
 pub use figures::ShardFigures;
 pub(crate) use host::{HostSpec, Message, MirrorScope};
 pub(crate) use query::{
-    Located, NextPlan, OffloadStatus, PlanPart, ReadQuery, SegmentFacts, SegmentPage,
+    Located, NextPlan, OffloadStatus, Orphans, PlanPart, ReadQuery, SegmentFacts, SegmentPage,
     StartResolved, StreamFacts,
 };
 
@@ -195,6 +196,19 @@ impl ShardHandle {
     /// What is to be uploaded next.
     pub(crate) async fn next_plan(&self) -> Result<Option<NextPlan>, NodeStopping> {
         self.ask(|reply| Message::NextPlan { reply }).await
+    }
+
+    /// What uploads that are over may have left in the bucket.
+    pub(crate) async fn orphans(&self) -> Result<Orphans, NodeStopping> {
+        self.ask(|reply| Message::Orphans { reply }).await
+    }
+
+    /// What of these attempts may be deleted, as far as the bucket knows of it.
+    pub(crate) async fn collectable(
+        &self,
+        attempts: BTreeSet<u64>,
+    ) -> Result<Vec<Orphan>, NodeStopping> {
+        self.ask(|reply| Message::Collectable { attempts, reply }).await
     }
 
     /// The manifest file that the bucket lacks.

@@ -1,5 +1,6 @@
 //! What readers, administrators and the offloader ask of a shard, and how its state answers.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use railgun_cold::reader::ColdPart;
@@ -105,6 +106,15 @@ pub(crate) struct OffloadStatus {
     /// Nobody may publish on account of what is in the bucket already: the log can give none of it up
     /// before the floor has come to a checkpoint.
     pub(crate) keeps_too_much: bool,
+}
+
+/// What uploads that are over may have left in the bucket.
+#[derive(Debug)]
+pub(crate) struct Orphans {
+    /// This replica leads the shard and may propose.
+    pub(crate) serving: bool,
+    /// The attempts that they are of.
+    pub(crate) attempts: BTreeSet<u64>,
 }
 
 /// The first planned object that is not committed, with what its upload needs.

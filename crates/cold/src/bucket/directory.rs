@@ -10,7 +10,8 @@
 //!
 //! A name that can be seen may still be lost with the power: whoever gave it died, or failed, or hangs
 //! between that and the sync of a folder. So whether an object was written or was there already, its
-//! name and those of all folders above it are synced before anybody is told.
+//! name and those of all folders above it are synced before anybody is told. Nor is anybody told that an
+//! object is gone before its folder is synced.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -23,12 +24,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions,
-    Result,
+    ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult,
+    RenameOptions, Result,
 };
 
 /// Folder of objects in the making.
@@ -174,7 +176,25 @@ impl ObjectStore for DirectoryStore {
         &self,
         locations: BoxStream<'static, Result<Path>>,
     ) -> BoxStream<'static, Result<Path>> {
-        self.files.delete_stream(locations)
+        let (files, staging) = (self.files.clone(), Arc::clone(&self.staging));
+        let delete = move |location: Path| {
+            let (files, staging) = (files.clone(), Arc::clone(&staging));
+            async move {
+                let deleted = files.delete(&location).await;
+                // What is not there may be so for a moment only: whoever removed it died before the sync.
+                if matches!(deleted, Ok(()) | Err(Error::NotFound { .. })) {
+                    let gone = files.path_to_filesystem(&location)?;
+                    #[expect(
+                        clippy::disallowed_methods,
+                        reason = "as every store on files; a simulation has others"
+                    )]
+                    let synced = tokio::task::spawn_blocking(move || staging.sync_removal(&gone));
+                    synced.await??;
+                }
+                deleted.map(|()| location)
+            }
+        };
+        locations.and_then(delete).boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
@@ -253,6 +273,16 @@ impl Staging {
             }
         }
         Ok(())
+    }
+
+    /// Makes durable that `object` is gone.
+    fn sync_removal(&self, object: &FilePath) -> Result<()> {
+        let Some(folder) = object.parent() else { return Ok(()) };
+        match File::open(folder).and_then(|opened| self.device.sync(folder, &opened)) {
+            // Nothing was ever there.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            synced => synced.map_err(failed("sync", folder)),
+        }
     }
 
     /// A new file, locked against [`Self::clean`] until it is closed.

@@ -293,11 +293,12 @@ impl Bucket {
         Ok(names)
     }
 
-    /// Deletes the object. One that does not exist counts as deleted.
+    /// Deletes the object. One that does not exist counts as deleted. A PUT of it that is still on its way
+    /// may bring it back: nobody may be writing it any more.
     ///
     /// # Errors
-    /// [`BucketError`], after retries.
-    pub(crate) async fn delete(&self, key: &str) -> Result<(), BucketError> {
+    /// [`BucketError`], after retries; the object may be there or not.
+    pub async fn delete(&self, key: &str) -> Result<(), BucketError> {
         let delete = |path: Path| async move { self.inner.store.delete(&path).await };
         match self.retried(key, delete).await {
             Err(BucketError::NotFound { .. }) => Ok(()),

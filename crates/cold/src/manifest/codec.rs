@@ -10,7 +10,7 @@
 //! range   = base v │ count v │ min ts z │ max ts − min ts v │ record bytes v │ object id
 //!           │ first row group v │ first row v
 //! object  = object id │ kind u8 [0: stream uid 16 bytes, base v, last v | 1] │ day z │ term v
-//!           │ hash 8 bytes │ bytes v │ footer bytes v │ live parts v
+//!           │ attempt v │ hash 8 bytes │ bytes v │ footer bytes v │ live parts v
 //! object id = seal index v │ part v
 //! ```
 //!
@@ -210,6 +210,7 @@ fn put_object(out: &mut BytesMut, id: ObjectId, object: &ObjectInfo) {
     }
     put_varint(out, zigzag(object.day));
     put_varint(out, object.term);
+    put_varint(out, object.attempt);
     out.put_slice(&object.hash);
     put_varint(out, object.bytes);
     put_varint(out, u64::from(object.footer_bytes));
@@ -231,6 +232,7 @@ fn object(at: &mut ByteCursor<'_>) -> Result<(ObjectId, ObjectInfo), Malformed> 
         kind,
         day: unzigzag(at.varint()?),
         term: at.varint()?,
+        attempt: at.varint()?,
         hash: at.array()?,
         bytes: at.varint()?,
         footer_bytes: narrow(at)?,

@@ -24,7 +24,7 @@ use railgun_types::{ByteCursor, Malformed, Timestamp, crc32c};
 pub use append::{Append, AppendMode, ExpectedNext, ProducerSequence};
 pub use catalog::{CatalogCommand, ClusterSettings, NodeInfo, NodeState, TokenHash};
 pub use parts::PartsCursor;
-pub use segment::{CommittedPart, ObjectCommit, SealScope, SegmentCommand};
+pub use segment::{CommittedPart, ObjectCommit, SealScope, SegmentCommand, UploadAttempt};
 pub use stream::{EnsureStream, StreamCommand};
 
 /// Format version of commands.

@@ -10,10 +10,24 @@ use crate::manifest::{ContentHash, Digest, ManifestVersion, ObjectId};
 pub enum SegmentCommand {
     /// Close open ranges and plan objects for all that is closed.
     Seal(SealScope),
-    /// An object of a plan is uploaded and verified.
+    /// An object of a plan is about to be uploaded.
+    Attempt(UploadAttempt),
+    /// It is uploaded and verified.
     Commit(ObjectCommit),
     /// A manifest file with this version is in the bucket.
     Mirrored(ManifestVersion),
+    /// What uploads that are over had left in the bucket is gone: those of these attempts.
+    Collected(Vec<u64>),
+}
+
+/// See [`SegmentCommand::Attempt`]. Its entry's index is the attempt's name, unless an attempt with the
+/// same content is under way, which goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UploadAttempt {
+    /// The planned object.
+    pub object: ObjectId,
+    /// Hash of the content.
+    pub hash: ContentHash,
 }
 
 /// Which open ranges a seal closes.
@@ -34,6 +48,8 @@ pub enum SealScope {
 pub struct ObjectCommit {
     /// The planned object.
     pub object: ObjectId,
+    /// The attempt by which it was uploaded.
+    pub attempt: u64,
     /// Hash of its content.
     pub hash: ContentHash,
     /// Its size in bytes.
@@ -70,6 +86,8 @@ pub struct CommittedPart {
 const SEAL: u8 = 1;
 const COMMIT: u8 = 2;
 const MIRRORED: u8 = 3;
+const ATTEMPT: u8 = 4;
+const COLLECTED: u8 = 5;
 
 impl SegmentCommand {
     pub(super) fn encode(&self, out: &mut BytesMut) {
@@ -89,10 +107,17 @@ impl SegmentCommand {
                     SealScope::All => out.put_u8(3),
                 }
             }
+            Self::Attempt(UploadAttempt { object, hash }) => {
+                out.put_u8(ATTEMPT);
+                out.put_u64_le(object.seal_index);
+                out.put_u32_le(object.part);
+                out.put_slice(hash);
+            }
             Self::Commit(commit) => {
                 out.put_u8(COMMIT);
                 out.put_u64_le(commit.object.seal_index);
                 out.put_u32_le(commit.object.part);
+                out.put_u64_le(commit.attempt);
                 out.put_slice(&commit.hash);
                 out.put_u64_le(commit.bytes);
                 out.put_u32_le(commit.footer_bytes);
@@ -103,6 +128,11 @@ impl SegmentCommand {
                 out.put_u8(MIRRORED);
                 out.put_u64_le(version.log_index);
                 out.put_u64_le(version.term);
+            }
+            Self::Collected(attempts) => {
+                out.put_u8(COLLECTED);
+                put_varint(out, attempts.len() as u64);
+                attempts.iter().for_each(|attempt| out.put_u64_le(*attempt));
             }
         }
     }
@@ -116,20 +146,30 @@ impl SegmentCommand {
                 3 => SealScope::All,
                 _ => return Err(Malformed),
             })),
+            ATTEMPT => {
+                let object = ObjectId { seal_index: cursor.u64()?, part: cursor.u32()? };
+                Ok(Self::Attempt(UploadAttempt { object, hash: cursor.array()? }))
+            }
             COMMIT => {
                 let object = ObjectId { seal_index: cursor.u64()?, part: cursor.u32()? };
+                let attempt = cursor.u64()?;
                 let hash = cursor.array()?;
                 let bytes = cursor.u64()?;
                 let footer_bytes = cursor.u32()?;
                 let count = cursor.varint()?;
                 let parts =
                     (0..count).map(|_| CommittedPart::decode(cursor)).collect::<Result<_, _>>()?;
-                Ok(Self::Commit(ObjectCommit { object, hash, bytes, footer_bytes, parts }))
+                Ok(Self::Commit(ObjectCommit { object, attempt, hash, bytes, footer_bytes, parts }))
             }
             MIRRORED => Ok(Self::Mirrored(ManifestVersion {
                 log_index: cursor.u64()?,
                 term: cursor.u64()?,
             })),
+            COLLECTED => {
+                let count = cursor.varint()?;
+                let attempts = (0..count).map(|_| cursor.u64()).collect::<Result<_, _>>()?;
+                Ok(Self::Collected(attempts))
+            }
             _ => Err(Malformed),
         }
     }

@@ -57,6 +57,7 @@ fn others() -> Vec<CommandBody> {
         CommandBody::Segment(SegmentCommand::Seal(SealScope::Stream(stream))),
         CommandBody::Segment(SegmentCommand::Commit(ObjectCommit {
             object: ObjectId { seal_index: 11, part: 2 },
+            attempt: 12,
             hash: [1; 8],
             bytes: 100,
             footer_bytes: 10,
@@ -73,6 +74,11 @@ fn others() -> Vec<CommandBody> {
             }],
         })),
         CommandBody::Segment(SegmentCommand::Mirrored(ManifestVersion { log_index: 1, term: 2 })),
+        CommandBody::Segment(SegmentCommand::Attempt(UploadAttempt {
+            object: ObjectId { seal_index: 11, part: 2 },
+            hash: [1; 8],
+        })),
+        CommandBody::Segment(SegmentCommand::Collected(vec![12, 1 << 40])),
         CommandBody::Catalog(CatalogCommand::Found {
             settings: ClusterSettings {
                 cluster: ClusterUid([5; 16]),

@@ -196,6 +196,7 @@ mod tests {
             kind: ObjectKind::Bundle,
             day: 0,
             term: 1,
+            attempt: seal_index + 1,
             hash: [seal_index as u8; 8],
             bytes: 1000,
             footer_bytes: 100,

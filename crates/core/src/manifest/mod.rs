@@ -61,6 +61,9 @@ pub struct ObjectInfo {
     pub day: i64,
     /// Raft term in which it was sealed.
     pub term: u64,
+    /// Log index of the entry that named the upload which it is of. Part of its key: no other upload
+    /// ever writes to that.
+    pub attempt: u64,
     /// Hash of its content.
     pub hash: ContentHash,
     /// Its size in bytes.

@@ -11,14 +11,16 @@
 //! result       = sequence z │ count v │ base z │ ts z
 //! manifest     = map of: uid 16 │ name │ created i64 │ deleted u8 │ digest 32 │ list of cold range
 //!                │ map of: object │ kind u8 [0 segment: stream 16, base v, last v │ 1 bundle] │ day z
-//!                  │ term v │ hash 8 │ bytes v │ footer bytes v │ live parts v
+//!                  │ term v │ attempt v │ hash 8 │ bytes v │ footer bytes v │ live parts v
 //! cold range   = base z │ count v │ min ts z │ max ts z │ record bytes v │ object
 //!                │ first row group v │ first row v
 //! object       = seal index v │ part v
 //! manifest log = newest? u8 [log index v │ term v] │ deltas v
 //!                │ map of: uid 16 │ kept v │ changed at v │ map of: object │ changed at v
 //! offload      = map of: object │ term v │ day z │ segment u8 │ list of: stream 16 │ range
+//!                  │ attempt? u8 [index v │ hash 8]
 //!                │ unmirrored, list of: commit v │ first log index v
+//!                │ orphans, map of: attempt v │ object │ as in the manifest │ name │ over at v
 //! ```
 //!
 //! Texts are a length v and bytes. Sequences, bases and times in a list are differences: a result's
@@ -41,7 +43,8 @@ use railgun_types::{
 };
 
 use super::manifest_log::{ManifestLog, StreamDirt};
-use super::offload::{Floor, HotRange, PlannedObject, PlannedRange};
+use super::offload::{Attempt, Floor, HotRange, PlannedObject, PlannedRange};
+use super::orphans::{ORPHANS_MAX, Orphan};
 use super::outcome::{DIFF_BYTES_MIN, diff, put_diff};
 use super::producers::{Producer, ProducerKey, Producers, StoredResult};
 use super::stream::ChangedBy;
@@ -65,12 +68,13 @@ mod bytes_min {
     pub(super) const RESULT: usize = 4;
     pub(super) const STREAM_MANIFEST: usize = 60;
     pub(super) const COLD_RANGE: usize = 9;
-    pub(super) const OBJECT: usize = 16;
+    pub(super) const OBJECT: usize = 17;
     pub(super) const STREAM_DIRT: usize = 18;
     pub(super) const OBJECT_DIRT: usize = 3;
-    pub(super) const PLAN: usize = 6;
+    pub(super) const PLAN: usize = 7;
     pub(super) const PLANNED_RANGE: usize = 16 + RANGE;
     pub(super) const UNMIRRORED: usize = 2;
+    pub(super) const ORPHAN: usize = 1 + OBJECT + 2;
 }
 
 const SEGMENT: u8 = 0;
@@ -104,6 +108,7 @@ impl ShardState {
             manifest,
             manifest_log,
             plans,
+            orphans,
             floor: Floor { holds: _, unmirrored },
             waiting: _,
             // Of this node's version, not of the state.
@@ -137,6 +142,7 @@ impl ShardState {
                 put_varint(out, *commit);
                 put_varint(out, *first);
             });
+            put_list(out, orphans.iter(), put_orphan);
         });
         if with_index {
             writer.section(Section::Index, |out| index::encode_index(out, streams));
@@ -167,11 +173,13 @@ impl ShardState {
             Ok(ShardManifest { cluster, shard, streams, objects })
         })?;
         let manifest_log = reader.section(Section::ManifestLog, manifest_log)?;
-        let (plans, floor, waiting) = reader.section(Section::Offload, |cursor| {
+        let (plans, orphans, floor, waiting) = reader.section(Section::Offload, |cursor| {
             let plans = map(cursor, bytes_min::PLAN, plan)?;
             let unmirrored = unmirrored(cursor)?;
             let (floor, waiting) = account(&streams, &plans, unmirrored).ok_or(Malformed)?;
-            Ok((plans, floor, waiting))
+            let orphans = map(cursor, bytes_min::ORPHAN, orphan)?;
+            check_orphans(&orphans, &plans, &manifest)?;
+            Ok((plans, orphans, floor, waiting))
         })?;
         if header.has_index {
             let applied = applied.map(|applied| applied.index);
@@ -193,6 +201,7 @@ impl ShardState {
                 manifest,
                 manifest_log,
                 plans,
+                orphans,
                 floor,
                 waiting,
                 segment_bytes_min: SEGMENT_BYTES_MIN,
@@ -442,7 +451,7 @@ fn object_id(cursor: &mut ByteCursor<'_>) -> Result<ObjectId, Malformed> {
 }
 
 fn put_object(out: &mut BytesMut, (id, object): (&ObjectId, &ObjectInfo)) {
-    let ObjectInfo { kind, day, term, hash, bytes, footer_bytes, live_parts } = object;
+    let ObjectInfo { kind, day, term, attempt, hash, bytes, footer_bytes, live_parts } = object;
     put_object_id(out, *id);
     match kind {
         ObjectKind::Segment { stream, base, last } => {
@@ -455,6 +464,7 @@ fn put_object(out: &mut BytesMut, (id, object): (&ObjectId, &ObjectInfo)) {
     }
     put_varint(out, zigzag(*day));
     put_varint(out, *term);
+    put_varint(out, *attempt);
     out.put_slice(hash);
     put_varint(out, *bytes);
     put_varint(out, u64::from(*footer_bytes));
@@ -476,6 +486,7 @@ fn object(cursor: &mut ByteCursor<'_>) -> Result<(ObjectId, ObjectInfo), Malform
         kind,
         day: unzigzag(cursor.varint()?),
         term: cursor.varint()?,
+        attempt: cursor.varint()?,
         hash: cursor.array()?,
         bytes: cursor.varint()?,
         footer_bytes: narrow(cursor)?,
@@ -520,7 +531,7 @@ fn manifest_log(cursor: &mut ByteCursor<'_>) -> Result<ManifestLog, Malformed> {
 }
 
 fn put_plan(out: &mut BytesMut, (id, plan): (&ObjectId, &PlannedObject)) {
-    let PlannedObject { term, day, kind, ranges } = plan;
+    let PlannedObject { term, day, kind, ranges, attempt } = plan;
     put_object_id(out, *id);
     put_varint(out, *term);
     put_varint(out, zigzag(*day));
@@ -528,6 +539,10 @@ fn put_plan(out: &mut BytesMut, (id, plan): (&ObjectId, &PlannedObject)) {
     put_list(out, ranges.iter(), |out, PlannedRange { stream, range }| {
         out.put_slice(&stream.0);
         put_range(out, range);
+    });
+    codec::put_option(out, *attempt, |out, Attempt { index, hash }| {
+        put_varint(out, index);
+        out.put_slice(&hash);
     });
 }
 
@@ -540,8 +555,41 @@ fn plan(cursor: &mut ByteCursor<'_>) -> Result<(ObjectId, PlannedObject), Malfor
         ranges: list(cursor, bytes_min::PLANNED_RANGE, |cursor| {
             Ok(PlannedRange { stream: StreamUid(cursor.array()?), range: range(cursor)? })
         })?,
+        attempt: codec::option(cursor, |cursor| {
+            Ok(Attempt { index: cursor.varint()?, hash: cursor.array()? })
+        })?,
     };
     Ok((id, plan))
+}
+
+fn put_orphan(out: &mut BytesMut, (attempt, orphan): (&u64, &Orphan)) {
+    let Orphan { object, info, name, over_at } = orphan;
+    put_varint(out, *attempt);
+    put_object(out, (object, info));
+    codec::put_text(out, name.as_str());
+    put_varint(out, *over_at);
+}
+
+fn orphan(cursor: &mut ByteCursor<'_>) -> Result<(u64, Orphan), Malformed> {
+    let attempt = cursor.varint()?;
+    let (object, info) = object(cursor)?;
+    let (name, over_at) = (codec::name(cursor)?, cursor.varint()?);
+    if info.attempt != attempt {
+        return Err(Malformed);
+    }
+    Ok((attempt, Orphan { object, info, name, over_at }))
+}
+
+/// An orphan is deleted: none may be what a manifest names, or will.
+fn check_orphans(
+    orphans: &BTreeMap<u64, Orphan>,
+    plans: &BTreeMap<ObjectId, PlannedObject>,
+    manifest: &ShardManifest,
+) -> Result<(), Malformed> {
+    let committed = manifest.objects.values().map(|info| info.attempt);
+    let under_way = plans.values().filter_map(|plan| Some(plan.attempt?.index));
+    let is_wanted = committed.chain(under_way).any(|attempt| orphans.contains_key(&attempt));
+    if is_wanted || orphans.len() > ORPHANS_MAX { Err(Malformed) } else { Ok(()) }
 }
 
 /// In the order of their commits, which is the order in which mirrors release them.

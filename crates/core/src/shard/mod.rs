@@ -7,6 +7,7 @@ mod checkpoint;
 mod hot_index;
 mod manifest_log;
 mod offload;
+mod orphans;
 mod outcome;
 mod producers;
 mod seal;
@@ -19,9 +20,10 @@ use railgun_types::{ClusterUid, EntryId, Offset, ShardId, StreamUid, Timestamp};
 pub use checkpoint::Restored;
 pub use hot_index::{HotIndex, IndexPoint};
 pub use offload::{
-    BUNDLE_RANGES_MAX, HotRange, PlannedObject, PlannedRange, RANGE_BYTES_MAX, RANGE_RECORDS_MAX,
-    SEGMENT_BYTES_MIN,
+    Attempt, BUNDLE_RANGES_MAX, HotRange, PlannedObject, PlannedRange, RANGE_BYTES_MAX,
+    RANGE_RECORDS_MAX, SEGMENT_BYTES_MIN,
 };
+pub use orphans::{ORPHANS_MAX, Orphan};
 pub use seal::CommitRefused;
 pub use stream::{EnsureRefused, Ensured, Stream};
 
@@ -98,10 +100,14 @@ pub enum Outcome {
         /// How many.
         objects: usize,
     },
+    /// The attempt by which the object may be uploaded from here on; `None`: nothing is to be.
+    Attempted(Option<u64>),
     /// The object counts as part of the cold tier from here on, or why not.
     Committed(Result<(), CommitRefused>),
     /// The manifest version is noted.
     Mirrored,
+    /// The orphans are forgotten.
+    Collected,
     /// Log time has passed.
     Ticked,
     /// An entry for another kind of shard: nothing changed.
@@ -120,6 +126,8 @@ pub struct ShardState {
     manifest: ShardManifest,
     manifest_log: ManifestLog,
     plans: BTreeMap<ObjectId, PlannedObject>,
+    /// By the attempt.
+    orphans: BTreeMap<u64, Orphan>,
     floor: Floor,
     waiting: Waiting,
     segment_bytes_min: u64,
@@ -157,6 +165,7 @@ impl ShardState {
             },
             manifest_log: ManifestLog::default(),
             plans: BTreeMap::new(),
+            orphans: BTreeMap::new(),
             floor: Floor::default(),
             waiting: Waiting::default(),
             segment_bytes_min: SEGMENT_BYTES_MIN,
@@ -201,6 +210,9 @@ impl ShardState {
             CommandBody::Segment(SegmentCommand::Seal(scope)) => {
                 Outcome::Sealed { objects: self.seal(at, *scope) }
             }
+            CommandBody::Segment(SegmentCommand::Attempt(attempt)) => {
+                Outcome::Attempted(self.attempt(at, *attempt))
+            }
             CommandBody::Segment(SegmentCommand::Commit(commit)) => {
                 Outcome::Committed(self.commit(at, commit))
             }
@@ -208,6 +220,10 @@ impl ShardState {
                 self.manifest_log.mirrored(*version);
                 self.floor.mirrored(*version);
                 Outcome::Mirrored
+            }
+            CommandBody::Segment(SegmentCommand::Collected(attempts)) => {
+                attempts.iter().for_each(|attempt| drop(self.orphans.remove(attempt)));
+                Outcome::Collected
             }
             CommandBody::Tick => Outcome::Ticked,
             CommandBody::Catalog(_) => Outcome::Foreign,
@@ -230,6 +246,10 @@ impl ShardState {
             }
             CommandBody::Segment(SegmentCommand::Seal(scope)) => {
                 (!self.seals_anything(*scope)).then_some(Outcome::Sealed { objects: 0 })
+            }
+            CommandBody::Segment(SegmentCommand::Collected(attempts)) => {
+                attempts.retain(|attempt| self.orphans.contains_key(attempt));
+                attempts.is_empty().then_some(Outcome::Collected)
             }
             _ => None,
         }

@@ -66,12 +66,24 @@ pub struct PlannedObject {
     pub kind: SegmentKind,
     /// What it will hold, ordered by stream and offset.
     pub ranges: Vec<PlannedRange>,
+    /// The upload that is under way, or may be.
+    pub attempt: Option<Attempt>,
+}
+
+/// An upload of a planned object, named in the log before the bucket gets anything of it. Whoever leads
+/// goes on with it where the content is the same, and names another one where it is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// Log index of the entry that named it.
+    pub index: u64,
+    /// Hash of what it uploads.
+    pub hash: ContentHash,
 }
 
 impl PlannedObject {
     /// The object as the manifest will hold it, once its content is known.
     #[must_use]
-    pub fn info(&self, hash: ContentHash, bytes: u64, footer_bytes: u32) -> ObjectInfo {
+    pub fn info(&self, attempt: Attempt, bytes: u64, footer_bytes: u32) -> ObjectInfo {
         let kind = match (self.kind, self.ranges.first()) {
             (SegmentKind::Segment, Some(only)) => ObjectKind::Segment {
                 stream: only.stream,
@@ -81,7 +93,9 @@ impl PlannedObject {
             _ => ObjectKind::Bundle,
         };
         let live_parts = self.ranges.len() as u32;
-        ObjectInfo { kind, day: self.day, term: self.term, hash, bytes, footer_bytes, live_parts }
+        let Attempt { index: attempt, hash } = attempt;
+        let (day, term) = (self.day, self.term);
+        ObjectInfo { kind, day, term, attempt, hash, bytes, footer_bytes, live_parts }
     }
 }
 
@@ -139,7 +153,8 @@ impl Planner {
             let planned = PlannedRange { stream, range };
             if waiting >= self.segment_bytes_min {
                 let kind = SegmentKind::Segment;
-                self.emit(PlannedObject { term, day, kind, ranges: vec![planned] });
+                let ranges = vec![planned];
+                self.emit(PlannedObject { term, day, kind, ranges, attempt: None });
                 continue;
             }
             let bundles = self.bundles.entry(day).or_default();
@@ -147,7 +162,8 @@ impl Planner {
                 Some(bundle) => bundle.push(planned),
                 None => {
                     let kind = SegmentKind::Bundle;
-                    let object = PlannedObject { term, day, kind, ranges: Vec::new() };
+                    let ranges = Vec::new();
+                    let object = PlannedObject { term, day, kind, ranges, attempt: None };
                     let mut bundle = Bundle { object, record_bytes: 0, records: 0 };
                     bundle.push(planned);
                     bundles.push(bundle);

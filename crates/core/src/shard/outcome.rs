@@ -12,7 +12,9 @@
 //! deleted   = bool u8
 //! sealed    = objects v
 //! committed = verdict u8 [0 committed │ 1 not planned: seal index u64, part u32
-//!             │ 2 other range: stream 16 │ 3 not contiguous: stream 16, committed u64, base u64]
+//!             │ 2 other range: stream 16 │ 3 not contiguous: stream 16, committed u64, base u64
+//!             │ 4 other attempt: seal index u64, part u32, attempt u64]
+//! attempted = attempt? u8 [u64]
 //! ```
 
 use bytes::{BufMut, BytesMut};
@@ -34,6 +36,8 @@ const COMMITTED: u8 = 6;
 const MIRRORED: u8 = 7;
 const TICKED: u8 = 8;
 const FOREIGN: u8 = 9;
+const ATTEMPTED: u8 = 10;
+const COLLECTED: u8 = 11;
 
 /// Fewest bytes of a difference.
 pub(super) const DIFF_BYTES_MIN: usize = 4;
@@ -66,6 +70,11 @@ impl Outcome {
             Self::Mirrored => outcome::put_head(out, MIRRORED),
             Self::Ticked => outcome::put_head(out, TICKED),
             Self::Foreign => outcome::put_head(out, FOREIGN),
+            Self::Attempted(attempt) => {
+                outcome::put_head(out, ATTEMPTED);
+                codec::put_option(out, *attempt, |out, attempt| out.put_u64_le(attempt));
+            }
+            Self::Collected => outcome::put_head(out, COLLECTED),
         }
     }
 
@@ -87,6 +96,8 @@ impl Outcome {
             MIRRORED => Ok(Self::Mirrored),
             TICKED => Ok(Self::Ticked),
             FOREIGN => Ok(Self::Foreign),
+            ATTEMPTED => codec::option(cursor, ByteCursor::u64).map(Self::Attempted),
+            COLLECTED => Ok(Self::Collected),
             _ => Err(Malformed),
         })
     }
@@ -228,6 +239,12 @@ fn put_committed(out: &mut BytesMut, result: &Result<(), CommitRefused>) {
             out.put_u64_le(committed.0);
             out.put_u64_le(base.0);
         }
+        Err(CommitRefused::OtherAttempt { object, attempt }) => {
+            out.put_u8(4);
+            out.put_u64_le(object.seal_index);
+            out.put_u32_le(object.part);
+            out.put_u64_le(*attempt);
+        }
     }
 }
 
@@ -243,6 +260,10 @@ fn committed(cursor: &mut ByteCursor<'_>) -> Result<Result<(), CommitRefused>, M
             stream: StreamUid(cursor.array()?),
             committed: Offset(cursor.u64()?),
             base: Offset(cursor.u64()?),
+        },
+        4 => CommitRefused::OtherAttempt {
+            object: ObjectId { seal_index: cursor.u64()?, part: cursor.u32()? },
+            attempt: cursor.u64()?,
         },
         _ => return Err(Malformed),
     }))
@@ -310,6 +331,10 @@ mod tests {
             Outcome::Mirrored,
             Outcome::Ticked,
             Outcome::Foreign,
+            Outcome::Committed(Err(CommitRefused::OtherAttempt { object, attempt: 300 })),
+            Outcome::Attempted(Some(77)),
+            Outcome::Attempted(None),
+            Outcome::Collected,
         ]
     }
 
@@ -354,7 +379,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_an_error_or_a_value(kind in 0..12u8, bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+        fn any_bytes_are_an_error_or_a_value(kind in 0..14u8, bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             let bytes = [&[1, kind], &bytes[..]].concat();
             if let Ok(outcome) = Outcome::decode(&bytes) {
                 let mut out = BytesMut::new();

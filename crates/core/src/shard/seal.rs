@@ -3,7 +3,7 @@
 use railgun_types::{EntryId, Offset, StreamUid};
 
 use super::manifest_log::ManifestLog;
-use super::offload::{PlannedRange, Planner};
+use super::offload::{Attempt, PlannedRange, Planner};
 use super::{ShardState, Stream};
 use crate::command::{CommittedPart, ObjectCommit, SealScope};
 use crate::manifest::{ColdRange, ObjectId, ShardManifest};
@@ -16,6 +16,14 @@ pub enum CommitRefused {
     NotPlanned {
         /// The object.
         object: ObjectId,
+    },
+    /// The plan is uploaded by another attempt by now (I5).
+    #[error("object {}.{} is not uploaded by attempt {attempt} any more", .object.seal_index, .object.part)]
+    OtherAttempt {
+        /// The object.
+        object: ObjectId,
+        /// The attempt that is over.
+        attempt: u64,
     },
     /// A planned range is missing or has other records.
     #[error("the object's part of stream {stream} is not the planned range")]
@@ -111,6 +119,10 @@ impl ShardState {
             }
             return Err(CommitRefused::NotPlanned { object });
         };
+        let attempt = Attempt { index: commit.attempt, hash: commit.hash };
+        if plan.attempt != Some(attempt) && !self.takes_foreign() {
+            return Err(CommitRefused::OtherAttempt { object, attempt: attempt.index });
+        }
         // A stream deleted since the seal is no longer in the plan; its part is not looked at.
         // Both are in the order of streams and offsets, so that one walk finds all.
         let mut parts = commit.parts.iter();
@@ -119,7 +131,7 @@ impl ShardState {
             .iter()
             .map(|planned| self.check_part(planned, &mut parts))
             .collect::<Result<Vec<_>, _>>()?;
-        let info = plan.info(commit.hash, commit.bytes, commit.footer_bytes);
+        let info = plan.info(attempt, commit.bytes, commit.footer_bytes);
         for (planned, part) in plan.ranges.iter().zip(parts) {
             self.floor.committed(at.index, planned.range.first_log_index);
             self.waiting.planned -= planned.range.record_bytes;
@@ -131,13 +143,26 @@ impl ShardState {
         Ok(())
     }
 
-    /// Has the state take commits, too, of objects that no plan asks for: a bug, planted on purpose. It must
+    /// Has the state take commits, too, of objects that no plan asks for, and of
+    /// attempts that are over: a bug, planted on purpose. It must
     /// be on all replicas, and after every restart.
     #[cfg(feature = "builtin-bugs")]
     #[must_use]
     pub fn with_unplanned_commits(mut self, are_taken: bool) -> Self {
         self.takes_unplanned = are_taken;
         self
+    }
+
+    /// See [`Self::with_unplanned_commits`].
+    #[cfg(feature = "builtin-bugs")]
+    fn takes_foreign(&self) -> bool {
+        self.takes_unplanned
+    }
+
+    #[cfg(not(feature = "builtin-bugs"))]
+    #[expect(clippy::unused_self, reason = "as with the bugs")]
+    const fn takes_foreign(&self) -> bool {
+        false
     }
 
     #[cfg(feature = "builtin-bugs")]

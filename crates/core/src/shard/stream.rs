@@ -360,7 +360,11 @@ impl ShardState {
             self.waiting.closed -= range.record_bytes;
             self.floor.release(range.first_log_index);
         }
-        self.plans.retain(|_, plan| {
+        let name = stream.name.clone();
+        let mut over = Vec::new();
+        self.plans.retain(|&object, plan| {
+            let is_over = plan.ranges.iter().all(|planned| planned.stream == uid);
+            over.extend(plan.attempt.filter(|_| is_over).map(|it| (object, plan.info(it, 0, 0))));
             plan.ranges.retain(|planned| {
                 let dropped = planned.stream == uid;
                 if dropped {
@@ -371,6 +375,9 @@ impl ShardState {
             });
             !plan.ranges.is_empty()
         });
+        for (object, info) in over {
+            self.orphan(at, object, info, name.clone());
+        }
         self.producers.release_stream(uid);
         if let Some(manifest) = self.manifest.streams.get_mut(&uid) {
             manifest.deleted = true;

@@ -1,5 +1,7 @@
 //! One phase after another, each introduced by why.
 
+mod uploads;
+
 use railgun_types::batch::{BatchBuilder, RecordBatch, RecordDraft};
 use railgun_types::limits::TOMBSTONES_PER_SHARD;
 use railgun_types::{EnsureMode, SpecPatch, StreamName};
@@ -7,9 +9,9 @@ use railgun_types::{EnsureMode, SpecPatch, StreamName};
 use super::*;
 use crate::command::{
     AppendMode, CommittedPart, EnsureStream, ExpectedNext, ObjectCommit, ProducerSequence,
-    SealScope,
+    SealScope, UploadAttempt,
 };
-use crate::manifest::{ManifestVersion, SegmentKind};
+use crate::manifest::{ManifestVersion, ObjectId, SegmentKind};
 
 const A: StreamUid = StreamUid([1; 16]);
 const B: StreamUid = StreamUid([2; 16]);
@@ -87,8 +89,24 @@ impl Shard {
         }
     }
 
-    /// The commit that a faithful upload of the first plan would propose.
-    fn first_plan(&self) -> ObjectCommit {
+    /// Names an upload of this content.
+    fn attempt(&mut self, object: ObjectId, hash: u8) -> Option<u64> {
+        let upload = UploadAttempt { object, hash: [hash; 8] };
+        match self.apply(0, CommandBody::Segment(SegmentCommand::Attempt(upload))) {
+            Outcome::Attempted(attempt) => attempt,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The commit that a faithful upload of the first plan would propose, once it is named.
+    fn first_plan(&mut self) -> ObjectCommit {
+        let object = *self.state.plans().first_key_value().expect("a plan").0;
+        let attempt = self.attempt(object, 0).expect("it is planned");
+        self.first_plan_as(attempt)
+    }
+
+    /// The same for an upload of this name.
+    fn first_plan_as(&self, attempt: u64) -> ObjectCommit {
         let (&object, plan) = self.state.plans().first_key_value().expect("a plan");
         let part = |planned: &PlannedRange| CommittedPart {
             stream: planned.stream,
@@ -102,7 +120,7 @@ impl Shard {
             digest: [planned.range.end.0 as u8; 32],
         };
         let parts = plan.ranges.iter().map(part).collect();
-        ObjectCommit { object, hash: [0; 8], bytes: 1, footer_bytes: 1, parts }
+        ObjectCommit { object, attempt, hash: [0; 8], bytes: 1, footer_bytes: 1, parts }
     }
 
     fn mirror(&mut self) -> ManifestVersion {
@@ -355,7 +373,8 @@ fn the_floor_rises_when_the_mirror_is_there_and_not_before() {
     assert_eq!(shard.seal(SealScope::All), 1);
     assert_eq!(shard.seal(SealScope::All), 0, "nothing waits any more");
     assert_eq!(shard.state.floor(), Some(first - 1), "planned");
-    shard.commit(shard.first_plan()).expect("as planned");
+    let upload = shard.first_plan();
+    shard.commit(upload).expect("as planned");
     assert_eq!(shard.state.waiting(), Waiting::default());
     assert_eq!(shard.state.floor(), Some(first - 1), "committed");
     shard.mirror();
@@ -377,7 +396,8 @@ fn a_commit_must_be_the_plan_and_continue_the_stream() {
     let second = {
         let object = *shard.state.plans().last_key_value().expect("two plans").0;
         let part = CommittedPart { base: Offset(2), count: 3, ..first.parts[0].clone() };
-        ObjectCommit { object, parts: vec![part], ..first.clone() }
+        let attempt = shard.attempt(object, 0).expect("it is planned");
+        ObjectCommit { object, attempt, parts: vec![part], ..first.clone() }
     };
     let hole = shard.commit(second.clone());
     assert!(matches!(hole, Err(CommitRefused::NotContiguous { .. })), "{hole:?}");
@@ -586,7 +606,8 @@ fn manifest_files_extend_each_other_and_then_begin_anew() {
     for round in 0..130 {
         shard.one(1, item(A, 1)).expect("appended");
         shard.seal(SealScope::All);
-        shard.commit(shard.first_plan()).expect("as planned");
+        let upload = shard.first_plan();
+        shard.commit(upload).expect("as planned");
         let file = shard.state.manifest_file().expect("dirty");
         match file.extends {
             None => fulls += 1,
@@ -620,7 +641,10 @@ fn a_commit_of_another_attempt_changes_nothing() {
     // What the leader of the older term still had on its way, once more or under another name.
     let late = ObjectCommit { hash: [9; 8], ..first.clone() };
     assert_eq!(shard.commit(late), Err(CommitRefused::NotPlanned { object: first.object }));
-    let renamed = ObjectCommit { object: second.object, ..first };
+    let (object, attempt) = (second.object, first.attempt);
+    let renamed = ObjectCommit { object, ..first.clone() };
+    assert_eq!(shard.commit(renamed), Err(CommitRefused::OtherAttempt { object, attempt }));
+    let renamed = ObjectCommit { object, attempt: second.attempt, ..first };
     assert_eq!(shard.commit(renamed), Err(CommitRefused::OtherRange { stream: A }));
     // What no seal has asked for: of an entry that is none, and of a part that its seal has not.
     for object in [

@@ -20,7 +20,7 @@ use railgun_cold::testing::{Conditions, Fault, FaultyStore, Operation, Request};
 use railgun_cold::{Bucket, BucketOptions};
 
 use super::cut::{Cut, Passage};
-use super::options::Bug;
+use super::options::{Bug, Shape};
 use super::random::Random;
 use super::shared::Shared;
 use super::trace::Trace;
@@ -29,6 +29,9 @@ use super::trace::Trace;
 const LATENCY_MAX_US: u64 = 30_000;
 /// Requests that are slow notice that the weather is another after so long.
 const SLOW_STEP: Duration = Duration::from_millis(200);
+/// Of the records that are sent in a storm, so many in a hundred PUTs arrive late, when nobody waits for an
+/// answer any more.
+const LATE_PERCENT: u64 = 10;
 
 /// How the bucket behaves for now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,14 +59,26 @@ pub(super) struct SimBucket {
     pub(super) conditions: Conditions,
     weather: Shared<Weather>,
     random: Shared<Random>,
+    /// A PUT that is late is so by no more than this.
+    late_max: Duration,
     trace: Trace,
 }
 
 impl SimBucket {
-    pub(super) fn new(conditions: Conditions, random: Random, trace: Trace) -> Self {
+    /// That of a run of this shape.
+    pub(super) fn of(shape: &Shape, random: Random, trace: Trace) -> Self {
+        Self::new(shape.conditions, shape.thresholds.upload_lease, random, trace)
+    }
+
+    pub(super) fn new(
+        conditions: Conditions,
+        late_max: Duration,
+        random: Random,
+        trace: Trace,
+    ) -> Self {
         let (weather, random) = (Shared::new(Weather::Fair), Shared::new(random));
         let store = Arc::new(InMemory::new());
-        Self { cut: Cut::new(), store, conditions, weather, random, trace }
+        Self { cut: Cut::new(), store, conditions, weather, random, late_max, trace }
     }
 
     pub(super) fn set_weather(&self, weather: Weather) {
@@ -154,23 +169,36 @@ struct Way {
     /// Whether it arrives when its sender has ended.
     arrives: bool,
     is_slow: bool,
+    /// Nobody is told that it has arrived.
+    is_late: bool,
     ended: Arc<AtomicBool>,
 }
 
 impl LifeStore {
-    fn draw_way(&self) -> Way {
-        let (us_max, is_slow) = match self.bucket.weather() {
-            Weather::Slow(ms_max) => (ms_max * 1_000, true),
-            _ => (LATENCY_MAX_US, false),
-        };
-        let (us, arrives) =
-            self.bucket.random.with(|random| (random.within(0..us_max), random.percent(50)));
-        Way { time: Duration::from_micros(us), arrives, is_slow, ended: Arc::clone(&self.ended) }
+    /// The way of a request, which stores something there if it is to.
+    fn draw_way(&self, stored: Option<&Path>) -> Way {
+        let weather = self.bucket.weather();
+        let is_data = stored.is_some_and(|location| location.as_ref().contains("/data/"));
+        let late_us = (self.bucket.late_max.as_micros() as u64).max(1);
+        self.bucket.random.with(|random| {
+            let is_stormy = matches!(weather, Weather::Stormy(_));
+            let is_late = is_data && is_stormy && random.percent(LATE_PERCENT);
+            let us_max = match weather {
+                Weather::Slow(ms_max) if is_data => late_us.min(ms_max * 1_000),
+                Weather::Slow(ms_max) => ms_max * 1_000,
+                _ if is_late => late_us,
+                _ => LATENCY_MAX_US,
+            };
+            let time = Duration::from_micros(random.within(0..us_max));
+            let is_slow = matches!(weather, Weather::Slow(_));
+            let (arrives, ended) = (random.percent(50), Arc::clone(&self.ended));
+            Way { time, arrives, is_slow, is_late, ended }
+        })
     }
 
     /// The request is on its way. A slow one is there at once when the weather is another.
     async fn travel(&self) {
-        let way = self.draw_way();
+        let way = self.draw_way(None);
         if way.is_slow {
             let mut left = way.time;
             while !left.is_zero() && matches!(self.bucket.weather(), Weather::Slow(_)) {
@@ -226,20 +254,27 @@ impl ObjectStore for LifeStore {
         payload: PutPayload,
         opts: PutOptions,
     ) -> Result<PutResult> {
-        let (way, faulty, location) = (self.draw_way(), Arc::clone(&self.faulty), location.clone());
-        let is_slow = way.is_slow;
+        let (way, faulty) = (self.draw_way(Some(location)), Arc::clone(&self.faulty));
+        let (is_slow, is_late, place) = (way.is_slow, way.is_late, location.clone());
+        if is_late {
+            let time = way.time;
+            self.bucket.trace.note(format_args!("bucket: a PUT of {location} comes {time:?} late"));
+        }
         let put = async move {
             tokio::time::sleep(way.time).await;
             way.arrive().await;
-            faulty.put_opts(&location, payload, opts).await
+            faulty.put_opts(&place, payload, opts).await
         };
         // Whoever gives up a slow one does not stop it.
-        let put = if is_slow {
+        let put = if is_slow || is_late {
             let stored = tokio::spawn(put).await;
             stored.expect("nobody ends it but the end of everything")
         } else {
             put.await
         };
+        if is_late {
+            return std::future::pending().await;
+        }
         self.answer(put).await
     }
 
@@ -298,9 +333,11 @@ mod tests {
 
     use super::*;
 
+    const LATE_MAX: Duration = Duration::from_secs(20);
+
     /// Whether a PUT that is given up at once is carried out all the same, in a minute.
     async fn arrives(weather: Weather) -> bool {
-        let bucket = SimBucket::new(Conditions::Honoured, Random::new(1), Trace::begin());
+        let bucket = SimBucket::new(Conditions::Honoured, LATE_MAX, Random::new(1), Trace::begin());
         bucket.set_weather(weather);
         let faulty = FaultyStore::new(Arc::clone(&bucket.store) as _, bucket.conditions, |_| None);
         let (faulty, ended) = (Arc::new(faulty), Arc::default());
@@ -320,7 +357,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn slow_reads_end_with_the_weather() {
-        let bucket = SimBucket::new(Conditions::Honoured, Random::new(1), Trace::begin());
+        let bucket = SimBucket::new(Conditions::Honoured, LATE_MAX, Random::new(1), Trace::begin());
         bucket.set_weather(Weather::Slow(1_000_000));
         let life = bucket.of_life(Arc::default(), None);
         let reading = tokio::spawn(async move { life.list("").await.is_ok() });

@@ -36,7 +36,7 @@ fn node() -> SimNode {
         thresholds: Thresholds { checkpoints, ..Thresholds::default() },
         ..Shape::draw(1, &mut random)
     };
-    let bucket = SimBucket::new(shape.conditions, random.fork(), trace.clone());
+    let bucket = SimBucket::of(&shape, random.fork(), trace.clone());
     let dial = SimDial::new(MemoryNetwork::new());
     SimNode::new(shape, None, bucket, dial, random, trace)
 }

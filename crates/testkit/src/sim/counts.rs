@@ -28,6 +28,8 @@ pub struct Counts {
     pub bundles: u64,
     /// Manifest files in the bucket.
     pub manifests: u64,
+    /// Objects that were seen in the bucket and are gone.
+    pub collected: u64,
     /// Checkpoints that were written.
     pub checkpoints: u64,
     /// Checkpoints that became Raft snapshots, and snapshots that came from elsewhere.
@@ -82,6 +84,7 @@ impl Counts {
             segments,
             bundles,
             manifests,
+            collected,
             checkpoints,
             promotions,
             catalog_promotions,
@@ -114,6 +117,7 @@ impl Counts {
         self.segments += segments;
         self.bundles += bundles;
         self.manifests += manifests;
+        self.collected += collected;
         self.checkpoints += checkpoints;
         self.promotions += promotions;
         self.catalog_promotions += catalog_promotions;

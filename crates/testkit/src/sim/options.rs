@@ -70,7 +70,7 @@ impl ClusterBug {
 }
 
 /// Bugs that a simulated cluster finds.
-pub const CLUSTER_BUGS: [ClusterBug; 19] = {
+pub const CLUSTER_BUGS: [ClusterBug; 22] = {
     use BrokerBug as Broker;
     use LogBug as Log;
     const fn log(
@@ -92,8 +92,9 @@ pub const CLUSTER_BUGS: [ClusterBug; 19] = {
     // What is neither in a log nor in the bucket is not read, and nothing is where it belongs.
     const LOST: &[&str] =
         &["I1", "I2", "I7", "I11", "PS-1", "PS-5", "CL-4", "start", "seal", "reading", "replay"];
-    // Where a log is not what it was, Raft notices, and its node ends.
-    const RAFT: &[&str] = &["openraft", "liveness"];
+    // Where a log is not what it was, Raft notices, and its node ends; and an upload that it named leaves
+    // what nobody knows of.
+    const RAFT: &[&str] = &["openraft", "liveness", "orphans"];
     // What was told to be durable is not; with it goes what was acked.
     const ACKED: &[&str] = &["durable", "PS-1"];
     [
@@ -126,6 +127,14 @@ pub const CLUSTER_BUGS: [ClusterBug; 19] = {
         broker(Broker::GapBetweenTiers, "gap between the tiers", &["I7"], &["PS-1", "PS-5"]),
         broker(Broker::RepeatsAreNew, "repeat appended again", &["PQ-1"], &[]),
         broker(Broker::NoAdmission, "log without bounds", &["I10"], &[]),
+        broker(Broker::UnfinishedDeleted, "what may be committed deleted", &["I2", "I3"], LOST),
+        broker(Broker::NeverDeleted, "orphan never deleted", &["orphans"], &[]),
+        broker(
+            Broker::DeletedAtOnce,
+            "orphan deleted before its upload has ended",
+            &["orphans"],
+            &[],
+        ),
     ]
 };
 
@@ -191,6 +200,8 @@ impl Shape {
                     quiet: Duration::from_secs(random.within(1..8)),
                     quiet_bytes: *random.pick(&[256, 1024, 4096]),
                 },
+                // Shorter than what the bucket may take, or longer.
+                upload_lease: Duration::from_secs([3, 8, 20][(seed % 3) as usize]),
             },
             publishers: [random.within(1..4), random.within(1..3), random.within(0..2)],
             readers: random.within(1..4),

@@ -140,7 +140,7 @@ impl World {
         let mut random = Random::new(seed);
         let shape = Shape::draw(seed, &mut random);
         trace.note(format_args!("seed {seed}: {shape:?}"));
-        let bucket = SimBucket::new(shape.conditions, random.fork(), trace.clone());
+        let bucket = SimBucket::of(&shape, random.fork(), trace.clone());
         let dial = SimDial::new(MemoryNetwork::new());
         let node = SimNode::new(shape, options.bug, bucket, dial, random.fork(), trace.clone());
         let (node, history) = (Arc::new(node), History::new(trace.clone()));
@@ -506,6 +506,7 @@ impl World {
         let ends = audit::read_streams(&self.node.dial, &self.history).await;
         self.checker.check().await;
         audit::seal_streams(&self.node.dial, &self.history).await;
+        self.be_tidy().await;
         if let Some(life) = self.life.take() {
             life.shutdown(Duration::from_secs(10)).await;
             self.life = Some(life);
@@ -518,6 +519,14 @@ impl World {
             self.history.violated("PS-1", format_args!("streams end elsewhere after a restart"));
         }
         self.history.check_whole();
+    }
+
+    /// Soon the bucket has nothing that no manifest names.
+    async fn be_tidy(&mut self) {
+        let end = self.trace.elapsed() + self.checker.strays_for();
+        while self.history.is_sound() && !self.checker.is_tidy(self.trace.elapsed() > end).await {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
     }
 }
 

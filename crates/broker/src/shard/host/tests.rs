@@ -2,8 +2,10 @@
 
 use railgun_core::command::{
     Append, AppendMode, CommittedPart, EnsureStream, ObjectCommit, SealScope, SegmentCommand,
+    UploadAttempt,
 };
-use railgun_core::shard::PlannedRange;
+use railgun_core::manifest::ObjectId;
+use railgun_core::shard::{Attempt, PlannedRange};
 use railgun_log::{Entry, LogWriter, Payload, Step};
 use railgun_raft::Inline;
 use railgun_types::batch::{BatchBuilder, RecordBatch, RecordDraft};
@@ -107,6 +109,7 @@ fn state() -> ShardState {
 /// That the first object planned is in the bucket.
 fn commit(state: &ShardState) -> CommandBody {
     let (&object, plan) = state.plans().first_key_value().expect("sealed");
+    let Attempt { index: attempt, hash } = plan.attempt.expect("named");
     let part = |planned: &PlannedRange| CommittedPart {
         stream: planned.stream,
         base: planned.range.base,
@@ -119,7 +122,7 @@ fn commit(state: &ShardState) -> CommandBody {
         digest: [1; 32],
     };
     let parts = plan.ranges.iter().map(part).collect();
-    let commit = ObjectCommit { object, hash: [0; 8], bytes: 1, footer_bytes: 1, parts };
+    let commit = ObjectCommit { object, attempt, hash, bytes: 1, footer_bytes: 1, parts };
     CommandBody::Segment(SegmentCommand::Commit(commit))
 }
 
@@ -128,7 +131,9 @@ async fn who_reads_behind_a_snapshot_waits_for_the_entries_that_tell_of_the_buck
     let mut rig = Rig::start();
     let mut state = state();
     let seal = CommandBody::Segment(SegmentCommand::Seal(SealScope::All));
-    for (index, body) in [(1, append(10)), (2, seal)] {
+    let object = ObjectId { seal_index: 2, part: 0 };
+    let attempt = SegmentCommand::Attempt(UploadAttempt { object, hash: [0; 8] });
+    for (index, body) in [(1, append(10)), (2, seal), (3, CommandBody::Segment(attempt))] {
         state.apply(EntryId { index, term: 1 }, &Command { ts: Timestamp(0), body });
     }
     let commit = commit(&state);
@@ -136,7 +141,7 @@ async fn who_reads_behind_a_snapshot_waits_for_the_entries_that_tell_of_the_buck
     let restored = Restored { state, membership: Bytes::new() };
     rig.to.send(Message::installed(restored, 1, reply)).await.expect("it runs");
     installed.await.expect("it runs");
-    rig.next = 3;
+    rig.next = 4;
     // The record is in the bucket, as the snapshot was made behind it; but not by what is known here.
     let (reply, mut located) = oneshot::channel();
     let query = ReadQuery { stream: STREAM, from: Offset(0), wait: false, only_cold: false };

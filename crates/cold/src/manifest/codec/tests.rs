@@ -45,11 +45,12 @@ fn objects() -> impl Strategy<Value = ObjectInfo> {
         ObjectKind::Segment { stream, base: Offset(base), last: Offset(last) }
     });
     let kind = prop_oneof![Just(ObjectKind::Bundle), segment];
-    (kind, any::<(i64, u64, [u8; 8], u64, u32, u32)>()).prop_map(
-        |(kind, (day, term, hash, bytes, footer_bytes, live_parts))| ObjectInfo {
+    (kind, any::<(i64, (u64, u64), [u8; 8], u64, u32, u32)>()).prop_map(
+        |(kind, (day, (term, attempt), hash, bytes, footer_bytes, live_parts))| ObjectInfo {
             kind,
             day,
             term,
+            attempt,
             hash,
             bytes,
             footer_bytes,
@@ -153,7 +154,8 @@ fn empty() -> ManifestFile {
 fn an_object_told_twice_is_refused() {
     let id = ObjectId { seal_index: 1, part: 0 };
     let (kind, hash) = (ObjectKind::Bundle, [0; 8]);
-    let info = ObjectInfo { kind, day: 0, term: 0, hash, bytes: 0, footer_bytes: 0, live_parts: 0 };
+    let (day, term, attempt, bytes, footer_bytes, live_parts) = Default::default();
+    let info = ObjectInfo { kind, day, term, attempt, hash, bytes, footer_bytes, live_parts };
     let file = ManifestFile { objects: BTreeMap::from([(id, info)]), ..empty() };
     let encoded = encode(&file);
     // Magic, cluster, shard, version, no base, no streams.
@@ -180,6 +182,7 @@ fn the_bytes_of_version_1_do_not_change() {
         kind,
         day: 19_675,
         term: 3,
+        attempt: 70_000,
         hash: *b"hash-hex",
         bytes: 67_000_000,
         footer_bytes: 9_000,

@@ -9,7 +9,7 @@ use super::*;
 use crate::checkpoint::damage;
 use crate::command::{
     Append, AppendMode, Command, CommandBody, CommittedPart, EnsureStream, ExpectedNext,
-    ObjectCommit, ProducerSequence, SealScope, SegmentCommand, StreamCommand,
+    ObjectCommit, ProducerSequence, SealScope, SegmentCommand, StreamCommand, UploadAttempt,
 };
 use crate::shard::Outcome;
 
@@ -137,14 +137,22 @@ fn append(stream: u8, batch: usize) -> Append {
     }
 }
 
+/// Names an upload of the first plan, with this content.
+fn attempt(state: &ShardState, hash: u8) -> Option<CommandBody> {
+    let object = *state.plans.first_key_value()?.0;
+    let upload = UploadAttempt { object, hash: [hash; 8] };
+    Some(CommandBody::Segment(SegmentCommand::Attempt(upload)))
+}
+
 fn by(id: u8, epoch: u32, sequence: u64, append: Append) -> Append {
     let producer = ProducerSequence { id: ProducerId([id; 16]), epoch, sequence };
     Append { producer: Some(producer), ..append }
 }
 
-/// The commit that a faithful upload of the first plan would propose.
+/// The commit that a faithful upload of the first plan would propose, if it is named.
 fn first_plan(state: &ShardState) -> Option<ObjectCommit> {
     let (&object, plan) = state.plans.first_key_value()?;
+    let Attempt { index: attempt, hash } = plan.attempt?;
     let part = |planned: &PlannedRange| CommittedPart {
         stream: planned.stream,
         base: planned.range.base,
@@ -157,7 +165,7 @@ fn first_plan(state: &ShardState) -> Option<ObjectCommit> {
         digest: [planned.range.end.0 as u8; 32],
     };
     let parts = plan.ranges.iter().map(part).collect();
-    Some(ObjectCommit { object, hash: [9; 8], bytes: 1 << 20, footer_bytes: 300, parts })
+    Some(ObjectCommit { object, attempt, hash, bytes: 1 << 20, footer_bytes: 300, parts })
 }
 
 /// One of many replicas' states, and where the next entry goes.
@@ -180,7 +188,13 @@ impl Replica {
         outcome
     }
 
+    fn attempt(&mut self, hash: u8) {
+        let body = attempt(&self.state, hash).expect("a plan");
+        assert!(matches!(self.apply(body), Outcome::Attempted(Some(_))));
+    }
+
     fn commit(&mut self) {
+        self.attempt(9);
         let commit = first_plan(&self.state).expect("a plan");
         let outcome = self.apply(CommandBody::Segment(SegmentCommand::Commit(commit)));
         assert_eq!(outcome, Outcome::Committed(Ok(())));
@@ -209,9 +223,12 @@ fn rich() -> ShardState {
     shard.mirror();
     // Committed, not mirrored; the rest planned. Then 3 is deleted.
     shard.now += 2_000_000;
-    shard.apply(CommandBody::Append(vec![append(0, 2), append(1, 1)]));
+    shard.apply(CommandBody::Append(vec![append(0, 2), append(1, 1), append(3, 1)]));
     shard.apply(seal(SealScope::All));
     shard.commit();
+    // Of the two uploads of the rest one is over.
+    shard.attempt(1);
+    shard.attempt(2);
     shard.apply(CommandBody::Stream(StreamCommand::Delete { stream: uid(3) }));
     // Closed at midnight and open, by two producers, one of them with a full window.
     shard.next = EntryId { index: 200, term: 3 };
@@ -226,6 +243,7 @@ fn rich() -> ShardState {
     assert!(state.streams[&uid(3)].deleted && !state.plans.is_empty());
     assert!(!state.floor.unmirrored.is_empty() && state.manifest.objects.len() == 3);
     assert!(!state.manifest_log.streams.is_empty() && !state.manifest_log.objects.is_empty());
+    assert!(state.orphans.len() == 1 && state.plans.values().all(|plan| plan.attempt.is_some()));
     assert!(state.manifest_log.newest.is_some() && state.producers.len() == 2);
     state
 }
@@ -310,6 +328,19 @@ fn a_state_that_cannot_be_is_refused() {
         let range = stream(state).closed[0].clone();
         stream(state).closed = vec![HotRange { record_bytes: u64::MAX, ..range }; 2];
     });
+    // What is deleted must not be what is, or will be, committed; nor another key than it is known by.
+    refused(Section::Offload, |state| {
+        let committed = state.manifest.objects.values_mut().next().expect("some");
+        committed.attempt = *state.orphans.first_key_value().expect("one").0;
+    });
+    refused(Section::Offload, |state| {
+        let index = *state.orphans.first_key_value().expect("one").0;
+        let plan = state.plans.values_mut().next().expect("one");
+        plan.attempt = Some(Attempt { index, hash: [0; 8] });
+    });
+    refused(Section::Offload, |state| {
+        state.orphans.values_mut().next().expect("one").info.attempt += 1;
+    });
     refused(Section::Index, |state| {
         let mut points: Vec<_> = stream(state).index.iter().collect();
         points[1].log_index = 0;
@@ -353,7 +384,11 @@ fn the_format_is_fixed() {
     // When that was written, a deleted stream kept the time of its last record.
     state.streams.get_mut(&uid(3)).expect("a tombstone").last_ts = Timestamp(START);
     let bytes = encode(&state, true);
-    let golden = include_bytes!("../../../tests/golden/checkpoint-shard-v1.bin");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/checkpoint-shard-v1.bin");
+    if std::env::var_os("REGENERATE_GOLDEN").is_some() {
+        std::fs::write(path, &bytes).expect("it can be written");
+    }
+    let golden = std::fs::read(path).expect("golden file is there");
     assert!(bytes == golden, "the format changed; now {} bytes", bytes.len());
 }
 
@@ -390,6 +425,14 @@ enum Step {
     },
     Append(Vec<Item>),
     Seal(SealScope),
+    /// An upload of the first plan.
+    Attempt {
+        hash: u8,
+    },
+    /// Some orphans are gone.
+    Collect {
+        most: usize,
+    },
     /// The first plan, or not quite.
     Commit {
         faithful: bool,
@@ -450,6 +493,11 @@ impl Step {
                 CommandBody::Append(items.iter().map(|item| item.append(state)).collect())
             }
             Self::Seal(scope) => CommandBody::Segment(SegmentCommand::Seal(*scope)),
+            Self::Attempt { hash } => attempt(state, *hash)?,
+            Self::Collect { most } => {
+                let attempts = state.orphans.keys().copied().take(*most).collect();
+                CommandBody::Segment(SegmentCommand::Collected(attempts))
+            }
             Self::Commit { faithful } => {
                 let mut commit = first_plan(state)?;
                 if !faithful && let Some(part) = commit.parts.first_mut() {
@@ -516,6 +564,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => full,
         4 => scope.prop_map(Step::Seal),
         8 => proptest::bool::weighted(0.9).prop_map(|faithful| Step::Commit { faithful }),
+        6 => (0u8..2).prop_map(|hash| Step::Attempt { hash }),
+        1 => (0usize..4).prop_map(|most| Step::Collect { most }),
         3 => Just(Step::Mirror),
         1 => (0u8..4).prop_map(Step::Delete),
         1 => (0u8..4, 0u8..3).prop_map(|(stream, producer)| Step::Release { stream, producer }),

@@ -1,9 +1,10 @@
-//! Which uploads were asked for, and with what content they were first committed (I5). Gathered over
+//! Which objects were asked for, and by which upload they were first committed (I5). Gathered over
 //! every look at the logs: entries go, what they said stays true.
 
 use std::collections::BTreeMap;
 
-use railgun_core::manifest::{ContentHash, ObjectId, ShardManifest};
+use railgun_core::manifest::{ObjectId, ShardManifest};
+use railgun_core::shard::Attempt;
 use railgun_types::ShardId;
 
 use super::super::history::History;
@@ -14,8 +15,8 @@ use super::local::Told;
 pub(super) struct Attempts {
     /// Every entry that was seen, by its index: the term, if it is a seal.
     seals: BTreeMap<(ShardId, u64), Option<u64>>,
-    /// What the first commit of an object said of its content.
-    commits: BTreeMap<(ShardId, ObjectId), ContentHash>,
+    /// The upload by which an object was first committed.
+    commits: BTreeMap<(ShardId, ObjectId), Attempt>,
 }
 
 impl Attempts {
@@ -23,8 +24,8 @@ impl Attempts {
     pub(super) fn take(&mut self, shard: ShardId, told: &Told, last: u64) {
         let seals = told.seals.range(..=last);
         self.seals.extend(seals.map(|(index, term)| ((shard, *index), *term)));
-        for (_, object, hash) in told.commits.iter().filter(|(index, ..)| *index <= last) {
-            self.commits.entry((shard, *object)).or_insert(*hash);
+        for (_, object, attempt) in told.commits.iter().filter(|(index, ..)| *index <= last) {
+            self.commits.entry((shard, *object)).or_insert(*attempt);
         }
     }
 
@@ -51,7 +52,8 @@ impl Attempts {
                     history.violated("I5", how);
                 }
             }
-            if self.commits.get(&(shard, *object)).is_some_and(|first| *first != info.hash) {
+            let attempt = Attempt { index: info.attempt, hash: info.hash };
+            if self.commits.get(&(shard, *object)).is_some_and(|first| *first != attempt) {
                 let how = format_args!(
                     "object {seal}.{part} of shard {shard} is not what was first committed as it"
                 );

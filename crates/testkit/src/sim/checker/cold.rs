@@ -4,15 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures::TryStreamExt;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use railgun_cold::keys::Key;
 use railgun_cold::reader::{ColdPart, ColdReadError, ColdReader, ReaderOptions};
 use railgun_cold::testing::Conditions;
 use railgun_cold::{Bucket, manifest, owner};
-use railgun_core::manifest::{ColdRange, ShardManifest};
-use railgun_types::{Offset, ShardId, StreamUid};
+use railgun_core::manifest::{ColdRange, ObjectId, ObjectInfo, ObjectKind, ShardManifest};
+use railgun_types::{Offset, ShardId, StreamName, StreamUid};
 
 use super::super::bucket::SimBucket;
 use super::super::history::{History, MessageId};
-use super::super::trace::digest;
+use super::super::trace::{Trace, digest};
 
 /// See the module.
 #[derive(Debug)]
@@ -24,19 +25,27 @@ pub(super) struct Cold {
     /// Ranges that were read, by stream.
     ranges: BTreeMap<StreamUid, Vec<ColdRange>>,
     messages: BTreeSet<MessageId>,
-    /// Every object ever seen.
+    /// Every object that was there at the last look.
     objects: Objects,
+    trace: Trace,
     /// What was found under a tag of the store.
     contents: BTreeMap<String, String>,
     /// The newest manifest of each shard.
     manifests: BTreeMap<ShardId, ShardManifest>,
 }
 
+/// See [`Cold::strays`].
+#[derive(Debug, Default)]
+pub(in super::super) struct Strays {
+    pub(in super::super) unnamed: Vec<String>,
+    pub(in super::super) missing: Vec<String>,
+}
+
 /// Keys in the bucket, with what tells one content from another.
 pub(super) type Objects = BTreeMap<String, (u64, Option<String>)>;
 
 impl Cold {
-    pub(super) fn new(bucket: SimBucket, history: History) -> Self {
+    pub(super) fn new(bucket: SimBucket, history: History, trace: Trace) -> Self {
         let fair = bucket.in_fair_weather();
         let options = ReaderOptions {
             cache_bytes: 1 << 20,
@@ -52,6 +61,7 @@ impl Cold {
             ranges: BTreeMap::new(),
             messages: BTreeSet::new(),
             objects: BTreeMap::new(),
+            trace,
             contents: BTreeMap::new(),
             manifests: BTreeMap::new(),
         }
@@ -84,7 +94,36 @@ impl Cold {
         }
     }
 
-    /// Keys are never overwritten or reused (I4), and nothing is deleted yet (I3, I6).
+    /// What is in the bucket and no manifest names, and what one names and is not there, as of the last
+    /// look.
+    pub(super) fn strays(&self) -> Strays {
+        let named = self.named();
+        let is_there = |key: &&String| self.objects.contains_key(*key);
+        let missing = named.iter().filter(|key| !is_there(key)).cloned().collect();
+        let is_unnamed = |key: &&String| is_data(key) && !named.contains(*key);
+        let unnamed = self.objects.keys().filter(is_unnamed).cloned().collect();
+        Strays { unnamed, missing }
+    }
+
+    /// Keys of all objects that a manifest has named.
+    fn named(&self) -> BTreeSet<String> {
+        let keys = |manifest: &ShardManifest| -> Vec<String> {
+            let nameless = StreamName::new("none").expect("a valid name");
+            let key = |(id, info): (&ObjectId, &ObjectInfo)| {
+                let name = match info.kind {
+                    ObjectKind::Segment { stream, .. } => &manifest.streams.get(&stream)?.name,
+                    ObjectKind::Bundle => &nameless,
+                };
+                let (cluster, shard) = (manifest.cluster, manifest.shard);
+                Some(Key::of_object(cluster, shard, *id, info, name).to_string())
+            };
+            manifest.objects.iter().filter_map(key).collect()
+        };
+        self.manifests.values().flat_map(keys).collect()
+    }
+
+    /// Keys are never overwritten or reused (I4), and nothing is deleted yet (I3, I6) but what no manifest
+    /// names.
     async fn check_objects(&mut self) {
         let listed: Vec<_> = self.bucket.store().list(None).try_collect().await.unwrap_or_default();
         let mut now = Objects::new();
@@ -95,7 +134,8 @@ impl Cold {
             };
             now.insert(object.location.to_string(), (object.size, tag));
         }
-        check_objects(&self.history, &self.objects, &now);
+        let gone = check_objects(&self.history, &self.named(), &self.objects, &now);
+        self.trace.count(|counts| counts.collected += gone);
         self.objects = now;
     }
 
@@ -166,10 +206,22 @@ impl Cold {
     }
 }
 
-/// No object is gone or has become another one.
-pub(super) fn check_objects(history: &History, known: &Objects, now: &Objects) {
+/// Whether it is the key of an object with records.
+fn is_data(key: &str) -> bool {
+    matches!(key.parse(), Ok(Key::Segment(_) | Key::Bundle(_)))
+}
+
+/// No object has become another one, or is gone that a manifest names. How many others are gone.
+pub(super) fn check_objects(
+    history: &History,
+    named: &BTreeSet<String>,
+    known: &Objects,
+    now: &Objects,
+) -> u64 {
+    let mut gone = 0;
     for (key, known) in known {
         match now.get(key) {
+            None if is_data(key) && !named.contains(key) => gone += 1,
             None => history.violated("I3", format_args!("object {key} is gone")),
             Some(found) if found != known => {
                 history.violated("I4", format_args!("object {key} was overwritten"));
@@ -177,6 +229,7 @@ pub(super) fn check_objects(history: &History, known: &Objects, now: &Objects) {
             Some(_) => {}
         }
     }
+    gone
 }
 
 /// The ranges that a manifest tells besides those `known`: it tells those too, and what is new goes on

@@ -5,8 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use railgun_core::command::{Command, CommandBody, SegmentCommand};
-use railgun_core::manifest::{ContentHash, ObjectId};
+use railgun_core::command::{Command, CommandBody, SegmentCommand, UploadAttempt};
+use railgun_core::manifest::ObjectId;
+use railgun_core::shard::Attempt;
 use railgun_log::{CrashPlan, Disk, Entry, LogWriter, ReadError, ShardLog, SimDisk, Vote};
 use railgun_types::{EntryId, ReplicaId, ShardId};
 
@@ -25,8 +26,10 @@ pub(super) struct Told {
     pub(super) appends: Vec<Appends>,
     /// Every entry, by its index: the term, if it is a seal.
     pub(super) seals: BTreeMap<u64, Option<u64>>,
-    /// Commits, by their entries.
-    pub(super) commits: Vec<(u64, ObjectId, ContentHash)>,
+    /// The upload of an object that was named last.
+    pub(super) attempts: BTreeMap<ObjectId, Attempt>,
+    /// Commits by the upload that was the last then, by their entries.
+    pub(super) commits: Vec<(u64, ObjectId, Attempt)>,
     /// The first entry there may be; `None` without a file.
     pub(super) first: Option<u64>,
     /// Term and index of the last entry.
@@ -195,7 +198,17 @@ fn read(entry: &Entry, history: &History, told: &mut Told) {
             told.seals.insert(index, Some(entry.id.term));
         }
         Ok(CommandBody::Segment(SegmentCommand::Commit(commit))) => {
-            told.commits.push((index, commit.object, commit.hash));
+            let attempt = Attempt { index: commit.attempt, hash: commit.hash };
+            if told.attempts.get(&commit.object) == Some(&attempt) {
+                told.commits.push((index, commit.object, attempt));
+            }
+        }
+        Ok(CommandBody::Segment(SegmentCommand::Attempt(UploadAttempt { object, hash }))) => {
+            let attempt = Attempt { index, hash };
+            let named = told.attempts.entry(object).or_insert(attempt);
+            if named.hash != hash {
+                *named = attempt;
+            }
         }
         Ok(_) => {}
         Err(error) => {

@@ -28,7 +28,7 @@ use super::random::Random;
 use super::shared::Shared;
 use super::trace::Trace;
 use attempts::Attempts;
-use cold::Cold;
+use cold::{Cold, Strays};
 use kept::Kept;
 use local::{Appends, Told};
 use promises::Promises;
@@ -86,7 +86,8 @@ impl Hurt {
 impl Checker {
     /// Of these nodes, which share a bucket.
     pub(super) fn new(nodes: Vec<Arc<SimNode>>, history: History, trace: Trace) -> Self {
-        let cold = Shared::new(Some(Cold::new(nodes[0].bucket.clone(), history.clone())));
+        let cold =
+            Shared::new(Some(Cold::new(nodes[0].bucket.clone(), history.clone(), trace.clone())));
         let (attempts, kept) = (Shared::new(Attempts::default()), Shared::new(Kept::default()));
         let (promises, committed) =
             (Shared::new(Promises::default()), Shared::new(BTreeMap::new()));
@@ -296,6 +297,31 @@ impl Checker {
     /// Everything that was published is in the bucket, and a replay without a broker gives it back.
     pub(super) async fn check_replay(&self, ends: &[(StreamUid, Offset)]) {
         check_ends(&self.history, &replay::ends(self.node(), &self.history).await, ends);
+    }
+
+    /// How long what uploads have left in the bucket that are over may stay, when nothing goes wrong: until
+    /// nothing of them can arrive, and whoever looks for it has looked.
+    pub(super) fn strays_for(&self) -> Duration {
+        self.node().shape.thresholds.upload_lease * 5 / 2 + Duration::from_secs(15)
+    }
+
+    /// Whether the bucket has what manifests name, and nothing else. What is missing is told at once, what
+    /// is too much if that is so `at_last`.
+    pub(super) async fn is_tidy(&self, at_last: bool) -> bool {
+        self.rest().await;
+        let Some(mut cold) = self.cold.with(Option::take) else { return true };
+        cold.look().await;
+        let Strays { unnamed, missing } = cold.strays();
+        self.cold.with(|place| *place = Some(cold));
+        for key in missing {
+            self.history.violated("I2", format_args!("a manifest names {key}, which is not there"));
+        }
+        if at_last && let Some(key) = unnamed.first() {
+            let count = unnamed.len();
+            let how = format_args!("no manifest names {key}, nor {} others", count - 1);
+            self.history.violated("orphans", how);
+        }
+        unnamed.is_empty()
     }
 
     /// Counts what lies in the bucket.

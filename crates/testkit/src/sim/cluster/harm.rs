@@ -80,7 +80,7 @@ impl ClusterWorld {
         self.note(at, format_args!("is gone for good"));
         if self.random.percent(MISTYPED_PERCENT) {
             let (conditions, random) = (self.bucket.conditions, self.random.fork());
-            let other = SimBucket::new(conditions, random, self.trace.clone());
+            let other = SimBucket::new(conditions, Duration::ZERO, random, self.trace.clone());
             self.members[at].node.mistype(Some(other));
             self.note(at, format_args!("is to come back with another bucket"));
         }

@@ -123,7 +123,7 @@ impl ClusterWorld {
             ..drawn
         };
         trace.note(format_args!("seed {seed}: {shape:?}"));
-        let bucket = SimBucket::new(shape.conditions, random.fork(), trace.clone());
+        let bucket = SimBucket::of(&shape, random.fork(), trace.clone());
         let (network, disturbance) = MemoryNetwork::disturbed(random.next());
         let (removed, synced) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         // With slow disks something is on its way to one of them whenever a shard changes its leader.
@@ -616,6 +616,7 @@ impl ClusterWorld {
         let Some(ends) = self.read_everywhere().await else { return };
         self.checker.check().await;
         audit::seal_streams(&self.dial, &self.history).await;
+        self.be_tidy().await;
         self.checker.check_replay(&ends).await;
         self.trace.note(format_args!("a last power cut"));
         for at in 0..self.members.len() {
@@ -627,6 +628,14 @@ impl ClusterWorld {
             self.history.violated("PS-1", format_args!("streams end elsewhere after a power cut"));
         }
         self.history.check_whole();
+    }
+
+    /// Soon the bucket has nothing that no manifest names.
+    async fn be_tidy(&mut self) {
+        let end = self.trace.elapsed() + self.checker.strays_for();
+        while self.history.is_sound() && !self.checker.is_tidy(self.trace.elapsed() > end).await {
+            self.pass(Duration::from_secs(1)).await;
+        }
     }
 
     /// Every stream, from its beginning to its end, from every node; the ends, if they are the same.

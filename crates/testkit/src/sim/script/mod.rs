@@ -115,6 +115,7 @@ fn shape() -> Shape {
                 quiet: Duration::from_millis(500),
                 quiet_bytes: 64,
             },
+            upload_lease: Duration::from_secs(300),
         },
         publishers: [0; 3],
         readers: 0,
@@ -137,7 +138,7 @@ impl Stage {
     fn new(bug: Option<Bug>) -> Self {
         let (trace, mut random) = (Trace::begin(), Random::new(SEED));
         let shape = shape();
-        let bucket = SimBucket::new(shape.conditions, random.fork(), trace.clone());
+        let bucket = SimBucket::of(&shape, random.fork(), trace.clone());
         let dial = SimDial::new(MemoryNetwork::new());
         let node = Arc::new(SimNode::new(shape, bug, bucket, dial, random, trace.clone()));
         let history = History::new(trace.clone());

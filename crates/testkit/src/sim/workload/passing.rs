@@ -31,6 +31,13 @@ pub(super) async fn run(actor: Actor) {
         use_stream(&actor, &client, &name, made).await;
         actor.pause(4_000).await;
         if actor.percent(60) {
+            if actor.percent(50) {
+                // Its upload may be under way then.
+                let admin = client.admin();
+                let sealed = admin.seal_stream(&name, false, Duration::from_secs(10));
+                let moment = Duration::from_millis(actor.draw(1..300));
+                drop(tokio::time::timeout(moment, sealed).await);
+            }
             // Until it is certain that it is gone; from the first attempt on nothing is promised.
             actor.history.deleted(made);
             last = delete(&actor, &client, &name, made).await.then_some(made);
