@@ -101,7 +101,8 @@ pub const CLUSTER_BUGS: [ClusterBug; 22] = {
         log(Log::CallbackBeforeSync, "ack before fsync", ACKED, RAFT),
         broker(Broker::SnapshotAboveFloor, "snapshot above the floor", &["I11"], LOST),
         broker(Broker::PurgeAboveFloor, "purge above the floor", &["I11"], LOST),
-        broker(Broker::StaleRead, "stale leader read", &["CL-4"], &["PS-5", "start"]),
+        // A reader that is told a stale end stops there, before what was acked when it asked.
+        broker(Broker::StaleRead, "stale leader read", &["CL-4", "PS-5"], &["start"]),
         log(Log::VoteNotWritten, "vote not persisted", &["durable"], RAFT),
         log(Log::VoteOvertakes, "vote not ordered behind appends", &["durable"], RAFT),
         log(Log::CallbackOfLater, "flush callback out of order", ACKED, RAFT),
