@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use railgun_core::command::TokenHash as JoinTokenHash;
 use railgun_proto::WireError;
 use railgun_types::ErrorCode;
 use sha2::{Digest, Sha256};
@@ -59,21 +60,40 @@ impl FromStr for TokenHash {
     }
 }
 
-/// The tokens a node takes; without any, everybody may.
+/// What a session may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rights {
+    /// Everything.
+    Operator,
+    /// Everything but to change the nodes of the cluster, and who leads.
+    Client,
+    /// Nothing but to ask for a certificate, and with this join token only.
+    Join(JoinTokenHash),
+}
+
+/// The tokens a node takes; without any of clients, everybody may be one.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Auth {
     tokens: Vec<TokenHash>,
+    /// Those of operators; without any, clients may do what operators may.
+    admin_tokens: Vec<TokenHash>,
 }
 
 impl Auth {
-    pub(crate) fn new(tokens: Vec<TokenHash>) -> Self {
-        Self { tokens }
+    pub(crate) fn new(tokens: Vec<TokenHash>, admin_tokens: Vec<TokenHash>) -> Self {
+        Self { tokens, admin_tokens }
     }
 
-    /// Compares hashes, so that the time it takes tells nothing about a token.
-    pub(crate) fn check(&self, token: &str) -> Result<(), WireError> {
-        if self.tokens.is_empty() || self.tokens.contains(&TokenHash::of(token)) {
-            return Ok(());
+    /// What whoever shows this token may do. Compares hashes, so that the time it takes tells nothing
+    /// about a token.
+    pub(crate) fn check(&self, token: &str) -> Result<Rights, WireError> {
+        let hash = TokenHash::of(token);
+        if self.admin_tokens.contains(&hash) {
+            return Ok(Rights::Operator);
+        }
+        if self.tokens.is_empty() || self.tokens.contains(&hash) {
+            let all_may = self.admin_tokens.is_empty();
+            return Ok(if all_may { Rights::Operator } else { Rights::Client });
         }
         let message = match token {
             "" => "this server wants a token: set one in the context or RAILGUN_TOKEN",
@@ -114,12 +134,24 @@ mod tests {
     #[test]
     fn only_a_configured_token_opens_a_locked_node() {
         let open = Auth::default();
-        assert!(open.check("").is_ok());
-        let locked = Auth::new(vec![TokenHash::of("right")]);
-        assert!(locked.check("right").is_ok());
+        assert_eq!(open.check(""), Ok(Rights::Operator));
+        let locked = Auth::new(vec![TokenHash::of("right")], Vec::new());
+        assert_eq!(locked.check("right"), Ok(Rights::Operator));
         for wrong in ["", "wrong", "righ", "right "] {
             let code = locked.check(wrong).map_err(|error| error.code);
             assert_eq!(code, Err(ErrorCode::Unauthenticated.into()), "{wrong}");
         }
+    }
+
+    #[test]
+    fn where_operators_have_tokens_nobody_else_is_one() {
+        let admin = || vec![TokenHash::of("operator")];
+        let locked = Auth::new(vec![TokenHash::of("client")], admin());
+        assert_eq!(locked.check("operator"), Ok(Rights::Operator));
+        assert_eq!(locked.check("client"), Ok(Rights::Client));
+        assert!(locked.check("").is_err() && locked.check("neither").is_err());
+        let open = Auth::new(Vec::new(), admin());
+        assert_eq!(open.check("operator"), Ok(Rights::Operator));
+        assert_eq!((open.check(""), open.check("any")), (Ok(Rights::Client), Ok(Rights::Client)));
     }
 }

@@ -144,7 +144,8 @@ pub(crate) struct DevContext {
 }
 
 /// Writes the context `dev` for a node that was started with `serve --dev`, and selects it if no
-/// context is selected. A token in it stays where it is one of `tokens`, those of the node.
+/// context is selected. A token in it stays where it is one of `tokens` or `admin_tokens`, those of the
+/// node.
 ///
 /// # Errors
 /// [`ContextError`] when the file cannot be read or written.
@@ -152,8 +153,9 @@ pub(crate) fn write_dev_context(
     server: SocketAddr,
     ca_pem: &str,
     tokens: &[TokenHash],
+    admin_tokens: &[TokenHash],
 ) -> Result<DevContext, ContextError> {
-    write_dev_context_at(&Contexts::path()?, server, ca_pem, tokens)
+    write_dev_context_at(&Contexts::path()?, server, ca_pem, tokens, admin_tokens)
 }
 
 fn write_dev_context_at(
@@ -161,10 +163,14 @@ fn write_dev_context_at(
     server: SocketAddr,
     ca_pem: &str,
     tokens: &[TokenHash],
+    admin_tokens: &[TokenHash],
 ) -> Result<DevContext, ContextError> {
     let mut contexts = Contexts::load(path)?;
     let token = contexts.contexts.get(DEV).and_then(|context| context.token.clone());
-    let token = token.filter(|token| tokens.contains(&TokenHash::of(token)));
+    let token = token.filter(|token| {
+        let hash = TokenHash::of(token);
+        tokens.contains(&hash) || admin_tokens.contains(&hash)
+    });
     let authorised = tokens.is_empty() || token.is_some();
     let context = Context { server: server.to_string(), ca: Some(ca_pem.to_owned()), token };
     let selected = contexts.put(DEV, context);
@@ -331,7 +337,7 @@ mod tests {
     fn the_dev_context_is_written_each_time_and_selected_when_none_is() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/railgun/contexts.toml");
-        let made = write_dev_context_at(&path, server(), "-----BEGIN A", &[]).unwrap();
+        let made = write_dev_context_at(&path, server(), "-----BEGIN A", &[], &[]).unwrap();
         assert_eq!(made, DevContext { selected: true, authorised: true });
         // Another one is selected: it stays selected, dev is replaced.
         let mut contexts = Contexts::load(&path).unwrap();
@@ -340,7 +346,7 @@ mod tests {
         contexts.current = Some("prod".into());
         contexts.save(&path).unwrap();
         let server = "127.0.0.1:9".parse().unwrap();
-        assert!(!write_dev_context_at(&path, server, "PEM\n2", &[]).unwrap().selected);
+        assert!(!write_dev_context_at(&path, server, "PEM\n2", &[], &[]).unwrap().selected);
         let contexts = Contexts::load(&path).unwrap();
         assert_eq!(contexts.find(None), Some(("prod", &other)));
         let (_, dev) = contexts.find(Some("dev")).unwrap();
@@ -353,7 +359,7 @@ mod tests {
         let path = dir.path().join("contexts.toml");
         let ours = [TokenHash::of("sixteen bytes or more")];
         let write = |tokens: &[TokenHash]| {
-            write_dev_context_at(&path, server(), "-----BEGIN", tokens).unwrap().authorised
+            write_dev_context_at(&path, server(), "-----BEGIN", tokens, &[]).unwrap().authorised
         };
         assert!(!write(&ours), "no token is known");
         let mut contexts = Contexts::load(&path).unwrap();
@@ -362,10 +368,10 @@ mod tests {
         contexts.save(&path).unwrap();
         assert!(write(&ours));
         assert!(write(&ours), "it was kept");
-        assert!(
-            !write(&[TokenHash::of("another one, likewise long")]),
-            "it opens nothing any more"
-        );
+        let others = [TokenHash::of("another one, likewise long")];
+        let dev = write_dev_context_at(&path, server(), "-----BEGIN", &others, &ours).unwrap();
+        assert!(dev.authorised, "it is an operator's");
+        assert!(!write(&others), "it opens nothing any more");
     }
 
     #[test]
@@ -379,7 +385,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("contexts.toml");
-        write_dev_context_at(&path, server(), "", &[]).unwrap();
+        write_dev_context_at(&path, server(), "", &[], &[]).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left behind");
     }

@@ -96,6 +96,7 @@ impl TestNode {
             }),
             address: "127.0.0.1".to_owned(),
             tokens: Vec::new(),
+            admin_tokens: Vec::new(),
             hot_bytes_max: options.hot_bytes_max,
             shards: options.shards,
             max_time_to_cold: options.max_time_to_cold,

@@ -27,6 +27,8 @@ pub struct BrokerSpec {
     pub address: String,
     /// Who may connect; empty: everybody.
     pub tokens: Vec<TokenHash>,
+    /// Who may change the cluster's nodes, and everything else; empty: whoever may connect.
+    pub admin_tokens: Vec<TokenHash>,
     /// Log bytes above the cold floor that all shards may hold together. Decided when the cluster is
     /// made.
     pub hot_bytes_max: u64,

@@ -204,7 +204,7 @@ pub(super) async fn start(
         cluster: cluster_admin.clone(),
         farewell: farewell.subscribe(),
         led,
-        auth: Auth::new(spec.tokens),
+        auth: Auth::new(spec.tokens, spec.admin_tokens),
         limits: Limits::default(),
         node_id: node.0,
         server: format!("railgun/{}", env!("CARGO_PKG_VERSION")),

@@ -148,6 +148,7 @@ fn spec_with(network: &MemoryNetwork, pool: Arc<dyn BlockingPool>, pace: Pace) -
         listen: Box::new(listen),
         address: "simulated".to_owned(),
         tokens: Vec::new(),
+        admin_tokens: Vec::new(),
         hot_bytes_max: 64 << 20,
         shards: 2,
         max_time_to_cold: Duration::from_secs(600),

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{QuicStream, STOPPING, SessionContext, SessionEnd, carried, only_joins};
+use crate::auth::Rights;
 use crate::describe;
 use crate::joining;
 use crate::streams::{Place, Resolved, Streams};
@@ -30,7 +31,7 @@ pub(super) async fn serve(
     let mut request = first;
     loop {
         let id = request.id;
-        if let Some(token) = stream.only_joins {
+        if let Rights::Join(token) = stream.rights {
             // Its own one: it must not try others out.
             let is_its_own = matches!(
                 &request.call,
@@ -43,6 +44,9 @@ pub(super) async fn serve(
         let answer = match request.call {
             Some(call) if stream.is_carried => {
                 answer_here(&stream.context.streams, call, &stopping).await
+            }
+            Some(call) if stream.rights != Rights::Operator && is_of_operators(&call) => {
+                Err(of_operators())
             }
             Some(call) => answer(&stream.context, call, &stream.tasks, &stopping).await,
             None => Err(WireError::new(ErrorCode::ProtocolViolation, "the request has no call")),
@@ -60,6 +64,29 @@ pub(super) async fn serve(
             None => return Ok(()),
         };
     }
+}
+
+/// Whether a call changes which nodes there are and who leads, which is no matter of clients.
+fn is_of_operators(call: &v1::admin_request::Call) -> bool {
+    use v1::admin_request::Call;
+    match call {
+        Call::SetNodeState(_) | Call::TransferLeader(_) | Call::MakeJoinToken(_) => true,
+        // The join token in it is the right to it.
+        Call::SignNode(_) => false,
+        Call::EnsureStream(_)
+        | Call::ListStreams(_)
+        | Call::DescribeStream(_)
+        | Call::DeleteStream(_)
+        | Call::SealStream(_)
+        | Call::ListSegments(_)
+        | Call::DescribeCluster(_) => false,
+    }
+}
+
+fn of_operators() -> WireError {
+    let message = "the token is a client's, and this changes the cluster: use a token that is in \
+                   `auth.admin_tokens` of this server";
+    WireError::new(ErrorCode::Unauthorized, message)
 }
 
 async fn answer(

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{QuicStream, SessionContext, SessionEnd, going_away};
+use crate::auth::Rights;
 use crate::peers::{Line, Peers};
 use crate::reader::ClientPlaces;
 use crate::relay::Relays;
@@ -84,7 +85,8 @@ impl GuestNode {
             read_places: self.read_places,
             relays: Relays::default(),
             carried: Arc::new(Semaphore::new(0)),
-            only_joins: None,
+            // What changes the cluster is never carried: the node that the client is at judges.
+            rights: Rights::Client,
             is_carried: true,
             tasks,
             ended: CancellationToken::new(),

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use railgun_core::command::TokenHash as JoinTokenHash;
 use railgun_net::{Connection, FrameReader, FrameWriter, Member, ReadError};
 use railgun_proto::convert::Uid;
 use railgun_proto::{Frame, FrameKind, Message, VERSION, WireError, v1};
@@ -23,7 +22,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::auth::Auth;
+use crate::auth::{Auth, Rights};
 use crate::builtin_bug::Planted;
 use crate::cluster_admin::ClusterAdmin;
 use crate::leaders::LedWatch;
@@ -152,7 +151,7 @@ pub(crate) async fn serve(
                         read_places: read_places.clone(),
                         relays: relays.clone(),
                         carried: Arc::clone(&carried),
-                        only_joins: guest.only_joins,
+                        rights: guest.rights,
                         is_carried: false,
                         tasks: tasks.clone(),
                         ended: ended.clone(),
@@ -192,8 +191,7 @@ async fn overdue(stopping: &CancellationToken) {
 struct Guest {
     /// What the client calls itself.
     name: String,
-    /// It has a join token only, this one, with which it may ask for a certificate and nothing else.
-    only_joins: Option<JoinTokenHash>,
+    rights: Rights,
 }
 
 /// Hello and Welcome on the first stream of the connection, and whom it is with.
@@ -240,18 +238,18 @@ async fn let_in(context: &SessionContext, reader: &mut FrameReader) -> Result<Gu
         );
         return Err(WireError::new(ErrorCode::UnsupportedVersion, message).into());
     }
-    let only_joins = match context.auth.check(&hello.token) {
-        Ok(()) => None,
+    let rights = match context.auth.check(&hello.token) {
+        Ok(rights) => rights,
         Err(_) if hello.token.starts_with(JOIN_TOKEN_PREFIX) => {
             let known = context.cluster.knows_join_token(&hello.token).await;
-            Some(known.ok_or_else(|| {
+            Rights::Join(known.ok_or_else(|| {
                 let message = "the join token is none of this cluster, or expired long ago";
                 WireError::new(ErrorCode::TokenExpired, message)
             })?)
         }
         Err(refused) => return Err(refused.into()),
     };
-    Ok(Guest { name: cut(&hello.client, CLIENT_NAME_BYTES).to_owned(), only_joins })
+    Ok(Guest { name: cut(&hello.client, CLIENT_NAME_BYTES).to_owned(), rights })
 }
 
 /// The beginning of `text`, of at most so many bytes.
@@ -342,8 +340,8 @@ pub(crate) struct QuicStream {
     pub(crate) relays: Relays,
     /// The connection's places for subscriptions that other nodes serve.
     pub(crate) carried: Arc<tokio::sync::Semaphore>,
-    /// See [`Guest::only_joins`].
-    pub(crate) only_joins: Option<JoinTokenHash>,
+    /// What its client may do.
+    pub(crate) rights: Rights,
     /// It comes from another node, which does not have the shard: it is served here or not at all.
     pub(crate) is_carried: bool,
     /// For what must go on without the client.
@@ -413,7 +411,9 @@ impl QuicStream {
         admin_slots: &tokio::sync::Semaphore,
     ) -> Result<(), SessionEnd> {
         match first.kind() {
-            FrameKind::OpenPublisher | FrameKind::Subscribe if self.only_joins.is_some() => {
+            FrameKind::OpenPublisher | FrameKind::Subscribe
+                if matches!(self.rights, Rights::Join(_)) =>
+            {
                 Err(only_joins())
             }
             // Nodes have relays for that.

@@ -38,6 +38,9 @@ enum ConfigCommand {
     /// Print the effective settings and where each comes from; secrets are hidden
     Show(SettingsArgs),
     /// Read an access token from standard input and print what goes into `auth.tokens`
+    ///
+    /// That of an operator goes into `auth.admin_tokens`: where that is set, nobody else makes, drains or
+    /// removes nodes, or moves leads.
     HashToken,
 }
 

@@ -58,6 +58,9 @@ fn set_text(layer: &mut Layer, key: &str, text: &str) -> Result<(), String> {
         "auth.tokens" => {
             layer.auth.tokens = Some(text.split(',').map(parse).collect::<Result<_, _>>()?);
         }
+        "auth.admin_tokens" => {
+            layer.auth.admin_tokens = Some(text.split(',').map(parse).collect::<Result<_, _>>()?);
+        }
         "hot.max_bytes" => layer.hot.max_bytes = Some(parse(text)?),
         "hot.file_bytes" => layer.hot.file_bytes = Some(parse(text)?),
         "shards.count" => layer.shards.count = Some(parse(text)?),
@@ -115,6 +118,7 @@ mod tests {
                 | "RAILGUN_CLUSTER_PEER_LISTEN"
                 | "RAILGUN_CLUSTER_DNS_SERVER" => "127.0.0.1:9",
                 "RAILGUN_AUTH_TOKENS" => return Some(format!("{hash}, {hash}").into()),
+                "RAILGUN_AUTH_ADMIN_TOKENS" => return Some(hash.clone().into()),
                 "RAILGUN_SHARDS_COUNT"
                 | "RAILGUN_SHARDS_REPLICAS"
                 | "RAILGUN_CLUSTER_BOOTSTRAP_EXPECT" => "3",
@@ -133,6 +137,7 @@ mod tests {
         .unwrap();
         assert_eq!(layer.data_dir.as_deref(), Some("x".as_ref()));
         assert_eq!(layer.auth.tokens.map(|tokens| tokens.len()), Some(2));
+        assert_eq!(layer.auth.admin_tokens.map(|tokens| tokens.len()), Some(1));
         assert_eq!((layer.shards.count, layer.cluster.bootstrap_expect), (Some(3), Some(3)));
         assert_eq!(layer.cluster.peers.as_deref(), Some(&["a:1".to_owned(), "b:2".to_owned()][..]));
         assert!(layer.cluster.peer_listen.is_some() && layer.cluster.peer_advertise.is_some());

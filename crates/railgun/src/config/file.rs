@@ -111,7 +111,7 @@ mod tests {
             advertise = "a:7410"
             http = "127.0.0.1:7411"
             tls = { ca = "ca.pem", cert = "node.pem", key = "node.key" }
-            auth.tokens = []
+            auth = { tokens = [], admin_tokens = [] }
             [hot]
             max_bytes = "10GiB"
             file_bytes = "64MiB"
@@ -148,7 +148,8 @@ mod tests {
         assert!(layer.cluster.bootstrap_expect.is_some() && layer.cluster.peers.is_some());
         assert!(layer.cluster.peer_listen.is_some() && layer.cluster.peer_advertise.is_some());
         assert!(layer.tls.cert.is_some() && layer.tls.key.is_some());
-        assert!(layer.auth.tokens.is_some() && layer.hot.max_bytes.is_some());
+        assert!(layer.auth.tokens.is_some() && layer.auth.admin_tokens.is_some());
+        assert!(layer.hot.max_bytes.is_some());
         assert!(layer.hot.file_bytes.is_some() && layer.streams.max_count.is_some());
         assert!(layer.clients.max_connections.is_some() && layer.clients.max_bytes.is_some());
         assert!(layer.shards.count.is_some() && layer.cold.max_time_to_cold.is_some());
@@ -183,6 +184,7 @@ mod tests {
             ("[shards]\ncount = -1\n", 2, "-1"),
             ("hot = 5\n", 1, "hot"),
             ("[auth]\ntokens = [\"hunter2\"]\n", 2, "hash-token"),
+            ("[auth]\nadmin_tokens = [\"hunter2\"]\n", 2, "hash-token"),
             ("listen = \n", 1, ""),
         ] {
             let message = refused(text);

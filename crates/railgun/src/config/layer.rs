@@ -10,7 +10,7 @@ use crate::span::Span;
 
 /// Every key a configuration may hold, in the order they are shown. The environment variable of a
 /// key is `RAILGUN_` and the key in capitals, dots as underscores.
-pub(crate) const KEYS: [&str; 27] = [
+pub(crate) const KEYS: [&str; 28] = [
     "data_dir",
     "bucket",
     "listen",
@@ -20,6 +20,7 @@ pub(crate) const KEYS: [&str; 27] = [
     "tls.cert",
     "tls.key",
     "auth.tokens",
+    "auth.admin_tokens",
     "hot.max_bytes",
     "hot.file_bytes",
     "shards.count",
@@ -74,6 +75,8 @@ pub(crate) struct TlsLayer {
 pub(crate) struct AuthLayer {
     #[serde(deserialize_with = "token::list")]
     pub(crate) tokens: Option<Vec<TokenHash>>,
+    #[serde(deserialize_with = "token::list")]
+    pub(crate) admin_tokens: Option<Vec<TokenHash>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -98,6 +98,7 @@ pub(crate) struct Settings {
     pub(crate) tls_cert: Option<Sourced<PathBuf>>,
     pub(crate) tls_key: Option<Sourced<PathBuf>>,
     pub(crate) tokens: Sourced<Vec<TokenHash>>,
+    pub(crate) admin_tokens: Sourced<Vec<TokenHash>>,
     pub(crate) hot_bytes_max: Sourced<ByteSize>,
     pub(crate) hot_file_bytes: Sourced<ByteSize>,
     pub(crate) shards: Sourced<u32>,
@@ -253,6 +254,7 @@ impl Settings {
             tls_cert: layers.take(|layer| &mut layer.tls.cert),
             tls_key: layers.take(|layer| &mut layer.tls.key),
             tokens: layers.or(|layer| &mut layer.auth.tokens, Vec::new),
+            admin_tokens: layers.or(|layer| &mut layer.auth.admin_tokens, Vec::new),
             hot_bytes_max: layers.or(
                 |layer| &mut layer.hot.max_bytes,
                 || hot_bytes_max(machine, &data_dir.value, hot_file_bytes.value),

@@ -41,7 +41,7 @@ fn rows(settings: &Settings) -> Vec<Row> {
     let path = |path: &Sourced<std::path::PathBuf>| (text(&path.value.display()), path.origin);
     let named = |name: &Sourced<String>| (text(&name.value), name.origin);
     // Hashes cannot be turned back, but weak tokens can be found from them.
-    let tokens = vec![r#""hidden""#; settings.tokens.value.len()].join(", ");
+    let hidden = |tokens: &Vec<_>| format!("[{}]", vec![r#""hidden""#; tokens.len()].join(", "));
     vec![
         Row { key: "data_dir", value: Some(path(&settings.data_dir)) },
         row("bucket", &settings.bucket, text),
@@ -51,7 +51,8 @@ fn rows(settings: &Settings) -> Vec<Row> {
         Row { key: "tls.ca", value: settings.tls_ca.as_ref().map(path) },
         Row { key: "tls.cert", value: settings.tls_cert.as_ref().map(path) },
         Row { key: "tls.key", value: settings.tls_key.as_ref().map(path) },
-        row("auth.tokens", &settings.tokens, |_| format!("[{tokens}]")),
+        row("auth.tokens", &settings.tokens, hidden),
+        row("auth.admin_tokens", &settings.admin_tokens, hidden),
         row("hot.max_bytes", &settings.hot_bytes_max, text),
         row("hot.file_bytes", &settings.hot_file_bytes, text),
         row("shards.count", &settings.shards, u32::to_string),
@@ -114,6 +115,7 @@ mod tests {
             r#"bucket = "file:///env/bucket"                # env RAILGUN_BUCKET"#,
             r#"listen = "127.0.0.1:7410"                    # default"#,
             r#"tokens = ["hidden"]                          # env RAILGUN_AUTH_TOKENS"#,
+            r#"admin_tokens = ["hidden", "hidden"]          # env RAILGUN_AUTH_ADMIN_TOKENS"#,
             "# cert =                                     # not set",
         ] {
             assert!(page.lines().any(|shown| shown == line), "{line}\nis not in\n{page}");

@@ -49,7 +49,12 @@ pub(crate) fn started(
     let tokens = &settings.tokens.value;
     let first = match ca {
         Some(ca) => {
-            let dev = context::write_dev_context(reachable(listen), ca.pem(), tokens)?;
+            let dev = context::write_dev_context(
+                reachable(listen),
+                ca.pem(),
+                tokens,
+                &settings.admin_tokens.value,
+            )?;
             First { selected: dev.selected, set: (!dev.authorised).then(|| TOKEN.to_owned()) }
         }
         // Whose CA signed it, and for which name, its owner knows.

@@ -64,6 +64,7 @@ pub(crate) async fn start(
         listen: Box::new(move || Endpoint::bind(listen_spec)),
         address: settings.advertised(),
         tokens: settings.tokens.value.clone(),
+        admin_tokens: settings.admin_tokens.value.clone(),
         hot_bytes_max: settings.hot_bytes_max.value.0,
         shards: settings.shards.value,
         max_time_to_cold: settings.max_time_to_cold.value.0,

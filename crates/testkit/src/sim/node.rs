@@ -254,6 +254,7 @@ impl SimNode {
             listen,
             address,
             tokens: Vec::new(),
+            admin_tokens: Vec::new(),
             hot_bytes_max: self.shape.hot_bytes_max,
             shards: self.shape.shards,
             max_time_to_cold: self.shape.max_time_to_cold,

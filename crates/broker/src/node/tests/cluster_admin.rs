@@ -7,7 +7,7 @@ use railgun_net::tls::NodeRequest;
 use sha2::Digest as _;
 use tokio::time::Instant;
 
-use super::cluster_rig::{Cluster, PATIENCE};
+use super::cluster_rig::{Cluster, PATIENCE, SETTLED};
 use super::*;
 
 /// The longest that publishers may wait where a lead is handed over on purpose.
@@ -417,6 +417,66 @@ async fn a_join_token_lets_in_for_a_certificate_and_for_nothing_else() {
     let answer = asks(&connection, Frame::new(&v1::AdminRequest { id: 2, call })).await;
     let answer: v1::AdminResponse = answer.decode().unwrap();
     assert!(matches!(answer.answer, Some(v1::admin_response::Answer::NodeSigned(_))), "{answer:?}");
+}
+
+/// Makes a call on a stream of its own.
+async fn calls(
+    connection: &Connection,
+    call: v1::admin_request::Call,
+) -> v1::admin_response::Answer {
+    let request = v1::AdminRequest { id: 1, call: Some(call) };
+    let answer = asks(connection, Frame::new(&request)).await;
+    answer.decode::<v1::AdminResponse>().unwrap().answer.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_operators_change_the_cluster_where_they_have_tokens() {
+    use v1::admin_request::Call;
+    use v1::admin_response::Answer;
+    let dir = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::new(3);
+    cluster.authorities.insert(2, Arc::new(ClusterCa::create(dir.path()).unwrap()));
+    cluster.tokens = vec![TokenHash::of("of clients")];
+    cluster.admin_tokens = vec![TokenHash::of("of operators")];
+    cluster.start(&[1, 2, 3]).await;
+    sleep(SETTLED).await;
+    let set = |state: v1::NodeState| {
+        let (node_id, state) = (2, state.into());
+        Call::SetNodeState(v1::SetNodeState { node_id, state, force: true })
+    };
+    let leader = cluster.leader(1, ShardId::CATALOG).unwrap() as u32;
+    let transfer = Call::TransferLeader(v1::TransferLeader { shard: 0, node_id: leader % 3 + 1 });
+    let make = Call::MakeJoinToken(v1::MakeJoinToken::default());
+    let describe = || Call::DescribeCluster(v1::DescribeCluster {});
+
+    let (client, refused) = hello(&cluster, 1, "of clients").await;
+    assert_eq!(refused, None);
+    let draining = set(v1::NodeState::Draining);
+    for call in [draining.clone(), set(v1::NodeState::Removed), transfer.clone(), make.clone()] {
+        let Answer::Error(refused) = calls(&client, call).await else { panic!("it was done") };
+        let refused = WireError::from(refused);
+        assert_eq!(refused.code, ErrorCode::Unauthorized);
+        assert!(refused.message.contains("auth.admin_tokens"), "{refused}");
+    }
+    // Streams and what the cluster is are its matter as before.
+    let list = Call::ListStreams(v1::ListStreams::default());
+    assert!(matches!(calls(&client, list.clone()).await, Answer::StreamList(_)));
+    let told = calls(&client, describe()).await;
+    let Answer::ClusterDescription(told) = told else { panic!("{told:?}") };
+    let is_active = |node: &v1::ClusterNode| node.state() == v1::NodeState::Active;
+    assert!(told.nodes.len() == 3 && told.nodes.iter().all(is_active), "{told:?}");
+    assert_eq!(cluster.leader(1, ShardId::CATALOG), Some(leader as usize));
+
+    let (operator, refused) = hello(&cluster, 3, "of operators").await;
+    assert_eq!(refused, None);
+    assert!(matches!(calls(&operator, list).await, Answer::StreamList(_)));
+    assert!(matches!(calls(&operator, transfer).await, Answer::LeaderTransferred(_)));
+    assert!(matches!(calls(&operator, draining).await, Answer::NodeStateSet(_)));
+    let Answer::JoinToken(token) = calls(&operator, make).await else { panic!("no token") };
+    // Who has that needs nothing else for a certificate.
+    let csr_pem = NodeRequest::new().unwrap().csr_pem;
+    let sign = v1::SignNode { secret: token.secret, csr_pem, hosts: vec!["n4".to_owned()] };
+    assert!(matches!(calls(&client, Call::SignNode(sign)).await, Answer::NodeSigned(_)));
 }
 
 #[tokio::test(start_paused = true)]

@@ -26,6 +26,8 @@ pub(super) struct Cluster {
     pub(super) authorities: BTreeMap<usize, Arc<ClusterCa>>,
     /// What clients must show one of.
     pub(super) tokens: Vec<TokenHash>,
+    /// What operators must, if there are any.
+    pub(super) admin_tokens: Vec<TokenHash>,
     /// How far the clock of each node is off, in µs.
     pub(super) clocks: BTreeMap<usize, Arc<AtomicI64>>,
     /// The machines of nodes that have been put on another than the one with their number.
@@ -75,6 +77,7 @@ impl Cluster {
             begun,
             authorities,
             tokens: Vec::new(),
+            admin_tokens: Vec::new(),
             clocks,
             moved: BTreeMap::new(),
             seeds: vec![1, 2, 3],
@@ -130,6 +133,7 @@ impl Cluster {
             listen: Box::new(move || clients.listen(address(CLIENTS)).map_err(taken)),
             address: address(CLIENTS).to_string(),
             tokens: self.tokens.clone(),
+            admin_tokens: self.admin_tokens.clone(),
             cluster: Some(ClusterSpec {
                 listen: Box::new(move || peers.listen_peer(address(PEERS)).map_err(taken)),
                 peer_address: address(PEERS).to_string(),

@@ -58,12 +58,14 @@ pub(crate) fn settings_of_every_origin() -> Settings {
         ..SettingsArgs::default()
     };
     let token = format!("sha256:{}", "0a".repeat(32));
+    let admin_tokens = format!("{token},{token}");
     resolve(
         &args,
         &[
             ("RAILGUN_DATA_DIR", "/env/data"),
             ("RAILGUN_BUCKET", "file:///env/bucket"),
             ("RAILGUN_AUTH_TOKENS", &token),
+            ("RAILGUN_AUTH_ADMIN_TOKENS", &admin_tokens),
         ],
     )
     .unwrap()
@@ -156,6 +158,10 @@ fn an_address_that_others_reach_needs_a_certificate_and_a_token() {
         let message = refused(&args, &[]);
         assert!(message.contains(listen) && message.contains("a certificate"), "{message}");
         assert!(message.contains("and a token"), "{message}");
+        // With those of operators alone, clients would need none.
+        let admin = [("RAILGUN_AUTH_ADMIN_TOKENS", token[0].1)];
+        let message = refused(&args, &[certificate.as_slice(), &admin].concat());
+        assert!(message.contains("without a token"), "{message}");
         assert!(refused(&args, &certificate).contains("without a token"));
         assert!(refused(&args, &token).contains("without a certificate"));
         resolve(&args, &both).unwrap();
@@ -222,6 +228,7 @@ fn the_deployed_example_is_accepted_and_exposes_nothing_by_itself() {
     assert!(settings.http.value.ip().is_loopback());
     // Whoever forgets to put a token of their own there must not have opened the node.
     assert!(settings.tokens.value.iter().all(|hash| hash.0 == [0; 32]));
+    assert!(settings.admin_tokens.value.is_empty());
 }
 
 #[test]
