@@ -29,6 +29,8 @@ use crate::watch::{self, Receiver};
 /// A leader tells its followers this often that it is there. Above the slowest usual fsync: a
 /// follower answers only when its earlier writes are durable.
 const HEARTBEAT: Duration = Duration::from_millis(200);
+/// How often openraft looks whether something is due: what it makes of [`HEARTBEAT`].
+pub(crate) const TICK: Duration = Duration::from_millis(HEARTBEAT.as_millis() as u64 * 13 / 64);
 /// Without a word from the leader for this long, at the least and at the most, a follower stands
 /// for election.
 const ELECTION_MIN: Duration = Duration::from_millis(500);
