@@ -31,7 +31,7 @@ use gather::GatherError;
 pub(crate) use collect::Collector;
 pub(crate) use reclaim::{ReclaimError, Reclaimer};
 
-/// How often an idle shard is looked at, or one that waits for others.
+/// How often an idle shard is looked at that this node leads, or one that waits for others.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// A manifest that only tells of new or deleted streams is written at most this often, and one that
 /// committed objects wait for is put off no longer than this while there are others to upload: one
@@ -156,12 +156,15 @@ enum Progress {
     /// Other shards have all places for objects.
     Crowded,
     Idle,
+    /// Another replica leads.
+    Follows,
 }
 
 impl OffloadSpec {
     /// Runs until cancelled.
     pub(crate) async fn run(self, cancel: CancellationToken) {
         let mut wake = self.shard.offload_watch();
+        let mut leader = self.reclaimer.raft.leader();
         let mut offloader = Offloader::new(self);
         loop {
             let step = tokio::select! {
@@ -169,6 +172,7 @@ impl OffloadSpec {
                 () = cancel.cancelled() => return,
                 step = offloader.step() => step,
             };
+            let mut follows = false;
             let wait = match step {
                 Ok(Progress::More) => {
                     offloader.succeeded().await;
@@ -179,6 +183,11 @@ impl OffloadSpec {
                     offloader.succeeded().await;
                     LOOK_EVERY
                 }
+                Ok(Progress::Follows) => {
+                    offloader.succeeded().await;
+                    follows = !leader.state().serving;
+                    if follows { KEPT_FOR } else { LOOK_EVERY }
+                }
                 Err(OffloadError::NodeStopping(_)) => return,
                 Err(error) => offloader.failed(&error).await,
             };
@@ -187,7 +196,8 @@ impl OffloadSpec {
                 biased;
                 () = cancel.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}
-                changed = wake.changed(), if !paused => if changed.is_err() { return },
+                Ok(_) = leader.changed(), if follows => {}
+                changed = wake.changed(), if !paused && !follows => if changed.is_err() { return },
             }
         }
     }
@@ -235,7 +245,7 @@ impl Offloader {
         }
         let status = self.spec.shard.offload_status().await?;
         if !status.serving {
-            return Ok(Progress::Idle);
+            return Ok(Progress::Follows);
         }
         self.watch_clock();
         if let Some(scope) = self.seal_due(&status) {

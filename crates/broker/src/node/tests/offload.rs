@@ -1,5 +1,6 @@
 //! How a node's records come to the bucket while there are very many of them, or one shard of several.
 
+use super::cluster_rig::{Cluster, SETTLED};
 use super::site::until;
 use super::*;
 
@@ -106,4 +107,24 @@ async fn each_shard_has_its_part_of_the_hot_budget() {
     let broker = start(&MemoryNetwork::new()).await;
     let budgets: Vec<_> = broker.figures().iter().map(|figures| figures.hot_bytes_max).collect();
     assert_eq!(budgets, [32 << 20, 32 << 20]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_begins_to_lead_a_shard_uploads_at_once() {
+    let mut cluster = Cluster::new(3);
+    cluster.start(&[1, 2, 3]).await;
+    cluster.node(1).streams.ensure(wish("s", 1 << 20, EnsureMode::Warn)).await.unwrap();
+    cluster.publish(1, "s", b"first").await;
+    sleep(SETTLED).await;
+    let shard = cluster.node(1).streams.resolve(&name("s")).await.unwrap().shard.id();
+    for _ in 0..3 {
+        let leader = cluster.leader(1, shard).expect("somebody leads");
+        let to = leader % 3 + 1;
+        let transfer = v1::TransferLeader { shard: shard.0, node_id: to as u32 };
+        cluster.node(to).cluster_admin.transfer_leader(transfer).await.unwrap();
+        cluster.publish(to, "s", b"one more").await;
+        let begin = Instant::now();
+        cluster.node(to).streams.seal(&name("s"), false).await.unwrap();
+        assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    }
 }
