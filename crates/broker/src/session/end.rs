@@ -89,8 +89,21 @@ impl From<NodeStopping> for SessionEnd {
 }
 
 /// Sends an answer. A client that does not take it in time loses the stream.
+/// Cancel safe: [`rest`] goes on with it.
 pub(super) async fn answer(writer: &mut FrameWriter, answer: Frame) -> Result<(), SessionEnd> {
-    match timeout(patience(&answer), writer.send(answer)).await {
+    let patience = patience(&answer);
+    let queued = writer.queue_all([answer]).map_err(WriteError::from);
+    taken(writer, patience).await?;
+    Ok(queued?)
+}
+
+/// Sends what is left of an answer.
+pub(super) async fn rest(writer: &mut FrameWriter) -> Result<(), SessionEnd> {
+    taken(writer, ANSWER_TIME).await
+}
+
+async fn taken(writer: &mut FrameWriter, patience: Duration) -> Result<(), SessionEnd> {
+    match timeout(patience, writer.flush()).await {
         Ok(sent) => Ok(sent?),
         Err(_) => {
             writer.reset(ErrorCode::Timeout);

@@ -11,6 +11,7 @@ use futures::future::{BoxFuture, MaybeDone, join_all, maybe_done};
 use railgun_core::command::{
     Append, AppendMode, CommandBody, ExpectedNext, ProducerSequence, StreamCommand,
 };
+use railgun_net::{FrameReader, FrameWriter};
 use railgun_proto::convert::{ExpectedEnd, Uid};
 use railgun_proto::{Frame, FrameKind, WireError, v1};
 use railgun_types::batch::RecordBatch;
@@ -29,7 +30,7 @@ use crate::replica::ProposeFailure;
 use crate::routing::Routing;
 use crate::shard::{RequestFailure, SESSION_BYTES};
 use crate::wire_error;
-use results::{BatchOutcome, Invalid, ItemState, Results};
+use results::{BatchOutcome, Invalid, ItemState, Results, Waiting};
 
 /// Batch bytes a publisher may have un-answered, told to the client so that it can bound its memory:
 /// as many as all publishers of its connection have room for in the queues of shards. What is more
@@ -64,8 +65,7 @@ pub(super) async fn serve(
         aliases: Aliases::default(),
         shards: Vec::new(),
         hints,
-        unanswered: VecDeque::new(),
-        unanswered_items: 0,
+        owed: Owed::default(),
         closing: false,
         released: false,
     };
@@ -81,9 +81,7 @@ struct Publisher<'s> {
     shards: Vec<ShardLink>,
     /// For a client that wants some.
     hints: Option<Hints>,
-    unanswered: VecDeque<Unanswered>,
-    /// Items of all of them.
-    unanswered_items: usize,
+    owed: Owed,
     /// Nothing more comes.
     closing: bool,
     /// The client said that the producer will not come back.
@@ -114,6 +112,56 @@ impl Unanswered {
             Self::Bind(_) => {}
             Self::Unbind { forgotten, .. } => forgotten.await,
         }
+    }
+}
+
+/// The frames that are not answered, in their order.
+#[derive(Default)]
+struct Owed {
+    frames: VecDeque<Unanswered>,
+    /// Items of all of them.
+    items: usize,
+}
+
+impl Owed {
+    fn push(&mut self, frame: Unanswered) {
+        if let Unanswered::Publish(results, _) = &frame {
+            self.items += results.items.len();
+        }
+        self.frames.push_back(frame);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// Waits until the first of them can be answered. Cancel safe: what has come stays noted.
+    async fn first_ended(&mut self) {
+        match self.frames.front_mut() {
+            Some(first) => first.ended().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The answer to the first, which has ended, with the room that is taken until the client has it.
+    fn answer(&mut self, aliases: &mut Aliases) -> Option<(Frame, Option<OwnedSemaphorePermit>)> {
+        // While the client takes it, there is the frame and not what it was made of.
+        Some(match self.frames.pop_front()? {
+            Unanswered::Publish(results, room) => {
+                self.items -= results.items.len();
+                (Frame::new(&results.told(aliases)), Some(room))
+            }
+            Unanswered::Bind(bound) => (Frame::new(&bound), None),
+            Unanswered::Unbind { aliases: left, mut forgotten, .. } => {
+                for alias in left {
+                    aliases.remove(alias);
+                }
+                let forgotten = std::pin::Pin::new(&mut forgotten).take_output();
+                let error = forgotten.and_then(Result::err);
+                let error = error.map(|failed| wire_error::request_failure(failed).into());
+                (Frame::new(&v1::StreamsUnbound { error }), None)
+            }
+        })
     }
 }
 
@@ -150,14 +198,14 @@ impl Publisher<'_> {
         let stopping = self.stream.stopping.clone();
         loop {
             // An item that is refused takes more memory than the bytes it came with.
-            let has_room = self.unanswered.len() < window && self.unanswered_items < PUBLISH_ITEMS;
+            let has_room = self.owed.frames.len() < window && self.owed.items < PUBLISH_ITEMS;
             let reading = has_room && !self.closing && !stopping.is_cancelled();
-            if !reading && self.unanswered.is_empty() {
+            if !reading && self.owed.is_empty() {
                 return self.end().await;
             }
             tokio::select! {
                 biased;
-                () = first_ended(&mut self.unanswered), if !self.unanswered.is_empty() => {
+                () = self.owed.first_ended(), if !self.owed.is_empty() => {
                     self.answer_first().await?;
                 }
                 () = stopping.cancelled(), if reading => {}
@@ -175,7 +223,7 @@ impl Publisher<'_> {
 
     async fn on_frame(&mut self, frame: Frame) -> Result<(), SessionEnd> {
         match frame.kind() {
-            FrameKind::Publish => self.on_publish(&frame).await,
+            FrameKind::Publish => self.on_publish(frame).await,
             FrameKind::BindStream => self.on_bind(frame).await,
             FrameKind::UnbindStreams => {
                 let unbound = self.on_unbind(frame);
@@ -214,7 +262,7 @@ impl Publisher<'_> {
                 ..Default::default()
             },
         };
-        self.unanswered.push_back(Unanswered::Bind(bound));
+        self.owed.push(Unanswered::Bind(bound));
         Ok(())
     }
 
@@ -237,7 +285,7 @@ impl Publisher<'_> {
             streams.extend(freed.iter().map(|bound| bound.stream));
             releases = self.releases(producer, freed.iter());
         }
-        self.unanswered.push_back(Unanswered::Unbind {
+        self.owed.push(Unanswered::Unbind {
             aliases: unbind.aliases,
             streams,
             forgotten: maybe_done(forget(releases).boxed()),
@@ -273,7 +321,7 @@ impl Publisher<'_> {
 
     /// Checks every batch once and hands them to their shards. What is refused here never reaches a
     /// log; the producer sequence makes what follows it in order fail too.
-    async fn on_publish(&mut self, frame: &Frame) -> Result<(), SessionEnd> {
+    async fn on_publish(&mut self, frame: Frame) -> Result<(), SessionEnd> {
         let mut publish: v1::Publish = frame.decode()?;
         let items = publish.items.len();
         if items > PUBLISH_ITEMS {
@@ -292,7 +340,7 @@ impl Publisher<'_> {
         };
         if self.is_being_forgotten(&publish.items) {
             // The sequence there begins again behind that.
-            for before in &mut self.unanswered {
+            for before in &mut self.owed.frames {
                 before.ended().await;
             }
         }
@@ -325,18 +373,63 @@ impl Publisher<'_> {
         }
         // There may be a long wait for room.
         drop(publish);
-        for (shard, mut share) in self.shards.iter_mut().zip(shares) {
-            if !share.appends.is_empty() {
-                share.copy_out_of(frame_bytes);
-                let result = shard.append(&self.stream.queueing, share.appends).await?;
-                results.waiting.push_back((result, share.items));
-            }
-        }
+        let is_used = |share: &Share| !share.appends.is_empty();
+        shares
+            .iter_mut()
+            .filter(|share| is_used(share))
+            .for_each(|share| share.copy_out_of(frame_bytes));
+        let (waiting, untaken) = self.queue(shares).await?;
+        results.waiting = waiting;
+        self.owed.push(Unanswered::Publish(results, room));
         // The shards' queues hold the batches, and bound them.
-        self.stream.reader.release();
-        self.unanswered_items += items;
-        self.unanswered.push_back(Unanswered::Publish(results, room));
+        drop((blob, frame));
+        let QuicStream { writer, reader, .. } = &mut *self.stream;
+        reader.release();
+        if !writer.is_flushed() {
+            reader.meanwhile(end::rest(writer)).await??;
+        }
+        drop(untaken);
         Ok(())
+    }
+
+    /// Queues the batches of a frame at their shards. While they wait for room there, the frames before
+    /// it are answered; the client may still have to take the rest of such an answer, and the room of its
+    /// results with it.
+    async fn queue(
+        &mut self,
+        shares: Vec<Share>,
+    ) -> Result<(Waiting, Option<OwnedSemaphorePermit>), SessionEnd> {
+        let Self { stream, shards, owed, aliases, .. } = self;
+        let QuicStream { queueing, writer, reader, .. } = &mut **stream;
+        // Of the answer that the client takes.
+        let mut untaken = None;
+        let queue = async {
+            let mut waiting = Waiting::new();
+            for (shard, share) in shards.iter_mut().zip(shares) {
+                if !share.appends.is_empty() {
+                    let result = shard.append(queueing, share.appends).await?;
+                    waiting.push_back((result, share.items));
+                }
+            }
+            Ok(waiting)
+        };
+        let answer = async {
+            loop {
+                owed.first_ended().await;
+                if let Some((frame, room)) = owed.answer(aliases) {
+                    untaken = room;
+                    // Nothing of it is lost when the other half has done first.
+                    let sent = end::answer(writer, frame);
+                    reader.meanwhile(sent).await??;
+                }
+            }
+        };
+        let waiting: Result<_, SessionEnd> = tokio::select! {
+            biased;
+            waiting = queue => waiting,
+            ended = answer => ended,
+        };
+        Ok((waiting?, untaken))
     }
 
     /// Waits until the connection has room for so many results. Others of its publishers have it until
@@ -356,7 +449,7 @@ impl Publisher<'_> {
             }
             _ => false,
         };
-        self.unanswered.iter().any(forgets)
+        self.owed.frames.iter().any(forgets)
     }
 
     /// The batch as its shard takes it, and the shard's place.
@@ -392,8 +485,8 @@ impl Publisher<'_> {
 
     /// Answers every frame that was read.
     async fn answer_all(&mut self) -> Result<(), SessionEnd> {
-        while !self.unanswered.is_empty() {
-            first_ended(&mut self.unanswered).await;
+        while !self.owed.is_empty() {
+            self.owed.first_ended().await;
             self.answer_first().await?;
         }
         Ok(())
@@ -401,33 +494,12 @@ impl Publisher<'_> {
 
     /// Answers the first frame, which has ended.
     async fn answer_first(&mut self) -> Result<(), SessionEnd> {
-        // While the client takes it, there is the frame and not what it was made of.
-        let (frame, room) = match self.unanswered.pop_front() {
-            None => return Ok(()),
-            Some(Unanswered::Publish(results, room)) => {
-                self.unanswered_items -= results.items.len();
-                (Frame::new(&results.told(&mut self.aliases)), Some(room))
-            }
-            Some(Unanswered::Bind(bound)) => (Frame::new(&bound), None),
-            Some(Unanswered::Unbind { aliases, mut forgotten, .. }) => {
-                for alias in aliases {
-                    self.aliases.remove(alias);
-                }
-                let forgotten = std::pin::Pin::new(&mut forgotten).take_output();
-                let error = forgotten.and_then(Result::err);
-                let error = error.map(|failed| wire_error::request_failure(failed).into());
-                (Frame::new(&v1::StreamsUnbound { error }), None)
-            }
-        };
-        let sent = self.tell(frame).await;
-        drop(room);
-        sent
+        let Some((frame, _room)) = self.owed.answer(&mut self.aliases) else { return Ok(()) };
+        self.tell(frame).await
     }
 
-    /// Sends a frame while nothing is read.
     async fn tell(&mut self, frame: Frame) -> Result<(), SessionEnd> {
-        let QuicStream { writer, reader, .. } = &mut *self.stream;
-        reader.meanwhile(end::answer(writer, frame)).await?
+        tell(&mut self.stream.writer, &mut self.stream.reader, frame).await
     }
 
     async fn end(self) -> Result<(), SessionEnd> {
@@ -492,12 +564,13 @@ async fn next_hint(hints: &mut Option<Hints>) -> v1::LeaderHint {
     }
 }
 
-/// Waits until the first of them can be answered. Cancel safe: what has come stays noted.
-async fn first_ended(unanswered: &mut VecDeque<Unanswered>) {
-    match unanswered.front_mut() {
-        Some(first) => first.ended().await,
-        None => std::future::pending().await,
-    }
+/// Sends a frame while nothing is read.
+async fn tell(
+    writer: &mut FrameWriter,
+    reader: &mut FrameReader,
+    frame: Frame,
+) -> Result<(), SessionEnd> {
+    reader.meanwhile(end::answer(writer, frame)).await?
 }
 
 #[cfg(test)]

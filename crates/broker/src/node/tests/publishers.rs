@@ -219,6 +219,39 @@ async fn what_waits_for_a_shard_is_bounded_in_bytes_and_half_of_it_for_each_sess
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_waits_for_room_holds_back_no_result_of_an_earlier_frame() {
+    let node = Node::start().await;
+    let (connection, _control) = node.enter().await;
+    let (mut writer, mut reader) = open(&connection).await;
+    let found = node.broker.streams.resolve(&name("s")).await.unwrap();
+    let (stream, mode) = (found.stream, AppendMode::Each);
+    let batch = one_record(&[7; VALUE_BYTES]);
+    let append = Append { stream, producer: None, mode, expected_end: None, batch };
+    let shard = found.shard.here().unwrap();
+    let queue = |session: u64| {
+        let (shard, append) = (shard.clone(), append.clone());
+        async move { shard.append(&Queueing::new(session), vec![append]).await.is_ok() }
+    };
+    node.stand_still().await;
+    is_read(&mut writer, frame(b"first")).await;
+    sleep(Duration::from_millis(10)).await;
+    let mut session = 1_000;
+    while timeout(Duration::from_millis(10), queue(session)).await.is_ok() {
+        session += 1;
+    }
+    // They have their turn at the room before the next frame.
+    let others: Vec<_> = (0..20).map(|other| tokio::spawn(queue(2_000 + other))).collect();
+    sleep(Duration::from_millis(10)).await;
+    is_read(&mut writer, frame(b"second")).await;
+    sleep(Duration::from_millis(10)).await;
+    node.go_on();
+    assert_eq!(results(&mut reader).await.remove(0).error, None);
+    let last = others.last().expect("there are some");
+    assert!(!last.is_finished(), "the result was held back until there was room");
+    assert_eq!(results(&mut reader).await.remove(0).error, None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_connection_has_one_turn_however_many_publishers_it_opens() {
     let node = Node::start().await;
     let (greedy, _control) = node.enter().await;

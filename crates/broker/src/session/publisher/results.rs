@@ -18,9 +18,12 @@ use crate::wire_error;
 pub(super) struct Results {
     /// One per batch, in order.
     pub(super) items: Vec<ItemState>,
-    /// Requests to shards, with the items each answers.
-    pub(super) waiting: VecDeque<(oneshot::Receiver<AppendResult>, Vec<usize>)>,
+    /// Of requests to shards.
+    pub(super) waiting: Waiting,
 }
+
+/// What shards owe, and the items that each answers.
+pub(super) type Waiting = VecDeque<(oneshot::Receiver<AppendResult>, Vec<usize>)>;
 
 pub(super) struct ItemState {
     pub(super) alias: u32,
@@ -79,7 +82,7 @@ impl Invalid {
 
 impl Results {
     pub(super) fn new(items: usize) -> Self {
-        Self { items: Vec::with_capacity(items), waiting: VecDeque::new() }
+        Self { items: Vec::with_capacity(items), waiting: Waiting::new() }
     }
 
     /// Waits for all of them. Cancel safe: what has come stays noted.
