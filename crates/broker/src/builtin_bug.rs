@@ -38,6 +38,8 @@ pub enum BuiltinBug {
     IncarnationReused,
     /// The clock of a node is followed whatever it says while no two others tell of theirs.
     LoneClockFollowed,
+    /// A node leads others before any of them has told of its clock.
+    ClockNotAwaited,
     /// An answer to what was relayed is given to who waits next, too.
     AnsweredTwice,
 }

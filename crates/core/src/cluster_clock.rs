@@ -80,6 +80,14 @@ pub struct Course {
     pub doubt_us: Option<i64>,
 }
 
+impl Course {
+    /// Whether anybody has told anything by which it is set.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.borne_out_us.is_some() || self.doubt_us.is_some()
+    }
+}
+
 /// Steers the clock that stamps logs, which others bore out last at `borne_out_us`. The median of three
 /// clocks rules; what one other agrees with is borne out, too. Of two that differ one is wrong, so our wall
 /// clock is followed as far as a small step from what was borne out, and beyond goes for nothing. A node
@@ -207,6 +215,13 @@ mod tests {
     #[test]
     fn a_node_that_has_just_started_goes_by_what_the_other_knows() {
         assert_eq!(steer([], None), course(Some(0), None, None), "who is alone knows it all");
+        assert!(!steer([], None).is_known());
+        assert!(steer([], Some(0)).is_known());
+        for offset_us in [0, YEAR, -YEAR] {
+            assert!(steer([one(offset_us, None)], None).is_known());
+        }
+        let stale = ClockSample { age_us: SAMPLE_AGE_US_MAX + 1, ..one(0, None) };
+        assert!(!steer([stale], None).is_known());
         // The other's clock has jumped, its log's has not.
         assert_eq!(steer([one(YEAR, Some(SECOND))], None), course(Some(0), Some(0), None));
         // Ours was wrong from the start.

@@ -15,8 +15,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use railgun_log::{LogOptions, LogThread, Payload, RealDisk};
 use railgun_raft::{
-    Applied, ApplyError, ApplyItem, BlockingThreads, NoPeers, Proposal, RaftShard, ShardSpec,
-    Snapshot, SnapshotError, SnapshotFile, SnapshotSink, SnapshotSource, StateMachine,
+    Applied, ApplyError, ApplyItem, BlockingThreads, Fitness, NoPeers, Proposal, RaftShard,
+    ShardSpec, Snapshot, SnapshotError, SnapshotFile, SnapshotSink, SnapshotSource, StateMachine,
 };
 use railgun_types::{NodeId, ReplicaId, ShardId};
 use tokio::sync::mpsc;
@@ -167,6 +167,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         unapplied: Arc::new(|outcome| eprintln!("{outcome:?}")),
         pool: Arc::new(BlockingThreads),
         peers: Arc::new(NoPeers),
+        fitness: Fitness::new(true),
     };
     let begin = Instant::now();
     let shard = RaftShard::start(spec).await?;

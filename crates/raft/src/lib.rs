@@ -42,7 +42,7 @@ pub use error::{
     InitializeError, PromoteError, ProposeError, ReadIndexError, ReconcileError, StartError,
     TransferError,
 };
-pub use leadership::{LeaderState, LeaderWatch, ShardStopped};
+pub use leadership::{Fitness, LeaderState, LeaderWatch, ShardStopped};
 pub use machine::{
     Applied, ApplyError, ApplyItem, Proposed, Snapshot, SnapshotError, SnapshotFile, SnapshotSink,
     SnapshotSource, StateMachine,

@@ -165,7 +165,7 @@ impl RaftLogReader<Types> for LogStore {
             // it sees the damage (`ShardLog::damaged`), and has another one lead. That takes a leader which
             // commits: one that was just elected may need this entry to find out where its followers are,
             // and would be in the way of a better one.
-            Err(error) if is_damage(&error) && self.leadership.is_serving() => {
+            Err(error) if is_damage(&error) && self.leadership.is_established() => {
                 tracing::debug!(%error, "a follower cannot be sent what it lacks");
                 Runtime::sleep(DAMAGED_PAUSE).await;
                 Ok(Vec::new())

@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use crate::applier::{Applier, Snapshots};
 use crate::blocking_pool::BlockingPool;
 use crate::error::{InitializeError, PromoteError, ProposeError, ReadIndexError, StartError};
-use crate::leadership::{LeaderWatch, Leadership, ShardStopped};
+use crate::leadership::{Fitness, LeaderWatch, Leadership, ShardStopped};
 use crate::log_store::LogStore;
 use crate::machine::{SnapshotSource, StateMachine};
 use crate::metrics::ShardMetrics;
@@ -67,6 +67,8 @@ pub struct ShardSpec {
     /// Reaches the other replicas: [`NoPeers`](crate::NoPeers) where there are none. Their requests
     /// come in by [`RaftShard::answer`] and [`RaftShard::serve_stream`].
     pub peers: Arc<dyn PeerNetwork>,
+    /// Whether the node may serve as the leader of several.
+    pub fitness: Fitness,
 }
 
 /// A replica of a shard, running. Clones are handles of the same replica, which runs until
@@ -142,8 +144,12 @@ impl RaftShard {
         let raft = Raft::new(replica.0, Arc::new(config(shard)), network, store, applier)
             .await
             .map_err(|error| storage(&error))?;
-        let supervisor =
-            Supervisor { server: raft.server_metrics(), all: raft.metrics(), leadership };
+        let supervisor = Supervisor {
+            server: raft.server_metrics(),
+            all: raft.metrics(),
+            leadership,
+            fitness: spec.fitness,
+        };
         let inner = Inner {
             shard,
             replica,

@@ -6,7 +6,7 @@ use openraft::type_config::alias::WatchReceiverOf;
 use openraft::{AsyncRuntime, RaftMetrics, ServerState};
 use railgun_types::ReplicaId;
 
-use crate::leadership::Leadership;
+use crate::leadership::{Fitness, Leadership};
 use crate::raft_types::Types;
 use crate::runtime::Runtime;
 use crate::watch::{self, Receiver, Sender};
@@ -34,6 +34,7 @@ pub(crate) struct Supervisor {
     /// Holds the reason of the end.
     pub(crate) all: WatchReceiverOf<Types, RaftMetrics<Types>>,
     pub(crate) leadership: Leadership,
+    pub(crate) fitness: Fitness,
 }
 
 impl Supervisor {
@@ -45,16 +46,25 @@ impl Supervisor {
     }
 
     async fn run(mut self, failed: Sender<Option<Failure>>) {
+        let mut fitness = self.fitness.follow();
         let mut term;
         loop {
-            let leader;
-            (leader, term) = leader_of(&self.server.borrow_and_update());
-            self.leadership.set_leader(leader, term);
-            if self.server.changed().await.is_err() {
-                break;
+            self.leadership.set_fit(*fitness.borrow_and_update());
+            let (leader, is_alone);
+            (leader, term, is_alone) = leader_of(&self.server.borrow_and_update());
+            self.leadership.set_leader(leader, term, is_alone);
+            tokio::select! {
+                biased;
+                changed = self.server.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                }
+                // It does not close: this one has it, too.
+                Ok(()) = fitness.changed() => {}
             }
         }
-        self.leadership.set_leader(None, term);
+        self.leadership.set_leader(None, term, false);
         let failure = match &self.all.borrow().running_state {
             Err(Fatal::Stopped) => None,
             Err(Fatal::StorageError(error)) => Some(Failure::Storage { reason: error.to_string() }),
@@ -71,13 +81,14 @@ impl Supervisor {
     }
 }
 
-/// The leader and its term. The vote in the metrics is the last durable one; between an election
+/// The leader and its term, and whether this replica votes alone. The vote in the metrics is the last durable one; between an election
 /// and the fsync of its vote there is no leader to tell of. A leader that was removed from its shard
 /// gives up the lead, but not the vote that made it one.
-fn leader_of(metrics: &ServerMetrics) -> (Option<ReplicaId>, u64) {
+fn leader_of(metrics: &ServerMetrics) -> (Option<ReplicaId>, u64, bool) {
     let vote = &metrics.vote;
     let is_elected = |id: &u64| vote.committed && *id == vote.leader_id.voted_for;
     let is_leading = |id: &u64| *id != metrics.id || metrics.state == ServerState::Leader;
     let leader = metrics.current_leader.filter(is_elected).filter(is_leading);
-    (leader.map(ReplicaId), vote.leader_id.term)
+    let is_alone = metrics.membership_config.membership().voter_ids().eq([metrics.id]);
+    (leader.map(ReplicaId), vote.leader_id.term, is_alone)
 }

@@ -10,6 +10,7 @@ use futures::stream::FuturesUnordered;
 use railgun_core::cluster_clock::{self, ClockSample, ClockVerdict, SAMPLE_AGE_US_MAX};
 use railgun_proto::convert::Uid;
 use railgun_proto::v1;
+use railgun_raft::Fitness;
 use railgun_types::{ClusterUid, NodeId};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
@@ -22,8 +23,7 @@ use crate::peers::{Peers, SelfPortrait};
 
 /// How often the other nodes are asked.
 const ASK_EVERY: Duration = Duration::from_secs(1);
-/// And while none of them has told of its clock yet: whatever one says, it is better known before this
-/// node could lead with its help.
+/// And while none of them has told of its clock yet: until one has, this node leads nobody.
 const ASK_FIRST_EVERY: Duration = Duration::from_millis(100);
 /// Others whose clocks are enough to begin with.
 const ENOUGH_FIRST: usize = 2;
@@ -91,6 +91,11 @@ pub(super) struct Clocks {
     cluster: ClusterUid,
     own: NodeId,
     log_clock: Arc<LogClock>,
+    /// Another node has told of its clock since the start: not before that does this node lead others, whose
+    /// logs it would stamp.
+    fitness: Fitness,
+    /// This node is the only member.
+    is_alone: bool,
     planted: Planted,
     told: BTreeMap<NodeId, Told>,
     standing: watch::Sender<ClockStanding>,
@@ -106,13 +111,30 @@ impl Clocks {
     ) -> Self {
         let log_clock = Arc::clone(&portrait.log_clock);
         let standing = watch::Sender::new(ClockStanding::default());
-        let told = BTreeMap::new();
-        Self { peers, portrait, cluster, own, log_clock, planted, told, standing }
+        let (told, is_alone) = (BTreeMap::new(), false);
+        let fitness = Fitness::new(planted.is(BuiltinBug::ClockNotAwaited));
+        Self {
+            peers,
+            portrait,
+            cluster,
+            own,
+            log_clock,
+            fitness,
+            is_alone,
+            planted,
+            told,
+            standing,
+        }
     }
 
     /// The clock that stamps logs.
     pub(super) fn log_clock(&self) -> Arc<LogClock> {
         Arc::clone(&self.log_clock)
+    }
+
+    /// Whether this node may lead others.
+    pub(super) fn fitness(&self) -> Fitness {
+        self.fitness.clone()
     }
 
     /// Follows what is known.
@@ -143,16 +165,17 @@ impl Clocks {
         let mut ask = interval(ASK_EVERY);
         ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            match self.told.is_empty() && !whereabouts.is_alone() {
-                true => sleep(ASK_FIRST_EVERY).await,
-                false => drop(ask.tick().await),
+            match self.fitness.is_fit() || whereabouts.is_alone() {
+                true => drop(ask.tick().await),
+                false => sleep(ASK_FIRST_EVERY).await,
             }
             if whereabouts.knows_members() {
                 self.told.retain(|node, _| whereabouts.is_member(*node));
             }
             let others = whereabouts.others().into_iter();
             let others: Vec<_> = others.map(|(node, address)| (Some(node), address)).collect();
-            if whereabouts.is_alone() {
+            self.is_alone = whereabouts.is_alone();
+            if self.is_alone {
                 // The only member goes by its own clock, whatever others said when there were any.
                 self.log_clock.bear_out(None);
             }
@@ -168,24 +191,29 @@ impl Clocks {
         }
     }
 
-    /// Asks these nodes, until as many as are enough have told of their clocks, and says what comes of it.
-    /// Who has answered.
+    /// Asks these nodes, until as many as are enough have told of their clocks, and says what comes of it:
+    /// of the first that agrees with this node at once, where none has told before. Those that do not answer
+    /// then are asked again meanwhile. Who has answered.
     async fn ask(&mut self, nodes: Vec<(Option<NodeId>, String)>, enough: usize) -> Vec<Heard> {
         let mut answers: FuturesUnordered<_> = nodes
             .into_iter()
             .map(|(node, address)| {
                 let (peers, portrait) = (self.peers.clone(), self.portrait.clone());
-                async move {
-                    let asked = Instant::now();
-                    let call = v1::peer_call::Call::Greet(portrait.now());
-                    let answer = timeout(ASK_TIMEOUT, peers.call(&address, call, Bytes::new()));
-                    match answer.await {
-                        Ok(Ok((v1::peer_reply::Answer::Greeted(about), _))) => {
-                            Some((node, Heard { at: address, about }, asked))
+                let fitness = self.fitness.clone();
+                let asking = async move {
+                    loop {
+                        let asked = Instant::now();
+                        let call = v1::peer_call::Call::Greet(portrait.now());
+                        match peers.call(&address, call, Bytes::new()).await {
+                            Ok((v1::peer_reply::Answer::Greeted(about), _)) => {
+                                return Some((node, Heard { at: address, about }, asked));
+                            }
+                            _ if fitness.is_fit() => return None,
+                            _ => sleep(ASK_FIRST_EVERY).await,
                         }
-                        _ => None,
                     }
-                }
+                };
+                async { timeout(ASK_TIMEOUT, asking).await.ok().flatten() }
             })
             .collect();
         let mut noted = Vec::new();
@@ -196,10 +224,13 @@ impl Clocks {
                 && self.note(node, &heard.about, asked)
             {
                 noted.push(heard);
+                if !self.fitness.is_fit() {
+                    self.judge(false);
+                }
             }
         }
         drop(answers);
-        self.judge();
+        self.judge(true);
         noted
     }
 
@@ -221,7 +252,8 @@ impl Clocks {
         true
     }
 
-    fn judge(&self) {
+    /// Says what comes of what was told. `all_asked`: nobody is about to tell more.
+    fn judge(&self, all_asked: bool) {
         let (wall_us, elapsed_us) = (self.portrait.clock.now().0, self.log_clock.elapsed_us());
         let own_base_us = wall_us.saturating_sub(elapsed_us);
         let sample = |(&node, told): (&NodeId, &Told), base_us: i64| ClockSample {
@@ -251,15 +283,25 @@ impl Clocks {
         let borne_out_us = self.log_clock.borne_out_us();
         let borne_out_us = borne_out_us.map(|base_us| base_us.saturating_sub(own_base_us));
         let mut course = cluster_clock::steer(samples(), borne_out_us);
+        if !all_asked && course.doubt_us.is_some() {
+            // The next one may say who is right.
+            return;
+        }
         let must_not_lead = matches!(verdict, ClockVerdict::MustNotLead { .. });
         if self.planted.is(BuiltinBug::LoneClockFollowed) && !must_not_lead {
             course.set_us = Some(0);
         }
-        if let Some(beside_us) = course.set_us {
+        // What one has told is better than this node's own clock, also when that one is gone.
+        let goes_on = !course.is_known() && self.fitness.is_fit() && !self.is_alone;
+        if let Some(beside_us) = course.set_us.filter(|_| !goes_on) {
             self.log_clock.set(wall_us.saturating_add(beside_us));
         }
         let borne_out_us = course.borne_out_us;
         self.log_clock.bear_out(borne_out_us.map(|us| own_base_us.saturating_add(us)));
+        if course.is_known() {
+            // After it is set.
+            self.fitness.set(true);
+        }
         let mut may_be_us = Vec::new();
         if course.doubt_us.is_some() {
             let log_us = self.log_clock.now().0.saturating_sub(elapsed_us);

@@ -9,7 +9,7 @@ use railgun_cold::{Bucket, owner};
 use railgun_core::command::{CatalogCommand, ClusterSettings, NodeInfo};
 use railgun_log::Disk;
 use railgun_net::Endpoint;
-use railgun_raft::{BlockingPool, LeaderState, NoPeers, PeerNetwork};
+use railgun_raft::{BlockingPool, Fitness, LeaderState, NoPeers, PeerNetwork};
 use railgun_types::{ClusterUid, Limits, NodeId, NodeUid, ReplicaId, ShardId};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -80,7 +80,7 @@ pub(super) async fn start(
     let (node, cluster) = (member.node, member.cluster);
     let bucket = ground.bucket(spec.bucket, &member, &standing).await?;
 
-    let Surroundings { clock, clocks, listing, placements, peers, routing } =
+    let Surroundings { clock, clocks, fitness, listing, placements, peers, routing } =
         ground.surroundings(others.as_mut(), node, cluster).await;
     let registrar =
         Registrar { ca, entropy: Arc::clone(&ground.entropy), clock: Arc::clone(&clock) };
@@ -91,6 +91,7 @@ pub(super) async fn start(
         peers,
         is_alone,
         clock: Arc::clone(&clock),
+        fitness,
         pool: Arc::clone(&ground.pool),
         thresholds: ground.thresholds,
         planted: ground.planted,
@@ -397,12 +398,14 @@ impl Ground {
             planted: self.planted,
         };
         let (mut clock, mut standing) = (Arc::clone(&self.clock), None);
+        let mut fitness = Fitness::new(true);
         if let Some((clocks, whereabouts)) = clocks {
+            fitness = clocks.fitness();
             clock = clocks.log_clock();
             standing = Some(clocks.standing());
             self.spawn("the look at other clocks", clocks.run(whereabouts));
         }
-        Surroundings { clock, clocks: standing, listing, placements, peers, routing }
+        Surroundings { clock, clocks: standing, fitness, listing, placements, peers, routing }
     }
 
     fn serve_clients(
@@ -428,6 +431,8 @@ struct Surroundings {
     clock: Arc<dyn Clock>,
     /// What it is worth, of a node that has others beside it.
     clocks: Option<watch::Receiver<ClockStanding>>,
+    /// Whether that is known well enough to lead others.
+    fitness: Fitness,
     /// What the catalog says of the nodes.
     listing: watch::Sender<Listing>,
     placements: watch::Sender<Placements>,

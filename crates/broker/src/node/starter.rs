@@ -10,7 +10,7 @@ use railgun_core::command::ClusterSettings;
 use railgun_core::shard::{Restored, ShardState};
 use railgun_log::{Disk, ShardLog, Vote};
 use railgun_raft::{
-    Applied, BlockingPool, LeaderWatch, PeerNetwork, RaftShard, ShardSpec, StateMachine,
+    Applied, BlockingPool, Fitness, LeaderWatch, PeerNetwork, RaftShard, ShardSpec, StateMachine,
     UnappliedSink,
 };
 use railgun_types::{ClusterUid, EntryId, ReplicaId, ShardId};
@@ -44,6 +44,7 @@ pub(super) struct Starter {
     /// This node has no others beside it.
     pub(super) is_alone: bool,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) fitness: Fitness,
     pub(super) pool: Arc<dyn BlockingPool>,
     pub(super) thresholds: Thresholds,
     pub(super) planted: Planted,
@@ -208,6 +209,7 @@ impl Starter {
             unapplied: sink,
             pool: Arc::clone(&self.pool),
             peers: Arc::clone(&self.peers),
+            fitness: self.fitness.clone(),
         })
         .await?;
         match begin {

@@ -32,7 +32,7 @@ use crate::machine::{
 };
 use crate::runtime::Runtime;
 use crate::watch::{self, Sender};
-use crate::{Proposal, RaftShard, ShardSpec, Unapplied, seeded};
+use crate::{Fitness, Proposal, RaftShard, ShardSpec, Unapplied, seeded};
 
 /// What several tasks of a test know. Everything runs on one thread.
 struct Shared<T>(Sender<T>);
@@ -264,6 +264,7 @@ struct Running {
 struct Replica {
     disk: SimDisk,
     store: Store,
+    fitness: Fitness,
     running: Option<Running>,
 }
 
@@ -340,8 +341,18 @@ impl Cluster {
         cluster
     }
 
+    /// Whether all may lead others.
+    fn set_fit(&self, are_fit: bool) {
+        self.replicas.values().for_each(|replica| replica.fitness.set(are_fit));
+    }
+
     async fn add(&mut self, id: ReplicaId) {
-        let replica = Replica { disk: SimDisk::default(), store: Store::default(), running: None };
+        let replica = Replica {
+            disk: SimDisk::default(),
+            store: Store::default(),
+            fitness: Fitness::new(true),
+            running: None,
+        };
         self.replicas.insert(id, replica);
         self.start(id).await;
     }
@@ -378,6 +389,7 @@ impl Cluster {
             }),
             pool: Arc::new(Inline),
             peers: self.net.port(id),
+            fitness: replica.fitness.clone(),
         };
         let shard = RaftShard::start(spec).await.expect("started");
         self.net.join(id, shard.clone());

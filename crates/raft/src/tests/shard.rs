@@ -20,8 +20,8 @@ use crate::blocking_pool::BlockingThreads;
 use crate::machine::{Applied, ApplyError, ApplyItem, Snapshot, SnapshotError, StateMachine};
 use crate::shard::MACHINE_QUEUE;
 use crate::{
-    Companion, Failure, LeaderState, NoPeers, PROPOSALS_MAX, Proposal, ProposeError, RaftShard,
-    ShardSpec, ShardStopped, StartError, Unapplied,
+    Companion, Failure, Fitness, LeaderState, NoPeers, PROPOSALS_MAX, Proposal, ProposeError,
+    RaftShard, ShardSpec, ShardStopped, StartError, Unapplied,
 };
 
 /// Longer than anything here takes; not a measure of speed.
@@ -56,6 +56,7 @@ pub(super) fn spec(
         unapplied: Arc::new(move |unapplied| sink.try_send(unapplied).unwrap_or_default()),
         pool: Arc::new(BlockingThreads),
         peers: Arc::new(NoPeers),
+        fitness: Fitness::new(true),
     };
     (spec, unapplied)
 }

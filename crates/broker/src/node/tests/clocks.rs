@@ -100,6 +100,59 @@ async fn a_node_that_starts_with_a_wrong_clock_is_no_danger() {
     }
 }
 
+/// Nobody is there for so long that the first goes on without having been told anything; and then the second
+/// votes for it.
+#[tokio::test(start_paused = true)]
+async fn who_leads_before_another_has_told_its_clock_stamps_nothing() {
+    for later_ms in (3_000..4_200).step_by(200) {
+        let mut cluster = three().await;
+        for number in 1..=3 {
+            cluster.kill(number).await;
+        }
+        cluster.clocks[&1].store(YEAR, Relaxed);
+        let second = cluster.spec(2, 102);
+        let second = tokio::spawn(async move {
+            sleep(Duration::from_millis(later_ms)).await;
+            Broker::start(second).await
+        });
+        let first = timeout(PATIENCE, Broker::start(cluster.spec(1, 101))).await;
+        cluster.nodes[0] = Some(first.expect("it starts").unwrap());
+        cluster.publish(1, "s", b"as soon as there is a leader").await;
+        cluster.nodes[1] = Some(second.await.unwrap().unwrap());
+        log_time_is_right(&cluster, [1, 2]).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_in_which_nobody_else_votes_waits_for_no_clock() {
+    let mut cluster = Cluster::new(3);
+    let start = async |cluster: &mut Cluster, numbers: &[usize], life: u64| {
+        let specs = numbers.iter().map(|&number| {
+            let mut spec = cluster.spec(number, life + number as u64);
+            spec.cluster.as_mut().unwrap().replicas = 1;
+            Broker::start(spec)
+        });
+        let specs: Vec<_> = specs.collect();
+        let started = timeout(PATIENCE, futures::future::join_all(specs)).await;
+        for (number, broker) in numbers.iter().zip(started.expect("they start")) {
+            cluster.nodes[number - 1] = Some(broker.unwrap());
+        }
+    };
+    start(&mut cluster, &[1, 2, 3], 100).await;
+    let ensured = cluster.node(1).streams.ensure(wish("s", 1 << 20, EnsureMode::Warn)).await;
+    ensured.unwrap();
+    let shard = cluster.node(1).streams.resolve(&name("s")).await.unwrap().shard.id();
+    let owner = (1..=3).find(|number| cluster.node(*number).on_node.borrow().contains_key(&shard));
+    let owner = owner.expect("somebody has it");
+    for number in 1..=3 {
+        cluster.kill(number).await;
+    }
+    start(&mut cluster, &[owner], 200).await;
+    let on_node = cluster.node(owner).on_node.borrow();
+    let serves = |shard| on_node[&shard].raft.leader().state().serving;
+    assert!(serves(shard) && !serves(ShardId::CATALOG));
+}
+
 /// Publishes through both of two nodes; neither's log has a time that is still to come, nor does it stand
 /// still.
 async fn log_time_is_right(cluster: &Cluster, numbers: [usize; 2]) {

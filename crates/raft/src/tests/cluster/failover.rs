@@ -300,3 +300,33 @@ async fn the_lead_is_handed_over() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_is_not_fit_to_lead_others_serves_where_it_votes_alone() {
+    with_seed(31, async {
+        let mut cluster = Cluster::idle(31, 3).await;
+        cluster.set_fit(false);
+        let first = cluster.shard(id(1));
+        first.initialize(addresses(&cluster.ids())).await.expect("initialized");
+        let elected = until("an elected leader", || {
+            let leaders = cluster.ids().into_iter().map(|id| cluster.shard(id).leader().state());
+            let leaders: Vec<_> = leaders.map(|state| state.leader).collect();
+            leaders[0].filter(|_| leaders.iter().all(|leader| *leader == leaders[0]))
+        })
+        .await;
+        sleep(Duration::from_secs(5)).await;
+        assert_eq!(cluster.serving(), None);
+        assert!(cluster.shard(elected).metrics().applied.is_some(), "it commits all the same");
+        cluster.set_fit(true);
+        assert_eq!(cluster.leader().await, elected);
+        cluster.fill(3).await;
+        cluster.stop().await;
+
+        let mut alone = Cluster::idle(32, 1).await;
+        alone.set_fit(false);
+        alone.shard(id(1)).initialize_single().await.expect("running");
+        alone.fill(3).await;
+        alone.stop().await;
+    })
+    .await;
+}
