@@ -34,11 +34,6 @@ impl SimClock {
     pub(super) fn set_off(&self, us: i64) {
         self.offset_us.store(us, Ordering::Relaxed);
     }
-
-    /// Whether it tells another time than virtual time.
-    pub(super) fn is_off(&self) -> bool {
-        self.offset_us.load(Ordering::Relaxed) != 0
-    }
 }
 
 impl Clock for SimClock {

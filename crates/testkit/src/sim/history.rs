@@ -138,11 +138,6 @@ impl History {
         self.inner.with(|inner| inner.right_clock = Some(right));
     }
 
-    /// A node starts with a wrong clock: before another tells what its own is, it may lead by that.
-    pub(super) fn forget_log_time(&self) {
-        self.inner.with(|inner| inner.right_clock = None);
-    }
-
     /// The disk begins to fail.
     pub(super) fn disk_was_hurt(&self) {
         let now = self.trace.elapsed();

@@ -70,7 +70,7 @@ impl ClusterBug {
 }
 
 /// Bugs that a simulated cluster finds.
-pub const CLUSTER_BUGS: [ClusterBug; 22] = {
+pub const CLUSTER_BUGS: [ClusterBug; 23] = {
     use BrokerBug as Broker;
     use LogBug as Log;
     const fn log(
@@ -123,6 +123,7 @@ pub const CLUSTER_BUGS: [ClusterBug; 22] = {
         ),
         broker(Broker::AnsweredTwice, "relay answered twice", &["PQ-1", "PS-1"], &[]),
         broker(Broker::LoneClockFollowed, "lone clock followed", &["CL-6"], &[]),
+        broker(Broker::ClockNotAwaited, "clock not awaited", &["CL-6"], &[]),
         broker(Broker::CommitBeforePut, "commit of what was never uploaded", &["I2"], LOST),
         broker(Broker::HoleInManifest, "hole in a manifest", &["I1"], LOST),
         broker(Broker::GapBetweenTiers, "gap between the tiers", &["I7"], &["PS-1", "PS-5"]),

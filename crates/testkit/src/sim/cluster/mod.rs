@@ -243,9 +243,6 @@ impl ClusterWorld {
         for at in 0..self.members.len() {
             let (now, seed) = (self.trace.elapsed(), self.random.next());
             if self.members[at].start_if_due(now, seed) {
-                if self.members[at].node.clock.is_off() {
-                    self.history.forget_log_time();
-                }
                 self.note(at, format_args!("starts"));
                 self.lives += 1;
             }
