@@ -3,8 +3,9 @@
 //!
 //! ```text
 //! checkpoint = header │ its sections, each once, in the order of [`Section`]
-//! header     = magic "rgunckp\n" │ version u16: 1, or 2 NODES │ flags u16: 1 INDEX │ shard u32
-//!              │ cluster? u8 [16 bytes] │ applied? u8 [index u64 │ term u64] │ log time i64
+//! header     = magic "rgunckp\n" │ version u16: 2 │ flags u16: 1 INDEX │ shard u32
+//!              │ crc32c u32 over all before │ cluster? u8 [16 bytes]
+//!              │ applied? u8 [index u64 │ term u64] │ log time i64
 //!              │ membership: length v, bytes │ crc32c u32 over all before
 //! section    = tag u8 │ content bytes u64 │ content │ crc32c u32 over all of the section before
 //! ```
@@ -13,8 +14,8 @@
 //! begin with their length v, maps are lists in ascending order of their keys. There is one encoding
 //! of each value, so equal states are equal bytes.
 //!
-//! The catalog's has version 2 since it knows nodes. Version 1, without them, is read; a shard's is
-//! still written so.
+//! A header begins in this way in every version, up to the first checksum: what is damaged is never taken
+//! for what a newer release wrote.
 
 use std::fmt;
 
@@ -27,9 +28,9 @@ use railgun_types::{
 use crate::codec;
 
 const MAGIC: [u8; 8] = *b"rgunckp\n";
-const VERSION: u16 = 1;
-/// Of a catalog that knows nodes.
-const VERSION_NODES: u16 = 2;
+const VERSION: u16 = 2;
+/// The header up to its first checksum.
+const BEGIN_BYTES: usize = 16;
 const FLAG_INDEX: u16 = 1;
 /// Tag and length of a section.
 const SECTION_HEAD_BYTES: usize = 9;
@@ -84,7 +85,7 @@ pub enum CheckpointError {
     #[error("it is no checkpoint")]
     NotACheckpoint,
     /// A version this build does not know.
-    #[error("the checkpoint has the unknown version {version}: a newer release wrote it")]
+    #[error("the checkpoint has the unknown version {version}: another release wrote it")]
     UnknownVersion {
         /// Its version.
         version: u16,
@@ -157,7 +158,6 @@ pub(crate) struct Header<'a> {
     pub(crate) applied: Option<EntryId>,
     pub(crate) log_time: Timestamp,
     pub(crate) has_index: bool,
-    pub(crate) has_nodes: bool,
     /// Opaque: Raft's own, as of `applied`.
     pub(crate) membership: &'a [u8],
 }
@@ -166,9 +166,10 @@ impl<'a> Header<'a> {
     fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(80 + self.membership.len());
         out.put_slice(&MAGIC);
-        out.put_u16_le(if self.has_nodes { VERSION_NODES } else { VERSION });
+        out.put_u16_le(VERSION);
         out.put_u16_le(if self.has_index { FLAG_INDEX } else { 0 });
         out.put_u32_le(self.shard.0);
+        out.put_u32_le(crc32c(&out));
         codec::put_option(&mut out, self.cluster, |out, cluster| out.put_slice(&cluster.0));
         codec::put_option(&mut out, self.applied, |out, applied| {
             out.put_u64_le(applied.index);
@@ -190,34 +191,28 @@ impl<'a> Header<'a> {
         }
         cursor.take(MAGIC.len()).map_err(truncated)?;
         let version = cursor.u16().map_err(truncated)?;
-        // What a shard's second version says after its shard is not known here.
-        let mut fields = cursor.clone();
-        let shard = fields.u16().and_then(|_flags| fields.u32()).map(ShardId);
-        let is_known = match version {
-            VERSION => true,
-            VERSION_NODES => shard.map_err(truncated)? == ShardId::CATALOG,
-            _ => false,
-        };
-        if !is_known {
+        let flags = cursor.u16().map_err(truncated)?;
+        let shard = ShardId(cursor.u32().map_err(truncated)?);
+        if cursor.u32().map_err(truncated)? != crc32c(&whole[..BEGIN_BYTES]) {
+            return Err(CheckpointError::Checksum { section: SECTION });
+        }
+        if version != VERSION {
             return Err(CheckpointError::UnknownVersion { version });
         }
         // Read before it is known to be sound: only to find the checksum.
         let fields = |cursor: &mut ByteCursor<'a>| {
-            let flags = cursor.u16()?;
-            let header = Self {
-                shard: ShardId(cursor.u32()?),
+            Ok(Self {
+                shard,
                 cluster: codec::option(cursor, ByteCursor::array)?.map(ClusterUid),
                 applied: codec::option(cursor, |cursor| {
                     Ok(EntryId { index: cursor.u64()?, term: cursor.u64()? })
                 })?,
                 log_time: Timestamp(cursor.i64()?),
                 has_index: flags & FLAG_INDEX != 0,
-                has_nodes: version == VERSION_NODES,
                 membership: cursor.sized()?,
-            };
-            Ok((header, flags))
+            })
         };
-        let (header, flags) = fields(cursor).map_err(truncated)?;
+        let header = fields(cursor).map_err(truncated)?;
         let summed = whole.len() - cursor.remaining();
         if cursor.u32().map_err(truncated)? != crc32c(&whole[..summed]) {
             return Err(CheckpointError::Checksum { section: SECTION });
@@ -232,8 +227,7 @@ impl<'a> Header<'a> {
     fn sections(&self) -> impl Iterator<Item = Section> + use<> {
         use Section::{Index, Manifest, ManifestLog, Names, Nodes, Offload, Producers, Streams};
         let sections: &[_] = match (self.shard == ShardId::CATALOG, self.has_index) {
-            (true, _) if self.has_nodes => &[Names, Nodes],
-            (true, _) => &[Names],
+            (true, _) => &[Names, Nodes],
             (false, false) => &[Streams, Producers, Manifest, ManifestLog, Offload],
             (false, true) => &[Streams, Producers, Manifest, ManifestLog, Offload, Index],
         };

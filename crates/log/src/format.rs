@@ -30,7 +30,8 @@
 //! | … | 0 or 4 | zero, so that H is a multiple of 8 |
 //! | H−4 | 4 | CRC of the bytes before |
 //!
-//! Absent values are zeros. The term runs cover the entries above last purged; of more
+//! Magic, version, header length and CRC are where they are in every version: a header that is damaged is
+//! not taken for that of another one. Absent values are zeros. The term runs cover the entries above last purged; of more
 //! than 4,096 runs the oldest are left out.
 //!
 //! # Write batch

@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use railgun_types::{ClusterUid, ShardId, crc32c};
 
-use super::{CheckpointError, CheckpointReader, Section};
+use super::{BEGIN_BYTES, CheckpointError, CheckpointReader, Section};
 
 const SECTION_HEAD_BYTES: usize = 9;
 
@@ -21,7 +21,8 @@ pub(crate) fn check(whole: &[u8], read: impl Fn(&[u8]) -> Result<Vec<u8>, Checkp
     for at in 0..whole.len() {
         for mask in [0x01, 0x10, 0x80, 0xff] {
             damaged[at] = whole[at] ^ mask;
-            assert!(read(&damaged).is_err(), "byte {at} changed by {mask:#x}");
+            let error = read(&damaged).expect_err("changed");
+            assert!(error.is_damage(), "byte {at} changed by {mask:#x}: {error}");
         }
         damaged[at] = whole[at];
     }
@@ -104,7 +105,9 @@ fn split(whole: &[u8]) -> (Bytes, Vec<(u8, Bytes)>) {
 
 fn join(header: &[u8], sections: &[(u8, Bytes)]) -> Vec<u8> {
     let mut out = header.to_vec();
-    out.put_u32_le(crc32c(header));
+    let begin = crc32c(&out[..BEGIN_BYTES]);
+    out[BEGIN_BYTES..BEGIN_BYTES + 4].copy_from_slice(&begin.to_le_bytes());
+    out.put_u32_le(crc32c(&out));
     for (tag, content) in sections {
         let mut section = BytesMut::new();
         section.put_u8(*tag);

@@ -123,7 +123,6 @@ impl ShardState {
             applied: *applied,
             log_time: *log_time,
             has_index: with_index,
-            has_nodes: false,
             membership,
         });
         writer.section(Section::Streams, |out| put_list(out, streams.iter(), put_stream));

@@ -115,15 +115,9 @@ impl FileHeader {
         if magic != Some(FILE_MAGIC) {
             return Err(HeaderError::Damaged("no log file header"));
         }
-        let version = parse.u16().unwrap_or(0);
-        if version != VERSION {
-            return Err(HeaderError::Version(version));
-        }
-        let length = {
-            parse.u16();
-            parse.u32()
-        }
-        .unwrap_or(0) as usize;
+        // Version and flags.
+        parse.u32();
+        let length = parse.u32().unwrap_or(0) as usize;
         if !(FIXED_BYTES + 8..=HEADER_BYTES_MAX).contains(&length) || !length.is_multiple_of(8) {
             return Err(HeaderError::Damaged("impossible header length"));
         }
@@ -137,7 +131,12 @@ impl FileHeader {
         if crc32c::crc32c(summed) != u32::from_le_bytes(*crc) {
             return Err(damaged("file header checksum does not match"));
         }
-        Self::parse(summed).ok_or(damaged("impossible file header"))
+        let mut parse = Parse(summed);
+        parse.array::<8>();
+        match parse.u16() {
+            Some(VERSION) => Self::parse(summed).ok_or(damaged("impossible file header")),
+            version => Err(HeaderError::Version(version.unwrap_or(0))),
+        }
     }
 
     fn parse(summed: &[u8]) -> Option<Self> {

@@ -349,7 +349,7 @@ fn judge(
 ) -> Result<(), String> {
     let rig = match Rig::open(disk, options.clone()) {
         Ok(rig) => rig,
-        Err(OpenError::Rot { .. } | OpenError::Version { .. }) => {
+        Err(OpenError::Rot { .. }) => {
             flips.rot += 1;
             return Ok(());
         }

@@ -151,6 +151,15 @@ fn options_and_versions_are_checked() {
     let path = Rig::new(&disk, small()).log.files()[0].path.clone();
     assert!(disk.flip(&path, 8, 1));
     let opened = Rig::open(&disk, small());
+    assert!(matches!(opened, Err(OpenError::Rot { position: 0, .. })), "{opened:?}");
+    // Now its checksum says so, too.
+    let bytes = disk.contents(&path).expect("is there");
+    let end = u32::from_le_bytes(bytes[12..16].try_into().expect("four")) as usize;
+    let (header, sum) = bytes[..end].split_last_chunk::<4>().expect("a checksum");
+    for (at, (now, then)) in crc32c::crc32c(header).to_le_bytes().iter().zip(sum).enumerate() {
+        disk.flip(&path, end - 4 + at, now ^ then);
+    }
+    let opened = Rig::open(&disk, small());
     assert!(matches!(opened, Err(OpenError::Version { found: 2, known: 3, .. })), "{opened:?}");
 }
 

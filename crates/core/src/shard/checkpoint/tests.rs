@@ -271,8 +271,12 @@ fn another_owner_is_named() {
 fn what_is_not_understood_is_named() {
     assert_eq!(decode(b"PAR1 and so on"), Err(CheckpointError::NotACheckpoint));
     let mut newer = encode(&rich(), false);
-    newer[8] = 2;
-    assert_eq!(decode(&newer), Err(CheckpointError::UnknownVersion { version: 2 }));
+    newer[8] = 3;
+    let error = decode(&newer);
+    assert!(error.is_err_and(|error| error.is_damage()), "its checksum is of another version");
+    let sum = railgun_types::crc32c(&newer[..16]);
+    newer[16..20].copy_from_slice(&sum.to_le_bytes());
+    assert_eq!(decode(&newer), Err(CheckpointError::UnknownVersion { version: 3 }));
     let mut rotten = encode(&rich(), false);
     let at = rotten.len() / 2;
     rotten[at] ^= 1;
@@ -384,7 +388,7 @@ fn the_format_is_fixed() {
     // When that was written, a deleted stream kept the time of its last record.
     state.streams.get_mut(&uid(3)).expect("a tombstone").last_ts = Timestamp(START);
     let bytes = encode(&state, true);
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/checkpoint-shard-v1.bin");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/checkpoint-shard-v2.bin");
     if std::env::var_os("REGENERATE_GOLDEN").is_some() {
         std::fs::write(path, &bytes).expect("it can be written");
     }
