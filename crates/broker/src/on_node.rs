@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures::FutureExt;
 use railgun_log::ShardLog;
-use railgun_raft::RaftShard;
+use railgun_raft::{Failure, RaftShard};
 use railgun_types::{ReplicaId, ShardId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -49,6 +50,12 @@ pub(crate) enum Owner {
 }
 
 impl LocalReplica {
+    /// Why it has died, if it has for a log that is damaged, though others may have what it lacks.
+    pub(crate) fn death_by_damage(&self) -> Option<Failure> {
+        let is_damaged = self.data().is_some() && self.log.damaged().is_some();
+        is_damaged.then(|| self.raft.failure().now_or_never()).flatten()
+    }
+
     pub(crate) fn data(&self) -> Option<&ShardOnNode> {
         match &self.owner {
             Owner::Data(shard) => Some(shard),

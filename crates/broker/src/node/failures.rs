@@ -7,6 +7,7 @@ use railgun_raft::Failure;
 
 use super::{Broker, NodeFailure};
 use crate::cluster_bucket;
+use crate::on_node::LocalReplica;
 use crate::peers::IdentityRefused;
 
 /// How often logs and checkpoints are asked whether their disk has failed: a log that fails while
@@ -31,20 +32,28 @@ impl Broker {
         }
     }
 
+    /// Of a replica whose place no other takes (see `Keeper::stop_dead`).
     async fn replica_failed(&self) -> Failure {
+        let has_others = self.clocks.is_some();
+        let failure = async |replica: &LocalReplica| {
+            let failure = replica.raft.failure().await;
+            match has_others && replica.death_by_damage().is_some() {
+                true => std::future::pending().await,
+                false => failure,
+            }
+        };
         let mut on_node = self.on_node.clone();
         loop {
             let replicas = on_node.borrow_and_update().clone();
-            let failures = replicas.values().map(|replica| Box::pin(replica.raft.failure()));
-            let failures: Vec<_> = failures.collect();
+            let failures: Vec<_> =
+                replicas.values().map(|replica| Box::pin(failure(replica))).collect();
             tokio::select! {
                 biased;
                 (failure, ..) = futures::future::select_all(failures) => return failure,
                 changed = on_node.changed() => {
                     if changed.is_err() {
                         // No further ones come; those that are there may still fail.
-                        let failures =
-                            replicas.values().map(|replica| Box::pin(replica.raft.failure()));
+                        let failures = replicas.values().map(|replica| Box::pin(failure(replica)));
                         return futures::future::select_all(failures).await.0;
                     }
                 }

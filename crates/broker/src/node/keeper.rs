@@ -67,6 +67,8 @@ pub(super) struct Keeper {
     pub(super) drained_since: Option<Instant>,
     /// Replicas that do not start, or are damaged and stay.
     pub(super) setbacks: Setbacks,
+    /// Replicas that have died of a damaged log, and how.
+    pub(super) dead: BTreeMap<ShardId, (ReplicaId, String)>,
 }
 
 /// What came of starting replicas.
@@ -129,6 +131,7 @@ impl Keeper {
         if is_now {
             self.stop_unplaced(&view).await;
         }
+        self.stop_dead().await;
         let started = self.start_placed(&settings, &view, is_now).await;
         started.shards.iter().for_each(|shard| self.uploads.begin(shard));
         self.replace_damaged(&view).await;
@@ -268,6 +271,22 @@ impl Keeper {
         }
     }
 
+    /// Stops replicas that have died because their logs are damaged: a leader that was just elected may need
+    /// an entry to find out where its followers are. The others elect, and another takes its place; this
+    /// node's other shards have nothing to do with it.
+    async fn stop_dead(&mut self) {
+        if self.starter.is_alone {
+            return;
+        }
+        let on_node = self.starter.on_node.borrow().clone();
+        for (&shard, local) in on_node.iter() {
+            if let Some(failure) = local.death_by_damage() {
+                self.dead.insert(shard, (local.replica, failure.to_string()));
+                self.starter.stop(shard).await;
+            }
+        }
+    }
+
     /// Starts what is to be on this node and is not: a replica that has begun here by any view, another only
     /// if the view is what the catalog says now. What cannot be started because its log is lost gets another
     /// replica in its place.
@@ -290,7 +309,15 @@ impl Keeper {
             }
             let begin = self.begin(placement, replica, view);
             let here = (shard, replica);
-            match self.starter.shard(here, settings, begin).await {
+            let started = match self.dead.get(&shard).filter(|(dead, _)| *dead == replica) {
+                // What it was damaged at need not be read at a start.
+                Some((_, reason)) => {
+                    let reason = reason.clone();
+                    Err(StartError::DamagedLog { shard, replica, reason })
+                }
+                None => self.starter.shard(here, settings, begin).await,
+            };
+            match started {
                 Ok(started) => {
                     tracing::info!(%shard, %replica, "replica started");
                     self.setbacks.clear(shard);

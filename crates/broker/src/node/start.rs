@@ -1,5 +1,6 @@
 //! Starts a node in stages, each of which has what those before it have made.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -169,6 +170,7 @@ pub(super) async fn start(
         clock,
         drained_since: None,
         setbacks: Setbacks::default(),
+        dead: BTreeMap::new(),
     };
     keeper.start_all(&settings).await?;
     let on_node = ground.on_node.subscribe();

@@ -149,6 +149,32 @@ async fn a_follower_gets_from_another_leader_what_is_damaged_with_the_first() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_is_elected_and_cannot_read_its_log_dies_without_its_node() {
+    let (mut cluster, shard) = with_records().await;
+    let behind = leader(&cluster, 1, shard).await % 3 + 1;
+    cluster.kill(behind).await;
+    let up = behind % 3 + 1;
+    publish(&cluster, up, RECORDS..2 * RECORDS).await;
+    for other in (1..=3).filter(|other| *other != behind) {
+        restart(&mut cluster, other).await;
+    }
+    let whole = leader(&cluster, up, shard).await;
+    let damaged = 6 - behind - whole;
+    rot(&cluster, damaged, shard, RECORDS + ROTTEN);
+    // Only the damaged one can be elected then, and must send the other what it cannot read.
+    cluster.kill(whole).await;
+    cluster.start(&[behind]).await;
+    let failed = timeout(Duration::from_secs(20), cluster.node(damaged).failed()).await;
+    assert!(failed.is_err(), "the node ended: {failed:?}");
+    assert_ne!(incarnation(&cluster, damaged, shard), Some(1), "it has died");
+    cluster.start(&[whole]).await;
+    cluster.votes_again(damaged, shard, 2).await;
+    for number in 1..=3 {
+        assert_eq!(cluster.read(number, "s").await, values(2 * RECORDS), "node {number}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn damage_that_is_found_when_a_node_applies_its_log_again_is_mended_likewise() {
     let (mut cluster, shard) = with_records().await;
     // So that the damage is not in the newest file, which is read at each start.
