@@ -598,6 +598,10 @@ impl ClusterWorld {
             if member.hurt.is_some() || self.lost == Some(at) || is_full(at) {
                 member.disk_ill_at = Some(now);
             }
+            if member.hurt.is_some() {
+                // What is to fail may do so long after that was settled.
+                self.history.disk_was_hurt();
+            }
         }
         self.history.bucket_is_ill(self.bucket.weather() != Weather::Fair);
         self.history.node_is_ill(is_ill);
