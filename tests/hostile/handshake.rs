@@ -180,6 +180,7 @@ async fn without_the_token_nothing_is_served() {
         listen: Box::new(|| Endpoint::bind(ListenSpec::new(([127, 0, 0, 1], 0).into(), tls))),
         address: "127.0.0.1".to_owned(),
         tokens: vec![TokenHash::of("open sesame")],
+        admin_tokens: Vec::new(),
         hot_bytes_max: 1 << 30,
         shards: 1,
         max_time_to_cold: Duration::from_secs(600),
