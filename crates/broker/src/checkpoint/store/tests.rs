@@ -117,12 +117,12 @@ fn a_checkpoint_for_somebody_else_is_not_taken_for_a_damaged_one() {
         store.write(id(index), &[index.to_string().into()]).expect("written");
     }
     let read = |bytes: &[u8]| match bytes {
-        b"5" => Err(CheckpointError::UnknownVersion { version: 2 }),
+        b"5" => Err(CheckpointError::UnknownVersion { version: 3 }),
         other => Ok(other.to_vec()),
     };
     let error = store.newest(read).expect_err("an older release cannot go on with it");
     assert!(matches!(error, NewestError::Foreign { .. }), "{error}");
-    assert!(error.to_string().contains("a newer release wrote it"), "{error}");
+    assert!(error.to_string().contains("another release wrote it"), "{error}");
     assert_eq!(indexes(&store), [3, 5]);
 }
 
