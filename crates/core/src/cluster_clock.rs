@@ -89,41 +89,48 @@ impl Course {
 }
 
 /// Steers the clock that stamps logs, which others bore out last at `borne_out_us`. The median of three
-/// clocks rules; what one other agrees with is borne out, too. Of two that differ one is wrong, so our wall
-/// clock is followed as far as a small step from what was borne out, and beyond goes for nothing. A node
-/// that has just started goes by what the other one's log has; where there is nothing to go by, the earlier
-/// clock is taken: a log whose time stands still goes on when the others are back, and what is stamped
-/// too late stays so for ever.
+/// clocks rules if another one of them agrees with it; what one other agrees with is borne out, too. Of clocks
+/// that all differ nobody knows which are wrong (two of three are where one was set right and another goes
+/// wrong before the first has told), so our wall clock is followed as far as a small step from what was borne
+/// out, and beyond goes for nothing. A node that has just started goes by what the others' logs have; where
+/// there is nothing to go by, the earliest clock is taken: a log whose time stands still goes on when the others
+/// are back, and what is stamped too late stays so for ever.
 #[must_use]
 pub fn steer(samples: impl IntoIterator<Item = ClockSample>, borne_out_us: Option<i64>) -> Course {
     let fresh = youngest(samples);
     let followed = Course { set_us: Some(0), borne_out_us: Some(0), doubt_us: None };
-    let mut others = fresh.values();
-    match (others.next(), others.next(), borne_out_us) {
-        (Some(_), Some(_), _) => {
-            let beside_us = off_us(fresh.into_values()).saturating_neg();
-            let set_us = Some(if is_near(beside_us) { 0 } else { beside_us });
-            Course { set_us, borne_out_us: Some(beside_us), doubt_us: None }
-        }
-        (Some(one), None, _) if is_near(least_offset(one)) => followed,
-        (_, _, Some(at_us)) if is_near(at_us) => Course { borne_out_us, ..followed },
-        (_, _, Some(at_us)) => {
+    let beside_us = off_us(fresh.values().copied()).saturating_neg();
+    let agree = fresh.values().map(least_offset).chain([0]);
+    let agree = agree.filter(|us| is_near(us.saturating_sub(beside_us))).count();
+    if fresh.len() > 1 && agree > 1 {
+        let set_us = Some(if is_near(beside_us) { 0 } else { beside_us });
+        return Course { set_us, borne_out_us: Some(beside_us), doubt_us: None };
+    }
+    let earliest_us = fresh.values().map(least_offset).min();
+    match (earliest_us, borne_out_us) {
+        (Some(one_us), _) if fresh.len() == 1 && is_near(one_us) => followed,
+        (_, Some(at_us)) if is_near(at_us) => Course { borne_out_us, ..followed },
+        (_, Some(at_us)) => {
             Course { set_us: None, borne_out_us, doubt_us: Some(at_us.saturating_neg()) }
         }
-        (Some(one), _, None) => match one.log_offset_us {
-            Some(at_us) if is_near(at_us) => followed,
-            Some(at_us) => Course {
-                set_us: Some(at_us),
-                borne_out_us: Some(at_us),
-                doubt_us: Some(at_us.saturating_neg()),
-            },
-            None => Course {
-                set_us: Some(least_offset(one).min(0)),
-                borne_out_us: None,
-                doubt_us: Some(least_offset(one).saturating_neg()),
-            },
-        },
-        (None, _, None) => Course { borne_out_us: None, ..followed },
+        (Some(earliest_us), None) => {
+            let mut logs: Vec<_> = fresh.values().filter_map(|it| it.log_offset_us).collect();
+            logs.sort_unstable();
+            match logs.get(logs.len().saturating_sub(1) / 2) {
+                Some(at_us) if is_near(*at_us) => followed,
+                Some(&at_us) => Course {
+                    set_us: Some(at_us),
+                    borne_out_us: Some(at_us),
+                    doubt_us: Some(at_us.saturating_neg()),
+                },
+                None => Course {
+                    set_us: Some(earliest_us.min(0)),
+                    borne_out_us: None,
+                    doubt_us: Some(earliest_us.saturating_neg()),
+                },
+            }
+        }
+        (None, None) => Course { borne_out_us: None, ..followed },
     }
 }
 
@@ -210,6 +217,23 @@ mod tests {
         }
         let stale = ClockSample { age_us: SAMPLE_AGE_US_MAX + 1, ..third };
         assert_eq!(steer([one(YEAR, None), stale], Some(-YEAR)), jumped);
+    }
+
+    #[test]
+    fn of_clocks_that_all_differ_none_is_followed() {
+        let all = |own: ClockSample, other_us: i64| {
+            [own, ClockSample { node: NodeId(3), offset_us: other_us, ..own }]
+        };
+        for samples in [all(one(YEAR, None), 3 * YEAR), all(one(-YEAR, None), YEAR)] {
+            assert_eq!(steer(samples, Some(0)), course(Some(0), Some(0), None), "ours stays");
+            let by_itself = course(None, Some(2 * YEAR), Some(-2 * YEAR));
+            assert_eq!(steer(samples, Some(2 * YEAR)), by_itself, "ours has jumped, too");
+        }
+        let told = all(one(YEAR, Some(SECOND)), 3 * YEAR);
+        assert_eq!(steer(told, None), course(Some(0), Some(0), None), "their logs agree with it");
+        let told = all(one(YEAR, None), -3 * YEAR);
+        let earliest = course(Some(-3 * YEAR), None, Some(3 * YEAR));
+        assert_eq!(steer(told, None), earliest, "none of them knows");
     }
 
     #[test]
