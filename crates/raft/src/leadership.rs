@@ -223,6 +223,7 @@ mod tests {
         assert_eq!(watch.changed().now_or_never(), Some(Ok(watch.state())));
         assert_eq!(watch.serving().now_or_never(), Some(Err(ShardStopped)));
     }
+
     #[test]
     fn of_several_voters_only_a_fit_one_serves() {
         let own = ReplicaId(1);

@@ -91,6 +91,20 @@ async fn restart(cluster: &mut Cluster, number: usize) {
     sleep(Duration::from_secs(15)).await;
 }
 
+/// A stream of which one node, which is down, lacks the second half, while the others have it in files only;
+/// with its shard, and that node.
+async fn with_one_behind() -> (Cluster, ShardId, usize) {
+    let (mut cluster, shard) = with_records().await;
+    let behind = leader(&cluster, 1, shard).await % 3 + 1;
+    cluster.kill(behind).await;
+    let up = behind % 3 + 1;
+    publish(&cluster, up, RECORDS..2 * RECORDS).await;
+    for other in (1..=3).filter(|other| *other != behind) {
+        restart(&mut cluster, other).await;
+    }
+    (cluster, shard, behind)
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_reader_goes_on_with_another_replica_and_the_damaged_one_is_replaced_by_itself() {
     let (mut cluster, shard) = with_records().await;
@@ -128,14 +142,8 @@ async fn a_damaged_leader_gives_the_lead_away_and_is_replaced() {
 
 #[tokio::test(start_paused = true)]
 async fn a_follower_gets_from_another_leader_what_is_damaged_with_the_first() {
-    let (mut cluster, shard) = with_records().await;
-    let behind = leader(&cluster, 1, shard).await % 3 + 1;
-    cluster.kill(behind).await;
+    let (mut cluster, shard, behind) = with_one_behind().await;
     let up = behind % 3 + 1;
-    publish(&cluster, up, RECORDS..2 * RECORDS).await;
-    for other in (1..=3).filter(|other| *other != behind) {
-        restart(&mut cluster, other).await;
-    }
     publish(&cluster, up, 2 * RECORDS..2 * RECORDS + 1).await;
     let damaged = leader(&cluster, up, shard).await;
     rot(&cluster, damaged, shard, RECORDS + ROTTEN);
@@ -150,14 +158,8 @@ async fn a_follower_gets_from_another_leader_what_is_damaged_with_the_first() {
 
 #[tokio::test(start_paused = true)]
 async fn who_is_elected_and_cannot_read_its_log_dies_without_its_node() {
-    let (mut cluster, shard) = with_records().await;
-    let behind = leader(&cluster, 1, shard).await % 3 + 1;
-    cluster.kill(behind).await;
+    let (mut cluster, shard, behind) = with_one_behind().await;
     let up = behind % 3 + 1;
-    publish(&cluster, up, RECORDS..2 * RECORDS).await;
-    for other in (1..=3).filter(|other| *other != behind) {
-        restart(&mut cluster, other).await;
-    }
     let whole = leader(&cluster, up, shard).await;
     let damaged = 6 - behind - whole;
     rot(&cluster, damaged, shard, RECORDS + ROTTEN);
