@@ -323,11 +323,8 @@ impl World {
 
     /// When the bucket goes away for minutes, if it does in this run.
     fn draw_outage(&mut self) -> Option<Duration> {
-        let third = self.duration / 3;
-        (self.seed % OUTAGE_EVERY == OUTAGE_AT).then(|| {
-            let us = self.random.within(0..third.as_micros() as u64 + 1);
-            third + Duration::from_micros(us)
-        })
+        let is_to_be = self.seed % OUTAGE_EVERY == OUTAGE_AT;
+        is_to_be.then(|| in_middle_third(self.duration, &mut self.random))
     }
 
     /// The bucket is away for minutes while the node runs, and only mild things happen besides, so that it
@@ -528,6 +525,12 @@ impl World {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
+}
+
+/// A time in the middle of a run.
+pub(super) fn in_middle_third(duration: Duration, random: &mut Random) -> Duration {
+    let third = duration / 3;
+    third + Duration::from_micros(random.within(0..third.as_micros() as u64 + 1))
 }
 
 /// Whether everybody goes on for a while in the end.

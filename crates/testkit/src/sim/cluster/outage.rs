@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::super::bucket::Weather;
+use super::super::world::in_middle_third;
 use super::ClusterWorld;
 use super::faults::Fault;
 
@@ -13,11 +14,7 @@ const AT: u64 = 5;
 impl ClusterWorld {
     /// When the bucket goes away for minutes, if it does in this run.
     pub(super) fn draw_outage(&mut self) -> Option<Duration> {
-        let third = self.duration / 3;
-        (self.seed % EVERY == AT).then(|| {
-            let us = self.random.within(0..third.as_micros() as u64 + 1);
-            third + Duration::from_micros(us)
-        })
+        (self.seed % EVERY == AT).then(|| in_middle_third(self.duration, &mut self.random))
     }
 
     /// Nobody's patience lasts until the bucket is back. Whatever else befalls a cluster does meanwhile.
