@@ -10,7 +10,10 @@ pub const ALARM_US: u64 = 2_000_000;
 /// Beyond this far from the median a node does not lead, in µs.
 pub const MUST_NOT_LEAD_US: u64 = 10_000_000;
 /// A sample older than this says nothing any more, in µs: a clock may have been set meanwhile.
-pub const SAMPLE_AGE_US_MAX: u64 = 30_000_000;
+pub const SAMPLE_AGE_US_MAX: u64 = 5_000_000;
+/// For how long clocks must agree on a time far from what was borne out last until they are believed, in µs.
+/// Longer than a sample counts: what a clock showed before it was set right bears out nobody.
+pub const AGREED_US_MIN: u64 = 2 * SAMPLE_AGE_US_MAX;
 
 /// What a node was told of another one's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +81,8 @@ pub struct Course {
     pub borne_out_us: Option<i64>,
     /// Our wall clock less what is rather right, where nobody can say which is.
     pub doubt_us: Option<i64>,
+    /// Clocks agree on a time far from what was borne out last, and are not believed yet.
+    pub is_far: bool,
 }
 
 impl Course {
@@ -89,29 +94,36 @@ impl Course {
 }
 
 /// Steers the clock that stamps logs, which others bore out last at `borne_out_us`. The median of three
-/// clocks rules if another one of them agrees with it; what one other agrees with is borne out, too. Of clocks
-/// that all differ nobody knows which are wrong (two of three are where one was set right and another goes
-/// wrong before the first has told), so our wall clock is followed as far as a small step from what was borne
-/// out, and beyond goes for nothing. A node that has just started goes by what the others' logs have; where
-/// there is nothing to go by, the earliest clock is taken: a log whose time stands still goes on when the others
-/// are back, and what is stamped too late stays so for ever.
+/// clocks rules if another one of them agrees with it; what one other agrees with is borne out, too. Where that is
+/// far from what was borne out before, it counts only once it has been so for [`AGREED_US_MIN`] (`far_for_us`:
+/// for how long [`Course::is_far`] has been true without a break). Of clocks that all differ nobody knows which
+/// are wrong (two of three are where one was set right and another goes wrong before the first has told), so our
+/// wall clock is followed as far as a small step from what was borne out, and beyond goes for nothing. A node that
+/// has just started goes by what the others' logs have; where there is nothing to go by, the earliest clock is
+/// taken: a log whose time stands still goes on when the others are back, and what is stamped too late stays so
+/// for ever.
 #[must_use]
-pub fn steer(samples: impl IntoIterator<Item = ClockSample>, borne_out_us: Option<i64>) -> Course {
+pub fn steer(
+    samples: impl IntoIterator<Item = ClockSample>,
+    borne_out_us: Option<i64>,
+    far_for_us: u64,
+) -> Course {
     let fresh = youngest(samples);
-    let followed = Course { set_us: Some(0), borne_out_us: Some(0), doubt_us: None };
-    let beside_us = off_us(fresh.values().copied()).saturating_neg();
-    let agree = fresh.values().map(least_offset).chain([0]);
-    let agree = agree.filter(|us| is_near(us.saturating_sub(beside_us))).count();
-    if fresh.len() > 1 && agree > 1 {
-        let set_us = Some(if is_near(beside_us) { 0 } else { beside_us });
-        return Course { set_us, borne_out_us: Some(beside_us), doubt_us: None };
+    let followed = Course { set_us: Some(0), borne_out_us: Some(0), doubt_us: None, is_far: false };
+    let agreed_us = agreed_us(&fresh);
+    let is_far = agreed_us
+        .zip(borne_out_us)
+        .is_some_and(|(agreed_us, at_us)| !is_near(agreed_us.saturating_sub(at_us)));
+    if let Some(agreed_us) = agreed_us.filter(|_| !is_far || far_for_us >= AGREED_US_MIN) {
+        let set_us = Some(if is_near(agreed_us) { 0 } else { agreed_us });
+        return Course { set_us, borne_out_us: Some(agreed_us), ..followed };
     }
     let earliest_us = fresh.values().map(least_offset).min();
     match (earliest_us, borne_out_us) {
-        (Some(one_us), _) if fresh.len() == 1 && is_near(one_us) => followed,
-        (_, Some(at_us)) if is_near(at_us) => Course { borne_out_us, ..followed },
+        (_, Some(at_us)) if is_near(at_us) => Course { borne_out_us, is_far, ..followed },
         (_, Some(at_us)) => {
-            Course { set_us: None, borne_out_us, doubt_us: Some(at_us.saturating_neg()) }
+            let doubt_us = Some(at_us.saturating_neg());
+            Course { set_us: None, borne_out_us, doubt_us, is_far }
         }
         (Some(earliest_us), None) => {
             let mut logs: Vec<_> = fresh.values().filter_map(|it| it.log_offset_us).collect();
@@ -122,16 +134,26 @@ pub fn steer(samples: impl IntoIterator<Item = ClockSample>, borne_out_us: Optio
                     set_us: Some(at_us),
                     borne_out_us: Some(at_us),
                     doubt_us: Some(at_us.saturating_neg()),
+                    is_far,
                 },
                 None => Course {
                     set_us: Some(earliest_us.min(0)),
                     borne_out_us: None,
                     doubt_us: Some(earliest_us.saturating_neg()),
+                    is_far,
                 },
             }
         }
         (None, None) => Course { borne_out_us: None, ..followed },
     }
+}
+
+/// What two clocks or more agree on, less our wall clock: the median of three and more, and of two both.
+fn agreed_us(fresh: &BTreeMap<NodeId, ClockSample>) -> Option<i64> {
+    let offsets = || fresh.values().map(least_offset).chain([0]);
+    let median_us = off_us(fresh.values().copied()).saturating_neg();
+    let agree = offsets().filter(|us| is_near(us.saturating_sub(median_us))).count();
+    (agree > 1).then_some(median_us)
 }
 
 fn is_near(offset_us: i64) -> bool {
@@ -186,7 +208,12 @@ mod tests {
     }
 
     fn course(set_us: Option<i64>, borne_out_us: Option<i64>, doubt_us: Option<i64>) -> Course {
-        Course { set_us, borne_out_us, doubt_us }
+        Course { set_us, borne_out_us, doubt_us, is_far: false }
+    }
+
+    /// Where clocks that agree on another time have not done so for long.
+    fn steer<const N: usize>(samples: [ClockSample; N], borne_out_us: Option<i64>) -> Course {
+        super::steer(samples, borne_out_us, AGREED_US_MIN - 1)
     }
 
     #[test]
@@ -195,25 +222,28 @@ mod tests {
         let far = ClockSample { offset_us: -YEAR, ..third };
         // With three clocks the median rules, whatever was before.
         for before in [None, Some(0), Some(YEAR)] {
-            assert_eq!(steer([one(-YEAR, None), third], before), course(Some(0), Some(0), None));
+            let steer = |samples: &[ClockSample]| {
+                super::steer(samples.iter().copied(), before, AGREED_US_MIN)
+            };
+            assert_eq!(steer(&[one(-YEAR, None), third]), course(Some(0), Some(0), None));
             let ours_is_ahead = course(Some(-YEAR), Some(-YEAR), None);
-            assert_eq!(steer([one(-YEAR, None), far], before), ours_is_ahead);
+            assert_eq!(steer(&[one(-YEAR, None), far]), ours_is_ahead);
             let small = 9 * SECOND;
             let slightly = [one(small, None), ClockSample { offset_us: small, ..third }];
-            assert_eq!(steer(slightly, before), course(Some(0), Some(small), None));
+            assert_eq!(steer(&slightly), course(Some(0), Some(small), None));
             // One that agrees is as good.
-            assert_eq!(steer([one(small, None)], before), course(Some(0), Some(0), None));
+            assert_eq!(steer(&[one(small, None)]), course(Some(0), Some(0), None));
         }
         // Of two that differ nobody knows which is right: small steps, and no large one.
         let near = course(Some(0), Some(10 * SECOND), None);
         let jumped = course(None, Some(-YEAR), Some(YEAR));
         for samples in [&[][..], &[one(YEAR, None)], &[one(-YEAR, Some(-YEAR))]] {
-            assert_eq!(steer(samples.to_vec(), Some(10 * SECOND)), near);
-            assert_eq!(steer(samples.to_vec(), Some(-YEAR)), jumped);
-            assert_eq!(
-                steer(samples.to_vec(), Some(10 * SECOND + 1)),
-                course(None, Some(10 * SECOND + 1), Some(-10 * SECOND - 1)),
-            );
+            let steer =
+                |before_us| super::steer(samples.iter().copied(), Some(before_us), AGREED_US_MIN);
+            assert_eq!(steer(10 * SECOND), near);
+            assert_eq!(steer(-YEAR), jumped);
+            let beyond = course(None, Some(10 * SECOND + 1), Some(-10 * SECOND - 1));
+            assert_eq!(steer(10 * SECOND + 1), beyond);
         }
         let stale = ClockSample { age_us: SAMPLE_AGE_US_MAX + 1, ..third };
         assert_eq!(steer([one(YEAR, None), stale], Some(-YEAR)), jumped);
@@ -234,6 +264,24 @@ mod tests {
         let told = all(one(YEAR, None), -3 * YEAR);
         let earliest = course(Some(-3 * YEAR), None, Some(3 * YEAR));
         assert_eq!(steer(told, None), earliest, "none of them knows");
+    }
+
+    #[test]
+    fn clocks_that_agree_on_another_time_are_believed_after_a_while() {
+        let not_yet = |course: Course| Course { is_far: true, ..course };
+        // The other one's clock was as far ahead, has been set right, and has not told yet.
+        let jumped = not_yet(course(None, Some(-YEAR), Some(YEAR)));
+        assert_eq!(steer([one(0, None)], Some(-YEAR)), jumped);
+        let third = ClockSample { node: NodeId(3), ..one(-2 * YEAR, None) };
+        assert_eq!(steer([one(0, None), third], Some(-YEAR)), jumped);
+        // The two others' were.
+        let others = [one(YEAR, None), ClockSample { offset_us: YEAR, ..third }];
+        let ours = not_yet(course(Some(0), Some(SECOND), None));
+        assert_eq!(steer(others, Some(SECOND)), ours);
+        let after_all = super::steer(others, Some(SECOND), AGREED_US_MIN);
+        assert_eq!(after_all, course(Some(YEAR), Some(YEAR), None));
+        // They agree with what was before.
+        assert_eq!(steer(others, Some(YEAR)), course(Some(YEAR), Some(YEAR), None));
     }
 
     #[test]

@@ -98,6 +98,8 @@ pub(super) struct Clocks {
     is_alone: bool,
     planted: Planted,
     told: BTreeMap<NodeId, Told>,
+    /// Since when the clocks agree on a time that is not believed yet.
+    far_since: Option<Instant>,
     standing: watch::Sender<ClockStanding>,
 }
 
@@ -123,6 +125,7 @@ impl Clocks {
             is_alone,
             planted,
             told,
+            far_since: None,
             standing,
         }
     }
@@ -253,7 +256,7 @@ impl Clocks {
     }
 
     /// Says what comes of what was told. `all_asked`: nobody is about to tell more.
-    fn judge(&self, all_asked: bool) {
+    fn judge(&mut self, all_asked: bool) {
         let (wall_us, elapsed_us) = (self.portrait.clock.now().0, self.log_clock.elapsed_us());
         let own_base_us = wall_us.saturating_sub(elapsed_us);
         let sample = |(&node, told): (&NodeId, &Told), base_us: i64| ClockSample {
@@ -282,7 +285,9 @@ impl Clocks {
         let unfit = unfit.map(|(node, _)| *node).collect();
         let borne_out_us = self.log_clock.borne_out_us();
         let borne_out_us = borne_out_us.map(|base_us| base_us.saturating_sub(own_base_us));
-        let mut course = cluster_clock::steer(samples(), borne_out_us);
+        let far_for = self.far_since.map_or(Duration::ZERO, |since| since.elapsed());
+        let far_for_us = u64::try_from(far_for.as_micros()).unwrap_or(u64::MAX);
+        let mut course = cluster_clock::steer(samples(), borne_out_us, far_for_us);
         if !all_asked && course.doubt_us.is_some() {
             // The next one may say who is right.
             return;
@@ -319,6 +324,7 @@ impl Clocks {
             *known = standing;
             changes
         });
+        self.far_since = course.is_far.then(|| self.far_since.unwrap_or_else(Instant::now));
     }
 }
 
