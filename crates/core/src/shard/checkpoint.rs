@@ -47,7 +47,7 @@ use super::offload::{Attempt, Floor, HotRange, PlannedObject, PlannedRange};
 use super::orphans::{ORPHANS_MAX, Orphan};
 use super::outcome::{DIFF_BYTES_MIN, diff, put_diff};
 use super::producers::{Producer, ProducerKey, Producers, StoredResult};
-use super::stream::ChangedBy;
+use super::stream::{CHANGES_PER_STREAM, Change};
 use super::{HotIndex, SEGMENT_BYTES_MIN, ShardState, Stream, Waiting};
 use crate::checkpoint::{CheckpointError, CheckpointReader, CheckpointWriter, Header, Section};
 use crate::codec::{self, list, map, narrow, put_list, put_varints};
@@ -56,13 +56,10 @@ use crate::manifest::{
     StreamManifest,
 };
 
-/// What is said of a stream.
-const DELETED: u8 = 1;
-const CHANGED_BY: u8 = 2;
-
 /// Fewest bytes of each item of a list.
 mod bytes_min {
-    pub(super) const STREAM: usize = 43;
+    pub(super) const STREAM: usize = 44;
+    pub(super) const CHANGE: usize = 18;
     pub(super) const RANGE: usize = 13;
     pub(super) const PRODUCER: usize = 43;
     pub(super) const RESULT: usize = 4;
@@ -243,7 +240,7 @@ fn put_stream(out: &mut BytesMut, (uid, stream): (&StreamUid, &Stream)) {
         name,
         spec,
         revision,
-        changed_by,
+        changes,
         created,
         deleted,
         next,
@@ -261,17 +258,20 @@ fn put_stream(out: &mut BytesMut, (uid, stream): (&StreamUid, &Stream)) {
     codec::put_text(out, owner);
     put_varint(out, *revision);
     out.put_i64_le(created.0);
-    let flag = |is_set, flag| if is_set { flag } else { 0 };
-    out.put_u8(flag(*deleted, DELETED) | flag(changed_by.is_some(), CHANGED_BY));
+    codec::put_bool(out, *deleted);
     put_varint(out, next.0);
     out.put_i64_le(last_ts.0);
     put_varint(out, *record_bytes);
     codec::put_option(out, open.as_ref(), put_range);
     put_list(out, closed.iter(), put_range);
-    if let Some(ChangedBy { request, diff }) = changed_by {
-        out.put_slice(&request.0);
-        codec::put_option(out, diff.as_ref(), |out, diff| put_list(out, diff.iter(), put_diff));
-    }
+    put_list(out, changes.iter(), put_change);
+}
+
+fn put_change(out: &mut BytesMut, change: &Change) {
+    let Change { request, revision, diff } = change;
+    out.put_slice(&request.0);
+    put_varint(out, *revision);
+    codec::put_option(out, diff.as_ref(), |out, diff| put_list(out, diff.iter(), put_diff));
 }
 
 fn stream(cursor: &mut ByteCursor<'_>) -> Result<(StreamUid, Stream), Malformed> {
@@ -283,30 +283,34 @@ fn stream(cursor: &mut ByteCursor<'_>) -> Result<(StreamUid, Stream), Malformed>
         owner: codec::text(cursor)?,
     };
     let (revision, created) = (cursor.varint()?, Timestamp(cursor.i64()?));
-    let flags = cursor.u8()?;
-    if flags & !(DELETED | CHANGED_BY) != 0 {
-        return Err(Malformed);
-    }
     let stream = Stream {
         name,
         spec,
         revision,
         created,
-        deleted: flags & DELETED != 0,
+        deleted: codec::bool(cursor)?,
         next: Offset(cursor.varint()?),
         last_ts: Timestamp(cursor.i64()?),
         record_bytes: cursor.varint()?,
         index: HotIndex::default(),
         open: codec::option(cursor, range)?,
         closed: list(cursor, bytes_min::RANGE, range)?,
-        changed_by: (flags & CHANGED_BY != 0).then(|| changed_by(cursor)).transpose()?,
+        changes: list(cursor, bytes_min::CHANGE, change)?.into(),
     };
+    let (mut changes, revision) = (stream.changes.iter(), stream.revision);
+    if stream.changes.len() > CHANGES_PER_STREAM || changes.any(|it| it.revision > revision) {
+        return Err(Malformed);
+    }
     Ok((uid, stream))
 }
 
-fn changed_by(cursor: &mut ByteCursor<'_>) -> Result<ChangedBy, Malformed> {
+fn change(cursor: &mut ByteCursor<'_>) -> Result<Change, Malformed> {
     let diffs = |cursor: &mut ByteCursor<'_>| list(cursor, DIFF_BYTES_MIN, diff);
-    Ok(ChangedBy { request: RequestId(cursor.array()?), diff: codec::option(cursor, diffs)? })
+    Ok(Change {
+        request: RequestId(cursor.array()?),
+        revision: cursor.varint()?,
+        diff: codec::option(cursor, diffs)?,
+    })
 }
 
 fn put_range(out: &mut BytesMut, range: &HotRange) {

@@ -1,5 +1,6 @@
 //! One persistent stream as its shard knows it.
 
+use std::collections::VecDeque;
 use std::collections::btree_map::Entry;
 
 use railgun_types::limits::TOMBSTONES_PER_SHARD;
@@ -13,6 +14,9 @@ use super::{HotIndex, IndexPoint, ShardState, Waiting};
 use crate::command::EnsureStream;
 use crate::manifest::StreamManifest;
 
+/// Of each stream this many changes are remembered with the requests that asked for them (EN-6).
+pub(super) const CHANGES_PER_STREAM: usize = 16;
+
 /// See the module. A deleted stream stays as a tombstone for a while: whoever comes late must not make
 /// it again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,8 +24,8 @@ pub struct Stream {
     pub(super) name: StreamName,
     pub(super) spec: StreamSpec,
     pub(super) revision: u64,
-    /// The request that made this revision, if it said which it was.
-    pub(super) changed_by: Option<ChangedBy>,
+    /// The last changes whose requests said which they were, the oldest first.
+    pub(super) changes: VecDeque<Change>,
     pub(super) created: Timestamp,
     pub(super) deleted: bool,
     pub(super) next: Offset,
@@ -32,10 +36,12 @@ pub struct Stream {
     pub(super) closed: Vec<HotRange>,
 }
 
-/// A request that made a stream what it is.
+/// What a request made of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ChangedBy {
+pub(super) struct Change {
     pub(super) request: RequestId,
+    /// The stream's since then.
+    pub(super) revision: u64,
     /// What it changed; `None`: it created the stream.
     pub(super) diff: Option<Vec<FieldDiff>>,
 }
@@ -172,7 +178,7 @@ impl Stream {
             name,
             spec,
             revision: 1,
-            changed_by: None,
+            changes: VecDeque::new(),
             created,
             deleted: false,
             next: Offset(0),
@@ -182,6 +188,16 @@ impl Stream {
             open: None,
             closed: Vec::new(),
         }
+    }
+
+    /// Remembers what `request` made of it: its creation, or changes of these fields.
+    fn note_change(&mut self, request: Option<RequestId>, diff: Option<&[FieldDiff]>) {
+        let Some(request) = request else { return };
+        if self.changes.len() == CHANGES_PER_STREAM {
+            self.changes.pop_front();
+        }
+        let (revision, diff) = (self.revision, diff.map(<[FieldDiff]>::to_vec));
+        self.changes.push_back(Change { request, revision, diff });
     }
 
     pub(super) fn is_deleted(&self) -> bool {
@@ -266,8 +282,7 @@ impl ShardState {
         let diff = ensure.patch.diff(&stream.spec);
         ensure.patch.apply_to(&mut stream.spec);
         stream.revision += 1;
-        let by = |request| ChangedBy { request, diff: Some(diff.clone()) };
-        stream.changed_by = ensure.request.map(by);
+        stream.note_change(ensure.request, Some(&diff));
         Ok(Ensured::Updated { revision: stream.revision, diff })
     }
 
@@ -281,12 +296,14 @@ impl ShardState {
             return Some(Err(EnsureRefused::Deleted));
         }
         let actual = stream.revision;
-        // A repeat is told what the first one was, whose own change is not in its way (EN-6).
-        let is_repeat = |by: &&ChangedBy| Some(by.request) == ensure.request;
-        if let Some(by) = stream.changed_by.as_ref().filter(is_repeat) {
-            return Some(Ok(match &by.diff {
+        // A repeat is told what the first one was, whose own change is not in its way, and takes back
+        // nothing that was changed since (EN-6).
+        let mut changes = stream.changes.iter();
+        if let Some(first) = changes.find(|change| Some(change.request) == ensure.request) {
+            let (revision, diff) = (first.revision, first.diff.clone());
+            return Some(Ok(match diff {
                 None => Ensured::Created,
-                Some(diff) => Ensured::Updated { revision: actual, diff: diff.clone() },
+                Some(diff) => Ensured::Updated { revision, diff },
             }));
         }
         if ensure.if_revision.is_some_and(|wanted| wanted != actual) {
@@ -319,7 +336,7 @@ impl ShardState {
             return Err(EnsureRefused::Kind);
         }
         let mut stream = Stream::new(ensure.name.clone(), spec, self.log_time);
-        stream.changed_by = ensure.request.map(|request| ChangedBy { request, diff: None });
+        stream.note_change(ensure.request, None);
         let manifest = StreamManifest {
             name: ensure.name.clone(),
             created: self.log_time,
@@ -349,7 +366,7 @@ impl ShardState {
             return false;
         }
         stream.deleted = true;
-        stream.changed_by = None;
+        stream.changes = VecDeque::new();
         stream.last_ts = self.log_time;
         stream.index = HotIndex::default();
         if let Some(open) = stream.open.take() {

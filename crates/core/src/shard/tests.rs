@@ -6,6 +6,7 @@ use railgun_types::batch::{BatchBuilder, RecordBatch, RecordDraft};
 use railgun_types::limits::TOMBSTONES_PER_SHARD;
 use railgun_types::{EnsureMode, SpecPatch, StreamName};
 
+use super::stream::CHANGES_PER_STREAM;
 use super::*;
 use crate::command::{
     AppendMode, CommittedPart, EnsureStream, ExpectedNext, ObjectCommit, ProducerSequence,
@@ -349,16 +350,29 @@ fn a_request_that_is_repeated_is_not_in_its_own_way() {
     assert!(matches!(&updated, Ok(Ensured::Updated { revision: 2, diff }) if diff.len() == 1));
     assert_eq!(ensure(Some(3), "b", 1), updated);
     assert_eq!(ensure(Some(3), "b", 1), updated);
-    // Of each stream the last change is known.
-    assert_eq!(ensure(Some(1), "a", 0), conflict(2));
+    // It comes late, by way of a server that was silent: it takes nothing back.
+    assert_eq!(ensure(Some(1), "a", 0), Ok(Ensured::Created));
     // One that changes nothing, or is refused, takes nobody's place.
     assert_eq!(ensure(Some(4), "b", 2), Ok(Ensured::Unchanged { revision: 2 }));
     assert_eq!(ensure(Some(5), "c", 9), conflict(2));
     assert_eq!(ensure(Some(3), "b", 1), updated);
     // Who does not say which request it is has made the last change all the same.
     assert!(matches!(ensure(None, "c", 2), Ok(Ensured::Updated { revision: 3, .. })));
-    assert_eq!(ensure(Some(3), "b", 1), conflict(3));
+    assert_eq!(ensure(Some(3), "b", 1), updated);
     assert_eq!(ensure(None, "c", 2), conflict(3));
+    // Of each stream so many changes are known.
+    let last = CHANGES_PER_STREAM as u8 + 5;
+    for (request, revision) in (6..=last).zip(3..) {
+        let owner = request.to_string();
+        assert!(matches!(ensure(Some(request), &owner, revision), Ok(Ensured::Updated { .. })));
+    }
+    let present = 3 + CHANGES_PER_STREAM as u64;
+    assert_eq!(ensure(Some(3), "b", 1), conflict(present), "forgotten");
+    assert!(matches!(ensure(Some(6), "6", 3), Ok(Ensured::Updated { revision: 4, .. })));
+    assert_eq!(
+        ensure(Some(last + 1), &last.to_string(), present),
+        Ok(Ensured::Unchanged { revision: present })
+    );
 }
 
 #[test]

@@ -1,10 +1,11 @@
+use std::collections::VecDeque;
 use std::sync::LazyLock;
 
 use proptest::prelude::*;
 use railgun_types::batch::{BatchBuilder, RecordBatch, RecordDraft};
 use railgun_types::{EnsureMode, EntryId, RequestId, SpecPatch, StreamName};
 
-use super::super::stream::ChangedBy;
+use super::super::stream::{CHANGES_PER_STREAM, Change};
 use super::*;
 use crate::checkpoint::damage;
 use crate::command::{
@@ -117,13 +118,17 @@ fn richer() -> ShardState {
     let owned = SpecPatch { owner: Some("eu".to_owned()), ..SpecPatch::default() };
     shard.apply(ensure_by(1, 4, SpecPatch::default(), EnsureMode::Warn));
     shard.apply(ensure_by(2, 1, owned.clone(), EnsureMode::Overwrite));
+    shard.apply(ensure_by(7, 4, owned.clone(), EnsureMode::Overwrite));
     shard.apply(ensure_by(3, 5, SpecPatch::default(), EnsureMode::Warn));
     shard.apply(CommandBody::Stream(StreamCommand::Delete { stream: uid(5) }));
     let state = shard.state;
-    let by = |stream: u8| state.streams[&uid(stream)].changed_by.clone();
-    assert_eq!(by(4), Some(ChangedBy { request: RequestId([1; 16]), diff: None }));
-    assert_eq!(by(1).map(|by| by.diff.map(|diff| diff.len())), Some(Some(1)));
-    assert_eq!(by(5), None, "nobody asks a tombstone");
+    let changes = |stream: u8| {
+        let changes = state.streams[&uid(stream)].changes.iter();
+        changes.map(|it| (it.request.0[0], it.revision, it.diff.as_ref().map(Vec::len)))
+    };
+    assert_eq!(changes(4).collect::<Vec<_>>(), [(1, 1, None), (7, 2, Some(1))]);
+    assert_eq!(changes(1).collect::<Vec<_>>(), [(2, 3, Some(1))]);
+    assert_eq!(changes(5).count(), 0, "nobody asks a tombstone");
     state
 }
 
@@ -372,14 +377,30 @@ fn an_index_that_does_not_fit_its_stream_is_refused() {
 
 #[test]
 fn what_changed_a_stream_is_written_behind_it() {
-    let (mut plain, request) = (richer(), RequestId([2; 16]));
-    plain.streams.get_mut(&uid(1)).expect("there").changed_by = None;
-    plain.streams.get_mut(&uid(4)).expect("there").changed_by = None;
+    let mut plain = richer();
+    plain.streams.values_mut().for_each(|stream| stream.changes.clear());
     let added = encode(&richer(), false).len() - encode(&plain, false).len();
-    // Flags hold whether it is there. One created: an id, and no. One updated: an id, yes, how many
-    // fields, and of one its path, both values and its class.
-    let texts: usize = ["owner", "ops", "eu"].iter().map(|text| 1 + text.len()).sum();
-    assert_eq!(added, 2 * request.0.len() + 1 + 1 + 1 + texts + 1);
+    // Each is an id and a revision. One that created: and no. Two that updated: yes, how many fields, and of
+    // one its path, both values and its class.
+    let texts = |texts: [&str; 3]| texts.iter().map(|text| 1 + text.len()).sum::<usize>();
+    let diffs = texts(["owner", "ops", "eu"]) + texts(["owner", "", "eu"]) + 2;
+    assert_eq!(added, 3 * 17 + 1 + 2 * 2 + diffs);
+}
+
+#[test]
+fn changes_that_cannot_have_been_are_refused() {
+    let refused = |change: fn(&mut VecDeque<Change>)| {
+        let mut state = richer();
+        change(&mut state.streams.get_mut(&uid(4)).expect("there").changes);
+        let bytes = encode(&state, true);
+        let section = Section::Streams;
+        assert_eq!(decode(&bytes), Err(CheckpointError::Malformed { section }));
+    };
+    refused(|changes| changes[1].revision = 3);
+    refused(|changes| {
+        let first = changes[0].clone();
+        changes.resize(CHANGES_PER_STREAM + 1, first);
+    });
 }
 
 #[test]
