@@ -429,6 +429,11 @@ fn describe_shard(
         told(shard, heard).map(|it| (ReplicaId(it.replica), it)).collect();
     let best = best(shard, heard);
     let learners = best.iter().flat_map(|best| &best.learners).copied().map(ReplicaId);
+    let learners: BTreeSet<ReplicaId> = learners.collect();
+    // A node that is alone tells nobody that its shards are as placed.
+    let is_as_placed = best.is_some()
+        && voters == placement.voters.iter().copied().collect()
+        && learners == placement.learners.iter().copied().collect();
     let all: BTreeSet<ReplicaId> = (voters.iter().copied())
         .chain(learners)
         .chain(placement.members())
@@ -454,7 +459,7 @@ fn describe_shard(
     v1::ClusterShard {
         shard: shard.0,
         placement_version: placement.version,
-        settled: placement.is_settled(),
+        settled: placement.is_settled() || is_as_placed,
         leader: leader.map_or(0, |leader| leader.0),
         term: best.map_or(0, |best| best.term),
         voters_wanted: voters_wanted as u32,
@@ -563,6 +568,19 @@ mod tests {
         assert!(shard.has_majority);
         assert_eq!(shard.leader, 0, "an election is under way");
         assert_eq!(describe_shard(SHARD, &placement(&[1]), 1, &Heard::new()).leader, 0);
+    }
+
+    #[test]
+    fn what_is_as_placed_is_not_moving_though_nobody_has_told_the_catalog() {
+        let mut placement = Placement { settled: 0, ..placement(&[1]) };
+        let settled = |placement: &Placement, heard: &Heard| {
+            describe_shard(SHARD, placement, 1, heard).settled
+        };
+        let heard = Heard::from([sees(1, 2, 1, &[1])]);
+        assert!(settled(&placement, &heard));
+        assert!(!settled(&placement, &Heard::new()));
+        placement.learners = vec![replica(2)];
+        assert!(!settled(&placement, &heard));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Opening a log: which files there are, where the log ends, and what it says.
 
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -46,6 +47,13 @@ pub struct TornTail {
     pub position: u64,
     /// What it lacks.
     pub what: &'static str,
+}
+
+impl fmt::Display for TornTail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { file, position, what } = self;
+        write!(f, "{} was cut at byte {position}: {what}", file.display())
+    }
 }
 
 /// A log file whose header was read.

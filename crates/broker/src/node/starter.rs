@@ -8,7 +8,7 @@ use railgun_core::catalog::{Catalog, RestoredCatalog};
 use railgun_core::checkpoint::{self, CheckpointError};
 use railgun_core::command::ClusterSettings;
 use railgun_core::shard::{Restored, ShardState};
-use railgun_log::{Disk, ShardLog, Vote};
+use railgun_log::{Disk, RecoveryReport, ShardLog, Vote};
 use railgun_raft::{
     Applied, BlockingPool, Fitness, LeaderWatch, PeerNetwork, RaftShard, ShardSpec, StateMachine,
     UnappliedSink,
@@ -117,7 +117,9 @@ impl Starter {
         options.incarnation = replica.incarnation().into();
         let opened = self.log.opener.open_shard(&dir, options);
         let (log, report) = opened.map_err(|source| StartError::OpenLog { shard, source })?;
-        tracing::info!(%shard, ?report, "log opened");
+        let RecoveryReport { created, files, scanned, torn, incarnation: _ } = report;
+        let torn = torn.map(tracing::field::display);
+        tracing::info!(%shard, %replica, created, files, scanned, torn, "log opened");
         if self.is_alone {
             return Ok(log);
         }
