@@ -26,7 +26,7 @@ const NO_BUCKET: &str = "no bucket";
 /// How likely each is, what it is counted under, and what it is.
 type Kind = (u64, &'static str, fn(Dice<'_>) -> Fault);
 
-const KINDS: [Kind; 27] = [
+const KINDS: [Kind; 28] = [
     (10, "crash", |dice| Fault::Crash {
         node: dice.node,
         told: dice.random.percent(50),
@@ -37,7 +37,11 @@ const KINDS: [Kind; 27] = [
         syncs: dice.random.within(0..5),
         down: dice.down,
     }),
-    (3, "power cut of all", |mut dice| Fault::PowerCut { down: dice.each_down() }),
+    (3, "power cut of all", |mut dice| Fault::PowerCut { down: dice.each_down(), clock: None }),
+    (3, "power cut that sets a clock", |mut dice| Fault::PowerCut {
+        down: dice.each_down(),
+        clock: Some((dice.node, a_year(dice.random))),
+    }),
     (5, "power cut of all before a sync", |mut dice| Fault::PowerCutAtSync {
         syncs: dice.random.within(0..3),
         down: dice.each_down(),
@@ -110,7 +114,7 @@ const KINDS: [Kind; 27] = [
         Fault::Clock { node: dice.node, us: if dice.random.percent(50) { us } else { -us } }
     }),
     (5, "clock jump while one is away", |mut dice| {
-        let us = if dice.random.percent(50) { YEAR_US } else { -YEAR_US };
+        let us = a_year(dice.random);
         let starts_anew = dice.random.percent(70);
         let least = if starts_anew { 10_000 } else { 40_000 };
         let down = Duration::from_millis(dice.random.within(least..least + 10_000));
@@ -172,8 +176,9 @@ pub(super) enum Fault {
     Crash { node: At, told: bool, down: Duration },
     /// The same when a batch is written to a log and not yet synced, after so many that were.
     CrashAtSync { node: At, syncs: u64, down: Duration },
-    /// All machines lose power, and come back one after the other.
-    PowerCut { down: [Duration; 3] },
+    /// All machines lose power, and come back one after the other, with a clock that is this much off, in µs,
+    /// where one has lost the time.
+    PowerCut { down: [Duration; 3], clock: Option<(At, i64)> },
     /// Each machine loses power when a batch is written to one of its logs and not yet synced, after so
     /// many that were: what is acked then and not synced is gone from most disks.
     PowerCutAtSync { syncs: u64, down: [Duration; 3] },
@@ -265,6 +270,11 @@ impl Fault {
         let (time, down) = (some_ms(random, 12_000), some_ms(random, 8_000));
         (name, make(Dice { node, time, down, random }))
     }
+}
+
+/// As much as a clock is off that has lost its time, in µs: ahead or behind.
+fn a_year(random: &mut Random) -> i64 {
+    if random.percent(50) { YEAR_US } else { -YEAR_US }
 }
 
 fn some_ms(random: &mut Random, most: u64) -> Duration {

@@ -435,7 +435,7 @@ impl ClusterWorld {
                     self.crash_at_sync(node, syncs, down);
                 }
             }
-            Fault::PowerCut { down } => {
+            Fault::PowerCut { down, clock } => {
                 for (node, down) in down.into_iter().enumerate() {
                     let plan = self.draw_plan();
                     self.crash(node, HostCrash::Silent, &plan, now + down).await;
@@ -443,6 +443,9 @@ impl ClusterWorld {
                 self.checker.check().await;
                 for at in 0..self.members.len() {
                     self.checker.check_verdict(at, &mut self.random);
+                }
+                if let Some((node, us)) = clock {
+                    self.set_only_clock(node, us);
                 }
             }
             Fault::Restart { node, drain } => self.members[node].stop(drain),
@@ -501,10 +504,7 @@ impl ClusterWorld {
             Fault::ReplacedNode { node, down, removed } => {
                 is_done = self.replace_node(node, down, removed).await;
             }
-            Fault::Clock { node, us } => {
-                self.members.iter().for_each(|member| member.node.clock.set_off(0));
-                self.members[node].node.clock.set_off(us);
-            }
+            Fault::Clock { node, us } => self.set_only_clock(node, us),
             Fault::LoneClock { node, other, us, down, starts_anew } => {
                 let plan = self.draw_end();
                 self.crash(node, HostCrash::Told, &plan, now + down).await;
@@ -513,8 +513,7 @@ impl ClusterWorld {
                     let back_at = now + Duration::from_millis(ms);
                     self.crash(other, HostCrash::Told, &plan, back_at).await;
                 }
-                self.members.iter().for_each(|member| member.node.clock.set_off(0));
-                self.members[other].node.clock.set_off(us);
+                self.set_only_clock(other, us);
             }
             // The operator counts these when they are done.
             Fault::Transfer { shard, node } => {
@@ -531,6 +530,12 @@ impl ClusterWorld {
             self.trace.count_fault(name);
         }
         self.tell_health();
+    }
+
+    /// Sets this node's clock wrong, and those of the others right.
+    fn set_only_clock(&self, node: At, us: i64) {
+        self.members.iter().for_each(|member| member.node.clock.set_off(0));
+        self.members[node].node.clock.set_off(us);
     }
 
     fn crash_at_sync(&mut self, at: At, syncs: u64, down: Duration) {
