@@ -15,7 +15,58 @@ use crate::catalog::ClusterView;
 use crate::cluster_admin::ask_replicas;
 use crate::on_node::LocalReplica;
 
+/// A replica that has died of its damaged log.
+#[derive(Clone, Debug)]
+pub(super) struct Dead {
+    pub(super) replica: ReplicaId,
+    /// An entry that cannot be read.
+    pub(super) entry: u64,
+    /// What it knew to be committed.
+    pub(super) committed: Option<u64>,
+    pub(super) reason: String,
+}
+
 impl Keeper {
+    /// Stops replicas that have died because their logs are damaged: a leader that was just elected may need
+    /// an entry to find out where its followers are. The others elect, and another takes its place as soon as
+    /// they can do without it; until then it is started again. This node's other shards have nothing to do
+    /// with it.
+    pub(super) async fn stop_dead(&mut self, view: &ClusterView) {
+        if self.starter.is_alone {
+            return;
+        }
+        let on_node = self.starter.on_node.borrow().clone();
+        for (&shard, local) in on_node.iter() {
+            let Some(failure) = local.death_by_damage() else { continue };
+            let log = local.log.clone();
+            // It may have been the way from the disk.
+            let damage = run_on(&*self.starter.pool, move || log.check_damaged()).await;
+            let entry = local.log.damaged().filter(|_| !matches!(damage, Ok(None)));
+            let (replica, reason) = (local.replica, failure.to_string());
+            let committed = local.raft.metrics().committed.map(|id| id.index);
+            self.starter.stop(shard).await;
+            if let Some(placement) = view.placements.get(&shard) {
+                self.setbacks.note(shard, placement, reason.clone(), Instant::now());
+            }
+            match entry {
+                Some(entry) => {
+                    drop(self.dead.insert(shard, Dead { replica, entry, committed, reason }));
+                }
+                None => drop(self.dead.remove(&shard)),
+            }
+        }
+    }
+
+    /// Reads what a replica that was started again has died of: it is damaged from now on, not only when it
+    /// needs that entry.
+    pub(super) async fn look_at_damage(&self, shard: ShardId, dead: &Dead) {
+        let local = self.routing.on_node.borrow().get(&shard).cloned();
+        let Some((log, entry)) = local.map(|local| (local.log.clone(), dead.entry)) else { return };
+        let read = move || drop(log.read(entry, entry + 1, 1));
+        // The node stops where it is not.
+        run_on(&*self.starter.pool, read).await.ok();
+    }
+
     /// Has replicas of this node that are damaged replaced. A lead is given away before
     /// ([`Self::move_leads`]).
     pub(super) async fn replace_damaged(&mut self, view: &ClusterView) {
@@ -41,7 +92,9 @@ impl Keeper {
                 continue;
             };
             let replica = local.replica;
-            let stays = if self.others_suffice(shard, local, placement, view).await {
+            let committed = local.raft.metrics().committed.map(|id| id.index);
+            let here = (shard, replica);
+            let stays = if self.others_suffice(here, committed, placement, view).await {
                 let placed = self.place_another(shard, replica, placement).await;
                 placed.err().map(|error| format!("no other is placed: {error}"))
             } else {
@@ -80,15 +133,14 @@ impl Keeper {
 
     /// Whether the others are a majority by themselves, all of them answer, and each has everything that is
     /// known to be committed here.
-    async fn others_suffice(
+    pub(super) async fn others_suffice(
         &self,
-        shard: ShardId,
-        local: &LocalReplica,
+        (shard, replica): (ShardId, ReplicaId),
+        committed: Option<u64>,
         placement: &Placement,
         view: &ClusterView,
     ) -> bool {
-        let committed = local.raft.metrics().committed.map(|id| id.index);
-        let others: Vec<_> = placement.voters.iter().filter(|it| **it != local.replica).collect();
+        let others: Vec<_> = placement.voters.iter().filter(|it| **it != replica).collect();
         if others.len() <= placement.voters.len() / 2 {
             return false;
         }

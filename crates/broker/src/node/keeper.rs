@@ -1,5 +1,5 @@
 //! Makes true on this node, and where this node leads, what the catalog says about the cluster: again
-//! and again, from whatever is half done. Also takes nodes into the cluster.
+//! and again, from whatever is half done. What other nodes ask is in `admission`, the moving of leads in `leading`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::admission::another;
 use super::clocks::ClockStanding;
+use super::damaged::Dead;
 use super::setbacks::Setbacks;
 use super::starter::{Begin, Starter};
 use super::uploads::Uploads;
@@ -67,8 +68,8 @@ pub(super) struct Keeper {
     pub(super) drained_since: Option<Instant>,
     /// Replicas that do not start, or are damaged and stay.
     pub(super) setbacks: Setbacks,
-    /// Replicas that have died of a damaged log, and how.
-    pub(super) dead: BTreeMap<ShardId, (ReplicaId, String)>,
+    /// Replicas that have died of a damaged log.
+    pub(super) dead: BTreeMap<ShardId, Dead>,
 }
 
 /// What came of starting replicas.
@@ -131,7 +132,7 @@ impl Keeper {
         if is_now {
             self.stop_unplaced(&view).await;
         }
-        self.stop_dead().await;
+        self.stop_dead(&view).await;
         let started = self.start_placed(&settings, &view, is_now).await;
         started.shards.iter().for_each(|shard| self.uploads.begin(shard));
         self.replace_damaged(&view).await;
@@ -271,22 +272,6 @@ impl Keeper {
         }
     }
 
-    /// Stops replicas that have died because their logs are damaged: a leader that was just elected may need
-    /// an entry to find out where its followers are. The others elect, and another takes its place; this
-    /// node's other shards have nothing to do with it.
-    async fn stop_dead(&mut self) {
-        if self.starter.is_alone {
-            return;
-        }
-        let on_node = self.starter.on_node.borrow().clone();
-        for (&shard, local) in on_node.iter() {
-            if let Some(failure) = local.death_by_damage() {
-                self.dead.insert(shard, (local.replica, failure.to_string()));
-                self.starter.stop(shard).await;
-            }
-        }
-    }
-
     /// Starts what is to be on this node and is not: a replica that has begun here by any view, another only
     /// if the view is what the catalog says now. What cannot be started because its log is lost gets another
     /// replica in its place.
@@ -309,21 +294,28 @@ impl Keeper {
             }
             let begin = self.begin(placement, replica, view);
             let here = (shard, replica);
-            let started = match self.dead.get(&shard).filter(|(dead, _)| *dead == replica) {
-                // What it was damaged at need not be read at a start.
-                Some((_, reason)) => {
-                    let reason = reason.clone();
-                    Err(StartError::DamagedLog { shard, replica, reason })
-                }
-                None => self.starter.shard(here, settings, begin).await,
-            };
-            match started {
+            let dead = self.dead.get(&shard).filter(|dead| dead.replica == replica).cloned();
+            if let Some(dead) = &dead
+                && self.others_suffice(here, dead.committed, placement, view).await
+            {
+                let reason = dead.reason.clone();
+                let error = StartError::DamagedLog { shard, replica, reason };
+                self.replace(here, placement, &error).await;
+                continue;
+            }
+            match self.starter.shard(here, settings, begin).await {
                 Ok(started) => {
                     tracing::info!(%shard, %replica, "replica started");
-                    self.setbacks.clear(shard);
+                    match &dead {
+                        // It may die again.
+                        Some(dead) => self.look_at_damage(shard, dead).await,
+                        None => self.setbacks.clear(shard),
+                    }
                     all.shards.push(started);
                 }
-                Err(error) if lives::is_lost(&error) && !self.starter.is_alone => {
+                Err(error)
+                    if lives::is_lost(&error) && dead.is_none() && !self.starter.is_alone =>
+                {
                     self.replace(here, placement, &error).await;
                 }
                 Err(error) => {

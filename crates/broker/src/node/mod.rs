@@ -1,5 +1,5 @@
-//! A node: it starts with its log (and with it the lock of the disk), identity, of a new cluster the
-//! bucket, catalog, shards, offloaders, sessions, in this order.
+//! A running node, behind one handle. `start`, `stop` and `failures` are its beginning and its ends;
+//! `keeper` is what it does meanwhile.
 
 mod admission;
 mod clocks;

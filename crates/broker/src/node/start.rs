@@ -1,4 +1,5 @@
-//! Starts a node in stages, each of which has what those before it have made.
+//! Starts a node in stages, each of which has what those before it have made: its log (and with it the lock
+//! of the disk), identity, of a new cluster the bucket, catalog, shards, offloaders, sessions, in this order.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

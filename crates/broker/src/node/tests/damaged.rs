@@ -168,7 +168,8 @@ async fn who_is_elected_and_cannot_read_its_log_dies_without_its_node() {
     cluster.start(&[behind]).await;
     let failed = timeout(Duration::from_secs(20), cluster.node(damaged).failed()).await;
     assert!(failed.is_err(), "the node ended: {failed:?}");
-    assert_ne!(incarnation(&cluster, damaged, shard), Some(1), "it has died");
+    // It has died, and what it alone knows to be committed may still be read: nobody takes its place yet.
+    assert_ne!(incarnation(&cluster, damaged, shard), Some(2));
     cluster.start(&[whole]).await;
     cluster.votes_again(damaged, shard, 2).await;
     for number in 1..=3 {
