@@ -97,29 +97,38 @@ impl Collector {
         if due.is_empty() {
             return Ok(());
         }
+        let mut stays = None;
         for orphans in self.shard.collectable(due).await?.chunks(DELETED_MAX) {
-            self.delete(orphans).await?;
+            let refused = self.delete(orphans).await?;
+            stays = stays.or(refused);
         }
-        Ok(())
+        stays.map_or(Ok(()), |refused| Err(refused.into()))
     }
 
-    /// Those that were deleted are forgotten even if others could not be.
-    async fn delete(&self, orphans: &[Orphan]) -> Result<(), CollectError> {
-        let (mut gone, mut deleted) = (Vec::with_capacity(orphans.len()), Ok(()));
+    /// Those that were deleted are forgotten even if others could not be. One that the bucket refuses to
+    /// delete (a legal hold, say) is in nobody's way: why the first of them stays.
+    async fn delete(&self, orphans: &[Orphan]) -> Result<Option<BucketError>, CollectError> {
+        let (mut gone, mut refused, mut away) = (Vec::with_capacity(orphans.len()), None, None);
         for Orphan { object, info, name, .. } in orphans {
             let key =
                 Key::of_object(self.cluster, self.shard.id(), *object, info, name).to_string();
-            deleted = self.bucket.delete(&key).await;
-            if deleted.is_err() {
-                break;
+            match self.bucket.delete(&key).await {
+                Ok(()) => {
+                    let shard = self.shard.id();
+                    tracing::debug!(%shard, %key, "an upload that is over has left nothing");
+                    gone.push(info.attempt);
+                }
+                Err(error @ BucketError::Unavailable { .. }) => {
+                    away = Some(error);
+                    break;
+                }
+                Err(error) => refused = refused.or(Some(error)),
             }
-            tracing::debug!(shard = %self.shard.id(), %key, "an upload that is over has left nothing");
-            gone.push(info.attempt);
         }
         if !gone.is_empty() {
             let command = SegmentCommand::Collected(gone);
             self.shard.command(CommandBody::Segment(command)).await?;
         }
-        Ok(deleted?)
+        away.map_or(Ok(refused), |error| Err(error.into()))
     }
 }

@@ -48,6 +48,8 @@ const OBJECTS_MAX: usize = 4;
 /// Memory of these that is kept for the next ones: all that is encoded at a time, which has records
 /// of 64 MiB an object and their framing; larger ones, of many tiny records, are rare.
 const KEPT_BYTES: usize = OBJECTS_MAX * (80 << 20);
+/// How long the log may take to name an upload, which holds a place among all shards' meanwhile.
+const NAMING_TIMEOUT: Duration = Duration::from_secs(5);
 /// A shard that has uploaded nothing for so long frees what is kept.
 const KEPT_FOR: Duration = Duration::from_secs(10);
 /// Pauses after a failure: doubled from the first to the last.
@@ -115,6 +117,8 @@ enum OffloadError {
     Propose(#[from] ProposeFailure),
     #[error("an upload took longer than the {} s that one may", .lease.as_secs())]
     TooLong { lease: Duration },
+    #[error("the log has not named an upload within {} s", NAMING_TIMEOUT.as_secs())]
+    Unnamed,
     #[error("an uploaded object was refused: {0}")]
     Refused(#[from] CommitRefused),
     #[error(transparent)]
@@ -429,7 +433,10 @@ impl Offloader {
         }
         // From before it is proposed: whoever ends it does so behind that entry.
         let until = now + time;
-        let named = self.propose(SegmentCommand::Attempt(UploadAttempt { object, hash })).await?;
+        let named = self.propose(SegmentCommand::Attempt(UploadAttempt { object, hash }));
+        // Without a majority nobody answers, and other shards want the place among the uploads.
+        let named = tokio::time::timeout(NAMING_TIMEOUT, named).await;
+        let named = named.map_err(|_| OffloadError::Unnamed)??;
         self.lease = match named {
             Outcome::Attempted(Some(index)) => {
                 Some(Lease { object, attempt: Attempt { index, hash }, until })
