@@ -429,7 +429,8 @@ async fn what_a_client_does_not_acknowledge_is_bounded() {
         let memory = ClientMemory::new(64 << 20, 100);
         let (endpoint, spec) = listening_as(|listen| listen.memory = memory);
         // A client that opens a stream and then does nothing, not even what QUIC does for it.
-        let (wake, asleep) = tokio::sync::oneshot::channel::<()>();
+        let (wake, woken) = tokio::sync::oneshot::channel::<()>();
+        let (fall_asleep, asleep) = tokio::sync::oneshot::channel::<()>();
         let sleeper = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.unwrap();
@@ -442,14 +443,15 @@ async fn what_a_client_does_not_acknowledge_is_bounded() {
                 writer.stopped().await.unwrap();
                 (client, writer, reader)
             });
-            asleep.blocking_recv().unwrap();
+            fall_asleep.send(()).unwrap();
+            woken.blocking_recv().unwrap();
         });
         let server = endpoint.accept().await.unwrap();
         server.admit();
         let (mut writer, mut reader) = server.accept().await.unwrap();
         assert_eq!(reader.next().await, Ok(Some(credit(1))));
         assert_eq!(reader.next().await, Ok(None));
-        // Now it has all that it waited for.
+        asleep.await.unwrap();
         while poll_once(pin!(writer.send_raw(pattern(1 << 10, 0)))).is_ready() {}
         assert_eq!(writer.taken(), (1_024 + 64) << 10);
         wake.send(()).unwrap();
