@@ -336,7 +336,7 @@ impl Line {
         alias: u32,
         stream: &str,
     ) -> Result<v1::StreamBound, WireError> {
-        self.send(&v1::BindStream { alias, stream: stream.to_owned() }).await;
+        self.send(&v1::BindStream { alias, stream: stream.to_owned(), ..Default::default() }).await;
         let bound: v1::StreamBound = self.expect().await;
         assert_eq!(bound.alias, alias);
         match bound.error {

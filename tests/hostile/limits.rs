@@ -200,7 +200,7 @@ async fn a_publisher_binds_65_536_streams_at_most() {
     let mut line = attacker.begin(&ANONYMOUS).await;
     line.expect::<v1::PublisherOpened>().await;
     for first in (0..ALIASES).step_by(STEP as usize) {
-        let bind = |alias| v1::BindStream { alias, stream: "target".into() };
+        let bind = |alias| v1::BindStream { alias, stream: "target".into(), ..Default::default() };
         let binds = (first..first + STEP)
             .flat_map(|alias| crate::attacker::encode(railgun_proto::Frame::new(&bind(alias))));
         line.bytes(&binds.collect::<Vec<_>>()).await;
@@ -219,7 +219,8 @@ async fn a_publisher_binds_65_536_streams_at_most() {
     other.expect::<v1::PublisherOpened>().await;
     let error = other.bind(0, "target").await.expect_err("there is no room");
     assert_eq!(error.code, railgun_types::ErrorCode::QuotaExceeded, "{error}");
-    line.send(&v1::BindStream { alias: ALIASES, stream: "target".into() }).await;
+    line.send(&v1::BindStream { alias: ALIASES, stream: "target".into(), ..Default::default() })
+        .await;
     line.is_refused(ProtocolViolation).await;
     attacker.is_served().await;
     bystander.is_served().await;

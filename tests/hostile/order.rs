@@ -19,7 +19,7 @@ fn every_frame() -> Vec<Frame> {
         Frame::new(&v1::Error { code: 503, ..Default::default() }),
         Frame::new(&ANONYMOUS),
         Frame::new(&v1::PublisherOpened::default()),
-        Frame::new(&v1::BindStream { alias: 1, stream: "target".into() }),
+        Frame::new(&v1::BindStream { alias: 1, stream: "target".into(), ..Default::default() }),
         Frame::new(&v1::StreamBound::default()),
         Frame::new(&v1::Publish::default()),
         Frame::new(&v1::PublishResult::default()),

@@ -128,7 +128,7 @@ async fn a_stream_is_given_up_behind_what_is_under_way() {
     let (_node, mut bystander, attacker) = arena().await;
     let mut line = attacker.publisher(&producer(1, 0), "target").await;
     // All at once: each round is forgotten before the next begins again at 0.
-    let bind = v1::BindStream { alias: ALIAS, stream: "target".into() };
+    let bind = v1::BindStream { alias: ALIAS, stream: "target".into(), ..Default::default() };
     let mut frames = Vec::new();
     for _ in 0..ROUNDS {
         (0..BATCHES).for_each(|sequence| frames.extend(one_at(sequence)));
@@ -176,7 +176,8 @@ async fn a_publisher_binds_any_number_of_streams_in_its_life() {
     for round in 0..ROUNDS {
         // Numbers that never come again.
         let aliases: Vec<u32> = (0..ALIASES_MAX).map(|n| round * ALIASES_MAX + n).collect();
-        let bind = |&alias: &u32| v1::BindStream { alias, stream: "target".into() };
+        let bind =
+            |&alias: &u32| v1::BindStream { alias, stream: "target".into(), ..Default::default() };
         let frames = aliases.iter().flat_map(|alias| encode(Frame::new(&bind(alias))));
         line.bytes(&frames.collect::<Vec<_>>()).await;
         for alias in &aliases {

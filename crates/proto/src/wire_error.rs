@@ -96,12 +96,6 @@ impl WireError {
         Self { retry, ..self }
     }
 
-    /// About this record of the batch.
-    #[must_use]
-    pub fn with_record(self, index: u32) -> Self {
-        Self { record: Some(index), ..self }
-    }
-
     /// With the value that [`Self::actual`] documents for its code.
     #[must_use]
     pub fn with_actual(self, actual: u64) -> Self {

@@ -104,7 +104,7 @@ fn frames() -> Vec<Frame> {
             leader_hints: true,
         }),
         Frame::new(&v1::PublisherOpened { credit_bytes: 4 << 20 }),
-        Frame::new(&v1::BindStream { alias: 1, stream: "orders".to_owned() }),
+        Frame::new(&v1::BindStream { alias: 1, stream: "orders".to_owned(), ..Default::default() }),
         Frame::new(&v1::StreamBound {
             alias: 1,
             stream_uid: uid(),

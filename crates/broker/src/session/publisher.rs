@@ -254,7 +254,7 @@ impl Publisher<'_> {
             let message = format!("a publisher binds at most {PUBLISHER_STREAMS} streams");
             return Err(WireError::new(ErrorCode::ProtocolViolation, message).into());
         }
-        let bound = match self.bind(bind.alias, &bind.stream).await {
+        let bound = match self.bind(&bind).await {
             Ok(bound) => bound,
             Err(error) => v1::StreamBound {
                 alias: bind.alias,
@@ -293,10 +293,18 @@ impl Publisher<'_> {
         Ok(())
     }
 
-    async fn bind(&mut self, alias: u32, name: &str) -> Result<v1::StreamBound, WireError> {
-        let name = StreamName::new(name)
-            .map_err(|error| WireError::new(ErrorCode::InvalidName, error.to_string()))?;
-        let found = self.stream.context.streams.resolve(&name).await?;
+    async fn bind(&mut self, bind: &v1::BindStream) -> Result<v1::StreamBound, WireError> {
+        let (alias, name) = (bind.alias, StreamName::new(&bind.stream));
+        let name =
+            name.map_err(|error| WireError::new(ErrorCode::InvalidName, error.to_string()))?;
+        let streams = &self.stream.context.streams;
+        let found = match bind.stream_uid.is_empty() {
+            true => streams.resolve(&name).await?,
+            false => {
+                let stream = StreamUid::from_wire("stream_uid", &bind.stream_uid)?;
+                streams.resolve_same(&name, stream).await?
+            }
+        };
         let place = self.stream.queueing.bind().ok_or_else(|| {
             let message = format!("a connection binds at most {PUBLISHER_STREAMS} streams");
             WireError::new(ErrorCode::QuotaExceeded, message)

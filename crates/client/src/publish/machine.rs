@@ -460,7 +460,11 @@ impl Machine {
                 continue;
             }
             lane.binding = Binding::Asked { since: since.or(Some(now)) };
-            return Some(v1::BindStream { alias: id.0, stream: lane.name().to_string() });
+            return Some(v1::BindStream {
+                alias: id.0,
+                stream: lane.name().to_string(),
+                stream_uid: lane.uid().map(|uid| uid.to_wire()).unwrap_or_default(),
+            });
         }
         None
     }

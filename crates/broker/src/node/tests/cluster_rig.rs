@@ -207,7 +207,7 @@ impl Cluster {
             let (mut writer, mut reader) = connection.open().await.ok()?;
             writer.send(Frame::new(&v1::OpenPublisher::default())).await.ok()?;
             reader.next_of::<v1::PublisherOpened>().await.ok()??;
-            let bind = v1::BindStream { alias: 1, stream: stream.to_owned() };
+            let bind = v1::BindStream { alias: 1, stream: stream.to_owned(), ..Default::default() };
             writer.send(Frame::new(&bind)).await.ok()?;
             let bound = reader.next_of::<v1::StreamBound>().await.ok()??;
             if bound.error.is_some() {

@@ -20,7 +20,7 @@ impl Line {
         let open = v1::OpenPublisher { leader_hints, ..v1::OpenPublisher::default() };
         writer.send(Frame::new(&open)).await.unwrap();
         reader.next_of::<v1::PublisherOpened>().await.unwrap().unwrap();
-        let bind = v1::BindStream { alias: 1, stream: "s".to_owned() };
+        let bind = v1::BindStream { alias: 1, stream: "s".to_owned(), ..Default::default() };
         writer.send(Frame::new(&bind)).await.unwrap();
         let bound = v1::StreamBound::default();
         let mut line = Self { _session: session, writer, reader, bound, hint: None };

@@ -56,7 +56,7 @@ pub(super) async fn open(connection: &Connection) -> (FrameWriter, FrameReader) 
     let (mut writer, mut reader) = connection.open().await.unwrap();
     writer.send(Frame::new(&v1::OpenPublisher::default())).await.unwrap();
     assert!(reader.next_of::<v1::PublisherOpened>().await.unwrap().is_some());
-    let bind = v1::BindStream { alias: ALIAS, stream: "s".to_owned() };
+    let bind = v1::BindStream { alias: ALIAS, stream: "s".to_owned(), ..Default::default() };
     writer.send(Frame::new(&bind)).await.unwrap();
     let bound = reader.next_of::<v1::StreamBound>().await.unwrap().unwrap();
     assert_eq!(bound.error, None);
@@ -147,7 +147,11 @@ async fn a_stream_that_is_given_up_holds_up_no_other_and_answers_keep_their_orde
     let (mut writer, mut reader) = connection.open().await.unwrap();
     writer.send(Frame::new(&open)).await.unwrap();
     assert!(reader.next_of::<v1::PublisherOpened>().await.unwrap().is_some());
-    let bind = |alias, stream: &str| v1::BindStream { alias, stream: stream.to_owned() };
+    let bind = |alias, stream: &str| v1::BindStream {
+        alias,
+        stream: stream.to_owned(),
+        ..Default::default()
+    };
     // Two aliases of one stream, and one of another.
     for bind in [bind(1, "s"), bind(2, "s"), bind(3, "t")] {
         writer.send(Frame::new(&bind)).await.unwrap();
@@ -185,6 +189,36 @@ async fn a_stream_that_is_given_up_holds_up_no_other_and_answers_keep_their_orde
     assert_eq!((bound.alias, bound.error), (4, None));
     assert_eq!(published(&mut reader).await, Err(ErrorCode::ProtocolViolation.into()));
     assert_eq!(published(&mut reader).await, Ok(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_had_a_stream_is_bound_to_no_other_of_its_name() {
+    let node = Node::start().await;
+    let (connection, _control) = node.enter().await;
+    let (mut writer, mut reader) = connection.open().await.unwrap();
+    let producer_id: bytes::Bytes = vec![1; 16].into();
+    let open = v1::OpenPublisher { producer_id, ..v1::OpenPublisher::default() };
+    writer.send(Frame::new(&open)).await.unwrap();
+    assert!(reader.next_of::<v1::PublisherOpened>().await.unwrap().is_some());
+    let mut bound = async |stream_uid: &[u8]| {
+        let stream_uid = bytes::Bytes::copy_from_slice(stream_uid);
+        let bind = v1::BindStream { alias: 1, stream: "s".to_owned(), stream_uid };
+        writer.send(Frame::new(&bind)).await.unwrap();
+        let bound = reader.next_of::<v1::StreamBound>().await.unwrap().unwrap();
+        match bound.error {
+            None => Ok(bound.stream_uid),
+            Some(error) => Err(WireError::from(error)),
+        }
+    };
+    let first = bound(&[]).await.unwrap();
+    assert_eq!(bound(&first).await.as_ref(), Ok(&first));
+    assert_eq!(bound(&first[1..]).await.unwrap_err().code, ErrorCode::ProtocolViolation);
+    node.broker.streams.delete(&name("s")).await.unwrap();
+    node.broker.streams.ensure(wish("s", 1 << 20, EnsureMode::Warn)).await.unwrap();
+    let refused = bound(&first).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::StreamDeleted);
+    assert_eq!(refused.retry, Retry::Never);
+    assert_ne!(bound(&[]).await.unwrap(), first);
 }
 
 #[tokio::test(start_paused = true)]

@@ -286,7 +286,7 @@ impl Lane {
 
     /// Takes the stream up.
     pub(super) async fn bind(&mut self, stream: &str) {
-        let bind = v1::BindStream { alias: ALIAS, stream: stream.to_owned() };
+        let bind = v1::BindStream { alias: ALIAS, stream: stream.to_owned(), ..Default::default() };
         self.line.0.send(Frame::new(&bind)).await.unwrap();
         let bound = self.line.1.next_of::<v1::StreamBound>().await.unwrap().unwrap();
         assert_eq!(bound.error, None);

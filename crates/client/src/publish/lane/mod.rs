@@ -166,6 +166,11 @@ impl Lane {
         &self.name
     }
 
+    /// The stream that it was bound to, once it was.
+    pub(crate) fn uid(&self) -> Option<StreamUid> {
+        self.uid
+    }
+
     /// Bytes that wait to be sent.
     pub(crate) fn waiting_bytes(&self) -> usize {
         self.waiting_bytes

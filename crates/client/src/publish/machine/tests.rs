@@ -329,7 +329,7 @@ fn one_failure_breaks_the_order_until_it_is_seen() {
     let (flying, _) = rig.push(lane, b"flying");
     rig.frame();
     let (waiting, _) = rig.push(lane, b"waiting");
-    let error = WireError::new(ErrorCode::IdRequired, "").with_record(1);
+    let error = WireError { record: Some(1), ..WireError::new(ErrorCode::IdRequired, "") };
     let partial = v1::ItemResult { error: Some(error.clone().into()), ..published(5, 1) };
     rig.answer(vec![partial]);
     assert_eq!(result(&good), Some(Ok(5)));

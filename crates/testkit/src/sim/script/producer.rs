@@ -46,7 +46,7 @@ impl Producer {
     pub(super) async fn bind(&mut self, stream: &StreamName) -> Result<(), String> {
         let alias = self.aliases;
         self.aliases += 1;
-        let bind = v1::BindStream { alias, stream: stream.to_string() };
+        let bind = v1::BindStream { alias, stream: stream.to_string(), ..Default::default() };
         self.writer.send(Frame::new(&bind)).await.map_err(text)?;
         let bound: v1::StreamBound = expect(&mut self.reader).await?;
         accepted(bound.error, stream)?;
