@@ -59,7 +59,7 @@ use crate::manifest::{
 /// Fewest bytes of each item of a list.
 mod bytes_min {
     pub(super) const STREAM: usize = 44;
-    pub(super) const CHANGE: usize = 18;
+    pub(super) const CHANGE: usize = 22;
     pub(super) const RANGE: usize = 13;
     pub(super) const PRODUCER: usize = 43;
     pub(super) const RESULT: usize = 4;
@@ -268,8 +268,9 @@ fn put_stream(out: &mut BytesMut, (uid, stream): (&StreamUid, &Stream)) {
 }
 
 fn put_change(out: &mut BytesMut, change: &Change) {
-    let Change { request, revision, diff } = change;
+    let Change { request, wish, revision, diff } = change;
     out.put_slice(&request.0);
+    out.put_u32_le(*wish);
     put_varint(out, *revision);
     codec::put_option(out, diff.as_ref(), |out, diff| put_list(out, diff.iter(), put_diff));
 }
@@ -308,6 +309,7 @@ fn change(cursor: &mut ByteCursor<'_>) -> Result<Change, Malformed> {
     let diffs = |cursor: &mut ByteCursor<'_>| list(cursor, DIFF_BYTES_MIN, diff);
     Ok(Change {
         request: RequestId(cursor.array()?),
+        wish: cursor.u32()?,
         revision: cursor.varint()?,
         diff: codec::option(cursor, diffs)?,
     })

@@ -3,14 +3,16 @@
 use std::collections::VecDeque;
 use std::collections::btree_map::Entry;
 
+use bytes::BytesMut;
 use railgun_types::limits::TOMBSTONES_PER_SHARD;
 use railgun_types::{
     ChangeClass, EnsureMode, EntryId, FieldDiff, Offset, RequestId, SpecPatch, StreamKind,
-    StreamName, StreamSpec, StreamUid, Timestamp,
+    StreamName, StreamSpec, StreamUid, Timestamp, crc32c,
 };
 
 use super::offload::{Floor, HotRange, RANGE_BYTES_MAX, RANGE_RECORDS_MAX};
 use super::{HotIndex, IndexPoint, ShardState, Waiting};
+use crate::codec;
 use crate::command::EnsureStream;
 use crate::manifest::StreamManifest;
 
@@ -40,6 +42,8 @@ pub struct Stream {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Change {
     pub(super) request: RequestId,
+    /// Sum of what it wished: the same identifier with another wish is no repeat.
+    pub(super) wish: u32,
     /// The stream's since then.
     pub(super) revision: u64,
     /// What it changed; `None`: it created the stream.
@@ -190,14 +194,20 @@ impl Stream {
         }
     }
 
-    /// Remembers what `request` made of it: its creation, or changes of these fields.
-    fn note_change(&mut self, request: Option<RequestId>, diff: Option<&[FieldDiff]>) {
-        let Some(request) = request else { return };
+    /// What this request has made of it before.
+    fn change_by(&self, ensure: &EnsureStream) -> Option<&Change> {
+        let first = self.changes.iter().find(|change| Some(change.request) == ensure.request)?;
+        (first.wish == sum_of(&ensure.patch)).then_some(first)
+    }
+
+    /// Remembers what this request made of it: its creation, or changes of these fields.
+    fn note_change(&mut self, ensure: &EnsureStream, diff: Option<&[FieldDiff]>) {
+        let Some(request) = ensure.request else { return };
         if self.changes.len() == CHANGES_PER_STREAM {
             self.changes.pop_front();
         }
         let (revision, diff) = (self.revision, diff.map(<[FieldDiff]>::to_vec));
-        self.changes.push_back(Change { request, revision, diff });
+        self.changes.push_back(Change { request, wish: sum_of(&ensure.patch), revision, diff });
     }
 
     pub(super) fn is_deleted(&self) -> bool {
@@ -267,6 +277,12 @@ impl Stream {
     }
 }
 
+fn sum_of(patch: &SpecPatch) -> u32 {
+    let mut bytes = BytesMut::new();
+    codec::put_patch(&mut bytes, patch);
+    crc32c(&bytes)
+}
+
 impl ShardState {
     pub(super) fn ensure(
         &mut self,
@@ -282,7 +298,7 @@ impl ShardState {
         let diff = ensure.patch.diff(&stream.spec);
         ensure.patch.apply_to(&mut stream.spec);
         stream.revision += 1;
-        stream.note_change(ensure.request, Some(&diff));
+        stream.note_change(ensure, Some(&diff));
         Ok(Ensured::Updated { revision: stream.revision, diff })
     }
 
@@ -298,8 +314,7 @@ impl ShardState {
         let actual = stream.revision;
         // A repeat is told what the first one was, whose own change is not in its way, and takes back
         // nothing that was changed since (EN-6).
-        let mut changes = stream.changes.iter();
-        if let Some(first) = changes.find(|change| Some(change.request) == ensure.request) {
+        if let Some(first) = stream.change_by(ensure) {
             let (revision, diff) = (first.revision, first.diff.clone());
             return Some(Ok(match diff {
                 None => Ensured::Created,
@@ -336,7 +351,7 @@ impl ShardState {
             return Err(EnsureRefused::Kind);
         }
         let mut stream = Stream::new(ensure.name.clone(), spec, self.log_time);
-        stream.note_change(ensure.request, None);
+        stream.note_change(ensure, None);
         let manifest = StreamManifest {
             name: ensure.name.clone(),
             created: self.log_time,

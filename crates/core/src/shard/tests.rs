@@ -350,6 +350,9 @@ fn a_request_that_is_repeated_is_not_in_its_own_way() {
     assert!(matches!(&updated, Ok(Ensured::Updated { revision: 2, diff }) if diff.len() == 1));
     assert_eq!(ensure(Some(3), "b", 1), updated);
     assert_eq!(ensure(Some(3), "b", 1), updated);
+    // Whoever takes the same identifier for something else is not told what that one did.
+    assert_eq!(ensure(Some(3), "z", 1), conflict(2));
+    assert_eq!(ensure(Some(3), "b", 1), updated);
     // It comes late, by way of a server that was silent: it takes nothing back.
     assert_eq!(ensure(Some(1), "a", 0), Ok(Ensured::Created));
     // One that changes nothing, or is refused, takes nobody's place.

@@ -62,9 +62,13 @@ impl TryFrom<v1::EnsureStream> for EnsureRequest {
             }
         };
         let patch = message.spec.unwrap_or_default().try_into()?;
-        let request = match message.request_id.is_empty() {
-            true => None,
-            false => Some(RequestId::from_wire("request_id", &message.request_id)?),
+        let request = match &message.request_id[..] {
+            [] => None,
+            // Not drawn: another request would have the same.
+            zeros if zeros.iter().all(|byte| *byte == 0) => {
+                return Err(invalid("request_id", "is to be random, and is only zeros"));
+            }
+            drawn => Some(RequestId::from_wire("request_id", drawn)?),
         };
         Ok(Self {
             name: StreamName::new(&message.name)?,

@@ -380,11 +380,11 @@ fn what_changed_a_stream_is_written_behind_it() {
     let mut plain = richer();
     plain.streams.values_mut().for_each(|stream| stream.changes.clear());
     let added = encode(&richer(), false).len() - encode(&plain, false).len();
-    // Each is an id and a revision. One that created: and no. Two that updated: yes, how many fields, and of
+    // Each is an id, a sum and a revision. One that created: and no. Two that updated: yes, how many fields, and of
     // one its path, both values and its class.
     let texts = |texts: [&str; 3]| texts.iter().map(|text| 1 + text.len()).sum::<usize>();
     let diffs = texts(["owner", "ops", "eu"]) + texts(["owner", "", "eu"]) + 2;
-    assert_eq!(added, 3 * 17 + 1 + 2 * 2 + diffs);
+    assert_eq!(added, 3 * 21 + 1 + 2 * 2 + diffs);
 }
 
 #[test]
