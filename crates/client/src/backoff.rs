@@ -24,7 +24,7 @@ impl Backoff {
         Self { first: Duration::from_millis(20), max: Duration::from_millis(500), failures: 0 }
     }
 
-    /// Between moves of a publisher or a subscription to the leader of its streams: the first is worth
+    /// Between moves of a publisher to the leader of its streams: the first is worth
     /// something to whoever stays, and a lead that moves often is not worth following each time.
     pub(crate) fn of_moves() -> Self {
         Self { first: Duration::from_millis(100), max: Duration::from_secs(30), failures: 0 }

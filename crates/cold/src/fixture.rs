@@ -300,7 +300,7 @@ pub(crate) async fn overwrite(bucket: &Bucket, key: &str, content: Vec<u8>) {
     bucket.put_immutable(key, Bytes::from(content)).await.unwrap();
 }
 
-/// Holds `bytes` against the golden file `name`: what version 1 wrote stays readable for ever.
+/// Holds `bytes` against the golden file `name`: what a release wrote stays readable for ever.
 /// `REGENERATE_GOLDEN=1` writes the file anew.
 pub(crate) fn assert_golden(name: &str, bytes: &[u8]) {
     let path = format!("{}/tests/golden/{name}", env!("CARGO_MANIFEST_DIR"));

@@ -228,16 +228,12 @@ impl Catalog {
         if let Some(settings) = self.settings {
             return CatalogOutcome::Founded(settings);
         }
-        if wish.shards > SHARDS {
+        let Some(nodes) = Nodes::founding(nodes).filter(|_| wish.shards <= SHARDS) else {
             return CatalogOutcome::Refused;
-        }
-        self.settings = Some(*wish);
-        self.nodes = Nodes::founding(nodes);
-        self.replicas = if nodes.is_empty() {
-            Replicas::one_node(wish)
-        } else {
-            Replicas::founding(wish, &self.nodes)
         };
+        self.settings = Some(*wish);
+        self.replicas = Replicas::founding(wish, &nodes);
+        self.nodes = nodes;
         CatalogOutcome::Founded(*wish)
     }
 

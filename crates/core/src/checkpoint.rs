@@ -14,7 +14,7 @@
 //! begin with their length v, maps are lists in ascending order of their keys. There is one encoding
 //! of each value, so equal states are equal bytes.
 //!
-//! A header begins in this way in every version, up to the first checksum: what is damaged is never taken
+//! A header begins in this way in every version from here on, up to the first checksum: what is damaged is never taken
 //! for what a newer release wrote.
 
 use std::fmt;

@@ -33,8 +33,6 @@ pub struct LogState {
     pub last: Option<EntryId>,
     /// Everything up to this index is fsynced.
     pub durable: Option<u64>,
-    /// First index that is still on disk; none if no file holds an entry.
-    pub first_file_index: Option<u64>,
     /// Preallocating the next file has failed: what is left is for what must still be written, new
     /// work should be refused before it reaches the log. Ends when the disk has space again.
     pub disk_full: bool,
@@ -307,7 +305,6 @@ impl ShardLog {
             last_purged: inner.image.purged,
             last: inner.image.last(),
             durable: inner.durable,
-            first_file_index: first_file_index(&inner.files),
             disk_full: self.disk_full(),
         }
     }

@@ -73,8 +73,6 @@ impl From<quinn::ConnectionError> for ConnectionLost {
 pub struct ConnectionStats {
     /// Round trip time, smoothed. Zero in memory.
     pub rtt: Duration,
-    /// Bytes of UDP payload sent. Zero in memory.
-    pub sent_bytes: u64,
     /// Bytes of UDP payload received. Zero in memory.
     pub received_bytes: u64,
     /// Packets sent and lost. Zero in memory.
@@ -251,7 +249,6 @@ impl Connection {
                 let stats = connection.stats();
                 ConnectionStats {
                     rtt: stats.path.rtt,
-                    sent_bytes: stats.udp_tx.bytes,
                     received_bytes: stats.udp_rx.bytes,
                     lost_packets: stats.path.lost_packets,
                 }

@@ -63,7 +63,7 @@ frame_kinds! {
     Hello = 1;
     /// Answer to `Hello`.
     Welcome = 2;
-    /// The server stops.
+    /// The server stops, or is drained.
     GoAway = 3;
     /// Ends the QUIC stream it comes on.
     Error = 4;

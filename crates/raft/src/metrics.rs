@@ -14,8 +14,6 @@ pub struct ShardMetrics {
     pub term: u64,
     /// The leader of that term, if known.
     pub leader: Option<ReplicaId>,
-    /// Index of the last entry, durable or not.
-    pub last_log: Option<u64>,
     /// The last entry known to be on a majority.
     pub committed: Option<EntryId>,
     /// The last entry in the state.
@@ -49,7 +47,6 @@ impl ShardMetrics {
         Self {
             term: raft.current_term,
             leader: raft.current_leader.map(ReplicaId),
-            last_log: raft.last_log_index,
             committed: raft.local_committed.as_ref().map(to_entry_id),
             applied: raft.last_applied.as_ref().map(to_entry_id),
             snapshot: raft.snapshot.as_ref().map(to_entry_id),

@@ -356,9 +356,8 @@ fn tell(before: ClockVerdict, now: ClockVerdict) {
 fn tell_doubt(before_us: Option<i64>, now_us: Option<i64>) {
     match (before_us, now_us) {
         (None, Some(off_us)) => tracing::warn!(
-            "this node's clock is {} of what is known of the time, and too few other nodes answer to tell \
-             which is right: what is written is stamped by a clock that goes on by itself until they do, or \
-             until the clocks agree",
+            "this node's clock is {} of what is known of the time, and the other nodes' clocks do not bear \
+             it out: what is written is stamped by a clock that goes on by itself until they do",
             off_in_words(off_us)
         ),
         (Some(_), None) => tracing::info!("what is written is stamped by the nodes' clocks again"),

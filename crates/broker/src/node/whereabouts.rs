@@ -139,9 +139,7 @@ impl Whereabouts {
 
 /// Whether it is this node that tells.
 fn is_it(node: NodeId, listed: &Listed, about: &v1::NodeAbout) -> bool {
-    // The first node of an old cluster has not told its uid yet.
-    let is_its_uid = listed.uid == NodeUid::default() || listed.uid.to_wire() == about.uid;
-    about.node_id == node.0 && is_its_uid
+    about.node_id == node.0 && listed.uid.to_wire() == about.uid
 }
 
 fn info(about: &v1::NodeAbout) -> Option<NodeInfo> {

@@ -13,8 +13,7 @@ use crate::command::{NodeInfo, NodeState};
 /// A node as the catalog knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeRecord {
-    /// The life of its data directory; all zeros for the first node of a cluster that was made before
-    /// nodes had one, until it tells it.
+    /// The life of its data directory.
     pub uid: NodeUid,
     /// Where other nodes reach it: host and port.
     pub peer_address: String,
@@ -69,9 +68,9 @@ impl NodeRecord {
 }
 
 impl Nodes {
-    /// The nodes a cluster begins with. Of several with one number or uid the first counts; without
-    /// any it is node 1, of which nothing is known.
-    pub(super) fn founding(nodes: &[(NodeId, NodeInfo)]) -> Self {
+    /// The nodes a cluster begins with, if there are any. Of several with one number or uid the first
+    /// counts.
+    pub(super) fn founding(nodes: &[(NodeId, NodeInfo)]) -> Option<Self> {
         let mut founded = Self::default();
         for (node, info) in nodes.iter().take(NODES) {
             let numbered = (1..=NODES_EVER).contains(&node.0);
@@ -80,14 +79,9 @@ impl Nodes {
                 founded.records.insert(*node, NodeRecord::new(info, NodeState::Active));
             }
         }
-        if founded.records.is_empty() {
-            let (peer_address, client_address) = (String::new(), String::new());
-            let unknown = NodeInfo { uid: NO_UID, peer_address, client_address, feature_level: 0 };
-            founded.records.insert(NodeId(1), NodeRecord::new(&unknown, NodeState::Active));
-        }
-        founded.last = founded.records.last_key_value().map_or(0, |(node, _)| node.0);
+        founded.last = founded.records.last_key_value()?.0.0;
         founded.feature_level = founded.common_feature_level();
-        founded
+        Some(founded)
     }
 
     /// Takes a node in, or notes what one that is known tells now.
@@ -114,13 +108,12 @@ impl Nodes {
     pub(super) fn update(&mut self, told: &[(NodeId, NodeInfo)]) -> Result<(), CatalogOutcome> {
         for (at, (node, info)) in told.iter().enumerate() {
             let record = self.member(*node)?;
-            let is_first_uid = record.uid == NO_UID && self.by_uid(info.uid).is_none();
             let is_twice = told[..at].iter().any(|(other, its)| {
                 other == node
                     || its.uid == info.uid
                     || its.peer_address == info.peer_address && !info.peer_address.is_empty()
             });
-            if is_twice || record.uid != info.uid && !is_first_uid {
+            if is_twice || record.uid != info.uid {
                 return Err(CatalogOutcome::Refused);
             }
             self.check(info, told)?;

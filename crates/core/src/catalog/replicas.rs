@@ -133,13 +133,6 @@ impl Replicas {
         Self { incarnations: given.collect(), placements }
     }
 
-    /// As it was before the catalog knew placements: every shard on node 1.
-    pub(super) fn one_node(settings: &ClusterSettings) -> Self {
-        let mut replicas = Self::founding(settings, &Nodes::founding(&[]));
-        replicas.placements.values_mut().for_each(|placement| placement.settled = 1);
-        replicas
-    }
-
     pub(super) fn get(&self, shard: ShardId) -> Option<&Placement> {
         self.placements.get(&shard)
     }

@@ -36,7 +36,13 @@ fn settings(cluster: u8) -> ClusterSettings {
 
 /// A cluster of one node.
 fn found(settings: ClusterSettings) -> CatalogCommand {
-    CatalogCommand::Found { settings, nodes: Vec::new() }
+    let node = NodeInfo {
+        uid: NodeUid([1; 16]),
+        peer_address: String::new(),
+        client_address: String::new(),
+        feature_level: 1,
+    };
+    CatalogCommand::Found { settings, nodes: vec![(NodeId(1), node)] }
 }
 
 #[test]

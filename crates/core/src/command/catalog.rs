@@ -13,8 +13,7 @@ use crate::codec::{self, list, narrow, put_list};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CatalogCommand {
     /// Fix what holds for the cluster's whole life, and the nodes it begins with; the first one
-    /// counts. Without nodes it is node 1 alone, which tells of itself by
-    /// [`UpdateNode`](Self::UpdateNode): as it was when there was only one.
+    /// counts. Refused without nodes.
     Found {
         /// What holds for the cluster's whole life.
         settings: ClusterSettings,
@@ -60,8 +59,7 @@ pub enum CatalogCommand {
     UpdateNode {
         /// Its number.
         node: NodeId,
-        /// What it tells now. The uid must be its own, or its first: a node of a cluster that was
-        /// made before nodes had one has none until it tells it.
+        /// What it tells now. The uid must be its own.
         info: NodeInfo,
     },
     /// The same of several nodes that have moved at the same time, of all or of none: one may be where
@@ -195,8 +193,6 @@ impl ClusterSettings {
     }
 }
 
-/// As it was written when there was one node: it is read, and means that. Nobody writes it.
-const FOUND_ONE_NODE: u8 = 1;
 const RESERVE: u8 = 2;
 const ACTIVATE: u8 = 3;
 const DELETE: u8 = 4;
@@ -303,10 +299,6 @@ impl CatalogCommand {
         let node = |cursor: &mut ByteCursor<'_>| narrow(cursor).map(NodeId);
         let shard = |cursor: &mut ByteCursor<'_>| narrow(cursor).map(ShardId);
         match cursor.u8()? {
-            FOUND_ONE_NODE => {
-                let settings = ClusterSettings::decode_one_node(cursor)?;
-                Ok(Self::Found { settings, nodes: Vec::new() })
-            }
             FOUND => Ok(Self::Found {
                 settings: ClusterSettings::decode(cursor)?,
                 nodes: list(cursor, NODE_BYTES_MIN, |cursor| {
@@ -394,17 +386,11 @@ impl ClusterSettings {
     }
 
     pub(crate) fn decode(cursor: &mut ByteCursor<'_>) -> Result<Self, Malformed> {
-        let settings = Self::decode_one_node(cursor)?;
-        Ok(Self { replicas: cursor.u8()?, ..settings })
-    }
-
-    /// As they were written when there was one node.
-    pub(crate) fn decode_one_node(cursor: &mut ByteCursor<'_>) -> Result<Self, Malformed> {
         Ok(Self {
             cluster: ClusterUid(cursor.array()?),
             shards: cursor.u32()?,
             hot_bytes_max: cursor.u64()?,
-            replicas: 1,
+            replicas: cursor.u8()?,
         })
     }
 }

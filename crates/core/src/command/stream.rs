@@ -53,8 +53,6 @@ const UID_BYTES: usize = 16;
 
 const ENSURE: u8 = 1;
 const DELETE: u8 = 2;
-/// As it was written before it told an epoch: it is read, and means any. Nobody writes it.
-const RELEASE_PRODUCER_OF_ANY_EPOCH: u8 = 3;
 const RELEASE_PRODUCER: u8 = 4;
 /// As [`ENSURE`], and which request it is at the end.
 const ENSURE_OF_REQUEST: u8 = 5;
@@ -102,13 +100,11 @@ impl StreamCommand {
                 },
             })),
             DELETE => Ok(Self::Delete { stream: StreamUid(cursor.array()?) }),
-            kind @ (RELEASE_PRODUCER_OF_ANY_EPOCH | RELEASE_PRODUCER) => {
-                Ok(Self::ReleaseProducer {
-                    producer: ProducerId(cursor.array()?),
-                    epoch: if kind == RELEASE_PRODUCER { cursor.u32()? } else { u32::MAX },
-                    streams: list(cursor, UID_BYTES, |cursor| Ok(StreamUid(cursor.array()?)))?,
-                })
-            }
+            RELEASE_PRODUCER => Ok(Self::ReleaseProducer {
+                producer: ProducerId(cursor.array()?),
+                epoch: cursor.u32()?,
+                streams: list(cursor, UID_BYTES, |cursor| Ok(StreamUid(cursor.array()?)))?,
+            }),
             _ => Err(Malformed),
         }
     }

@@ -133,6 +133,8 @@ mod tests {
             max_bytes = "1GiB"
             [cold]
             max_time_to_cold = "10m"
+            [cpu]
+            keep_awake = true
             [log]
             format = "json"
             filter = "info,railgun_broker=debug"
@@ -153,6 +155,7 @@ mod tests {
         assert!(layer.hot.file_bytes.is_some() && layer.streams.max_count.is_some());
         assert!(layer.clients.max_connections.is_some() && layer.clients.max_bytes.is_some());
         assert!(layer.shards.count.is_some() && layer.cold.max_time_to_cold.is_some());
+        assert!(layer.cpu.keep_awake.is_some());
         assert!(layer.log.format.is_some() && layer.log.filter.is_some());
     }
 

@@ -59,8 +59,10 @@ fn nothing_is_done_before_a_cluster_is_founded() {
         assert_eq!(apply(&mut catalog, 0, command), CatalogOutcome::Refused);
     }
     let settings = ClusterSettings { shards: 1 << 31, ..settings(1) };
-    let huge = CatalogCommand::Found { settings, nodes: Vec::new() };
+    let huge = CatalogCommand::Found { settings, nodes: vec![(NodeId(1), info(1))] };
     assert_eq!(apply(&mut catalog, 0, huge), CatalogOutcome::Refused);
+    let nobody = CatalogCommand::Found { settings: self::settings(1), nodes: Vec::new() };
+    assert_eq!(apply(&mut catalog, 0, nobody), CatalogOutcome::Refused);
     assert_eq!(catalog, Catalog::default());
 }
 
@@ -163,23 +165,6 @@ fn the_last_node_stays_and_unknown_ones_are_told() {
     assert_eq!(node(set(1, NodeState::Removed)).1, NodeState::Removed);
     assert_eq!(set(2, NodeState::Removed), CatalogOutcome::LastNode { node: NodeId(2) });
     assert_eq!(node(set(2, NodeState::Draining)).1, NodeState::Draining);
-}
-
-#[test]
-fn the_first_node_of_an_old_cluster_tells_its_uid_once() {
-    let mut catalog = Catalog::default();
-    apply(&mut catalog, 1, CatalogCommand::Found { settings: settings(3), nodes: Vec::new() });
-    assert_eq!(placement(&catalog, DATA).voters, [first(1)]);
-    assert!(placement(&catalog, DATA).is_settled(), "it leads already");
-    let update = |n, info| CatalogCommand::UpdateNode { node: NodeId(n), info };
-    let record = |catalog: &Catalog| catalog.node(NodeId(1)).expect("known").uid;
-    assert_eq!(record(&catalog), NodeUid::default());
-    assert_eq!(node(apply(&mut catalog, 1, update(1, info(7)))).0, NodeId(1));
-    assert_eq!(record(&catalog), info(7).uid);
-    assert_eq!(apply(&mut catalog, 1, update(1, info(8))), CatalogOutcome::Refused);
-    let unknown = CatalogOutcome::NoSuchNode { node: NodeId(2) };
-    assert_eq!(apply(&mut catalog, 1, update(2, info(8))), unknown);
-    assert_eq!(record(&catalog), info(7).uid);
 }
 
 #[test]
