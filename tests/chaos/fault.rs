@@ -57,11 +57,15 @@ impl Fault {
         let (down, time, rough) = (ms(0..5_000), ms(1_000..8_000), ms(3_000..6_000));
         let downs = [down, ms(0..5_000), ms(0..5_000)];
         let node = random.below(NODES as u64) as usize;
-        // The catalog's, too.
-        let shard = random.below(u64::from(SHARDS) + 1) as u32;
+        // One that publishers need.
+        let shard = random.within(1..u64::from(SHARDS) + 1) as u32;
         let into = random.percent(50);
         match kind {
             Kind::KillLeader => Self::Kill { node: leader(cluster, shard).await, down },
+            Kind::KillCatalogLeader => {
+                let node = leader(cluster, ShardId::CATALOG.0).await;
+                Self::Kill { node, down }
+            }
             Kind::KillNode => Self::Kill { node, down },
             Kind::Pause => Self::Pause { node, time },
             Kind::PauseLeader => Self::Pause { node: leader(cluster, shard).await, time },

@@ -6,6 +6,7 @@ use crate::network::Wiring;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     KillLeader,
+    KillCatalogLeader,
     KillNode,
     Pause,
     PauseLeader,
@@ -39,10 +40,11 @@ pub(crate) enum LinkKind {
 
 impl Kind {
     /// With the name under which gaps are collected, and the only network on which it can be.
-    const ALL: [(Self, &str, Option<Wiring>); 22] = {
+    const ALL: [(Self, &str, Option<Wiring>); 23] = {
         let (relay, links) = (Some(Wiring::Loopback), Some(Wiring::Namespaces));
         [
             (Self::KillLeader, "kill-leader", None),
+            (Self::KillCatalogLeader, "kill-catalog-leader", None),
             (Self::KillNode, "kill-node", None),
             (Self::Pause, "pause", None),
             (Self::PauseLeader, "pause-leader", None),

@@ -217,7 +217,7 @@ impl Chaos {
             gaps.sort_unstable();
             let (p50, max) = (gaps[gaps.len() / 2], gaps[gaps.len() - 1]);
             told +=
-                &format!("  {kind:<12} {:>4} rounds, p50 {p50:.1?}, max {max:.1?}\n", gaps.len());
+                &format!("  {kind:<20} {:>4} rounds, p50 {p50:.1?}, max {max:.1?}\n", gaps.len());
             for gap in gaps {
                 figures += &format!("{network} {kind} {}\n", gap.as_millis());
             }
