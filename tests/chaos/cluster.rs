@@ -165,8 +165,13 @@ impl Cluster {
 
     /// A client of these nodes, once one of them serves.
     pub(crate) async fn client(&self, nodes: &[usize], limit: Duration) -> Client {
+        Self::connected(self.options(nodes), limit).await
+    }
+
+    /// The same of one with these options.
+    pub(crate) async fn connected(options: ClientOptions, limit: Duration) -> Client {
         eventually("a node takes clients", limit, async || {
-            Client::connect(self.options(nodes)).await.ok()
+            Client::connect(options.clone()).await.ok()
         })
         .await
     }

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use railgun_client::{
-    Client, Event, Offset, PublishError, Publisher, Retry, StartPosition, StreamName, StreamUid,
-    SubscribeError, Subscription, Ticket,
+    Client, Event, Offset, PublishError, Publisher, Retry, SendError, StartPosition, StreamName,
+    StreamUid, SubscribeError, Subscription, Ticket,
 };
 use railgun_testkit::sim::{End, History, LaneId, MessageId, Random, Said};
 use tokio::sync::watch;
@@ -61,7 +61,8 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Two publishers of the first stream, one of each other, and a reader of each on each node.
+    /// Two publishers of the first stream, of which one stays with the server that it has and so goes by relays,
+    /// one of each other, and a reader of each on each node.
     pub(crate) async fn start(
         cluster: &Cluster,
         streams: &[Stream],
@@ -77,8 +78,10 @@ impl Load {
             ends: watch::channel(None).0,
             streams: streams.to_vec(),
         };
-        for stream in streams.iter().take(1).chain(streams) {
-            let client = cluster.client(&[0, 1, 2], ENDED_LIMIT).await;
+        for (at, stream) in streams.iter().take(1).chain(streams).enumerate() {
+            let mut options = cluster.options(&[0, 1, 2]);
+            options.follow_leaders = at > 0;
+            let client = Cluster::connected(options, ENDED_LIMIT).await;
             let opened = client.publisher(stream.name.clone()).open().await;
             let acks = Arc::<AtomicU64>::default();
             load.acks.push(Arc::clone(&acks));
@@ -189,7 +192,8 @@ impl Lane {
             Ok(ticket) => self.open.push_back((id, ticket)),
             Err(error) => {
                 self.history.ended(id, End::Refused);
-                self.failed(error.to_string()).await;
+                let is_broken = matches!(error, SendError::OrderBroken { .. });
+                self.failed(error.to_string(), !is_broken).await;
             }
         }
     }
@@ -212,22 +216,29 @@ impl Lane {
                     let how = format_args!("a publisher was told: {error}");
                     self.history.violated("PQ-1", how);
                 }
-                self.failed(error.to_string()).await;
+                self.failed(error.to_string(), !matches!(error, PublishError::OrderBroken)).await;
             }
         }
     }
 
-    /// What is behind what failed fails with it; then it begins again.
-    async fn failed(&mut self, how: String) {
-        self.noticed.failures.push(how);
+    /// What is behind what failed fails with it, and what is in one batch with it; then it begins again.
+    /// `is_cause`: that is no consequence itself.
+    async fn failed(&mut self, how: String, mut is_cause: bool) {
         for (id, ticket) in std::mem::take(&mut self.open) {
             let end = match ticket.await {
                 Ok(published) => End::Published(published.offset, published.ts),
-                Err(error) if error.is_definite() => End::Refused,
-                Err(_) => End::Unknown,
+                Err(error) => {
+                    is_cause |= !matches!(error, PublishError::OrderBroken);
+                    if error.is_definite() { End::Refused } else { End::Unknown }
+                }
             };
             self.history.ended(id, end);
         }
+        if !is_cause {
+            let how = format_args!("nothing has failed, and a publisher was told: {how}");
+            self.history.violated("PS-2", how);
+        }
+        self.noticed.failures.push(how);
         self.publisher.resume().await;
         self.lane = self.history.lane(true);
     }
