@@ -592,9 +592,7 @@ impl ClusterWorld {
 
     /// What is wrong now excuses what clients are told.
     fn tell_health(&mut self) {
-        let is_ill = !self.lasting.is_empty()
-            || self.lost.is_some()
-            || self.members.iter().any(|member| member.up().is_none() || member.hurt.is_some());
+        let is_ill = self.is_ill();
         let now = self.trace.elapsed();
         let is_full = |at| {
             self.lasting.iter().any(|(_, it)| matches!(it, Lasting::DiskFull(full) if *full == at))
@@ -610,6 +608,15 @@ impl ClusterWorld {
         }
         self.history.bucket_is_ill(self.bucket.weather() != Weather::Fair);
         self.history.node_is_ill(is_ill);
+    }
+
+    /// Whether nodes or connections have a reason not to serve a client at once. A bucket that is ill is none;
+    /// nor is a drain: whoever comes is told where to go.
+    fn is_ill(&self) -> bool {
+        let is_reason = |(_, it): &(_, _)| !matches!(it, Lasting::Bucket | Lasting::Drained(_));
+        self.lasting.iter().any(is_reason)
+            || self.lost.is_some()
+            || self.members.iter().any(|member| member.up().is_none() || member.hurt.is_some())
     }
 
     /// Reads everything through every node, brings it to the bucket, reads it there; the history must

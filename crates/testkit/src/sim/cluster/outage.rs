@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::super::bucket::Weather;
 use super::super::world::in_middle_third;
-use super::ClusterWorld;
 use super::faults::Fault;
+use super::{ClusterWorld, Lasting};
 
 /// One seed in so many sees it; none of the first few, which are run most.
 const EVERY: u64 = 8;
@@ -26,6 +26,10 @@ impl ClusterWorld {
         while self.bucket.weather() != Weather::Fair && self.history.is_sound() {
             let pause = Duration::from_millis(self.random.within(20..10_000));
             self.pass(pause).await;
+            if self.lacks_bucket_only() {
+                self.be_led().await;
+                self.be_served().await;
+            }
             let fault = Fault::draw(&mut self.random);
             if fault.1.is_mild() {
                 self.strike(fault).await;
@@ -38,5 +42,10 @@ impl ClusterWorld {
             counts.outage = counts.outage.max(outage);
             counts.refused_in_outage += refused;
         });
+    }
+
+    fn lacks_bucket_only(&self) -> bool {
+        let is_drained = |(_, it): &(_, _)| matches!(it, Lasting::Drained(_));
+        !self.is_ill() && !self.lasting.iter().any(is_drained)
     }
 }

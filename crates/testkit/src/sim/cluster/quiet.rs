@@ -54,13 +54,18 @@ impl ClusterWorld {
             self.members[at].node.hooks.set_answers_left(None, None);
             self.members[at].hurry();
         }
+        self.be_led().await;
+        let complaint = "nothing is wrong, and a node does not start";
+        self.wait_for(complaint, START_PATIENCE, Self::all_up).await;
+        self.well_at = self.trace.elapsed();
+    }
+
+    /// Nothing that lasts keeps nodes from each other. Soon every shard has a leader.
+    pub(super) async fn be_led(&mut self) {
         let complaint = "nothing is wrong, and a shard has no leader";
         let took = self.wait_for(complaint, LEADER_PATIENCE, Self::has_leaders).await;
         self.trace.note(format_args!("leaders after {took:?}"));
         self.trace.count(|counts| counts.leaders_after = counts.leaders_after.max(took));
-        let complaint = "nothing is wrong, and a node does not start";
-        self.wait_for(complaint, START_PATIENCE, Self::all_up).await;
-        self.well_at = self.trace.elapsed();
     }
 
     pub(super) fn all_up(&mut self) -> bool {
