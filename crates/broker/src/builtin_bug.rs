@@ -40,6 +40,8 @@ pub enum BuiltinBug {
     LoneClockFollowed,
     /// A node leads others before any of them has told of its clock.
     ClockNotAwaited,
+    /// A node leads on, and others have it lead, however far its clock is off.
+    WrongClockLeads,
     /// An answer to what was relayed is given to who waits next, too.
     AnsweredTwice,
 }

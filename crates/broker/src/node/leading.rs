@@ -9,7 +9,9 @@ use railgun_core::command::NodeState;
 use railgun_types::{NodeId, ReplicaId, ShardId};
 use tokio::time::Instant;
 
+use super::clocks::ClockStanding;
 use super::keeper::Keeper;
+use crate::builtin_bug::BuiltinBug;
 use crate::catalog::ClusterView;
 use crate::leads;
 use crate::on_node::LocalReplica;
@@ -30,7 +32,10 @@ impl Keeper {
             false => self.drained_since = None,
         }
         let on_node = self.routing.on_node.borrow().clone();
-        let clocks = self.clocks.borrow().clone();
+        let mut clocks = self.clocks.borrow().clone();
+        if self.starter.planted.is(BuiltinBug::WrongClockLeads) {
+            clocks = ClockStanding::default();
+        }
         let mut moves = Vec::new();
         for (&shard, local) in on_node.iter() {
             let state = local.raft.leader().state();

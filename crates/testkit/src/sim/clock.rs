@@ -30,6 +30,11 @@ impl SimClock {
         self.offset_us.fetch_add(us, Ordering::Relaxed);
     }
 
+    /// How much it tells beside virtual time, in µs.
+    pub(super) fn off_us(&self) -> i64 {
+        self.offset_us.load(Ordering::Relaxed)
+    }
+
     /// From now on it tells this much beside virtual time.
     pub(super) fn set_off(&self, us: i64) {
         self.offset_us.store(us, Ordering::Relaxed);
@@ -39,7 +44,7 @@ impl SimClock {
 impl Clock for SimClock {
     fn now(&self) -> Timestamp {
         let passed = i64::try_from(self.start.elapsed().as_micros()).unwrap_or(i64::MAX);
-        Timestamp(BEGIN_US + passed + self.offset_us.load(Ordering::Relaxed))
+        Timestamp(BEGIN_US + passed + self.off_us())
     }
 }
 

@@ -70,7 +70,7 @@ impl ClusterBug {
 }
 
 /// Bugs that a simulated cluster finds.
-pub const CLUSTER_BUGS: [ClusterBug; 23] = {
+pub const CLUSTER_BUGS: [ClusterBug; 24] = {
     use BrokerBug as Broker;
     use LogBug as Log;
     const fn log(
@@ -124,6 +124,7 @@ pub const CLUSTER_BUGS: [ClusterBug; 23] = {
         broker(Broker::AnsweredTwice, "relay answered twice", &["PQ-1", "PS-1"], &[]),
         broker(Broker::LoneClockFollowed, "lone clock followed", &["CL-6"], &[]),
         broker(Broker::ClockNotAwaited, "clock not awaited", &["CL-6"], &[]),
+        broker(Broker::WrongClockLeads, "wrong clock leads on", &["CL-6"], &[]),
         broker(Broker::CommitBeforePut, "commit of what was never uploaded", &["I2"], LOST),
         broker(Broker::HoleInManifest, "hole in a manifest", &["I1"], LOST),
         broker(Broker::GapBetweenTiers, "gap between the tiers", &["I7"], &["PS-1", "PS-5"]),

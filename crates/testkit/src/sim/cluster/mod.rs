@@ -3,6 +3,7 @@
 //! quiet; then there must soon be leaders. The history and its rules are those of a node alone; besides,
 //! replicas are compared with each other.
 
+mod clocks;
 mod faults;
 mod harm;
 mod member;

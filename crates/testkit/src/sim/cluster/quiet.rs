@@ -24,6 +24,7 @@ impl ClusterWorld {
     pub(super) async fn be_quiet(&mut self) {
         self.become_well().await;
         self.be_served().await;
+        self.be_led_by_right_clocks().await;
         let pause = Duration::from_millis(self.random.within(500..6_000));
         self.pass(pause).await;
     }
