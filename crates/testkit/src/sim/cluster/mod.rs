@@ -632,6 +632,8 @@ impl ClusterWorld {
         audit::seal_streams(&self.dial, &self.history).await;
         self.be_tidy().await;
         self.checker.check_replay(&ends).await;
+        self.be_served_at_last().await;
+        let Some(ends) = self.read_everywhere().await else { return };
         self.trace.note(format_args!("a last power cut"));
         for at in 0..self.members.len() {
             self.crash(at, HostCrash::Silent, &CrashPlan::LoseAll, Duration::ZERO).await;

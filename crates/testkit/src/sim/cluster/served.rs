@@ -23,14 +23,24 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(3);
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 impl ClusterWorld {
-    /// A client of each node publishes to every stream that stays.
+    /// A client of each node publishes to every stream that stays. Others publish, too.
     pub(super) async fn be_served(&mut self) {
+        self.ask(false).await;
+    }
+
+    /// The same when nobody else publishes any more, and everything is in the bucket.
+    pub(super) async fn be_served_at_last(&mut self) {
+        self.ask(true).await;
+    }
+
+    async fn ask(&mut self, is_at_last: bool) {
         let mut asking = JoinSet::new();
         for (at, member) in self.members.iter().enumerate() {
             let asker = Asker {
                 node: at + 1,
                 dial: member.node.dial.clone(),
                 seed: self.random.bytes(),
+                is_at_last,
                 streams: Arc::clone(&self.streams),
                 history: self.history.clone(),
                 trace: self.trace.clone(),
@@ -51,6 +61,8 @@ struct Asker {
     node: usize,
     dial: SimDial,
     seed: [u8; 16],
+    /// Nothing fills a log any more. Until then a shard whose log is full is led, and that is enough.
+    is_at_last: bool,
     streams: Arc<Vec<(StreamName, StreamUid)>>,
     history: History,
     trace: Trace,
@@ -73,9 +85,11 @@ impl Asker {
     }
 
     async fn publish_until(&self, end: Instant, client: &Client, stream: &(StreamName, StreamUid)) {
-        let mut last = "no answer".to_owned();
-        if timeout_at(end, self.publish(client, stream, &mut last)).await.is_err() {
-            self.is_not_served(&format!("a record for {}", stream.1), &last);
+        let mut last = Last { how: "no answer".to_owned(), is_full: false };
+        let published = timeout_at(end, self.publish(client, stream, &mut last)).await;
+        let is_excused = last.is_full && !self.is_at_last;
+        if published.is_err() && !is_excused {
+            self.is_not_served(&format!("a record for {}", stream.1), &last.how);
         }
     }
 
@@ -87,13 +101,12 @@ impl Asker {
         self.history.violated("liveness", how);
     }
 
-    /// Until a record is acked, or refused because the log is full for now: then the shard is led, and the
-    /// rest of what is published fills it.
+    /// Until a record is acked; or refused because the log is full, while the bucket may be the reason.
     async fn publish(
         &self,
         client: &Client,
         (name, stream): &(StreamName, StreamUid),
-        last: &mut String,
+        last: &mut Last,
     ) {
         loop {
             match client.publisher(name.clone()).open().await {
@@ -110,17 +123,25 @@ impl Asker {
                         Err(error) => error,
                     };
                     self.history.ended(id, End::of(&error));
-                    if is_full(&error) {
-                        return;
-                    }
-                    *last = error.to_string();
+                    *last = Last { how: error.to_string(), is_full: is_full(&error) };
                 }
-                Err(error) => *last = error.to_string(),
+                Err(error) => *last = Last { how: error.to_string(), is_full: false },
             }
-            self.trace.note(format_args!("node {} does not take a record: {last}", self.node));
+            let how = &last.how;
+            self.trace.note(format_args!("node {} does not take a record: {how}", self.node));
+            if last.is_full && !self.is_at_last && self.history.bucket_may_be_ill() {
+                return;
+            }
             sleep(AGAIN_AFTER).await;
         }
     }
+}
+
+/// Why a record was not acked when it was tried last.
+struct Last {
+    how: String,
+    /// The log of the shard has taken all that it may hold.
+    is_full: bool,
 }
 
 fn is_full(error: &PublishError) -> bool {
@@ -138,8 +159,15 @@ mod tests {
         let trace = Trace::begin();
         let history = History::new(trace.clone());
         let (dial, streams) = (SimDial::new(MemoryNetwork::new()), Arc::default());
-        let asker =
-            Asker { node: 1, dial, seed: [1; 16], streams, history: history.clone(), trace };
+        let asker = Asker {
+            node: 1,
+            dial,
+            seed: [1; 16],
+            is_at_last: false,
+            streams,
+            history: history.clone(),
+            trace,
+        };
         asker.run().await;
         let violations = history.violations();
         assert!(violations.len() == 1 && violations[0].starts_with("liveness"), "{violations:?}");
