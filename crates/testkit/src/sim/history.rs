@@ -20,8 +20,8 @@ use super::trace::Trace;
 /// Bytes of a message's number, with which every value begins.
 const NUMBER_BYTES: usize = 8;
 
-/// No log is so far ahead of the time: twice what the nodes' clocks may differ by, and what a sample may err.
-const LOG_AHEAD_US_MAX: i64 = 25_000_000;
+/// No log is so far off the time: twice what the nodes' clocks may differ by, and what a sample may err.
+const LOG_OFF_US_MAX: i64 = 25_000_000;
 
 /// For so long what was wrong excuses what clients are told.
 const EXCUSED: Duration = Duration::from_secs(10);
@@ -331,7 +331,7 @@ impl History {
             (known, *at, inner.right_clock.as_ref().map(Clock::now))
         });
         if let Some(now) = now
-            && ts.0 - now.0 > LOG_AHEAD_US_MAX
+            && ts.0 - now.0 > LOG_OFF_US_MAX
         {
             let ahead = Duration::from_micros(ts.0.abs_diff(now.0));
             let how = format_args!("offset {offset} of {stream} is {ahead:?} ahead of the time");
@@ -351,6 +351,19 @@ impl History {
             let how =
                 format_args!("message {id} is at offsets {elsewhere} and {offset} of {stream}");
             self.violated("PQ-1", how);
+        }
+    }
+
+    /// A record was just acked, and all clocks have been known for long: it is not of a time that is long
+    /// over (CL-6).
+    pub(super) fn is_of_now(&self, stream: StreamUid, offset: Offset, ts: Timestamp) {
+        let Some(now) = self.inner.with(|inner| inner.right_clock.as_ref().map(Clock::now)) else {
+            return;
+        };
+        if now.0 - ts.0 > LOG_OFF_US_MAX {
+            let behind = Duration::from_micros(ts.0.abs_diff(now.0));
+            let how = format_args!("offset {offset} of {stream} is {behind:?} behind the time");
+            self.violated("CL-6", how);
         }
     }
 

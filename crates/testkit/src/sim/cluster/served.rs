@@ -61,7 +61,8 @@ struct Asker {
     node: usize,
     dial: SimDial,
     seed: [u8; 16],
-    /// Nothing fills a log any more. Until then a shard whose log is full is led, and that is enough.
+    /// Nothing fills a log any more, and all clocks have been known for long. Until then a shard whose log is
+    /// full is led, and that is enough.
     is_at_last: bool,
     streams: Arc<Vec<(StreamName, StreamUid)>>,
     history: History,
@@ -118,6 +119,9 @@ impl Asker {
                     };
                     let error = match ended {
                         Ok(it) => {
+                            if self.is_at_last {
+                                self.history.is_of_now(*stream, it.offset, it.ts);
+                            }
                             return self.history.ended(id, End::Published(it.offset, it.ts));
                         }
                         Err(error) => error,

@@ -171,10 +171,24 @@ async fn log_time_that_is_still_to_come_is_noticed() {
     let messages = sent(&history, false, 2);
     let ahead = |us| Timestamp(right.now().0 + us);
     history.compare_log_time(right.clone());
-    let (first, second) = (ahead(LOG_AHEAD_US_MAX), ahead(LOG_AHEAD_US_MAX + 1));
+    let (first, second) = (ahead(LOG_OFF_US_MAX), ahead(LOG_OFF_US_MAX + 1));
     history.read(STREAM, Offset(0), first, &(&messages[0].1).into(), "a reader");
     assert!(history.is_sound());
     history.read(STREAM, Offset(1), second, &(&messages[1].1).into(), "a reader");
+    assert_eq!(broken(&history), ["CL-6"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn log_time_that_is_long_over_is_noticed() {
+    let history = history();
+    let right = SimClock::begin();
+    let behind = |us| Timestamp(right.now().0 - us);
+    history.is_of_now(STREAM, Offset(0), behind(LOG_OFF_US_MAX + 1));
+    assert!(history.is_sound(), "the time is not known");
+    history.compare_log_time(right.clone());
+    history.is_of_now(STREAM, Offset(0), behind(LOG_OFF_US_MAX));
+    assert!(history.is_sound());
+    history.is_of_now(STREAM, Offset(0), behind(LOG_OFF_US_MAX + 1));
     assert_eq!(broken(&history), ["CL-6"]);
 }
 
