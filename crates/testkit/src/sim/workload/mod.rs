@@ -149,6 +149,8 @@ impl Actor {
     pub(super) async fn connect(&self) -> Option<Client> {
         let mut options = ClientOptions::new(self.dial.servers());
         options.give_up_after = Duration::from_secs(self.draw(2..40));
+        // Who does not goes by way of the node that it is connected with.
+        options.follow_leaders = !self.percent(40);
         options.seed = Some(self.random.with(Random::bytes));
         loop {
             match Client::connect_over(Arc::new(self.dial.clone()), options.clone()).await {
