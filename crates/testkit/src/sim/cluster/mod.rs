@@ -289,7 +289,7 @@ impl ClusterWorld {
             tokio::task::yield_now().await;
         }
         let lives: Vec<_> = self.members.iter().map(Member::up).collect();
-        for at in self.replicas.look(&lives) {
+        for at in self.replicas.look(&lives, self.lost) {
             if let Some(life) = lives[at] {
                 self.checker.check_promises(at, &life.broker.replica_states());
             }

@@ -24,6 +24,8 @@ pub(super) struct Replicas {
     trace: Trace,
     /// Those that vote in the place of earlier ones on their nodes.
     reborn: BTreeSet<(ShardId, ReplicaId)>,
+    /// The replica of each shard that was seen last on each node.
+    present: BTreeMap<(ShardId, usize), ReplicaId>,
     /// Who was seen to lead.
     leaders: BTreeMap<(ShardId, u64), ReplicaId>,
     /// The last durable vote on each node.
@@ -41,6 +43,7 @@ impl Replicas {
             history,
             trace,
             reborn: BTreeSet::new(),
+            present: BTreeMap::new(),
             leaders: BTreeMap::new(),
             votes: BTreeMap::new(),
             hashes: BTreeMap::new(),
@@ -49,11 +52,16 @@ impl Replicas {
         }
     }
 
-    /// Who leads, and who says who leads. The nodes on which a vote has become durable since.
-    pub(super) fn look(&mut self, lives: &[Option<&Life>]) -> BTreeSet<usize> {
+    /// Who leads, and who says who leads. The nodes on which a vote has become durable since. Node `lost` has
+    /// not yet again what it lost.
+    pub(super) fn look(&mut self, lives: &[Option<&Life>], lost: Option<usize>) -> BTreeSet<usize> {
+        self.present.retain(|(_, at), _| lost != Some(*at));
         let mut voted = BTreeSet::new();
         for (at, life) in lives.iter().enumerate() {
             for state in life.iter().flat_map(|life| life.broker.replica_states()) {
+                if lost != Some(at) {
+                    self.is_present(state.shard, at, state.replica);
+                }
                 let votes = state.voters.contains(&state.replica);
                 if votes && state.replica.incarnation() > 1 {
                     self.reborn.insert((state.shard, state.replica));
@@ -70,6 +78,18 @@ impl Replicas {
             }
         }
         voted
+    }
+
+    /// None takes the place of another on its node for no reason (CL-3).
+    fn is_present(&mut self, shard: ShardId, at: usize, replica: ReplicaId) {
+        let before = self.present.insert((shard, at), replica);
+        if let Some(before) = before.filter(|before| *before != replica) {
+            let how = format_args!(
+                "node {} has lost nothing, and its replica of shard {shard} is {replica} after {before}",
+                at + 1
+            );
+            self.history.violated("CL-3", how);
+        }
     }
 
     fn leads(&mut self, shard: ShardId, term: u64, leader: ReplicaId) {
@@ -150,6 +170,21 @@ mod tests {
         replicas.leads(ShardId(2), 1, ReplicaId(2));
         assert!(history.is_sound());
         replicas.leads(SHARD, 1, ReplicaId(2));
+        assert!(!history.is_sound());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_replica_on_a_node_that_has_lost_nothing_is_noticed() {
+        let (history, mut replicas) = nothing();
+        let first = ReplicaId(1);
+        replicas.is_present(SHARD, 0, first);
+        replicas.is_present(SHARD, 0, first);
+        replicas.is_present(ShardId(2), 0, ReplicaId(2));
+        replicas.look(&[None], Some(0));
+        replicas.is_present(SHARD, 0, ReplicaId(2));
+        assert!(history.is_sound());
+        replicas.look(&[None], Some(1));
+        replicas.is_present(SHARD, 0, first);
         assert!(!history.is_sound());
     }
 
