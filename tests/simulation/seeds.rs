@@ -117,6 +117,9 @@ fn check_all(counts: &Counts) {
         ("promotions", counts.promotions, 10),
         ("promotions of the catalog", counts.catalog_promotions, 1),
         ("log files given up", counts.retired, 10),
+        ("streams made or changed", counts.ensured_changes, 10),
+        ("ensures with nothing to do", counts.ensured_nothing, 10),
+        ("ensures that had to be refused", counts.ensure_refused, 3),
         ("ends of the node by itself", counts.ended_itself, 3),
         ("starts refused for rot", counts.rot_refused, 1),
     ];

@@ -44,6 +44,12 @@ pub struct Counts {
     pub repeated: u64,
     /// Log files that were given up.
     pub retired: u64,
+    /// Streams that were made or changed as an ensure says.
+    pub ensured_changes: u64,
+    /// Ensures that had nothing to do, or only to say what is not as it says.
+    pub ensured_nothing: u64,
+    /// Ensures that were refused as they had to be.
+    pub ensure_refused: u64,
     /// Times the node ended itself, with a reason.
     pub ended_itself: u64,
     /// Starts on rot that were refused.
@@ -92,6 +98,9 @@ impl Counts {
             reborn,
             repeated,
             retired,
+            ensured_changes,
+            ensured_nothing,
+            ensure_refused,
             ended_itself,
             rot_refused,
             faults,
@@ -125,6 +134,9 @@ impl Counts {
         self.reborn += reborn;
         self.repeated += repeated;
         self.retired += retired;
+        self.ensured_changes += ensured_changes;
+        self.ensured_nothing += ensured_nothing;
+        self.ensure_refused += ensure_refused;
         self.ended_itself += ended_itself;
         self.rot_refused += rot_refused;
         for (fault, times) in faults {

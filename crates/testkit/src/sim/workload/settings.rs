@@ -2,11 +2,14 @@
 //! ensured does what it says, and nothing else (SEMANTICS §8).
 
 use railgun_client::{
-    AdminError, EnsureMode, EnsureOptions, EnsureOutcome, Ensured, ErrorCode, FieldDiff, SpecPatch,
-    StreamKind, StreamName, StreamSpec, WireCode,
+    AdminError, Client, EnsureMode, EnsureOptions, EnsureOutcome, Ensured, ErrorCode, FieldDiff,
+    SpecPatch, StreamKind, StreamName, StreamSpec, WireCode,
 };
 
 use super::{Actor, admin, stream_name};
+
+/// How often it is told that a call was not done before nobody waits for that any longer.
+const TOLD_MAX: u32 = 8;
 
 /// What is known of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +46,8 @@ pub(super) async fn run(actor: Actor) {
     }
 }
 
-/// Until it is not known any more what the stream is like: a call has had no answer, and may still be done.
+/// Until it is not known any more what the stream is like: a call has had no answer, and may still be done or
+/// undo something.
 async fn look_after(actor: &Actor, name: &StreamName) {
     let mut known: Option<Known> = None;
     let mut wishes = 0u64;
@@ -54,37 +58,30 @@ async fn look_after(actor: &Actor, name: &StreamName) {
                 return;
             }
             actor.pause(1_500).await;
-            let admin = client.admin();
             if actor.percent(25) {
-                match admin.describe_stream(name).await {
-                    Ok(told) => {
-                        let told = Known { spec: told.spec, revision: told.revision };
-                        if known.as_ref() != Some(&told) {
-                            violated(
-                                actor,
-                                "EN-3",
-                                name,
-                                &known,
-                                format_args!("is told: {told:?}"),
-                            );
-                        }
-                    }
-                    Err(AdminError::Refused(error))
-                        if known.is_none() && error.code == code(ErrorCode::StreamNotFound) => {}
-                    Err(error) => admin::judge(actor, &error),
+                if let Some(told) = told(actor, &client, name).await
+                    && told != known
+                {
+                    violated(actor, "EN-3", name, &known, format_args!("is told: {told:?}"));
                 }
                 continue;
             }
             wishes += 1;
             let wish = Wish::draw(actor, known.as_ref(), wishes);
             let (expected, then) = wish.expected(known.as_ref());
-            let done = admin.ensure_stream(name, wish.patch.clone(), wish.options).await;
+            let done = client.admin().ensure_stream(name, wish.patch.clone(), wish.options).await;
             actor.note(format_args!("{name}: {wish:?}: {done:?}"));
             match wish.judge(&expected, then.as_ref(), done) {
-                Verdict::AsExpected => known = then,
+                Verdict::AsExpected => {
+                    expected.count(actor);
+                    known = then;
+                }
                 Verdict::NotKnown(error) => {
                     admin::judge(actor, &error);
-                    return;
+                    if !is_done(actor, &client, name, &known, &then).await {
+                        return;
+                    }
+                    known = then;
                 }
                 Verdict::Other(how) => {
                     let how = format_args!("{wish:?} must lead to {expected:?}, and is told {how}");
@@ -93,6 +90,43 @@ async fn look_after(actor: &Actor, name: &StreamName) {
             }
         }
     }
+}
+
+/// What the stream is told to be like, if somebody tells.
+async fn told(actor: &Actor, client: &Client, name: &StreamName) -> Option<Option<Known>> {
+    match client.admin().describe_stream(name).await {
+        Ok(told) => Some(Some(Known { spec: told.spec, revision: told.revision })),
+        Err(AdminError::Refused(error)) if error.code == code(ErrorCode::StreamNotFound) => {
+            Some(None)
+        }
+        Err(error) => {
+            admin::judge(actor, &error);
+            None
+        }
+    }
+}
+
+/// Whether a call that had no answer was done, as is told for a while: then it is not done again. Of one that
+/// changes nothing nobody can say.
+async fn is_done(
+    actor: &Actor,
+    client: &Client,
+    name: &StreamName,
+    before: &Option<Known>,
+    after: &Option<Known>,
+) -> bool {
+    let (mut tries, mut is_done) = (0, false);
+    while before != after && !is_done && tries < TOLD_MAX && actor.goes_on() {
+        actor.pause(1_500).await;
+        let Some(told) = told(actor, client, name).await else { continue };
+        tries += 1;
+        is_done = told == *after;
+        if !is_done && told != *before {
+            let how = format_args!("may be {after:?} as well, and is told: {told:?}");
+            violated(actor, "EN-3", name, before, how);
+        }
+    }
+    is_done
 }
 
 fn violated(
@@ -118,6 +152,14 @@ impl Expected {
             Self::Refused(ErrorCode::RevisionConflict) => "EN-6",
             Self::Refused(_) => "EN-4",
         }
+    }
+
+    fn count(&self, actor: &Actor) {
+        actor.trace.count(|counts| match self {
+            Self::Created | Self::Updated(_) => counts.ensured_changes += 1,
+            Self::Unchanged | Self::Drift(_) => counts.ensured_nothing += 1,
+            Self::Refused(_) => counts.ensure_refused += 1,
+        });
     }
 }
 
