@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use railgun_broker::{Broker, BrokerSpec, ClusterSpec, LogDriver, Seams, StartError};
+use railgun_broker::{Broker, BrokerSpec, ClusterSpec, LogDriver, NodeFailure, Seams, StartError};
 use railgun_log::{CrashPlan, Disk, LogOptions, SimDisk, read_full_at};
 use railgun_net::BindError;
 use railgun_net::memory::{AddrInUse, Crash as HostCrash, Disturbance, MemoryNetwork};
-use railgun_raft::Inline;
+use railgun_raft::{Failure, Inline};
 use railgun_types::ShardId;
 use tokio::sync::Notify;
 
@@ -350,8 +350,8 @@ impl SimNode {
 
 impl Life {
     /// Resolves when the node has to end, with its reason.
-    pub(super) async fn failed(&self) -> String {
-        format!("{:?}", self.broker.failed().await)
+    pub(super) async fn failed(&self) -> NodeFailure {
+        self.broker.failed().await
     }
 
     /// Cuts every connection.
@@ -363,6 +363,11 @@ impl Life {
     pub(super) async fn shutdown(&self, drain: Duration) {
         self.broker.shutdown(drain).await;
     }
+}
+
+/// Whether the disk may be the reason why a node has to end.
+pub(super) fn is_of_disk(failure: &NodeFailure) -> bool {
+    matches!(failure, NodeFailure::Disk { .. } | NodeFailure::Shard(Failure::Storage { .. }))
 }
 
 /// What a start that failed or was given up still does has no effect.

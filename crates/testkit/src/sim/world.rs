@@ -14,7 +14,7 @@ use super::counts::Counts;
 use super::dial::SimDial;
 use super::faults::Fault;
 use super::history::History;
-use super::node::{Life, SimNode};
+use super::node::{Life, SimNode, is_of_disk};
 use super::options::{Options, Shape};
 use super::panics;
 use super::random::Random;
@@ -218,10 +218,11 @@ impl World {
                 reason = life.failed() => reason,
                 () = tokio::time::sleep(left) => break,
             };
-            self.trace.note(format_args!("the node ends: {reason}"));
+            self.trace.note(format_args!("the node ends: {reason:?}"));
             self.trace.count(|counts| counts.ended_itself += 1);
-            if !std::mem::take(&mut self.disk_hurt) {
-                self.history.violated("liveness", format_args!("the node ended itself: {reason}"));
+            if !std::mem::take(&mut self.disk_hurt) || !is_of_disk(&reason) {
+                let how = format_args!("the node ended itself: {reason:?}");
+                self.history.violated("liveness", how);
             }
             // What it has answered is still on its way for a moment.
             self.pause(20).await;

@@ -9,6 +9,7 @@ use railgun_log::{
     CrashPlan, Disk, EntryId, LogOptions, LogWriter, OpenError, ReadError, ShardLog, SimDisk, Step,
     Vote,
 };
+use railgun_types::ShardId;
 
 use super::super::history::History;
 use super::super::node::SimNode;
@@ -53,6 +54,13 @@ impl Harm {
     pub(in super::super) fn path(&self) -> &Path {
         let (Self::Flip { path, .. } | Self::Cut { path, .. } | Self::Gone { path }) = self;
         path
+    }
+
+    /// Whose file it is in: `shards/<shard>`, or `shards/<shard>.<incarnation>`.
+    pub(in super::super) fn shard(&self) -> ShardId {
+        let home = self.path().iter().nth(1).and_then(|home| home.to_str());
+        let shard = home.and_then(|home| home.split('.').next()?.parse().ok());
+        ShardId(shard.expect("harm is done to what replicas have"))
     }
 
     pub(in super::super) fn strike(&self, disk: &SimDisk) {

@@ -10,7 +10,7 @@ use railgun_net::memory::Crash as HostCrash;
 use super::super::bucket::SimBucket;
 use super::super::checker::Harm;
 use super::faults::At;
-use super::member::Member;
+use super::member::{Cause, Member};
 use super::{ClusterWorld, DATA_SHARDS, NODES};
 
 /// Time in which what was lost is replaced when nothing else is wrong and all nodes run.
@@ -57,7 +57,7 @@ impl ClusterWorld {
         self.be_harmed(at);
         self.checker.writes_on_rot();
         // It may end itself.
-        self.members[at].hurt = Some(down);
+        self.members[at].hurt(Cause::FlippedBit(harm.shard()), down);
         self.strike_disk(at, harm);
         true
     }

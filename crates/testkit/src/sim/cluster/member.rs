@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use railgun_broker::StartError;
+use railgun_broker::{NodeFailure, StartError};
 use railgun_log::CrashPlan;
 use railgun_net::memory::Crash as HostCrash;
+use railgun_raft::Failure;
+use railgun_types::ShardId;
 use tokio::task::JoinHandle;
 
-use super::super::node::{Life, SimNode};
+use super::super::node::{Life, SimNode, is_of_disk};
 
 /// See the module.
 #[derive(Debug)]
@@ -18,10 +20,41 @@ pub(super) struct Member {
     state: State,
     /// When it is down, it starts again then.
     back_at: Duration,
-    /// A disk error was planted that may end it; down for so long then.
-    pub(super) hurt: Option<Duration>,
-    /// Its disk was full, hurt or without what it had, then.
+    /// What was planted that may end it.
+    hurts: Vec<Hurt>,
+    /// Its disk was full, failing, damaged or without what it had, then.
     pub(super) disk_ill_at: Option<Duration>,
+}
+
+/// Something that may end a node sooner or later; it is down for so long then.
+#[derive(Clone, Copy, Debug)]
+struct Hurt {
+    cause: Cause,
+    down: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// Its machine stops before a batch is synced. What its disk has is sound.
+    Stop,
+    /// An operation of its disk fails.
+    DiskError,
+    /// A bit of a file of this shard flips.
+    FlippedBit(ShardId),
+}
+
+impl Cause {
+    /// Whether a node ends itself for this reason then. Of replicas that die of a damaged log, only the
+    /// catalog's takes its node with it.
+    fn explains(self, failure: &NodeFailure) -> bool {
+        match self {
+            Self::Stop | Self::DiskError => is_of_disk(failure),
+            Self::FlippedBit(shard) => {
+                shard == ShardId::CATALOG
+                    && matches!(failure, NodeFailure::Shard(Failure::Storage { .. }))
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -38,14 +71,20 @@ pub(super) enum News {
     None,
     Started,
     NotStarted(StartError),
-    EndedItself(String),
+    EndedItself(NodeFailure),
     Stopped,
 }
 
 impl Member {
     pub(super) fn new(node: SimNode) -> Self {
         let node = Arc::new(node);
-        Self { node, state: State::Down, back_at: Duration::ZERO, hurt: None, disk_ill_at: None }
+        Self {
+            node,
+            state: State::Down,
+            back_at: Duration::ZERO,
+            hurts: Vec::new(),
+            disk_ill_at: None,
+        }
     }
 
     /// Begins to start it if it is down and its time has come; whether it does.
@@ -57,6 +96,31 @@ impl Member {
             self.state = State::Starting(tokio::spawn(railgun_raft::seeded(seed, starting)));
         }
         is_due
+    }
+
+    /// Until its life ends.
+    pub(super) fn hurt(&mut self, cause: Cause, down: Duration) {
+        self.hurts.push(Hurt { cause, down });
+    }
+
+    pub(super) fn is_hurt(&self) -> bool {
+        !self.hurts.is_empty()
+    }
+
+    /// Whether its disk is not what it was, or will fail.
+    pub(super) fn is_disk_hurt(&self) -> bool {
+        self.hurts.iter().any(|hurt| hurt.cause != Cause::Stop)
+    }
+
+    /// Whether its machine stops here, in the middle of what it does.
+    pub(super) fn has_stopped(&self) -> bool {
+        let stops = self.hurts.iter().any(|hurt| hurt.cause == Cause::Stop);
+        stops && self.node.hooks.syncs_left.with(|left| left.is_none())
+    }
+
+    /// How long it is down when it has ended itself for this reason; `None`: it has none.
+    pub(super) fn down_after(&self, failure: &NodeFailure) -> Option<Duration> {
+        self.hurts.iter().find(|hurt| hurt.cause.explains(failure)).map(|hurt| hurt.down)
     }
 
     /// If it is down, it starts with the next occasion.
@@ -111,7 +175,7 @@ impl Member {
         // And what was dialled since.
         self.node.leave_network(how);
         self.node.crash(life, plan);
-        self.hurt = None;
+        self.hurts.clear();
         self.back_at = back_at;
     }
 
@@ -151,5 +215,32 @@ impl Member {
             State::Up(life) => Some(life),
             State::Down | State::Starting(_) | State::Stopping(..) => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::super::super::checker::Harm;
+    use super::*;
+
+    #[test]
+    fn a_node_ends_for_what_befell_it() {
+        let reason = "so it is".to_owned();
+        let disk = NodeFailure::Disk { reason: reason.clone() };
+        let died = NodeFailure::Shard(Failure::Storage { reason });
+        let bug = NodeFailure::Shard(Failure::Panicked);
+        let explains = |cause: Cause| [&disk, &died, &bug].map(|it| cause.explains(it));
+        assert_eq!(explains(Cause::Stop), [true, true, false]);
+        assert_eq!(explains(Cause::DiskError), [true, true, false]);
+        let in_shard = |dir: &str| {
+            let path = PathBuf::from(format!("shards/{dir}/log/7.log"));
+            explains(Cause::FlippedBit(Harm::Gone { path }.shard()))
+        };
+        assert_eq!(in_shard("1"), [false; 3], "a data shard's replica dies without its node");
+        assert_eq!(in_shard("1.2"), [false; 3]);
+        assert_eq!(in_shard("0"), [false, true, false]);
+        assert_eq!(in_shard("0.3"), [false, true, false]);
     }
 }

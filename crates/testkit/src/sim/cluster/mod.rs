@@ -39,7 +39,7 @@ use super::world::{FAIR_TIME, FINISH_PATIENCE, Report, ends_fair, reported, watc
 pub use faults::CLUSTER_FAULTS;
 use faults::{At, Fault};
 use harm::MEND_PATIENCE;
-use member::{Member, News};
+use member::{Cause, Member, News};
 use operator::Operator;
 use replicas::Replicas;
 use wires::{Way, Wires, both};
@@ -329,11 +329,11 @@ impl ClusterWorld {
                 self.crash(at, HostCrash::Told, &CrashPlan::ProcessOnly, back_at).await;
             }
             News::EndedItself(reason) => {
-                self.note(at, format_args!("ends itself: {reason}"));
+                self.note(at, format_args!("ends itself: {reason:?}"));
                 self.trace.count(|counts| counts.ended_itself += 1);
-                let down = self.members[at].hurt;
+                let down = self.members[at].down_after(&reason);
                 if down.is_none() {
-                    let how = format_args!("node {} ended itself: {reason}", at + 1);
+                    let how = format_args!("node {} ended itself: {reason:?}", at + 1);
                     self.history.violated("liveness", how);
                 }
                 // What it has answered is still on its way for a moment.
@@ -368,6 +368,7 @@ impl ClusterWorld {
             }
             StartError::Bind(_) | StartError::IdentityConflict { .. } => false,
             // For the others a node needs nothing but its disk.
+            _ if self.members[at].has_stopped() => true,
             _ => {
                 let ill_at = self.members[at].disk_ill_at;
                 ill_at.is_some_and(|ill_at| self.trace.elapsed() < ill_at + EXCUSED)
@@ -492,7 +493,7 @@ impl ClusterWorld {
             Fault::DiskError { node, op, after, down } => {
                 let kind = std::io::ErrorKind::Other;
                 self.members[node].node.disk.fail(DiskFault { op, after, kind });
-                self.members[node].hurt = Some(down);
+                self.members[node].hurt(Cause::DiskError, down);
                 self.history.disk_was_hurt();
             }
             Fault::SlowDisk { node, us, time } => {
@@ -540,7 +541,7 @@ impl ClusterWorld {
     }
 
     fn crash_at_sync(&mut self, at: At, syncs: u64, down: Duration) {
-        self.members[at].hurt = Some(down);
+        self.members[at].hurt(Cause::Stop, down);
         self.members[at].node.hooks.syncs_left.with(|left| *left = Some(syncs));
         self.history.disk_was_hurt();
     }
@@ -599,10 +600,10 @@ impl ClusterWorld {
             self.lasting.iter().any(|(_, it)| matches!(it, Lasting::DiskFull(full) if *full == at))
         };
         for (at, member) in self.members.iter_mut().enumerate() {
-            if member.hurt.is_some() || self.lost == Some(at) || is_full(at) {
+            if member.is_disk_hurt() || self.lost == Some(at) || is_full(at) {
                 member.disk_ill_at = Some(now);
             }
-            if member.hurt.is_some() {
+            if member.is_hurt() {
                 // What is to fail may do so long after that was settled.
                 self.history.disk_was_hurt();
             }
@@ -617,7 +618,7 @@ impl ClusterWorld {
         let is_reason = |(_, it): &(_, _)| !matches!(it, Lasting::Bucket | Lasting::Drained(_));
         self.lasting.iter().any(is_reason)
             || self.lost.is_some()
-            || self.members.iter().any(|member| member.up().is_none() || member.hurt.is_some())
+            || self.members.iter().any(|member| member.up().is_none() || member.is_hurt())
     }
 
     /// Reads everything through every node, brings it to the bucket, reads it there; the history must

@@ -34,7 +34,7 @@ impl ClusterWorld {
         self.trace.note(format_args!("quiet"));
         // Who is on its way down takes its leads along if the others cannot have them.
         let stays = |world: &mut Self| {
-            let is_stopping = |it: &Member| it.is_stopping() && it.hurt.is_none();
+            let is_stopping = |it: &Member| it.is_stopping() && !it.is_hurt();
             !world.members.iter().any(is_stopping)
         };
         self.wait_for("a node does not stop", STOP_PATIENCE, stays).await;
@@ -48,7 +48,7 @@ impl ClusterWorld {
         let now = self.trace.elapsed();
         for at in 0..self.members.len() {
             // A planted disk error may lie in wait: a restart forgets it.
-            if self.members[at].hurt.is_some() {
+            if self.members[at].is_hurt() {
                 let plan = self.draw_plan();
                 self.crash(at, HostCrash::Told, &plan, now).await;
             }
