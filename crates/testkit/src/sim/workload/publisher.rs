@@ -20,6 +20,16 @@ struct Handle<'a> {
     ordered: bool,
     lane: LaneId,
     open: Vec<Open>,
+    noticed: Noticed,
+}
+
+/// What messages of a handle were told since it went on last.
+#[derive(Clone, Copy, Default)]
+struct Noticed {
+    /// One has failed for a reason of its own.
+    has_failed: bool,
+    /// One has failed because another had.
+    is_broken: bool,
 }
 
 enum Open {
@@ -123,20 +133,21 @@ async fn leave<'a>(actor: &'a Actor, multi: &MultiPublisher, handles: &mut Vec<H
     }
     actor.note(format_args!("leaves {} with {} open", stream.0, handle.open.len()));
     actor.trace.count(|counts| counts.unbound += 1);
-    let Handle { publisher, open, .. } = handle;
+    let Handle { publisher, open, noticed, .. } = handle;
     drop(publisher);
     if actor.percent(50) {
         actor.pause(500).await;
     }
     let Some(mut handle) = bind(actor, multi, &stream).await else { return };
-    handle.open = open;
+    (handle.open, handle.noticed) = (open, noticed);
     handles.push(handle);
 }
 
 impl<'a> Handle<'a> {
     fn new(actor: &'a Actor, publisher: Publisher, stream: StreamUid, ordered: bool) -> Self {
         let lane = actor.history.lane(ordered);
-        Self { actor, publisher, stream, ordered, lane, open: Vec::new() }
+        let (open, noticed) = (Vec::new(), Noticed::default());
+        Self { actor, publisher, stream, ordered, lane, open, noticed }
     }
 
     async fn work(&mut self) {
@@ -217,9 +228,17 @@ impl<'a> Handle<'a> {
                     let how = format_args!("message {id} expected offset {acked} and is at {at}");
                     self.actor.history.violated("expected_last_offset", how);
                 }
-                self.one_ended(id, ended.map(|p| (p.offset, p.ts))).await;
+                let is_other_end = matches!(
+                    &ended,
+                    Err(PublishError::Refused(refused))
+                        if refused.code == WireCode::Known(ErrorCode::ExpectedOffsetMismatch)
+                );
+                // Somebody else has published.
+                self.noticed.has_failed |= is_other_end;
+                self.one_ended(id, ended.map(|p| (p.offset, p.ts)), is_other_end);
             }
         }
+        self.order_needs_a_cause();
     }
 
     /// The publisher did not take these: they are nowhere. With order kept, it wants to be told to
@@ -235,6 +254,7 @@ impl<'a> Handle<'a> {
     async fn resume(&mut self) {
         self.actor.pause(300).await;
         self.publisher.resume().await;
+        self.noticed = Noticed::default();
         self.lane = self.actor.history.lane(self.ordered);
     }
 
@@ -246,7 +266,7 @@ impl<'a> Handle<'a> {
                 Open::One(id, ticket) => {
                     let ended = ticket.await;
                     failed |= ended.is_err();
-                    self.one_ended(id, ended.map(|p| (p.offset, p.ts))).await;
+                    self.one_ended(id, ended.map(|p| (p.offset, p.ts)), false);
                 }
                 Open::Atomic(ids, ticket) => match ticket.await {
                     Ok(range) => {
@@ -268,28 +288,46 @@ impl<'a> Handle<'a> {
                 },
             }
         }
+        self.order_needs_a_cause();
         if failed {
             self.resume().await;
         }
     }
 
-    async fn one_ended(
+    fn one_ended(
         &mut self,
         id: MessageId,
         ended: Result<(Offset, railgun_client::Timestamp), PublishError>,
+        is_excused: bool,
     ) {
         match ended {
             Ok((offset, ts)) => self.actor.history.ended(id, End::Published(offset, ts)),
             Err(error) => {
                 self.actor.history.ended(id, End::of(&error));
-                self.judge(&error);
+                if !is_excused {
+                    self.judge(&error);
+                }
             }
         }
     }
 
+    /// Nothing fails because of another message unless one has failed, be it of the same batch.
+    fn order_needs_a_cause(&self) {
+        let Noticed { has_failed, is_broken } = self.noticed;
+        if is_broken && !has_failed {
+            let how =
+                format_args!("{}: nothing has failed, and the order is broken", self.actor.name);
+            self.actor.history.violated("PS-2", how);
+        }
+    }
+
     /// Some refusals have no excuse here.
-    fn judge(&self, error: &PublishError) {
+    fn judge(&mut self, error: &PublishError) {
         self.actor.note(format_args!("failed: {error}"));
+        match error {
+            PublishError::OrderBroken => self.noticed.is_broken = true,
+            _ => self.noticed.has_failed = true,
+        }
         let is_excused = match error {
             PublishError::Refused(refused) => {
                 if refused.code == WireCode::Known(ErrorCode::HotTierFull) {
@@ -330,13 +368,7 @@ fn judge_open(actor: &Actor, error: &OpenError) {
 fn is_excused(code: WireCode) -> bool {
     matches!(
         code,
-        WireCode::Known(
-            ErrorCode::ExpectedOffsetMismatch
-                | ErrorCode::OrderBroken
-                | ErrorCode::HotTierFull
-                | ErrorCode::GoingAway
-                | ErrorCode::StreamStarting
-        )
+        WireCode::Known(ErrorCode::HotTierFull | ErrorCode::GoingAway | ErrorCode::StreamStarting)
     )
 }
 
@@ -347,7 +379,13 @@ mod tests {
     #[test]
     fn a_publisher_that_does_nothing_wrong_is_not_told_so() {
         assert!(is_excused(WireCode::Known(ErrorCode::HotTierFull)));
-        for code in [ErrorCode::Internal, ErrorCode::StreamNotFound, ErrorCode::ProducerFenced] {
+        for code in [
+            ErrorCode::Internal,
+            ErrorCode::StreamNotFound,
+            ErrorCode::ProducerFenced,
+            ErrorCode::OrderBroken,
+            ErrorCode::ExpectedOffsetMismatch,
+        ] {
             assert!(!is_excused(WireCode::Known(code)), "{code:?}");
         }
     }
