@@ -495,9 +495,23 @@ impl Streams {
     }
 
     /// Deletes a stream: the name is blocked, the shard leaves a tombstone, the name is free.
+    #[cfg(test)]
     pub(crate) async fn delete(&self, name: &StreamName) -> Result<StreamUid, WireError> {
+        self.delete_entry(name, self.to_delete(name).await?).await
+    }
+
+    /// The stream that has the name now.
+    pub(crate) async fn to_delete(&self, name: &StreamName) -> Result<CatalogEntry, WireError> {
         self.catch_up(ShardId::CATALOG).await?;
-        let entry = self.entry(name).await?.ok_or_else(|| not_found(name))?;
+        self.entry(name).await?.ok_or_else(|| not_found(name))
+    }
+
+    /// Deletes a stream: the name is blocked, the shard leaves a tombstone, the name is free.
+    pub(crate) async fn delete_entry(
+        &self,
+        name: &StreamName,
+        entry: CatalogEntry,
+    ) -> Result<StreamUid, WireError> {
         self.change(CatalogCommand::Delete { name: name.clone(), stream: entry.stream }).await?;
         self.finish_delete(name, &entry).await.map_err(|error| {
             if error.code != ErrorCode::HotTierFull {

@@ -111,7 +111,10 @@ async fn answer(
         }
         Call::DeleteStream(delete) => {
             let (streams, name) = (streams.clone(), name(&delete.name)?);
-            let uid = to_the_end(tasks, async move { streams.delete(&name).await }).await?;
+            // Not for a client that is gone meanwhile: the name may be another stream's by then.
+            let entry = streams.to_delete(&name).await?;
+            let deleting = async move { streams.delete_entry(&name, entry).await };
+            let uid = to_the_end(tasks, deleting).await?;
             Answer::StreamDeleted(v1::StreamDeleted { stream_uid: uid.to_wire() })
         }
         Call::SealStream(_) | Call::ListSegments(_) => {

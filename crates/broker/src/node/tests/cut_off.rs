@@ -159,3 +159,26 @@ async fn an_earlier_stream_of_the_name_is_not_taken_for_the_one_that_is_asked_fo
         assert_eq!(refused.code, ErrorCode::StreamDeleted, "node {number}: {refused}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_is_gone_has_no_later_stream_of_the_name_deleted() {
+    let (cluster, old) = with_records().await;
+    cut_off(&cluster, 3).await;
+    sleep(Duration::from_secs(5)).await;
+    // It looks for whoever knows which stream has the name now.
+    let (connection, _control) = enter(&cluster.network, cluster.node(3)).await;
+    let mut line = connection.open().await.unwrap();
+    let delete = v1::DeleteStream { name: "s".to_owned() };
+    let call = Some(v1::admin_request::Call::DeleteStream(delete));
+    line.0.send(Frame::new(&v1::AdminRequest { id: 1, call })).await.unwrap();
+    sleep(Duration::from_millis(100)).await;
+    connection.close(None, "the client has had enough");
+
+    let streams = &cluster.node(1).streams;
+    assert_eq!(streams.delete(&name("s")).await.unwrap(), old);
+    streams.ensure(wish("s", 1 << 20, EnsureMode::Warn)).await.unwrap();
+    assert_eq!(cluster.publish(1, "s", b"new").await, 0);
+    cluster.disturbance.heal_all();
+    sleep(LONG).await;
+    assert_eq!(cluster.read(1, "s").await, [b"new"]);
+}
