@@ -58,6 +58,7 @@ impl End {
 struct Sent {
     stream: StreamUid,
     message: Message,
+    sent_at: Duration,
     end: End,
     /// Where it was seen.
     at: Option<Offset>,
@@ -94,8 +95,9 @@ impl Health {
         self.is_ill = is_ill;
     }
 
-    fn excuses(&self, now: Duration) -> bool {
-        self.is_ill || self.ill_at.is_some_and(|ill_at| now - ill_at < EXCUSED)
+    /// Whether that is a reason for what came about then or later.
+    fn excuses(&self, since: Duration) -> bool {
+        self.is_ill || self.ill_at.is_some_and(|ill_at| since < ill_at + EXCUSED)
     }
 }
 
@@ -179,6 +181,24 @@ impl History {
         code == WireCode::Known(ErrorCode::Unavailable) && self.excuses(code)
     }
 
+    /// Whether what is wrong, or was since a moment before the message was sent, is a reason to tell its
+    /// publisher this, who may look at it much later.
+    pub(super) fn excuses_end(&self, id: MessageId, error: &PublishError) -> bool {
+        self.inner.with(|inner| {
+            let sent_at = inner.messages[id as usize].sent_at;
+            let is_node = inner.node.excuses(sent_at);
+            match error {
+                PublishError::Refused(refused) => {
+                    refused.code == WireCode::Known(ErrorCode::Unavailable) && is_node
+                }
+                PublishError::NotSent { .. } | PublishError::Unknown { .. } => {
+                    is_node || inner.bucket.excuses(sent_at)
+                }
+                PublishError::OrderBroken => true,
+            }
+        })
+    }
+
     /// Whether that may be the reason why what lies there is not read.
     pub(super) fn bucket_may_be_ill(&self) -> bool {
         let now = self.trace.elapsed();
@@ -223,6 +243,7 @@ impl History {
     /// A new message: its number, and what to publish. Its value is `bytes` long but at least its
     /// number; one in five has everything besides that a message may have.
     pub fn message(&self, stream: StreamUid, lane: LaneId, bytes: usize) -> (MessageId, Message) {
+        let sent_at = self.trace.elapsed();
         self.inner.with(|inner| {
             let id = inner.messages.len() as MessageId;
             let mut value = id.to_le_bytes().to_vec();
@@ -241,7 +262,7 @@ impl History {
                     .with_id(id.to_be_bytes().to_vec());
                 message.producer_ts = Some(Timestamp(filler.within(0..1 << 50) as i64));
             }
-            let sent = Sent { stream, message: message.clone(), end: End::Open, at: None };
+            let sent = Sent { stream, message: message.clone(), sent_at, end: End::Open, at: None };
             inner.messages.push(sent);
             inner.lanes[lane.0].messages.push(id);
             (id, message)

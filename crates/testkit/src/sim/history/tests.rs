@@ -1,3 +1,5 @@
+use railgun_client::WireError;
+
 use super::*;
 
 const STREAM: StreamUid = StreamUid([1; 16]);
@@ -162,6 +164,21 @@ fn log_time_of_a_stream_never_falls() {
     history.read(STREAM, Offset(1), Timestamp(7), &(&messages[1].1).into(), "a reader");
     history.check_whole();
     assert_eq!(broken(&history), ["log time"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publisher_that_looks_late_is_told_what_was_wrong_before() {
+    let history = history();
+    let refused = |code| PublishError::Refused(WireError::new(code, "so it is"));
+    let unavailable = refused(ErrorCode::Unavailable);
+    let (early, _) = sent(&history, true, 1).remove(0);
+    history.node_is_ill(true);
+    history.node_is_ill(false);
+    tokio::time::advance(2 * EXCUSED).await;
+    let (late, _) = sent(&history, true, 1).remove(0);
+    assert!(history.excuses_end(early, &unavailable));
+    assert!(!history.excuses_end(late, &unavailable), "all was well when it was sent");
+    assert!(!history.excuses_end(early, &refused(ErrorCode::Internal)));
 }
 
 #[tokio::test(start_paused = true)]

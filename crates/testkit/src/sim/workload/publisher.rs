@@ -283,7 +283,7 @@ impl<'a> Handle<'a> {
                         failed = true;
                         let end = End::of(&error);
                         ids.iter().for_each(|id| self.actor.history.ended(*id, end));
-                        self.judge(&error);
+                        self.judge(ids[0], &error);
                     }
                 },
             }
@@ -305,7 +305,7 @@ impl<'a> Handle<'a> {
             Err(error) => {
                 self.actor.history.ended(id, End::of(&error));
                 if !is_excused {
-                    self.judge(&error);
+                    self.judge(id, &error);
                 }
             }
         }
@@ -322,25 +322,19 @@ impl<'a> Handle<'a> {
     }
 
     /// Some refusals have no excuse here.
-    fn judge(&mut self, error: &PublishError) {
+    fn judge(&mut self, id: MessageId, error: &PublishError) {
         self.actor.note(format_args!("failed: {error}"));
         match error {
             PublishError::OrderBroken => self.noticed.is_broken = true,
             _ => self.noticed.has_failed = true,
         }
-        let is_excused = match error {
-            PublishError::Refused(refused) => {
-                if refused.code == WireCode::Known(ErrorCode::HotTierFull) {
-                    self.actor.trace.count(|counts| counts.refused_full += 1);
-                }
-                is_excused(refused.code) || self.actor.history.excuses_refusal(refused.code)
-            }
-            PublishError::OrderBroken => true,
-            PublishError::NotSent { .. } | PublishError::Unknown { .. } => {
-                self.actor.history.excuses_silence()
-            }
-        };
-        if !is_excused {
+        let mut is_told = false;
+        if let PublishError::Refused(refused) = error {
+            is_told = is_excused(refused.code);
+            let is_full = refused.code == WireCode::Known(ErrorCode::HotTierFull);
+            self.actor.trace.count(|counts| counts.refused_full += u64::from(is_full));
+        }
+        if !is_told && !self.actor.history.excuses_end(id, error) {
             let how = format_args!("{} was told: {error}", self.actor.name);
             self.actor.history.violated("PS errors", how);
         }
