@@ -172,7 +172,8 @@ async fn a_name_that_many_make_and_delete_at_once_stays_whole() {
         assert!(line.next().await.is_none());
     };
     let make = |mode| Call::EnsureStream(ensure("contested", mode, Default::default()));
-    let delete = |_| Call::DeleteStream(v1::DeleteStream { name: "contested".into() });
+    let delete =
+        |_| Call::DeleteStream(v1::DeleteStream { name: "contested".into(), ..Default::default() });
     tokio::join!(requests(make), requests(delete), requests(make), requests(delete));
     // Whatever came last: the name works.
     attacker.ensure("contested", None).await;

@@ -165,7 +165,9 @@ impl Attacker {
     }
 
     pub(crate) async fn delete(&self, name: &str) {
-        let answer = self.call(Call::DeleteStream(v1::DeleteStream { name: name.into() })).await;
+        let answer = self
+            .call(Call::DeleteStream(v1::DeleteStream { name: name.into(), ..Default::default() }))
+            .await;
         assert!(matches!(answer, Answer::StreamDeleted(_)), "{answer:?}");
     }
 

@@ -21,7 +21,7 @@ fn calls(name: &str) -> [Call; 5] {
             ..Default::default()
         }),
         Call::DescribeStream(v1::DescribeStream { name: name.clone() }),
-        Call::DeleteStream(v1::DeleteStream { name: name.clone() }),
+        Call::DeleteStream(v1::DeleteStream { name: name.clone(), ..Default::default() }),
         Call::SealStream(v1::SealStream { name: name.clone(), ..Default::default() }),
         Call::ListSegments(v1::ListSegments { name, ..Default::default() }),
     ]

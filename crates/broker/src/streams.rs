@@ -207,8 +207,7 @@ impl Streams {
             found = self.resolve_newest(name).await?;
         }
         if found.stream != stream {
-            let message = format!("stream '{name}' was deleted, and another made in its place");
-            return Err(WireError::new(ErrorCode::StreamDeleted, message));
+            return Err(another_in_its_place(name));
         }
         Ok(found)
     }
@@ -494,16 +493,24 @@ impl Streams {
         Ok(Ok(Ensured { outcome, stream_uid: stream, revision }))
     }
 
-    /// Deletes a stream: the name is blocked, the shard leaves a tombstone, the name is free.
-    #[cfg(test)]
-    pub(crate) async fn delete(&self, name: &StreamName) -> Result<StreamUid, WireError> {
-        self.delete_entry(name, self.to_delete(name).await?).await
+    /// The stream that has the name now, if it is the one that is meant.
+    pub(crate) async fn to_delete(
+        &self,
+        name: &StreamName,
+        meant: Option<StreamUid>,
+    ) -> Result<CatalogEntry, WireError> {
+        self.catch_up(ShardId::CATALOG).await?;
+        let entry = self.entry(name).await?.ok_or_else(|| not_found(name))?;
+        match meant.is_none_or(|meant| meant == entry.stream) {
+            true => Ok(entry),
+            false => Err(another_in_its_place(name)),
+        }
     }
 
-    /// The stream that has the name now.
-    pub(crate) async fn to_delete(&self, name: &StreamName) -> Result<CatalogEntry, WireError> {
-        self.catch_up(ShardId::CATALOG).await?;
-        self.entry(name).await?.ok_or_else(|| not_found(name))
+    /// Deletes the stream that has the name now.
+    #[cfg(test)]
+    pub(crate) async fn delete(&self, name: &StreamName) -> Result<StreamUid, WireError> {
+        self.delete_entry(name, self.to_delete(name, None).await?).await
     }
 
     /// Deletes a stream: the name is blocked, the shard leaves a tombstone, the name is free.
@@ -640,6 +647,11 @@ impl Streams {
         };
         Ok(Sealed { cold_end: end, files_retired })
     }
+}
+
+fn another_in_its_place(name: &StreamName) -> WireError {
+    let message = format!("stream '{name}' was deleted, and another made in its place");
+    WireError::new(ErrorCode::StreamDeleted, message)
 }
 
 fn not_here(shard: ShardId) -> WireError {

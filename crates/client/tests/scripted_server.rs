@@ -806,7 +806,10 @@ async fn a_lost_answer_is_asked_for_again_unless_that_could_do_harm() {
             // It is not done, and then it is; both times nobody hears of it.
             let mut stream = session.stream().await;
             let request: v1::AdminRequest = stream.receive().await;
-            assert!(matches!(request.call, Some(v1::admin_request::Call::DeleteStream(_))));
+            let Some(v1::admin_request::Call::DeleteStream(delete)) = request.call else {
+                panic!("{request:?}");
+            };
+            assert_eq!(delete.stream_uid[..], UID, "no other of the name is meant");
             server.cut();
             let again = server.accept().await;
             again.answers(described(UID)).await;

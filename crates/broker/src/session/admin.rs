@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use railgun_proto::convert::{EnsureRequest, Uid};
 use railgun_proto::{FrameKind, WireError, v1};
-use railgun_types::{ErrorCode, Offset, StreamName};
+use railgun_types::{ErrorCode, Offset, StreamName, StreamUid};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -111,8 +111,12 @@ async fn answer(
         }
         Call::DeleteStream(delete) => {
             let (streams, name) = (streams.clone(), name(&delete.name)?);
+            let meant = match delete.stream_uid.is_empty() {
+                true => None,
+                false => Some(StreamUid::from_wire("stream_uid", &delete.stream_uid)?),
+            };
             // Not for a client that is gone meanwhile: the name may be another stream's by then.
-            let entry = streams.to_delete(&name).await?;
+            let entry = streams.to_delete(&name, meant).await?;
             let deleting = async move { streams.delete_entry(&name, entry).await };
             let uid = to_the_end(tasks, deleting).await?;
             Answer::StreamDeleted(v1::StreamDeleted { stream_uid: uid.to_wire() })

@@ -171,13 +171,18 @@ impl Admin {
         // Repeated blindly after a lost answer it would say "not found", or hit a new stream of that
         // name. One that cannot be looked at may still be deleted.
         let before = self.look_at(stream, left() / 2).await.ok().flatten();
-        let mut backoff = Backoff::of_requests();
+        let (mut backoff, mut is_repeat) = (Backoff::of_requests(), false);
         loop {
-            let lost = match self.delete_once(stream, left()).await {
-                Err(lost @ AdminError::Unknown { .. }) => lost,
-                ended => return ended,
+            let lost = match (self.delete_once(stream, before, left()).await, before) {
+                (Err(lost @ AdminError::Unknown { .. }), _) => lost,
+                // Meanwhile the first one was done.
+                (Err(AdminError::Refused(error)), Some(uid)) if is_repeat && is_gone(&error) => {
+                    return Ok(uid);
+                }
+                (ended, _) => return ended,
             };
             let Some(uid) = before else { return Err(lost) };
+            is_repeat = true;
             match self.look_at(stream, left()).await {
                 Ok(Some(now)) if now == uid => {}
                 Ok(_) => return Ok(uid),
@@ -195,9 +200,11 @@ impl Admin {
     async fn delete_once(
         &self,
         stream: &StreamName,
+        meant: Option<StreamUid>,
         timeout: Duration,
     ) -> Result<StreamUid, AdminError> {
-        let call = Call::DeleteStream(v1::DeleteStream { name: stream.to_string() });
+        let stream_uid = meant.map(|uid| uid.to_wire()).unwrap_or_default();
+        let call = Call::DeleteStream(v1::DeleteStream { name: stream.to_string(), stream_uid });
         match self.call("delete", call, Repeat::IfUnsent, timeout).await? {
             Answer::StreamDeleted(deleted) => {
                 StreamUid::from_wire("stream_uid", &deleted.stream_uid)
@@ -215,12 +222,7 @@ impl Admin {
     ) -> Result<Option<StreamUid>, AdminError> {
         match self.describe_within(stream, timeout).await {
             Ok(description) => Ok(Some(description.uid)),
-            Err(AdminError::Refused(error))
-                if error.code == ErrorCode::StreamNotFound
-                    || error.code == ErrorCode::StreamDeleted =>
-            {
-                Ok(None)
-            }
+            Err(AdminError::Refused(error)) if is_gone(&error) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -421,6 +423,11 @@ enum Repeat {
     Known,
     /// It may do harm.
     IfUnsent,
+}
+
+/// Whether the stream is there no more, or never was.
+fn is_gone(error: &WireError) -> bool {
+    error.code == ErrorCode::StreamNotFound || error.code == ErrorCode::StreamDeleted
 }
 
 /// Whether the same call may work a moment later. A seal that takes longer than asked goes on, as does

@@ -168,7 +168,7 @@ async fn who_is_gone_has_no_later_stream_of_the_name_deleted() {
     // It looks for whoever knows which stream has the name now.
     let (connection, _control) = enter(&cluster.network, cluster.node(3)).await;
     let mut line = connection.open().await.unwrap();
-    let delete = v1::DeleteStream { name: "s".to_owned() };
+    let delete = v1::DeleteStream { name: "s".to_owned(), ..Default::default() };
     let call = Some(v1::admin_request::Call::DeleteStream(delete));
     line.0.send(Frame::new(&v1::AdminRequest { id: 1, call })).await.unwrap();
     sleep(Duration::from_millis(100)).await;
@@ -177,6 +177,9 @@ async fn who_is_gone_has_no_later_stream_of_the_name_deleted() {
     let streams = &cluster.node(1).streams;
     assert_eq!(streams.delete(&name("s")).await.unwrap(), old);
     streams.ensure(wish("s", 1 << 20, EnsureMode::Warn)).await.unwrap();
+    // Nor has who says which one is meant.
+    let refused = streams.to_delete(&name("s"), Some(old)).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::StreamDeleted);
     assert_eq!(cluster.publish(1, "s", b"new").await, 0);
     cluster.disturbance.heal_all();
     sleep(LONG).await;

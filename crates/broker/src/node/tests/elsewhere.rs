@@ -154,7 +154,7 @@ async fn whatever_a_client_wants_a_node_without_the_shard_does() {
     // What another node has done a moment ago is known here.
     ask(&cluster, 2, ensure("g")).await;
     assert_eq!(list(&cluster, 4).await.len(), names.len() + 1);
-    let delete = v1::DeleteStream { name: "a".to_owned() };
+    let delete = v1::DeleteStream { name: "a".to_owned(), ..Default::default() };
     assert!(matches!(ask(&cluster, 4, Call::DeleteStream(delete)).await, Answer::StreamDeleted(_)));
     for number in [4, 1] {
         let asked = v1::DescribeStream { name: "a".to_owned() };
