@@ -97,6 +97,13 @@ pub(super) fn judge(actor: &Actor, error: &AdminError) {
         }
     };
     if !excused {
-        actor.history.violated("admin", format_args!("{error}"));
+        // Nobody asks for a stream that is not there: who does not know it reads what is stale.
+        let is_stale = matches!(
+            error,
+            AdminError::Refused(error)
+                if error.code == ErrorCode::StreamDeleted || error.code == ErrorCode::StreamNotFound
+        );
+        let rule = if is_stale { "CL-4" } else { "admin" };
+        actor.history.violated(rule, format_args!("{error}"));
     }
 }
