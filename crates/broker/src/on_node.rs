@@ -56,6 +56,11 @@ impl LocalReplica {
         is_damaged.then(|| self.raft.failure().now_or_never()).flatten()
     }
 
+    /// Index of the last entry that it knows to be committed.
+    pub(crate) fn committed(&self) -> Option<u64> {
+        self.raft.metrics().committed.map(|id| id.index)
+    }
+
     pub(crate) fn data(&self) -> Option<&ShardOnNode> {
         match &self.owner {
             Owner::Data(shard) => Some(shard),

@@ -195,18 +195,19 @@ impl Streams {
         self.look_up(name, true).await
     }
 
-    /// Finds this stream, and no other of its name: a node that lags behind may know an earlier one, which
-    /// is no word about the one that is asked for.
-    pub(crate) async fn resolve_same(
+    /// Finds an active stream, where one is meant that one and no other of its name: a node that lags behind
+    /// may know an earlier one, which is no word about the one that is asked for.
+    pub(crate) async fn resolve_meant(
         &self,
         name: &StreamName,
-        stream: StreamUid,
+        meant: Option<StreamUid>,
     ) -> Result<Resolved, WireError> {
+        let is_another = |found: &Resolved| meant.is_some_and(|meant| meant != found.stream);
         let mut found = self.resolve(name).await?;
-        if found.stream != stream {
+        if is_another(&found) {
             found = self.resolve_newest(name).await?;
         }
-        if found.stream != stream {
+        if is_another(&found) {
             return Err(another_in_its_place(name));
         }
         Ok(found)

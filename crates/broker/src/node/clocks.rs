@@ -247,7 +247,7 @@ impl Clocks {
         {
             return false;
         }
-        let rtt_us = u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let rtt_us = in_us(asked.elapsed());
         let half_way_us = self.log_clock.elapsed_us().saturating_sub_unsigned(rtt_us / 2);
         let base_us = about.clock_us.saturating_sub(half_way_us);
         let log_base_us = about.log_clock_us.map(|us| us.saturating_sub(half_way_us));
@@ -264,7 +264,7 @@ impl Clocks {
             offset_us: told.base_us.saturating_sub(base_us),
             log_offset_us: told.log_base_us.map(|log| log.saturating_sub(base_us)),
             rtt_us: told.rtt_us,
-            age_us: u64::try_from(told.at.elapsed().as_micros()).unwrap_or(u64::MAX),
+            age_us: in_us(told.at.elapsed()),
         };
         let samples = || self.told.iter().map(|told| sample(told, own_base_us));
         let (verdict, off_us) = (cluster_clock::check(samples()), cluster_clock::off_us(samples()));
@@ -285,8 +285,7 @@ impl Clocks {
         let unfit = unfit.map(|(node, _)| *node).collect();
         let borne_out_us = self.log_clock.borne_out_us();
         let borne_out_us = borne_out_us.map(|base_us| base_us.saturating_sub(own_base_us));
-        let far_for = self.far_since.map_or(Duration::ZERO, |since| since.elapsed());
-        let far_for_us = u64::try_from(far_for.as_micros()).unwrap_or(u64::MAX);
+        let far_for_us = self.far_since.map_or(0, |since| in_us(since.elapsed()));
         let mut course = cluster_clock::steer(samples(), borne_out_us, far_for_us);
         if !all_asked && course.doubt_us.is_some() {
             // The next one may say who is right.
@@ -326,6 +325,10 @@ impl Clocks {
         });
         self.far_since = course.is_far.then(|| self.far_since.unwrap_or_else(Instant::now));
     }
+}
+
+fn in_us(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Addresses where it may be anybody.

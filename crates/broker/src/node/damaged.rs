@@ -43,7 +43,7 @@ impl Keeper {
             let damage = run_on(&*self.starter.pool, move || log.check_damaged()).await;
             let entry = local.log.damaged().filter(|_| !matches!(damage, Ok(None)));
             let (replica, reason) = (local.replica, failure.to_string());
-            let committed = local.raft.metrics().committed.map(|id| id.index);
+            let committed = local.committed();
             self.starter.stop(shard).await;
             if let Some(placement) = view.placements.get(&shard) {
                 self.setbacks.note(shard, placement, reason.clone(), Instant::now());
@@ -92,9 +92,8 @@ impl Keeper {
                 continue;
             };
             let replica = local.replica;
-            let committed = local.raft.metrics().committed.map(|id| id.index);
             let here = (shard, replica);
-            let stays = if self.others_suffice(here, committed, placement, view).await {
+            let stays = if self.others_suffice(here, local.committed(), placement, view).await {
                 let placed = self.place_another(shard, replica, placement).await;
                 placed.err().map(|error| format!("no other is placed: {error}"))
             } else {

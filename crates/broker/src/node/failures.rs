@@ -15,10 +15,9 @@ use crate::peers::IdentityRefused;
 const LOOK_AT_LOGS_EVERY: Duration = Duration::from_millis(500);
 
 impl Broker {
-    /// Resolves when the disk has failed, a shard has died on this node (but of a
-    /// damaged log that others can replace), another process is this node, the
-    /// bucket is not the cluster's or a bug has ended one of its tasks, with the reason: the process must end.
-    /// Cancel safe.
+    /// Resolves when the disk has failed, a shard has died on this node (but of a damaged log that others can
+    /// replace), another process is this node, the bucket is not the cluster's or a bug has ended one of its
+    /// tasks, with the reason: the process must end. Cancel safe.
     pub async fn failed(&self) -> NodeFailure {
         tokio::select! {
             biased;

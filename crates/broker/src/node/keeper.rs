@@ -1,5 +1,6 @@
 //! Makes true on this node, and where this node leads, what the catalog says about the cluster: again
-//! and again, from whatever is half done. What other nodes ask is in `admission`, the moving of leads in `leading`.
+//! and again, from whatever is half done. What other nodes ask is in `admission`, the moving of leads in
+//! `leading`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

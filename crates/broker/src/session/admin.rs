@@ -111,10 +111,7 @@ async fn answer(
         }
         Call::DeleteStream(delete) => {
             let (streams, name) = (streams.clone(), name(&delete.name)?);
-            let meant = match delete.stream_uid.is_empty() {
-                true => None,
-                false => Some(StreamUid::from_wire("stream_uid", &delete.stream_uid)?),
-            };
+            let meant = StreamUid::from_wire_if_any("stream_uid", &delete.stream_uid)?;
             // Not for a client that is gone meanwhile: the name may be another stream's by then.
             let entry = streams.to_delete(&name, meant).await?;
             let deleting = async move { streams.delete_entry(&name, entry).await };

@@ -48,10 +48,7 @@ pub(super) async fn serve(
     stream: &mut QuicStream,
     open: v1::OpenPublisher,
 ) -> Result<(), SessionEnd> {
-    let producer = match open.producer_id.is_empty() {
-        true => None,
-        false => Some(ProducerId::from_wire("producer_id", &open.producer_id)?),
-    };
+    let producer = ProducerId::from_wire_if_any("producer_id", &open.producer_id)?;
     if open.ordered && producer.is_none() {
         let message = "an ordered publisher needs a producer id";
         return Err(WireError::new(ErrorCode::ProtocolViolation, message).into());
@@ -297,14 +294,8 @@ impl Publisher<'_> {
         let (alias, name) = (bind.alias, StreamName::new(&bind.stream));
         let name =
             name.map_err(|error| WireError::new(ErrorCode::InvalidName, error.to_string()))?;
-        let streams = &self.stream.context.streams;
-        let found = match bind.stream_uid.is_empty() {
-            true => streams.resolve(&name).await?,
-            false => {
-                let stream = StreamUid::from_wire("stream_uid", &bind.stream_uid)?;
-                streams.resolve_same(&name, stream).await?
-            }
-        };
+        let meant = StreamUid::from_wire_if_any("stream_uid", &bind.stream_uid)?;
+        let found = self.stream.context.streams.resolve_meant(&name, meant).await?;
         let place = self.stream.queueing.bind().ok_or_else(|| {
             let message = format!("a connection binds at most {PUBLISHER_STREAMS} streams");
             WireError::new(ErrorCode::QuotaExceeded, message)

@@ -28,10 +28,7 @@ pub(super) async fn serve(
     subscribe: v1::Subscribe,
 ) -> Result<(), SessionEnd> {
     let request = SubscribeRequest::try_from(subscribe.clone())?;
-    let found = match request.stream {
-        Some(uid) => stream.context.streams.resolve_same(&request.name, uid).await?,
-        None => stream.context.streams.resolve(&request.name).await?,
-    };
+    let found = stream.context.streams.resolve_meant(&request.name, request.stream).await?;
     if let Place::Elsewhere(shard) = found.shard
         && !stream.is_carried
     {

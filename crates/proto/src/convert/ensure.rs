@@ -62,14 +62,11 @@ impl TryFrom<v1::EnsureStream> for EnsureRequest {
             }
         };
         let patch = message.spec.unwrap_or_default().try_into()?;
-        let request = match &message.request_id[..] {
-            [] => None,
+        let request = RequestId::from_wire_if_any("request_id", &message.request_id)?;
+        if request == Some(RequestId([0; 16])) {
             // Not drawn: another request would have the same.
-            zeros if zeros.iter().all(|byte| *byte == 0) => {
-                return Err(invalid("request_id", "is to be random, and is only zeros"));
-            }
-            drawn => Some(RequestId::from_wire("request_id", drawn)?),
-        };
+            return Err(invalid("request_id", "is to be random, and is only zeros"));
+        }
         Ok(Self {
             name: StreamName::new(&message.name)?,
             patch,

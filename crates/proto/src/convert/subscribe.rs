@@ -36,10 +36,7 @@ impl TryFrom<v1::Subscribe> for SubscribeRequest {
             until_time: message.until_time_us.map(Timestamp),
             until_end: message.until_end,
             credit_bytes: message.credit_bytes,
-            stream: match message.stream_uid.is_empty() {
-                true => None,
-                false => Some(StreamUid::from_wire("stream_uid", &message.stream_uid)?),
-            },
+            stream: StreamUid::from_wire_if_any("stream_uid", &message.stream_uid)?,
         })
     }
 }

@@ -13,6 +13,17 @@ pub trait Uid: Sized {
     /// [`InvalidMessage::Field`] unless there are exactly 16 bytes.
     fn from_wire(field: &'static str, bytes: &[u8]) -> Result<Self, InvalidMessage>;
 
+    /// The same of a field that may be empty: then there is none.
+    ///
+    /// # Errors
+    /// As [`Self::from_wire`].
+    fn from_wire_if_any(field: &'static str, bytes: &[u8]) -> Result<Option<Self>, InvalidMessage> {
+        match bytes {
+            [] => Ok(None),
+            _ => Self::from_wire(field, bytes).map(Some),
+        }
+    }
+
     /// The identifier as the value of a bytes field.
     fn to_wire(&self) -> Bytes;
 }
