@@ -1,5 +1,6 @@
 //! The bucket of a simulated node: one store that outlives every life of the node, behind weather.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,6 +19,8 @@ use object_store::{
 };
 use railgun_cold::testing::{Conditions, Fault, FaultyStore, Operation, Request};
 use railgun_cold::{Bucket, BucketOptions};
+use railgun_types::StreamName;
+use tokio::sync::Notify;
 
 use super::cut::{Cut, Passage};
 use super::options::{Bug, Shape};
@@ -61,6 +64,11 @@ pub(super) struct SimBucket {
     random: Shared<Random>,
     /// A PUT that is late is so by no more than this.
     late_max: Duration,
+    /// Where to the PUTs go that have not arrived, each by its number.
+    puts: Shared<BTreeMap<u64, Path>>,
+    another_put: Arc<Notify>,
+    /// The next PUT of records is late, whatever the weather.
+    delays_next: Shared<bool>,
     trace: Trace,
 }
 
@@ -78,7 +86,49 @@ impl SimBucket {
     ) -> Self {
         let (weather, random) = (Shared::new(Weather::Fair), Shared::new(random));
         let store = Arc::new(InMemory::new());
-        Self { cut: Cut::new(), store, conditions, weather, random, late_max, trace }
+        let (puts, another_put) = (Shared::new(BTreeMap::new()), Arc::default());
+        let (cut, delays_next) = (Cut::new(), Shared::new(false));
+        Self {
+            cut,
+            store,
+            conditions,
+            weather,
+            random,
+            late_max,
+            puts,
+            another_put,
+            delays_next,
+            trace,
+        }
+    }
+
+    /// Whether the next PUT of records will be late.
+    pub(super) fn delay_next_put(&self, is_late: bool) {
+        self.delays_next.with(|delays| *delays = is_late);
+    }
+
+    /// Until an object, of `stream` perhaps, is on its way.
+    pub(super) async fn until_put(&self, stream: &StreamName) {
+        let (segments, bundles) = (format!("/stream={stream}/"), "/bundle/");
+        let is_of = |path: &Path| [&segments, bundles].iter().any(|at| path.as_ref().contains(*at));
+        loop {
+            let another = self.another_put.notified();
+            if self.puts.with(|puts| puts.values().any(is_of)) {
+                return;
+            }
+            another.await;
+        }
+    }
+
+    /// A PUT is on its way until what this gives is dropped.
+    fn begin_put(&self, location: &Path) -> PutBegun {
+        let number = self.puts.with(|puts| {
+            let number = puts.last_key_value().map_or(0, |(number, _)| number + 1);
+            puts.insert(number, location.clone());
+            number
+        });
+        self.another_put.notify_waiters();
+        PutBegun { puts: self.puts.clone(), number }
     }
 
     pub(super) fn set_weather(&self, weather: Weather) {
@@ -156,6 +206,18 @@ fn assemble(store: Arc<dyn ObjectStore>, seed: u64) -> Bucket {
     bucket.expect("an empty prefix is valid")
 }
 
+/// Of the PUTs of a bucket one that has not arrived.
+struct PutBegun {
+    puts: Shared<BTreeMap<u64, Path>>,
+    number: u64,
+}
+
+impl Drop for PutBegun {
+    fn drop(&mut self) {
+        self.puts.with(|puts| puts.remove(&self.number));
+    }
+}
+
 /// Gives every request its time, and those of an ended life no answer.
 struct LifeStore {
     faulty: Arc<FaultyStore>,
@@ -182,14 +244,18 @@ impl LifeStore {
         let late_us = (self.bucket.late_max.as_micros() as u64).max(1);
         self.bucket.random.with(|random| {
             let is_stormy = matches!(weather, Weather::Stormy(_));
-            let is_late = is_data && is_stormy && random.percent(LATE_PERCENT);
+            let is_late = is_data
+                && (self.bucket.delays_next.with(std::mem::take)
+                    || is_stormy && random.percent(LATE_PERCENT));
             let us_max = match weather {
                 Weather::Slow(ms_max) if is_data => late_us.min(ms_max * 1_000),
                 Weather::Slow(ms_max) => ms_max * 1_000,
                 _ if is_late => late_us,
                 _ => LATENCY_MAX_US,
             };
-            let time = Duration::from_micros(random.within(0..us_max));
+            // What is late is so by long enough for others to go on without it.
+            let us_min = if is_late { us_max / 2 } else { 0 };
+            let time = Duration::from_micros(random.within(us_min..us_max));
             let is_slow = matches!(weather, Weather::Slow(_));
             let (arrives, ended) = (random.percent(50), Arc::clone(&self.ended));
             Way { time, arrives, is_slow, is_late, ended }
@@ -256,12 +322,14 @@ impl ObjectStore for LifeStore {
     ) -> Result<PutResult> {
         let (way, faulty) = (self.draw_way(Some(location)), Arc::clone(&self.faulty));
         let (is_slow, is_late, place) = (way.is_slow, way.is_late, location.clone());
+        let begun = self.bucket.begin_put(location);
         if is_late {
             let time = way.time;
             self.bucket.trace.note(format_args!("bucket: a PUT of {location} comes {time:?} late"));
         }
         let put = async move {
             tokio::time::sleep(way.time).await;
+            drop(begun);
             way.arrive().await;
             faulty.put_opts(&place, payload, opts).await
         };

@@ -173,6 +173,7 @@ impl World {
             &self.node.shape,
             &self.history,
             &self.checker,
+            &self.node.bucket,
             random,
             &self.trace,
         )

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use railgun_client::{
-    AdminError, Client, ErrorCode, StartPosition, StreamName, StreamUid, WireCode,
+    AdminError, Client, ErrorCode, ShardId, StartPosition, StreamName, StreamUid, WireCode,
 };
 
 use super::super::history::End;
@@ -31,18 +31,43 @@ pub(super) async fn run(actor: Actor) {
         use_stream(&actor, &client, &name, made).await;
         actor.pause(4_000).await;
         if actor.percent(60) {
-            if actor.percent(50) {
-                // Its upload may be under way then.
-                let admin = client.admin();
-                let sealed = admin.seal_stream(&name, false, Duration::from_secs(10));
-                let moment = Duration::from_millis(actor.draw(1..300));
-                drop(tokio::time::timeout(moment, sealed).await);
+            let is_uploaded = actor.percent(60);
+            if is_uploaded {
+                upload(&actor, &client, &name).await;
             }
             // Until it is certain that it is gone; from the first attempt on nothing is promised.
             actor.history.deleted(made);
             last = delete(&actor, &client, &name, made).await.then_some(made);
+            if is_uploaded && actor.percent(50) {
+                hand_over(&actor, &client).await;
+            }
         }
     }
+}
+
+/// Until an upload of it is under way, perhaps.
+async fn upload(actor: &Actor, client: &Client, name: &StreamName) {
+    actor.bucket.delay_next_put(actor.percent(50));
+    let admin = client.admin();
+    tokio::select! {
+        _ = admin.seal_stream(name, false, Duration::from_secs(10)) => {}
+        () = actor.bucket.until_put(name) => {}
+        () = actor.pause(8_000) => {}
+    }
+    actor.bucket.delay_next_put(false);
+}
+
+/// Has another node lead a shard, which does not wait for what the one before has on its way to the bucket.
+/// Asks once.
+async fn hand_over(actor: &Actor, client: &Client) {
+    let admin = client.admin();
+    let Ok(status) = admin.cluster_status().await else { return };
+    let shard = ShardId(actor.draw(1..u64::from(status.data_shards) + 1) as u32);
+    let Some(placed) = status.shards.iter().find(|it| it.shard == shard) else { return };
+    let others = || placed.replicas.iter().filter(|it| Some(it.replica) != placed.leader);
+    let Some(other) = others().nth(usize::from(actor.percent(50))) else { return };
+    let answer = admin.transfer_leader(shard, other.replica.node()).await;
+    actor.note(format_args!("node {} is to lead shard {shard}: {answer:?}", other.replica.node()));
 }
 
 async fn use_stream(actor: &Actor, client: &Client, name: &StreamName, stream: StreamUid) {
