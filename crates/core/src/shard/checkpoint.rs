@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! streams      = map of: uid 16 │ name │ kind u8 │ most message bytes v │ owner │ revision v
-//!                │ created i64 │ flags u8 [1 deleted │ 2 changed by] │ next offset v │ last ts i64 │ record bytes v
-//!                │ open? u8 [range] │ closed: list of range
-//!                │ where it is flagged, changed by: request 16 │ update? u8 [list of diff]
+//!                │ created i64 │ deleted u8 │ next offset v │ last ts i64 │ record bytes v
+//!                │ open? u8 [range] │ closed: list of range │ list of change
+//! change       = request 16 │ sum of its wish u32 │ revision v │ update? u8 [list of diff]
 //! diff         = path │ actual │ wanted │ class u8
 //! range        = base v │ count v │ record bytes v │ day z │ since i64 │ first log index v
 //! producers    = map of: stream 16 │ id 16 │ epoch v │ next v │ used i64 │ list of result
