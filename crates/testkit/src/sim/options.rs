@@ -130,7 +130,13 @@ pub const CLUSTER_BUGS: [ClusterBug; 24] = {
         broker(Broker::GapBetweenTiers, "gap between the tiers", &["I7"], &["PS-1", "PS-5"]),
         broker(Broker::RepeatsAreNew, "repeat appended again", &["PQ-1"], &[]),
         broker(Broker::NoAdmission, "log without bounds", &["I10"], &[]),
-        broker(Broker::UnfinishedDeleted, "what may be committed deleted", &["I2", "I3"], LOST),
+        // The upload may go on, and write where something was.
+        broker(
+            Broker::UnfinishedDeleted,
+            "what may be committed deleted",
+            &["I2", "I3", "I4"],
+            LOST,
+        ),
         broker(Broker::NeverDeleted, "orphan never deleted", &["orphans"], &[]),
         broker(
             Broker::DeletedAtOnce,
