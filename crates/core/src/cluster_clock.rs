@@ -93,18 +93,19 @@ impl Course {
     }
 }
 
-/// Steers the clock that stamps logs, which others bore out last at `borne_out_us`. The median of three
-/// clocks rules if another one of them agrees with it; what one other agrees with is borne out, too. Where that is
-/// far from what was borne out before, it counts only once it has been so for [`AGREED_US_MIN`] (`far_for_us`:
-/// for how long [`Course::is_far`] has been true without a break). Of clocks that all differ nobody knows which
-/// are wrong (two of three are where one was set right and another goes wrong before the first has told), so our
-/// wall clock is followed as far as a small step from what was borne out, and beyond goes for nothing. A node that
-/// has just started goes by what the others' logs have; where there is nothing to go by, the earliest clock is
-/// taken: a log whose time stands still goes on when the others are back, and what is stamped too late stays so
-/// for ever.
+/// Steers the clock that stamps logs, which is at `at_us`, and which others bore out last at `borne_out_us`. The
+/// median of three clocks rules if another one of them agrees with it; what one other agrees with is borne out,
+/// too. Where that is far from what was borne out before, it counts only once it has been so for
+/// [`AGREED_US_MIN`] (`far_for_us`: for how long [`Course::is_far`] has been true without a break). Of clocks that
+/// all differ nobody knows which are wrong (two of three are where one was set right and another goes wrong before
+/// the first has told), so our wall clock is followed as far as a small step from what was borne out, and beyond
+/// goes for nothing. A node that has just started goes by what the others' logs have; where there is nothing to go
+/// by, the earliest clock is taken, and the one that stamps is never set far ahead: a log whose time stands still
+/// goes on when the others are back, and what is stamped too late stays so for ever.
 #[must_use]
 pub fn steer(
     samples: impl IntoIterator<Item = ClockSample>,
+    at_us: i64,
     borne_out_us: Option<i64>,
     far_for_us: u64,
 ) -> Course {
@@ -136,12 +137,18 @@ pub fn steer(
                     doubt_us: Some(at_us.saturating_neg()),
                     is_far,
                 },
-                None => Course {
-                    set_us: Some(earliest_us.min(0)),
-                    borne_out_us: None,
-                    doubt_us: Some(earliest_us.saturating_neg()),
-                    is_far,
-                },
+                None => {
+                    let set_us = earliest_us.min(0);
+                    // It began with our wall clock, which has jumped since, as others may have.
+                    let stays = at_us < set_us && !is_near(at_us.saturating_sub(set_us));
+                    let rather_us = if stays { at_us } else { earliest_us };
+                    Course {
+                        set_us: (!stays).then_some(set_us),
+                        borne_out_us: None,
+                        doubt_us: Some(rather_us.saturating_neg()),
+                        is_far,
+                    }
+                }
             }
         }
         (None, None) => Course { borne_out_us: None, ..followed },
@@ -213,7 +220,7 @@ mod tests {
 
     /// Where clocks that agree on another time have not done so for long.
     fn steer<const N: usize>(samples: [ClockSample; N], borne_out_us: Option<i64>) -> Course {
-        super::steer(samples, borne_out_us, AGREED_US_MIN - 1)
+        super::steer(samples, 0, borne_out_us, AGREED_US_MIN - 1)
     }
 
     #[test]
@@ -223,7 +230,7 @@ mod tests {
         // With three clocks the median rules, whatever was before.
         for before in [None, Some(0), Some(YEAR)] {
             let steer = |samples: &[ClockSample]| {
-                super::steer(samples.iter().copied(), before, AGREED_US_MIN)
+                super::steer(samples.iter().copied(), 0, before, AGREED_US_MIN)
             };
             assert_eq!(steer(&[one(-YEAR, None), third]), course(Some(0), Some(0), None));
             let ours_is_ahead = course(Some(-YEAR), Some(-YEAR), None);
@@ -238,8 +245,9 @@ mod tests {
         let near = course(Some(0), Some(10 * SECOND), None);
         let jumped = course(None, Some(-YEAR), Some(YEAR));
         for samples in [&[][..], &[one(YEAR, None)], &[one(-YEAR, Some(-YEAR))]] {
-            let steer =
-                |before_us| super::steer(samples.iter().copied(), Some(before_us), AGREED_US_MIN);
+            let steer = |before_us| {
+                super::steer(samples.iter().copied(), 0, Some(before_us), AGREED_US_MIN)
+            };
             assert_eq!(steer(10 * SECOND), near);
             assert_eq!(steer(-YEAR), jumped);
             let beyond = course(None, Some(10 * SECOND + 1), Some(-10 * SECOND - 1));
@@ -278,7 +286,7 @@ mod tests {
         let others = [one(YEAR, None), ClockSample { offset_us: YEAR, ..third }];
         let ours = not_yet(course(Some(0), Some(SECOND), None));
         assert_eq!(steer(others, Some(SECOND)), ours);
-        let after_all = super::steer(others, Some(SECOND), AGREED_US_MIN);
+        let after_all = super::steer(others, 0, Some(SECOND), AGREED_US_MIN);
         assert_eq!(after_all, course(Some(YEAR), Some(YEAR), None));
         // They agree with what was before.
         assert_eq!(steer(others, Some(YEAR)), course(Some(YEAR), Some(YEAR), None));
@@ -304,6 +312,27 @@ mod tests {
         // Neither knows.
         assert_eq!(steer([one(YEAR, None)], None), course(Some(0), None, Some(-YEAR)));
         assert_eq!(steer([one(-YEAR, None)], None), course(Some(-YEAR), None, Some(YEAR)));
+    }
+
+    #[test]
+    fn where_nobody_knows_no_log_jumps_ahead() {
+        let steer = |samples: &[ClockSample], at_us| {
+            super::steer(samples.iter().copied(), at_us, None, AGREED_US_MIN)
+        };
+        // Both wall clocks have jumped since this node started.
+        let stays = |at_us: i64| course(None, None, Some(-at_us));
+        assert_eq!(steer(&[one(YEAR, None)], -2 * YEAR), stays(-2 * YEAR));
+        assert_eq!(steer(&[one(-YEAR, None)], -2 * YEAR), stays(-2 * YEAR));
+        // It is set back to the earliest, and for a small step to that again.
+        let earliest = course(Some(-YEAR), None, Some(YEAR));
+        assert_eq!(steer(&[one(-YEAR, None)], 0), earliest);
+        assert_eq!(steer(&[one(-YEAR, None)], -YEAR - 10 * SECOND), earliest);
+        assert_eq!(steer(&[one(YEAR, None)], -10 * SECOND), course(Some(0), None, Some(-YEAR)));
+        // Those who know set it ahead.
+        let known = course(Some(YEAR), Some(YEAR), Some(-YEAR));
+        assert_eq!(steer(&[one(YEAR, Some(YEAR))], -YEAR), known);
+        let agree = [one(YEAR, None), ClockSample { node: NodeId(3), ..one(YEAR, None) }];
+        assert_eq!(steer(&agree, -YEAR), course(Some(YEAR), Some(YEAR), None));
     }
 
     #[test]

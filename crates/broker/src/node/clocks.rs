@@ -286,7 +286,8 @@ impl Clocks {
         let borne_out_us = self.log_clock.borne_out_us();
         let borne_out_us = borne_out_us.map(|base_us| base_us.saturating_sub(own_base_us));
         let far_for_us = self.far_since.map_or(0, |since| in_us(since.elapsed()));
-        let mut course = cluster_clock::steer(samples(), borne_out_us, far_for_us);
+        let at_us = self.log_clock.now().0.saturating_sub(wall_us);
+        let mut course = cluster_clock::steer(samples(), at_us, borne_out_us, far_for_us);
         if !all_asked && course.doubt_us.is_some() {
             // The next one may say who is right.
             return;
