@@ -95,8 +95,9 @@ impl Course {
 
 /// Steers the clock that stamps logs, which is at `at_us`, and which others bore out last at `borne_out_us`. The
 /// median of three clocks rules if another one of them agrees with it; what one other agrees with is borne out,
-/// too. Where that is far from what was borne out before, it counts only once it has been so for
-/// [`AGREED_US_MIN`] (`far_for_us`: for how long [`Course::is_far`] has been true without a break). Of clocks that
+/// too. Where that is far from what was borne out before, or far ahead of where it is where nothing was, it counts
+/// only once it has been so for [`AGREED_US_MIN`] (`far_for_us`: for how long [`Course::is_far`] has been true
+/// without a break). Of clocks that
 /// all differ nobody knows which are wrong (two of three are where one was set right and another goes wrong before
 /// the first has told), so our wall clock is followed as far as a small step from what was borne out, and beyond
 /// goes for nothing. A node that has just started goes by what the others' logs have; where there is nothing to go
@@ -112,9 +113,11 @@ pub fn steer(
     let fresh = youngest(samples);
     let followed = Course { set_us: Some(0), borne_out_us: Some(0), doubt_us: None, is_far: false };
     let agreed_us = agreed_us(&fresh);
-    let is_far = agreed_us
-        .zip(borne_out_us)
-        .is_some_and(|(agreed_us, at_us)| !is_near(agreed_us.saturating_sub(at_us)));
+    // Where nobody ever bore anything out, ours is set back at once: it may have been wrong from the start.
+    let is_far = agreed_us.is_some_and(|agreed_us| {
+        let ahead_us = agreed_us.saturating_sub(borne_out_us.unwrap_or(at_us));
+        !is_near(ahead_us) && (borne_out_us.is_some() || ahead_us > 0)
+    });
     if let Some(agreed_us) = agreed_us.filter(|_| !is_far || far_for_us >= AGREED_US_MIN) {
         let set_us = Some(if is_near(agreed_us) { 0 } else { agreed_us });
         return Course { set_us, borne_out_us: Some(agreed_us), ..followed };
@@ -331,8 +334,19 @@ mod tests {
         // Those who know set it ahead.
         let known = course(Some(YEAR), Some(YEAR), Some(-YEAR));
         assert_eq!(steer(&[one(YEAR, Some(YEAR))], -YEAR), known);
-        let agree = [one(YEAR, None), ClockSample { node: NodeId(3), ..one(YEAR, None) }];
-        assert_eq!(steer(&agree, -YEAR), course(Some(YEAR), Some(YEAR), None));
+        // Those who agree set it ahead after a while: one of them may have been set right meanwhile.
+        let not_yet = |samples: &[ClockSample], at_us| {
+            super::steer(samples.iter().copied(), at_us, None, AGREED_US_MIN - 1)
+        };
+        let others = [one(YEAR, None), ClockSample { node: NodeId(3), ..one(YEAR, None) }];
+        assert_eq!(not_yet(&others, -YEAR), Course { is_far: true, ..stays(-YEAR) });
+        assert_eq!(steer(&others, -YEAR), course(Some(YEAR), Some(YEAR), None));
+        let with_ours = [one(0, None)];
+        assert_eq!(not_yet(&with_ours, -YEAR), Course { is_far: true, ..stays(-YEAR) });
+        assert_eq!(steer(&with_ours, -YEAR), course(Some(0), Some(0), None));
+        // And back at once.
+        let back = [one(-YEAR, None), ClockSample { node: NodeId(3), ..one(-YEAR, None) }];
+        assert_eq!(not_yet(&back, 0), course(Some(-YEAR), Some(-YEAR), None));
     }
 
     #[test]
