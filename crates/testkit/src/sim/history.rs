@@ -205,6 +205,11 @@ impl History {
         self.inner.with(|inner| inner.bucket.excuses(now))
     }
 
+    /// Whether the node is down now, or something is wrong with its disk or its connections.
+    pub(super) fn is_node_ill(&self) -> bool {
+        self.inner.with(|inner| inner.node.is_ill)
+    }
+
     /// Whether that may be the reason why the node serves nobody.
     pub(super) fn node_may_be_ill(&self) -> bool {
         let now = self.trace.elapsed();

@@ -38,8 +38,11 @@ pub(super) async fn run(actor: Actor) {
             // Until it is certain that it is gone; from the first attempt on nothing is promised.
             actor.history.deleted(made);
             last = delete(&actor, &client, &name, made).await.then_some(made);
-            if is_uploaded && actor.percent(50) {
-                hand_over(&actor, &client).await;
+            // Whoever says that nothing is wrong counts on leaders that stay.
+            let is_calm = !actor.history.is_node_ill() || actor.bucket.is_away();
+            if is_uploaded && !is_calm && actor.percent(80) {
+                let handed_over = hand_over(&actor, &client);
+                drop(tokio::time::timeout(Duration::from_secs(2), handed_over).await);
             }
         }
     }
