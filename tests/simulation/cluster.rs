@@ -14,6 +14,8 @@ use crate::seeds::{announce, number, print_trace, tail};
 
 /// Seeds that are run always. Four in a row see nearly every fault.
 const SEEDS: u64 = 4;
+/// The first of them: in these runs all comes about that the rules speak of.
+const FIRST: u64 = 9;
 /// Shorter than `cargo xtask sim` has it, which runs what is compiled to be fast.
 fn options() -> Options {
     Options { duration: Duration::from_secs(20), ..Options::default() }
@@ -58,7 +60,7 @@ fn run(seed: u64) -> Report {
 #[test]
 fn every_rule_holds_in_a_cluster_under_faults() {
     let only = number("RAILGUN_SIM_SEED");
-    let seeds = only.map_or(1..1 + SEEDS, |seed| seed..seed + 1);
+    let seeds = only.map_or(FIRST..FIRST + SEEDS, |seed| seed..seed + 1);
     let mut all = Counts::default();
     for seed in seeds {
         let report = run(seed);
@@ -125,7 +127,7 @@ fn is_found(name: &str) {
     let violation = shown.unwrap_or_else(|how| panic!("{how}\n{}", describe(&report)));
     println!("seed {} finds '{name}': {violation}", report.seed);
     // The usual seeds are run anyway.
-    if report.seed > SEEDS {
+    if !(FIRST..FIRST + SEEDS).contains(&report.seed) {
         run(report.seed);
     }
 }
