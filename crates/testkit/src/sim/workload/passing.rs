@@ -53,6 +53,7 @@ async fn upload(actor: &Actor, client: &Client, name: &StreamName) {
     actor.bucket.delay_next_put(actor.percent(50));
     let admin = client.admin();
     tokio::select! {
+        biased;
         _ = admin.seal_stream(name, false, Duration::from_secs(10)) => {}
         () = actor.bucket.until_put(name) => {}
         () = actor.pause(8_000) => {}
