@@ -97,12 +97,12 @@ impl Course {
 /// median of three clocks rules if another one of them agrees with it; what one other agrees with is borne out,
 /// too. Where that is far from what was borne out before, or far ahead of where it is where nothing was, it counts
 /// only once it has been so for [`AGREED_US_MIN`] (`far_for_us`: for how long [`Course::is_far`] has been true
-/// without a break). Of clocks that
-/// all differ nobody knows which are wrong (two of three are where one was set right and another goes wrong before
-/// the first has told), so our wall clock is followed as far as a small step from what was borne out, and beyond
-/// goes for nothing. A node that has just started goes by what the others' logs have; where there is nothing to go
-/// by, the earliest clock is taken, and the one that stamps is never set far ahead: a log whose time stands still
-/// goes on when the others are back, and what is stamped too late stays so for ever.
+/// without a break). Of clocks that all differ nobody knows which are wrong (two of three are where one was set
+/// right and another goes wrong before the first has told), so our wall clock is followed as far as a small step
+/// from what was borne out, and beyond goes for nothing. A node that has just started goes by what the others'
+/// logs have; where there is nothing to go by, the earliest clock is taken, and the one that stamps is never set
+/// far ahead: a log whose time stands still goes on when the others are back, and what is stamped too late stays
+/// so for ever.
 #[must_use]
 pub fn steer(
     samples: impl IntoIterator<Item = ClockSample>,

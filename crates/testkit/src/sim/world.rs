@@ -173,7 +173,6 @@ impl World {
             &self.node.shape,
             &self.history,
             &self.checker,
-            &self.node.bucket,
             random,
             &self.trace,
         )

@@ -22,6 +22,7 @@ use railgun_core::placement::shard_of;
 use railgun_types::{ClusterUid, Offset, ShardId, StreamUid};
 use tokio::task::JoinHandle;
 
+use super::bucket::SimBucket;
 use super::history::{History, MessageId};
 use super::node::SimNode;
 use super::random::Random;
@@ -240,6 +241,11 @@ impl Checker {
     /// The only node; of several, the first.
     fn node(&self) -> &SimNode {
         &self.nodes[0]
+    }
+
+    /// That of all nodes.
+    pub(super) fn bucket(&self) -> &SimBucket {
+        &self.node().bucket
     }
 
     /// The last look at a run, whose `watching` task looked all the time.

@@ -177,16 +177,9 @@ impl ClusterWorld {
         let watching = tokio::spawn(watch(self.checker.clone(), first));
         let random = self.random.fork();
         let shape = self.members[0].node.shape.clone();
-        let workload = Workload::start(
-            &self.dial,
-            &shape,
-            &self.history,
-            &self.checker,
-            &self.bucket,
-            random,
-            &self.trace,
-        )
-        .await;
+        let workload =
+            Workload::start(&self.dial, &shape, &self.history, &self.checker, random, &self.trace);
+        let workload = workload.await;
         self.streams = Arc::clone(&workload.streams);
         let mut outage_at = self.draw_outage();
         let mut first = Fault::first(self.seed, &mut self.random).into_iter();

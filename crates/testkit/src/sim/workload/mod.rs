@@ -14,7 +14,6 @@ use std::time::Duration;
 use railgun_client::{Client, ClientOptions, StreamName, StreamUid};
 use tokio::task::JoinSet;
 
-use super::bucket::SimBucket;
 use super::checker::Checker;
 use super::dial::SimDial;
 use super::history::History;
@@ -30,7 +29,6 @@ pub(super) struct Actor {
     pub(super) random: Shared<Random>,
     pub(super) history: History,
     checker: Checker,
-    bucket: SimBucket,
     dial: SimDial,
     streams: Arc<Vec<(StreamName, StreamUid)>>,
     stop: Arc<AtomicBool>,
@@ -53,7 +51,6 @@ impl Workload {
         shape: &Shape,
         history: &History,
         checker: &Checker,
-        bucket: &SimBucket,
         mut random: Random,
         trace: &Trace,
     ) -> Self {
@@ -63,7 +60,6 @@ impl Workload {
             random: Shared::new(random.fork()),
             history: history.clone(),
             checker: checker.clone(),
-            bucket: bucket.clone(),
             dial: dial.clone(),
             streams: Arc::default(),
             stop: Arc::clone(&stop),

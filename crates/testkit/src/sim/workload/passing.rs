@@ -39,7 +39,7 @@ pub(super) async fn run(actor: Actor) {
             actor.history.deleted(made);
             last = delete(&actor, &client, &name, made).await.then_some(made);
             // Whoever says that nothing is wrong counts on leaders that stay.
-            let is_calm = !actor.history.is_node_ill() || actor.bucket.is_away();
+            let is_calm = !actor.history.is_node_ill() || actor.checker.bucket().is_away();
             if is_uploaded && !is_calm && actor.percent(80) {
                 let handed_over = hand_over(&actor, &client);
                 drop(tokio::time::timeout(Duration::from_secs(2), handed_over).await);
@@ -50,15 +50,15 @@ pub(super) async fn run(actor: Actor) {
 
 /// Until an upload of it is under way, perhaps.
 async fn upload(actor: &Actor, client: &Client, name: &StreamName) {
-    actor.bucket.delay_next_put(actor.percent(50));
-    let admin = client.admin();
+    let (bucket, admin) = (actor.checker.bucket(), client.admin());
+    bucket.delay_next_put(actor.percent(50));
     tokio::select! {
         biased;
         _ = admin.seal_stream(name, false, Duration::from_secs(10)) => {}
-        () = actor.bucket.until_put(name) => {}
+        () = bucket.until_put(name) => {}
         () = actor.pause(8_000) => {}
     }
-    actor.bucket.delay_next_put(false);
+    bucket.delay_next_put(false);
 }
 
 /// Has another node lead a shard, which does not wait for what the one before has on its way to the bucket.
