@@ -35,5 +35,5 @@ fn the_same_seed_gives_the_same_trace() {
 #[test]
 fn the_same_seed_gives_the_same_trace_of_a_cluster() {
     let options = Options { duration: Duration::from_secs(8), ..Options::default() };
-    check([2, 3], |seed| sim::run_cluster(seed, &options));
+    check([2, 3, 12], |seed| sim::run_cluster(seed, &options));
 }

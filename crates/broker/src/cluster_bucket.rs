@@ -3,6 +3,7 @@
 //! looks whether the bucket that it was given is that one, and never makes it so: what is uploaded to
 //! another one counts as safe, and the log gives it up.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use railgun_cold::Bucket;
@@ -10,7 +11,7 @@ use railgun_cold::bucket::ProbeError;
 use railgun_cold::keys::Key;
 use railgun_cold::owner::{self, Owner, OwnerError};
 use railgun_types::{ClusterUid, NodeId, Timestamp};
-use tokio::sync::watch;
+use tokio::sync::SetOnce;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::node::StartError;
@@ -48,45 +49,28 @@ pub struct WrongBucket {
     pub theirs: Option<String>,
 }
 
-/// What is known of the bucket since the node was started.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Standing {
-    /// It has not said whose it is.
-    #[default]
-    Unknown,
-    /// It is the cluster's.
-    Ours,
-    /// It is not.
-    Wrong(WrongBucket),
-}
+/// Whether the bucket is the cluster's, once it has said so since the node was started. Whoever waits goes on
+/// in the order of waiting.
+pub(crate) type Standing = Arc<SetOnce<Result<(), WrongBucket>>>;
 
 /// Finds out whether the bucket is the cluster's, as long as that takes, and says so in `standing`.
-pub(crate) async fn look_at(
-    bucket: Bucket,
-    cluster: ClusterUid,
-    standing: watch::Sender<Standing>,
-) {
-    standing.send_replace(match recognise(&bucket, cluster).await {
-        Ok(()) => Standing::Ours,
-        Err(wrong) => Standing::Wrong(wrong),
-    });
+pub(crate) async fn look_at(bucket: Bucket, cluster: ClusterUid, standing: Standing) {
+    standing.set(recognise(&bucket, cluster).await).ok();
 }
 
 /// Resolves when the bucket is known to be the cluster's.
-pub(crate) async fn is_ours(mut standing: watch::Receiver<Standing>) {
-    if standing.wait_for(|standing| *standing == Standing::Ours).await.is_err() {
-        // The node ends: nobody will know.
+pub(crate) async fn is_ours(standing: Standing) {
+    if standing.wait().await.is_err() {
+        // The node ends.
         std::future::pending().await
     }
 }
 
 /// Resolves when it is known not to be.
-pub(crate) async fn is_wrong(mut standing: watch::Receiver<Standing>) -> WrongBucket {
-    let is_wrong = |standing: &Standing| matches!(standing, Standing::Wrong(_));
-    let standing = standing.wait_for(is_wrong).await.ok().map(|standing| standing.clone());
-    match standing {
-        Some(Standing::Wrong(wrong)) => wrong,
-        _ => std::future::pending().await,
+pub(crate) async fn is_wrong(standing: Standing) -> WrongBucket {
+    match standing.wait().await {
+        Err(wrong) => wrong.clone(),
+        Ok(()) => std::future::pending().await,
     }
 }
 

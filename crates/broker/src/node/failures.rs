@@ -1,5 +1,6 @@
 //! What ends a node that runs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use railgun_log::LogError;
@@ -24,7 +25,7 @@ impl Broker {
             actor = self.actors.panicked() => NodeFailure::Panicked { actor },
             failure = self.disk_failed() => failure,
             failure = self.identity_refused() => failure,
-            wrong = cluster_bucket::is_wrong(self.bucket.clone()) => NodeFailure::WrongBucket(wrong),
+            wrong = cluster_bucket::is_wrong(Arc::clone(&self.bucket)) => NodeFailure::WrongBucket(wrong),
             // A shard dies of its log as a rule, which knows more about it.
             failure = self.replica_failed() => {
                 self.disk_failure().unwrap_or_else(|| failure.into())

@@ -72,7 +72,7 @@ pub struct Broker {
     /// Whether other nodes take another process for this node.
     refused: watch::Receiver<Option<IdentityRefused>>,
     /// Whether the bucket is known to be the cluster's.
-    bucket: watch::Receiver<Standing>,
+    bucket: Standing,
     /// What its clock is worth, of a node that has others beside it.
     clocks: Option<watch::Receiver<ClockStanding>>,
     /// Ends when dropped.
@@ -102,7 +102,7 @@ impl Broker {
     pub async fn start(spec: BrokerSpec) -> Result<Self, StartError> {
         let refused = watch::Sender::new(None);
         let mut is_refused = refused.subscribe();
-        let bucket = watch::Sender::new(Standing::Unknown);
+        let bucket = Standing::default();
         tokio::select! {
             biased;
             refused = is_refused.wait_for(Option::is_some) => {
@@ -110,8 +110,8 @@ impl Broker {
                 let IdentityRefused { by, reason } = refused.unwrap_or_default();
                 Err(StartError::IdentityConflict { by, reason })
             }
-            wrong = cluster_bucket::is_wrong(bucket.subscribe()) => Err(wrong.into()),
-            started = Box::pin(start::start(spec, refused.clone(), bucket.clone())) => started,
+            wrong = cluster_bucket::is_wrong(Arc::clone(&bucket)) => Err(wrong.into()),
+            started = Box::pin(start::start(spec, refused.clone(), Arc::clone(&bucket))) => started,
         }
     }
 
@@ -178,7 +178,7 @@ impl Broker {
     /// is uploaded, and only what is in the log is read.
     #[must_use]
     pub fn knows_bucket(&self) -> bool {
-        *self.bucket.borrow() == Standing::Ours
+        self.bucket.get().is_some_and(Result::is_ok)
     }
 
     /// What clients take of the node's memory.

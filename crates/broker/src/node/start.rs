@@ -56,7 +56,7 @@ const LEADERS_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) async fn start(
     spec: BrokerSpec,
     refused: watch::Sender<Option<IdentityRefused>>,
-    standing: watch::Sender<Standing>,
+    standing: Standing,
 ) -> Result<Broker, StartError> {
     let ground = Ground::lay(spec.seams)?;
     let on_failure = ground.cancel.clone().drop_guard();
@@ -149,7 +149,7 @@ pub(super) async fn start(
         upload_lease: ground.thresholds.upload_lease,
         actors: ground.actors.clone(),
         background: ground.background.clone(),
-        standing: standing.subscribe(),
+        standing: Arc::clone(&standing),
     };
     let farewell = watch::Sender::new(Farewell::default());
     let mut keeper = Keeper {
@@ -228,7 +228,7 @@ pub(super) async fn start(
         view,
         farewell,
         refused: is_refused,
-        bucket: standing.subscribe(),
+        bucket: standing,
         clocks,
         _log: ground.log,
         ready: watch::channel(true).0,
@@ -353,16 +353,17 @@ impl Ground {
         &self,
         bucket: Bucket,
         member: &Member,
-        standing: &watch::Sender<Standing>,
+        standing: &Standing,
     ) -> Result<Bucket, StartError> {
         if makes_cluster(member) {
             cluster_bucket::claim(&bucket, member.cluster, self.clock.now()).await?;
-            standing.send_replace(Standing::Ours);
+            standing.set(Ok(())).ok();
         } else {
-            let looking = cluster_bucket::look_at(bucket.clone(), member.cluster, standing.clone());
+            let looking =
+                cluster_bucket::look_at(bucket.clone(), member.cluster, Arc::clone(standing));
             self.spawn("the look at the bucket", Box::pin(looking));
         }
-        Ok(bucket.behind(cluster_bucket::is_ours(standing.subscribe())))
+        Ok(bucket.behind(cluster_bucket::is_ours(Arc::clone(standing))))
     }
 
     /// What the node knows of other nodes, their clocks and the ways to them.

@@ -7,7 +7,6 @@ use railgun_cold::Bucket;
 use railgun_raft::BlockingPool;
 use railgun_types::ClusterUid;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
 
 use crate::actors::Actors;
 use crate::builtin_bug::Planted;
@@ -32,7 +31,7 @@ pub(super) struct Uploads {
     pub(super) actors: Actors,
     pub(super) background: Handle,
     /// Whether the bucket is known to be the cluster's.
-    pub(super) standing: watch::Receiver<Standing>,
+    pub(super) standing: Standing,
 }
 
 impl Uploads {
@@ -65,7 +64,8 @@ impl Uploads {
         };
         let collector = collector.run(stop.clone());
         self.actors.spawn_on("a collector", collector, &self.background);
-        let (standing, reclaimer, stop) = (self.standing.clone(), reclaimer.clone(), stop.clone());
+        let (standing, reclaimer, stop) =
+            (Arc::clone(&self.standing), reclaimer.clone(), stop.clone());
         self.actors.spawn("a reclaimer", async move {
             let is_ours = stop.run_until_cancelled(cluster_bucket::is_ours(standing)).await;
             if is_ours.is_some() {

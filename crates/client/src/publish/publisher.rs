@@ -104,6 +104,7 @@ impl MultiPublisher {
                 }
             }
             tokio::select! {
+                biased;
                 () = ended => {}
                 () = shared.ended.cancelled() => {}
             }
@@ -131,6 +132,7 @@ impl MultiPublisher {
                 None => return Err(OpenError::TooManyStreams { stream: stream.clone() }),
             }
             tokio::select! {
+                biased;
                 () = progress => {}
                 () = places => {}
                 () = shared.ended.cancelled() => {}
