@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use railgun_core::catalog::{
-    Catalog, CatalogEntry, CatalogOutcome, NodeRecord, Phase, Placement, RestoredCatalog,
-    TokenVerdict,
+    Catalog, CatalogEntry, CatalogOutcome, NodeRecord, Placement, RestoredCatalog, TokenVerdict,
 };
 use railgun_core::command::{
     CatalogCommand, ClusterSettings, Command, CommandBody, NodeState, TokenHash,
@@ -415,11 +414,9 @@ impl Host {
                 drop(reply.send(names.collect()));
             }
             Message::HalfDone { reply } => {
-                let names = self.catalog.names_after(None);
-                let names = names.filter(|(_, entry)| entry.phase != Phase::Active);
-                drop(
-                    reply.send(names.map(|(name, entry)| (name.clone(), entry.clone())).collect()),
-                );
+                let names = self.catalog.half_done();
+                let names = names.map(|(name, entry)| (name.clone(), entry.clone()));
+                drop(reply.send(names.collect()));
             }
             Message::Nameless { mut streams, reply } => {
                 // Whoever does not lead may not know all names.

@@ -32,7 +32,7 @@ use crate::shard::{MirrorScope, SegmentPage, ShardHandle, StartResolved, StreamF
 use crate::wire_error::{self, not_found, stopping, unexpected};
 
 /// How often names are looked through for creations and deletions that nobody finishes.
-const RECONCILE_EVERY: Duration = Duration::from_secs(10);
+const RECONCILE_EVERY: Duration = Duration::from_secs(2);
 
 /// What sessions ask about streams, and have done with them. Cheap to clone.
 #[derive(Clone)]

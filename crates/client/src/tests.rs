@@ -200,6 +200,31 @@ async fn a_call_that_is_not_answered_in_time_may_have_been_done() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_only_looks_is_told_what_was_said_last() {
+    let client = client_of(silence).await;
+    let described = client.admin().describe_stream(&orders()).await;
+    let Err(AdminError::Lost { reason, .. }) = described else { panic!("{described:?}") };
+    assert_eq!(reason, "no answer for 5s");
+
+    // It is refused as often as it is asked, but for the last time.
+    let begin = Instant::now();
+    let client = client_of(move |mut writer, mut reader| async move {
+        let request = reader.next_of::<v1::AdminRequest>().await.expect("a frame");
+        let id = request.expect("a request").id;
+        if begin.elapsed() > PATIENCE / 2 {
+            return silence(writer, reader).await;
+        }
+        let starting = WireError::new(ErrorCode::StreamStarting, "it is being created");
+        let answer = Some(Answer::Error(starting.into()));
+        writer.send(Frame::new(&v1::AdminResponse { id, answer })).await.expect("it listens");
+    });
+    let described = client.await.admin().describe_stream(&orders()).await;
+    let Err(AdminError::Refused(error)) = described else { panic!("{described:?}") };
+    assert_eq!(error.code, ErrorCode::StreamStarting);
+    assert!(begin.elapsed() >= PATIENCE, "{:?}", begin.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_call_that_finds_no_turn_in_time_was_not_made() {
     let client = client_of(silence).await;
     let admin = client.admin();

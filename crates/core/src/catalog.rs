@@ -13,7 +13,7 @@ mod replicas;
 mod tests;
 mod tokens;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use railgun_types::limits::SHARDS;
 use railgun_types::{
@@ -144,6 +144,8 @@ pub enum CatalogOutcome {
 pub struct Catalog {
     settings: Option<ClusterSettings>,
     names: BTreeMap<StreamName, CatalogEntry>,
+    /// Those among them that are being created or deleted.
+    half_done: BTreeSet<StreamName>,
     nodes: Nodes,
     replicas: Replicas,
     tokens: Tokens,
@@ -169,7 +171,7 @@ impl Catalog {
                     phase: Phase::Creating { patch: patch.clone(), request: *request },
                     since,
                 });
-                self.entry(name)
+                self.changed(name)
             }
             CatalogCommand::Activate { name, stream } => {
                 if let Some(entry) = self.entry_mut(name, *stream)
@@ -177,19 +179,19 @@ impl Catalog {
                 {
                     entry.phase = Phase::Active;
                 }
-                self.entry(name)
+                self.changed(name)
             }
             CatalogCommand::Delete { name, stream } => {
                 if let Some(entry) = self.entry_mut(name, *stream) {
                     entry.phase = Phase::Deleting;
                 }
-                self.entry(name)
+                self.changed(name)
             }
             CatalogCommand::Free { name, stream } => {
                 if self.entry_mut(name, *stream).is_some_and(|e| e.phase != Phase::Active) {
                     self.names.remove(name);
                 }
-                self.entry(name)
+                self.changed(name)
             }
             CatalogCommand::AddNode(info) => self.add_node(info),
             CatalogCommand::UpdateNode { node, info } => {
@@ -258,8 +260,14 @@ impl Catalog {
         }
     }
 
-    fn entry(&self, name: &StreamName) -> CatalogOutcome {
-        CatalogOutcome::Entry(self.names.get(name).cloned())
+    /// What a name is after a command about it.
+    fn changed(&mut self, name: &StreamName) -> CatalogOutcome {
+        let entry = self.names.get(name).cloned();
+        match &entry {
+            Some(entry) if entry.phase != Phase::Active => self.half_done.insert(name.clone()),
+            _ => self.half_done.remove(name),
+        };
+        CatalogOutcome::Entry(entry)
     }
 
     /// The outcome of a command about a name or a lost replica that changes nothing as the catalog is, or of a
@@ -334,14 +342,9 @@ impl Catalog {
         self.names.is_empty()
     }
 
-    /// Every name after `after`, in order.
-    pub fn names_after<'a>(
-        &'a self,
-        after: Option<&'a StreamName>,
-    ) -> impl Iterator<Item = (&'a StreamName, &'a CatalogEntry)> {
-        use std::ops::Bound;
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.names.range::<StreamName, _>((from, Bound::Unbounded))
+    /// Every name that is being created or deleted, in order. Looks at no others.
+    pub fn half_done(&self) -> impl Iterator<Item = (&StreamName, &CatalogEntry)> {
+        self.half_done.iter().filter_map(|name| self.names.get_key_value(name))
     }
 
     /// Every name that begins with `prefix` and comes after `after`, in order. Looks at no others.

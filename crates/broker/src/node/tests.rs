@@ -306,7 +306,7 @@ async fn what_was_left_half_done_is_finished_while_the_node_runs() {
             sleep(Duration::from_secs(1)).await;
         }
     };
-    timeout(Duration::from_secs(25), finished).await.expect("the reconciler has had its turn");
+    timeout(Duration::from_secs(5), finished).await.expect("the reconciler has had its turn");
     let found = streams.resolve(&name("a")).await.unwrap();
     assert_eq!(found.facts.spec.max_message_bytes, 10);
     // The name is free for another stream.

@@ -230,7 +230,7 @@ impl Admin {
     /// [`AdminError`].
     pub async fn cluster_status(&self) -> Result<ClusterStatus, AdminError> {
         let call = Call::DescribeCluster(v1::DescribeCluster {});
-        match self.call("status", call, Repeat::Safe, self.call_timeout()).await? {
+        match self.call("status", call, Repeat::Reads, self.call_timeout()).await? {
             Answer::ClusterDescription(description) => description.try_into(),
             other => Err(unexpected("status", &other)),
         }

@@ -107,7 +107,7 @@ impl Admin {
             after: after.map(ToString::to_string).unwrap_or_default(),
             limit: 0,
         });
-        match self.call("list", call, Repeat::Safe, self.call_timeout()).await? {
+        match self.call("list", call, Repeat::Reads, self.call_timeout()).await? {
             Answer::StreamList(list) => StreamPage::try_from(list),
             other => Err(unexpected("list", &other)),
         }
@@ -151,7 +151,7 @@ impl Admin {
         timeout: Duration,
     ) -> Result<StreamDescription, AdminError> {
         let call = Call::DescribeStream(v1::DescribeStream { name: stream.to_string() });
-        match self.call("describe", call, Repeat::Safe, timeout).await? {
+        match self.call("describe", call, Repeat::Reads, timeout).await? {
             Answer::StreamDescription(description) => StreamDescription::try_from(description),
             other => Err(unexpected("describe", &other)),
         }
@@ -262,7 +262,7 @@ impl Admin {
     ) -> Result<SegmentPage, AdminError> {
         let (name, from_offset) = (stream.to_string(), from.0);
         let call = Call::ListSegments(v1::ListSegments { name, from_offset, limit });
-        match self.call("list segments", call, Repeat::Safe, self.call_timeout()).await? {
+        match self.call("list segments", call, Repeat::Reads, self.call_timeout()).await? {
             Answer::SegmentList(list) => SegmentPage::try_from(list),
             other => Err(unexpected("list segments", &other)),
         }
@@ -307,6 +307,8 @@ impl Admin {
         let mut after = None;
         // Why it is not known whether an earlier attempt was all there is to do.
         let mut lost: Option<String> = None;
+        // What the last attempt that was answered was told.
+        let mut said: Option<WireError> = None;
         let permit = tokio::time::timeout_at(deadline, self.client.calls.acquire()).await;
         let _permit = match permit {
             Ok(permit) => permit.map_err(|_| ConnectError::Closed)?,
@@ -354,7 +356,12 @@ impl Admin {
                 Ok(Err(lost)) => lost,
                 Err(_) if sent => {
                     let reason = StreamLost::NoAnswer { after: timeout }.to_string();
-                    return Err(AdminError::Unknown { call: name, reason });
+                    return Err(match (repeat, said) {
+                        // There is nothing to be done, and the last attempt was only cut short.
+                        (Repeat::Reads, Some(said)) => AdminError::Refused(said),
+                        (Repeat::Reads, None) => AdminError::Lost { call: name, reason },
+                        _ => AdminError::Unknown { call: name, reason },
+                    });
                 }
                 Err(_) => {
                     let reason = format!("it could not be sent within {timeout:?}");
@@ -401,6 +408,7 @@ impl Admin {
             if let Some(WireError { retry: Retry::After(after), .. }) = refused {
                 wait = wait.max(after);
             }
+            said = refused.clone().or(said);
             if Instant::now() + wait >= deadline {
                 let ended = match refused {
                     Some(error) => AdminError::Refused(error),
@@ -417,6 +425,8 @@ impl Admin {
 /// Whether a call may be made again when its answer was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Repeat {
+    /// It changes nothing.
+    Reads,
     /// It does no harm.
     Safe,
     /// The server knows it for the same one, unless what it has changed was changed again.

@@ -51,7 +51,7 @@ impl Catalog {
     #[must_use]
     pub fn encode_checkpoint(&self, applied: Option<EntryId>, membership: &[u8]) -> Vec<Bytes> {
         // Named one by one, so that a new field cannot be forgotten.
-        let Self { settings, names, nodes, replicas, tokens, log_time } = self;
+        let Self { settings, names, half_done: _, nodes, replicas, tokens, log_time } = self;
         let mut writer = CheckpointWriter::new(&Header {
             shard: ShardId::CATALOG,
             cluster: settings.map(|settings| settings.cluster),
@@ -89,6 +89,8 @@ impl Catalog {
             }
             Ok((settings, map(cursor, NAME_BYTES_MIN, name)?))
         })?;
+        let is_half_done = |(_, entry): &(&StreamName, &CatalogEntry)| entry.phase != Phase::Active;
+        let half_done = names.iter().filter(is_half_done).map(|(name, _)| name.clone()).collect();
         let (nodes, replicas, tokens) = reader.section(Section::Nodes, |cursor| {
             Ok((Nodes::decode(cursor)?, Replicas::decode(cursor)?, Tokens::decode(cursor)?))
         })?;
@@ -97,7 +99,15 @@ impl Catalog {
             return Err(CheckpointError::Malformed { section: Section::Header });
         }
         Ok(RestoredCatalog {
-            catalog: Self { settings, names, nodes, replicas, tokens, log_time: header.log_time },
+            catalog: Self {
+                settings,
+                names,
+                half_done,
+                nodes,
+                replicas,
+                tokens,
+                log_time: header.log_time,
+            },
             applied: header.applied,
             membership: Bytes::copy_from_slice(header.membership),
         })
