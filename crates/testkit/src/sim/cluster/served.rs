@@ -17,8 +17,9 @@ use super::ClusterWorld;
 
 /// Time in which a node must take a record for every stream when all nodes run and every shard is led.
 const SERVED_PATIENCE: Duration = Duration::from_secs(5);
-/// For so long the client bears by itself what is temporary.
-const GIVE_UP_AFTER: Duration = Duration::from_secs(3);
+/// For so long the client bears by itself what is temporary. Then it says what that was: where the lead of a
+/// full shard moves just then, what it says next is heard, too.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(2);
 /// Who is not served asks again after this time.
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
 
