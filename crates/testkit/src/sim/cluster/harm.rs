@@ -15,6 +15,9 @@ use super::{ClusterWorld, DATA_SHARDS, NODES};
 
 /// Time in which what was lost is replaced when nothing else is wrong and all nodes run.
 pub(super) const MEND_PATIENCE: Duration = Duration::from_secs(30);
+/// A replica is given up when damage is found, and another takes its place some time later, also where the
+/// file with the damage was purged in between.
+const REPLACED_LATE: Duration = Duration::from_secs(15);
 /// Moments at which the others are asked whether they have everything: under load they lack what has just
 /// been acked.
 const ASKED_MAX: usize = 100;
@@ -138,8 +141,15 @@ impl ClusterWorld {
         {
             self.note(at, format_args!("has everything again"));
             (self.lost, self.harm) = (None, None);
+            self.mended = Some((at, self.trace.elapsed()));
             self.checker.is_hurt(None);
         }
+    }
+
+    /// The node that has a reason to replace what it has: it has lost something, or had until a moment ago.
+    pub(super) fn may_replace(&self) -> Option<At> {
+        let is_new = |since: Duration| self.trace.elapsed() < since + REPLACED_LATE;
+        self.lost.or_else(|| self.mended.filter(|(_, since)| is_new(*since)).map(|(at, _)| at))
     }
 
     /// Whether a replica of the node still has what was done to it: nobody may have read it yet.

@@ -99,6 +99,8 @@ struct ClusterWorld {
     lost: Option<At>,
     /// What was done to its disk.
     harm: Option<Harm>,
+    /// The node that had lost something before it had everything again, and since when it has.
+    mended: Option<(At, Duration)>,
     /// Those that stay.
     streams: Arc<Vec<(StreamName, StreamUid)>>,
     /// Nothing was wrong any more then, and all nodes ran.
@@ -159,6 +161,7 @@ impl ClusterWorld {
             operator,
             lost: None,
             harm: None,
+            mended: None,
             streams: Arc::default(),
             well_at: Duration::ZERO,
             replicas: Replicas::new(history.clone(), trace.clone()),
@@ -289,7 +292,7 @@ impl ClusterWorld {
             tokio::task::yield_now().await;
         }
         let lives: Vec<_> = self.members.iter().map(Member::up).collect();
-        for at in self.replicas.look(&lives, self.lost) {
+        for at in self.replicas.look(&lives, self.may_replace()) {
             if let Some(life) = lives[at] {
                 self.checker.check_promises(at, &life.broker.replica_states());
             }
