@@ -140,8 +140,9 @@ impl ClusterWorld {
             && !self.has_harm(at)
         {
             self.note(at, format_args!("has everything again"));
-            (self.lost, self.harm) = (None, None);
-            self.mended = Some((at, self.trace.elapsed()));
+            // What was lost as a whole is replaced by then.
+            self.mended = self.harm.take().map(|_| (at, self.trace.elapsed()));
+            self.lost = None;
             self.checker.is_hurt(None);
         }
     }

@@ -99,7 +99,7 @@ struct ClusterWorld {
     lost: Option<At>,
     /// What was done to its disk.
     harm: Option<Harm>,
-    /// The node that had lost something before it had everything again, and since when it has.
+    /// The node whose disk was harmed before it had everything again, and since when it has.
     mended: Option<(At, Duration)>,
     /// Those that stay.
     streams: Arc<Vec<(StreamName, StreamUid)>>,

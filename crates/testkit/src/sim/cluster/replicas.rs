@@ -52,8 +52,8 @@ impl Replicas {
         }
     }
 
-    /// Who leads, and who says who leads. The nodes on which a vote has become durable since. Node `lost` has
-    /// not yet again what it lost.
+    /// Who leads, and who says who leads. The nodes on which a vote has become durable since. Node `lost` may
+    /// have another replica take the place of one.
     pub(super) fn look(&mut self, lives: &[Option<&Life>], lost: Option<usize>) -> BTreeSet<usize> {
         self.present.retain(|(_, at), _| lost != Some(*at));
         let mut voted = BTreeSet::new();
