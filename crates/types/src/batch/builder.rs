@@ -3,9 +3,10 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::content::{self, Content, payload_hash};
-use super::{CHECKED_HEADER_BYTES, CODEC_NONE, ENTRY_BYTES, HAS_ID, HEADER_BYTES, MAGIC};
+use super::record_batch::put_header;
+use super::{ENTRY_BYTES, HAS_ID, HEADER_BYTES};
+use crate::crc32c;
 use crate::limits::{self, MESSAGE_ID_BYTES};
-use crate::{crc32c, crc32c_append};
 
 /// Records that there is room for in the table where no number was foreseen.
 const RECORDS_USUAL: usize = 4;
@@ -221,15 +222,7 @@ impl BatchBuilder {
     pub fn into_parts(mut self) -> BatchParts {
         let body_bytes = self.body_bytes() as u32;
         let (header, table) = self.memory[..self.head].split_at_mut(HEADER_BYTES);
-        let mut rest = &mut *header;
-        rest.put_slice(&MAGIC);
-        rest.put_u8(CODEC_NONE);
-        rest.put_bytes(0, 3);
-        rest.put_u32_le(self.count);
-        rest.put_u32_le(table.len() as u32);
-        rest.put_u32_le(body_bytes);
-        let crc = crc32c_append(crc32c(&header[..CHECKED_HEADER_BYTES]), table);
-        header[CHECKED_HEADER_BYTES..].copy_from_slice(&crc.to_le_bytes());
+        put_header(&mut &mut *header, self.count, table, body_bytes);
         let mut body = self.memory.freeze();
         let head = body.split_to(self.head);
         body.advance(self.body_at - self.head);

@@ -1,8 +1,8 @@
 //! A batch that was received or read back.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 
-use super::builder::check_headers;
+use super::builder::{BatchParts, check_headers};
 use super::content::Content;
 use super::error::BatchError;
 use super::{
@@ -119,6 +119,37 @@ impl RecordBatch {
         Ok(Self { bytes, count, table_bytes })
     }
 
+    /// A batch that holds some of the records, at least one of them: `count` of them behind the first
+    /// `skip`. Header and table are made anew; the records are a slice of these. `None` where there are not
+    /// as many.
+    #[must_use]
+    pub fn cut(&self, skip: usize, count: usize) -> Option<BatchParts> {
+        let end = skip.checked_add(count).filter(|end| count > 0 && *end <= self.count())?;
+        if count == self.count() {
+            let mut body = self.bytes.clone();
+            let head = body.split_to(HEADER_BYTES + self.table_bytes as usize);
+            return Some(BatchParts { head, body });
+        }
+        let mut records = self.records();
+        let places = |records: &Records<'_>| (records.table.remaining(), records.body.remaining());
+        for _ in 0..skip {
+            records.next()?;
+        }
+        let first = places(&records);
+        for _ in skip..end {
+            records.next()?;
+        }
+        let last = places(&records);
+        let table_end = HEADER_BYTES + self.table_bytes as usize;
+        let table = &self.bytes[table_end - first.0..table_end - last.0];
+        let body = self.bytes.slice(self.len() - first.1..self.len() - last.1);
+        let mut head = BytesMut::with_capacity(HEADER_BYTES + table.len());
+        // Each fits where the whole did.
+        put_header(&mut head, count as u32, table, body.len() as u32);
+        head.put_slice(table);
+        Some(BatchParts { head: head.freeze(), body })
+    }
+
     /// Copies `batches` of `bytes` bytes together out of the `held` bytes that they are slices of,
     /// where they would keep more than `times_max` times as much in memory as they are: for those
     /// that outlive a buffer that is much larger. The copies share one allocation.
@@ -194,6 +225,20 @@ impl RecordBatch {
         let (table, body) = self.bytes[HEADER_BYTES..].split_at(self.table_bytes as usize);
         Records { table: ByteCursor::new(table), body: ByteCursor::new(body), left: self.count }
     }
+}
+
+/// Writes the header of a batch with this table.
+pub(super) fn put_header(out: &mut impl BufMut, count: u32, table: &[u8], body_bytes: u32) {
+    let mut checked = [0; CHECKED_HEADER_BYTES];
+    let mut rest = checked.as_mut_slice();
+    rest.put_slice(&MAGIC);
+    rest.put_u8(CODEC_NONE);
+    rest.put_bytes(0, 3);
+    rest.put_u32_le(count);
+    rest.put_u32_le(table.len() as u32);
+    rest.put_u32_le(body_bytes);
+    out.put_slice(&checked);
+    out.put_u32_le(crc32c_append(crc32c(&checked), table));
 }
 
 impl std::fmt::Debug for RecordBatch {

@@ -243,3 +243,19 @@ fn the_payload_hash_ignores_what_a_retry_may_change() {
     assert_eq!(plain, hash(&[("traceparent", b"x"), ("a", b"1"), ("rg-y", b"z")], Some(3)));
     assert_ne!(plain, hash(&[("a", b"2")], None));
 }
+
+proptest! {
+    #[test]
+    fn a_cut_batch_is_what_its_records_packed_anew_are(
+        messages in proptest::collection::vec(message(), 1..12),
+        skip in 0..14usize,
+        count in 0..14usize,
+    ) {
+        let batch = validate(pack(&messages)).expect("just packed");
+        let cut = batch.cut(skip, count);
+        match messages.get(skip..skip + count).filter(|wanted| !wanted.is_empty()) {
+            Some(wanted) => prop_assert_eq!(cut.map(|parts| parts.concat()), Some(pack(wanted))),
+            None => prop_assert!(cut.is_none()),
+        }
+    }
+}
