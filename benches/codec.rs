@@ -39,6 +39,7 @@ fn codec(c: &mut Criterion) {
             producer: None,
             mode: AppendMode::Each,
             expected_end: None,
+            dead_letter: None,
             batch,
         };
         let command = Command { ts: Timestamp(1), body: CommandBody::Append(vec![append]) };

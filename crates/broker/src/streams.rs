@@ -409,7 +409,7 @@ impl Streams {
         command: CatalogCommand,
     ) -> Result<Option<CatalogEntry>, WireError> {
         match self.inner.routing.change(command).await.map_err(wire_error::change_failure)? {
-            CatalogOutcome::Entry(entry) => Ok(entry),
+            CatalogOutcome::Entry(entry) => Ok(entry.map(|entry| *entry)),
             _ => Ok(None),
         }
     }

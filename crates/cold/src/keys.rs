@@ -236,7 +236,7 @@ fn parse(key: &str) -> Option<Key> {
             let mut fields = file.strip_suffix(".parquet")?.split('-');
             let key = SegmentKey {
                 cluster,
-                name: StreamName::new(stream.strip_prefix("stream=")?).ok()?,
+                name: StreamName::parse_any(stream.strip_prefix("stream=")?).ok()?,
                 stream: sid.strip_prefix("sid=")?.parse().ok()?,
                 day: parse_day(day.strip_prefix("dt=")?)?,
                 base: Offset(number(fields.next()?, 20)?),
@@ -434,6 +434,9 @@ mod tests {
             attempt: 43,
             hash: [0xc; 8],
         };
+        let companion = StreamName::parse_any("orders.eu$dlq.billing").unwrap();
+        let of_companion =
+            SegmentKey { name: companion, stream: StreamUid([2; 16]), ..segment.clone() };
         let bundle = BundleKey {
             cluster,
             shard: ShardId(2),
@@ -454,6 +457,13 @@ mod tests {
                     .to_owned(),
             ),
             (
+                Key::Segment(of_companion),
+                "data/stream=orders.eu$dlq.billing/sid=02020202020202020202020202020202/\
+                 dt=2024-10-04/00000000000000000005-00000000000000000009-t0000000007-\
+                 a00000000000000000043-0c0c0c0c0c0c0c0c.parquet"
+                    .to_owned(),
+            ),
+            (
                 Key::Bundle(bundle),
                 format!(
                     "data/bundle/shard=2/dt=1969-12-31/{v}-a00000000000000000043-0c0c0c0c0c0c0c0c.parquet"
@@ -467,6 +477,7 @@ mod tests {
             (Key::State { cluster, shard: ShardId(2), version }, format!("state/shard=2/{v}.snap")),
         ] {
             assert_eq!(key.to_string(), format!("{root}/{text}"));
+            assert_eq!(key.to_string().parse(), Ok(key));
         }
     }
 

@@ -66,7 +66,7 @@ pub enum CatalogOutcome {
     /// The cluster's settings, whoever founded it.
     Founded(ClusterSettings),
     /// The name as it is now; `None`: it is free.
-    Entry(Option<CatalogEntry>),
+    Entry(Option<Box<CatalogEntry>>),
     /// No cluster is founded yet, the entry is none for the catalog, or it asks for what cannot be: a
     /// node without a uid, an address that is too long, another node's uid, two replicas of a shard on
     /// one node, an incarnation out of turn.
@@ -267,7 +267,7 @@ impl Catalog {
             Some(entry) if entry.phase != Phase::Active => self.half_done.insert(name.clone()),
             _ => self.half_done.remove(name),
         };
-        CatalogOutcome::Entry(entry)
+        CatalogOutcome::Entry(entry.map(Box::new))
     }
 
     /// The outcome of a command about a name or a lost replica that changes nothing as the catalog is, or of a
@@ -310,7 +310,7 @@ impl Catalog {
                 (name, phase(name, stream).is_some_and(|phase| *phase != Phase::Active))
             }
         };
-        (!changes).then(|| CatalogOutcome::Entry(self.names.get(name).cloned()))
+        (!changes).then(|| CatalogOutcome::Entry(self.names.get(name).cloned().map(Box::new)))
     }
 
     /// The entry of this name, if it still means this stream.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::{BufMut, BytesMut};
 use railgun_types::{
-    ByteCursor, EnsureMode, Malformed, ReplicaId, SpecPatch, StreamKind, StreamName, put_varint,
+    ByteCursor, DlqPatch, DlqSpec, EnsureMode, GroupMode, GroupName, GroupPatch, Malformed,
+    ReplicaId, SpecPatch, StreamKind, StreamName, put_varint,
 };
 
 use crate::command::NodeState;
@@ -23,6 +24,15 @@ pub(crate) fn text(cursor: &mut ByteCursor<'_>) -> Result<String, Malformed> {
 
 pub(crate) fn name(cursor: &mut ByteCursor<'_>) -> Result<StreamName, Malformed> {
     StreamName::new(&text(cursor)?).map_err(|_| Malformed)
+}
+
+/// As [`name`], or that of a companion, which nobody can ask for.
+pub(crate) fn any_name(cursor: &mut ByteCursor<'_>) -> Result<StreamName, Malformed> {
+    StreamName::parse_any(&text(cursor)?).map_err(|_| Malformed)
+}
+
+pub(crate) fn group_name(cursor: &mut ByteCursor<'_>) -> Result<GroupName, Malformed> {
+    GroupName::new(&text(cursor)?).map_err(|_| Malformed)
 }
 
 pub(crate) fn put_bool(out: &mut BytesMut, value: bool) {
@@ -121,6 +131,10 @@ pub(crate) fn map<'a, K: Ord, V>(
     }
 }
 
+pub(crate) fn put_narrow(out: &mut BytesMut, value: u32) {
+    put_varint(out, u64::from(value));
+}
+
 /// A varint that fits a `u32`.
 pub(crate) fn narrow(cursor: &mut ByteCursor<'_>) -> Result<u32, Malformed> {
     u32::try_from(cursor.varint()?).map_err(|_| Malformed)
@@ -138,6 +152,7 @@ pub(crate) fn put_patch(out: &mut BytesMut, patch: &SpecPatch) {
     put_option(out, patch.kind, |out, kind| out.put_u8(kind as u8));
     put_option(out, patch.max_message_bytes, |out, bytes| out.put_u32_le(bytes));
     put_option(out, patch.owner.as_deref(), put_text);
+    put_dlq_patch(out, &patch.dlq);
 }
 
 pub(crate) fn patch(cursor: &mut ByteCursor<'_>) -> Result<SpecPatch, Malformed> {
@@ -145,6 +160,97 @@ pub(crate) fn patch(cursor: &mut ByteCursor<'_>) -> Result<SpecPatch, Malformed>
         kind: option(cursor, kind)?,
         max_message_bytes: option(cursor, ByteCursor::u32)?,
         owner: option(cursor, text)?,
+        dlq: dlq_patch(cursor)?,
+    })
+}
+
+fn put_dlq_patch(out: &mut BytesMut, patch: &DlqPatch) {
+    let DlqPatch { enabled, max_attempts, max_distance, max_age_ms, min_attempts } = *patch;
+    put_option(out, enabled, put_bool);
+    put_option(out, max_attempts, put_narrow);
+    put_option(out, max_distance, put_varint);
+    put_option(out, max_age_ms, put_varint);
+    put_option(out, min_attempts, put_narrow);
+}
+
+fn dlq_patch(cursor: &mut ByteCursor<'_>) -> Result<DlqPatch, Malformed> {
+    Ok(DlqPatch {
+        enabled: option(cursor, bool)?,
+        max_attempts: option(cursor, narrow)?,
+        max_distance: option(cursor, ByteCursor::varint)?,
+        max_age_ms: option(cursor, ByteCursor::varint)?,
+        min_attempts: option(cursor, narrow)?,
+    })
+}
+
+pub(crate) fn put_dlq(out: &mut BytesMut, dlq: &DlqSpec) {
+    let DlqSpec { enabled, max_attempts, max_distance, max_age_ms, min_attempts } = *dlq;
+    put_bool(out, enabled);
+    put_narrow(out, max_attempts);
+    put_varint(out, max_distance);
+    put_varint(out, max_age_ms);
+    put_narrow(out, min_attempts);
+}
+
+pub(crate) fn dlq(cursor: &mut ByteCursor<'_>) -> Result<DlqSpec, Malformed> {
+    Ok(DlqSpec {
+        enabled: bool(cursor)?,
+        max_attempts: narrow(cursor)?,
+        max_distance: cursor.varint()?,
+        max_age_ms: cursor.varint()?,
+        min_attempts: narrow(cursor)?,
+    })
+}
+
+pub(crate) fn group_mode(cursor: &mut ByteCursor<'_>) -> Result<GroupMode, Malformed> {
+    GroupMode::from_u8(cursor.u8()?).ok_or(Malformed)
+}
+
+pub(crate) fn put_backoff(out: &mut BytesMut, steps_ms: &[u64]) {
+    put_list(out, steps_ms.iter(), |out, step_ms| put_varint(out, *step_ms));
+}
+
+pub(crate) fn backoff(cursor: &mut ByteCursor<'_>) -> Result<Vec<u64>, Malformed> {
+    list(cursor, 1, ByteCursor::varint)
+}
+
+pub(crate) fn put_group_patch(out: &mut BytesMut, patch: &GroupPatch) {
+    let GroupPatch {
+        mode,
+        ack_wait_ms,
+        max_in_flight,
+        max_in_flight_bytes,
+        max_unsettled,
+        window,
+        backoff_ms,
+        pin_retention,
+        owner,
+        dlq,
+    } = patch;
+    put_option(out, *mode, |out, mode| out.put_u8(mode as u8));
+    put_option(out, *ack_wait_ms, put_varint);
+    put_option(out, *max_in_flight, put_narrow);
+    put_option(out, *max_in_flight_bytes, put_varint);
+    put_option(out, *max_unsettled, put_narrow);
+    put_option(out, *window, put_varint);
+    put_option(out, backoff_ms.as_deref(), put_backoff);
+    put_option(out, *pin_retention, put_bool);
+    put_option(out, owner.as_deref(), put_text);
+    put_dlq_patch(out, dlq);
+}
+
+pub(crate) fn group_patch(cursor: &mut ByteCursor<'_>) -> Result<GroupPatch, Malformed> {
+    Ok(GroupPatch {
+        mode: option(cursor, group_mode)?,
+        ack_wait_ms: option(cursor, ByteCursor::varint)?,
+        max_in_flight: option(cursor, narrow)?,
+        max_in_flight_bytes: option(cursor, ByteCursor::varint)?,
+        max_unsettled: option(cursor, narrow)?,
+        window: option(cursor, ByteCursor::varint)?,
+        backoff_ms: option(cursor, backoff)?,
+        pin_retention: option(cursor, bool)?,
+        owner: option(cursor, text)?,
+        dlq: dlq_patch(cursor)?,
     })
 }
 

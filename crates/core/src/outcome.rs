@@ -57,7 +57,7 @@ pub(crate) fn decode<'a, T>(
 #[cfg(test)]
 pub(crate) fn check<T: PartialEq + std::fmt::Debug>(
     outcomes: &[T],
-    golden: &[u8],
+    golden: &str,
     encode: impl Fn(&T, &mut BytesMut),
     decode: impl Fn(&[u8]) -> Result<T, OutcomeError>,
 ) {
@@ -91,5 +91,10 @@ pub(crate) fn check<T: PartialEq + std::fmt::Debug>(
         bytes[..2].copy_from_slice(&[VERSION, 99]);
         assert_eq!(decode(&bytes), Err(OutcomeError::Malformed), "an unknown kind");
     }
+    let path = format!("{}/tests/golden/{golden}", env!("CARGO_MANIFEST_DIR"));
+    if std::env::var_os("REGENERATE_GOLDEN").is_some() {
+        std::fs::write(&path, &all).expect("it can be written");
+    }
+    let golden = std::fs::read(path).expect("golden file is there");
     assert!(all == golden, "the format of outcomes changed: {all:02x?}");
 }

@@ -21,8 +21,14 @@ fn name() -> impl Strategy<Value = StreamName> {
 fn patch() -> impl Strategy<Value = SpecPatch> {
     let kind = prop_oneof![Just(StreamKind::Persistent), Just(StreamKind::Ephemeral)];
     let bytes = 1..=MESSAGE_BYTES_HARD as u32;
-    (prop::option::of(kind), prop::option::of(bytes), prop::option::of("\\PC{0,30}"))
-        .prop_map(|(kind, max_message_bytes, owner)| SpecPatch { kind, max_message_bytes, owner })
+    (prop::option::of(kind), prop::option::of(bytes), prop::option::of("\\PC{0,30}")).prop_map(
+        |(kind, max_message_bytes, owner)| SpecPatch {
+            kind,
+            max_message_bytes,
+            owner,
+            ..SpecPatch::default()
+        },
+    )
 }
 
 fn start() -> impl Strategy<Value = StartPosition> {

@@ -125,8 +125,11 @@ pub(crate) async fn run(args: StreamArgs, server: &ServerArgs) -> CommandResult 
 }
 
 async fn ensure(client: &Client, args: EnsureArgs) -> CommandResult {
-    let patch =
-        SpecPatch { kind: None, max_message_bytes: args.max_message_bytes, owner: args.owner };
+    let patch = SpecPatch {
+        max_message_bytes: args.max_message_bytes,
+        owner: args.owner,
+        ..SpecPatch::default()
+    };
     let options = EnsureOptions {
         mode: args.mode.into(),
         if_revision: args.if_revision,

@@ -100,6 +100,17 @@ impl fmt::Display for ShardId {
     }
 }
 
+/// One life of a consumer group: the log index of the entry that made it, so that a group deleted and
+/// made again is another one. Unique within its shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupId(pub u64);
+
+impl fmt::Display for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// Position of an entry in the log of a shard: ordered by term, then index. The first index of a log
 /// is 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

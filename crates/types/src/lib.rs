@@ -7,20 +7,24 @@
 pub mod batch;
 mod cursor;
 mod error_code;
+mod group_spec;
 mod ids;
 pub mod limits;
 mod names;
+mod offset_range;
 mod start;
 mod stream_spec;
 
 pub use cursor::{ByteCursor, Malformed, put_varint, unzigzag, varint_len, zigzag};
 pub use error_code::{ErrorCode, Retry};
+pub use group_spec::{DlqPatch, DlqSpec, GroupMode, GroupPatch, GroupSpec};
 pub use ids::{
-    ClusterUid, EntryId, NodeId, NodeUid, Offset, ParseUidError, ProducerId, ReplicaId, RequestId,
-    ShardId, StreamUid, Timestamp,
+    ClusterUid, EntryId, GroupId, NodeId, NodeUid, Offset, ParseUidError, ProducerId, ReplicaId,
+    RequestId, ShardId, StreamUid, Timestamp,
 };
 pub use limits::Limits;
-pub use names::{InvalidName, StreamName};
+pub use names::{GroupName, InvalidName, StreamName};
+pub use offset_range::OffsetRange;
 pub use start::StartPosition;
 pub use stream_spec::{
     ChangeClass, EnsureMode, FieldDiff, InvalidSpec, SpecPatch, StreamKind, StreamSpec,

@@ -3,7 +3,11 @@
 
 /// Longest name of a stream, in bytes.
 pub const STREAM_NAME_BYTES: usize = 128;
-/// Longest owner of a stream, in bytes.
+/// Longest name of a consumer group, in bytes.
+pub const GROUP_NAME_BYTES: usize = 64;
+/// Longest name of a stream that the server makes for another one, in bytes.
+pub const COMPANION_NAME_BYTES: usize = 200;
+/// Longest owner of a stream or group, in bytes.
 pub const OWNER_BYTES: usize = 128;
 /// Longest message id, in bytes.
 pub const MESSAGE_ID_BYTES: usize = 128;
@@ -46,6 +50,19 @@ pub const ADMIN_STREAMS: usize = 16;
 pub const TOMBSTONES_PER_SHARD: usize = 10_000;
 /// Producers kept per shard; beyond it the one unused for longest, in log time, is forgotten.
 pub const PRODUCERS_PER_SHARD: usize = 100_000;
+/// Consumer groups of a shard: beyond it no more can be made.
+pub const GROUPS_PER_SHARD: usize = 10_000;
+/// Steps of a group's back-off; the last one repeats.
+pub const BACKOFF_STEPS: usize = 32;
+/// Most messages whose failure one change of a group tells: more than it has in flight.
+pub const FAILURES_PER_CHANGE: u64 = 100_000;
+/// Longest text in which a consumer says why it failed, in bytes.
+pub const FAILURE_BYTES: usize = 1 << 10;
+/// Most dead messages that become pending again by one change of a group.
+pub const REDRIVEN_PER_CHANGE: u64 = 100_000;
+/// Most runs of dead messages that a group can make pending again; beyond it the lowest is only in
+/// the group's companion.
+pub const DEAD_RUNS_PER_GROUP: usize = 100_000;
 
 /// Most data shards of a cluster.
 pub const SHARDS: u32 = 4_096;

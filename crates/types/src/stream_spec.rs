@@ -1,6 +1,7 @@
 //! What a user asks a stream to be, and how a wish differs from what is (SEMANTICS §8).
 
-use crate::limits::{MESSAGE_BYTES_DEFAULT, MESSAGE_BYTES_HARD, OWNER_BYTES};
+use crate::group_spec::{Comparison, DlqPatch, DlqSpec, check_owner};
+use crate::limits::{MESSAGE_BYTES_DEFAULT, MESSAGE_BYTES_HARD};
 
 /// The kinds of stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -44,6 +45,8 @@ pub struct StreamSpec {
     /// Who manages the stream; `apply --prune` deletes only what carries its own label. May be empty;
     /// at most 128 bytes, none of them a control character: it is shown on terminals.
     pub owner: String,
+    /// What holds for the dead letters of a new group that does not say otherwise.
+    pub dlq: DlqSpec,
 }
 
 impl Default for StreamSpec {
@@ -52,6 +55,7 @@ impl Default for StreamSpec {
             kind: StreamKind::Persistent,
             max_message_bytes: MESSAGE_BYTES_DEFAULT as u32,
             owner: String::new(),
+            dlq: DlqSpec::default(),
         }
     }
 }
@@ -65,6 +69,8 @@ pub struct SpecPatch {
     pub max_message_bytes: Option<u32>,
     /// See [`StreamSpec::owner`].
     pub owner: Option<String>,
+    /// See [`StreamSpec::dlq`].
+    pub dlq: DlqPatch,
 }
 
 /// What `ensure` does when the stream exists and differs (EN-3).
@@ -154,16 +160,9 @@ impl SpecPatch {
             return Err(InvalidSpec { path: "max_message_bytes", reason });
         }
         if let Some(owner) = &self.owner {
-            let invalid = |reason: String| Err(InvalidSpec { path: "owner", reason });
-            if owner.len() > OWNER_BYTES {
-                return invalid(format!("{} bytes is more than {OWNER_BYTES}", owner.len()));
-            }
-            // What a terminal would obey, whoever looks at the stream.
-            if let Some(at) = owner.find(char::is_control) {
-                return invalid(format!("there is a control character at byte {at}"));
-            }
+            check_owner(owner)?;
         }
-        Ok(())
+        self.dlq.validate()
     }
 
     /// The settings of a new stream: the given ones over the defaults.
@@ -185,6 +184,7 @@ impl SpecPatch {
         if let Some(owner) = &self.owner {
             spec.owner.clone_from(owner);
         }
+        self.dlq.apply_to(&mut spec.dlq);
     }
 
     /// The fields present here whose effective value in `actual` is another (EN-2).
@@ -192,18 +192,14 @@ impl SpecPatch {
     pub fn diff(&self, actual: &StreamSpec) -> Vec<FieldDiff> {
         let mut wanted = actual.clone();
         self.apply_to(&mut wanted);
-        let mut diff = Vec::new();
-        let mut compare = |path: &str, is: String, wish: String, class| {
-            if is != wish {
-                diff.push(FieldDiff { path: path.to_owned(), actual: is, wanted: wish, class });
-            }
-        };
+        let mut found = Comparison::default();
         let kind = |spec: &StreamSpec| spec.kind.name().to_owned();
-        compare("kind", kind(actual), kind(&wanted), ChangeClass::Immutable);
+        found.field("kind", ChangeClass::Immutable, kind(actual), kind(&wanted));
         let bytes = |spec: &StreamSpec| spec.max_message_bytes.to_string();
-        compare("max_message_bytes", bytes(actual), bytes(&wanted), ChangeClass::Live);
-        compare("owner", actual.owner.clone(), wanted.owner, ChangeClass::Live);
-        diff
+        found.field("max_message_bytes", ChangeClass::Live, bytes(actual), bytes(&wanted));
+        found.field("owner", ChangeClass::Live, actual.owner.clone(), wanted.owner);
+        self.dlq.compare(&actual.dlq, &mut found);
+        found.diff
     }
 }
 
@@ -219,11 +215,12 @@ mod tests {
             kind: Some(StreamKind::Ephemeral),
             max_message_bytes: Some(20),
             owner: Some(String::new()),
+            dlq: DlqPatch { max_distance: Some(7), ..DlqPatch::default() },
         };
         let diff = patch.diff(&actual);
         assert_eq!(
             diff.iter().map(|d| d.path.as_str()).collect::<Vec<_>>(),
-            ["kind", "max_message_bytes"]
+            ["kind", "max_message_bytes", "dlq.max_distance"]
         );
         assert_eq!(diff[0].class, ChangeClass::Immutable);
         assert_eq!((diff[1].actual.as_str(), diff[1].wanted.as_str()), ("10", "20"));

@@ -482,7 +482,8 @@ async fn publish(broker: &Broker, batches: usize, value: &[u8]) -> u64 {
     let found = broker.streams.resolve(&name("s")).await.unwrap();
     for _ in 0..batches {
         let (batch, mode) = (batch.clone(), AppendMode::Each);
-        let append = Append { stream, producer: None, mode, expected_end: None, batch };
+        let append =
+            Append { stream, producer: None, mode, expected_end: None, dead_letter: None, batch };
         let appended = found
             .shard
             .here()

@@ -478,7 +478,8 @@ impl Publisher<'_> {
             epoch: self.epoch,
             sequence: item.sequence,
         });
-        let append = Append { stream: bound.stream, producer, mode, expected_end, batch };
+        let append =
+            Append { stream: bound.stream, producer, mode, expected_end, dead_letter: None, batch };
         Ok((bound.shard, append))
     }
 
@@ -591,7 +592,14 @@ mod tests {
         for (at, batch) in batches.iter().take(own).enumerate() {
             let batch = RecordBatch::open(rest.split_to(batch.len())).unwrap();
             let (stream, mode) = (StreamUid([1; 16]), AppendMode::Each);
-            let append = Append { stream, producer: None, mode, expected_end: None, batch };
+            let append = Append {
+                stream,
+                producer: None,
+                mode,
+                expected_end: None,
+                dead_letter: None,
+                batch,
+            };
             share.push(at, append, own);
         }
         (share, blob)

@@ -173,7 +173,7 @@ fn put_stream(out: &mut BytesMut, uid: StreamUid, change: &StreamChange) {
 fn stream(at: &mut ByteCursor<'_>) -> Result<(StreamUid, StreamChange), Malformed> {
     let uid = StreamUid(at.array()?);
     let name = std::str::from_utf8(at.sized()?).map_err(|_| Malformed)?;
-    let name = StreamName::new(name).map_err(|_| Malformed)?;
+    let name = StreamName::parse_any(name).map_err(|_| Malformed)?;
     let created = Timestamp(unzigzag(at.varint()?));
     let deleted = flag(at)?;
     let digest = at.array()?;

@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use railgun_types::batch::RecordBatch;
-use railgun_types::{ByteCursor, Malformed, ProducerId, StreamUid, crc32c};
+use railgun_types::{ByteCursor, GroupId, Malformed, Offset, ProducerId, StreamUid, crc32c};
 
 use super::PartsCursor;
 
@@ -17,6 +17,8 @@ pub struct Append {
     pub mode: AppendMode,
     /// Append only if the stream ends there.
     pub expected_end: Option<ExpectedNext>,
+    /// Which message of a group it is the dead letter of; the stream is the group's companion.
+    pub dead_letter: Option<DeadLetterOf>,
     /// The records.
     pub batch: RecordBatch,
 }
@@ -46,9 +48,21 @@ pub enum AppendMode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExpectedNext(pub u64);
 
+/// A message that a group has given up, of which the one record of a batch is the dead letter (DL-3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeadLetterOf {
+    /// The group.
+    pub group: GroupId,
+    /// The message.
+    pub offset: Offset,
+    /// How often it was made pending again before.
+    pub generation: u32,
+}
+
 const FLAG_PRODUCER: u8 = 1;
 const FLAG_EXPECTED: u8 = 2;
 const FLAG_ATOMIC: u8 = 4;
+const FLAG_DEAD_LETTER: u8 = 8;
 
 /// Encodes all item headers into one buffer and interleaves its slices with the batches.
 pub(super) fn encode(mut meta: BytesMut, items: &[Append]) -> Vec<Bytes> {
@@ -61,7 +75,8 @@ pub(super) fn encode(mut meta: BytesMut, items: &[Append]) -> Vec<Bytes> {
         meta.put_u8(
             if item.producer.is_some() { FLAG_PRODUCER } else { 0 }
                 | if item.expected_end.is_some() { FLAG_EXPECTED } else { 0 }
-                | if atomic { FLAG_ATOMIC } else { 0 },
+                | if atomic { FLAG_ATOMIC } else { 0 }
+                | if item.dead_letter.is_some() { FLAG_DEAD_LETTER } else { 0 },
         );
         if let Some(producer) = item.producer {
             meta.put_slice(&producer.id.0);
@@ -70,6 +85,11 @@ pub(super) fn encode(mut meta: BytesMut, items: &[Append]) -> Vec<Bytes> {
         }
         if let Some(ExpectedNext(next)) = item.expected_end {
             meta.put_u64_le(next);
+        }
+        if let Some(DeadLetterOf { group, offset, generation }) = item.dead_letter {
+            meta.put_u64_le(group.0);
+            meta.put_u64_le(offset.0);
+            meta.put_u32_le(generation);
         }
         let crc = crc32c(&meta[start..]);
         meta.put_u32_le(crc);
@@ -101,7 +121,8 @@ impl Append {
     pub fn encoded_len(&self) -> usize {
         let producer = if self.producer.is_some() { 28 } else { 0 };
         let expected = if self.expected_end.is_some() { 8 } else { 0 };
-        25 + producer + expected + self.batch.len()
+        let dead_letter = if self.dead_letter.is_some() { 20 } else { 0 };
+        25 + producer + expected + dead_letter + self.batch.len()
     }
 
     /// Reads one item where the cursor stands. The item's header is checked; the batch is opened.
@@ -114,7 +135,7 @@ impl Append {
         let stream = StreamUid(fields.array()?);
         let batch_bytes = fields.u32()? as usize;
         let flags = fields.u8()?;
-        if flags & !(FLAG_PRODUCER | FLAG_EXPECTED | FLAG_ATOMIC) != 0 {
+        if flags & !(FLAG_PRODUCER | FLAG_EXPECTED | FLAG_ATOMIC | FLAG_DEAD_LETTER) != 0 {
             return Err(Malformed);
         }
         let producer = if flags & FLAG_PRODUCER != 0 {
@@ -125,6 +146,12 @@ impl Append {
         };
         let expected_end =
             if flags & FLAG_EXPECTED != 0 { Some(ExpectedNext(fields.u64()?)) } else { None };
+        let dead_letter = if flags & FLAG_DEAD_LETTER != 0 {
+            let (group, offset) = (GroupId(fields.u64()?), Offset(fields.u64()?));
+            Some(DeadLetterOf { group, offset, generation: fields.u32()? })
+        } else {
+            None
+        };
         let header_bytes = bytes.len() - fields.remaining();
         if crc32c(&bytes[..header_bytes]) != fields.u32()? {
             return Err(Malformed);
@@ -132,6 +159,6 @@ impl Append {
         cursor.take(header_bytes + 4)?;
         let batch = RecordBatch::open(cursor.take(batch_bytes)?).map_err(|_| Malformed)?;
         let mode = if flags & FLAG_ATOMIC != 0 { AppendMode::Atomic } else { AppendMode::Each };
-        Ok(Self { stream, producer, mode, expected_end, batch })
+        Ok(Self { stream, producer, mode, expected_end, dead_letter, batch })
     }
 }

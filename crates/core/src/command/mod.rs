@@ -5,6 +5,7 @@
 //! Append  = items, each: stream 16 │ batch bytes u32 │ flags u8
 //!           │ if PRODUCER: id 16 │ epoch u32 │ sequence u64
 //!           │ if EXPECTED: next offset u64
+//!           │ if DEAD LETTER: group u64 │ offset u64 │ generation u32
 //!           │ crc32c u32 over the item's header up to here │ record batch
 //! others  = as in their module, closed by crc32c u32 over everything before it
 //! ```
@@ -14,6 +15,7 @@
 
 mod append;
 mod catalog;
+mod group;
 mod parts;
 mod segment;
 mod stream;
@@ -21,8 +23,9 @@ mod stream;
 use bytes::{BufMut, Bytes, BytesMut};
 use railgun_types::{ByteCursor, Malformed, Timestamp, crc32c};
 
-pub use append::{Append, AppendMode, ExpectedNext, ProducerSequence};
+pub use append::{Append, AppendMode, DeadLetterOf, ExpectedNext, ProducerSequence};
 pub use catalog::{CatalogCommand, ClusterSettings, NodeInfo, NodeState, TokenHash};
+pub use group::{EnsureGroup, FailCause, GroupChange, GroupChanges, GroupCommand, GroupStart};
 pub use parts::PartsCursor;
 pub use segment::{CommittedPart, ObjectCommit, SealScope, SegmentCommand, UploadAttempt};
 pub use stream::{EnsureStream, StreamCommand};
@@ -52,6 +55,8 @@ pub enum CommandBody {
     Segment(SegmentCommand),
     /// Change the catalog (shard 0 only).
     Catalog(CatalogCommand),
+    /// Create, change or delete a group of this shard, or say what became of messages.
+    Group(GroupCommand),
     /// Let log time pass. Nobody proposes it yet: it is for timers that change state (SEMANTICS §0).
     Tick,
 }
@@ -61,6 +66,7 @@ const KIND_STREAM: u8 = 2;
 const KIND_SEGMENT: u8 = 3;
 const KIND_CATALOG: u8 = 4;
 const KIND_TICK: u8 = 5;
+const KIND_GROUP: u8 = 6;
 
 /// A committed entry that is no command of this version. The node must stop: skipping an entry would
 /// let replicas diverge.
@@ -96,6 +102,7 @@ impl Command {
             CommandBody::Stream(_) => KIND_STREAM,
             CommandBody::Segment(_) => KIND_SEGMENT,
             CommandBody::Catalog(_) => KIND_CATALOG,
+            CommandBody::Group(_) => KIND_GROUP,
             CommandBody::Tick => KIND_TICK,
         });
         meta.put_i64_le(self.ts.0);
@@ -104,6 +111,7 @@ impl Command {
             CommandBody::Stream(command) => command.encode(&mut meta),
             CommandBody::Segment(command) => command.encode(&mut meta),
             CommandBody::Catalog(command) => command.encode(&mut meta),
+            CommandBody::Group(command) => command.encode(&mut meta),
             CommandBody::Tick => {}
         }
         meta.put_u32_le(crc32c(&meta));
@@ -143,6 +151,7 @@ impl Command {
             KIND_STREAM => StreamCommand::decode(&mut fields).map(CommandBody::Stream),
             KIND_SEGMENT => SegmentCommand::decode(&mut fields).map(CommandBody::Segment),
             KIND_CATALOG => CatalogCommand::decode(&mut fields).map(CommandBody::Catalog),
+            KIND_GROUP => GroupCommand::decode(&mut fields).map(CommandBody::Group),
             KIND_TICK => Ok(CommandBody::Tick),
             _ => return Err(CommandError::Unknown { what: "kind", value: kind }),
         };

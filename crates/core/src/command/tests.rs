@@ -1,7 +1,9 @@
 use railgun_types::batch::{BatchBuilder, RecordBatch, RecordDraft};
+use railgun_types::limits::{FAILURE_BYTES, FAILURES_PER_CHANGE};
 use railgun_types::{
-    ClusterUid, EnsureMode, NodeId, NodeUid, Offset, ProducerId, ReplicaId, RequestId, ShardId,
-    SpecPatch, StreamName, StreamUid,
+    ClusterUid, DlqPatch, EnsureMode, GroupId, GroupMode, GroupName, GroupPatch, NodeId, NodeUid,
+    Offset, OffsetRange, ProducerId, ReplicaId, RequestId, ShardId, SpecPatch, StreamName,
+    StreamUid,
 };
 
 use super::*;
@@ -21,6 +23,7 @@ fn appends() -> Vec<Append> {
         producer: None,
         mode: AppendMode::Each,
         expected_end: None,
+        dead_letter: None,
         batch: batch(&[b"a", b"bc"]),
     };
     let full = Append {
@@ -28,9 +31,16 @@ fn appends() -> Vec<Append> {
         producer: Some(ProducerSequence { id: ProducerId([3; 16]), epoch: 4, sequence: 5 }),
         mode: AppendMode::Atomic,
         expected_end: Some(ExpectedNext(6)),
+        dead_letter: None,
         batch: batch(&[b"d"]),
     };
-    vec![plain, full]
+    let dead_letter = Append {
+        producer: None,
+        mode: AppendMode::Each,
+        dead_letter: Some(DeadLetterOf { group: GroupId(7), offset: Offset(8), generation: 9 }),
+        ..full.clone()
+    };
+    vec![plain, full, dead_letter]
 }
 
 fn others() -> Vec<CommandBody> {
@@ -99,6 +109,123 @@ fn others() -> Vec<CommandBody> {
     ]
 }
 
+/// Of groups; what came last.
+fn of_groups() -> Vec<CommandBody> {
+    let stream = StreamUid([9; 16]);
+    let group = || GroupName::new("billing").expect("valid");
+    let range = |start, end| OffsetRange::new(Offset(start), Offset(end));
+    let ensure = EnsureGroup {
+        stream,
+        group: group(),
+        patch: GroupPatch::default(),
+        start: GroupStart::Latest,
+        mode: EnsureMode::Warn,
+        if_revision: None,
+        allow_destructive: false,
+        request: None,
+    };
+    let full = EnsureGroup {
+        patch: GroupPatch {
+            mode: Some(GroupMode::Exclusive),
+            ack_wait_ms: Some(300),
+            max_in_flight: Some(301),
+            max_in_flight_bytes: Some(1 << 20),
+            max_unsettled: Some(302),
+            window: Some(303),
+            backoff_ms: Some(vec![0, 304]),
+            pin_retention: Some(true),
+            owner: Some("shop".to_owned()),
+            dlq: DlqPatch {
+                enabled: Some(false),
+                max_attempts: Some(305),
+                max_distance: Some(306),
+                max_age_ms: Some(307),
+                min_attempts: Some(308),
+            },
+        },
+        start: GroupStart::Offset(Offset(309)),
+        if_revision: Some(3),
+        allow_destructive: true,
+        request: Some(RequestId([3; 16])),
+        ..ensure.clone()
+    };
+    let of_dispatcher = vec![
+        GroupChange::Ack { epoch: 300, ranges: vec![range(0, 1), range(1, 300), range(500, 501)] },
+        GroupChange::Fail {
+            epoch: 0,
+            ranges: vec![range(301, 302)],
+            cause: FailCause::Expired,
+            delay_ms: None,
+            error: None,
+        },
+        GroupChange::Fail {
+            epoch: 0,
+            ranges: vec![range(302, 303)],
+            cause: FailCause::Nack,
+            delay_ms: Some(400),
+            error: Some("no".into()),
+        },
+        GroupChange::Reject { epoch: 1, ranges: vec![range(1, 2)], error: Some("never".into()) },
+        GroupChange::Due { offsets: vec![Offset(0), Offset(1), Offset(500)] },
+        GroupChange::Reserve { upto: Offset(1_000) },
+        GroupChange::Activate,
+        GroupChange::Removed { upto: Offset(7) },
+    ];
+    let of_operator = vec![
+        GroupChange::Reset { to: Offset(5), force: true },
+        GroupChange::Pause,
+        GroupChange::Resume,
+        GroupChange::Redrive { offsets: Vec::new() },
+        GroupChange::Discard { offsets: vec![range(5, 6)] },
+    ];
+    let start = |start| Box::new(EnsureGroup { start, ..ensure.clone() });
+    let commands = vec![
+        GroupCommand::Ensure(full.into()),
+        GroupCommand::Ensure(start(GroupStart::Earliest)),
+        GroupCommand::Ensure(start(GroupStart::Last(310))),
+        GroupCommand::Ensure(ensure.into()),
+        GroupCommand::Delete { stream, group: group() },
+        GroupCommand::Changes(vec![
+            GroupChanges { group: GroupId(300), term: 301, changes: of_dispatcher },
+            GroupChanges { group: GroupId(1), term: 0, changes: of_operator },
+        ]),
+    ];
+    commands.into_iter().map(CommandBody::Group).collect()
+}
+
+#[test]
+fn ranges_of_a_change_are_disjoint_and_not_too_many() {
+    let encode = |change| {
+        let changes = vec![GroupChanges { group: GroupId(1), term: 1, changes: vec![change] }];
+        let body = CommandBody::Group(GroupCommand::Changes(changes));
+        Command { ts: Timestamp(1), body }.encode()
+    };
+    let range = |start, end| OffsetRange::new(Offset(start), Offset(end));
+    let fail = |ranges| GroupChange::Fail {
+        epoch: 0,
+        ranges,
+        cause: FailCause::Nack,
+        delay_ms: None,
+        error: None,
+    };
+    let refused = |change| Command::decode(&encode(change)).is_err();
+    assert!(refused(GroupChange::Ack { epoch: 0, ranges: vec![range(5, 5)] }), "an empty one");
+    assert!(refused(GroupChange::Ack { epoch: 0, ranges: vec![range(5, 7), range(6, 8)] }));
+    assert!(refused(GroupChange::Due { offsets: vec![Offset(5), Offset(5)] }));
+    assert!(!refused(GroupChange::Ack { epoch: 0, ranges: vec![range(0, u64::MAX)] }));
+    // What has a history of its own for each message is bounded.
+    assert!(!refused(fail(vec![range(0, 1), range(1, FAILURES_PER_CHANGE)])));
+    assert!(refused(fail(vec![range(0, 1), range(1, FAILURES_PER_CHANGE + 1)])));
+    assert!(refused(fail(vec![range(0, 1), range(1, u64::MAX)])));
+    let error = |bytes| GroupChange::Reject {
+        epoch: 0,
+        ranges: vec![range(0, 1)],
+        error: Some("x".repeat(bytes).into()),
+    };
+    assert!(!refused(error(FAILURE_BYTES)));
+    assert!(refused(error(FAILURE_BYTES + 1)));
+}
+
 /// Of nodes and where replicas are; what came after the others.
 fn of_nodes() -> Vec<CommandBody> {
     let (node, shard, uid) = (NodeId(300), ShardId(200), NodeUid([4; 16]));
@@ -161,6 +288,7 @@ fn commands_round_trip_whole_and_in_parts() {
     let mut bodies = others();
     bodies.extend(of_nodes());
     bodies.extend(of_requests());
+    bodies.extend(of_groups());
     bodies.push(CommandBody::Append(appends()));
     for body in bodies {
         let command = Command { ts: Timestamp(1_700_000_000_000_000), body };
@@ -183,8 +311,14 @@ fn an_item_is_found_at_its_position() {
         cursor.seek(second).expect("inside");
         let item = Append::decode(&mut cursor).expect("an item");
         assert_eq!((item.stream, item.batch), (items[1].stream, items[1].batch.clone()));
-        assert_eq!(cursor.remaining(), 0);
         assert_eq!(cursor.position(), second + items[1].encoded_len() as u64);
+        let third = Append::decode(&mut cursor).expect("an item");
+        assert_eq!(third.dead_letter, items[2].dead_letter);
+        assert_eq!(cursor.remaining(), 0);
+        assert_eq!(
+            cursor.position(),
+            second + (items[1].encoded_len() + items[2].encoded_len()) as u64
+        );
         assert!(cursor.seek(cursor.position() + 1).is_err());
         // From anywhere to anywhere, also from behind the end.
         let total = cursor.position();
@@ -203,7 +337,8 @@ fn an_item_is_found_at_its_position() {
 
 #[test]
 fn damaged_or_cut_commands_are_refused() {
-    for body in others().into_iter().chain(of_nodes()).chain(of_requests()) {
+    let bodies = others().into_iter().chain(of_nodes()).chain(of_requests()).chain(of_groups());
+    for body in bodies {
         let whole = concat(&Command { ts: Timestamp(1), body }.encode());
         for cut in 0..whole.len() {
             assert!(Command::decode(&[whole.slice(..cut)]).is_err(), "cut at {cut}");
@@ -240,6 +375,7 @@ fn what_a_newer_release_wrote_is_named() {
 fn the_format_is_fixed() {
     let appended = [CommandBody::Append(appends())];
     let bodies = others().into_iter().chain(appended).chain(of_nodes()).chain(of_requests());
+    let bodies = bodies.chain(of_groups());
     let encode = |body| concat(&Command { ts: Timestamp(2), body }.encode());
     let bytes = bodies.map(encode).collect::<Vec<_>>().concat();
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/commands-v1.bin");

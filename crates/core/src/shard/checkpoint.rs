@@ -1,9 +1,10 @@
 //! A shard's replicated state as bytes. The frame is in [`crate::checkpoint`].
 //!
 //! ```text
-//! streams      = map of: uid 16 │ name │ kind u8 │ most message bytes v │ owner │ revision v
+//! streams      = map of: uid 16 │ name │ kind u8 │ most message bytes v │ owner │ dlq │ revision v
 //!                │ created i64 │ deleted u8 │ next offset v │ last ts i64 │ record bytes v
 //!                │ open? u8 [range] │ closed: list of range │ list of change
+//! dlq          = enabled u8 │ most attempts v │ most distance v │ most age v │ least attempts v
 //! change       = request 16 │ sum of its wish u32 │ revision v │ update? u8 [list of diff]
 //! diff         = path │ actual │ wanted │ class u8
 //! range        = base v │ count v │ record bytes v │ day z │ since i64 │ first log index v
@@ -58,7 +59,7 @@ use crate::manifest::{
 
 /// Fewest bytes of each item of a list.
 mod bytes_min {
-    pub(super) const STREAM: usize = 44;
+    pub(super) const STREAM: usize = 49;
     pub(super) const CHANGE: usize = 22;
     pub(super) const RANGE: usize = 13;
     pub(super) const PRODUCER: usize = 43;
@@ -250,12 +251,13 @@ fn put_stream(out: &mut BytesMut, (uid, stream): (&StreamUid, &Stream)) {
         open,
         closed,
     } = stream;
-    let StreamSpec { kind, max_message_bytes, owner } = spec;
+    let StreamSpec { kind, max_message_bytes, owner, dlq } = spec;
     out.put_slice(&uid.0);
     codec::put_text(out, name.as_str());
     out.put_u8(*kind as u8);
     put_varint(out, u64::from(*max_message_bytes));
     codec::put_text(out, owner);
+    codec::put_dlq(out, dlq);
     put_varint(out, *revision);
     out.put_i64_le(created.0);
     codec::put_bool(out, *deleted);
@@ -277,11 +279,12 @@ fn put_change(out: &mut BytesMut, change: &Change) {
 
 fn stream(cursor: &mut ByteCursor<'_>) -> Result<(StreamUid, Stream), Malformed> {
     let uid = StreamUid(cursor.array()?);
-    let name = codec::name(cursor)?;
+    let name = codec::any_name(cursor)?;
     let spec = StreamSpec {
         kind: codec::kind(cursor)?,
         max_message_bytes: narrow(cursor)?,
         owner: codec::text(cursor)?,
+        dlq: codec::dlq(cursor)?,
     };
     let (revision, created) = (cursor.varint()?, Timestamp(cursor.i64()?));
     let stream = Stream {
@@ -421,7 +424,7 @@ fn put_stream_manifest(out: &mut BytesMut, (uid, stream): (&StreamUid, &StreamMa
 
 fn stream_manifest(cursor: &mut ByteCursor<'_>) -> Result<(StreamUid, StreamManifest), Malformed> {
     let uid = StreamUid(cursor.array()?);
-    let name = codec::name(cursor)?;
+    let name = codec::any_name(cursor)?;
     let created = Timestamp(cursor.i64()?);
     let deleted = codec::bool(cursor)?;
     let digest = cursor.array()?;
@@ -578,7 +581,7 @@ fn put_orphan(out: &mut BytesMut, (attempt, orphan): (&u64, &Orphan)) {
 fn orphan(cursor: &mut ByteCursor<'_>) -> Result<(u64, Orphan), Malformed> {
     let attempt = cursor.varint()?;
     let (object, info) = object(cursor)?;
-    let (name, over_at) = (codec::name(cursor)?, cursor.varint()?);
+    let (name, over_at) = (codec::any_name(cursor)?, cursor.varint()?);
     if info.attempt != attempt {
         return Err(Malformed);
     }

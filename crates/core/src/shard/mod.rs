@@ -226,7 +226,7 @@ impl ShardState {
                 Outcome::Collected
             }
             CommandBody::Tick => Outcome::Ticked,
-            CommandBody::Catalog(_) => Outcome::Foreign,
+            CommandBody::Catalog(_) | CommandBody::Group(_) => Outcome::Foreign,
         }
     }
 

@@ -146,6 +146,7 @@ fn item(stream: StreamUid, records: usize) -> Append {
         producer: None,
         mode: AppendMode::Each,
         expected_end: None,
+        dead_letter: None,
         batch: batch(records, 10),
     }
 }

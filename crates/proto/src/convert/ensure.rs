@@ -104,6 +104,7 @@ impl TryFrom<v1::StreamPatch> for SpecPatch {
             kind: message.kind.map(stream_kind).transpose()?,
             max_message_bytes: message.max_message_bytes,
             owner: message.owner,
+            ..Self::default()
         };
         patch.validate()?;
         Ok(patch)

@@ -227,7 +227,8 @@ async fn what_waits_for_a_shard_is_bounded_in_bytes_and_half_of_it_for_each_sess
     let found = node.broker.streams.resolve(&name("s")).await.unwrap();
     let (stream, mode) = (found.stream, AppendMode::Each);
     let batch = one_record(&[7; VALUE_BYTES]);
-    let append = Append { stream, producer: None, mode, expected_end: None, batch };
+    let append =
+        Append { stream, producer: None, mode, expected_end: None, dead_letter: None, batch };
     let queue = async |queueing: &Queueing| {
         timeout(A_WHILE, found.shard.here().unwrap().append(queueing, vec![append.clone()])).await
     };
@@ -260,7 +261,8 @@ async fn what_waits_for_room_holds_back_no_result_of_an_earlier_frame() {
     let found = node.broker.streams.resolve(&name("s")).await.unwrap();
     let (stream, mode) = (found.stream, AppendMode::Each);
     let batch = one_record(&[7; VALUE_BYTES]);
-    let append = Append { stream, producer: None, mode, expected_end: None, batch };
+    let append =
+        Append { stream, producer: None, mode, expected_end: None, dead_letter: None, batch };
     let shard = found.shard.here().unwrap();
     let queue = |session: u64| {
         let (shard, append) = (shard.clone(), append.clone());

@@ -72,6 +72,7 @@ impl Rig {
             producer: None,
             mode: AppendMode::Each,
             expected_end: None,
+            dead_letter: None,
             batch: one_record(&value(number as u64, sizes[number])),
         };
         let mut numbers = 0..sizes.len();

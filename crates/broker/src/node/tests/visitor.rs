@@ -104,7 +104,7 @@ async fn what_another_node_has_damaged_is_not_appended() {
     let mut relayed = async |batches: &[&RecordBatch]| {
         let append = |batch: &&RecordBatch| {
             let (batch, mode) = (RecordBatch::clone(batch), AppendMode::Each);
-            Append { stream, producer: None, mode, expected_end: None, batch }
+            Append { stream, producer: None, mode, expected_end: None, dead_letter: None, batch }
         };
         let body = CommandBody::Append(batches.iter().map(append).collect());
         let command = Command { ts: Timestamp::default(), body }.encode();

@@ -84,6 +84,7 @@ fn append(bytes: usize) -> CommandBody {
         producer: None,
         mode: AppendMode::Each,
         expected_end: None,
+        dead_letter: None,
         batch,
     };
     CommandBody::Append(vec![append])

@@ -138,6 +138,7 @@ fn append(stream: u8, batch: usize) -> Append {
         producer: None,
         mode: AppendMode::Each,
         expected_end: None,
+        dead_letter: None,
         batch: BATCHES[batch].clone(),
     }
 }
@@ -568,8 +569,9 @@ fn item() -> impl Strategy<Value = Item> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let patch = (proptest::option::of(1u32..4), proptest::option::of("[a-z]{0,3}"))
-        .prop_map(|(max_message_bytes, owner)| SpecPatch { kind: None, max_message_bytes, owner });
+    let patch = (proptest::option::of(1u32..4), proptest::option::of("[a-z]{0,3}")).prop_map(
+        |(max_message_bytes, owner)| SpecPatch { max_message_bytes, owner, ..SpecPatch::default() },
+    );
     let mode = prop_oneof![Just(EnsureMode::Warn), Just(EnsureMode::Overwrite)];
     let scope = prop_oneof![
         Just(SealScope::Closed),
