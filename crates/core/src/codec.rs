@@ -66,6 +66,11 @@ pub(crate) fn option<'a, T>(
     if bool(cursor)? { read(cursor).map(Some) } else { Ok(None) }
 }
 
+/// The length of a list whose items follow.
+pub(crate) fn put_count(out: &mut BytesMut, count: usize) {
+    put_varint(out, count as u64);
+}
+
 /// A list: its length, its items.
 pub(crate) fn put_list<T>(
     out: &mut BytesMut,

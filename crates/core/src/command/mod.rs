@@ -26,6 +26,7 @@ use railgun_types::{ByteCursor, Malformed, Timestamp, crc32c};
 pub use append::{Append, AppendMode, DeadLetterOf, ExpectedNext, ProducerSequence};
 pub use catalog::{CatalogCommand, ClusterSettings, NodeInfo, NodeState, TokenHash};
 pub use group::{EnsureGroup, FailCause, GroupChange, GroupChanges, GroupCommand, GroupStart};
+pub(crate) use group::{failure, put_ranges, ranges};
 pub use parts::PartsCursor;
 pub use segment::{CommittedPart, ObjectCommit, SealScope, SegmentCommand, UploadAttempt};
 pub use stream::{EnsureStream, StreamCommand};
