@@ -25,6 +25,8 @@ pub(crate) fn append_refusal(refusal: AppendRefusal) -> WireError {
             (ErrorCode::ExpectedOffsetMismatch, Some(actual.0))
         }
         AppendRefusal::ForgottenSequence { .. } => (ErrorCode::OutcomeUnknown, None),
+        // No name that a client can give leads there, and nobody relays a dead letter.
+        AppendRefusal::Companion | AppendRefusal::NotDying => (ErrorCode::StreamNotFound, None),
     };
     WireError { actual, ..WireError::new(code, refusal.to_string()) }
 }
@@ -93,6 +95,11 @@ pub(crate) fn ensure_refused(refused: &EnsureRefused) -> WireError {
         EnsureRefused::Immutable { .. } => (ErrorCode::ImmutableField, None),
         EnsureRefused::Destructive { .. } => (ErrorCode::DestructiveChange, None),
         EnsureRefused::Revision { actual } => (ErrorCode::RevisionConflict, Some(*actual)),
+        // Nobody can ask for a group yet.
+        EnsureRefused::StreamNotFound | EnsureRefused::GroupNotFound => {
+            (ErrorCode::StreamNotFound, None)
+        }
+        EnsureRefused::TooManyGroups { .. } => (ErrorCode::QuotaExceeded, None),
     };
     WireError { actual, ..WireError::new(code, refused.to_string()) }
 }

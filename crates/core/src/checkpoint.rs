@@ -60,6 +60,8 @@ pub enum Section {
     Names = 7,
     /// The catalog's nodes, placements and join tokens.
     Nodes = 8,
+    /// A shard's consumer groups.
+    Groups = 9,
 }
 
 impl fmt::Display for Section {
@@ -74,6 +76,7 @@ impl fmt::Display for Section {
             Self::Index => "index",
             Self::Names => "names",
             Self::Nodes => "nodes",
+            Self::Groups => "groups",
         })
     }
 }
@@ -225,11 +228,13 @@ impl<'a> Header<'a> {
 
     /// What follows, in order.
     fn sections(&self) -> impl Iterator<Item = Section> + use<> {
-        use Section::{Index, Manifest, ManifestLog, Names, Nodes, Offload, Producers, Streams};
+        use Section::{
+            Groups, Index, Manifest, ManifestLog, Names, Nodes, Offload, Producers, Streams,
+        };
         let sections: &[_] = match (self.shard == ShardId::CATALOG, self.has_index) {
             (true, _) => &[Names, Nodes],
-            (false, false) => &[Streams, Producers, Manifest, ManifestLog, Offload],
-            (false, true) => &[Streams, Producers, Manifest, ManifestLog, Offload, Index],
+            (false, false) => &[Streams, Producers, Manifest, ManifestLog, Offload, Groups],
+            (false, true) => &[Streams, Producers, Manifest, ManifestLog, Offload, Groups, Index],
         };
         sections.iter().copied()
     }

@@ -208,7 +208,10 @@ pub(super) fn resolve_start(
 }
 
 pub(super) fn unused(state: &ShardState) -> Vec<(StreamName, StreamUid)> {
-    let unused = state.streams().filter(|(_, stream)| stream.next_offset() == Offset(0));
+    // A companion has no name in the catalog, nor a creator that could have lost it.
+    let unused = state
+        .streams()
+        .filter(|(_, stream)| stream.next_offset() == Offset(0) && stream.parent().is_none());
     unused.map(|(uid, stream)| (stream.name().clone(), uid)).collect()
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! streams      = map of: uid 16 │ name │ kind u8 │ most message bytes v │ owner │ dlq │ revision v
 //!                │ created i64 │ deleted u8 │ next offset v │ last ts i64 │ record bytes v
-//!                │ open? u8 [range] │ closed: list of range │ list of change
+//!                │ open? u8 [range] │ closed: list of range │ list of change │ parent? u8 [16]
 //! dlq          = enabled u8 │ most attempts v │ most distance v │ most age v │ least attempts v
 //! change       = request 16 │ sum of its wish u32 │ revision v │ update? u8 [list of diff]
 //! diff         = path │ actual │ wanted │ class u8
@@ -22,6 +22,10 @@
 //!                  │ attempt? u8 [index v │ hash 8]
 //!                │ unmirrored, list of: commit v │ first log index v
 //!                │ orphans, map of: attempt v │ object │ as in the manifest │ name │ over at v
+//! groups       = map of: id v │ stream 16 │ name │ settings │ revision v │ created i64 │ list of change
+//!                │ state, as in `group::checkpoint`
+//! settings     = mode u8 │ ack wait v │ most in flight v │ most bytes v │ most unsettled v │ window v
+//!                │ back-off: list of v │ pin u8 │ owner │ dlq
 //! ```
 //!
 //! Texts are a length v and bytes. Sequences, bases and times in a list are differences: a result's
@@ -30,8 +34,10 @@
 //!
 //! What follows from other parts is not stored but made anew: the floor's holds and the waiting bytes
 //! from the ranges, the order of eviction from the producers' uses and the tombstones' last ts, which
-//! is that of their deletion. So it cannot disagree with them.
+//! is that of their deletion, the names of groups and the companions of streams. So it cannot disagree
+//! with them.
 
+mod groups;
 mod index;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -43,12 +49,12 @@ use railgun_types::{
     StreamUid, Timestamp, put_varint, unzigzag, zigzag,
 };
 
+use super::ensure::{CHANGES_REMEMBERED, Change, Revisions};
 use super::manifest_log::{ManifestLog, StreamDirt};
 use super::offload::{Attempt, Floor, HotRange, PlannedObject, PlannedRange};
 use super::orphans::{ORPHANS_MAX, Orphan};
 use super::outcome::{DIFF_BYTES_MIN, diff, put_diff};
 use super::producers::{Producer, ProducerKey, Producers, StoredResult};
-use super::stream::{CHANGES_PER_STREAM, Change};
 use super::{HotIndex, SEGMENT_BYTES_MIN, ShardState, Stream, Waiting};
 use crate::checkpoint::{CheckpointError, CheckpointReader, CheckpointWriter, Header, Section};
 use crate::codec::{self, list, map, narrow, put_list, put_varints};
@@ -59,7 +65,7 @@ use crate::manifest::{
 
 /// Fewest bytes of each item of a list.
 mod bytes_min {
-    pub(super) const STREAM: usize = 49;
+    pub(super) const STREAM: usize = 50;
     pub(super) const CHANGE: usize = 22;
     pub(super) const RANGE: usize = 13;
     pub(super) const PRODUCER: usize = 43;
@@ -103,6 +109,9 @@ impl ShardState {
             streams,
             tombstones: _,
             producers,
+            groups,
+            group_names: _,
+            companions: _,
             manifest,
             manifest_log,
             plans,
@@ -141,6 +150,7 @@ impl ShardState {
             });
             put_list(out, orphans.iter(), put_orphan);
         });
+        writer.section(Section::Groups, |out| put_list(out, groups.iter(), groups::put_group));
         if with_index {
             writer.section(Section::Index, |out| index::encode_index(out, streams));
         }
@@ -178,6 +188,8 @@ impl ShardState {
             check_orphans(&orphans, &plans, &manifest)?;
             Ok((plans, orphans, floor, waiting))
         })?;
+        let (groups, group_names) =
+            reader.section(Section::Groups, |cursor| groups::groups(cursor, applied, &streams))?;
         if header.has_index {
             let applied = applied.map(|applied| applied.index);
             reader.section(Section::Index, |cursor| {
@@ -188,6 +200,8 @@ impl ShardState {
         let producers = Producers { states, by_use };
         let deleted = streams.iter().filter(|(_, stream)| stream.deleted);
         let tombstones = deleted.map(|(uid, stream)| (stream.last_ts, *uid)).collect();
+        let there = streams.iter().filter(|(_, stream)| !stream.deleted);
+        let companions = there.filter_map(|(uid, stream)| Some((stream.parent?, *uid))).collect();
         Ok(Restored {
             state: Self {
                 log_time,
@@ -195,6 +209,9 @@ impl ShardState {
                 streams,
                 tombstones,
                 producers,
+                groups,
+                group_names,
+                companions,
                 manifest,
                 manifest_log,
                 plans,
@@ -240,8 +257,7 @@ fn put_stream(out: &mut BytesMut, (uid, stream): (&StreamUid, &Stream)) {
     let Stream {
         name,
         spec,
-        revision,
-        changes,
+        revisions: Revisions { current: revision, changes },
         created,
         deleted,
         next,
@@ -250,6 +266,7 @@ fn put_stream(out: &mut BytesMut, (uid, stream): (&StreamUid, &Stream)) {
         index: _,
         open,
         closed,
+        parent,
     } = stream;
     let StreamSpec { kind, max_message_bytes, owner, dlq } = spec;
     out.put_slice(&uid.0);
@@ -267,6 +284,7 @@ fn put_stream(out: &mut BytesMut, (uid, stream): (&StreamUid, &Stream)) {
     codec::put_option(out, open.as_ref(), put_range);
     put_list(out, closed.iter(), put_range);
     put_list(out, changes.iter(), put_change);
+    codec::put_option(out, *parent, |out, parent| out.put_slice(&parent.0));
 }
 
 fn put_change(out: &mut BytesMut, change: &Change) {
@@ -287,25 +305,41 @@ fn stream(cursor: &mut ByteCursor<'_>) -> Result<(StreamUid, Stream), Malformed>
         dlq: codec::dlq(cursor)?,
     };
     let (revision, created) = (cursor.varint()?, Timestamp(cursor.i64()?));
+    let deleted = codec::bool(cursor)?;
+    let (next, last_ts) = (Offset(cursor.varint()?), Timestamp(cursor.i64()?));
+    let record_bytes = cursor.varint()?;
+    let open = codec::option(cursor, range)?;
+    let closed = list(cursor, bytes_min::RANGE, range)?;
+    let revisions = Revisions { current: revision, changes: changes(cursor, revision)? };
+    let parent = codec::option(cursor, ByteCursor::array)?.map(StreamUid);
+    if parent.is_some() != name.is_companion() {
+        return Err(Malformed);
+    }
+    let index = HotIndex::default();
     let stream = Stream {
         name,
         spec,
-        revision,
+        revisions,
         created,
-        deleted: codec::bool(cursor)?,
-        next: Offset(cursor.varint()?),
-        last_ts: Timestamp(cursor.i64()?),
-        record_bytes: cursor.varint()?,
-        index: HotIndex::default(),
-        open: codec::option(cursor, range)?,
-        closed: list(cursor, bytes_min::RANGE, range)?,
-        changes: list(cursor, bytes_min::CHANGE, change)?.into(),
+        deleted,
+        next,
+        last_ts,
+        record_bytes,
+        index,
+        open,
+        closed,
+        parent,
     };
-    let (mut changes, revision) = (stream.changes.iter(), stream.revision);
-    if stream.changes.len() > CHANGES_PER_STREAM || changes.any(|it| it.revision > revision) {
+    Ok((uid, stream))
+}
+
+/// The last changes of something that is at this revision.
+fn changes(cursor: &mut ByteCursor<'_>, revision: u64) -> Result<VecDeque<Change>, Malformed> {
+    let changes = list(cursor, bytes_min::CHANGE, change)?;
+    if changes.len() > CHANGES_REMEMBERED || changes.iter().any(|it| it.revision > revision) {
         return Err(Malformed);
     }
-    Ok((uid, stream))
+    Ok(changes.into())
 }
 
 fn change(cursor: &mut ByteCursor<'_>) -> Result<Change, Malformed> {

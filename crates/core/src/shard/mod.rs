@@ -4,6 +4,8 @@
 //! Everything here is a pure function of the entries: equal on all replicas.
 
 mod checkpoint;
+mod ensure;
+mod groups;
 mod hot_index;
 mod manifest_log;
 mod offload;
@@ -15,9 +17,13 @@ mod stream;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use railgun_types::{ClusterUid, EntryId, Offset, ShardId, StreamUid, Timestamp};
+use railgun_types::{
+    ClusterUid, EntryId, GroupId, GroupName, Offset, ShardId, StreamUid, Timestamp,
+};
 
 pub use checkpoint::Restored;
+pub use ensure::{EnsureRefused, Ensured};
+pub use groups::Group;
 pub use hot_index::{HotIndex, IndexPoint};
 pub use offload::{
     Attempt, BUNDLE_RANGES_MAX, HotRange, PlannedObject, PlannedRange, RANGE_BYTES_MAX,
@@ -25,9 +31,10 @@ pub use offload::{
 };
 pub use orphans::{ORPHANS_MAX, Orphan};
 pub use seal::CommitRefused;
-pub use stream::{EnsureRefused, Ensured, Stream};
+pub use stream::Stream;
 
-use crate::command::{Append, Command, CommandBody, SegmentCommand, StreamCommand};
+use crate::command::{Append, Command, CommandBody, GroupCommand, SegmentCommand, StreamCommand};
+use crate::group::ChangeOutcome;
 use crate::manifest::{ObjectId, ShardManifest};
 use manifest_log::ManifestLog;
 use offload::Floor;
@@ -46,7 +53,8 @@ pub struct Appended {
     pub repeated: bool,
 }
 
-/// Why a batch was not appended. All but the last are definite: it never will be by this attempt.
+/// Why a batch was not appended. All but [`Self::ForgottenSequence`] are definite: it never will be by this
+/// attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AppendRefusal {
     /// The shard has no such stream.
@@ -82,6 +90,12 @@ pub enum AppendRefusal {
         /// The batch's sequence.
         sequence: u64,
     },
+    /// The stream is a group's companion, which takes dead letters only.
+    #[error("the stream takes the dead letters of a group only")]
+    Companion,
+    /// It is no dead letter that a group awaits: it was written before, or the message is settled.
+    #[error("the group does not await this dead letter")]
+    NotDying,
 }
 
 /// What an entry led to, for its proposer.
@@ -108,6 +122,12 @@ pub enum Outcome {
     Mirrored,
     /// The orphans are forgotten.
     Collected,
+    /// As [`Self::Ensured`], of a group.
+    GroupEnsured(Result<Ensured, EnsureRefused>),
+    /// The group is deleted; `false`: it was not there.
+    GroupDeleted(bool),
+    /// One list for each group that something was said of, of one outcome for each change.
+    GroupsChanged(Vec<Vec<ChangeOutcome>>),
     /// Log time has passed.
     Ticked,
     /// An entry for another kind of shard: nothing changed.
@@ -123,6 +143,11 @@ pub struct ShardState {
     /// The deleted ones among them by the log time of their deletion.
     tombstones: BTreeSet<(Timestamp, StreamUid)>,
     producers: Producers,
+    groups: BTreeMap<GroupId, Group>,
+    /// Those that are not deleted, by their streams and names.
+    group_names: BTreeMap<StreamUid, BTreeMap<GroupName, GroupId>>,
+    /// Streams that are not deleted and hold dead letters, behind those that these are of.
+    companions: BTreeSet<(StreamUid, StreamUid)>,
     manifest: ShardManifest,
     manifest_log: ManifestLog,
     plans: BTreeMap<ObjectId, PlannedObject>,
@@ -157,6 +182,9 @@ impl ShardState {
             streams: BTreeMap::new(),
             tombstones: BTreeSet::new(),
             producers: Producers::default(),
+            groups: BTreeMap::new(),
+            group_names: BTreeMap::new(),
+            companions: BTreeSet::new(),
             manifest: ShardManifest {
                 cluster,
                 shard,
@@ -199,7 +227,7 @@ impl ShardState {
                 Outcome::Ensured(self.ensure(at, ensure))
             }
             CommandBody::Stream(StreamCommand::Delete { stream }) => {
-                Outcome::Deleted(self.delete(at, *stream))
+                Outcome::Deleted(!self.is_written_by_group(*stream) && self.delete(at, *stream))
             }
             CommandBody::Stream(StreamCommand::ReleaseProducer { producer, epoch, streams }) => {
                 for stream in streams {
@@ -226,7 +254,16 @@ impl ShardState {
                 Outcome::Collected
             }
             CommandBody::Tick => Outcome::Ticked,
-            CommandBody::Catalog(_) | CommandBody::Group(_) => Outcome::Foreign,
+            CommandBody::Group(GroupCommand::Ensure(ensure)) => {
+                Outcome::GroupEnsured(self.ensure_group(at, ensure))
+            }
+            CommandBody::Group(GroupCommand::Delete { stream, group }) => {
+                Outcome::GroupDeleted(self.delete_group(*stream, group))
+            }
+            CommandBody::Group(GroupCommand::Changes(groups)) => {
+                Outcome::GroupsChanged(self.change_groups(at, groups))
+            }
+            CommandBody::Catalog(_) => Outcome::Foreign,
         }
     }
 
@@ -238,7 +275,8 @@ impl ShardState {
                 self.ensured_as_is(ensure).map(Outcome::Ensured)
             }
             CommandBody::Stream(StreamCommand::Delete { stream }) => {
-                self.is_deleted(*stream).then_some(Outcome::Deleted(false))
+                let is_not = self.is_deleted(*stream) || self.is_written_by_group(*stream);
+                is_not.then_some(Outcome::Deleted(false))
             }
             CommandBody::Stream(StreamCommand::ReleaseProducer { producer, epoch, streams }) => {
                 streams.retain(|stream| self.producers.knows(*stream, *producer, *epoch));
@@ -250,6 +288,16 @@ impl ShardState {
             CommandBody::Segment(SegmentCommand::Collected(attempts)) => {
                 attempts.retain(|attempt| self.orphans.contains_key(attempt));
                 attempts.is_empty().then_some(Outcome::Collected)
+            }
+            CommandBody::Group(GroupCommand::Ensure(ensure)) => {
+                self.group_ensured_as_is(ensure).map(Outcome::GroupEnsured)
+            }
+            CommandBody::Group(GroupCommand::Delete { stream, group }) => {
+                let is_absent = self.group_named(*stream, group).is_none();
+                is_absent.then_some(Outcome::GroupDeleted(false))
+            }
+            CommandBody::Group(GroupCommand::Changes(groups)) => {
+                self.groups_as_are(groups).map(Outcome::GroupsChanged)
             }
             _ => None,
         }
@@ -277,10 +325,16 @@ impl ShardState {
         position: u32,
         item: &Append,
     ) -> Result<Appended, AppendRefusal> {
+        if let Some(of) = item.dead_letter {
+            return self.append_dead_letter(at, position, item, of);
+        }
         let ts = self.log_time;
         let stream = self.streams.get_mut(&item.stream).ok_or(AppendRefusal::StreamNotFound)?;
         if stream.is_deleted() {
             return Err(AppendRefusal::StreamDeleted);
+        }
+        if stream.parent.is_some() {
+            return Err(AppendRefusal::Companion);
         }
         let count = item.batch.count() as u32;
         let slot = match item.producer {

@@ -4,10 +4,11 @@
 //! appended  = list of: verdict u8 [0 appended │ 1 repeated, either: base v │ count v │ ts i64
 //!             │ 2 stream not found │ 3 stream deleted │ 4 producer fenced: epoch u32
 //!             │ 5 producer unknown │ 6 sequence gap: expected u64 │ 7 expected end: actual u64
-//!             │ 8 forgotten sequence: sequence u64]
+//!             │ 8 forgotten sequence: sequence u64 │ 9 companion │ 10 not dying]
 //! ensured   = verdict u8 [0 created │ 1 unchanged: revision u64 │ 2 drift: revision u64, list of diff
 //!             │ 3 updated: likewise │ 4 deleted │ 5 kind │ 6 immutable: path text, actual text
-//!             │ 7 destructive: path text │ 8 revision: actual u64]
+//!             │ 7 destructive: path text │ 8 revision: actual u64 │ 9 stream not found
+//!             │ 10 group not found │ 11 too many groups: count u64]
 //! diff      = path text │ actual text │ wanted text │ class u8
 //! deleted   = bool u8
 //! sealed    = objects v
@@ -15,6 +16,8 @@
 //!             │ 2 other range: stream 16 │ 3 not contiguous: stream 16, committed u64, base u64
 //!             │ 4 other attempt: seal index u64, part u32, attempt u64]
 //! attempted = attempt? u8 [u64]
+//! changed   = list of: list of change outcome, as in `group::outcome`; a group's ensured and deleted as
+//!             a stream's
 //! ```
 
 use bytes::{BufMut, BytesMut};
@@ -24,6 +27,7 @@ use railgun_types::{
 
 use super::{AppendRefusal, Appended, CommitRefused, EnsureRefused, Ensured, Outcome};
 use crate::codec::{self, list, narrow, put_list, put_text, text};
+use crate::group::{change_outcome, put_change_outcome};
 use crate::manifest::ObjectId;
 use crate::outcome::{self, OutcomeError};
 
@@ -38,6 +42,9 @@ const TICKED: u8 = 8;
 const FOREIGN: u8 = 9;
 const ATTEMPTED: u8 = 10;
 const COLLECTED: u8 = 11;
+const GROUP_ENSURED: u8 = 12;
+const GROUP_DELETED: u8 = 13;
+const GROUPS_CHANGED: u8 = 14;
 
 /// Fewest bytes of a difference.
 pub(super) const DIFF_BYTES_MIN: usize = 4;
@@ -75,6 +82,20 @@ impl Outcome {
                 codec::put_option(out, *attempt, |out, attempt| out.put_u64_le(attempt));
             }
             Self::Collected => outcome::put_head(out, COLLECTED),
+            Self::GroupEnsured(result) => {
+                outcome::put_head(out, GROUP_ENSURED);
+                put_ensured(out, result);
+            }
+            Self::GroupDeleted(was_there) => {
+                outcome::put_head(out, GROUP_DELETED);
+                codec::put_bool(out, *was_there);
+            }
+            Self::GroupsChanged(groups) => {
+                outcome::put_head(out, GROUPS_CHANGED);
+                put_list(out, groups.iter(), |out, changes| {
+                    put_list(out, changes.iter(), put_change_outcome);
+                });
+            }
         }
     }
 
@@ -98,6 +119,11 @@ impl Outcome {
             FOREIGN => Ok(Self::Foreign),
             ATTEMPTED => codec::option(cursor, ByteCursor::u64).map(Self::Attempted),
             COLLECTED => Ok(Self::Collected),
+            GROUP_ENSURED => ensured(cursor).map(Self::GroupEnsured),
+            GROUP_DELETED => codec::bool(cursor).map(Self::GroupDeleted),
+            GROUPS_CHANGED => {
+                list(cursor, 1, |cursor| list(cursor, 1, change_outcome)).map(Self::GroupsChanged)
+            }
             _ => Err(Malformed),
         })
     }
@@ -129,6 +155,8 @@ fn put_appended(out: &mut BytesMut, result: &Result<Appended, AppendRefusal>) {
             out.put_u8(8);
             out.put_u64_le(*sequence);
         }
+        Err(AppendRefusal::Companion) => out.put_u8(9),
+        Err(AppendRefusal::NotDying) => out.put_u8(10),
     }
 }
 
@@ -149,6 +177,8 @@ fn appended(cursor: &mut ByteCursor<'_>) -> Result<Result<Appended, AppendRefusa
         6 => AppendRefusal::SequenceGap { expected: cursor.u64()? },
         7 => AppendRefusal::ExpectedEnd { actual: Offset(cursor.u64()?) },
         8 => AppendRefusal::ForgottenSequence { sequence: cursor.u64()? },
+        9 => AppendRefusal::Companion,
+        10 => AppendRefusal::NotDying,
         _ => return Err(Malformed),
     }))
 }
@@ -185,6 +215,12 @@ fn put_ensured(out: &mut BytesMut, result: &Result<Ensured, EnsureRefused>) {
             out.put_u8(8);
             out.put_u64_le(*actual);
         }
+        Err(EnsureRefused::StreamNotFound) => out.put_u8(9),
+        Err(EnsureRefused::GroupNotFound) => out.put_u8(10),
+        Err(EnsureRefused::TooManyGroups { count }) => {
+            out.put_u8(11);
+            out.put_u64_le(*count);
+        }
     }
 }
 
@@ -200,6 +236,9 @@ fn ensured(cursor: &mut ByteCursor<'_>) -> Result<Result<Ensured, EnsureRefused>
         6 => Err(EnsureRefused::Immutable { path: text(cursor)?, actual: text(cursor)? }),
         7 => Err(EnsureRefused::Destructive { path: text(cursor)? }),
         8 => Err(EnsureRefused::Revision { actual: cursor.u64()? }),
+        9 => Err(EnsureRefused::StreamNotFound),
+        10 => Err(EnsureRefused::GroupNotFound),
+        11 => Err(EnsureRefused::TooManyGroups { count: cursor.u64()? }),
         _ => return Err(Malformed),
     })
 }
@@ -271,7 +310,10 @@ fn committed(cursor: &mut ByteCursor<'_>) -> Result<Result<(), CommitRefused>, M
 
 #[cfg(test)]
 mod tests {
+    use railgun_types::OffsetRange;
+
     use super::*;
+    use crate::group::{ChangeEffects, ChangeOutcome, ChangeRefused};
     use proptest::prelude::*;
 
     fn diffs() -> Vec<FieldDiff> {
@@ -285,6 +327,34 @@ mod tests {
             diff("max_message_bytes", "7", ChangeClass::Live),
             diff("", "", ChangeClass::Destructive),
         ]
+    }
+
+    /// One of each.
+    fn changes() -> Vec<ChangeOutcome> {
+        let range = |start, end| OffsetRange::new(Offset(start), Offset(end));
+        let effects = ChangeEffects {
+            already: vec![range(1, 3), range(500, 501)],
+            unknown: vec![range(600, 601)],
+            dying: vec![(Offset(300), 301)],
+            parked: vec![Offset(302)],
+            messages: 303,
+            skipped: Some(range(304, 310)),
+        };
+        let refused = [
+            ChangeRefused::GroupNotFound,
+            ChangeRefused::Stale { term: 300 },
+            ChangeRefused::Fenced { epoch: 301 },
+            ChangeRefused::NotExclusive,
+            ChangeRefused::Pinned,
+            ChangeRefused::GivesUp { messages: 302 },
+        ];
+        let refused = refused.map(ChangeOutcome::Refused);
+        let applied = [
+            ChangeOutcome::Applied,
+            ChangeOutcome::Effects(Box::default()),
+            ChangeOutcome::Effects(effects.into()),
+        ];
+        applied.into_iter().chain(refused).collect()
     }
 
     /// One of each.
@@ -335,6 +405,13 @@ mod tests {
             Outcome::Attempted(Some(77)),
             Outcome::Attempted(None),
             Outcome::Collected,
+            Outcome::Appended(vec![Err(AppendRefusal::Companion), Err(AppendRefusal::NotDying)]),
+            Outcome::GroupEnsured(Ok(Ensured::Created)),
+            Outcome::GroupEnsured(Err(EnsureRefused::StreamNotFound)),
+            Outcome::GroupEnsured(Err(EnsureRefused::GroupNotFound)),
+            Outcome::GroupEnsured(Err(EnsureRefused::TooManyGroups { count: 300 })),
+            Outcome::GroupDeleted(true),
+            Outcome::GroupsChanged(vec![Vec::new(), changes()]),
         ]
     }
 
@@ -379,7 +456,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_an_error_or_a_value(kind in 0..14u8, bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+        fn any_bytes_are_an_error_or_a_value(kind in 0..17u8, bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             let bytes = [&[1, kind], &bytes[..]].concat();
             if let Ok(outcome) = Outcome::decode(&bytes) {
                 let mut out = BytesMut::new();

@@ -6,18 +6,15 @@ use std::collections::btree_map::Entry;
 use bytes::BytesMut;
 use railgun_types::limits::TOMBSTONES_PER_SHARD;
 use railgun_types::{
-    ChangeClass, EnsureMode, EntryId, FieldDiff, Offset, RequestId, SpecPatch, StreamKind,
-    StreamName, StreamSpec, StreamUid, Timestamp, crc32c,
+    EntryId, Offset, SpecPatch, StreamKind, StreamName, StreamSpec, StreamUid, Timestamp, crc32c,
 };
 
+use super::ensure::{EnsureRefused, Ensured, Revisions, Wish};
 use super::offload::{Floor, HotRange, RANGE_BYTES_MAX, RANGE_RECORDS_MAX};
 use super::{HotIndex, IndexPoint, ShardState, Waiting};
 use crate::codec;
 use crate::command::EnsureStream;
 use crate::manifest::StreamManifest;
-
-/// Of each stream this many changes are remembered with the requests that asked for them (EN-6).
-pub(super) const CHANGES_PER_STREAM: usize = 16;
 
 /// See the module. A deleted stream stays as a tombstone for a while: whoever comes late must not make
 /// it again.
@@ -25,9 +22,7 @@ pub(super) const CHANGES_PER_STREAM: usize = 16;
 pub struct Stream {
     pub(super) name: StreamName,
     pub(super) spec: StreamSpec,
-    pub(super) revision: u64,
-    /// The last changes whose requests said which they were, the oldest first.
-    pub(super) changes: VecDeque<Change>,
+    pub(super) revisions: Revisions,
     pub(super) created: Timestamp,
     pub(super) deleted: bool,
     pub(super) next: Offset,
@@ -36,75 +31,8 @@ pub struct Stream {
     pub(super) index: HotIndex,
     pub(super) open: Option<HotRange>,
     pub(super) closed: Vec<HotRange>,
-}
-
-/// What a request made of a stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Change {
-    pub(super) request: RequestId,
-    /// Sum of what it wished: the same identifier with another wish is no repeat.
-    pub(super) wish: u32,
-    /// The stream's since then.
-    pub(super) revision: u64,
-    /// What it changed; `None`: it created the stream.
-    pub(super) diff: Option<Vec<FieldDiff>>,
-}
-
-/// What `ensure` found or did (EN-1 … EN-3).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ensured {
-    /// The stream is new.
-    Created,
-    /// It is as wanted.
-    Unchanged {
-        /// Its revision.
-        revision: u64,
-    },
-    /// It differs and was left alone.
-    Drift {
-        /// Its revision.
-        revision: u64,
-        /// How.
-        diff: Vec<FieldDiff>,
-    },
-    /// It differed and was changed.
-    Updated {
-        /// Its new revision.
-        revision: u64,
-        /// What was changed.
-        diff: Vec<FieldDiff>,
-    },
-}
-
-/// Why `ensure` could not be done; nothing was changed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum EnsureRefused {
-    /// The uid belongs to a deleted stream.
-    #[error("the stream was deleted")]
-    Deleted,
-    /// The patch is for another kind of stream than this shard holds.
-    #[error("a shard holds persistent streams only")]
-    Kind,
-    /// EN-4.
-    #[error("field {path} is '{actual}' and can never change")]
-    Immutable {
-        /// The field.
-        path: String,
-        /// Its value.
-        actual: String,
-    },
-    /// EN-4.
-    #[error("changing field {path} would lose data and was not allowed")]
-    Destructive {
-        /// The field.
-        path: String,
-    },
-    /// EN-6.
-    #[error("the stream is at revision {actual}")]
-    Revision {
-        /// The actual one.
-        actual: u64,
-    },
+    /// The stream whose dead letters it holds (DL-5).
+    pub(super) parent: Option<StreamUid>,
 }
 
 impl Stream {
@@ -123,7 +51,7 @@ impl Stream {
     /// Raised by each change of the settings; from 1.
     #[must_use]
     pub fn revision(&self) -> u64 {
-        self.revision
+        self.revisions.current
     }
 
     /// Log time of its creation.
@@ -156,6 +84,12 @@ impl Stream {
         &self.index
     }
 
+    /// The stream whose dead letters it holds, if it is a companion (DL-5).
+    #[must_use]
+    pub fn parent(&self) -> Option<StreamUid> {
+        self.parent
+    }
+
     /// The range that takes the next record.
     #[must_use]
     pub fn open(&self) -> Option<&HotRange> {
@@ -177,12 +111,11 @@ impl Stream {
     }
 
     /// A stream without records.
-    fn new(name: StreamName, spec: StreamSpec, created: Timestamp) -> Self {
+    pub(super) fn new(name: StreamName, spec: StreamSpec, created: Timestamp) -> Self {
         Self {
             name,
             spec,
-            revision: 1,
-            changes: VecDeque::new(),
+            revisions: Revisions::new(),
             created,
             deleted: false,
             next: Offset(0),
@@ -191,23 +124,8 @@ impl Stream {
             index: HotIndex::default(),
             open: None,
             closed: Vec::new(),
+            parent: None,
         }
-    }
-
-    /// What this request has made of it before.
-    fn change_by(&self, ensure: &EnsureStream) -> Option<&Change> {
-        let first = self.changes.iter().find(|change| Some(change.request) == ensure.request)?;
-        (first.wish == sum_of(&ensure.patch)).then_some(first)
-    }
-
-    /// Remembers what this request made of it: its creation, or changes of these fields.
-    fn note_change(&mut self, ensure: &EnsureStream, diff: Option<&[FieldDiff]>) {
-        let Some(request) = ensure.request else { return };
-        if self.changes.len() == CHANGES_PER_STREAM {
-            self.changes.pop_front();
-        }
-        let (revision, diff) = (self.revision, diff.map(<[FieldDiff]>::to_vec));
-        self.changes.push_back(Change { request, wish: sum_of(&ensure.patch), revision, diff });
     }
 
     pub(super) fn is_deleted(&self) -> bool {
@@ -277,10 +195,19 @@ impl Stream {
     }
 }
 
-fn sum_of(patch: &SpecPatch) -> u32 {
-    let mut bytes = BytesMut::new();
-    codec::put_patch(&mut bytes, patch);
-    crc32c(&bytes)
+impl From<&EnsureStream> for Wish {
+    fn from(ensure: &EnsureStream) -> Self {
+        let EnsureStream { patch, mode, if_revision, allow_destructive, request, .. } = ensure;
+        let mut bytes = BytesMut::new();
+        codec::put_patch(&mut bytes, patch);
+        Self {
+            mode: *mode,
+            if_revision: *if_revision,
+            allow_destructive: *allow_destructive,
+            request: *request,
+            sum: crc32c(&bytes),
+        }
+    }
 }
 
 impl ShardState {
@@ -297,9 +224,7 @@ impl ShardState {
         };
         let diff = ensure.patch.diff(&stream.spec);
         ensure.patch.apply_to(&mut stream.spec);
-        stream.revision += 1;
-        stream.note_change(ensure, Some(&diff));
-        Ok(Ensured::Updated { revision: stream.revision, diff })
+        Ok(stream.revisions.update(&ensure.into(), diff))
     }
 
     /// What it leads to, if the stream is here and stays as it is.
@@ -311,34 +236,7 @@ impl ShardState {
         if stream.deleted {
             return Some(Err(EnsureRefused::Deleted));
         }
-        let actual = stream.revision;
-        // A repeat is told what the first one was, whose own change is not in its way, and takes back
-        // nothing that was changed since (EN-6).
-        if let Some(first) = stream.change_by(ensure) {
-            let (revision, diff) = (first.revision, first.diff.clone());
-            return Some(Ok(match diff {
-                None => Ensured::Created,
-                Some(diff) => Ensured::Updated { revision, diff },
-            }));
-        }
-        if ensure.if_revision.is_some_and(|wanted| wanted != actual) {
-            return Some(Err(EnsureRefused::Revision { actual }));
-        }
-        let diff = ensure.patch.diff(&stream.spec);
-        if diff.is_empty() {
-            return Some(Ok(Ensured::Unchanged { revision: actual }));
-        }
-        if ensure.mode != EnsureMode::Overwrite {
-            return Some(Ok(Ensured::Drift { revision: actual, diff }));
-        }
-        diff.into_iter().find_map(|field| match field.class {
-            ChangeClass::Live => None,
-            ChangeClass::Immutable => {
-                Some(Err(EnsureRefused::Immutable { path: field.path, actual: field.actual }))
-            }
-            ChangeClass::Destructive if ensure.allow_destructive => None,
-            ChangeClass::Destructive => Some(Err(EnsureRefused::Destructive { path: field.path })),
-        })
+        stream.revisions.as_is(&ensure.into(), || ensure.patch.diff(&stream.spec))
     }
 
     fn create(&mut self, at: EntryId, ensure: &EnsureStream) -> Result<Ensured, EnsureRefused> {
@@ -351,18 +249,23 @@ impl ShardState {
             return Err(EnsureRefused::Kind);
         }
         let mut stream = Stream::new(ensure.name.clone(), spec, self.log_time);
-        stream.note_change(ensure, None);
+        stream.revisions.note(&ensure.into(), None);
+        self.place(at, ensure.stream, stream);
+        Ok(Ensured::Created)
+    }
+
+    /// Takes a new stream in.
+    pub(super) fn place(&mut self, at: EntryId, uid: StreamUid, stream: Stream) {
         let manifest = StreamManifest {
-            name: ensure.name.clone(),
-            created: self.log_time,
+            name: stream.name.clone(),
+            created: stream.created,
             deleted: false,
             ranges: Vec::new(),
             digest: [0; 32],
         };
-        self.streams.insert(ensure.stream, stream);
-        self.manifest.streams.insert(ensure.stream, manifest);
-        self.manifest_log.stream_changed(ensure.stream, 0, at.index);
-        Ok(Ensured::Created)
+        self.streams.insert(uid, stream);
+        self.manifest.streams.insert(uid, manifest);
+        self.manifest_log.stream_changed(uid, 0, at.index);
     }
 
     /// Leaves a tombstone, also of a stream that was never here: its creator may be on the way, and
@@ -381,7 +284,8 @@ impl ShardState {
             return false;
         }
         stream.deleted = true;
-        stream.changes = VecDeque::new();
+        stream.revisions.changes = VecDeque::new();
+        let parent = stream.parent;
         stream.last_ts = self.log_time;
         stream.index = HotIndex::default();
         if let Some(open) = stream.open.take() {
@@ -416,6 +320,7 @@ impl ShardState {
             self.manifest_log.stream_changed(uid, manifest.ranges.len() as u64, at.index);
         }
         self.bury(at, uid);
+        self.delete_groups(at, uid, parent);
         true
     }
 

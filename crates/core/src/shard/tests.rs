@@ -1,12 +1,13 @@
 //! One phase after another, each introduced by why.
 
+mod groups;
 mod uploads;
 
 use railgun_types::batch::{BatchBuilder, RecordBatch, RecordDraft};
 use railgun_types::limits::TOMBSTONES_PER_SHARD;
 use railgun_types::{EnsureMode, SpecPatch, StreamName};
 
-use super::stream::CHANGES_PER_STREAM;
+use super::ensure::CHANGES_REMEMBERED;
 use super::*;
 use crate::command::{
     AppendMode, CommittedPart, EnsureStream, ExpectedNext, ObjectCommit, ProducerSequence,
@@ -365,12 +366,12 @@ fn a_request_that_is_repeated_is_not_in_its_own_way() {
     assert_eq!(ensure(Some(3), "b", 1), updated);
     assert_eq!(ensure(None, "c", 2), conflict(3));
     // Of each stream so many changes are known.
-    let last = CHANGES_PER_STREAM as u8 + 5;
+    let last = CHANGES_REMEMBERED as u8 + 5;
     for (request, revision) in (6..=last).zip(3..) {
         let owner = request.to_string();
         assert!(matches!(ensure(Some(request), &owner, revision), Ok(Ensured::Updated { .. })));
     }
-    let present = 3 + CHANGES_PER_STREAM as u64;
+    let present = 3 + CHANGES_REMEMBERED as u64;
     assert_eq!(ensure(Some(3), "b", 1), conflict(present), "forgotten");
     assert!(matches!(ensure(Some(6), "6", 3), Ok(Ensured::Updated { revision: 4, .. })));
     assert_eq!(

@@ -3,16 +3,20 @@ use std::sync::LazyLock;
 
 use proptest::prelude::*;
 use railgun_types::batch::{BatchBuilder, RecordBatch, RecordDraft};
-use railgun_types::{EnsureMode, EntryId, RequestId, SpecPatch, StreamName};
+use railgun_types::{
+    DlqPatch, EnsureMode, EntryId, GroupId, GroupMode, GroupName, GroupPatch, OffsetRange,
+    RequestId, SpecPatch, StreamName,
+};
 
-use super::super::stream::{CHANGES_PER_STREAM, Change};
+use super::super::ensure::{CHANGES_REMEMBERED, Change};
 use super::*;
 use crate::checkpoint::damage;
 use crate::command::{
-    Append, AppendMode, Command, CommandBody, CommittedPart, EnsureStream, ExpectedNext,
+    Append, AppendMode, Command, CommandBody, CommittedPart, DeadLetterOf, EnsureGroup,
+    EnsureStream, ExpectedNext, FailCause, GroupChange, GroupChanges, GroupCommand, GroupStart,
     ObjectCommit, ProducerSequence, SealScope, SegmentCommand, StreamCommand, UploadAttempt,
 };
-use crate::shard::Outcome;
+use crate::shard::{Group, Outcome};
 
 const CLUSTER: ClusterUid = ClusterUid([7; 16]);
 const SHARD: ShardId = ShardId(2);
@@ -112,6 +116,34 @@ fn ensure_by(request: u8, stream: u8, patch: SpecPatch, mode: EnsureMode) -> Com
     body
 }
 
+fn ensure_group(request: Option<u8>, stream: u8, name: &str, patch: GroupPatch) -> CommandBody {
+    CommandBody::Group(GroupCommand::Ensure(Box::new(EnsureGroup {
+        stream: uid(stream),
+        group: GroupName::new(name).expect("valid"),
+        patch,
+        start: GroupStart::Last(3),
+        mode: EnsureMode::Overwrite,
+        if_revision: None,
+        allow_destructive: false,
+        request: request.map(|request| RequestId([request; 16])),
+    })))
+}
+
+fn said_of(group: GroupId, term: u64, changes: Vec<GroupChange>) -> CommandBody {
+    CommandBody::Group(GroupCommand::Changes(vec![GroupChanges { group, term, changes }]))
+}
+
+fn dead_letter(state: &ShardState, group: GroupId, offset: Offset, generation: u32) -> Append {
+    let companion = state.group(group).map_or(uid(99), Group::companion);
+    let next = state.stream(companion).map_or(0, |stream| stream.next.0);
+    Append {
+        stream: companion,
+        expected_end: Some(ExpectedNext(next)),
+        dead_letter: Some(DeadLetterOf { group, offset, generation }),
+        ..append(0, 0)
+    }
+}
+
 /// As [`rich`], with streams that were changed by requests that said which they were.
 fn richer() -> ShardState {
     let mut shard = Replica { state: rich(), next: EntryId { index: 300, term: 3 }, now: 0 };
@@ -123,7 +155,7 @@ fn richer() -> ShardState {
     shard.apply(CommandBody::Stream(StreamCommand::Delete { stream: uid(5) }));
     let state = shard.state;
     let changes = |stream: u8| {
-        let changes = state.streams[&uid(stream)].changes.iter();
+        let changes = state.streams[&uid(stream)].revisions.changes.iter();
         changes.map(|it| (it.request.0[0], it.revision, it.diff.as_ref().map(Vec::len)))
     };
     assert_eq!(changes(4).collect::<Vec<_>>(), [(1, 1, None), (7, 2, Some(1))]);
@@ -244,7 +276,32 @@ fn rich() -> ShardState {
         let second = by(2, 300, sequence, append(2, 0));
         shard.apply(CommandBody::Append(vec![first, second]));
     }
+    // A group with a dead message, one pending again, one delayed, one dying; another one, where all is
+    // well.
+    let exclusive = GroupPatch { mode: Some(GroupMode::Exclusive), ..GroupPatch::default() };
+    shard.apply(ensure_group(None, 1, "billing", exclusive));
+    let (id, term) = (shard.state.groups().next().expect("one").id(), shard.next.term);
+    shard.apply(ensure_group(Some(3), 1, "audit", GroupPatch::default()));
+    let floor = shard.state.group(id).expect("there").state().floor();
+    let ranges = |start, end| vec![OffsetRange::new(floor.plus(start), floor.plus(end))];
+    let (epoch, error) = (1, || Some("why".into()));
+    let (cause, delay_ms) = (FailCause::Expired, Some(1_000));
+    let said = vec![
+        GroupChange::Activate,
+        GroupChange::Reserve { upto: Offset(1_000) },
+        GroupChange::Ack { epoch, ranges: ranges(2, 4) },
+        GroupChange::Reject { epoch, ranges: ranges(5, 8), error: error() },
+        GroupChange::Fail { epoch, ranges: ranges(8, 9), cause, delay_ms, error: error() },
+    ];
+    shard.apply(said_of(id, term, said));
+    for offset in [5, 6] {
+        let letter = dead_letter(&shard.state, id, floor.plus(offset), 0);
+        let outcome = shard.apply(CommandBody::Append(vec![letter]));
+        assert!(matches!(&outcome, Outcome::Appended(all) if all[0].is_ok()), "{outcome:?}");
+    }
+    shard.apply(said_of(id, 0, vec![GroupChange::Redrive { offsets: ranges(6, 7) }]));
     let state = shard.state;
+    assert_eq!((state.groups.len(), state.companions.len()), (2, 1));
     assert!(state.streams[&uid(1)].open.is_some() && !state.streams[&uid(1)].closed.is_empty());
     assert!(state.streams[&uid(3)].deleted && !state.plans.is_empty());
     assert!(!state.floor.unmirrored.is_empty() && state.manifest.objects.len() == 3);
@@ -284,8 +341,7 @@ fn what_is_not_understood_is_named() {
     newer[16..20].copy_from_slice(&sum.to_le_bytes());
     assert_eq!(decode(&newer), Err(CheckpointError::UnknownVersion { version: 3 }));
     let mut rotten = encode(&rich(), false);
-    let at = rotten.len() / 2;
-    rotten[at] ^= 1;
+    *rotten.last_mut().expect("not empty") ^= 1;
     assert!(matches!(decode(&rotten), Err(CheckpointError::Checksum { .. })));
 }
 
@@ -351,6 +407,25 @@ fn a_state_that_cannot_be_is_refused() {
     refused(Section::Offload, |state| {
         state.orphans.values_mut().next().expect("one").info.attempt += 1;
     });
+    // Of a stream that is not there, under a name that another one has, or with an identity to come.
+    fn group(state: &mut ShardState) -> &mut Group {
+        state.groups.values_mut().next().expect("two")
+    }
+    refused(Section::Groups, |state| group(state).stream = uid(3));
+    refused(Section::Groups, |state| group(state).stream = uid(77));
+    refused(Section::Groups, |state| {
+        group(state).name = GroupName::new("audit").expect("valid");
+    });
+    refused(Section::Groups, |state| {
+        let id = GroupId(state.applied.expect("some").index + 1);
+        let group = Group { id, stream: uid(2), ..group(state).clone() };
+        state.groups.insert(id, group);
+    });
+    // A companion is known by its name.
+    refused(Section::Streams, |state| stream(state).parent = Some(uid(2)));
+    refused(Section::Streams, |state| {
+        stream(state).name = StreamName::parse_any("a$dlq.b").expect("valid");
+    });
     refused(Section::Index, |state| {
         let mut points: Vec<_> = stream(state).index.iter().collect();
         points[1].log_index = 0;
@@ -372,14 +447,17 @@ fn an_index_that_does_not_fit_its_stream_is_refused() {
         assert_eq!(decode(&bytes), Err(CheckpointError::Malformed { section: Section::Index }));
     };
     refused(|state| state.streams.get_mut(&uid(2)).expect("there").next.0 += 1);
-    refused(|state| state.applied = Some(EntryId { index: 208, term: 3 }));
+    refused(|state| {
+        state.groups.clear();
+        state.applied = Some(EntryId { index: 208, term: 3 });
+    });
     refused(|state| drop(state.streams.remove(&uid(2))));
 }
 
 #[test]
 fn what_changed_a_stream_is_written_behind_it() {
     let mut plain = richer();
-    plain.streams.values_mut().for_each(|stream| stream.changes.clear());
+    plain.streams.values_mut().for_each(|stream| stream.revisions.changes.clear());
     let added = encode(&richer(), false).len() - encode(&plain, false).len();
     // Each is an id, a sum and a revision. One that created: and no. Two that updated: yes, how many fields, and of
     // one its path, both values and its class.
@@ -392,7 +470,7 @@ fn what_changed_a_stream_is_written_behind_it() {
 fn changes_that_cannot_have_been_are_refused() {
     let refused = |change: fn(&mut VecDeque<Change>)| {
         let mut state = richer();
-        change(&mut state.streams.get_mut(&uid(4)).expect("there").changes);
+        change(&mut state.streams.get_mut(&uid(4)).expect("there").revisions.changes);
         let bytes = encode(&state, true);
         let section = Section::Streams;
         assert_eq!(decode(&bytes), Err(CheckpointError::Malformed { section }));
@@ -400,7 +478,7 @@ fn changes_that_cannot_have_been_are_refused() {
     refused(|changes| changes[1].revision = 3);
     refused(|changes| {
         let first = changes[0].clone();
-        changes.resize(CHANGES_PER_STREAM + 1, first);
+        changes.resize(CHANGES_REMEMBERED + 1, first);
     });
 }
 
@@ -469,6 +547,25 @@ enum Step {
         stream: u8,
         producer: u8,
     },
+    EnsureGroup {
+        stream: u8,
+        name: &'static str,
+        patch: GroupPatch,
+    },
+    DeleteGroup {
+        stream: u8,
+        name: &'static str,
+    },
+    /// Of some group, by its dispatcher or by an operator.
+    Changes {
+        nth: usize,
+        by_operator: bool,
+        changes: Vec<GroupChange>,
+    },
+    /// Of a group that awaits one, or of none.
+    DeadLetter {
+        nth: usize,
+    },
     Tick,
     /// An entry without a command, in a new term.
     Skip,
@@ -509,7 +606,7 @@ impl Item {
 }
 
 impl Step {
-    fn body(&self, state: &ShardState) -> Option<CommandBody> {
+    fn body(&self, state: &ShardState, term: u64) -> Option<CommandBody> {
         Some(match self {
             Self::Ensure { stream, patch, mode, request } => match request {
                 None => ensure(*stream, patch.clone(), *mode),
@@ -544,6 +641,29 @@ impl Step {
                     streams: vec![uid(*stream)],
                 })
             }
+            Self::EnsureGroup { stream, name, patch } => {
+                ensure_group(None, *stream, name, patch.clone())
+            }
+            Self::DeleteGroup { stream, name } => CommandBody::Group(GroupCommand::Delete {
+                stream: uid(*stream),
+                group: GroupName::new(name).expect("valid"),
+            }),
+            Self::Changes { nth, by_operator, changes } => {
+                let group = state.groups().nth(nth % state.groups.len().max(1));
+                let id = group.map_or(GroupId(u64::MAX), Group::id);
+                said_of(id, if *by_operator { 0 } else { term }, changes.clone())
+            }
+            Self::DeadLetter { nth } => {
+                let dying = state.groups().flat_map(|group| {
+                    group.state().dying().map(|(offset, it)| (group.id(), offset, it))
+                });
+                let dying: Vec<_> = dying.collect();
+                let (group, offset, generation) = match dying.len() {
+                    0 => (GroupId(*nth as u64), Offset(0), 0),
+                    all => dying[nth % all],
+                };
+                CommandBody::Append(vec![dead_letter(state, group, offset, generation)])
+            }
             Self::Tick => CommandBody::Tick,
             Self::Skip => return None,
         })
@@ -568,7 +688,41 @@ fn item() -> impl Strategy<Value = Item> {
     })
 }
 
+fn change() -> impl Strategy<Value = GroupChange> {
+    let range = (0u64..20, 1u64..9)
+        .prop_map(|(start, len)| vec![OffsetRange::new(Offset(start), Offset(start + len))]);
+    let (epoch, cause, error) = (0, FailCause::Nack, None);
+    prop_oneof![
+        6 => range.clone().prop_map(move |ranges| GroupChange::Ack { epoch, ranges }),
+        3 => (range.clone(), proptest::option::of(0u64..2)).prop_map(move |(ranges, delay_ms)| {
+            GroupChange::Fail { epoch, ranges, cause, delay_ms, error: error.clone() }
+        }),
+        3 => range.clone().prop_map(move |ranges| {
+            GroupChange::Reject { epoch, ranges, error: Some("no".into()) }
+        }),
+        1 => Just(GroupChange::Due { offsets: (0..20).map(Offset).collect() }),
+        4 => (0u64..40).prop_map(|upto| GroupChange::Reserve { upto: Offset(upto) }),
+        1 => range.clone().prop_map(|offsets| GroupChange::Redrive { offsets }),
+        1 => range.prop_map(|offsets| GroupChange::Discard { offsets }),
+        1 => (0u64..20, any::<bool>())
+            .prop_map(|(to, force)| GroupChange::Reset { to: Offset(to), force }),
+        1 => (0u64..20).prop_map(|upto| GroupChange::Removed { upto: Offset(upto) }),
+        1 => prop_oneof![
+            Just(GroupChange::Activate),
+            Just(GroupChange::Pause),
+            Just(GroupChange::Resume)
+        ],
+    ]
+}
+
 fn step() -> impl Strategy<Value = Step> {
+    let name = || prop_oneof![Just("audit"), Just("billing")];
+    let group_patch = (any::<bool>(), proptest::option::of(1u32..3)).prop_map(|(parks, most)| {
+        let enabled = Some(!parks);
+        let dlq = DlqPatch { enabled, max_attempts: most, ..DlqPatch::default() };
+        GroupPatch { dlq, ..GroupPatch::default() }
+    });
+    let changes = (0usize..9, any::<bool>(), proptest::collection::vec(change(), 1..5));
     let patch = (proptest::option::of(1u32..4), proptest::option::of("[a-z]{0,3}")).prop_map(
         |(max_message_bytes, owner)| SpecPatch { max_message_bytes, owner, ..SpecPatch::default() },
     );
@@ -596,6 +750,12 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Step::Mirror),
         1 => (0u8..4).prop_map(Step::Delete),
         1 => (0u8..4, 0u8..3).prop_map(|(stream, producer)| Step::Release { stream, producer }),
+        2 => (0u8..4, name(), group_patch)
+            .prop_map(|(stream, name, patch)| Step::EnsureGroup { stream, name, patch }),
+        1 => (0u8..4, name()).prop_map(|(stream, name)| Step::DeleteGroup { stream, name }),
+        8 => changes
+            .prop_map(|(nth, by_operator, changes)| Step::Changes { nth, by_operator, changes }),
+        5 => (0usize..9).prop_map(|nth| Step::DeadLetter { nth }),
         1 => Just(Step::Tick),
         1 => Just(Step::Skip),
     ]
@@ -633,7 +793,7 @@ proptest! {
             }
             origin.now += pause;
             let at = origin.next;
-            if let Some(body) = step.body(&origin.state) {
+            if let Some(body) = step.body(&origin.state, at.term) {
                 let command = Command { ts: Timestamp(origin.now), body: body.clone() };
                 let outcome = origin.apply(body);
                 prop_assert_eq!(restarted.apply(at, &command), outcome.clone());
