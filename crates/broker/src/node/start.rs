@@ -123,7 +123,7 @@ pub(super) async fn start(
         (false, true) => None,
     };
     let founding = founding.map(|nodes| CatalogCommand::Found { settings: wish, nodes });
-    let founded = founded(&catalog, &routing, founding.as_ref());
+    let founded = Box::pin(founded(&catalog, &routing, founding.as_ref()));
     let settings = match others.as_mut() {
         None => founded.await?,
         Some(others) => others.answer_during(cluster, founded).await?,
