@@ -238,6 +238,17 @@ mod tests {
         assert_eq!(set.len(), u64::MAX);
     }
 
+    #[test]
+    fn a_set_has_one_encoding() {
+        let decoded = |bytes: &[u8]| OffsetSet::decode(&mut ByteCursor::new(bytes));
+        assert_eq!(decoded(&[2, 0, 2, 1, 3]).as_ref().map(runs), Ok(vec![(0, 2), (3, 6)]));
+        // Runs that touch, an empty one, one that passes the end of the offsets.
+        assert_eq!(decoded(&[2, 0, 2, 0, 3]), Err(Malformed));
+        assert_eq!(decoded(&[1, 0, 0]), Err(Malformed));
+        let last = [1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 1];
+        assert_eq!(decoded(&last), Err(Malformed));
+    }
+
     fn any_range() -> impl Strategy<Value = OffsetRange> {
         (0..60_u64, 0..12_u64).prop_map(|(start, len)| range(start, start + len))
     }

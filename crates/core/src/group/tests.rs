@@ -591,6 +591,54 @@ fn a_state_has_one_encoding() {
     }
 }
 
+#[test]
+fn a_state_that_cannot_be_is_refused() {
+    // G-1
+    let known = rich();
+    let refused = |change: fn(&mut GroupState)| {
+        let mut state = known.clone();
+        change(&mut state);
+        assert_ne!(state, known);
+        assert_eq!(decoded(&encoded(&state)), Err(railgun_types::Malformed), "{state:?}");
+    };
+    let held = |state: &mut GroupState, offset: u64, change: fn(&mut Held)| {
+        let mut held = state.held.remove(Offset(offset)).expect("it has a history");
+        change(&mut held);
+        state.held.insert(Offset(offset), held);
+    };
+    // 4 is dead, 5 redriven, 6 dead, 10 delayed, 11 pending, 300 dying, 301 parked.
+    refused(|state| {
+        state.dead.insert(range(5, 6));
+    });
+    refused(|state| {
+        state.dead.insert(range(11, 12));
+    });
+    refused(|state| {
+        state.generations.insert(Offset(9), 1);
+    });
+    refused(|state| {
+        state.generations.insert(Offset(6), 0);
+    });
+    refused(|state| {
+        state.done.insert(range(10, 12));
+    });
+    refused(|state| {
+        state.done.insert(range(300, 301));
+    });
+    refused(|state| {
+        state.done.remove(range(301, 302));
+    });
+    refused(|state| state.floor = Offset(12));
+    refused(|state| state.leased_upto = Offset(301));
+    refused(|state| state.highest_acked = Some(Offset(1_000)));
+    let mut state = known.clone();
+    held(&mut state, 5, |held| held.generation = 0);
+    assert!(
+        decoded(&encoded(&state)).is_err(),
+        "below the floor only what was redriven is pending"
+    );
+}
+
 /// SplitMix64: as good as any here, and fast.
 struct Draw(u64);
 

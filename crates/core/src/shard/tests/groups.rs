@@ -354,6 +354,10 @@ fn what_is_given_up_of_dead_letters_waits_for_an_operator() {
     let letter = shard.letter(group, 0);
     let companion = letter.stream;
     assert_eq!(shard.one(2, letter), Ok(0));
+    // Whatever the stream says.
+    let dlq = DlqPatch { enabled: Some(true), ..DlqPatch::default() };
+    let enabled = SpecPatch { dlq, ..SpecPatch::default() };
+    assert!(shard.ensure(companion, enabled, EnsureMode::Overwrite).is_ok());
     let of_letters = EnsureGroup { stream: companion, ..wish() };
     let dlq = DlqPatch { enabled: Some(true), ..DlqPatch::default() };
     let patch = GroupPatch { dlq, ..GroupPatch::default() };
