@@ -207,6 +207,29 @@ impl GroupState {
         }
     }
 
+    /// The first offset at or behind `from` that is not settled.
+    #[must_use]
+    pub fn next_unsettled(&self, from: Offset) -> Offset {
+        let below = OffsetRange::new(from, self.floor);
+        let redriven = self.held.range(below).find(|(_, held)| !held.is_parked());
+        match redriven {
+            Some((offset, _)) => offset,
+            None => self.done.first_gap(from.max(self.floor)),
+        }
+    }
+
+    /// The first offset at or behind `from` that is settled, if there is one.
+    #[must_use]
+    pub fn next_settled(&self, from: Offset) -> Option<Offset> {
+        let below = OffsetRange::new(from, self.floor);
+        if let Some(offset) = below.iter().find(|offset| self.is_done(*offset)) {
+            return Some(offset);
+        }
+        let from = from.max(self.floor);
+        let run = self.done.run_of(from).or_else(|| self.done.run_from(from))?;
+        Some(run.start.max(from))
+    }
+
     /// The offsets from the next one that is neither settled nor has a history, as far as they follow one
     /// another, at most `limit` of them. There may be no records at them yet.
     #[must_use]

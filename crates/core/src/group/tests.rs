@@ -760,6 +760,15 @@ fn compare(state: &GroupState, model: &Model) {
         from = run.end;
     }
     assert_eq!(walked, pending);
+    for from in 0..MESSAGES {
+        let first = |is_settled| {
+            let mut behind = from..MESSAGES;
+            behind.find(|at| messages[*at as usize].is_settled() == is_settled).map(Offset)
+        };
+        assert_eq!(state.next_settled(Offset(from)), first(true));
+        let unsettled = first(false).unwrap_or(Offset(MESSAGES));
+        assert_eq!(state.next_unsettled(Offset(from)), unsettled);
+    }
     let open = messages.iter().filter(|message| !message.is_settled()).count() as u64;
     let beyond = floor.saturating_sub(MESSAGES);
     assert_eq!((state.lag(Offset(MESSAGES)), beyond), (open, 0));
