@@ -7,6 +7,7 @@ pub mod checkpoint;
 pub mod cluster_clock;
 mod codec;
 pub mod command;
+pub mod dispatcher;
 pub mod group;
 pub mod manifest;
 pub mod outcome;

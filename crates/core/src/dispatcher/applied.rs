@@ -1,0 +1,264 @@
+//! What the group's state says, once entries are applied, and what is to be said to it next.
+
+use railgun_types::{Offset, OffsetRange};
+
+use super::lease::Fate;
+use super::proposal::Proposal;
+use super::{DEAD_LETTER_RETRY_US, Dispatcher, Effect, StaleReason, StaleSettle, Time};
+use crate::command::{GroupChange, GroupChanges};
+use crate::group::{ChangeOutcome, Context, HeldState};
+use crate::ranges::OffsetSet;
+
+impl Dispatcher {
+    /// What is to be proposed now, as of this dispatcher's term: everything that waits, in as few changes as
+    /// can be (G-13). `None` while nothing does, or the proposal before is not applied.
+    pub fn take_proposal(&mut self) -> Option<Vec<GroupChange>> {
+        if self.in_flight.is_some() {
+            return None;
+        }
+        self.waiting.reserve = self.reserve();
+        if self.waiting.is_empty() {
+            return None;
+        }
+        let excess = self.waiting.split_off_excess();
+        let proposal = std::mem::replace(&mut self.waiting, excess);
+        self.taken += 1;
+        if !self.waiting.is_empty() {
+            // Who waits for this one may wait for what is left behind.
+            for request in self.members.values_mut().flat_map(|member| &mut member.requests) {
+                if request.waits_for == self.taken {
+                    request.waits_for += 1;
+                }
+            }
+        }
+        let changes = proposal.changes(self.mirror.epoch());
+        self.in_flight = Some(proposal);
+        Some(changes)
+    }
+
+    /// An entry was applied that changes the group: the dispatcher's own proposal, or anybody's.
+    pub fn on_applied(
+        &mut self,
+        now: Time,
+        context: &Context<'_>,
+        applied: &GroupChanges,
+        out: &mut Vec<Effect>,
+    ) {
+        self.log_clock = (now, context.log_time);
+        let own = if applied.term == self.term { self.in_flight.take() } else { None };
+        for change in &applied.changes {
+            let floor = self.mirror.floor();
+            let outcome = self.mirror.apply(change, context);
+            if outcome.refused().is_some() {
+                continue;
+            }
+            match change {
+                GroupChange::Activate => self.activated(out),
+                GroupChange::Reset { .. } => self.was_reset(floor, out),
+                GroupChange::Removed { .. } => self.was_removed(floor, &outcome, out),
+                GroupChange::Redrive { .. } => self.collect_ready(),
+                _ => {}
+            }
+        }
+        if let Some(own) = own {
+            self.was_applied(&own, out);
+        }
+        self.collect_due(context.log_time);
+        self.answer_all(out);
+        self.conclude(now, out);
+    }
+
+    /// The dead letter of a message was appended, in an entry that says nothing else of the group.
+    pub fn on_dead_letter(
+        &mut self,
+        now: Time,
+        offset: Offset,
+        generation: u32,
+        out: &mut Vec<Effect>,
+    ) {
+        if self.mirror.bury(offset, generation) {
+            self.came_back(offset, out);
+        }
+        self.conclude(now, out);
+    }
+
+    /// The dead letter of a message could not be made: it is told again after a while.
+    pub fn on_dead_letter_failed(&mut self, now: Time, offset: Offset) {
+        if self.is_dying(offset) {
+            self.dead_letter_retries.insert((now.plus_us(DEAD_LETTER_RETRY_US), offset));
+        }
+    }
+
+    fn answer_all(&mut self, out: &mut Vec<Effect>) {
+        let waiting = self.members.iter().filter(|(_, member)| !member.requests.is_empty());
+        for id in waiting.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.answer(id, out);
+        }
+    }
+
+    /// Looks at what has become of what this dispatcher had proposed.
+    fn was_applied(&mut self, own: &Proposal, out: &mut Vec<Effect>) {
+        self.failing -= own.failures.values().map(OffsetSet::len).sum::<u64>();
+        if self.is_unclear {
+            self.is_unclear = false;
+            self.begin_anew(out);
+            return;
+        }
+        if !self.dying.is_empty() {
+            self.forget_dead();
+        }
+        for range in own.acks.iter() {
+            self.blockers.remove(range);
+            // It may have died meanwhile, or been reset.
+            let lost: Vec<_> = self.not_done(range).collect();
+            for range in lost {
+                self.tell_stale(range, StaleReason::Superseded);
+                range.iter().for_each(|offset| self.came_back(offset, out));
+            }
+        }
+        let failed = own.failures.values().flat_map(OffsetSet::iter);
+        for offset in failed.flat_map(|range| range.iter()).chain(own.due.iter().copied()) {
+            self.came_back(offset, out);
+        }
+    }
+
+    /// The group's state has said what becomes of a message that nobody has.
+    fn came_back(&mut self, offset: Offset, out: &mut Vec<Effect>) {
+        let range = OffsetRange::single(offset);
+        let held = self.mirror.held(offset).map(|held| (held.state, held.generation));
+        let (blocks, is_pending) = match held {
+            Some((HeldState::Delayed { .. }, _)) => (true, false),
+            Some((HeldState::Dying { .. }, generation)) => {
+                if self.dying.insert(offset) {
+                    out.push(Effect::Dying { offset, generation });
+                }
+                (true, false)
+            }
+            Some((HeldState::Parked { .. }, _)) => (false, false),
+            Some((HeldState::Ready, _)) => (false, true),
+            None => (false, !self.mirror.is_done(offset)),
+        };
+        if !matches!(held, Some((HeldState::Dying { .. }, _))) {
+            self.dying.remove(&offset);
+        }
+        let is_settled = self.is_being_settled(offset);
+        if self.is_exclusive() && blocks {
+            self.blockers.insert(range);
+        } else if !is_settled {
+            self.blockers.remove(range);
+        }
+        if is_pending && !is_settled {
+            let pool = if held.is_some() { &mut self.retries } else { &mut self.returned };
+            pool.insert(range);
+        }
+    }
+
+    /// Tells who settled these messages that it did not count.
+    fn tell_stale(&mut self, range: OffsetRange, reason: StaleReason) {
+        let mut rest = range;
+        while let Some((run, past)) = self.past.at_or_behind(rest.start) {
+            let range = run.and(rest);
+            if range.is_empty() {
+                return;
+            }
+            if let Some(member) = self.members.get_mut(&past.member)
+                && !matches!(past.fate, Fate::Failed | Fate::Returned)
+            {
+                member.late_stale.push(StaleSettle { lease: past.lease, range, reason });
+            }
+            rest.start = range.end;
+        }
+    }
+
+    /// An operator has set the group to another place: what was handed out is void.
+    fn was_reset(&mut self, floor: Offset, out: &mut Vec<Effect>) {
+        let first = self.leases.at_or_behind(Offset(0)).map(|(run, _)| run.start);
+        if self.is_exclusive()
+            && let Some(first) = first
+        {
+            self.rewind(first.min(floor).min(self.mirror.floor()), out);
+        }
+        let all = OffsetRange::new(Offset(0), Offset(u64::MAX));
+        while self.end_first(all).is_some() {}
+        let waiting = std::mem::take(&mut self.waiting);
+        self.waiting.activates = waiting.activates;
+        self.failing -= waiting.failures.values().map(OffsetSet::len).sum::<u64>();
+        let in_flight = self.in_flight.iter().flat_map(Proposal::ranges);
+        let settled: Vec<_> = waiting.ranges().chain(in_flight).collect();
+        for range in settled {
+            self.tell_stale(range, StaleReason::Superseded);
+        }
+        for request in self.members.values_mut().flat_map(|member| &mut member.requests) {
+            request.waits_for = request.waits_for.min(self.taken);
+        }
+        self.past = super::RangeMap::default();
+        self.is_unclear = self.in_flight.is_some();
+        self.begin_anew(out);
+    }
+
+    /// Begins with the group's state, when nothing is leased.
+    fn begin_anew(&mut self, out: &mut Vec<Effect>) {
+        self.grace = None;
+        self.retries = OffsetSet::default();
+        self.returned = OffsetSet::default();
+        self.blockers = OffsetSet::default();
+        self.cursor = self.mirror.floor();
+        self.look_at_held(out);
+        self.collect_ready();
+    }
+
+    /// Takes up what is delayed or dying.
+    pub(super) fn look_at_held(&mut self, out: &mut Vec<Effect>) {
+        self.forget_dead();
+        for (offset, held) in self.mirror.held_iter() {
+            let is_dying = matches!(held.state, HeldState::Dying { .. });
+            let blocks = is_dying || matches!(held.state, HeldState::Delayed { .. });
+            if blocks && self.is_exclusive() {
+                self.blockers.insert(OffsetRange::single(offset));
+            }
+            if is_dying && self.dying.insert(offset) {
+                out.push(Effect::Dying { offset, generation: held.generation });
+            }
+        }
+    }
+
+    /// The stream has lost what was below the floor as it is now.
+    fn was_removed(&mut self, floor: Offset, outcome: &ChangeOutcome, out: &mut Vec<Effect>) {
+        let lost = OffsetRange::new(floor, self.mirror.floor());
+        let mut rest = lost;
+        while !rest.is_empty() {
+            let end = self.mirror.next_unsettled(rest.start);
+            let done = OffsetRange::new(rest.start, end).and(lost);
+            while self.end_first(done).is_some() {}
+            self.retries.remove(done);
+            self.returned.remove(done);
+            self.blockers.remove(done);
+            rest.start = done.end.max(rest.start.plus(1));
+        }
+        self.forget_dead();
+        self.cursor = self.cursor.max(self.mirror.floor());
+        if let Some(range) = outcome.effects().and_then(|effects| effects.skipped) {
+            out.extend(self.members.keys().map(|&member| Effect::Skipped { member, range }));
+        }
+    }
+
+    /// Forgets which messages were dying and are not any more.
+    fn forget_dead(&mut self) {
+        let mirror = &self.mirror;
+        self.dying.retain(|offset| {
+            mirror.held(*offset).is_some_and(|it| matches!(it.state, HeldState::Dying { .. }))
+        });
+    }
+
+    /// What of `range` is not done.
+    fn not_done(&self, range: OffsetRange) -> impl Iterator<Item = OffsetRange> {
+        let mut rest = range;
+        std::iter::from_fn(move || {
+            rest.start = self.mirror.next_unsettled(rest.start);
+            let end = self.mirror.next_settled(rest.start).unwrap_or(rest.end).min(rest.end);
+            let found = OffsetRange::new(rest.start, end);
+            rest.start = end;
+            (!found.is_empty()).then_some(found)
+        })
+    }
+}

@@ -1,0 +1,320 @@
+//! Who takes messages, how many more, and what it waits to hear.
+
+use std::collections::VecDeque;
+
+use railgun_types::OffsetRange;
+
+use super::lease::{Lease, Sizes, UNBEGUN_US_MAX, lease_term, short_term};
+use super::proposal::FailureKind;
+use super::{Credit, Dispatcher, Effect, Left, MemberId, PresentedLease, StaleSettle, Time};
+use crate::group::HeldState;
+
+/// A member of the group.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) credit: Credit,
+    /// Messages that it has, and their bytes.
+    pub(super) messages: u64,
+    pub(super) bytes: u64,
+    /// What it may still be given in all, where it fetches (G-15).
+    pub(super) fetches: Option<Credit>,
+    pub(super) is_draining: bool,
+    /// Which member of the group it was, counting from its first.
+    pub(super) joined: u64,
+    /// The number of the last delivery that went to it.
+    pub(super) served: u64,
+    pub(super) requests: VecDeque<Request>,
+    /// What was found stale only when it was applied.
+    pub(super) late_stale: Vec<StaleSettle>,
+}
+
+/// A request that is not answered yet.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) number: u64,
+    /// The proposal that must be applied before; 0: none.
+    pub(super) waits_for: u64,
+    pub(super) stale: Vec<StaleSettle>,
+}
+
+impl Member {
+    pub(super) fn new(credit: Credit, joined: u64) -> Self {
+        Self {
+            credit,
+            messages: 0,
+            bytes: 0,
+            fetches: None,
+            is_draining: false,
+            joined,
+            served: 0,
+            requests: VecDeque::new(),
+            late_stale: Vec::new(),
+        }
+    }
+
+    /// Whether it may be the active one.
+    pub(super) fn is_willing(&self) -> bool {
+        !self.is_draining && self.credit.messages > 0
+    }
+
+    /// How many more messages it may have, whatever their size.
+    pub(super) fn free(&self) -> u64 {
+        let free = self.credit.messages.saturating_sub(self.messages);
+        free.min(self.fetches.map_or(u64::MAX, |left| left.messages))
+    }
+
+    /// Whether a message of that size may go to it (G-12). One alone may be larger than its credit: no
+    /// other time will be better.
+    pub(super) fn takes(&self, bytes: u64) -> bool {
+        let fits = self.bytes.saturating_add(bytes) <= self.credit.bytes || self.messages == 0;
+        let is_fetched = self.fetches.is_none_or(|left| bytes <= left.bytes);
+        self.is_willing() && self.free() > 0 && fits && is_fetched
+    }
+
+    /// How much of its credit it uses, of 2^32.
+    pub(super) fn share(&self) -> u64 {
+        let share = |used: u64, of: u64| (u128::from(used) << 32) / u128::from(of.max(1));
+        let share =
+            share(self.messages, self.credit.messages).max(share(self.bytes, self.credit.bytes));
+        u64::try_from(share).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn add(&mut self, messages: u64, bytes: u64) {
+        self.messages += messages;
+        self.bytes += bytes;
+        if let Some(left) = &mut self.fetches {
+            left.messages = left.messages.saturating_sub(messages);
+            left.bytes = left.bytes.saturating_sub(bytes);
+        }
+    }
+
+    pub(super) fn subtract(&mut self, messages: u64, bytes: u64) {
+        self.messages -= messages;
+        self.bytes -= bytes;
+    }
+}
+
+impl Dispatcher {
+    /// Takes a member that has this credit, with what it has left from another connection, or from the
+    /// leader before (G-14). What of that is still possible is leased to it again.
+    pub fn on_join(
+        &mut self,
+        now: Time,
+        id: MemberId,
+        credit: Credit,
+        presented: &[PresentedLease],
+        out: &mut Vec<Effect>,
+    ) {
+        debug_assert!(
+            !self.members.contains_key(&id),
+            "every life of a member has an id of its own"
+        );
+        self.joined += 1;
+        self.members.insert(id, Member::new(credit, self.joined));
+        if self.may_present(presented) {
+            for lease in presented {
+                if self.is_of_epoch(lease.epoch) {
+                    self.lease_again(now, id, lease);
+                }
+            }
+            self.resume(id, out);
+        }
+        if self.is_stalled {
+            out.push(Effect::Stalled { member: id, blocking: self.mirror.floor() });
+        }
+        if let Some(pause) = self.pause {
+            out.push(Effect::Paused { member: id, pause });
+        }
+        self.conclude(now, out);
+    }
+
+    /// Leases again what is still possible of what a member says it has.
+    fn lease_again(&mut self, now: Time, member: MemberId, presented: &PresentedLease) {
+        let mut rest = presented.range;
+        rest.end = rest.end.min(self.cursor);
+        // Another connection of the same member had it, and its end has not been noticed yet.
+        let is_the_same =
+            |lease: &Lease| (lease.id, lease.attempt) == (presented.lease, presented.attempt);
+        while !rest.is_empty() {
+            let part = match self.leases.at_or_behind(rest.start) {
+                Some((run, lease)) if run.start <= rest.start => {
+                    let part = run.and(rest);
+                    if is_the_same(lease) {
+                        while let Some(ended) = self.end_first(part) {
+                            self.give_back(&ended);
+                        }
+                        continue;
+                    }
+                    part
+                }
+                next => {
+                    let end = next.map_or(rest.end, |(run, _)| run.start.min(rest.end));
+                    let free = OffsetRange::new(rest.start, end);
+                    let room = self.within_credit(free, member, presented.message_bytes.into());
+                    if room.is_empty() {
+                        return;
+                    }
+                    let part = self.presentable(room, presented);
+                    if part.is_empty() {
+                        // One by one, but for what is done, of which there may be much.
+                        OffsetRange::new(
+                            free.start,
+                            self.mirror.next_unsettled(free.start).min(end),
+                        )
+                    } else {
+                        let mut lease = Lease {
+                            id: presented.lease,
+                            member,
+                            attempt: presented.attempt,
+                            generation: self.generation(part.start),
+                            begun: false,
+                            granted: now,
+                            deadline: now.plus_us(UNBEGUN_US_MAX),
+                            sizes: Sizes::Even(presented.message_bytes),
+                        };
+                        if presented.begun {
+                            lease.begin(now, self.ack_wait_us());
+                        }
+                        self.lease(part, lease);
+                        part
+                    }
+                }
+            };
+            rest.start = part.end.max(rest.start.plus(1));
+        }
+    }
+
+    /// The first messages of `range`, which nobody has, if they can be what the member says: as many as are
+    /// alike.
+    fn presentable(&self, range: OffsetRange, presented: &PresentedLease) -> OffsetRange {
+        let nothing = OffsetRange::new(range.start, range.start);
+        // It was given to somebody else since, or settled.
+        let past = self.past.at_or_behind(range.start);
+        let (end, past) = match past {
+            Some((run, past)) if run.start <= range.start => (run.end, Some(past)),
+            Some((run, _)) => (run.start, None),
+            None => (range.end, None),
+        };
+        let is_ours = lease_term(presented.lease) == short_term(self.term);
+        let fits = past.map_or(!is_ours, |past| past.lease == presented.lease);
+        if !fits || lease_term(presented.lease) > short_term(self.term) {
+            return nothing;
+        }
+        let range = OffsetRange::new(range.start, range.end.min(end));
+        let mut part = if presented.attempt == 1 && self.mirror.held(range.start).is_none() {
+            // It begins behind what is settled.
+            let run = self.mirror.pending_run(range.start, range.len());
+            if run.start == range.start { run } else { nothing }
+        } else {
+            let held = self.mirror.held(range.start);
+            let is_tried = held.is_some_and(|held| {
+                matches!(held.state, HeldState::Ready)
+                    && held.attempts.saturating_add(1) == presented.attempt
+            });
+            if is_tried { OffsetRange::single(range.start) } else { nothing }
+        };
+        if let Some(settled) = part.iter().find(|offset| self.is_being_settled(*offset)) {
+            part.end = settled;
+        }
+        part
+    }
+
+    /// The first messages of `range` that member and group have room for.
+    pub(super) fn within_credit(
+        &self,
+        range: OffsetRange,
+        member: MemberId,
+        bytes: u64,
+    ) -> OffsetRange {
+        let Some(member) = self.members.get(&member) else { return range };
+        let room = u64::from(self.spec.max_in_flight).saturating_sub(self.leases.messages());
+        let bytes_room = (member.credit.bytes.saturating_sub(member.bytes))
+            .min(self.spec.max_in_flight_bytes.saturating_sub(self.leases.bytes()));
+        let of_size = bytes_room.checked_div(bytes).unwrap_or(u64::MAX);
+        // As with what is delivered, one alone may be larger.
+        let is_first = member.messages == 0 && self.leases.messages() == 0;
+        let count = member.free().min(room).min(of_size.max(u64::from(is_first)));
+        OffsetRange::new(range.start, range.end.min(range.start.plus(count)))
+    }
+
+    /// The member is gone: what it had comes back at once (G-9), and counts as a failure where its
+    /// application had begun it (G-10). Nothing is answered any more.
+    pub fn on_leave(&mut self, now: Time, id: MemberId, how: Left, out: &mut Vec<Effect>) {
+        let Some(_) = self.members.remove(&id) else { return };
+        self.draining.remove(&id);
+        for range in self.leased_by(id) {
+            while let Some(ended) = self.end_first(range) {
+                if ended.lease.begun && how != Left::Drained {
+                    self.fail(&ended, FailureKind::Disconnected);
+                } else {
+                    self.give_back(&ended);
+                }
+            }
+        }
+        self.activity.left(id);
+        self.conclude(now, out);
+    }
+
+    /// The member wants no more (G-9): what its application has not begun comes back at once, and it is told
+    /// when the rest is settled.
+    pub fn on_drain(&mut self, now: Time, id: MemberId, out: &mut Vec<Effect>) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        member.is_draining = true;
+        self.draining.insert(id);
+        for range in self.leased_by(id) {
+            if self.leases.at(range.start).is_some_and(|(_, lease)| !lease.begun) {
+                while let Some(ended) = self.end_first(range) {
+                    self.give_back(&ended);
+                }
+            }
+        }
+        self.conclude(now, out);
+    }
+
+    /// The member asks for so many messages, and bytes, more than what it has asked for and got (G-15). From
+    /// then on it gets only what it asks for, within its credit.
+    pub fn on_fetch(&mut self, id: MemberId, messages: u64, bytes: u64) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        let left = member.fetches.get_or_insert(Credit { messages: 0, bytes: 0 });
+        left.messages = left.messages.saturating_add(messages);
+        left.bytes = left.bytes.saturating_add(bytes);
+    }
+
+    pub(super) fn leased_by(&self, id: MemberId) -> Vec<OffsetRange> {
+        let leases = self.leases.iter().filter(|(_, lease)| lease.member == id);
+        leases.map(|(range, _)| range).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_larger_than_the_whole_credit_goes_to_who_has_nothing() {
+        // G-12
+        let mut member = Member::new(Credit { messages: 2, bytes: 100 }, 0);
+        assert!(member.takes(101));
+        member.add(1, 60);
+        assert!(member.takes(40) && !member.takes(41));
+        assert_eq!((member.free(), member.share()), (1, (60 << 32) / 100));
+        member.add(1, 0);
+        assert!(!member.takes(0));
+        member.subtract(2, 60);
+        member.is_draining = true;
+        assert!(!member.takes(1));
+        assert!(!Member::new(Credit { messages: 0, bytes: 100 }, 0).is_willing());
+    }
+
+    #[test]
+    fn who_fetches_gets_no_more_than_that() {
+        // G-15
+        let mut member = Member::new(Credit { messages: 10, bytes: 100 }, 0);
+        member.fetches = Some(Credit { messages: 2, bytes: 50 });
+        assert!(member.takes(50) && !member.takes(51));
+        member.add(2, 20);
+        member.subtract(2, 20);
+        assert_eq!(member.free(), 0);
+        assert!(!member.takes(1));
+    }
+}

@@ -1,0 +1,167 @@
+//! How members come and go (G-9, G-10, G-14, G-15).
+
+use super::*;
+
+fn presented(count: u64, range: OffsetRange, attempt: u32) -> PresentedLease {
+    let lease = lease::lease_id(1, count);
+    PresentedLease { lease, range, attempt, epoch: 0, begun: false, message_bytes: 10 }
+}
+
+/// The leases, as the member that has them, the name, the messages and whether they have begun.
+fn leases(desk: &Desk) -> Vec<(MemberId, u64, OffsetRange, bool)> {
+    let leases = desk.dispatcher.leases.iter();
+    leases.map(|(range, it)| (it.member, it.id, range, it.begun)).collect()
+}
+
+#[test]
+fn what_a_member_leaves_comes_back_at_once_and_counts_where_it_had_begun() {
+    // G-9, G-10
+    let mut desk = Desk::balanced().with(&[(ANN, 4)], 4);
+    desk.hand_out();
+    desk.settle(ANN, 1, range(1, 3), SettleKind::Begin);
+    desk.leave(ANN, Left::Lost);
+    desk.join(BOB, 9);
+    let expected = [deliver(BOB, 2, range(0, 1)), deliver(BOB, 3, range(3, 4))];
+    assert_eq!(desk.hand_out(), expected);
+    let failed = vec![fail(FailCause::Disconnected, vec![range(1, 3)])];
+    assert_eq!(desk.propose(), Some(failed.clone()));
+    desk.apply(1, failed);
+    assert_eq!(desk.hand_out(), [retry(BOB, 4, range(1, 3), 2)]);
+    // The late end of a connection that is no member any more, and what comes from it.
+    assert_eq!(desk.leave(ANN, Left::Closed), []);
+    assert_eq!(desk.settle(ANN, 1, range(0, 1), SettleKind::Ack), []);
+    assert_eq!((desk.dispatcher.leased(), desk.propose()), (4, None));
+    // Who was drained has not failed.
+    desk.settle(BOB, 4, range(1, 3), SettleKind::Begin);
+    desk.leave(BOB, Left::Drained);
+    assert!(!desk.dispatcher.has_members());
+    assert_eq!((desk.propose(), desk.dispatcher.leased()), (None, 0));
+}
+
+#[test]
+fn who_drains_gives_back_what_has_not_begun_and_settles_the_rest() {
+    // G-9
+    let mut desk = Desk::balanced().with(&[(ANN, 4)], 4);
+    desk.hand_out();
+    desk.settle(ANN, 1, range(1, 3), SettleKind::Begin);
+    desk.dispatcher.on_drain(desk.now, ANN, &mut desk.out);
+    assert_eq!((desk.effects(), desk.hand_out()), (vec![], vec![]));
+    desk.join(BOB, 9);
+    let expected = [deliver(BOB, 2, range(0, 1)), deliver(BOB, 3, range(3, 4))];
+    assert_eq!(desk.hand_out(), expected);
+    assert_eq!(desk.settle(ANN, 1, range(1, 2), SettleKind::Ack), []);
+    assert_eq!(desk.settle(ANN, 1, range(2, 3), nack()), []);
+    assert_eq!(desk.commit(), [answered(ANN, 3), Effect::Drained { member: ANN }]);
+    assert_eq!(desk.hand_out(), [retry(BOB, 4, range(2, 3), 2)]);
+    // Who has nothing is drained at once.
+    desk.join(CID, 9);
+    desk.dispatcher.on_drain(desk.now, CID, &mut desk.out);
+    assert_eq!(desk.effects(), [Effect::Drained { member: CID }]);
+}
+
+#[test]
+fn who_comes_back_to_another_leader_keeps_what_it_has() {
+    // G-14
+    let mut desk = Desk::balanced().with(&[(ANN, 4), (BOB, 4)], 4);
+    desk.hand_out();
+    desk.settle(ANN, 1, range(0, 1), nack());
+    desk.settle(BOB, 2, range(1, 2), SettleKind::Ack);
+    desk.commit();
+    desk.change_leader();
+    desk.publish(1);
+    let begun = PresentedLease { begun: true, ..presented(3, range(2, 3), 1) };
+    // The first was settled, of the second this is not the attempt it would be, the last was never sent.
+    let old =
+        [presented(2, range(1, 2), 1), presented(1, range(0, 1), 1), presented(5, range(4, 9), 1)];
+    desk.present(ANN, 4, &[&old[..], &[begun]].concat());
+    let kept = (ANN, begun.lease, begun.range, true);
+    assert_eq!(leases(&desk), [kept]);
+    // Another one that claims it, one of a term that is to come, and one with a name that is ours.
+    let of_term =
+        |term| PresentedLease { lease: lease::lease_id(term, 4), ..presented(4, range(3, 4), 1) };
+    desk.present(BOB, 4, &[presented(9, range(2, 3), 1), of_term(3), of_term(2)]);
+    assert_eq!(leases(&desk), [kept]);
+    desk.commit();
+    // Nobody else is given what may be out, and what was published since is.
+    let fresh = |count, range, attempt| {
+        let lease = lease::lease_id(2, count);
+        let (epoch, generation) = (0, 0);
+        Effect::Deliver { member: BOB, lease, range, attempt, epoch, generation }
+    };
+    assert_eq!(desk.hand_out(), [fresh(1, range(4, 5), 1)]);
+    desk.advance(GRACE_US_MAX - 1);
+    assert_eq!(desk.hand_out(), []);
+    desk.advance(1);
+    // The others were not presented, and no attempt is counted.
+    let rest = desk.hand_out();
+    assert_eq!(rest[1], fresh(3, range(3, 4), 1));
+    assert!(matches!(rest[0], Effect::Deliver { member: ANN, attempt: 2, .. }));
+    assert_eq!((rest.len(), leases(&desk).len()), (2, 4));
+    // The time that it has begun anew.
+    assert_eq!(desk.dispatcher.next_deadline(), Some(desk.now.plus_us(20 * SECOND)));
+}
+
+#[test]
+fn there_is_no_grace_where_nobody_can_have_anything() {
+    // G-14
+    let mut desk = Desk::balanced().with(&[(ANN, 4)], 2);
+    desk.hand_out();
+    desk.settle(ANN, 1, range(0, 2), SettleKind::Ack);
+    desk.commit();
+    desk.change_leader();
+    assert_eq!(desk.dispatcher.next_deadline(), None);
+    desk.publish(2);
+    desk.join(ANN, 4);
+    desk.commit();
+    assert_eq!(desk.hand_out().len(), 1);
+    // Nor where this leader has led for longer.
+    desk.now = desk.now.plus_us(GRACE_US_MAX);
+    let since = Time(desk.now.0 - GRACE_US_MAX);
+    let mut out = Vec::new();
+    desk.dispatcher = desk.replica.dispatcher(2, desk.now, since, &mut out);
+    desk.join(BOB, 4);
+    desk.commit();
+    assert_eq!(desk.hand_out().len(), 1);
+}
+
+#[test]
+fn who_reconnects_keeps_what_nobody_else_got_meanwhile() {
+    // G-14, PITFALLS 11
+    let mut desk = Desk::balanced().with(&[(ANN, 4)], 4);
+    desk.hand_out();
+    // The end of the old connection has not been seen yet.
+    desk.present(BOB, 4, &[presented(1, range(0, 3), 1)]);
+    assert_eq!(
+        leases(&desk),
+        [
+            (BOB, lease::lease_id(1, 1), range(0, 3), false),
+            (ANN, lease::lease_id(1, 1), range(3, 4), false),
+        ]
+    );
+    desk.leave(ANN, Left::Lost);
+    desk.leave(BOB, Left::Lost);
+    desk.join(CID, 2);
+    assert_eq!(desk.hand_out(), [deliver(CID, 2, range(0, 2))]);
+    desk.present(ANN, 4, &[presented(1, range(0, 4), 1)]);
+    let its = |range| (ANN, lease::lease_id(1, 1), range, false);
+    assert_eq!(leases(&desk)[1..], [its(range(2, 3)), its(range(3, 4))]);
+    // No more than its credit.
+    desk.leave(ANN, Left::Lost);
+    desk.present(BOB, 1, &[presented(1, range(0, 4), 1)]);
+    assert_eq!(leases(&desk)[1..], [(BOB, lease::lease_id(1, 1), range(2, 3), false)]);
+}
+
+#[test]
+fn who_fetches_gets_what_it_asks_for() {
+    // G-15
+    let mut desk = Desk::balanced();
+    desk.join(ANN, 9);
+    desk.dispatcher.on_fetch(ANN, 0, 0);
+    desk.commit();
+    desk.publish(9);
+    assert_eq!(desk.hand_out(), []);
+    desk.dispatcher.on_fetch(ANN, 2, 1_000);
+    assert_eq!(desk.hand_out(), [deliver(ANN, 1, range(0, 2))]);
+    desk.settle(ANN, 1, range(0, 2), SettleKind::Ack);
+    assert_eq!(desk.hand_out(), []);
+}

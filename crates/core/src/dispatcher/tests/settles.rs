@@ -1,0 +1,204 @@
+//! What counts of what members say (G-7, G-8, G-13).
+
+use super::*;
+use StaleReason::{AlreadySettled, Superseded, Unknown};
+
+#[test]
+fn what_is_said_is_proposed_in_one_piece_and_answered_in_order() {
+    // G-13
+    let mut desk = Desk::balanced().with(&[(ANN, 4), (BOB, 4)], 8);
+    let expected = [
+        deliver(ANN, 1, range(0, 1)),
+        deliver(BOB, 2, range(1, 2)),
+        deliver(ANN, 3, range(2, 3)),
+        deliver(BOB, 4, range(3, 4)),
+        deliver(ANN, 5, range(4, 5)),
+        deliver(BOB, 6, range(5, 6)),
+        deliver(ANN, 7, range(6, 7)),
+        deliver(BOB, 8, range(7, 8)),
+    ];
+    assert_eq!(desk.hand_out(), expected);
+    for (member, count, at) in [(ANN, 1, 0), (BOB, 2, 1), (BOB, 4, 3)] {
+        assert_eq!(desk.settle(member, count, range(at, at + 1), SettleKind::Ack), []);
+    }
+    let acks = vec![GroupChange::Ack { epoch: 0, ranges: vec![range(0, 2), range(3, 4)] }];
+    assert_eq!(desk.propose(), Some(acks.clone()));
+    assert_eq!(desk.settle(ANN, 3, range(2, 3), SettleKind::Ack), []);
+    // It is said at once, but behind what waits.
+    let late = stale(ANN, 5, 1, range(9, 10), Unknown);
+    assert_eq!(desk.settle(ANN, 1, range(9, 10), SettleKind::Ack), []);
+    assert_eq!(desk.propose(), None, "one at a time");
+    assert_eq!(desk.apply(1, acks), [answered(ANN, 1), answered(BOB, 3)]);
+    assert_eq!(desk.commit(), [late]);
+    assert_eq!(desk.replica.state.floor(), Offset(4));
+    assert_eq!(desk.settle(ANN, 5, range(4, 5), SettleKind::Begin), [answered(ANN, 6)]);
+}
+
+#[test]
+fn only_the_live_lease_or_the_last_one_counts() {
+    // G-7
+    let mut desk = Desk::balanced().with(&[(ANN, 4)], 4);
+    assert_eq!(desk.hand_out(), [deliver(ANN, 1, range(0, 4))]);
+    desk.settle(ANN, 1, range(0, 4), SettleKind::Begin);
+    desk.advance(desk.dispatcher.ack_wait_us());
+    let expired = fail(FailCause::Expired, vec![range(0, 4)]);
+    // Before that is proposed it is taken back.
+    desk.settle(ANN, 1, range(0, 1), SettleKind::Ack);
+    let rest = fail(FailCause::Expired, vec![range(1, 4)]);
+    let changes = vec![GroupChange::Ack { epoch: 0, ranges: vec![range(0, 1)] }, rest];
+    assert_ne!(changes[1], expired);
+    assert_eq!(desk.propose(), Some(changes.clone()));
+    desk.settle(ANN, 1, range(1, 2), SettleKind::Ack);
+    let superseded = stale(ANN, 3, 1, range(1, 2), Superseded);
+    assert_eq!(desk.apply(1, changes), [superseded]);
+    // It has failed, and nobody has it: an ack counts, and no second failure.
+    assert_eq!(desk.settle(ANN, 1, range(1, 2), SettleKind::Ack), []);
+    assert_eq!(desk.settle(ANN, 1, range(2, 3), nack()), []);
+    assert_eq!(desk.commit(), [answered(ANN, 5)]);
+    assert_eq!(desk.replica.state.held(Offset(2)).map(|held| held.attempts), Some(1));
+    desk.join(BOB, 1);
+    assert_eq!(desk.hand_out()[0], retry(BOB, 2, range(2, 3), 2));
+    // It was handed out again.
+    let superseded = stale(ANN, 6, 1, range(2, 3), Superseded);
+    assert_eq!(desk.settle(ANN, 1, range(2, 3), SettleKind::Ack), [superseded]);
+    assert_eq!(desk.propose(), None);
+}
+
+#[test]
+fn a_settle_that_is_repeated_is_settled_and_another_one_is_not() {
+    // G-7
+    let mut desk = Desk::balanced().with(&[(ANN, 9)], 9);
+    desk.hand_out();
+    desk.settle(ANN, 1, range(0, 2), SettleKind::Ack);
+    desk.settle(ANN, 1, range(2, 3), SettleKind::Nack { delay_ms: Some(9_000), error: None });
+    // Both while it is on its way, and when it is there.
+    assert_eq!(desk.settle(ANN, 1, range(0, 1), SettleKind::Ack), []);
+    assert_eq!(desk.commit(), [answered(ANN, 3)]);
+    let repeated = [(range(0, 2), SettleKind::Ack), (range(2, 3), nack())];
+    for (number, (range, kind)) in (4..).zip(repeated) {
+        assert_eq!(desk.settle(ANN, 1, range, kind), [answered(ANN, number)]);
+    }
+    let already = stale(ANN, 6, 1, range(0, 2), AlreadySettled);
+    assert_eq!(desk.settle(ANN, 1, range(0, 2), nack()), [already]);
+    let already = stale(ANN, 7, 1, range(2, 3), AlreadySettled);
+    assert_eq!(desk.settle(ANN, 1, range(2, 3), SettleKind::Ack), [already]);
+    // By a lease that nobody has had.
+    let unknown = stale(ANN, 8, 77, range(0, 2), AlreadySettled);
+    assert_eq!(desk.settle(ANN, 77, range(0, 2), SettleKind::Ack), [unknown]);
+    assert_eq!(desk.propose(), None);
+}
+
+#[test]
+fn a_part_that_is_stale_does_not_harm_the_others() {
+    let mut desk = Desk::balanced().with(&[(ANN, 4)], 4);
+    desk.hand_out();
+    let (lease, epoch) = (lease::lease_id(1, 1), 0);
+    let ack = |range| Settle { lease, epoch, range, kind: SettleKind::Ack };
+    let other = Settle { lease: lease + 1, ..ack(range(1, 3)) };
+    assert_eq!(desk.say(ANN, vec![ack(range(0, 1)), other, ack(range(3, 6))]), []);
+    let stale = vec![
+        StaleSettle { lease: lease + 1, range: range(1, 3), reason: Superseded },
+        StaleSettle { lease, range: range(4, 6), reason: Unknown },
+    ];
+    let answer = Effect::Settled { member: ANN, through: 1, stale };
+    assert_eq!(desk.commit(), [answer]);
+    assert!(desk.replica.state.is_done(Offset(3)) && !desk.replica.state.is_done(Offset(1)));
+    // Of any range that somebody makes up.
+    let made_up = ack(range(0, u64::MAX));
+    desk.say(ANN, vec![made_up]);
+    desk.commit();
+    assert_eq!(desk.replica.state.floor(), Offset(4));
+}
+
+#[test]
+fn time_runs_from_the_beginning_of_a_message() {
+    // G-8
+    let mut desk = Desk::balanced().with(&[(ANN, 4)], 4);
+    let wait = desk.dispatcher.ack_wait_us();
+    desk.hand_out();
+    let since = desk.now;
+    desk.settle(ANN, 1, range(0, 2), SettleKind::Begin);
+    assert_eq!(desk.dispatcher.next_deadline(), Some(since.plus_us(wait)));
+    desk.advance(wait - 1);
+    // Saying it again changes nothing; extending does, for what is named.
+    desk.settle(ANN, 1, range(0, 2), SettleKind::Begin);
+    desk.settle(ANN, 1, range(1, 2), SettleKind::Extend);
+    desk.advance(1);
+    assert_eq!(desk.propose(), Some(vec![fail(FailCause::Expired, vec![range(0, 1)])]));
+    desk.apply(1, vec![fail(FailCause::Expired, vec![range(0, 1)])]);
+    assert_eq!(desk.hand_out(), [retry(ANN, 2, range(0, 1), 2)]);
+    // What has not begun comes back without an attempt, after a while.
+    desk.settle(ANN, 1, range(1, 2), SettleKind::Ack);
+    desk.commit();
+    desk.advance(UNBEGUN_US_MAX - wait - 1);
+    assert_eq!(desk.dispatcher.leased(), 3);
+    desk.advance(1);
+    assert_eq!((desk.dispatcher.leased(), desk.propose()), (1, None));
+    assert_eq!(desk.dispatcher.wants(), Want::Fresh(Offset(2)));
+    // Its application goes on with it, and nobody else has got it.
+    assert_eq!(desk.settle(ANN, 1, range(2, 3), SettleKind::Begin), [answered(ANN, 5)]);
+    assert_eq!(desk.dispatcher.wants(), Want::Fresh(Offset(3)));
+    assert_eq!(desk.settle(ANN, 1, range(2, 3), SettleKind::Ack), []);
+}
+
+#[test]
+fn no_lease_lasts_longer_than_twelve_hours() {
+    // G-8
+    let mut desk = Desk::balanced().with(&[(ANN, 4)], 1);
+    let since = desk.now;
+    desk.hand_out();
+    desk.settle(ANN, 1, range(0, 1), SettleKind::Begin);
+    let step = desk.dispatcher.ack_wait_us() / 2;
+    while desk.now.plus_us(step) < since.plus_us(LEASE_US_MAX) {
+        desk.advance(step);
+        desk.settle(ANN, 1, range(0, 1), SettleKind::Extend);
+        assert_eq!(desk.dispatcher.leased(), 1);
+    }
+    assert_eq!(desk.dispatcher.next_deadline(), Some(since.plus_us(LEASE_US_MAX)));
+    desk.advance(step);
+    assert_eq!(desk.dispatcher.leased(), 0);
+}
+
+#[test]
+fn after_a_reset_nothing_of_before_counts() {
+    let mut desk = Desk::balanced().with(&[(ANN, 4)], 8);
+    desk.hand_out();
+    desk.settle(ANN, 1, range(0, 2), SettleKind::Ack);
+    let proposed = desk.propose().expect("acks");
+    desk.settle(ANN, 1, range(2, 3), SettleKind::Ack);
+    // The reset is applied before what was proposed.
+    let reset = GroupChange::Reset { to: Offset(1), force: false };
+    assert_eq!(desk.operator(reset), []);
+    assert_eq!(desk.dispatcher.wants(), Want::Nothing, "nobody knows what the proposal finds");
+    let stale = |start, end| {
+        let (lease, range) = (lease::lease_id(1, 1), range(start, end));
+        StaleSettle { lease, range, reason: Superseded }
+    };
+    let answer = |stale| Effect::Settled { member: ANN, through: 2, stale };
+    assert_eq!(desk.apply(1, proposed), [answer(vec![stale(2, 3), stale(0, 2)])]);
+    assert_eq!(desk.replica.state.floor(), Offset(1));
+    let late = desk.settle(ANN, 1, range(3, 4), SettleKind::Ack);
+    assert_eq!(late, [super::stale(ANN, 3, 1, range(3, 4), Unknown)]);
+    desk.commit();
+    assert_eq!(desk.hand_out(), [deliver(ANN, 2, range(1, 5))]);
+    let late = desk.settle(ANN, 1, range(3, 4), SettleKind::Ack);
+    assert_eq!(late, [super::stale(ANN, 4, 1, range(3, 4), Superseded)]);
+}
+
+#[test]
+fn what_is_too_much_for_one_entry_is_said_in_two_and_answered_then() {
+    // G-13
+    let count = proposal::FAILURES_MAX as u64 + 1;
+    let mut desk = Desk::balanced().with(&[(ANN, 999)], count);
+    desk.hand_out();
+    let settles = range(0, count).iter().map(|offset| {
+        let error = Some(format!("failure {:04}", offset.0).into());
+        let kind = SettleKind::Nack { delay_ms: None, error };
+        Settle { lease: lease::lease_id(1, 1), epoch: 0, range: OffsetRange::single(offset), kind }
+    });
+    let settles = settles.collect();
+    desk.say(ANN, settles);
+    assert_eq!(desk.commit(), []);
+    assert_eq!(desk.commit(), [answered(ANN, 1)]);
+    assert_eq!(desk.replica.state.ready().count() as u64, count);
+}
