@@ -48,6 +48,8 @@ impl Dispatcher {
         let own = if applied.term == self.term { self.in_flight.take() } else { None };
         for change in &applied.changes {
             let floor = self.mirror.floor();
+            let is_redrive = matches!(change, GroupChange::Redrive { .. });
+            let ready = is_redrive.then(|| self.ready());
             let outcome = self.mirror.apply(change, context);
             if outcome.refused().is_some() {
                 continue;
@@ -56,8 +58,10 @@ impl Dispatcher {
                 GroupChange::Activate => self.activated(out),
                 GroupChange::Reset { .. } => self.was_reset(floor, out),
                 GroupChange::Removed { .. } => self.was_removed(floor, &outcome, out),
-                GroupChange::Redrive { .. } => self.collect_ready(),
                 _ => {}
+            }
+            if let Some(before) = ready {
+                self.were_redriven(&before);
             }
         }
         if let Some(own) = own {
@@ -167,6 +171,19 @@ impl Dispatcher {
                 member.late_stale.push(StaleSettle { lease: past.lease, range, reason });
             }
             rest.start = range.end;
+        }
+    }
+
+    /// What may be tried again at once, whether it is leased or not.
+    fn ready(&self) -> OffsetSet {
+        self.mirror.ready().map(OffsetRange::single).collect()
+    }
+
+    /// An operator has made messages pending again. What was ready before may be at members.
+    fn were_redriven(&mut self, before: &OffsetSet) {
+        let new = self.mirror.ready().filter(|offset| !before.contains(*offset));
+        for offset in new {
+            self.retries.insert(OffsetRange::single(offset));
         }
     }
 

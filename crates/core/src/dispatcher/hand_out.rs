@@ -181,7 +181,7 @@ impl Dispatcher {
     /// Who had a message last, and for how many from there on that is so. In an exclusive group it does not
     /// matter.
     fn last_holder(&self, offset: Offset) -> (Option<MemberId>, u64) {
-        if self.is_exclusive() {
+        if self.is_exclusive() || self.cursor <= offset {
             return (None, u64::MAX);
         }
         match self.past.at_or_behind(offset) {

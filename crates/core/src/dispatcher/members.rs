@@ -71,12 +71,10 @@ impl Member {
         self.is_willing() && self.free() > 0 && fits && is_fetched
     }
 
-    /// How much of its credit it uses, of 2^32.
+    /// How much of its credit it uses, of 2^24.
     pub(super) fn share(&self) -> u64 {
-        let share = |used: u64, of: u64| (u128::from(used) << 32) / u128::from(of.max(1));
-        let share =
-            share(self.messages, self.credit.messages).max(share(self.bytes, self.credit.bytes));
-        u64::try_from(share).unwrap_or(u64::MAX)
+        let share = |used: u64, of: u64| used.saturating_mul(1 << 24) / of.max(1);
+        share(self.messages, self.credit.messages).max(share(self.bytes, self.credit.bytes))
     }
 
     pub(super) fn add(&mut self, messages: u64, bytes: u64) {
@@ -297,7 +295,7 @@ mod tests {
         assert!(member.takes(101));
         member.add(1, 60);
         assert!(member.takes(40) && !member.takes(41));
-        assert_eq!((member.free(), member.share()), (1, (60 << 32) / 100));
+        assert_eq!((member.free(), member.share()), (1, (60 << 24) / 100));
         member.add(1, 0);
         assert!(!member.takes(0));
         member.subtract(2, 60);

@@ -242,9 +242,11 @@ impl Dispatcher {
     /// Gives messages to a member.
     fn lease(&mut self, range: OffsetRange, lease: Lease) {
         let member = lease.member;
-        self.past.remove(range);
-        self.retries.remove(range);
-        self.returned.remove(range);
+        if range.start < self.cursor {
+            self.past.remove(range);
+            self.retries.remove(range);
+            self.returned.remove(range);
+        }
         let bytes = self.leases.insert(range, lease);
         if let Some(member) = self.members.get_mut(&member) {
             member.add(range.len(), bytes);

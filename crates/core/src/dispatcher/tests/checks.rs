@@ -18,6 +18,9 @@ impl World {
         assert!(!self.acked.contains(&offset), "{offset} is being acked");
         assert!(offset < self.replica.tail && offset < state.leased_upto());
         assert_eq!(state.paused(), None);
+        // G-14
+        let (kept, until) = &self.kept;
+        assert!(*until <= self.now || !kept.contains(&offset), "{offset} may be at a member");
         // G-10
         let failed = self.failures.get(&offset).map_or(0, |leases| leases.len() as u32);
         assert!(

@@ -94,6 +94,8 @@ pub(super) struct World {
     /// What has failed and was not delivered again, settled, or found dead.
     pub(super) open: BTreeSet<Offset>,
     pub(super) active: Option<MemberId>,
+    /// What members of the leader before may have, and until when it is kept for them.
+    pub(super) kept: (BTreeSet<Offset>, Time),
     /// How often what happened: the schedules must come by all of it.
     pub(super) seen: BTreeMap<&'static str, u64>,
     is_traced: bool,
@@ -135,6 +137,7 @@ impl World {
             failures: BTreeMap::new(),
             open: BTreeSet::new(),
             active: None,
+            kept: (BTreeSet::new(), now),
             seen: BTreeMap::new(),
             is_traced,
             trace: Vec::new(),
@@ -212,6 +215,7 @@ impl World {
                 }
                 Effect::Active { member, epoch } => {
                     self.saw("active");
+                    self.kept.0.clear();
                     //
                     assert_eq!((self.active, epoch), (None, self.replica.state.epoch()));
                     self.active = Some(member);
@@ -311,6 +315,7 @@ impl World {
         let consumer = &mut self.consumers[at];
         consumer.forget(|offset| !again.contains_key(&offset));
         self.open.retain(|offset| !again.contains_key(offset));
+        self.kept.0.retain(|offset| !again.contains_key(offset));
         self.live.extend(again);
     }
 
@@ -461,7 +466,6 @@ impl World {
         }
         self.replica.ts.0 += (until.0 - self.now.0) as i64;
         self.now = until;
-        self.on_time();
     }
 
     fn on_time(&mut self) {
@@ -519,6 +523,7 @@ impl World {
             self.live.clear();
             self.acked.clear();
             self.open.clear();
+            self.kept.0.clear();
             self.failures.retain(|offset, _| state.held(*offset).is_some());
             self.acks_confirmed.retain(|offset| state.is_done(*offset));
             self.letters.retain(|(offset, _)| {
@@ -616,6 +621,15 @@ impl World {
         self.active = None;
         let mut out = Vec::new();
         let since = self.now;
+        let state = &self.replica.state;
+        let may_be_leased = |offset: &Offset| {
+            let is_ready = |held: &crate::group::Held| held.state == HeldState::Ready;
+            !state.is_done(*offset) && state.held(*offset).is_none_or(is_ready)
+        };
+        let handed_out = OffsetRange::new(Offset(0), state.leased_upto().min(self.replica.tail));
+        // G-14
+        let until = since.plus_us(self.replica.spec.ack_wait_ms * 1_000);
+        self.kept = (handed_out.iter().filter(may_be_leased).collect(), until);
         self.dispatcher = self.replica.dispatcher(self.replica.term, self.now, since, &mut out);
         self.take(out);
         self.check();
