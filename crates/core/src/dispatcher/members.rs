@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use railgun_types::OffsetRange;
+use railgun_types::{Offset, OffsetRange};
 
 use super::lease::{Lease, Sizes, UNBEGUN_US_MAX, lease_term, short_term};
 use super::proposal::FailureKind;
@@ -130,91 +130,104 @@ impl Dispatcher {
     fn lease_again(&mut self, now: Time, member: MemberId, presented: &PresentedLease) {
         let mut rest = presented.range;
         rest.end = rest.end.min(self.cursor);
-        // Another connection of the same member had it, and its end has not been noticed yet.
-        let is_the_same =
-            |lease: &Lease| (lease.id, lease.attempt) == (presented.lease, presented.attempt);
         while !rest.is_empty() {
-            let part = match self.leases.at_or_behind(rest.start) {
+            let end = match self.leases.at_or_behind(rest.start) {
                 Some((run, lease)) if run.start <= rest.start => {
                     let part = run.and(rest);
-                    if is_the_same(lease) {
-                        while let Some(ended) = self.end_first(part) {
-                            self.give_back(&ended);
-                        }
+                    if (lease.id, lease.attempt) != (presented.lease, presented.attempt) {
+                        rest.start = part.end;
                         continue;
                     }
-                    part
-                }
-                next => {
-                    let end = next.map_or(rest.end, |(run, _)| run.start.min(rest.end));
-                    let free = OffsetRange::new(rest.start, end);
-                    let room = self.within_credit(free, member, presented.message_bytes.into());
-                    if room.is_empty() {
-                        return;
+                    // Another connection of the same member has it, and its end was not noticed yet.
+                    while let Some(ended) = self.end_first(part) {
+                        self.give_back(&ended);
                     }
-                    let part = self.presentable(room, presented);
-                    if part.is_empty() {
-                        // One by one, but for what is done, of which there may be much.
-                        OffsetRange::new(
-                            free.start,
-                            self.mirror.next_unsettled(free.start).min(end),
-                        )
-                    } else {
-                        let mut lease = Lease {
-                            id: presented.lease,
-                            member,
-                            attempt: presented.attempt,
-                            generation: self.generation(part.start),
-                            begun: false,
-                            granted: now,
-                            deadline: now.plus_us(UNBEGUN_US_MAX),
-                            sizes: Sizes::Even(presented.message_bytes),
-                        };
-                        if presented.begun {
-                            lease.begin(now, self.ack_wait_us());
-                        }
-                        self.lease(part, lease);
-                        part
-                    }
+                    part.end
                 }
+                next => next.map_or(rest.end, |(run, _)| run.start.min(rest.end)),
             };
-            rest.start = part.end.max(rest.start.plus(1));
+            let free = OffsetRange::new(rest.start, end);
+            let room = self.within_credit(free, member, presented.message_bytes.into());
+            if room.is_empty() {
+                return;
+            }
+            rest.start = match self.presentable(room, presented) {
+                Ok(part) => {
+                    self.lease_presented(now, member, part, presented);
+                    part.end
+                }
+                Err(next) => next,
+            };
         }
     }
 
+    fn lease_presented(
+        &mut self,
+        now: Time,
+        member: MemberId,
+        part: OffsetRange,
+        presented: &PresentedLease,
+    ) {
+        let mut lease = Lease {
+            id: presented.lease,
+            member,
+            attempt: presented.attempt,
+            generation: self.generation(part.start),
+            begun: false,
+            granted: now,
+            deadline: now.plus_us(UNBEGUN_US_MAX),
+            sizes: Sizes::Even(presented.message_bytes),
+        };
+        if presented.begun {
+            lease.begin(now, self.ack_wait_us());
+        }
+        self.lease(part, lease);
+    }
+
     /// The first messages of `range`, which nobody has, if they can be what the member says: as many as are
-    /// alike.
-    fn presentable(&self, range: OffsetRange, presented: &PresentedLease) -> OffsetRange {
-        let nothing = OffsetRange::new(range.start, range.start);
-        // It was given to somebody else since, or settled.
+    /// alike. If they cannot, the next one that might: whatever range a member makes up is walked through
+    /// quickly.
+    fn presentable(
+        &self,
+        range: OffsetRange,
+        presented: &PresentedLease,
+    ) -> Result<OffsetRange, Offset> {
         let past = self.past.at_or_behind(range.start);
         let (end, past) = match past {
             Some((run, past)) if run.start <= range.start => (run.end, Some(past)),
             Some((run, _)) => (run.start, None),
             None => (range.end, None),
         };
+        let range = OffsetRange::new(range.start, range.end.min(end));
+        // Whoever had it last is the one who may have it still; of our own we know who that is.
         let is_ours = lease_term(presented.lease) == short_term(self.term);
         let fits = past.map_or(!is_ours, |past| past.lease == presented.lease);
         if !fits || lease_term(presented.lease) > short_term(self.term) {
-            return nothing;
+            return Err(range.end);
         }
-        let range = OffsetRange::new(range.start, range.end.min(end));
-        let mut part = if presented.attempt == 1 && self.mirror.held(range.start).is_none() {
-            // It begins behind what is settled.
-            let run = self.mirror.pending_run(range.start, range.len());
-            if run.start == range.start { run } else { nothing }
-        } else {
-            let held = self.mirror.held(range.start);
-            let is_tried = held.is_some_and(|held| {
-                matches!(held.state, HeldState::Ready)
-                    && held.attempts.saturating_add(1) == presented.attempt
-            });
-            if is_tried { OffsetRange::single(range.start) } else { nothing }
+        let mut part = match self.mirror.held(range.start) {
+            None if self.mirror.is_done(range.start) => {
+                return Err(self.mirror.next_unsettled(range.start).min(range.end));
+            }
+            None => {
+                let run = self.mirror.pending_run(range.start, range.len());
+                if presented.attempt != 1 {
+                    return Err(run.end);
+                }
+                run
+            }
+            Some(held) => {
+                let is_ready = held.state == HeldState::Ready;
+                if !is_ready || held.attempts.saturating_add(1) != presented.attempt {
+                    return Err(range.start.plus(1));
+                }
+                OffsetRange::single(range.start)
+            }
         };
         if let Some(settled) = part.iter().find(|offset| self.is_being_settled(*offset)) {
             part.end = settled;
         }
-        part
+        if part.is_empty() { Err(range.start.plus(1)) } else { Ok(part) }
     }
 
     /// The first messages of `range` that member and group have room for.

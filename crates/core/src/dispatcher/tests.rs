@@ -3,6 +3,7 @@
 mod balanced;
 mod checks;
 mod exclusive;
+mod log;
 mod members;
 mod schedules;
 mod settles;

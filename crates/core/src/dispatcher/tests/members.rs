@@ -82,6 +82,16 @@ fn who_comes_back_to_another_leader_keeps_what_it_has() {
     desk.present(BOB, 4, &[presented(9, range(2, 3), 1), of_term(3), of_term(2)]);
     assert_eq!(leases(&desk), [kept]);
     desk.commit();
+    // Whatever somebody makes up.
+    let all = |lease: u64, attempt| {
+        let range = range(0, u64::MAX);
+        PresentedLease { lease, range, attempt, ..presented(1, range, 1) }
+    };
+    desk.present(CID, 0, &[all(0, 1)]);
+    desk.leave(CID, Left::Lost);
+    desk.present(CID, 9, &[all(u64::MAX, 1), all(lease::lease_id(2, 1), 1), all(0, 9)]);
+    assert_eq!(leases(&desk), [kept]);
+    desk.leave(CID, Left::Lost);
     // Nobody else is given what may be out, and what was published since is.
     let fresh = |count, range, attempt| {
         let lease = lease::lease_id(2, count);
