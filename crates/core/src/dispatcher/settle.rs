@@ -234,9 +234,9 @@ impl Dispatcher {
             let end = self.mirror.next_unsettled(rest.start).min(rest.end);
             let done = OffsetRange::new(rest.start, end);
             if !done.is_empty() {
-                let is_dead = self.mirror.dead().within(done).next().is_some();
-                if !is_repeated || is_dead {
-                    verdict.stale(settle.lease, done, StaleReason::AlreadySettled);
+                let given_up = if is_repeated { self.given_up(done) } else { vec![done] };
+                for range in given_up {
+                    verdict.stale(settle.lease, range, StaleReason::AlreadySettled);
                 }
                 rest.start = end;
                 continue;
@@ -246,6 +246,15 @@ impl Dispatcher {
             verdict.stale(settle.lease, pending, StaleReason::Superseded);
             rest.start = end;
         }
+    }
+
+    /// Which of these settled messages nobody has acked, as far as that is known.
+    fn given_up(&self, done: OffsetRange) -> Vec<OffsetRange> {
+        let parked = self.mirror.parked().filter(|offset| done.contains(*offset));
+        let parked = parked.map(OffsetRange::single);
+        let mut given_up: Vec<_> = self.mirror.dead().within(done).chain(parked).collect();
+        given_up.sort_unstable();
+        given_up
     }
 
     /// Judges a settle by the last tag that these messages had, which is over.

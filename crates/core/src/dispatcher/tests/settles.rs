@@ -202,3 +202,34 @@ fn what_is_too_much_for_one_entry_is_said_in_two_and_answered_then() {
     assert_eq!(desk.commit(), [answered(ANN, 1)]);
     assert_eq!(desk.replica.state.ready().count() as u64, count);
 }
+
+#[test]
+fn an_ack_that_the_leader_before_has_taken_is_settled() {
+    // G-7: its answer was lost, and nobody knows any more by which tag it was settled.
+    let mut desk = Desk::balanced().with(&[(ANN, 4)], 4);
+    desk.hand_out();
+    desk.settle(ANN, 1, range(0, 2), SettleKind::Ack);
+    desk.settle(ANN, 1, range(2, 3), SettleKind::Reject { error: None });
+    desk.commit();
+    desk.replica.state.bury(Offset(2), 0);
+    desk.change_leader();
+    desk.join(ANN, 4);
+    let lease = lease::lease_id(1, 1);
+    let settle = |range, kind| Settle { lease, epoch: 0, range, kind };
+    let again = desk.say(ANN, vec![settle(range(0, 2), SettleKind::Ack)]);
+    assert_eq!(again, [answered(ANN, 3)]);
+    // It was never nacked, a dead one never acked, and what was not presented has no lease.
+    let settles = vec![
+        settle(range(0, 1), nack()),
+        settle(range(1, 4), SettleKind::Ack),
+        settle(range(4, 5), SettleKind::Ack),
+    ];
+    let stale = |start, end, reason| StaleSettle { lease, range: range(start, end), reason };
+    let stale = vec![
+        stale(0, 1, AlreadySettled),
+        stale(2, 3, AlreadySettled),
+        stale(3, 4, Superseded),
+        stale(4, 5, Unknown),
+    ];
+    assert_eq!(desk.say(ANN, settles), [Effect::Settled { member: ANN, through: 4, stale }]);
+}
