@@ -88,6 +88,7 @@ impl Dispatcher {
 
     /// The dead letter of a message could not be made: it is told again after a while.
     pub fn on_dead_letter_failed(&mut self, now: Time, offset: Offset) {
+        self.dead_letter_retries.retain(|(_, other)| *other != offset);
         if self.is_dying(offset) {
             self.dead_letter_retries.insert((now.plus_us(DEAD_LETTER_RETRY_US), offset));
         }
@@ -144,6 +145,7 @@ impl Dispatcher {
         };
         if !matches!(held, Some((HeldState::Dying { .. }, _))) {
             self.dying.remove(&offset);
+            self.dead_letter_retries.retain(|(_, other)| *other != offset);
         }
         let is_settled = self.is_being_settled(offset);
         if self.is_exclusive() && blocks {
@@ -265,6 +267,7 @@ impl Dispatcher {
         self.dying.retain(|offset| {
             mirror.held(*offset).is_some_and(|it| matches!(it.state, HeldState::Dying { .. }))
         });
+        self.dead_letter_retries.retain(|(_, offset)| self.dying.contains(offset));
     }
 
     /// What of `range` is not done.

@@ -272,6 +272,16 @@ fn a_dead_letter_is_told_once_until_it_fails() {
     assert_eq!(desk.advance(DEAD_LETTER_RETRY_US - 1), []);
     assert_eq!(desk.advance(1), std::slice::from_ref(&dying));
     assert_eq!(desk.advance(DEAD_LETTER_RETRY_US), []);
+    // Once it is dead nothing is told any more, though it dies once more.
+    desk.dispatcher.on_dead_letter_failed(desk.now, Offset(1));
+    assert!(desk.replica.state.bury(Offset(1), 0));
+    desk.dispatcher.on_dead_letter(desk.now, Offset(1), 0, &mut desk.out);
+    desk.operator(GroupChange::Redrive { offsets: vec![] });
+    desk.hand_out();
+    desk.settle(ANN, 2, range(1, 2), SettleKind::Reject { error: None });
+    let dying = Effect::Dying { offset: Offset(1), generation: 1 };
+    assert_eq!(desk.commit(), [dying.clone(), answered(ANN, 2)]);
+    assert_eq!(desk.advance(DEAD_LETTER_RETRY_US), []);
     // Another leader starts again for all of them.
     assert_eq!(desk.change_leader(), [dying]);
 }
