@@ -181,9 +181,11 @@ impl Dispatcher {
         self.mirror.ready().map(OffsetRange::single).collect()
     }
 
-    /// An operator has made messages pending again. What was ready before may be at members.
+    /// An operator has made messages pending again. What was ready before may be at members, and what was
+    /// acked late, before it died, is about to be settled.
     fn were_redriven(&mut self, before: &OffsetSet) {
         let new = self.mirror.ready().filter(|offset| !before.contains(*offset));
+        let new: Vec<_> = new.filter(|offset| !self.is_being_settled(*offset)).collect();
         for offset in new {
             self.retries.insert(OffsetRange::single(offset));
         }
