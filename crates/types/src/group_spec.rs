@@ -437,7 +437,7 @@ mod tests {
 
     #[test]
     fn the_last_step_of_the_back_off_repeats() {
-        // G-11, PITFALLS 19
+        // G-11
         let spec = GroupSpec { backoff_ms: vec![0, 10, 20], ..GroupSpec::default() };
         let steps = [0, 1, 2, 3, 4, u32::MAX].map(|failure| spec.backoff_after_ms(failure));
         assert_eq!(steps, [0, 0, 10, 20, 20, 20]);
@@ -447,7 +447,6 @@ mod tests {
 
     #[test]
     fn a_distance_that_normal_work_passes_is_warned_of() {
-        // PITFALLS 13
         let with = |max_distance| {
             let dlq = DlqSpec { max_distance, ..DlqSpec::default() };
             GroupSpec { dlq, ..GroupSpec::default() }.warnings().len()

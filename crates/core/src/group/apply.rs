@@ -197,7 +197,7 @@ impl GroupState {
         }
         let acked = self.done.insert(above);
         self.breaker.acked(acked);
-        // Never back: what is acked late lies far below (PITFALLS 14).
+        // Never back: what is acked late lies far below.
         self.highest_acked = self.highest_acked.max(last);
     }
 
@@ -268,7 +268,7 @@ impl GroupState {
         if dlq.max_attempts != 0 && held.attempts >= dlq.max_attempts {
             return Some(DeathReason::Attempts);
         }
-        // What was made pending again is far behind from the start (DL-7, PITFALLS 20b).
+        // What was made pending again is far behind from the start (DL-7).
         let distance = self.highest_acked.map_or(0, |acked| acked.0.saturating_sub(offset.0));
         let lags = dlq.max_distance != 0 && held.generation == 0 && distance > dlq.max_distance;
         (lags && held.attempts >= dlq.min_attempts).then_some(DeathReason::Distance)

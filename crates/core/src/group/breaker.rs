@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn more_than_half_of_the_last_thousand_are_too_many() {
-        // DL-9, PITFALLS 17
+        // DL-9
         let mut breaker = Breaker::default();
         assert!(!(0..500).any(|_| breaker.died()), "half of them are not");
         breaker.acked(500);

@@ -131,7 +131,7 @@ fn the_floor_is_behind_what_is_settled_without_a_gap() {
 
 #[test]
 fn what_is_settled_stays_so_whatever_comes_late() {
-    // G-3, G-7, PITFALLS 25
+    // G-3, G-7
     let mut group = Group::balanced();
     group.applied(&ack(0, 4));
     group.applied(&ack(6, 8));
@@ -154,7 +154,7 @@ fn what_is_settled_stays_so_whatever_comes_late() {
 
 #[test]
 fn failures_are_counted_and_what_follows_them_waits_longer_and_longer() {
-    // G-10, G-11, PITFALLS 19
+    // G-10, G-11
     let dlq = DlqSpec { max_attempts: 0, max_distance: 0, ..DlqSpec::default() };
     let backoff_ms = vec![0, 10, 20];
     let mut group = Group::new(GroupSpec { backoff_ms, ..with_dlq(dlq) });
@@ -188,7 +188,7 @@ fn failures_are_counted_and_what_follows_them_waits_longer_and_longer() {
 
 #[test]
 fn what_waits_is_counted() {
-    // G-5, PITFALLS 28
+    // G-5
     let mut group = Group::balanced();
     group.applied(&failed(range(0, 3), FailCause::Nack, Some(10)));
     group.applied(&nack(3, 5));
@@ -261,7 +261,7 @@ fn only_the_active_member_of_an_exclusive_group_can_settle() {
 
 #[test]
 fn a_message_that_fails_far_behind_what_is_acked_is_given_up() {
-    // DL-1, PITFALLS 12
+    // DL-1
     let dlq = DlqSpec { max_distance: 10, max_attempts: 0, ..DlqSpec::default() };
     let mut group = Group::new(GroupSpec { backoff_ms: vec![0], ..with_dlq(dlq) });
     // However far others have got it, if they have not acked it.
@@ -347,7 +347,7 @@ fn a_dead_letter_is_written_once() {
 
 #[test]
 fn redriven_messages_are_pending_again_without_a_past() {
-    // DL-7, PITFALLS 14, 20, 20b
+    // DL-7
     let dlq = DlqSpec { max_distance: 10, ..DlqSpec::default() };
     let mut group = Group::new(GroupSpec { backoff_ms: vec![0], ..with_dlq(dlq) });
     let redrive = |ranges: &[OffsetRange]| GroupChange::Redrive { offsets: ranges.to_vec() };
@@ -408,7 +408,7 @@ fn an_endless_number_of_messages_is_redriven_in_parts() {
 
 #[test]
 fn lowered_limits_hold_from_the_next_failure_or_the_end_of_the_delay_on() {
-    // DL-8, PITFALLS 18
+    // DL-8
     let mut group = Group::new(GroupSpec { backoff_ms: vec![0], ..GroupSpec::default() });
     for _ in 0..3 {
         assert_eq!(group.dying(&nack(0, 1)), [0; 0]);
@@ -426,7 +426,7 @@ fn lowered_limits_hold_from_the_next_failure_or_the_end_of_the_delay_on() {
 
 #[test]
 fn a_group_whose_messages_nearly_all_die_is_paused() {
-    // DL-9, PITFALLS 17
+    // DL-9
     let mut group = Group::balanced();
     group.applied(&ack(0, 490));
     assert_eq!(group.dying(&reject(490, 1_000)).len(), 510);
@@ -482,7 +482,7 @@ fn a_reset_leaves_what_an_operator_has_made_pending_again() {
 
 #[test]
 fn what_the_stream_has_lost_is_skipped_and_said() {
-    // G-2, PITFALLS 15
+    // G-2
     let mut group = Group::balanced();
     group.applied(&ack(0, 2));
     group.applied(&ack(4, 6));

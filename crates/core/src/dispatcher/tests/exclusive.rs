@@ -32,7 +32,7 @@ fn nobody_gets_anything_before_its_activation_is_committed() {
     //
     let mut desk = Desk::exclusive();
     desk.publish(10);
-    // Who takes nothing is never active (PITFALLS 26).
+    // Who takes nothing is never active.
     assert_eq!(desk.join(CID, 0), []);
     assert_eq!(desk.propose(), Some(vec![GroupChange::Reserve { upto: Offset(1_000) }]));
     desk.apply(1, vec![GroupChange::Reserve { upto: Offset(1_000) }]);
@@ -94,7 +94,7 @@ fn nothing_behind_a_failed_message_is_delivered_before_it_is_settled() {
 
 #[test]
 fn a_delay_pauses_the_group_and_an_ack_that_crosses_a_rewind_counts() {
-    // X-3, PITFALLS 33
+    //
     let mut desk = desk();
     desk.hand_out();
     assert_eq!(desk.settle(ANN, 1, range(1, 2), nack_in(700)), [rewind(ANN, 1, 1)]);

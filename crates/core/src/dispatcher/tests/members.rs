@@ -136,7 +136,7 @@ fn there_is_no_grace_where_nobody_can_have_anything() {
 
 #[test]
 fn who_reconnects_keeps_what_nobody_else_got_meanwhile() {
-    // G-14, PITFALLS 11
+    // G-14
     let mut desk = Desk::balanced().with(&[(ANN, 4)], 4);
     desk.hand_out();
     // The end of the old connection has not been seen yet.

@@ -157,7 +157,6 @@ fn a_change_of_the_mode_is_destructive_while_messages_are_not_settled() {
 
 #[test]
 fn a_group_begins_where_it_was_asked_to_as_the_stream_is_then() {
-    // PITFALLS 6
     let mut shard = Shard::new();
     shard.one(1, item(A, 10)).expect("appended");
     let starts = [
