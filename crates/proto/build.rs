@@ -3,11 +3,12 @@
 use std::path::Path;
 
 const INCLUDE: &str = "../../proto";
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "railgun/v1/session.proto",
     "railgun/v1/publish.proto",
     "railgun/v1/subscribe.proto",
     "railgun/v1/admin.proto",
+    "railgun/v1/group.proto",
     "railgun/v1/peer.proto",
 ];
 

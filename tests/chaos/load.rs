@@ -250,6 +250,8 @@ fn is_excused(error: &PublishError) -> bool {
         PublishError::Refused(error) => error.retry != Retry::Never,
         PublishError::OrderBroken => true,
         PublishError::NotSent { .. } | PublishError::Unknown { .. } => false,
+        // Its messages have no ids.
+        PublishError::IdConflict { .. } | PublishError::Duplicate { .. } => false,
     }
 }
 

@@ -97,6 +97,17 @@ pub(crate) struct Attacker {
     pub(crate) control: Line,
 }
 
+/// Asks to be a member of the group "g" of a stream.
+pub(crate) fn join(stream: &str, credit_messages: u32) -> v1::JoinGroup {
+    v1::JoinGroup {
+        stream: stream.into(),
+        group: "g".into(),
+        credit_messages,
+        credit_bytes: 1 << 20,
+        ..Default::default()
+    }
+}
+
 impl Attacker {
     pub(crate) async fn enter(node: &TestNode) -> Self {
         Self::greet(Dialled::to(node).await).await
@@ -157,9 +168,31 @@ impl Attacker {
         assert!(matches!(answer, Answer::StreamEnsured(_)), "{answer:?}");
     }
 
+    /// Makes the group "g" of a stream, from its beginning.
+    pub(crate) async fn ensure_group(&self, stream: &str, spec: v1::GroupPatch) {
+        let ensure = v1::EnsureGroup {
+            stream: stream.into(),
+            group: "g".into(),
+            spec: Some(spec),
+            start: Some(v1::ensure_group::Start::Earliest(true)),
+            mode: v1::EnsureMode::EnsureOverwrite.into(),
+            ..Default::default()
+        };
+        let answer = self.call(Call::EnsureGroup(ensure)).await;
+        assert!(matches!(answer, Answer::GroupEnsured(_)), "{answer:?}");
+    }
+
     pub(crate) async fn describe(&self, name: &str) -> v1::StreamDescription {
         match self.call(Call::DescribeStream(v1::DescribeStream { name: name.into() })).await {
             Answer::StreamDescription(description) => description,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) async fn describe_group(&self, stream: &str) -> v1::GroupDescription {
+        let describe = v1::DescribeGroup { stream: stream.into(), group: "g".into() };
+        match self.call(Call::DescribeGroup(describe)).await {
+            Answer::GroupDescription(description) => description,
             other => panic!("{other:?}"),
         }
     }

@@ -9,7 +9,7 @@ use railgun_types::ErrorCode::{self, FrameTooLarge, ProtocolViolation};
 use railgun_types::limits::BATCH_BYTES_HARD;
 
 use crate::arena;
-use crate::attacker::{ALIAS, ANONYMOUS, Attacker, Line, encode, header, subscribe};
+use crate::attacker::{ALIAS, ANONYMOUS, Attacker, Line, encode, header, join, subscribe};
 use crate::raw_batch;
 
 /// What a QUIC stream is when the bytes come.
@@ -18,10 +18,12 @@ enum Role {
     Unnamed,
     Publisher,
     Subscription,
+    Member,
     Requester,
 }
 
-const ROLES: [Role; 4] = [Role::Unnamed, Role::Publisher, Role::Subscription, Role::Requester];
+const ROLES: [Role; 5] =
+    [Role::Unnamed, Role::Publisher, Role::Subscription, Role::Member, Role::Requester];
 
 impl Role {
     /// A stream of `attacker` that is waiting for the next frame, its answers read.
@@ -33,6 +35,11 @@ impl Role {
                 let follow = subscribe("target", Start::Latest(true), 1 << 20, false);
                 let mut line = attacker.begin(&follow).await;
                 line.expect::<v1::Subscribed>().await;
+                line
+            }
+            Self::Member => {
+                let mut line = attacker.begin(&join("target", 1)).await;
+                line.expect::<v1::GroupJoined>().await;
                 line
             }
             Self::Requester => {
@@ -54,6 +61,11 @@ impl Role {
                 Frame::with_blob(&v1::Publish { items: vec![item] }, vec![batch.into()])
             }
             Self::Subscription => Frame::new(&v1::Credit { bytes: 1 << 20 }),
+            Self::Member => {
+                let kind = v1::SettleKind::SettleBegin.into();
+                let item = v1::SettleItem { lease: 7, count: 1, kind, ..Default::default() };
+                Frame::new(&v1::Settle { number: 1, items: vec![item] })
+            }
             Self::Requester => Frame::new(&describe()),
         }
     }

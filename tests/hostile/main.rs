@@ -8,6 +8,7 @@ mod bystander;
 mod crowds;
 mod floods;
 mod frames;
+mod groups;
 mod handshake;
 mod limits;
 mod names;
@@ -51,5 +52,6 @@ async fn arena() -> (TestNode, Bystander, Attacker) {
     let bystander = Bystander::join(&node).await;
     let attacker = Attacker::enter(&node).await;
     attacker.ensure("target", None).await;
+    attacker.ensure_group("target", Default::default()).await;
     (node, bystander, attacker)
 }

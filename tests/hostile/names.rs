@@ -68,7 +68,10 @@ async fn forbidden_names_are_refused() {
         "../a",
         "a\\b",
         "$sys",
-        "a$dlq.g",
+        "a$dlqg",
+        "a$dlq.",
+        "$dlq.g",
+        "a$dlq.g$dlq.h",
         "ä",
         "a\u{202e}b",
         "a*",
@@ -109,6 +112,35 @@ async fn unknown_streams_are_not_found() {
     attacker.delete("gone").await;
     is_refused_everywhere(&attacker, "gone", StreamNotFound).await;
     is_refused_everywhere(&attacker, "Target", StreamNotFound).await;
+    attacker.is_served().await;
+    bystander.is_served().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_makes_deletes_or_writes_to_what_holds_dead_letters() {
+    // DL-5
+    let node = TestNode::start().await;
+    let mut bystander = Bystander::join(&node).await;
+    let attacker = Attacker::enter(&node).await;
+    attacker.ensure("target", None).await;
+    attacker.ensure_group("target", Default::default()).await;
+    let name = "target$dlq.g";
+    for call in calls(name) {
+        let code = match &call {
+            Call::EnsureStream(_) | Call::DeleteStream(_) => InvalidName,
+            // There are no dead letters yet.
+            _ => StreamNotFound,
+        };
+        match attacker.call(call).await {
+            Answer::Error(error) => assert_refused(&error.into(), code),
+            other => panic!("{other:?}"),
+        }
+    }
+    let mut line = attacker.begin(&subscribe(name, Start::Earliest(true), 1, false)).await;
+    line.is_refused(StreamNotFound).await;
+    let mut line = attacker.begin(&ANONYMOUS).await;
+    line.expect::<v1::PublisherOpened>().await;
+    assert_refused(&line.bind(ALIAS, name).await.expect_err("not for users"), InvalidName);
     attacker.is_served().await;
     bystander.is_served().await;
 }

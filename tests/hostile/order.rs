@@ -6,7 +6,7 @@ use railgun_proto::{Frame, FrameKind, v1};
 use railgun_testkit::TestNode;
 use railgun_types::ErrorCode::ProtocolViolation;
 
-use crate::attacker::{ANONYMOUS, Attacker, encode, hello, subscribe};
+use crate::attacker::{ANONYMOUS, Attacker, encode, hello, join, subscribe};
 use crate::bystander::Bystander;
 
 /// One frame of every kind, each good in its place.
@@ -35,6 +35,13 @@ fn every_frame() -> Vec<Frame> {
         Frame::new(&v1::End::default()),
         Frame::new(&v1::AdminRequest { id: 1, call: Some(call) }),
         Frame::new(&v1::AdminResponse::default()),
+        Frame::new(&join("target", 1)),
+        Frame::new(&v1::GroupJoined::default()),
+        Frame::with_blob(&v1::GroupDeliver::default(), vec![vec![7; 10_000].into()]),
+        Frame::new(&v1::Settle { number: 1, ..Default::default() }),
+        Frame::new(&v1::Settled::default()),
+        Frame::new(&v1::GroupNotice::default()),
+        Frame::new(&v1::DrainMember {}),
         Frame::new(&v1::PeerHello::default()),
         Frame::new(&v1::PeerWelcome::default()),
         Frame::new(&v1::PeerCall::default()),
@@ -49,15 +56,17 @@ fn every_frame() -> Vec<Frame> {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_role_takes_its_own_frames_only() {
     use FrameKind::{
-        AdminRequest, BindStream, ClosePublisher, Credit, OpenPublisher, Publish, Subscribe,
-        UnbindStreams,
+        AdminRequest, BindStream, ClosePublisher, Credit, DrainMember, JoinGroup, OpenPublisher,
+        Publish, Settle, Subscribe, UnbindStreams,
     };
     let node = TestNode::start().await;
     let mut bystander = Bystander::join(&node).await;
     let attacker = Attacker::enter(&node).await;
     attacker.ensure("target", None).await;
-    let allowed: [(Option<FrameKind>, &[FrameKind]); 4] = [
-        (None, &[OpenPublisher, Subscribe, AdminRequest]),
+    attacker.ensure_group("target", Default::default()).await;
+    let allowed: [(Option<FrameKind>, &[FrameKind]); 5] = [
+        (None, &[OpenPublisher, Subscribe, JoinGroup, AdminRequest]),
+        (Some(JoinGroup), &[Settle, DrainMember]),
         (Some(OpenPublisher), &[BindStream, Publish, ClosePublisher, UnbindStreams]),
         (Some(Subscribe), &[Credit]),
         (Some(AdminRequest), &[AdminRequest]),

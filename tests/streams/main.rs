@@ -1,6 +1,7 @@
 //! One node, real QUIC, real files: streams from their creation to their replay.
 
 mod administration;
+mod ids;
 mod publishing;
 mod reading;
 

@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use railgun_proto::convert::Uid;
+use railgun_core::shard::DedupFigures;
+use railgun_proto::convert::{InvalidMessage, Uid};
 use railgun_proto::{WireError, v1};
 use railgun_raft::PeerError;
-use railgun_types::{ErrorCode, Offset, ShardId, StreamName, StreamSpec, StreamUid, Timestamp};
+use railgun_types::{
+    ErrorCode, GroupName, Offset, ShardId, StreamName, StreamSpec, StreamUid, Timestamp,
+};
 
 use crate::on_node::LocalReplica;
 use crate::routing::Routing;
@@ -38,12 +41,15 @@ pub(crate) fn description(
         last_ts_us: facts.last_ts.0,
         cold_ranges: facts.cold_ranges,
         offload_error: facts.offload_error.clone().unwrap_or_default(),
+        dedup_ids: facts.dedup.ids,
+        dedup_effective_window_ms: facts.dedup.effective_window_ms,
+        dedup_evicted: facts.dedup.evicted,
     }
 }
 
 /// The reverse.
 fn facts(told: v1::StreamDescription) -> Result<(StreamUid, Box<StreamFacts>), WireError> {
-    let name = StreamName::new(&told.name)
+    let name = StreamName::parse_any(&told.name)
         .map_err(|error| WireError::new(ErrorCode::InvalidName, error.to_string()))?;
     let stream = StreamUid::from_wire("stream_uid", &told.stream_uid)?;
     let facts = StreamFacts {
@@ -59,16 +65,23 @@ fn facts(told: v1::StreamDescription) -> Result<(StreamUid, Box<StreamFacts>), W
         pending_since: (told.pending_since_us != 0).then_some(Timestamp(told.pending_since_us)),
         cold_ranges: told.cold_ranges,
         offload_error: Some(told.offload_error).filter(|error| !error.is_empty()),
+        dedup: DedupFigures {
+            ids: told.dedup_ids,
+            effective_window_ms: told.dedup_effective_window_ms,
+            evicted: told.dedup_evicted,
+        },
     };
     Ok((stream, Box::new(facts)))
 }
 
-/// Asks nodes that have the shard, which this one does not, about some of its streams: those that there
-/// are. `current`: as of now, else as of a moment ago.
+/// Asks nodes that have the shard, which this one does not, about some of its streams, or those with the
+/// dead letters of their groups of a name: those that there are. `current`: as of now, else as of a moment
+/// ago.
 pub(crate) async fn ask(
     routing: &Routing,
     shard: ShardId,
     streams: &[StreamUid],
+    dead_letters_of: Option<&GroupName>,
     current: bool,
 ) -> Result<BTreeMap<StreamUid, Box<StreamFacts>>, WireError> {
     let mut all = BTreeMap::new();
@@ -77,6 +90,7 @@ pub(crate) async fn ask(
             of: Some(routing.replica_address(shard)),
             stream_uids: streams.iter().map(Uid::to_wire).collect(),
             current,
+            dead_letters_of: dead_letters_of.map(ToString::to_string).unwrap_or_default(),
         };
         let ask = |peers: crate::peers::Peers, address: String| {
             let call = v1::peer_call::Call::DescribeStreams(asked.clone());
@@ -113,9 +127,20 @@ pub(crate) async fn tell(
         let caught_up = routing.catch_up(shard).await;
         caught_up.map_err(|error| WireError::new(ErrorCode::Unavailable, error.to_string()))?;
     }
+    let group = match asked.dead_letters_of.as_str() {
+        "" => None,
+        group => Some(GroupName::new(group).map_err(InvalidMessage::from)?),
+    };
     let mut streams = Vec::with_capacity(asked.stream_uids.len());
     for uid in &asked.stream_uids {
-        let stream = StreamUid::from_wire("stream_uids", uid)?;
+        let mut stream = StreamUid::from_wire("stream_uids", uid)?;
+        if let Some(group) = &group {
+            let companion = data.handle.companion(stream, group.clone()).await;
+            match companion.map_err(|gone| stopping(&gone))? {
+                Some(companion) => stream = companion,
+                None => continue,
+            }
+        }
         let facts = data.handle.describe(stream).await.map_err(|gone| stopping(&gone))?;
         streams.extend(facts.map(|facts| description(stream, shard, &facts)));
     }
@@ -144,6 +169,9 @@ mod tests {
             last_ts_us: 10,
             cold_ranges: 11,
             offload_error: "the bucket is away".to_owned(),
+            dedup_ids: 12,
+            dedup_effective_window_ms: 13,
+            dedup_evicted: 14,
         };
         let no_more = v1::StreamDescription {
             pending_since_us: 0,

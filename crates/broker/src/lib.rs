@@ -14,6 +14,8 @@ mod describe;
 mod discovery;
 mod entropy;
 mod formation;
+mod group;
+mod groups;
 mod identity;
 mod inspection;
 mod joining;

@@ -123,6 +123,15 @@ pub(crate) enum Leader {
     Unknown,
 }
 
+/// What came of asking a shard's leader.
+#[derive(Debug)]
+pub(crate) enum AskedLeader<T> {
+    /// It is this node.
+    Here(Arc<LocalReplica>),
+    /// Another's answer.
+    Answered(T),
+}
+
 /// A read that cannot be as new as it should be: the shard has no leader now, or none that answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the shard has no leader now, or none that answers")]
@@ -218,6 +227,44 @@ impl Routing {
             }
             if !patience.wait().await {
                 let message = format!("no node with shard {shard} answers; the last one: {last}");
+                return Err(WireError::new(ErrorCode::Unavailable, message));
+            }
+        }
+    }
+
+    /// Asks the node that leads a shard, or says that it is this one. Looks for one for a while where others
+    /// may be. `ask` gets the address; what it does may be begun at several.
+    ///
+    /// # Errors
+    /// `Unavailable`: nobody leads it now, or the leader does not answer.
+    pub(crate) async fn ask_leader<T, F>(
+        &self,
+        shard: ShardId,
+        ask: impl Fn(Peers, String) -> F,
+    ) -> Result<AskedLeader<T>, WireError>
+    where
+        F: Future<Output = Result<T, PeerError>>,
+    {
+        let patience = Patience::new(self.others.is_some());
+        let mut last = "none is known".to_owned();
+        loop {
+            match (self.leader(shard, 0), &self.others) {
+                (Leader::Here(here), _) => return Ok(AskedLeader::Here(here)),
+                (Leader::At(address), Some(others)) => {
+                    let asked = timeout(ANSWER_TIMEOUT, ask(others.peers.clone(), address.clone()));
+                    match asked.await {
+                        Ok(Ok(answer)) => return Ok(AskedLeader::Answered(answer)),
+                        Ok(Err(error)) => last = error.to_string(),
+                        Err(_) => {
+                            last = format!("no answer from {address} within {ANSWER_TIMEOUT:?}");
+                        }
+                    }
+                    self.was_wrong(shard, &address);
+                }
+                (Leader::At(_) | Leader::Unknown, _) => {}
+            }
+            if !patience.wait().await {
+                let message = format!("no leader of shard {shard} answers; the last one: {last}");
                 return Err(WireError::new(ErrorCode::Unavailable, message));
             }
         }

@@ -17,8 +17,8 @@ use railgun_proto::WireError;
 use railgun_proto::convert::{EnsureOutcome, EnsureRequest, Ensured};
 use railgun_raft::BlockingPool;
 use railgun_types::{
-    ClusterUid, EnsureMode, ErrorCode, Offset, RequestId, Retry, ShardId, SpecPatch, StartPosition,
-    StreamKind, StreamName, StreamUid,
+    ClusterUid, EnsureMode, ErrorCode, GroupName, Offset, RequestId, Retry, ShardId, SpecPatch,
+    StartPosition, StreamKind, StreamName, StreamUid,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +33,9 @@ use crate::wire_error::{self, not_found, stopping, unexpected};
 
 /// How often names are looked through for creations and deletions that nobody finishes.
 const RECONCILE_EVERY: Duration = Duration::from_secs(2);
+
+/// How often it is looked for groups that nobody hands out and that have something to do.
+const TEND_EVERY: Duration = Duration::from_secs(1);
 
 /// What sessions ask about streams, and have done with them. Cheap to clone.
 #[derive(Clone)]
@@ -142,7 +145,8 @@ impl Streams {
         memory: Option<Member>,
     ) -> ReadSources {
         let (cold, pool) = (self.inner.cold.clone(), Arc::clone(&self.inner.pool));
-        ReadSources { shard, cold, pool, places, memory }
+        let planted = self.inner.routing.planted;
+        ReadSources { shard, cold, pool, places, memory, planted }
     }
 
     pub(crate) fn bucket_url(&self) -> String {
@@ -215,6 +219,9 @@ impl Streams {
 
     /// As this node knows its name; its shard as of now, or as of a moment ago.
     async fn look_up(&self, name: &StreamName, current: bool) -> Result<Resolved, WireError> {
+        if let Some((parent, group)) = name.split_companion() {
+            return self.look_up_dead_letters(name, &parent, group, current).await;
+        }
         let entry = self.entry(name).await?.ok_or_else(|| not_found(name))?;
         match entry.phase {
             Phase::Active => {}
@@ -230,6 +237,40 @@ impl Streams {
         Ok(Resolved { stream: entry.stream, shard: place, facts })
     }
 
+    /// The stream of a group's dead letters, which has no name of its own in the catalog (DL-5).
+    async fn look_up_dead_letters(
+        &self,
+        name: &StreamName,
+        parent: &StreamName,
+        group: GroupName,
+        current: bool,
+    ) -> Result<Resolved, WireError> {
+        let entry = self.entry(parent).await?.filter(|entry| entry.phase == Phase::Active);
+        let entry = entry.ok_or_else(|| not_found(parent))?;
+        let shard = entry.shard;
+        let (place, told) = match self.inner.routing.local(shard) {
+            Some(ShardOnNode { handle, .. }) => {
+                if current {
+                    self.catch_up(shard).await?;
+                }
+                let stopped = |gone| stopping(&gone);
+                let stream = handle.companion(entry.stream, group).await.map_err(stopped)?;
+                let stream = stream.ok_or_else(|| not_found(name))?;
+                let facts = handle.describe(stream).await.map_err(stopped)?;
+                (Place::Here(handle), facts.map(|facts| (stream, facts)))
+            }
+            None if !self.has_others() => return Err(not_here(shard)),
+            None => {
+                let routing = &self.inner.routing;
+                let of = [entry.stream];
+                let mut told = describe::ask(routing, shard, &of, Some(&group), current).await?;
+                (Place::Elsewhere(shard), told.pop_first())
+            }
+        };
+        let (stream, facts) = told.ok_or_else(|| not_found(name))?;
+        Ok(Resolved { stream, shard: place, facts })
+    }
+
     /// Those of these streams that are on the shard, wherever that is; as of now, or as of a moment ago.
     async fn describe(
         &self,
@@ -241,7 +282,7 @@ impl Streams {
             if !self.has_others() {
                 return Err(not_here(shard));
             }
-            let told = describe::ask(&self.inner.routing, shard, streams, current).await?;
+            let told = describe::ask(&self.inner.routing, shard, streams, None, current).await?;
             return Ok((Place::Elsewhere(shard), told));
         };
         if current {
@@ -624,6 +665,22 @@ impl Streams {
         }
         if let Some((name, what, error)) = last {
             tracing::warn!(failed, stream = %name, %error, "streams stay half done, one a {what}");
+        }
+    }
+
+    /// Has messages that are to become dead letters looked after on the shards that this node leads, whether
+    /// their groups have members or not.
+    pub(crate) async fn keep_groups_tended(self, stopping: CancellationToken) {
+        loop {
+            tokio::select! {
+                biased;
+                () = stopping.cancelled() => return,
+                () = tokio::time::sleep(TEND_EVERY) => {}
+            }
+            for ShardOnNode { handle, .. } in self.inner.routing.locals() {
+                let sources = self.sources(handle.clone(), self.places(None), None);
+                handle.tend_groups(sources).await;
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use railgun_cold::reader::ColdReadError;
 use railgun_core::shard::{AppendRefusal, EnsureRefused, Outcome};
 use railgun_proto::WireError;
 use railgun_types::batch::BatchError;
-use railgun_types::{ErrorCode, Retry, StreamName};
+use railgun_types::{ErrorCode, GroupName, Retry, StreamName};
 
 use crate::catalog::ChangeFailure;
 use crate::offload::ReclaimError;
@@ -15,6 +15,7 @@ use crate::shard::RequestFailure;
 
 /// A refused batch, as the client is told.
 pub(crate) fn append_refusal(refusal: AppendRefusal) -> WireError {
+    let mut record = None;
     let (code, actual) = match refusal {
         AppendRefusal::StreamNotFound => (ErrorCode::StreamNotFound, None),
         AppendRefusal::StreamDeleted => (ErrorCode::StreamDeleted, None),
@@ -27,8 +28,24 @@ pub(crate) fn append_refusal(refusal: AppendRefusal) -> WireError {
         AppendRefusal::ForgottenSequence { .. } => (ErrorCode::OutcomeUnknown, None),
         // No name that a client can give leads there, and nobody relays a dead letter.
         AppendRefusal::Companion | AppendRefusal::NotDying => (ErrorCode::StreamNotFound, None),
+        AppendRefusal::IdRequired { record: at } => {
+            record = Some(at);
+            (ErrorCode::IdRequired, None)
+        }
+        AppendRefusal::IdConflict { record: at, original } => {
+            record = Some(at);
+            (ErrorCode::DuplicateIdConflict, Some(original.0))
+        }
+        AppendRefusal::IdsFull { record: at } => {
+            record = Some(at);
+            (ErrorCode::DedupIndexFull, None)
+        }
+        AppendRefusal::Duplicate { record: at, original } => {
+            record = Some(at);
+            (ErrorCode::Duplicate, Some(original.0))
+        }
     };
-    WireError { actual, ..WireError::new(code, refusal.to_string()) }
+    WireError { record, actual, ..WireError::new(code, refusal.to_string()) }
 }
 
 /// A request that a shard refused as a whole, as the client is told.
@@ -95,11 +112,13 @@ pub(crate) fn ensure_refused(refused: &EnsureRefused) -> WireError {
         EnsureRefused::Immutable { .. } => (ErrorCode::ImmutableField, None),
         EnsureRefused::Destructive { .. } => (ErrorCode::DestructiveChange, None),
         EnsureRefused::Revision { actual } => (ErrorCode::RevisionConflict, Some(*actual)),
-        // Nobody can ask for a group yet.
-        EnsureRefused::StreamNotFound | EnsureRefused::GroupNotFound => {
-            (ErrorCode::StreamNotFound, None)
+        EnsureRefused::StreamNotFound => (ErrorCode::StreamNotFound, None),
+        EnsureRefused::GroupNotFound => (ErrorCode::GroupNotFound, None),
+        EnsureRefused::TooManyGroups { .. } => {
+            // No time makes room for it.
+            let error = WireError::new(ErrorCode::QuotaExceeded, refused.to_string());
+            return error.with_retry(Retry::Never);
         }
-        EnsureRefused::TooManyGroups { .. } => (ErrorCode::QuotaExceeded, None),
     };
     WireError { actual, ..WireError::new(code, refused.to_string()) }
 }
@@ -130,6 +149,15 @@ pub(crate) fn read_failure(failure: &ReadFailure) -> WireError {
 pub(crate) fn not_found(name: &StreamName) -> WireError {
     let message = format!("there is no stream '{name}'");
     WireError::new(ErrorCode::StreamNotFound, message)
+}
+
+pub(crate) fn group_not_found(group: &GroupName) -> WireError {
+    WireError::new(ErrorCode::GroupNotFound, format!("the stream has no group '{group}'"))
+}
+
+/// More wants to be said in a group than it can take now.
+pub(crate) fn group_busy() -> WireError {
+    WireError::new(ErrorCode::Unavailable, "the group has too much to do now: ask again")
 }
 
 pub(crate) fn stopping(gone: &NodeStopping) -> WireError {

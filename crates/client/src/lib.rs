@@ -35,6 +35,7 @@ mod client;
 mod connect_error;
 mod dial;
 mod dialler;
+mod group;
 mod leaders;
 mod link;
 mod message;
@@ -46,30 +47,36 @@ mod subscribe;
 mod tests;
 
 pub use admin::{
-    Admin, AdminError, ClusterStatus, DrainProgress, EnsureOptions, InvalidJoinToken, JoinToken,
-    MadeJoinToken, NodeState, NodeStatus, ReplicaStatus, Sealed, Segment, SegmentList, SegmentPage,
-    ShardStatus, SignedNode, StreamDescription, StreamPage,
+    Admin, AdminError, ClusterStatus, Controlled, DeadOffsets, DrainProgress, EnsureOptions,
+    GroupDescription, InvalidJoinToken, JoinToken, MadeJoinToken, NodeState, NodeStatus,
+    ReplicaStatus, Sealed, Segment, SegmentList, SegmentPage, ShardStatus, SignedNode,
+    StreamDescription, StreamPage,
 };
 pub use client::Client;
 pub use connect_error::{Attempt, ConnectError};
 pub use dial::{Dial, Dialling, Resolving, Target};
+pub use group::{
+    DeadLetter, DeadLetters, DeadLettersError, Delivery, DeliveryBatch, GroupBuilder, GroupError,
+    GroupEvent, GroupSubscription, PauseReason, StaleReason,
+};
 pub use message::Message;
 pub use options::ClientOptions;
 pub use publish::{
-    AtomicTicket, MultiPublisher, MultiPublisherBuilder, OpenError, Progress, PublishError,
-    Published, PublishedRange, Publisher, PublisherBuilder, SendError, Ticket,
+    AtomicTicket, MultiPublisher, MultiPublisherBuilder, OnDuplicate, OpenError, Progress,
+    PublishError, Published, PublishedRange, Publisher, PublisherBuilder, SendError, Ticket,
 };
 pub use railgun_net::tls::TlsError;
 pub use railgun_net::{ConnectError as TransportError, Connection, ConnectionLost};
-pub use railgun_proto::convert::{EnsureOutcome, Ensured, ExpectedEnd};
+pub use railgun_proto::convert::{EnsureOutcome, Ensured, ExpectedEnd, GroupEnsured};
 pub use railgun_proto::{WireCode, WireError};
 pub use railgun_types::batch::{BatchError, ContentHeaders, RecordDraft, RecordRefused};
 pub use railgun_types::{
-    ChangeClass, ClusterUid, EnsureMode, ErrorCode, FieldDiff, InvalidName, InvalidSpec, NodeId,
-    NodeUid, Offset, ParseUidError, ReplicaId, Retry, ShardId, SpecPatch, StartPosition,
-    StreamKind, StreamName, StreamSpec, StreamUid, Timestamp, limits,
+    ChangeClass, ClusterUid, DedupFull, DedupPatch, DedupSpec, DlqPatch, DlqSpec, EnsureMode,
+    ErrorCode, FieldDiff, GroupId, GroupMode, GroupName, GroupPatch, GroupSpec, InvalidName,
+    InvalidSpec, NodeId, NodeUid, Offset, OffsetRange, ParseUidError, ReplicaId, Retry, ShardId,
+    SpecPatch, StartPosition, StreamKind, StreamName, StreamSpec, StreamUid, Timestamp, limits,
 };
 pub use subscribe::{
-    Delivery, Event, Record, RecordRef, Removed, RemovedReason, Source, SubscribeError,
+    Event, Record, RecordRef, RecordRun, Removed, RemovedReason, Source, SubscribeError,
     Subscription, SubscriptionBuilder,
 };

@@ -295,3 +295,12 @@ pub(crate) async fn expect<M: Message>(reader: &mut FrameReader) -> Result<M, St
     }
     Ok(frame.decode()?)
 }
+
+/// The number of the session, if it is not to be used any more.
+pub(crate) fn left_by(lost: &StreamLost, session: &Session) -> Option<u64> {
+    if lost.is_going_away() {
+        session.going_away.cancel();
+    }
+    let left = lost.is_connection() || session.going_away.is_cancelled();
+    left.then_some(session.number)
+}

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::*;
 
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// Far beyond any patience: a test that gets here waits for something that never comes.
 const EVER: Duration = Duration::from_secs(3_600);
 
@@ -33,7 +33,7 @@ impl Dial for TestDial {
 }
 
 /// A client whose server welcomes it, and then treats each stream as `serve` says.
-async fn client_of<S, F>(serve: S) -> Client
+pub(crate) async fn client_of<S, F>(serve: S) -> Client
 where
     S: Fn(FrameWriter, FrameReader) -> F + Send + 'static,
     F: Future<Output = ()> + Send + 'static,
@@ -65,12 +65,12 @@ where
     Client::connect_over(Arc::new(dial), options).await.expect("connects")
 }
 
-fn orders() -> StreamName {
+pub(crate) fn orders() -> StreamName {
     StreamName::new("orders").expect("a valid name")
 }
 
 /// Reads, and never says a word.
-async fn silence(_writer: FrameWriter, mut reader: FrameReader) {
+pub(crate) async fn silence(_writer: FrameWriter, mut reader: FrameReader) {
     while let Ok(Some(_)) = reader.next().await {}
 }
 

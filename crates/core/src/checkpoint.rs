@@ -2,7 +2,7 @@
 //! in [`shard`](crate::shard) and [`catalog`](crate::catalog).
 //!
 //! ```text
-//! checkpoint = header │ its sections, each once, in the order of [`Section`]
+//! checkpoint = header │ its sections, each once, in the order in which their module lists them
 //! header     = magic "rgunckp\n" │ version u16: 2 │ flags u16: 1 INDEX │ shard u32
 //!              │ crc32c u32 over all before │ cluster? u8 [16 bytes]
 //!              │ applied? u8 [index u64 │ term u64] │ log time i64
@@ -62,6 +62,8 @@ pub enum Section {
     Nodes = 8,
     /// A shard's consumer groups.
     Groups = 9,
+    /// The message ids that a shard's streams hold.
+    Ids = 10,
 }
 
 impl fmt::Display for Section {
@@ -77,6 +79,7 @@ impl fmt::Display for Section {
             Self::Names => "names",
             Self::Nodes => "nodes",
             Self::Groups => "groups",
+            Self::Ids => "ids",
         })
     }
 }
@@ -229,12 +232,14 @@ impl<'a> Header<'a> {
     /// What follows, in order.
     fn sections(&self) -> impl Iterator<Item = Section> + use<> {
         use Section::{
-            Groups, Index, Manifest, ManifestLog, Names, Nodes, Offload, Producers, Streams,
+            Groups, Ids, Index, Manifest, ManifestLog, Names, Nodes, Offload, Producers, Streams,
         };
         let sections: &[_] = match (self.shard == ShardId::CATALOG, self.has_index) {
             (true, _) => &[Names, Nodes],
-            (false, false) => &[Streams, Producers, Manifest, ManifestLog, Offload, Groups],
-            (false, true) => &[Streams, Producers, Manifest, ManifestLog, Offload, Groups, Index],
+            (false, false) => &[Streams, Producers, Manifest, ManifestLog, Offload, Groups, Ids],
+            (false, true) => {
+                &[Streams, Producers, Manifest, ManifestLog, Offload, Groups, Ids, Index]
+            }
         };
         sections.iter().copied()
     }

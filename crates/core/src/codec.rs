@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::{BufMut, BytesMut};
 use railgun_types::{
-    ByteCursor, DlqPatch, DlqSpec, EnsureMode, GroupMode, GroupName, GroupPatch, Malformed,
-    ReplicaId, SpecPatch, StreamKind, StreamName, put_varint,
+    ByteCursor, DedupFull, DedupPatch, DedupSpec, DlqPatch, DlqSpec, EnsureMode, GroupMode,
+    GroupName, GroupPatch, Malformed, ReplicaId, SpecPatch, StreamKind, StreamName, put_varint,
 };
 
 use crate::command::NodeState;
@@ -158,6 +158,45 @@ pub(crate) fn put_patch(out: &mut BytesMut, patch: &SpecPatch) {
     put_option(out, patch.max_message_bytes, |out, bytes| out.put_u32_le(bytes));
     put_option(out, patch.owner.as_deref(), put_text);
     put_dlq_patch(out, &patch.dlq);
+    put_dedup_patch(out, &patch.dedup);
+}
+
+fn put_dedup_patch(out: &mut BytesMut, patch: &DedupPatch) {
+    let DedupPatch { window_ms, require_id, max_ids, full } = patch;
+    put_option(out, *window_ms, put_varint);
+    put_option(out, *require_id, put_bool);
+    put_option(out, *max_ids, put_varint);
+    put_option(out, *full, |out, full| out.put_u8(full as u8));
+}
+
+fn dedup_patch(cursor: &mut ByteCursor<'_>) -> Result<DedupPatch, Malformed> {
+    Ok(DedupPatch {
+        window_ms: option(cursor, ByteCursor::varint)?,
+        require_id: option(cursor, bool)?,
+        max_ids: option(cursor, ByteCursor::varint)?,
+        full: option(cursor, dedup_full)?,
+    })
+}
+
+fn dedup_full(cursor: &mut ByteCursor<'_>) -> Result<DedupFull, Malformed> {
+    DedupFull::from_u8(cursor.u8()?).ok_or(Malformed)
+}
+
+pub(crate) fn put_dedup(out: &mut BytesMut, spec: &DedupSpec) {
+    let DedupSpec { window_ms, require_id, max_ids, full } = spec;
+    put_varint(out, *window_ms);
+    put_bool(out, *require_id);
+    put_varint(out, *max_ids);
+    out.put_u8(*full as u8);
+}
+
+pub(crate) fn dedup(cursor: &mut ByteCursor<'_>) -> Result<DedupSpec, Malformed> {
+    Ok(DedupSpec {
+        window_ms: cursor.varint()?,
+        require_id: bool(cursor)?,
+        max_ids: cursor.varint()?,
+        full: dedup_full(cursor)?,
+    })
 }
 
 pub(crate) fn patch(cursor: &mut ByteCursor<'_>) -> Result<SpecPatch, Malformed> {
@@ -166,6 +205,7 @@ pub(crate) fn patch(cursor: &mut ByteCursor<'_>) -> Result<SpecPatch, Malformed>
         max_message_bytes: option(cursor, ByteCursor::u32)?,
         owner: option(cursor, text)?,
         dlq: dlq_patch(cursor)?,
+        dedup: dedup_patch(cursor)?,
     })
 }
 

@@ -53,7 +53,8 @@ pub(crate) fn decode<'a, T>(
     if cursor.remaining() > 0 { Err(OutcomeError::Malformed) } else { Ok(value) }
 }
 
-/// What holds for the encoding of every outcome, for the tests of those who have them.
+/// What holds for the encoding of every outcome, for the tests of those who have them, and that it is as in the
+/// golden file of this name.
 #[cfg(test)]
 pub(crate) fn check<T: PartialEq + std::fmt::Debug>(
     outcomes: &[T],

@@ -10,6 +10,10 @@ const HEAD_BYTES: usize = 1 << 20;
 /// keeps what it says for as long as it serves it.
 const REQUEST_BYTES: usize = 16 << 10;
 
+/// Most bytes of what a publisher is told of one frame: each of its messages may have been appended before,
+/// which takes up to 28 bytes to say, and as many to ask.
+const RESULT_BYTES: usize = 12 << 20;
+
 /// Most bytes that go with a call between nodes: votes, signs of life.
 const PEER_CALL_BYTES: usize = 1 << 20;
 /// Most bytes that go with a message between nodes: one log entry, or some megabytes of smaller ones.
@@ -103,6 +107,20 @@ frame_kinds! {
     AdminRequest = 30;
     /// Answer to a call.
     AdminResponse = 31;
+    /// First frame of a member of a consumer group.
+    JoinGroup = 32;
+    /// Answer to `JoinGroup`.
+    GroupJoined = 33;
+    /// Messages for a member; the record batch that holds them is the blob.
+    GroupDeliver = 34;
+    /// What a member says of deliveries.
+    Settle = 35;
+    /// Answer to `Settle`.
+    Settled = 36;
+    /// News of the group.
+    GroupNotice = 37;
+    /// The member takes nothing new.
+    DrainMember = 38;
     /// First frame of a connection between nodes.
     PeerHello = 40;
     /// Answer to `PeerHello`.
@@ -129,20 +147,25 @@ impl FrameKind {
             | Self::Subscribe
             | Self::Credit
             | Self::AdminRequest => REQUEST_BYTES,
-            Self::Publish | Self::UnbindStreams => HEAD_BYTES,
+            Self::DrainMember => REQUEST_BYTES,
+            Self::Publish | Self::UnbindStreams | Self::JoinGroup | Self::Settle => HEAD_BYTES,
+            Self::PublishResult => RESULT_BYTES,
             // Of a server.
             Self::Welcome
             | Self::GoAway
             | Self::Error
             | Self::PublisherOpened
             | Self::StreamBound
-            | Self::PublishResult
             | Self::StreamsUnbound
             | Self::LeaderHint
             | Self::Subscribed
             | Self::Deliver
             | Self::Removed
             | Self::End
+            | Self::GroupJoined
+            | Self::GroupDeliver
+            | Self::Settled
+            | Self::GroupNotice
             | Self::AdminResponse => HEAD_BYTES,
             // Of a node of the cluster.
             Self::PeerHello
@@ -158,7 +181,7 @@ impl FrameKind {
     #[must_use]
     pub fn blob_bytes_max(self) -> usize {
         match self {
-            Self::Publish | Self::Deliver => BATCH_BYTES_HARD,
+            Self::Publish | Self::Deliver | Self::GroupDeliver => BATCH_BYTES_HARD,
             Self::PeerCall | Self::PeerReply => PEER_CALL_BYTES,
             Self::PeerData => PEER_DATA_BYTES,
             _ => 0,

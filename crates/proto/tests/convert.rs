@@ -5,28 +5,91 @@ use std::time::Duration;
 use bytes::Bytes;
 use proptest::prelude::*;
 use railgun_proto::convert::{
-    EnsureOutcome, EnsureRequest, Ensured, ExpectedEnd, InvalidMessage, SubscribeRequest, Uid,
+    EnsureGroupRequest, EnsureOutcome, EnsureRequest, Ensured, ExpectedEnd, GroupEnsured, Held,
+    InvalidMessage, JoinGroupRequest, SubscribeRequest, Uid,
 };
 use railgun_proto::{WireCode, WireError, v1};
 use railgun_types::limits::MESSAGE_BYTES_HARD;
 use railgun_types::{
-    ChangeClass, ClusterUid, EnsureMode, ErrorCode, FieldDiff, Offset, ProducerId, RequestId,
-    Retry, SpecPatch, StartPosition, StreamKind, StreamName, StreamSpec, StreamUid, Timestamp,
+    ChangeClass, ClusterUid, DedupFull, DedupPatch, DlqPatch, DlqSpec, EnsureMode, ErrorCode,
+    FieldDiff, GroupId, GroupMode, GroupName, GroupPatch, GroupSpec, Offset, OffsetRange,
+    ProducerId, RequestId, Retry, SpecPatch, StartPosition, StreamKind, StreamName, StreamSpec,
+    StreamUid, Timestamp,
 };
 
 fn name() -> impl Strategy<Value = StreamName> {
     "[A-Za-z0-9_-]{1,20}(\\.[a-z]{1,5}){0,3}".prop_map(|name| name.parse().expect("a name"))
 }
 
+fn dedup() -> impl Strategy<Value = DedupPatch> {
+    let window = prop_oneof![Just(0), 1_000u64..=7 * 86_400_000];
+    let full = prop_oneof![Just(DedupFull::Reject), Just(DedupFull::EvictOldest)];
+    use prop::option::of;
+    (of(window), of(any::<bool>()), of(1u64..=4 << 20), of(full)).prop_map(
+        |(window_ms, require_id, max_ids, full)| DedupPatch {
+            window_ms,
+            require_id,
+            max_ids,
+            full,
+        },
+    )
+}
+
 fn patch() -> impl Strategy<Value = SpecPatch> {
     let kind = prop_oneof![Just(StreamKind::Persistent), Just(StreamKind::Ephemeral)];
     let bytes = 1..=MESSAGE_BYTES_HARD as u32;
-    (prop::option::of(kind), prop::option::of(bytes), prop::option::of("\\PC{0,30}")).prop_map(
-        |(kind, max_message_bytes, owner)| SpecPatch {
+    let owner = prop::option::of("\\PC{0,30}");
+    (prop::option::of(kind), prop::option::of(bytes), owner, dlq_patch(), dedup()).prop_map(
+        |(kind, max_message_bytes, owner, dlq, dedup)| SpecPatch {
             kind,
             max_message_bytes,
             owner,
-            ..SpecPatch::default()
+            dlq,
+            dedup,
+        },
+    )
+}
+
+fn dlq_patch() -> impl Strategy<Value = DlqPatch> {
+    let most = || prop::option::of(1..=1_000_000_u32);
+    let far = || prop::option::of(0..=1_000_000_000_u64);
+    (any::<Option<bool>>(), most(), far(), far(), most()).prop_map(
+        |(enabled, max_attempts, max_distance, max_age_ms, min_attempts)| DlqPatch {
+            enabled,
+            max_attempts,
+            max_distance,
+            max_age_ms,
+            min_attempts,
+        },
+    )
+}
+
+fn group_patch() -> impl Strategy<Value = GroupPatch> {
+    let mode = prop_oneof![Just(GroupMode::Balanced), Just(GroupMode::Exclusive)];
+    let counts = (
+        prop::option::of(100..=3_600_000_u64),
+        prop::option::of(1..=100_000_u32),
+        prop::option::of(1_u64 << 20..=1 << 30),
+        prop::option::of(1..=1_000_000_u32),
+        prop::option::of(1..=1_u64 << 40),
+    );
+    let backoff = prop::option::of(prop::collection::vec(0..=86_400_000_u64, 1..32));
+    let owner = prop::option::of("\\PC{0,30}");
+    (prop::option::of(mode), counts, backoff, any::<Option<bool>>(), owner, dlq_patch()).prop_map(
+        |(mode, counts, backoff_ms, pin_retention, owner, dlq)| {
+            let (ack_wait_ms, max_in_flight, max_in_flight_bytes, max_unsettled, window) = counts;
+            GroupPatch {
+                mode,
+                ack_wait_ms,
+                max_in_flight,
+                max_in_flight_bytes,
+                max_unsettled,
+                window,
+                backoff_ms,
+                pin_retention,
+                owner,
+                dlq,
+            }
         },
     )
 }
@@ -76,6 +139,54 @@ proptest! {
         let request = request.map(RequestId);
         let request = EnsureRequest { name, patch, mode, if_revision, allow_destructive, request };
         prop_assert_eq!(EnsureRequest::try_from(v1::EnsureStream::from(&request)), Ok(request));
+    }
+
+    #[test]
+    fn requests_about_groups_round_trip(
+        stream in name(),
+        group in "[A-Za-z0-9_-]{1,20}",
+        patch in group_patch(),
+        start in start(),
+        if_revision: Option<u64>,
+        allow_destructive: bool,
+        lease: u64,
+        (from, count) in (0..u64::MAX / 2, 1..100_u64),
+        (credit_messages, credit_bytes) in (1..u32::MAX, 1..u64::MAX),
+        begun: bool,
+    ) {
+        let group: GroupName = group.parse().expect("a name");
+        let request = EnsureGroupRequest {
+            stream: stream.clone(),
+            group: group.clone(),
+            patch: patch.clone(),
+            start,
+            mode: EnsureMode::Overwrite,
+            if_revision,
+            allow_destructive,
+            request: Some(RequestId([7; 16])),
+        };
+        prop_assert_eq!(EnsureGroupRequest::try_from(v1::EnsureGroup::from(&request)), Ok(request));
+        let range = OffsetRange::new(Offset(from), Offset(from + count));
+        let join = JoinGroupRequest {
+            stream,
+            group,
+            stream_uid: Some(StreamUid([8; 16])),
+            credit_messages,
+            credit_bytes,
+            mode: patch.mode,
+            held: vec![Held { lease, range, attempt: 3, epoch: 4, begun }],
+            group_id: Some(GroupId(9)),
+        };
+        prop_assert_eq!(JoinGroupRequest::try_from(v1::JoinGroup::from(&join)), Ok(join));
+        let spec = patch.over_defaults(&DlqSpec::default());
+        prop_assert_eq!(GroupSpec::try_from(v1::GroupPatch::from(&spec)), Ok(spec));
+    }
+
+    #[test]
+    fn answers_about_groups_round_trip(outcome in outcome(), group: u64, revision: u64) {
+        let warnings = vec!["small".to_owned()];
+        let ensured = GroupEnsured { outcome, group: GroupId(group), revision, warnings };
+        prop_assert_eq!(GroupEnsured::try_from(v1::GroupEnsured::from(&ensured)), Ok(ensured));
     }
 
     #[test]
@@ -233,6 +344,11 @@ fn wrong_messages_are_told() {
         assert_eq!(error.code(), ErrorCode::InvalidSpec);
         assert!(matches!(error, InvalidMessage::Spec(spec) if spec.path == "kind"));
     }
+    for full in [0, 3] {
+        let dedup = Some(v1::StreamDedup { full: Some(full), ..Default::default() });
+        let error = SpecPatch::try_from(v1::StreamPatch { dedup, ..Default::default() });
+        assert_eq!(error.unwrap_err().code(), ErrorCode::InvalidSpec);
+    }
     let patch = v1::StreamPatch { max_message_bytes: Some(0), ..Default::default() };
     assert_eq!(SpecPatch::try_from(patch).unwrap_err().code(), ErrorCode::InvalidSpec);
 
@@ -249,4 +365,37 @@ fn wrong_messages_are_told() {
         ..Default::default()
     };
     assert!(Ensured::try_from(ensured).is_err());
+}
+
+#[test]
+fn what_nobody_can_ask_of_a_group_is_refused() {
+    let join = |change: fn(&mut v1::JoinGroup)| {
+        let mut join = v1::JoinGroup {
+            stream: "s".to_owned(),
+            group: "g".to_owned(),
+            credit_messages: 1,
+            credit_bytes: 1,
+            ..v1::JoinGroup::default()
+        };
+        change(&mut join);
+        JoinGroupRequest::try_from(join).map(drop).map_err(|error| error.code())
+    };
+    assert_eq!(join(|_| {}), Ok(()));
+    type Change = fn(&mut v1::JoinGroup);
+    let refused: [(Change, ErrorCode); 6] = [
+        (|join| join.credit_messages = 0, ErrorCode::ProtocolViolation),
+        (|join| join.credit_bytes = 0, ErrorCode::ProtocolViolation),
+        (|join| join.mode = 99, ErrorCode::InvalidSpec),
+        (|join| join.group = "a$b".to_owned(), ErrorCode::InvalidName),
+        (|join| join.held = vec![v1::HeldLease::default()], ErrorCode::ProtocolViolation),
+        (
+            |join| {
+                join.held = vec![v1::HeldLease { from: u64::MAX, count: 1, ..Default::default() }]
+            },
+            ErrorCode::ProtocolViolation,
+        ),
+    ];
+    for (change, code) in refused {
+        assert_eq!(join(change), Err(code));
+    }
 }

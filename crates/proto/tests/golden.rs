@@ -9,6 +9,8 @@ use railgun_proto::{Frame, FrameDecoder, FrameKind};
 
 const GOLDEN: &str = include_str!("golden/frames-v1.txt");
 const GOLDEN_CLUSTER: &str = include_str!("golden/cluster-v1.txt");
+const GOLDEN_GROUPS: &str = include_str!("golden/groups-v1.txt");
+const GOLDEN_SETTINGS: &str = include_str!("golden/settings-v1.txt");
 
 fn uid() -> Bytes {
     (0u8..16).collect()
@@ -68,6 +70,8 @@ fn frames() -> Vec<Frame> {
         kind: Some(v1::StreamKind::StreamPersistent.into()),
         max_message_bytes: Some(0),
         owner: None,
+        dlq: None,
+        dedup: None,
     };
     let diff = v1::FieldDiff {
         path: "owner".to_owned(),
@@ -155,6 +159,68 @@ fn frames() -> Vec<Frame> {
             revision: 2,
             diff: vec![diff],
         })),
+        Frame::new(&v1::JoinGroup {
+            stream: "orders".to_owned(),
+            group: "billing".to_owned(),
+            stream_uid: uid(),
+            credit_messages: 2_500,
+            credit_bytes: 16 << 20,
+            mode: v1::GroupMode::GroupExclusive.into(),
+            held: vec![v1::HeldLease {
+                lease: 3 << 32 | 1,
+                from: 300,
+                count: 2,
+                attempt: 1,
+                epoch: 4,
+                begun: true,
+            }],
+            group_id: 77,
+        }),
+        Frame::new(&v1::GroupJoined {
+            stream_uid: uid(),
+            group_id: 77,
+            mode: v1::GroupMode::GroupBalanced.into(),
+            floor: 299,
+            head: 1,
+            next_offset: 400,
+            ack_wait_ms: 30_000,
+        }),
+        Frame::with_blob(
+            &v1::GroupDeliver {
+                base_offset: 300,
+                count: 2,
+                ts_us: -1,
+                source: v1::Source::Ring.into(),
+                lease: 3 << 32 | 1,
+                attempt: 2,
+                epoch: 4,
+                redrive_generation: 1,
+            },
+            vec![Bytes::from_static(b"R"), Bytes::from_static(b"GB")],
+        ),
+        Frame::new(&v1::Settle {
+            number: 5,
+            items: vec![v1::SettleItem {
+                lease: 3 << 32 | 1,
+                from: 300,
+                count: 2,
+                epoch: 4,
+                kind: v1::SettleKind::SettleNack.into(),
+                delay_ms: Some(0),
+                error: "later".to_owned(),
+            }],
+        }),
+        Frame::new(&v1::Settled {
+            through: 5,
+            stale: vec![v1::StaleSettle {
+                lease: 3 << 32 | 1,
+                from: 300,
+                count: 1,
+                reason: v1::StaleReason::StaleFenced.into(),
+            }],
+        }),
+        Frame::new(&v1::GroupNotice { notice: Some(v1::group_notice::Notice::RewindTo(300)) }),
+        Frame::new(&v1::DrainMember {}),
         Frame::new(&v1::PeerHello {
             version_min: 1,
             version_max: 1,
@@ -178,6 +244,115 @@ fn frames() -> Vec<Frame> {
             session: None,
         }),
         Frame::new(&v1::PeerData { head: uid() }),
+    ]
+}
+
+/// What is said about groups, in every variant.
+fn group_frames() -> Vec<Frame> {
+    use v1::control_group::Action;
+    use v1::group_notice::Notice;
+    let admin = |call| Frame::new(&v1::AdminRequest { id: 1, call: Some(call) });
+    let answer = |answer| Frame::new(&v1::AdminResponse { id: 1, answer: Some(answer) });
+    let notice = |notice| Frame::new(&v1::GroupNotice { notice: Some(notice) });
+    let names = || ("orders".to_owned(), "billing".to_owned());
+    let span = || v1::OffsetSpan { from: 3, to: 300 };
+    let control = |action| {
+        let (stream, group) = names();
+        admin(Call::ControlGroup(v1::ControlGroup { stream, group, action: Some(action) }))
+    };
+    let spec = v1::GroupPatch {
+        mode: Some(v1::GroupMode::GroupExclusive.into()),
+        ack_wait_ms: Some(30_000),
+        max_in_flight: Some(1_000),
+        max_in_flight_bytes: Some(64 << 20),
+        max_unsettled: Some(10_000),
+        window: Some(1_000_000),
+        backoff: Some(v1::Backoff { delays_ms: vec![0, 1_000] }),
+        pin_retention: Some(true),
+        owner: Some("shop".to_owned()),
+        dlq: Some(v1::DlqPatch {
+            enabled: Some(true),
+            max_attempts: Some(5),
+            max_distance: Some(10_000),
+            max_age_ms: Some(0),
+            min_attempts: Some(2),
+        }),
+    };
+    let (stream, group) = names();
+    let description = v1::GroupDescription {
+        group: "billing".to_owned(),
+        group_id: 77,
+        spec: Some(spec.clone()),
+        revision: 2,
+        created_us: -1,
+        floor: 3,
+        next_offset: 300,
+        lag: 297,
+        lag_since_us: 5,
+        highest_acked: Some(2),
+        delayed: 1,
+        dying: 2,
+        parked: 3,
+        dead: 4,
+        epoch: 5,
+        paused: v1::GroupPause::GroupPausedByBreaker.into(),
+        companion: "orders$dlq.billing".to_owned(),
+        dead_letters: 6,
+        members: 7,
+        leased: 8,
+        lag_bytes: 9,
+    };
+    let start = Some(v1::reset_group::Start::TimeUs(-1));
+    vec![
+        notice(Notice::StalledAt(1)),
+        notice(Notice::Resumed(true)),
+        notice(Notice::Paused(v1::GroupPause::GroupPausedByOperator.into())),
+        notice(Notice::Unpaused(true)),
+        notice(Notice::ActiveEpoch(2)),
+        notice(Notice::Inactive(true)),
+        notice(Notice::Skipped(span())),
+        notice(Notice::Drained(true)),
+        notice(Notice::PausedUntilUs(-1)),
+        admin(Call::EnsureGroup(v1::EnsureGroup {
+            stream,
+            group,
+            spec: Some(spec),
+            start: Some(v1::ensure_group::Start::Offset(7)),
+            mode: v1::EnsureMode::EnsureWarn.into(),
+            if_revision: Some(1),
+            allow_destructive: true,
+            request_id: uid(),
+        })),
+        answer(Answer::GroupEnsured(v1::GroupEnsured {
+            outcome: v1::EnsureOutcome::EnsureCreated.into(),
+            group_id: 77,
+            revision: 1,
+            diff: Vec::new(),
+            warnings: vec!["small".to_owned()],
+        })),
+        admin(Call::ListGroups(v1::ListGroups {
+            stream: "orders".to_owned(),
+            after: "a".to_owned(),
+            limit: 10,
+        })),
+        answer(Answer::GroupList(v1::GroupList { groups: vec![description.clone()], more: true })),
+        admin(Call::DescribeGroup(v1::DescribeGroup { stream: names().0, group: names().1 })),
+        answer(Answer::GroupDescription(description)),
+        admin(Call::DeleteGroup(v1::DeleteGroup { stream: names().0, group: names().1 })),
+        answer(Answer::GroupDeleted(v1::GroupDeleted { was_there: true })),
+        control(Action::Reset(v1::ResetGroup { force: true, start })),
+        control(Action::Pause(true)),
+        control(Action::Resume(true)),
+        control(Action::Redrive(v1::OffsetSpans { spans: vec![span()] })),
+        control(Action::Discard(v1::OffsetSpans::default())),
+        control(Action::ListDead(v1::ListDead { from: 300 })),
+        answer(Answer::GroupControlled(v1::GroupControlled {
+            messages: 4,
+            floor: 3,
+            dead: vec![span()],
+            parked: vec![span()],
+            more: true,
+        })),
     ]
 }
 
@@ -304,6 +479,36 @@ fn calls_about_the_cluster_have_their_golden_bytes() {
     is_golden(&cluster_frames(), GOLDEN_CLUSTER);
 }
 
+#[test]
+fn what_is_said_about_groups_has_its_golden_bytes() {
+    is_golden(&group_frames(), GOLDEN_GROUPS);
+}
+
+#[test]
+fn settings_that_came_later_have_their_golden_bytes() {
+    let dedup = v1::StreamDedup {
+        window_ms: Some(120_000),
+        require_id: Some(false),
+        max_ids: Some(7),
+        full: Some(v1::DedupFull::DedupEvictOldest.into()),
+    };
+    let spec = Some(v1::StreamPatch { dedup: Some(dedup), ..Default::default() });
+    let ensure = v1::EnsureStream { name: "s".to_owned(), spec, ..Default::default() };
+    let description = v1::StreamDescription {
+        dedup_ids: 1,
+        dedup_effective_window_ms: 2,
+        dedup_evicted: 3,
+        ..Default::default()
+    };
+    let call = v1::admin_request::Call::EnsureStream(ensure);
+    let answer = v1::admin_response::Answer::StreamDescription(description);
+    let frames = [
+        Frame::new(&v1::AdminRequest { id: 1, call: Some(call) }),
+        Frame::new(&v1::AdminResponse { id: 1, answer: Some(answer) }),
+    ];
+    is_golden(&frames, GOLDEN_SETTINGS);
+}
+
 fn is_golden(frames: &[Frame], golden: &str) {
     let mut lines = String::new();
     for frame in frames {
@@ -318,6 +523,7 @@ fn is_golden(frames: &[Frame], golden: &str) {
 fn golden_bytes_decode() {
     decodes(GOLDEN, &frames());
     decodes(GOLDEN_CLUSTER, &cluster_frames());
+    decodes(GOLDEN_GROUPS, &group_frames());
 }
 
 fn decodes(golden: &str, expected: &[Frame]) {

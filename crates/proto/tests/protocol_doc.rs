@@ -65,6 +65,7 @@ fn names_and_limits_are_right() {
         }
     };
     let head = grouped(FrameKind::Publish.head_bytes_max());
+    let result = grouped(FrameKind::PublishResult.head_bytes_max());
     let request = FrameKind::Hello.head_bytes_max();
     let requests = FrameKind::ALL.iter().filter(|kind| kind.head_bytes_max() == request);
     let requests: Vec<_> = requests.map(|kind| format!("`{kind}`")).collect();
@@ -72,6 +73,7 @@ fn names_and_limits_are_right() {
     let blob = grouped(BATCH_BYTES_HARD);
     for limit in [
         format!("a head has at most {head} bytes, and {request} in {requests}"),
+        format!("that of a `PublishResult` has at most {result}"),
         format!("a blob at most {blob}"),
         format!("A batch has at most {blob} bytes"),
     ] {

@@ -45,7 +45,7 @@ impl Exit {
         (Self::Failed, "failed"),
         (Self::Usage, "wrong command line or configuration"),
         (Self::CannotConnect, "no connection to the server or the bucket"),
-        (Self::NotFound, "no such stream, node, context, file or directory"),
+        (Self::NotFound, "no such stream, group, dead letter, node, context, file or directory"),
         (Self::Refused, "refused by the server, or drift found; nothing changed"),
         (Self::OutcomeUnknown, "not known whether it was done"),
         (Self::Unavailable, "of cluster status: a shard has no leader, or no majority"),

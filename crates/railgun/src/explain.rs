@@ -2,8 +2,9 @@
 //! command to try next.
 
 use railgun_client::{
-    AdminError, ConnectError, ErrorCode, OpenError, PublishError, RecordRefused, SendError,
-    StreamName, SubscribeError, TransportError, WireCode, WireError,
+    AdminError, ConnectError, DeadLettersError, ErrorCode, GroupError, GroupName, OpenError,
+    PublishError, RecordRefused, SendError, StreamName, SubscribeError, TransportError, WireCode,
+    WireError,
 };
 
 use crate::exit::{Exit, Failure};
@@ -71,9 +72,10 @@ pub(crate) fn wire(error: &WireError, stream: Option<&StreamName>) -> Failure {
 
 fn exit(code: ErrorCode) -> Exit {
     match code {
-        ErrorCode::StreamNotFound | ErrorCode::StreamDeleted | ErrorCode::NodeNotFound => {
-            Exit::NotFound
-        }
+        ErrorCode::StreamNotFound
+        | ErrorCode::StreamDeleted
+        | ErrorCode::NodeNotFound
+        | ErrorCode::GroupNotFound => Exit::NotFound,
         ErrorCode::OutcomeUnknown | ErrorCode::Timeout => Exit::OutcomeUnknown,
         ErrorCode::Internal
         | ErrorCode::ColdCorrupt
@@ -115,6 +117,7 @@ fn next(code: ErrorCode, name: &str) -> String {
         }
         Code::IdRequired => format!("railgun pub {name} MESSAGE --id ID"),
         Code::DuplicateIdConflict => "another --id, or the message that it was used for".to_owned(),
+        Code::Duplicate => "leave out what is in the stream already".to_owned(),
         Code::OffsetOutOfRange
         | Code::RevisionConflict
         | Code::KindMismatch
@@ -144,6 +147,9 @@ fn next(code: ErrorCode, name: &str) -> String {
         Code::NodeNotFound | Code::UnsafeChange => {
             "railgun cluster status, which shows nodes and shards".to_owned()
         }
+        Code::GroupNotFound => format!("railgun group ls {name}, which lists those there are"),
+        Code::GroupInUse => "end its members, or the same with --force".to_owned(),
+        Code::GroupModeMismatch => format!("railgun group ls {name}, which shows the mode"),
         Code::NoAuthority => "railgun cluster issue-node, where the CA's key is".to_owned(),
         Code::TokenExpired => "railgun cluster join-token, which makes another".to_owned(),
         Code::UntrustedPeer => {
@@ -209,7 +215,11 @@ pub(crate) fn publish(error: &PublishError, stream: &StreamName) -> Failure {
     let look = format!("railgun sub {stream} --from last:1 --until-end, to see what is there");
     match error {
         PublishError::Refused(error) => publishing(error, stream),
-        PublishError::OrderBroken => Failure::new(Exit::Refused, text).next(look),
+        PublishError::OrderBroken | PublishError::Duplicate { .. } => {
+            Failure::new(Exit::Refused, text).next(look)
+        }
+        PublishError::IdConflict { .. } => Failure::new(Exit::Refused, text)
+            .next("another --id, or the message that it was used for"),
         PublishError::NotSent { .. } => Failure::new(Exit::CannotConnect, text).next(REACHABLE),
         PublishError::Unknown { .. } => Failure::new(Exit::OutcomeUnknown, text).next(look),
     }
@@ -247,6 +257,39 @@ pub(crate) fn subscribe(error: &SubscribeError) -> Failure {
         SubscribeError::Damaged { .. } | SubscribeError::Protocol { .. } => {
             Failure::new(Exit::Failed, error.to_string()).next(MISTAKE)
         }
+    }
+}
+
+/// A member that has no place in its group, or lost it.
+pub(crate) fn group(error: &GroupError, stream: &StreamName, group: &GroupName) -> Failure {
+    let text = error.to_string();
+    match error {
+        GroupError::NotFound { .. } => {
+            Failure::new(Exit::NotFound, format!("stream '{stream}' has no group '{group}'"))
+                .next(format!("railgun group ensure {stream} {group}, or the same with --create"))
+        }
+        GroupError::Deleted { .. } => {
+            Failure::new(Exit::NotFound, text).next(format!("railgun group ls {stream}"))
+        }
+        GroupError::NotMade { error, .. } => admin(error, Some(stream)),
+        GroupError::Refused { error, .. } => wire(error, Some(stream)),
+        GroupError::Disconnected { error, .. } => connect(error),
+        GroupError::TooManyStreams { .. } => {
+            Failure::new(Exit::Failed, text).next("fewer streams at a time")
+        }
+        GroupError::Damaged { .. } | GroupError::Protocol { .. } => {
+            Failure::new(Exit::Failed, text).next(MISTAKE)
+        }
+        GroupError::Stale { .. } | GroupError::Closed => Failure::new(Exit::OutcomeUnknown, text)
+            .next(format!("railgun group info {stream} {group}, which shows how far the group is")),
+    }
+}
+
+/// Dead letters that could not be read.
+pub(crate) fn dead_letters(error: &DeadLettersError, stream: &StreamName) -> Failure {
+    match error {
+        DeadLettersError::Admin(error) => admin(error, Some(stream)),
+        DeadLettersError::Read(error) => subscribe(error),
     }
 }
 

@@ -1,13 +1,17 @@
 //! `railgun`: the one binary. A node (`serve`), and every command that talks to one.
 
+mod apply;
 mod bench;
 mod cluster;
 mod config;
 mod context;
+mod dlq;
 mod exit;
 mod explain;
+mod group;
 mod interrupt;
 mod lines;
+mod member;
 mod output;
 mod position;
 mod publish;
@@ -42,6 +46,9 @@ struct Cli {
 enum Command {
     Serve(serve::ServeArgs),
     Stream(stream::StreamArgs),
+    Group(group::GroupArgs),
+    Dlq(dlq::DlqArgs),
+    Apply(apply::ApplyArgs),
     Pub(publish::PubArgs),
     Sub(subscribe::SubArgs),
     Replay(replay::ReplayArgs),
@@ -70,6 +77,9 @@ fn run(cli: Cli) -> CommandResult {
         }
         Command::Context(args) => context::run(&args, server),
         Command::Stream(args) => block_on(stream::run(args, server)),
+        Command::Group(args) => block_on(group::run(args, server)),
+        Command::Dlq(args) => block_on(dlq::run(args, server)),
+        Command::Apply(args) => block_on(apply::run(args, server)),
         Command::Pub(args) => block_on(publish::run(args, server)),
         Command::Sub(args) => block_on(subscribe::run(args, server)),
         Command::Replay(args) => {

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use railgun_client::{Client, PublishError, Publisher, RecordDraft, StreamName, Ticket};
+use railgun_client::{Client, PublishError, Published, Publisher, RecordDraft, StreamName, Ticket};
 use railgun_types::limits::MESSAGE_BYTES_HARD;
 
 use crate::exit::{CommandResult, Exit, Failure};
@@ -28,6 +28,7 @@ const OTHER_FILE: &str = "pass another --file, or - for standard input";
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   railgun pub orders 'one coffee' --key table-4
+  railgun pub orders 'one coffee' --id order-17
   railgun pub orders --file orders.ndjson
   tail -f app.log | railgun pub logs
   railgun pub orders tick --count 100 --rate 10")]
@@ -46,7 +47,8 @@ pub(crate) struct PubArgs {
     /// Header of every message; may be repeated
     #[arg(long = "header", value_name = "KEY=VALUE", value_parser = parse_header)]
     headers: Vec<(String, String)>,
-    /// Message id, kept with the message
+    /// Message id: where the stream has an ID time box, a message that comes again with its id is
+    /// appended once
     #[arg(long, requires = "message")]
     id: Option<String>,
     /// Publish the message this many times
@@ -143,20 +145,23 @@ async fn publish(args: PubArgs, input: Option<Input>, client: &Client) -> Comman
         return Err(explain(&error, &args, published));
     }
     sent.map_err(|failure| finished(failure, &args, published))?;
-    let first = offset(first).await;
-    let last = offset(last).await.or(first);
+    let first = ended(first).await;
+    let last = ended(last).await.or(first);
     let stream = &args.stream;
     print(&match (first, last) {
-        (Some(first), Some(last)) if first == last => format!("{stream}: offset {first}\n"),
+        (Some(first), Some(last)) if first.offset == last.offset => {
+            let known = if first.duplicate { ", published before under the same id" } else { "" };
+            format!("{stream}: offset {}{known}\n", first.offset)
+        }
         (Some(first), Some(last)) => {
-            format!("{stream}: {published} messages, offsets {first} to {last}\n")
+            format!("{stream}: {published} messages, offsets {} to {}\n", first.offset, last.offset)
         }
         _ => format!("{stream}: no messages\n"),
     })
 }
 
-async fn offset(ticket: Option<Ticket>) -> Option<u64> {
-    ticket?.await.ok().map(|published| published.offset.0)
+async fn ended(ticket: Option<Ticket>) -> Option<Published> {
+    ticket?.await.ok()
 }
 
 fn after(stream: &StreamName, published: u64) -> String {

@@ -185,7 +185,7 @@ fn print<W: io::Write>(printer: &mut RecordPrinter<W>, batch: &ColdBatch) -> io:
             ts_us: batch.ts.0,
             source: "cold",
             key: content.key,
-            headers: content.headers,
+            headers: content.headers.into(),
             value: content.value,
             id: entry.id,
         };

@@ -1,19 +1,20 @@
 //! `railgun stream`: ensure, list, describe and delete streams.
 
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 
 use clap::ValueEnum;
 use railgun_client::{
-    AdminError, ChangeClass, Client, EnsureMode, EnsureOptions, EnsureOutcome, ErrorCode,
-    FieldDiff, SpecPatch, StreamDescription, StreamName,
+    AdminError, ChangeClass, Client, DedupFull, DedupPatch, EnsureMode, EnsureOptions,
+    EnsureOutcome, ErrorCode, FieldDiff, SpecPatch, StreamDescription, StreamName,
 };
 use serde_json::Value;
 
 use crate::exit::{CommandResult, Exit, Failure};
 use crate::explain;
 use crate::output::format::{rfc3339, safe};
-use crate::output::table::{Fields, Listing, Table, print};
+use crate::output::table::{Fields, Listing, Table, confirmed, print};
 use crate::server::ServerArgs;
+use crate::span::Span;
 
 /// Make, list, describe and delete streams
 #[derive(Debug, clap::Args)]
@@ -35,6 +36,7 @@ enum StreamCommand {
     #[command(after_help = "Examples:
   railgun stream ensure orders
   railgun stream ensure orders --owner shop --mode check
+  railgun stream ensure orders --dedup-window 2m
   railgun stream ensure orders --max-message-bytes 4194304 --mode overwrite --if-revision 1")]
     Ensure(EnsureArgs),
     /// List streams
@@ -81,6 +83,8 @@ struct EnsureArgs {
     /// Label of who manages the stream
     #[arg(long, value_name = "LABEL")]
     owner: Option<String>,
+    #[command(flatten)]
+    dedup: DedupArgs,
     /// What to do if the stream exists and differs
     #[arg(long, value_enum, default_value = "warn")]
     mode: Mode,
@@ -90,6 +94,59 @@ struct EnsureArgs {
     /// Allow changes that lose data
     #[arg(long)]
     allow_destructive: bool,
+}
+
+/// The ID time box: a message that comes again with its id in this time is appended once.
+#[derive(Debug, clap::Args)]
+struct DedupArgs {
+    /// How long the id of a message is held: 1s to 7d, or off [default of a new stream: off]
+    #[arg(long, value_name = "SPAN", value_parser = parse_window)]
+    dedup_window: Option<Window>,
+    /// Refuse messages without an id, or with =false take them [default of a new stream: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true")]
+    require_id: Option<bool>,
+    /// Most ids held [default of a new stream: 1000000]
+    #[arg(long, value_name = "N")]
+    dedup_max_ids: Option<u64>,
+    /// What becomes of a new id when so many are held [default of a new stream: reject]
+    #[arg(long, value_enum)]
+    dedup_full: Option<Full>,
+}
+
+/// How long ids are held, in ms; 0 is off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Window(u64);
+
+fn parse_window(text: &str) -> Result<Window, String> {
+    if text == "off" {
+        return Ok(Window(0));
+    }
+    let Span(span) = text.parse().map_err(|error: crate::span::SpanError| error.to_string())?;
+    u64::try_from(span.as_millis()).map(Window).map_err(|error| error.to_string())
+}
+
+/// What becomes of a new id when as many are held as may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Full {
+    /// Its message is refused until one has gone
+    Reject,
+    /// The oldest id is forgotten before its time
+    EvictOldest,
+}
+
+impl From<DedupArgs> for DedupPatch {
+    fn from(args: DedupArgs) -> Self {
+        Self {
+            window_ms: args.dedup_window.map(|Window(ms)| ms),
+            require_id: args.require_id,
+            max_ids: args.dedup_max_ids,
+            full: args.dedup_full.map(|full| match full {
+                Full::Reject => DedupFull::Reject,
+                Full::EvictOldest => DedupFull::EvictOldest,
+            }),
+        }
+    }
 }
 
 /// What to do about a difference.
@@ -128,6 +185,7 @@ async fn ensure(client: &Client, args: EnsureArgs) -> CommandResult {
     let patch = SpecPatch {
         max_message_bytes: args.max_message_bytes,
         owner: args.owner,
+        dedup: args.dedup.into(),
         ..SpecPatch::default()
     };
     let options = EnsureOptions {
@@ -163,7 +221,7 @@ async fn ensure(client: &Client, args: EnsureArgs) -> CommandResult {
     }
 }
 
-fn differences(diff: &[FieldDiff]) -> String {
+pub(crate) fn differences(diff: &[FieldDiff]) -> String {
     let line = |field: &FieldDiff| {
         let class = match field.class {
             ChangeClass::Live => "",
@@ -203,12 +261,21 @@ async fn info(client: &Client, name: &StreamName, listing: Listing) -> CommandRe
     let described = client.admin().describe_stream(name).await;
     let stream = described.map_err(|error| explain::admin(&error, Some(name)))?;
     let time = |time: Option<railgun_client::Timestamp>| time.map(|time| rfc3339(time.0));
+    let dedup = stream.spec.dedup;
+    let of_box = |value: u64| dedup.is_on().then_some(value);
     let fields = Fields::default()
         .field("name", stream.name.as_str())
         .field("uid", stream.uid.to_string())
         .field("kind", stream.spec.kind.name())
         .field("max_message_bytes", stream.spec.max_message_bytes)
         .field("owner", Some(stream.spec.owner.as_str()).filter(|owner| !owner.is_empty()))
+        .field("dedup_window_ms", dedup.window_ms)
+        .field("dedup_effective_window_ms", of_box(stream.dedup_effective_window_ms))
+        .field("dedup_ids", of_box(stream.dedup_ids))
+        .field("dedup_max_ids", of_box(dedup.max_ids))
+        .field("dedup_full", dedup.is_on().then(|| dedup.full.name()))
+        .field("dedup_evicted", of_box(stream.dedup_evicted))
+        .field("require_id", dedup.require_id)
         .field("revision", stream.revision)
         .field("shard", stream.shard.0)
         .field("created", rfc3339(stream.created.0))
@@ -230,7 +297,8 @@ async fn remove(client: &Client, name: &StreamName, yes: bool) -> CommandResult 
     if !yes && io::stdin().is_terminal() {
         let described = admin.describe_stream(name).await;
         let stream = described.map_err(|error| explain::admin(&error, Some(name)))?;
-        if !confirmed(&stream) {
+        let question = format!("delete stream '{name}' with {} records?", records(&stream));
+        if !confirmed(&question) {
             return Err(Failure::new(Exit::Refused, format!("stream '{name}' was not deleted"))
                 .next(format!("railgun stream rm {name} --yes")));
         }
@@ -250,14 +318,6 @@ fn not_deleted(error: &AdminError, name: &StreamName) -> Failure {
         )),
         _ => failure,
     }
-}
-
-fn confirmed(stream: &StreamDescription) -> bool {
-    eprint!("delete stream '{}' with {} records? [y/N] ", stream.name, records(stream));
-    let mut answer = String::new();
-    // Whoever cannot be asked has not said yes.
-    let asked = io::stderr().flush().and_then(|()| io::stdin().lock().read_line(&mut answer));
-    asked.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
 }
 
 #[cfg(test)]
@@ -281,6 +341,13 @@ mod tests {
             "{later}"
         );
         assert!(text(ErrorCode::StreamNotFound).contains("railgun stream ls"));
+    }
+
+    #[test]
+    fn a_window_is_a_span_of_time_or_off() {
+        assert_eq!(parse_window("2m"), Ok(Window(120_000)));
+        assert_eq!(parse_window("off"), Ok(Window(0)));
+        assert!(parse_window("two minutes").is_err_and(|error| error.contains("`90s`")));
     }
 
     #[test]

@@ -4,10 +4,11 @@ use std::io;
 use std::pin::pin;
 use std::task::Poll;
 
-use railgun_client::{Client, Delivery, Event, Removed, RemovedReason, StreamName};
+use railgun_client::{Client, Event, RecordRun, Removed, RemovedReason, StreamName};
 
-use crate::exit::CommandResult;
+use crate::exit::{CommandResult, Exit, Failure};
 use crate::explain;
+use crate::member::{Member, MemberArgs};
 use crate::output::format::Shown;
 use crate::output::progress;
 use crate::output::records::{Printed, RecordFormat, RecordPrinter};
@@ -21,34 +22,52 @@ use crate::server::ServerArgs;
   railgun sub orders                                       follow what comes from now on
   railgun sub orders --from earliest --until-end --raw     everything there is, values only
   railgun sub orders --from 15m --format '{ts} {key} {value}'
-  railgun sub orders --from last:10 --limit 10")]
+  railgun sub orders --from last:10 --limit 10
+  railgun sub orders --group billing                       as a member of a group; acks what it prints
+  railgun sub orders --group billing --exec './bill.sh'    acks what the command does, nacks what fails")]
 pub(crate) struct SubArgs {
     /// The stream
     stream: StreamName,
-    /// Where to begin: earliest, latest, an offset, a time (RFC 3339), an age (15m) or last:N
-    #[arg(long, value_name = "WHERE", default_value = "latest")]
-    from: Start,
-    /// Where to end, exclusive: an offset, a time or an age
+    /// Where to begin: earliest, latest, an offset, a time (RFC 3339), an age (15m) or last:N; of a group, only
+    /// with --create [default: latest]
     #[arg(long, value_name = "WHERE")]
+    from: Option<Start>,
+    /// Where to end, exclusive: an offset, a time or an age
+    #[arg(long, value_name = "WHERE", conflicts_with = "group")]
     until: Option<Until>,
     /// End at the last record there is now, instead of following
-    #[arg(long)]
+    #[arg(long, conflicts_with = "group")]
     until_end: bool,
     /// End after this many records
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
     #[command(flatten)]
     format: RecordFormat,
+    #[command(flatten)]
+    member: MemberArgs,
 }
 
 /// Runs `railgun sub`.
 pub(crate) async fn run(args: SubArgs, server: &ServerArgs) -> CommandResult {
-    server.with_client(async |client| read(args, client).await).await
+    let Some(group) = args.member.group.clone() else {
+        return server.with_client(async |client| read(args, client).await).await;
+    };
+    if args.from.is_some() && !args.member.create {
+        let text = "--from says where a group begins that is made, and none is to be made";
+        return Err(Failure::new(Exit::Usage, text).next(format!(
+            "railgun group reset {} {group} --to WHERE, or add --create",
+            args.stream
+        )));
+    }
+    let SubArgs { stream, from, limit, format, member: args, .. } = args;
+    let member = Member { stream, group, from: from.unwrap_or(Start::Latest), limit, format, args };
+    server.with_client(async |client| member.run(client).await).await
 }
 
 async fn read(args: SubArgs, client: &Client) -> CommandResult {
     let now = jiff::Timestamp::now();
-    let mut builder = client.subscribe(args.stream).start(args.from.start(now));
+    let mut builder = client.subscribe(args.stream);
+    builder = builder.start(args.from.unwrap_or(Start::Latest).start(now));
     match args.until.map(|until| until.end(now)) {
         Some(End::Offset(offset)) => builder = builder.until_offset(offset),
         Some(End::Time(time)) => builder = builder.until_time(time),
@@ -75,9 +94,9 @@ async fn read(args: SubArgs, client: &Client) -> CommandResult {
             }
         };
         let printed = match event {
-            Ok(Some(Event::Data(delivery))) => {
-                progress.inc(delivery.len() as u64);
-                print(&mut printer, &delivery)
+            Ok(Some(Event::Data(run))) => {
+                progress.inc(run.len() as u64);
+                print(&mut printer, &run)
             }
             Ok(Some(Event::Removed(removed))) => {
                 progress.suspend(|| warn(&removed));
@@ -96,14 +115,14 @@ async fn read(args: SubArgs, client: &Client) -> CommandResult {
     or_closed(printer.flush())
 }
 
-fn print<W: io::Write>(printer: &mut RecordPrinter<W>, delivery: &Delivery) -> io::Result<()> {
-    for record in delivery.records() {
+fn print<W: io::Write>(printer: &mut RecordPrinter<W>, run: &RecordRun) -> io::Result<()> {
+    for record in run.records() {
         let shown = Shown {
             offset: record.offset.0,
             ts_us: record.ts.0,
             source: record.source.name(),
             key: record.key,
-            headers: record.headers,
+            headers: record.headers.into(),
             value: record.value,
             id: record.id,
         };

@@ -95,6 +95,12 @@ error_codes! {
     RevisionConflict = 208, Retry::Never;
     /// The cluster cannot do this yet: not all nodes are new enough.
     FeatureLevel = 209, Retry::Never;
+    /// The stream has no group of this name.
+    GroupNotFound = 210, Retry::Never;
+    /// The group has members, and this would take from them what they have.
+    GroupInUse = 211, Retry::Never;
+    /// The group is of the other mode.
+    GroupModeMismatch = 212, Retry::Never;
 
     /// An earlier message of the same publisher failed, so this one was not appended.
     OrderBroken = 300, Retry::Never;
@@ -128,6 +134,8 @@ error_codes! {
     BatchTooLarge = 314, Retry::Never;
     /// More than the allowed un-answered batches on one publisher.
     TooManyUnanswered = 315, Retry::Never;
+    /// A message of an atomic batch was appended before, so that none of the batch is.
+    Duplicate = 316, Retry::Never;
 
     /// The position lies outside what the stream holds.
     OffsetOutOfRange = 400, Retry::Never;

@@ -6,6 +6,7 @@
 
 pub mod batch;
 mod cursor;
+mod dedup_spec;
 mod error_code;
 mod group_spec;
 mod ids;
@@ -16,6 +17,7 @@ mod start;
 mod stream_spec;
 
 pub use cursor::{ByteCursor, Malformed, put_varint, unzigzag, varint_len, zigzag};
+pub use dedup_spec::{DedupFull, DedupPatch, DedupSpec};
 pub use error_code::{ErrorCode, Retry};
 pub use group_spec::{DlqPatch, DlqSpec, GroupMode, GroupPatch, GroupSpec};
 pub use ids::{

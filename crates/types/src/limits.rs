@@ -52,6 +52,14 @@ pub const TOMBSTONES_PER_SHARD: usize = 10_000;
 pub const PRODUCERS_PER_SHARD: usize = 100_000;
 /// Consumer groups of a shard: beyond it no more can be made.
 pub const GROUPS_PER_SHARD: usize = 10_000;
+/// Most messages that a member of a group may have un-settled.
+pub const GROUP_CREDIT_MESSAGES: u32 = 100_000;
+/// Most bytes of these.
+pub const GROUP_CREDIT_BYTES: u64 = 1 << 30;
+/// Most items of one frame in which a member says what came of deliveries.
+pub const SETTLE_ITEMS: usize = 4_096;
+/// Frames of that kind that a member has un-answered; the server reads no more of them.
+pub const SETTLES_UNANSWERED: usize = 64;
 /// Steps of a group's back-off; the last one repeats.
 pub const BACKOFF_STEPS: usize = 32;
 /// Most messages whose failure one change of a group tells: more than it has in flight.
@@ -63,6 +71,21 @@ pub const REDRIVEN_PER_CHANGE: u64 = 100_000;
 /// Most runs of dead messages that a group can make pending again; beyond it the lowest is only in
 /// the group's companion.
 pub const DEAD_RUNS_PER_GROUP: usize = 100_000;
+/// Results with duplicates in them that producers' states keep for repeats (PQ-1), counted in duplicates,
+/// for a shard: beyond it a repeated batch is told that its outcome is not known.
+pub const PRODUCER_DUPLICATES_PER_SHARD: u64 = 1 << 20;
+/// Shortest window of an ID time box, in ms of log time; 0 is none (DD-1).
+pub const DEDUP_WINDOW_MS_MIN: u64 = 1_000;
+/// Longest window of an ID time box, in ms of log time.
+pub const DEDUP_WINDOW_MS_MAX: u64 = 7 * 86_400_000;
+/// Most ids that a stream holds unless its settings say otherwise.
+pub const DEDUP_IDS_DEFAULT: u64 = 1_000_000;
+/// Bytes of memory for the ids of all streams of a shard together (DD-5).
+pub const DEDUP_BYTES_PER_SHARD: u64 = 256 << 20;
+/// Bytes that an id counts for there, whatever its length: it is held as a hash.
+pub const DEDUP_ID_BYTES: u64 = 64;
+/// Most ids that all streams of a shard hold together.
+pub const DEDUP_IDS_PER_SHARD: u64 = DEDUP_BYTES_PER_SHARD / DEDUP_ID_BYTES;
 
 /// Most data shards of a cluster.
 pub const SHARDS: u32 = 4_096;

@@ -1,5 +1,6 @@
 //! What a user asks a stream to be, and how a wish differs from what is (SEMANTICS §8).
 
+use crate::dedup_spec::{DedupPatch, DedupSpec};
 use crate::group_spec::{Comparison, DlqPatch, DlqSpec, check_owner};
 use crate::limits::{MESSAGE_BYTES_DEFAULT, MESSAGE_BYTES_HARD};
 
@@ -47,6 +48,8 @@ pub struct StreamSpec {
     pub owner: String,
     /// What holds for the dead letters of a new group that does not say otherwise.
     pub dlq: DlqSpec,
+    /// For how long ids keep messages from being appended again.
+    pub dedup: DedupSpec,
 }
 
 impl Default for StreamSpec {
@@ -56,6 +59,7 @@ impl Default for StreamSpec {
             max_message_bytes: MESSAGE_BYTES_DEFAULT as u32,
             owner: String::new(),
             dlq: DlqSpec::default(),
+            dedup: DedupSpec::default(),
         }
     }
 }
@@ -71,6 +75,8 @@ pub struct SpecPatch {
     pub owner: Option<String>,
     /// See [`StreamSpec::dlq`].
     pub dlq: DlqPatch,
+    /// See [`StreamSpec::dedup`].
+    pub dedup: DedupPatch,
 }
 
 /// What `ensure` does when the stream exists and differs (EN-3).
@@ -162,7 +168,8 @@ impl SpecPatch {
         if let Some(owner) = &self.owner {
             check_owner(owner)?;
         }
-        self.dlq.validate()
+        self.dlq.validate()?;
+        self.dedup.validate()
     }
 
     /// The settings of a new stream: the given ones over the defaults.
@@ -185,6 +192,7 @@ impl SpecPatch {
             spec.owner.clone_from(owner);
         }
         self.dlq.apply_to(&mut spec.dlq);
+        self.dedup.apply_to(&mut spec.dedup);
     }
 
     /// The fields present here whose effective value in `actual` is another (EN-2).
@@ -199,6 +207,7 @@ impl SpecPatch {
         found.field("max_message_bytes", ChangeClass::Live, bytes(actual), bytes(&wanted));
         found.field("owner", ChangeClass::Live, actual.owner.clone(), wanted.owner);
         self.dlq.compare(&actual.dlq, &mut found);
+        self.dedup.diff(&actual.dedup, &mut found.diff);
         found.diff
     }
 }
@@ -216,6 +225,7 @@ mod tests {
             max_message_bytes: Some(20),
             owner: Some(String::new()),
             dlq: DlqPatch { max_distance: Some(7), ..DlqPatch::default() },
+            ..SpecPatch::default()
         };
         let diff = patch.diff(&actual);
         assert_eq!(

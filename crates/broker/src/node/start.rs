@@ -126,7 +126,7 @@ pub(super) async fn start(
     let founded = Box::pin(founded(&catalog, &routing, founding.as_ref()));
     let settings = match others.as_mut() {
         None => founded.await?,
-        Some(others) => others.answer_during(cluster, founded).await?,
+        Some(others) => Box::pin(others.answer_during(cluster, founded)).await?,
     };
     for ignored in starter::ignored(&wish, &settings) {
         tracing::warn!("{ignored}");
@@ -203,6 +203,9 @@ pub(super) async fn start(
     }
     let stopping = CancellationToken::new();
     ground.actors.spawn("the reconciler", streams.clone().keep_reconciled(stopping.clone()));
+    ground
+        .actors
+        .spawn("the tending of groups", streams.clone().keep_groups_tended(stopping.clone()));
     let context = SessionContext {
         streams: streams.clone(),
         cluster: cluster_admin.clone(),

@@ -12,6 +12,7 @@ mod elsewhere;
 mod failed_disk;
 mod forming;
 mod full_disk;
+mod groups;
 mod hints;
 mod lives;
 mod moved;

@@ -5,7 +5,7 @@ use railgun_cold::segment::{
     ChunkPool, EncodeError, EncodeSpec, Encoded, SegmentEncoder, StreamSlice,
 };
 use railgun_core::command::PartsCursor;
-use railgun_core::shard::{IndexPoint, PlannedRange};
+use railgun_core::shard::{InLog, IndexPoint, PlannedRange};
 use railgun_log::{Entry, ReadError, ShardLog};
 use railgun_types::batch::{BatchError, RecordBatch};
 use railgun_types::{Offset, StreamUid};
@@ -28,15 +28,16 @@ pub(super) enum GatherError {
     Encode(#[from] EncodeError),
 }
 
-/// One batch of a plan.
+/// One batch of a plan, or a run of its records.
 struct Wanted {
     part: usize,
     point: IndexPoint,
 }
 
-/// A batch as it was found in the log.
+/// A batch as it was found in the log, without what was left out of it.
 struct Found {
     part: usize,
+    /// Its first run.
     point: IndexPoint,
     term: u64,
     batch: RecordBatch,
@@ -130,8 +131,12 @@ fn read(
         let here = |wanted: &Wanted| wanted.point.log_index == entry.id.index;
         while let Some(Wanted { part, point }) = wanted.next_if(here) {
             let (stream, offset) = (ranges[part].stream, point.base);
-            let batch = point.find(&mut cursor, stream);
-            let batch = batch.ok_or(GatherError::Index { stream, offset })?;
+            let mut runs = vec![point];
+            while let Some(next) = wanted.next_if(|next| point.is_of_batch_of(&next.point)) {
+                runs.push(next.point);
+            }
+            let found = IndexPoint::find(&runs, &mut cursor, stream);
+            let InLog { batch, .. } = found.ok_or(GatherError::Index { stream, offset })?;
             let damaged = |source| GatherError::Damaged { stream, offset, source };
             let batch = batch.verified().map_err(damaged)?;
             each(Found { part, point, term: entry.id.term, batch })?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use railgun_core::command::PartsCursor;
-use railgun_core::shard::IndexPoint;
+use railgun_core::shard::{InLog, IndexPoint};
 use railgun_log::{Entry, ReadError as LogReadError};
 use railgun_raft::run_on;
 
@@ -47,7 +47,7 @@ impl StreamReader {
         };
         match found {
             Some(mut found) => {
-                if from_bucket && self.planted.is(BuiltinBug::GapBetweenTiers) {
+                if from_bucket && self.from.planted.is(BuiltinBug::GapBetweenTiers) {
                     found.lose_first();
                 }
                 Ok(self.keep(found, room).await)
@@ -97,11 +97,16 @@ impl StreamReader {
             let here = rest[..run].iter().take_while(|point| point.log_index < read_to).count();
             // The one walk through the entry that the last point was in.
             let mut walk = None;
+            let mut read: usize = entries.iter().map(|entry| entry.payload.len()).sum();
             let sliced = rest[..here]
-                .iter()
-                .map(|point| self.slice(&entries, first.log_index, *point, source, &mut walk))
-                .collect::<Result<Vec<_>, _>>()?;
-            let read = entries.iter().map(|entry| entry.payload.len()).sum();
+                .chunk_by(IndexPoint::is_of_batch_of)
+                .map(|runs| {
+                    let (delivery, copied) =
+                        self.slice(&entries, first.log_index, runs, source, &mut walk)?;
+                    read += copied;
+                    Ok(delivery)
+                })
+                .collect::<Result<Vec<_>, ReadFailure>>()?;
             let before = found.pinned();
             if here == 0 || !found.add(sliced, read, room) {
                 break;
@@ -154,16 +159,21 @@ impl StreamReader {
             .map_err(|source| ReadFailure::Log { shard, source })
     }
 
-    /// Takes one batch out of the entries read, and checks that it is the one the index means.
+    /// Takes the records of one batch out of the entries read, and checks that they are those the index
+    /// means. Says how many bytes were copied for them: where some of the batch were duplicates.
     /// `walk` is where it stands in the entry that it was called for last.
     fn slice<'e>(
         &self,
         entries: &'e [Entry],
         first_index: u64,
-        point: IndexPoint,
+        runs: &[IndexPoint],
         source: Source,
         walk: &mut Option<(u64, PartsCursor<'e>)>,
-    ) -> Result<Delivery, ReadFailure> {
+    ) -> Result<(Delivery, usize), ReadFailure> {
+        let [point, ..] = *runs else {
+            let (stream, offset) = (self.stream, self.next);
+            return Err(ReadFailure::Missing { stream, offset });
+        };
         let misplaced = || ReadFailure::Index {
             shard: self.from.shard.id(),
             stream: self.stream,
@@ -174,15 +184,12 @@ impl StreamReader {
         let parts = entry.ok_or_else(misplaced)?.payload.parts();
         let begun = walk.take().filter(|(index, _)| *index == point.log_index);
         let (_, cursor) = walk.insert(begun.unwrap_or((point.log_index, PartsCursor::new(parts))));
-        let batch = point.find(cursor, self.stream).ok_or_else(misplaced)?;
+        let found = IndexPoint::find(runs, cursor, self.stream).ok_or_else(misplaced)?;
+        let InLog { batch, is_copy } = found;
         let skip = u32::try_from(self.next.0.saturating_sub(point.base.0)).unwrap_or(0);
-        Ok(Delivery {
-            base: point.base,
-            skip,
-            count: point.count - skip,
-            ts: point.ts,
-            source,
-            batch,
-        })
+        let count = runs.iter().map(|run| run.count).sum::<u32>() - skip;
+        let copied = if is_copy { batch.len() } else { 0 };
+        let (base, ts) = (point.base, point.ts);
+        Ok((Delivery { base, skip, count, ts, source, batch }, copied))
     }
 }

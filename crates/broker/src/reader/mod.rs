@@ -21,6 +21,7 @@ use std::sync::Arc;
 use railgun_cold::reader::{ColdReadError, ColdReader};
 use railgun_log::ReadError as LogReadError;
 use railgun_net::{Held, Member};
+use railgun_proto::v1;
 use railgun_raft::{BlockingPool, PoolStopped};
 use railgun_types::batch::RecordBatch;
 use railgun_types::{Offset, ShardId, StreamUid, Timestamp};
@@ -43,6 +44,15 @@ pub(crate) enum Source {
     Hot,
     /// The bucket.
     Cold,
+}
+
+/// The same on the wire.
+pub(crate) fn wire_source(source: Source) -> v1::Source {
+    match source {
+        Source::Ring => v1::Source::Ring,
+        Source::Hot => v1::Source::Hot,
+        Source::Cold => v1::Source::Cold,
+    }
 }
 
 /// Records of one batch.
@@ -104,6 +114,7 @@ impl ReadFailure {
 }
 
 /// Where a client's readers get their records.
+#[derive(Clone)]
 pub(crate) struct ReadSources {
     pub(crate) shard: ShardHandle,
     pub(crate) cold: ColdReader,
@@ -111,6 +122,7 @@ pub(crate) struct ReadSources {
     pub(crate) places: ClientPlaces,
     /// The client's part of the memory for records; `None`: as much as it wants.
     pub(crate) memory: Option<Member>,
+    pub(crate) planted: Planted,
 }
 
 /// A position in one stream. Reads ahead of nobody and holds at most one step's records.
@@ -127,16 +139,10 @@ pub(crate) struct StreamReader {
     held: Option<Arc<Held>>,
     /// Memory that was waited for: for the next records.
     room: Option<Room>,
-    planted: Planted,
 }
 
 impl StreamReader {
-    pub(crate) fn new(
-        from: ReadSources,
-        stream: StreamUid,
-        next: Offset,
-        planted: Planted,
-    ) -> Self {
+    pub(crate) fn new(from: ReadSources, stream: StreamUid, next: Offset) -> Self {
         Self {
             from,
             stream,
@@ -146,7 +152,6 @@ impl StreamReader {
             retired_at: None,
             held: None,
             room: None,
-            planted,
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use railgun_core::command::{Command, CommandBody};
 use railgun_log::Payload;
-use railgun_raft::{LeaderState, Proposal, RaftShard, Unapplied, UnappliedSink};
+use railgun_raft::{LeaderState, LeaderWatch, Proposal, RaftShard, Unapplied, UnappliedSink};
 use railgun_types::Timestamp;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -82,6 +82,11 @@ impl<T> Pipeline<T> {
         self.raft.as_ref().map(|raft| raft.leader().state()).unwrap_or_default()
     }
 
+    /// Follows who leads; `None` before proposals can be made.
+    pub(crate) fn leader_watch(&self) -> Option<LeaderWatch> {
+        self.raft.as_ref().map(RaftShard::leader)
+    }
+
     /// Tells `then` whether this replica leads still, so that what its state says now is what it says
     /// everywhere (CL-4). At once where nobody else could lead.
     pub(crate) fn confirm(&self, actors: &Actors, then: impl FnOnce(bool) + Send + 'static) {
@@ -92,6 +97,11 @@ impl<T> Pipeline<T> {
         actors.spawn("a question who leads", async move {
             then(raft.read_index().await.is_ok());
         });
+    }
+
+    /// Whether one more may be in flight.
+    pub(crate) fn has_room(&self) -> bool {
+        self.in_flight.len() < IN_FLIGHT_MAX
     }
 
     /// Proposals that have not ended.
@@ -118,7 +128,7 @@ impl<T> Pipeline<T> {
         let Some(raft) = self.raft.clone().filter(|_| leader.serving) else {
             return Err((waiter, ProposeFailure::NotLeading));
         };
-        if self.in_flight.len() >= IN_FLIGHT_MAX {
+        if !self.has_room() {
             return Err((waiter, ProposeFailure::Busy));
         }
         self.observe(self.clock.now());

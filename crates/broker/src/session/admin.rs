@@ -1,6 +1,8 @@
 //! A requester's QUIC stream: administrative calls, one after another. What can only be answered where a
 //! stream's shard is goes there.
 
+mod groups;
+
 use std::time::Duration;
 
 use railgun_proto::convert::{EnsureRequest, Uid};
@@ -79,7 +81,12 @@ fn is_of_operators(call: &v1::admin_request::Call) -> bool {
         | Call::DeleteStream(_)
         | Call::SealStream(_)
         | Call::ListSegments(_)
-        | Call::DescribeCluster(_) => false,
+        | Call::DescribeCluster(_)
+        | Call::EnsureGroup(_)
+        | Call::ListGroups(_)
+        | Call::DescribeGroup(_)
+        | Call::DeleteGroup(_)
+        | Call::ControlGroup(_) => false,
     }
 }
 
@@ -106,7 +113,7 @@ async fn answer(
         }
         Call::ListStreams(list) => Answer::StreamList(list_streams(streams, list).await?),
         Call::DescribeStream(describe) => {
-            let found = streams.resolve_current(&name(&describe.name)?).await?;
+            let found = streams.resolve_current(&any_name(&describe.name)?).await?;
             Answer::StreamDescription(description(&found))
         }
         Call::DeleteStream(delete) => {
@@ -124,7 +131,7 @@ async fn answer(
                 Call::ListSegments(list) => (&list.name, CARRIED_TIMEOUT),
                 _ => unreachable!("it is one of these"),
             };
-            match streams.resolve(&name(asked)?).await?.shard {
+            match streams.resolve(&any_name(asked)?).await?.shard {
                 Place::Here(_) => answer_here(streams, call, stopping).await?,
                 Place::Elsewhere(shard) => {
                     let answered = carried::request(streams.routing(), shard, call, time);
@@ -136,6 +143,20 @@ async fn answer(
                         answered = answered => answered?,
                     }
                 }
+            }
+        }
+        Call::EnsureGroup(_)
+        | Call::ListGroups(_)
+        | Call::DescribeGroup(_)
+        | Call::DeleteGroup(_)
+        | Call::ControlGroup(_) => {
+            let asked = groups::of_leader(streams, call);
+            tokio::select! {
+                biased;
+                () = stopping.cancelled() => {
+                    return Err(WireError::new(ErrorCode::GoingAway, STOPPING));
+                }
+                answered = asked => answered?,
             }
         }
         Call::DescribeCluster(_) => Answer::ClusterDescription(cluster.describe().await?),
@@ -173,7 +194,7 @@ async fn answer_here(
     Ok(match call {
         Call::SealStream(seal) => {
             let timeout = seal_timeout(&seal);
-            let name = name(&seal.name)?;
+            let name = any_name(&seal.name)?;
             let sealed = streams.seal(&name, seal.retire);
             let sealed = tokio::select! {
                 biased;
@@ -194,6 +215,7 @@ async fn answer_here(
             })
         }
         Call::ListSegments(list) => Answer::SegmentList(list_segments(streams, &list).await?),
+        call if groups::stream_of(&call).is_some() => groups::answer(streams, call).await?,
         _ => {
             let message = "any node answers this: it is for no other";
             return Err(WireError::new(ErrorCode::ProtocolViolation, message));
@@ -211,6 +233,12 @@ async fn to_the_end<T: Send + 'static>(
         let message = format!("the change was not finished: {failed}");
         Err(WireError::new(ErrorCode::OutcomeUnknown, message))
     })
+}
+
+/// Of a stream that users have made, or of a group's dead letters.
+fn any_name(name: &str) -> Result<StreamName, WireError> {
+    StreamName::parse_any(name)
+        .map_err(|error| WireError::new(ErrorCode::InvalidName, error.to_string()))
 }
 
 fn name(name: &str) -> Result<StreamName, WireError> {
@@ -246,7 +274,7 @@ async fn list_segments(
     streams: &Streams,
     list: &v1::ListSegments,
 ) -> Result<v1::SegmentList, WireError> {
-    let found = streams.resolve(&name(&list.name)?).await?;
+    let found = streams.resolve(&any_name(&list.name)?).await?;
     let limit = page_limit(list.limit);
     let page = streams.segments(&found, Offset(list.from_offset), limit).await?;
     let segment = |facts: &crate::shard::SegmentFacts| {

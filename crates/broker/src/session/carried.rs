@@ -16,10 +16,11 @@ use tokio_util::task::TaskTracker;
 
 use super::{QuicStream, SessionContext, SessionEnd, going_away};
 use crate::auth::Rights;
+use crate::on_node::LocalReplica;
 use crate::peers::{Line, Peers};
 use crate::reader::ClientPlaces;
 use crate::relay::Relays;
-use crate::routing::Routing;
+use crate::routing::{AskedLeader, Routing};
 use crate::shard::Queueing;
 
 /// How long a client may take nothing of what it gave credit for: it has one of the places that all clients
@@ -118,13 +119,22 @@ impl Part<'_> {
     }
 }
 
+/// Which node is to serve.
+#[derive(Clone, Copy, Debug)]
+enum Server {
+    /// Any that has the shard.
+    Holder,
+    /// The one that leads it.
+    Leader,
+}
+
 /// Begins a stream at a node with the shard, with the client's first frame.
 async fn begin(
     routing: &Routing,
     part: Option<Part<'_>>,
-    shard: ShardId,
+    (shard, server): (ShardId, Server),
     first: &Frame,
-) -> Result<Carried, WireError> {
+) -> Result<AskedLeader<Carried>, WireError> {
     let unavailable = |message: &str| WireError::new(ErrorCode::Unavailable, message);
     let others = routing.others.as_ref();
     let others = others.ok_or_else(|| unavailable("this node has no connections to others"))?;
@@ -156,8 +166,27 @@ async fn begin(
             Ok((writer, reader))
         }
     };
-    let (writer, reader) = routing.ask_holder(shard, ask).await?;
-    Ok(Carried { writer, reader, _part: part, _place: place })
+    let (writer, reader) = match server {
+        Server::Holder => routing.ask_holder(shard, ask).await?,
+        Server::Leader => match routing.ask_leader(shard, ask).await? {
+            AskedLeader::Answered(begun) => begun,
+            AskedLeader::Here(leader) => return Ok(AskedLeader::Here(leader)),
+        },
+    };
+    Ok(AskedLeader::Answered(Carried { writer, reader, _part: part, _place: place }))
+}
+
+/// As [`begin`], at any node with the shard.
+async fn begin_at_holder(
+    routing: &Routing,
+    part: Option<Part<'_>>,
+    shard: ShardId,
+    first: &Frame,
+) -> Result<Carried, WireError> {
+    match begin(routing, part, (shard, Server::Holder), first).await? {
+        AskedLeader::Answered(carried) => Ok(carried),
+        AskedLeader::Here(_) => Err(lost()),
+    }
 }
 
 /// Has another node answer a request about a stream of its.
@@ -174,7 +203,29 @@ pub(super) async fn request(
                     the stream's shard",
     });
     let first = Frame::new(&v1::AdminRequest { id: 0, call: Some(call) });
-    let mut carried = begin(routing, part, shard, &first).await?;
+    let carried = begin_at_holder(routing, part, shard, &first).await?;
+    answer_of(carried, shard, time).await
+}
+
+/// Has the node that leads a shard answer a request. `None`: that is this one.
+pub(super) async fn request_of_leader(
+    routing: &Routing,
+    shard: ShardId,
+    call: v1::admin_request::Call,
+    time: Duration,
+) -> Result<Option<v1::admin_response::Answer>, WireError> {
+    let first = Frame::new(&v1::AdminRequest { id: 0, call: Some(call) });
+    match begin(routing, None, (shard, Server::Leader), &first).await? {
+        AskedLeader::Here(_) => Ok(None),
+        AskedLeader::Answered(carried) => answer_of(carried, shard, time).await.map(Some),
+    }
+}
+
+async fn answer_of(
+    mut carried: Carried,
+    shard: ShardId,
+    time: Duration,
+) -> Result<v1::admin_response::Answer, WireError> {
     carried.writer.finish();
     let answered = timeout(time, carried.reader.next()).await.map_err(|_| {
         let message = format!("the node with shard {shard} did not answer within {time:?}");
@@ -196,7 +247,7 @@ pub(super) async fn subscription(
     shard: ShardId,
     subscribe: &v1::Subscribe,
 ) -> Result<(), SessionEnd> {
-    carry(stream, shard, subscribe, false).await
+    carry_subscription(stream, shard, subscribe, false).await
 }
 
 /// The same of a subscription that was begun here: the client was told where it begins.
@@ -205,26 +256,78 @@ pub(super) async fn rest(
     shard: ShardId,
     subscribe: &v1::Subscribe,
 ) -> Result<(), SessionEnd> {
-    carry(stream, shard, subscribe, true).await
+    carry_subscription(stream, shard, subscribe, true).await
 }
 
-async fn carry(
+/// Carries a member of a group to the node that leads the shard. `Some`: that is this one.
+pub(super) async fn member(
+    stream: &mut QuicStream,
+    shard: ShardId,
+    join: &v1::JoinGroup,
+) -> Result<Option<Arc<LocalReplica>>, SessionEnd> {
+    let first = Frame::new(join);
+    let part = part_of(&stream.carried);
+    let carried = tokio::select! {
+        biased;
+        () = stream.stopping.cancelled() => return Err(going_away()),
+        carried = begin(stream.context.streams.routing(), Some(part), (shard, Server::Leader), &first)
+            => carried?,
+    };
+    let carried = match carried {
+        AskedLeader::Here(leader) => return Ok(Some(leader)),
+        AskedLeader::Answered(carried) => carried,
+    };
+    const TAKES: [FrameKind; 2] = [FrameKind::Settle, FrameKind::DrainMember];
+    carry(stream, shard, carried, Freight { takes: &TAKES, skips: None, last: None }).await?;
+    Ok(None)
+}
+
+fn part_of(places: &Arc<Semaphore>) -> Part<'_> {
+    Part {
+        places,
+        none_left: "a connection has as many subscriptions by way of this node as it may: make some on \
+                    a node that has the stream's shard",
+    }
+}
+
+async fn carry_subscription(
     stream: &mut QuicStream,
     shard: ShardId,
     subscribe: &v1::Subscribe,
     is_begun: bool,
 ) -> Result<(), SessionEnd> {
     let first = Frame::new(subscribe);
-    let part = Part {
-        places: &stream.carried,
-        none_left: "a connection has as many subscriptions by way of this node as it may: make some on \
-                    a node that has the stream's shard",
-    };
-    let mut carried = tokio::select! {
+    let part = part_of(&stream.carried);
+    let carried = tokio::select! {
         biased;
         () = stream.stopping.cancelled() => return Err(going_away()),
-        carried = begin(stream.context.streams.routing(), Some(part), shard, &first) => carried?,
+        carried = begin_at_holder(stream.context.streams.routing(), Some(part), shard, &first)
+            => carried?,
     };
+    let freight = Freight {
+        takes: &[FrameKind::Credit],
+        skips: is_begun.then_some(FrameKind::Subscribed),
+        last: Some(FrameKind::End),
+    };
+    carry(stream, shard, carried, freight).await
+}
+
+/// What is carried.
+struct Freight {
+    /// What the client may send.
+    takes: &'static [FrameKind],
+    /// What the client has heard already.
+    skips: Option<FrameKind>,
+    /// What the other node ends with.
+    last: Option<FrameKind>,
+}
+
+async fn carry(
+    stream: &mut QuicStream,
+    shard: ShardId,
+    mut carried: Carried,
+    freight: Freight,
+) -> Result<(), SessionEnd> {
     if let Some(memory) = &stream.record_memory {
         carried.reader.charge(Member::of_stream(memory));
     }
@@ -240,15 +343,15 @@ async fn carry(
             () = stopping.cancelled() => return Err(going_away()),
             given = there.flush(), if !is_given => given.map_err(|_| lost())?,
             frame = reader.next(), if is_given => match frame? {
-                Some(frame) if frame.kind() == FrameKind::Credit => there.queue_all([frame])?,
+                Some(frame) if freight.takes.contains(&frame.kind()) => there.queue_all([frame])?,
                 Some(frame) => return Err(SessionEnd::unexpected(frame.kind())),
                 None => return Err(SessionEnd::ClientLeft),
             },
             step = back.step() => match step.inspect_err(|end| pass_over_damaged(routing, shard, end))? {
                 Step::Taken => {}
-                Step::Came(frame) if is_begun && frame.kind() == FrameKind::Subscribed => {}
+                Step::Came(frame) if freight.skips == Some(frame.kind()) => {}
                 Step::Came(frame) => {
-                    is_whole = frame.kind() == FrameKind::End;
+                    is_whole = freight.last == Some(frame.kind());
                     back.queue(frame)?;
                 }
                 Step::Ended if is_whole => return Ok(()),

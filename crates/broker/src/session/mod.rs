@@ -6,6 +6,7 @@ mod aliases;
 mod carried;
 mod end;
 mod hints;
+mod member;
 mod publisher;
 mod subscription;
 
@@ -411,7 +412,7 @@ impl QuicStream {
         admin_slots: &tokio::sync::Semaphore,
     ) -> Result<(), SessionEnd> {
         match first.kind() {
-            FrameKind::OpenPublisher | FrameKind::Subscribe
+            FrameKind::OpenPublisher | FrameKind::Subscribe | FrameKind::JoinGroup
                 if matches!(self.rights, Rights::Join(_)) =>
             {
                 Err(only_joins())
@@ -427,6 +428,10 @@ impl QuicStream {
             FrameKind::Subscribe => {
                 let subscribe = self.open(first)?;
                 subscription::serve(self, subscribe).await
+            }
+            FrameKind::JoinGroup => {
+                let join = self.open(first)?;
+                member::serve(self, join).await
             }
             FrameKind::AdminRequest => {
                 let request = self.open(first)?;

@@ -14,9 +14,10 @@ use railgun_core::command::{
 use railgun_net::{FrameReader, FrameWriter};
 use railgun_proto::convert::{ExpectedEnd, Uid};
 use railgun_proto::{Frame, FrameKind, WireError, v1};
-use railgun_types::batch::RecordBatch;
+use railgun_types::batch::{PAYLOAD_HASH_BYTES, RecordBatch};
 use railgun_types::limits::{
-    ATOMIC_BATCH_BYTES, ATOMIC_BATCH_RECORDS, PUBLISH_ITEMS, PUBLISHER_STREAMS, UNBIND_ALIASES,
+    ATOMIC_BATCH_BYTES, ATOMIC_BATCH_RECORDS, BATCH_BYTES_HARD, PUBLISH_ITEMS, PUBLISHER_STREAMS,
+    UNBIND_ALIASES,
 };
 use railgun_types::{ErrorCode, ProducerId, ShardId, StreamName, StreamUid};
 use tokio::sync::OwnedSemaphorePermit;
@@ -28,7 +29,7 @@ use crate::builtin_bug::BuiltinBug;
 use crate::relay::ShardLink;
 use crate::replica::ProposeFailure;
 use crate::routing::Routing;
-use crate::shard::{RequestFailure, SESSION_BYTES};
+use crate::shard::{RequestFailure, SESSION_BYTES, SESSION_ITEMS};
 use crate::wire_error;
 use results::{BatchOutcome, Invalid, ItemState, Results, Waiting};
 
@@ -41,6 +42,14 @@ const CREDIT_BYTES: u64 = SESSION_BYTES as u64;
 /// at most so many times what is kept. A half would copy every second share of a frame that two
 /// shards divide evenly.
 const PINNED_MAX: usize = 3;
+/// Fewest bytes that an id takes in a batch: its length, itself, the hash of the message.
+const ID_BYTES_MIN: usize = 2 + PAYLOAD_HASH_BYTES;
+/// Duplicates that take about as much memory as the results of a few batches.
+const DUPLICATES_PER_ITEM: usize = 8;
+// A frame of the most ids finds room among the results of its connection: beside it a record takes 10 bytes.
+const _: () = assert!(
+    PUBLISH_ITEMS + BATCH_BYTES_HARD / (ID_BYTES_MIN + 10) / DUPLICATES_PER_ITEM <= SESSION_ITEMS
+);
 /// Streams on which a producer is forgotten by one log entry.
 const RELEASED_MAX: usize = 8_192;
 
@@ -366,6 +375,8 @@ impl Publisher<'_> {
             };
             results.items.push(ItemState { alias: item.alias, outcome });
         }
+        let ids = shares.iter().flat_map(|share| &share.appends).map(ids_max).sum::<usize>();
+        let room = self.room_with_ids(room, items, ids).await?;
         if !blob.is_empty() {
             let message = "the batches of a publish frame are longer than its items say";
             return Err(WireError::new(ErrorCode::ProtocolViolation, message).into());
@@ -437,6 +448,25 @@ impl Publisher<'_> {
         self.answer_all().await?;
         let QuicStream { queueing, reader, .. } = &mut *self.stream;
         reader.meanwhile(queueing.count(items)).await?.ok_or_else(going_away)
+    }
+
+    /// Room for the results of a frame whose messages have so many ids: each may be a duplicate, of which
+    /// there is something to tell. Who has the room for its batches gives it back before it waits.
+    async fn room_with_ids(
+        &mut self,
+        room: OwnedSemaphorePermit,
+        items: usize,
+        ids: usize,
+    ) -> Result<OwnedSemaphorePermit, SessionEnd> {
+        if ids < DUPLICATES_PER_ITEM {
+            return Ok(room);
+        }
+        drop(room);
+        let items = items + ids / DUPLICATES_PER_ITEM;
+        match self.stream.queueing.try_count(items) {
+            Some(room) => Ok(room),
+            None => self.room_for(items).await,
+        }
     }
 
     /// Whether one of the items goes to a stream on which the producer is to be forgotten first.
@@ -537,6 +567,11 @@ impl Publisher<'_> {
         }
         releases
     }
+}
+
+/// Most ids that the messages of a batch have.
+fn ids_max(append: &Append) -> usize {
+    (append.batch.id_bytes() / ID_BYTES_MIN).min(append.batch.count())
 }
 
 /// Has shards forget a producer, all at the same time.

@@ -12,7 +12,7 @@ use railgun_types::{ErrorCode, Offset, Retry, StartPosition, Timestamp};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{QuicStream, SessionEnd, carried, going_away, overdue};
-use crate::reader::{Delivery, ReadFailure, Source, Step, StreamReader};
+use crate::reader::{Delivery, ReadFailure, Step, StreamReader, wire_source};
 use crate::streams::{Place, Resolved, Start};
 use crate::wire_error;
 
@@ -53,7 +53,7 @@ pub(super) async fn serve(
     let (shard, uid) = (found.shard.here()?.clone(), found.stream);
     let memory = stream.record_memory.as_ref().map(Member::of_stream);
     let from = stream.context.streams.sources(shard, stream.read_places.clone(), memory.clone());
-    let reader = StreamReader::new(from, uid, start.start, stream.context.planted);
+    let reader = StreamReader::new(from, uid, start.start);
     let subscription = Subscription {
         stream,
         memory,
@@ -408,17 +408,12 @@ fn add_credit(credit: &mut i64, frame: Option<Frame>) -> Result<(), SessionEnd> 
 }
 
 fn deliver_frame(delivery: &Delivery) -> Frame {
-    let source = match delivery.source {
-        Source::Ring => v1::Source::Ring,
-        Source::Hot => v1::Source::Hot,
-        Source::Cold => v1::Source::Cold,
-    };
     let head = v1::Deliver {
         base_offset: delivery.base.0,
         skip: delivery.skip,
         count: delivery.count,
         ts_us: delivery.ts.0,
-        source: source.into(),
+        source: wire_source(delivery.source).into(),
     };
     Frame::with_blob(&head, vec![delivery.batch.as_bytes().clone()])
 }

@@ -34,6 +34,10 @@ pub struct ShardFigures {
     pub records_total: u64,
     /// Their encoded bytes.
     pub record_bytes_total: u64,
+    /// Records that were not appended, as they had been before under the same id (DD-2).
+    pub duplicates_total: u64,
+    /// Message ids held.
+    pub ids: u64,
     /// Append requests refused because of the hot budget or a full disk.
     pub refused_total: u64,
     /// Uploads have failed since the last one that worked.
@@ -49,6 +53,7 @@ impl ShardFigures {
         self.log_time = state.log_time();
         self.streams = state.stream_count() as u64;
         self.producers = state.producers() as u64;
+        self.ids = state.ids_held();
         self.objects = state.manifest().objects.len() as u64;
     }
 }

@@ -12,6 +12,7 @@ use railgun_core::manifest::ManifestFile;
 use railgun_core::shard::{AppendRefusal, Appended, Orphan, Outcome, Restored, ShardState};
 use railgun_log::ShardLog;
 use railgun_raft::{BlockingPool, RaftShard, Unapplied};
+use railgun_types::batch::RecordBatch;
 use railgun_types::{Offset, ShardId, StartPosition, StreamName, StreamUid};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -20,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 use super::appender::{Appender, EntryReplies};
 use super::budget::{self, Admission};
 use super::figures::ShardFigures;
+use super::groups::{GroupMessage, LetterReply};
+use super::live_groups::LiveGroups;
 use super::query::{
     self, Located, NextPlan, OffloadStatus, Orphans, ReadQuery, SegmentPage, StartResolved,
     StreamFacts,
@@ -124,6 +127,7 @@ pub(crate) enum Message {
         reply: oneshot::Sender<StateDigest>,
     },
     Checkpointed(Written),
+    Group(GroupMessage),
 }
 
 impl Message {
@@ -159,18 +163,24 @@ pub(crate) struct HostSpec {
 
 /// Who waits for an entry of this node.
 #[derive(Debug)]
-enum Waiter {
+pub(super) enum Waiter {
     Append(EntryReplies),
     Command(oneshot::Sender<Result<Outcome, ProposeFailure>>),
     Request(oneshot::Sender<Result<Outcome, RequestFailure>>),
+    /// What groups that are handed out here have to say.
+    Groups,
+    /// Who wants a dead letter appended.
+    DeadLetter(LetterReply),
 }
 
-struct Host {
-    state: ShardState,
-    log: ShardLog,
-    actors: Actors,
-    pipeline: Pipeline<Waiter>,
+pub(super) struct Host {
+    pub(super) state: ShardState,
+    pub(super) log: ShardLog,
+    pub(super) actors: Actors,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) pipeline: Pipeline<Waiter>,
     appender: Appender,
+    pub(super) groups: LiveGroups,
     unapplied: UnappliedQueue,
     hot_bytes_max: u64,
     /// The hot budget allows no entry before.
@@ -240,8 +250,10 @@ impl HostSpec {
             state: self.restored.state,
             log: self.log,
             actors: actors.clone(),
+            clock: Arc::clone(&self.clock),
             pipeline: Pipeline::new(self.clock),
             appender: Appender::default(),
+            groups: LiveGroups::default(),
             unapplied: self.unapplied,
             hot_bytes_max: self.hot_bytes_max,
             slowed_until: None,
@@ -382,6 +394,7 @@ impl Host {
                 reply.send(StateDigest::of(self.state.applied(), &pieces)).ok();
             }
             Message::Checkpointed(written) => self.on_checkpointed(written),
+            Message::Group(message) => self.on_group(message).await,
         }
     }
 
@@ -457,6 +470,7 @@ impl Host {
             let command = match entry.content {
                 EntryContent::Command(command) => command,
                 EntryContent::Blank => {
+                    self.groups.led_since(entry.at.term);
                     self.state.skip(entry.at);
                     continue;
                 }
@@ -469,18 +483,27 @@ impl Host {
             let outcome = self.state.apply(entry.at, &command);
             self.pipeline.observe(self.state.log_time());
             self.wake_readers(&command);
+            self.groups.applied(&self.state, entry.at.term, &command, &outcome);
             if matches!(outcome, Outcome::Sealed { objects: 1.. }) {
                 // The floor will rise to just here: a checkpoint that can be promoted then.
                 self.checkpoints.want();
             }
             let waiter = entry.ticket.and_then(|ticket| self.pipeline.applied(ticket));
             match (waiter, outcome) {
+                (Some(Waiter::DeadLetter(reply)), Outcome::Appended(results)) => {
+                    self.count(&command, &results);
+                    if let Some(result) = results.into_iter().next() {
+                        reply.send(result).ok();
+                    }
+                }
                 (waiter, Outcome::Appended(results)) => {
                     self.count(&command, &results);
                     let Some(Waiter::Append(replies)) = waiter else { continue };
                     self.appender.entry_ended(&replies);
                     replies.applied(results);
                 }
+                (Some(Waiter::Groups), _) => self.groups.ended(),
+                (Some(Waiter::DeadLetter(_)), _) => {}
                 (Some(Waiter::Append(replies)), _) => {
                     self.appender.entry_ended(&replies);
                     replies.failed(ProposeFailure::Unknown.into());
@@ -590,16 +613,22 @@ impl Host {
         }
     }
 
-    fn fail(&self, waiter: Waiter, failure: ProposeFailure) {
+    pub(super) fn fail(&mut self, waiter: Waiter, failure: ProposeFailure) {
         match waiter {
             Waiter::Append(replies) => replies.failed(failure.into()),
             Waiter::Command(reply) => drop(reply.send(Err(failure))),
             Waiter::Request(reply) => drop(reply.send(Err(failure.into()))),
+            Waiter::Groups => match failure {
+                ProposeFailure::Unknown => self.groups.lost(),
+                ProposeFailure::NotLeading | ProposeFailure::Busy => self.groups.clear(),
+            },
+            Waiter::DeadLetter(_) => {}
         }
     }
 
     /// Sends out as many entries as may be in flight, as far as the disk and the hot budget allow.
     async fn propose_waiting(&mut self) {
+        self.propose_groups().await;
         while self.appender.has_entry(|| self.log.file_bytes()) {
             match self.admission() {
                 Ok(None) => {}
@@ -618,7 +647,7 @@ impl Host {
 
     /// Whether the disk and the hot budget have room for what clients want: at once, so long after
     /// the entry before, or not.
-    fn admission(&self) -> Result<Option<Duration>, RequestFailure> {
+    pub(super) fn admission(&self) -> Result<Option<Duration>, RequestFailure> {
         if self.log.disk_full() {
             return Err(RequestFailure::DiskFull);
         }
@@ -627,6 +656,11 @@ impl Host {
             Admission::Slowed(pause) => Ok(Some(pause)),
             Admission::Refused => Err(RequestFailure::HotTierFull),
         }
+    }
+
+    /// Looks after so long at the latest whether there is room for what waits.
+    pub(super) fn look_again_after(&mut self, pause: Duration) {
+        self.slowed_until.get_or_insert(Instant::now() + pause);
     }
 
     fn refuse_waiting(&mut self, failure: RequestFailure) {
@@ -642,8 +676,10 @@ impl Host {
             if let Ok(appended) = result
                 && !appended.repeated
             {
-                self.figures.records_total += u64::from(appended.count);
-                self.figures.record_bytes_total += item.batch.body_bytes() as u64;
+                let duplicates = appended.duplicates().len() as u64;
+                self.figures.records_total += u64::from(appended.count) - duplicates;
+                self.figures.duplicates_total += duplicates;
+                self.figures.record_bytes_total += added_bytes(&item.batch, appended);
             }
         }
     }
@@ -724,6 +760,17 @@ impl Host {
             None => self.log.bytes_above(0),
         }
     }
+}
+
+/// Encoded bytes of the records that a batch has added.
+fn added_bytes(batch: &RecordBatch, appended: &Appended) -> u64 {
+    if appended.verdicts.is_none() {
+        return batch.body_bytes() as u64;
+    }
+    let mut duplicates = appended.duplicates().iter().map(|it| it.record).peekable();
+    let records = (0..appended.count).zip(batch.records());
+    let added = records.filter(|(at, _)| duplicates.next_if_eq(at).is_none());
+    added.map(|(_, record)| record.bytes.len() as u64).sum()
 }
 
 #[cfg(test)]

@@ -3,27 +3,33 @@
 mod appender;
 mod budget;
 mod figures;
+mod groups;
 mod host;
+mod live_groups;
 mod query;
 mod tail_readers;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use railgun_core::command::CommandBody;
+use railgun_core::command::{CommandBody, GroupChanges};
 use railgun_core::manifest::ManifestFile;
-use railgun_core::shard::{Orphan, Outcome};
+use railgun_core::shard::{AppendRefusal, Appended, Orphan, Outcome};
 use railgun_log::ShardLog;
+use railgun_proto::WireError;
 use railgun_types::limits::{PUBLISH_ITEMS, PUBLISHER_STREAMS};
-use railgun_types::{Offset, ShardId, StartPosition, StreamName, StreamUid};
+use railgun_types::{GroupName, Offset, ShardId, StartPosition, StreamName, StreamUid};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use crate::checkpoint::WriteError;
+use crate::group::{Join, Seat};
 use crate::inspection::StateDigest;
+use crate::reader::ReadSources;
 use crate::replica::{NodeStopping, ProposeFailure};
 use appender::Room;
 pub(crate) use appender::{AppendRequest, AppendResult, RequestFailure};
 pub use figures::ShardFigures;
+pub(crate) use groups::{DeadPage, GroupFacts, GroupMessage, GroupPage};
 pub(crate) use host::{HostSpec, Message, MirrorScope};
 pub(crate) use query::{
     Located, NextPlan, OffloadStatus, Orphans, PlanPart, ReadQuery, SegmentFacts, SegmentPage,
@@ -39,7 +45,7 @@ pub(crate) const SESSION_BYTES: usize = QUEUE_BYTES / 2;
 
 /// Batches of one session whose results were not taken, over all its publishers: several of the frames
 /// with the most of them.
-const SESSION_ITEMS: usize = 8 * PUBLISH_ITEMS;
+pub(crate) const SESSION_ITEMS: usize = 8 * PUBLISH_ITEMS;
 
 /// A client's place in the queues of shards, the same for all that one connection publishes: whoever
 /// opens many publishers gets no more turns by that, no more bindings and no more results. Cheap to
@@ -181,6 +187,74 @@ impl ShardHandle {
         limit: usize,
     ) -> Result<Option<SegmentPage>, NodeStopping> {
         self.ask(|reply| Message::Segments { stream, from, limit, reply }).await
+    }
+
+    /// Takes a member into a group that is handed out here.
+    pub(crate) async fn join_group(
+        &self,
+        join: Join,
+    ) -> Result<Result<Seat, WireError>, NodeStopping> {
+        let join = Box::new(join);
+        self.ask(|reply| Message::Group(GroupMessage::Join { join, reply })).await
+    }
+
+    /// Has changes of a group that is handed out here made in the next entry of their kind.
+    pub(crate) async fn change_group(&self, changes: GroupChanges) -> Result<(), NodeStopping> {
+        self.send(Message::Group(GroupMessage::Change(changes))).await
+    }
+
+    /// Appends the dead letter of a message, if the group still wants one. `None`: there was no room for
+    /// it, or nobody knows what came of it.
+    pub(crate) async fn append_dead_letter(
+        &self,
+        item: railgun_core::command::Append,
+    ) -> Option<Result<Appended, AppendRefusal>> {
+        let item = Box::new(item);
+        self.ask(|reply| Message::Group(GroupMessage::DeadLetter { item, reply })).await.ok()
+    }
+
+    /// Has groups handed out whose messages are to become dead letters, if this replica leads.
+    pub(crate) async fn tend_groups(&self, sources: ReadSources) {
+        let sources = Box::new(sources);
+        self.send(Message::Group(GroupMessage::Tend { sources })).await.ok();
+    }
+
+    /// Up to `limit` groups of a stream, behind this name.
+    pub(crate) async fn groups(
+        &self,
+        stream: StreamUid,
+        after: Option<GroupName>,
+        limit: usize,
+    ) -> Result<GroupPage, NodeStopping> {
+        self.ask(|reply| Message::Group(GroupMessage::List { stream, after, limit, reply })).await
+    }
+
+    /// What there is to tell about a group; `None` if there is none of the name.
+    pub(crate) async fn group(
+        &self,
+        stream: StreamUid,
+        group: GroupName,
+    ) -> Result<Option<Box<GroupFacts>>, NodeStopping> {
+        self.ask(|reply| Message::Group(GroupMessage::Describe { stream, group, reply })).await
+    }
+
+    /// The stream of a group's dead letters, if there is one.
+    pub(crate) async fn companion(
+        &self,
+        stream: StreamUid,
+        group: GroupName,
+    ) -> Result<Option<StreamUid>, NodeStopping> {
+        self.ask(|reply| Message::Group(GroupMessage::Companion { stream, group, reply })).await
+    }
+
+    /// What of a group is dead or parked, from an offset on.
+    pub(crate) async fn dead(
+        &self,
+        stream: StreamUid,
+        group: GroupName,
+        from: Offset,
+    ) -> Result<Option<DeadPage>, NodeStopping> {
+        self.ask(|reply| Message::Group(GroupMessage::Dead { stream, group, from, reply })).await
     }
 
     /// Waits until it is in the bucket, and a manifest there says so.

@@ -5,7 +5,9 @@ use std::ops::Range;
 
 use railgun_cold::reader::ColdPart;
 use railgun_core::manifest::{Digest, ObjectId, ObjectKind, StreamManifest};
-use railgun_core::shard::{HotIndex, IndexPoint, PlannedObject, PlannedRange, ShardState, Waiting};
+use railgun_core::shard::{
+    DedupFigures, HotIndex, IndexPoint, PlannedObject, PlannedRange, ShardState, Waiting,
+};
 use railgun_types::{Offset, StartPosition, StreamName, StreamSpec, StreamUid, Timestamp};
 
 /// Batches of one answer, at most.
@@ -71,6 +73,7 @@ pub(crate) struct StreamFacts {
     pub(crate) pending_since: Option<Timestamp>,
     pub(crate) cold_ranges: u64,
     pub(crate) offload_error: Option<String>,
+    pub(crate) dedup: DedupFigures,
 }
 
 /// One range of a stream in the bucket.
@@ -234,6 +237,7 @@ pub(super) fn describe(state: &ShardState, uid: StreamUid) -> Option<StreamFacts
         pending_since: pending.iter().map(|range| range.since).min(),
         cold_ranges: manifest.ranges.len() as u64,
         offload_error: None,
+        dedup: state.dedup_figures(uid),
     })
 }
 

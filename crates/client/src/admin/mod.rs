@@ -2,6 +2,7 @@
 
 mod cluster;
 mod error;
+mod groups;
 mod types;
 
 use std::sync::Arc;
@@ -22,6 +23,7 @@ pub use cluster::{
     NodeStatus, ReplicaStatus, ShardStatus, SignedNode,
 };
 pub use error::AdminError;
+pub use groups::{Controlled, DeadOffsets, GroupDescription};
 pub use types::{
     EnsureOptions, Sealed, Segment, SegmentList, SegmentPage, StreamDescription, StreamPage,
 };
@@ -460,6 +462,11 @@ fn unexpected(call: &'static str, answer: &Answer) -> AdminError {
         Answer::LeaderTransferred(_) => "a leader",
         Answer::JoinToken(_) => "a join token",
         Answer::NodeSigned(_) => "a certificate",
+        Answer::GroupEnsured(_) => "an ensured group",
+        Answer::GroupList(_) => "a list of groups",
+        Answer::GroupDescription(_) => "a description of a group",
+        Answer::GroupDeleted(_) => "a deleted group",
+        Answer::GroupControlled(_) => "a changed group",
     };
     AdminError::Protocol { reason: format!("{call} was answered with {kind}") }
 }

@@ -51,6 +51,13 @@ pub struct StreamDescription {
     pub cold_ranges: u64,
     /// Last failure to upload, if it has not succeeded since.
     pub offload_error: Option<String>,
+    /// Message ids that its ID time box holds.
+    pub dedup_ids: u64,
+    /// How far back an id is known, in ms of log time: the window, or less where ids were forgotten before
+    /// their time (DD-5).
+    pub dedup_effective_window_ms: u64,
+    /// Ids that were forgotten before their time, ever.
+    pub dedup_evicted: u64,
 }
 
 /// Some streams, in order of their names.
@@ -128,7 +135,7 @@ impl TryFrom<v1::StreamDescription> for StreamDescription {
         let instant = |us: i64| (us != 0).then_some(Timestamp(us));
         let text = |text: String| (!text.is_empty()).then_some(text);
         Ok(Self {
-            name: StreamName::new(&message.name).map_err(AdminError::protocol)?,
+            name: StreamName::parse_any(&message.name).map_err(AdminError::protocol)?,
             uid: StreamUid::from_wire("stream_uid", &message.stream_uid)
                 .map_err(AdminError::protocol)?,
             spec: StreamSpec::try_from(message.spec.unwrap_or_default())
@@ -145,6 +152,9 @@ impl TryFrom<v1::StreamDescription> for StreamDescription {
             last_ts: instant(message.last_ts_us),
             cold_ranges: message.cold_ranges,
             offload_error: text(message.offload_error),
+            dedup_ids: message.dedup_ids,
+            dedup_effective_window_ms: message.dedup_effective_window_ms,
+            dedup_evicted: message.dedup_evicted,
         })
     }
 }

@@ -9,6 +9,7 @@ use railgun_types::{Retry, StreamName};
 
 use super::driver::Driver;
 use super::machine::{Machine, Settings};
+use super::outcome::OnDuplicate;
 use super::publisher::{MultiPublisher, Publisher};
 use super::shared::Shared;
 use crate::client::ClientInner;
@@ -85,6 +86,7 @@ impl MultiPublisherBuilder {
             ordered: true,
             unanswered_max: PRODUCER_WINDOW,
             give_up_after: client.options.give_up_after,
+            on_duplicate: OnDuplicate::default(),
             seed: client.randomness.next(),
         };
         Self { client, settings, buffer_bytes: BUFFER_BYTES }
@@ -94,6 +96,14 @@ impl MultiPublisherBuilder {
     #[must_use]
     pub fn ordered(mut self, ordered: bool) -> Self {
         self.settings.ordered = ordered;
+        self
+    }
+
+    /// What becomes of messages that are in the stream already, under the same id (DD-2). Default: they
+    /// are published.
+    #[must_use]
+    pub fn on_duplicate(mut self, on_duplicate: OnDuplicate) -> Self {
+        self.settings.on_duplicate = on_duplicate;
         self
     }
 
@@ -149,6 +159,12 @@ impl PublisherBuilder {
     #[must_use]
     pub fn ordered(self, ordered: bool) -> Self {
         Self { multi: self.multi.ordered(ordered), ..self }
+    }
+
+    /// See [`MultiPublisherBuilder::on_duplicate`].
+    #[must_use]
+    pub fn on_duplicate(self, on_duplicate: OnDuplicate) -> Self {
+        Self { multi: self.multi.on_duplicate(on_duplicate), ..self }
     }
 
     /// See [`MultiPublisherBuilder::max_in_flight`].

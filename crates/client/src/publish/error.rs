@@ -1,8 +1,8 @@
 //! How a message can fail.
 
 use railgun_proto::WireError;
-use railgun_types::StreamName;
 use railgun_types::batch::RecordRefused;
+use railgun_types::{ErrorCode, Offset, StreamName, Timestamp};
 
 /// How a message ended that was not published (PS-3). Every ticket ends as published, or in one of
 /// these.
@@ -12,6 +12,22 @@ pub enum PublishError {
     /// whether sending it again may help; the SDK has then already tried for `give_up_after`.
     #[error("the server refused the message: {0}")]
     Refused(WireError),
+    /// Definite: not appended, because another message came with the same id before, and its time is not
+    /// over (DD-2).
+    #[error("not appended: the id was used for another message, at offset {original}")]
+    IdConflict {
+        /// Where the other message is.
+        original: Offset,
+    },
+    /// The message is in the stream, under the same id, from an earlier time: only where the publisher was
+    /// told to take that for an error (DD-2), or in an atomic batch, of which nothing was appended then.
+    #[error("the message was appended before, at offset {offset}")]
+    Duplicate {
+        /// Where it is.
+        offset: Offset,
+        /// Log time of the entry that holds it; 0 where the server does not tell it.
+        ts: Timestamp,
+    },
     /// Definite: not appended, because an earlier message of the same publisher and stream failed
     /// and the publisher keeps order. See [`Publisher::resume`](crate::Publisher::resume).
     #[error("not appended, because an earlier message of this publisher failed")]
@@ -32,6 +48,19 @@ pub enum PublishError {
 }
 
 impl PublishError {
+    /// What the server refused for good.
+    pub(crate) fn refused(error: WireError) -> Self {
+        match error.actual.map(Offset) {
+            Some(original) if error.code == ErrorCode::DuplicateIdConflict => {
+                Self::IdConflict { original }
+            }
+            Some(offset) if error.code == ErrorCode::Duplicate => {
+                Self::Duplicate { offset, ts: Timestamp(0) }
+            }
+            _ => Self::Refused(error),
+        }
+    }
+
     /// Whether the message is certainly not in the stream.
     #[must_use]
     pub fn is_definite(&self) -> bool {

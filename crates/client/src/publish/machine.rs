@@ -33,7 +33,7 @@ use tokio::time::Instant;
 use super::batch::{BatchOptions, ClosedBatch, Completion};
 use super::error::{ProtocolError, PublishError, SendError};
 use super::lane::{Binding, Lane, Left};
-use super::outcome::BatchOutcome;
+use super::outcome::{BatchOutcome, OnDuplicate};
 use crate::backoff::Bits;
 use crate::options::ANSWER_TIMEOUT_MIN;
 use lanes::Lanes;
@@ -57,6 +57,7 @@ pub(crate) struct Settings {
     pub(crate) ordered: bool,
     pub(crate) unanswered_max: usize,
     pub(crate) give_up_after: Duration,
+    pub(crate) on_duplicate: OnDuplicate,
     /// For the waits before something is repeated, so that publishers do not come back in step.
     pub(crate) seed: u64,
 }
@@ -177,9 +178,8 @@ impl Machine {
             return Some(id);
         }
         let earlier = self.lanes.of_stream(stream);
-        let Settings { ordered, give_up_after, .. } = self.settings;
         let seed = self.bits.next();
-        let id = self.lanes.insert(Lane::new(stream.clone(), ordered, give_up_after, seed))?;
+        let id = self.lanes.insert(Lane::new(stream.clone(), &self.settings, seed))?;
         let Some(earlier) = earlier else {
             self.admit(id);
             return Some(id);
@@ -537,8 +537,10 @@ impl Machine {
                 self.ready.push_front(id);
                 break;
             }
+            let on_duplicate = self.settings.on_duplicate;
             let sent = self.track(id, |lane| {
-                lane.send_next(now, out).map(|item| (wire_item(id, item), item.parts.clone()))
+                lane.send_next(now, out)
+                    .map(|item| (wire_item(id, item, on_duplicate), item.parts.clone()))
             });
             if let Some((item, parts)) = sent {
                 bytes += parts.len();
@@ -622,7 +624,7 @@ impl Machine {
     }
 }
 
-fn wire_item(id: LaneId, item: &ClosedBatch) -> v1::PublishItem {
+fn wire_item(id: LaneId, item: &ClosedBatch, on_duplicate: OnDuplicate) -> v1::PublishItem {
     let mode = if item.options.atomic {
         v1::PublishMode::PublishAtomic
     } else {
@@ -634,7 +636,7 @@ fn wire_item(id: LaneId, item: &ClosedBatch) -> v1::PublishItem {
         batch_bytes: item.parts.len() as u32,
         sequence: item.sequence.unwrap_or(0),
         mode: mode.into(),
-        on_duplicate: v1::DuplicateHandling::DuplicateReport.into(),
+        on_duplicate: on_duplicate.to_wire().into(),
         expected_last_offset: item.options.expected_end.map(|end| end.to_wire()),
     }
 }

@@ -17,5 +17,5 @@ mod shared;
 
 pub use builder::{MultiPublisherBuilder, OpenError, PublisherBuilder};
 pub use error::{PublishError, SendError};
-pub use outcome::{AtomicTicket, Published, PublishedRange, Ticket};
+pub use outcome::{AtomicTicket, OnDuplicate, Published, PublishedRange, Ticket};
 pub use publisher::{MultiPublisher, Progress, Publisher};

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use railgun_proto::{WireError, v1};
 use railgun_types::{Offset, Timestamp};
 use tokio::sync::SetOnce;
 
@@ -21,6 +22,25 @@ pub struct Published {
     pub ts: Timestamp,
     /// Whether it was there already, under the same id (DD-2).
     pub duplicate: bool,
+}
+
+/// What becomes of a message that is in the stream already, under the same id (DD-2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnDuplicate {
+    /// It is published: its ticket tells where it is, and that it was there.
+    #[default]
+    Report,
+    /// It fails with [`PublishError::Duplicate`], and those behind it do not.
+    Error,
+}
+
+impl OnDuplicate {
+    pub(crate) fn to_wire(self) -> v1::DuplicateHandling {
+        match self {
+            Self::Report => v1::DuplicateHandling::DuplicateReport,
+            Self::Error => v1::DuplicateHandling::DuplicateError,
+        }
+    }
 }
 
 /// Where an atomic batch lies (PS-4): `first` to `last`, both included.
@@ -43,6 +63,7 @@ pub(crate) struct BatchResult {
     pub(crate) published: u32,
     /// Records that were in the stream already: index, offset and time of the first.
     pub(crate) duplicates: Vec<(u32, Offset, Timestamp)>,
+    pub(crate) on_duplicate: OnDuplicate,
     pub(crate) failure: Option<BatchFailure>,
 }
 
@@ -50,6 +71,13 @@ pub(crate) struct BatchResult {
 pub(crate) struct BatchFailure {
     pub(crate) error: PublishError,
     pub(crate) rest: PublishError,
+}
+
+impl BatchFailure {
+    /// One message is to blame, and those behind it were refused for its sake.
+    pub(crate) fn of_one(error: WireError) -> Self {
+        Self { error: PublishError::refused(error), rest: PublishError::OrderBroken }
+    }
 }
 
 impl BatchResult {
@@ -60,6 +88,7 @@ impl BatchResult {
             ts: Timestamp(0),
             published: 0,
             duplicates: Vec::new(),
+            on_duplicate: OnDuplicate::default(),
             failure: Some(BatchFailure { rest: error.clone(), error }),
         }
     }
@@ -77,9 +106,10 @@ impl BatchResult {
         // Duplicates take no offset of this batch. Sorted by index, and almost always none.
         let before = self.duplicates.partition_point(|(record, ..)| *record < index);
         match self.duplicates.get(before) {
-            Some(&(record, offset, ts)) if record == index => {
-                Ok(Published { offset, ts, duplicate: true })
-            }
+            Some(&(record, offset, ts)) if record == index => match self.on_duplicate {
+                OnDuplicate::Report => Ok(Published { offset, ts, duplicate: true }),
+                OnDuplicate::Error => Err(PublishError::Duplicate { offset, ts }),
+            },
             _ => Ok(Published {
                 offset: self.base.plus(u64::from(index) - before as u64),
                 ts: self.ts,
@@ -187,6 +217,7 @@ mod tests {
             ts: Timestamp(7),
             published: 4,
             duplicates: vec![(1, Offset(5), Timestamp(2))],
+            on_duplicate: OnDuplicate::Report,
             failure: Some(BatchFailure { error: error.clone(), rest: PublishError::OrderBroken }),
         };
         let at = |index| result.record(index).map(|p| (p.offset.0, p.ts.0, p.duplicate));
@@ -196,6 +227,11 @@ mod tests {
         assert_eq!(at(3), Ok((102, 7, false)));
         assert_eq!(at(4), Err(error));
         assert_eq!(at(5), Err(PublishError::OrderBroken));
+        // DD-2
+        let strict = BatchResult { on_duplicate: OnDuplicate::Error, ..result.clone() };
+        let duplicate = PublishError::Duplicate { offset: Offset(5), ts: Timestamp(2) };
+        assert_eq!(strict.record(1), Err(duplicate));
+        assert_eq!(strict.record(2), result.record(2));
     }
 
     #[tokio::test]
@@ -209,6 +245,7 @@ mod tests {
             ts: Timestamp(9),
             published: 2,
             duplicates: Vec::new(),
+            on_duplicate: OnDuplicate::Report,
             failure: None,
         };
         outcome.set(result).expect("set once");

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use railgun_proto::convert::SubscribeRequest;
 use railgun_types::limits::BATCH_BYTES_HARD;
-use railgun_types::{Offset, StartPosition, StreamName, Timestamp};
+use railgun_types::{GroupName, Offset, StartPosition, StreamName, Timestamp};
 
 use super::error::SubscribeError;
 use super::subscription::Subscription;
 use crate::client::ClientInner;
+use crate::group::GroupBuilder;
 
 /// Batch bytes that may be on their way to a reader.
 const CREDIT_BYTES: u64 = 16 << 20;
@@ -82,6 +83,14 @@ impl SubscriptionBuilder {
     pub fn give_up_after(mut self, time: Duration) -> Self {
         self.give_up_after = time;
         self
+    }
+
+    /// Joins a group of the stream instead, whose members share its messages out and settle each. Keeps
+    /// what was said of the start and of patience.
+    #[must_use]
+    pub fn group(self, group: GroupName) -> GroupBuilder {
+        let SubscribeRequest { name, start, .. } = self.request;
+        GroupBuilder::new(self.client, name, group, start, self.give_up_after)
     }
 
     /// Opens the subscription.

@@ -1,11 +1,11 @@
 //! Reading a stream (PS-5).
 
 mod builder;
-mod delivery;
 mod error;
+mod records;
 mod subscription;
 
 pub use builder::SubscriptionBuilder;
-pub use delivery::{Delivery, Event, Record, RecordRef, Removed, RemovedReason, Source};
 pub use error::SubscribeError;
+pub use records::{Event, Record, RecordRef, RecordRun, Removed, RemovedReason, Source};
 pub use subscription::Subscription;

@@ -11,13 +11,13 @@ use railgun_types::batch::RecordBatch;
 use railgun_types::{ErrorCode, Offset, Retry, StartPosition, StreamName, StreamUid, Timestamp};
 use tokio::time::Instant;
 
-use super::delivery::{Delivery, Event, Record, Removed, RemovedReason, Source};
 use super::error::SubscribeError;
+use super::records::{Event, Record, RecordRun, Removed, RemovedReason, Source};
 use crate::backoff::Backoff;
 use crate::client::ClientInner;
 use crate::connect_error::{ConnectError, StreamLost};
 use crate::options::ANSWER_TIMEOUT_MIN;
-use crate::session::{Session, SessionStream, Waiting, expect};
+use crate::session::{Session, SessionStream, Waiting, expect, left_by};
 
 /// Reads a stream from one position on, in order, each record once.
 ///
@@ -146,7 +146,7 @@ impl Subscription {
                 return Ok(Some(Event::Data(record)));
             }
             match self.next_batch().await? {
-                Some(Event::Data(delivery)) => self.records = delivery.take_records().into(),
+                Some(Event::Data(run)) => self.records = run.take_records().into(),
                 Some(Event::Removed(removed)) => return Ok(Some(Event::Removed(removed))),
                 None => return Ok(None),
             }
@@ -159,7 +159,7 @@ impl Subscription {
     ///
     /// # Errors
     /// [`SubscribeError`]; the subscription is over then.
-    pub async fn next_batch(&mut self) -> Result<Option<Event<Delivery>>, SubscribeError> {
+    pub async fn next_batch(&mut self) -> Result<Option<Event<RecordRun>>, SubscribeError> {
         let result = self.read().await;
         if result.is_err() {
             self.state = State::Finished;
@@ -167,7 +167,7 @@ impl Subscription {
         result
     }
 
-    async fn read(&mut self) -> Result<Option<Event<Delivery>>, SubscribeError> {
+    async fn read(&mut self) -> Result<Option<Event<RecordRun>>, SubscribeError> {
         loop {
             match &mut self.state {
                 State::Finished => return Ok(None),
@@ -196,9 +196,9 @@ impl Subscription {
         }
     }
 
-    fn on_frame(&mut self, frame: &Frame) -> Result<Option<Event<Delivery>>, SubscribeError> {
+    fn on_frame(&mut self, frame: &Frame) -> Result<Option<Event<RecordRun>>, SubscribeError> {
         match frame.kind() {
-            FrameKind::Deliver => self.on_deliver(frame).map(|d| Some(Event::Data(d))),
+            FrameKind::Deliver => self.on_deliver(frame).map(|run| Some(Event::Data(run))),
             FrameKind::Removed => {
                 let removed: v1::Removed = self.decode(frame)?;
                 self.on_removed(&removed).map(|removed| Some(Event::Removed(removed)))
@@ -218,7 +218,7 @@ impl Subscription {
         }
     }
 
-    fn on_deliver(&mut self, frame: &Frame) -> Result<Delivery, SubscribeError> {
+    fn on_deliver(&mut self, frame: &Frame) -> Result<RecordRun, SubscribeError> {
         let deliver: v1::Deliver = self.decode(frame)?;
         let blob = frame.blob();
         self.owed_bytes += blob.len() as u64;
@@ -232,19 +232,14 @@ impl Subscription {
             offset: first,
             error,
         })?;
-        let source = match deliver.source() {
-            v1::Source::Ring => Source::Ring,
-            v1::Source::Hot => Source::Hot,
-            v1::Source::Cold => Source::Cold,
-            v1::Source::Unknown => Source::Unknown,
-        };
+        let source = Source::from(deliver.source());
         let (skip, count) = (deliver.skip as usize, deliver.count as usize);
         let ts = Timestamp(deliver.ts_us);
-        let delivery = Delivery::new(batch, skip, count, first, ts, source)
+        let run = RecordRun::new(batch, skip, count, first, ts, source)
             .ok_or_else(|| self.protocol(format!("the batch at {first} is not as announced")))?;
-        self.position = delivery.next_offset();
+        self.position = run.next_offset();
         self.all_is_well();
-        Ok(delivery)
+        Ok(run)
     }
 
     fn on_removed(&mut self, removed: &v1::Removed) -> Result<Removed, SubscribeError> {
@@ -453,15 +448,6 @@ impl Subscription {
         self.state = State::Reading(Box::new(Reading { stream, session, _waiting: waiting }));
         Ok(opened)
     }
-}
-
-/// The number of the session, if it is not to be used any more.
-fn left_by(lost: &StreamLost, session: &Session) -> Option<u64> {
-    if lost.is_going_away() {
-        session.going_away.cancel();
-    }
-    let left = lost.is_connection() || session.going_away.is_cancelled();
-    left.then_some(session.number)
 }
 
 impl Reading {

@@ -160,7 +160,7 @@ pub(super) fn entry(cursor: &mut ByteCursor<'_>) -> Result<CatalogEntry, Malform
 
 #[cfg(test)]
 mod tests {
-    use railgun_types::{DlqPatch, NodeId, NodeUid, ReplicaId, SpecPatch, StreamKind};
+    use railgun_types::{DedupPatch, DlqPatch, NodeId, NodeUid, ReplicaId, SpecPatch, StreamKind};
 
     use super::*;
     use crate::checkpoint::damage;
@@ -215,6 +215,7 @@ mod tests {
             max_message_bytes: Some(9),
             owner: Some("ops".to_owned()),
             dlq: DlqPatch { max_attempts: Some(3), ..DlqPatch::default() },
+            dedup: DedupPatch { window_ms: Some(120_000), ..DedupPatch::default() },
         };
         for (n, text) in [(1, "z"), (2, "orders.eu"), (3, "a")] {
             let name = StreamName::new(text).expect("valid");

@@ -120,6 +120,12 @@ impl Dispatcher {
                 self.tell_stale(range, StaleReason::Superseded);
                 range.iter().for_each(|offset| self.came_back(offset, out));
             }
+            // Its dead letter was in front: who acked it must not believe that it is done (G-3).
+            for range in self.given_up(range) {
+                self.tell_stale(range, StaleReason::AlreadySettled);
+                // Said again, it is no repeat of something that counted.
+                self.past.remove(range);
+            }
         }
         let failed = own.failures.values().flat_map(OffsetSet::iter);
         for offset in failed.flat_map(|range| range.iter()).chain(own.due.iter().copied()) {

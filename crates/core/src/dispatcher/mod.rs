@@ -200,6 +200,12 @@ impl Dispatcher {
         !self.members.is_empty()
     }
 
+    /// From here on nothing was ever handed out: what is to be read before it is wanted.
+    #[must_use]
+    pub fn cursor(&self) -> Offset {
+        self.cursor
+    }
+
     /// How many messages members have.
     #[must_use]
     pub fn leased(&self) -> u64 {

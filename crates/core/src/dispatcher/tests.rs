@@ -9,7 +9,7 @@ mod schedules;
 mod settles;
 mod world;
 
-use railgun_types::{GroupId, GroupMode, GroupSpec};
+use railgun_types::{DlqSpec, GroupId, GroupMode, GroupSpec};
 
 use super::*;
 use crate::command::{FailCause, GroupChange, GroupChanges};

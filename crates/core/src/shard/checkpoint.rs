@@ -1,15 +1,19 @@
 //! A shard's replicated state as bytes. The frame is in [`crate::checkpoint`].
 //!
 //! ```text
-//! streams      = map of: uid 16 │ name │ kind u8 │ most message bytes v │ owner │ dlq │ revision v
+//! streams      = map of: uid 16 │ name │ kind u8 │ most message bytes v │ owner │ dlq │ dedup │ revision v
 //!                │ created i64 │ deleted u8 │ next offset v │ last ts i64 │ record bytes v
 //!                │ open? u8 [range] │ closed: list of range │ list of change │ parent? u8 [16]
 //! dlq          = enabled u8 │ most attempts v │ most distance v │ most age v │ least attempts v
+//! dedup        = window v (ms) │ ids required u8 │ most ids v │ full u8
 //! change       = request 16 │ sum of its wish u32 │ revision v │ update? u8 [list of diff]
 //! diff         = path │ actual │ wanted │ class u8
 //! range        = base v │ count v │ record bytes v │ day z │ since i64 │ first log index v
 //! producers    = map of: stream 16 │ id 16 │ epoch v │ next v │ used i64 │ list of result
-//! result       = sequence z │ count v │ base z │ ts z
+//! result       = sequence z │ count v │ taken v │ base z │ ts z │ kind u8 [0 all added │ 1 verdicts
+//!                │ 2 lost]; verdicts as in an outcome
+//! ids          = map of: stream 16 │ forgotten v │ evicted v │ evicted ts? u8 [i64]
+//!                │ list of slice, each a list of: hash 16 │ offset u64 │ ts i64 │ payload hash u64
 //! manifest     = map of: uid 16 │ name │ created i64 │ deleted u8 │ digest 32 │ list of cold range
 //!                │ map of: object │ kind u8 [0 segment: stream 16, base v, last v │ 1 bundle] │ day z
 //!                  │ term v │ attempt v │ hash 8 │ bytes v │ footer bytes v │ live parts v
@@ -29,7 +33,7 @@
 //! ```
 //!
 //! Texts are a length v and bytes. Sequences, bases and times in a list are differences: a result's
-//! to what follows the one before (`sequence + count`, `base + count`, `ts`; the first: 0, 0, `used`),
+//! to what follows the one before (`sequence + taken`, `base + taken`, `ts`; the first: 0, 0, `used`),
 //! a cold range's to the end of the one before (the first: 0, 0), its max ts to its min ts.
 //!
 //! What follows from other parts is not stored but made anew: the floor's holds and the waiting bytes
@@ -38,9 +42,11 @@
 //! with them.
 
 mod groups;
+mod ids;
 mod index;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use railgun_types::limits::PRODUCER_WINDOW;
@@ -53,8 +59,8 @@ use super::ensure::{CHANGES_REMEMBERED, Change, Revisions};
 use super::manifest_log::{ManifestLog, StreamDirt};
 use super::offload::{Attempt, Floor, HotRange, PlannedObject, PlannedRange};
 use super::orphans::{ORPHANS_MAX, Orphan};
-use super::outcome::{DIFF_BYTES_MIN, diff, put_diff};
-use super::producers::{Producer, ProducerKey, Producers, StoredResult};
+use super::outcome::{DIFF_BYTES_MIN, diff, put_diff, put_verdicts, verdicts};
+use super::producers::{Producer, ProducerKey, Producers, StoredResult, StoredVerdicts};
 use super::{HotIndex, SEGMENT_BYTES_MIN, ShardState, Stream, Waiting};
 use crate::checkpoint::{CheckpointError, CheckpointReader, CheckpointWriter, Header, Section};
 use crate::codec::{self, list, map, narrow, put_list, put_varints};
@@ -65,11 +71,11 @@ use crate::manifest::{
 
 /// Fewest bytes of each item of a list.
 mod bytes_min {
-    pub(super) const STREAM: usize = 50;
+    pub(super) const STREAM: usize = 54;
     pub(super) const CHANGE: usize = 22;
     pub(super) const RANGE: usize = 13;
     pub(super) const PRODUCER: usize = 43;
-    pub(super) const RESULT: usize = 4;
+    pub(super) const RESULT: usize = 6;
     pub(super) const STREAM_MANIFEST: usize = 60;
     pub(super) const COLD_RANGE: usize = 9;
     pub(super) const OBJECT: usize = 17;
@@ -83,6 +89,10 @@ mod bytes_min {
 
 const SEGMENT: u8 = 0;
 const BUNDLE: u8 = 1;
+
+const ALL_ADDED: u8 = 0;
+const KEPT: u8 = 1;
+const LOST: u8 = 2;
 
 /// What a checkpoint of a shard holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,6 +122,7 @@ impl ShardState {
             groups,
             group_names: _,
             companions: _,
+            dedup,
             manifest,
             manifest_log,
             plans,
@@ -134,7 +145,7 @@ impl ShardState {
         });
         writer.section(Section::Streams, |out| put_list(out, streams.iter(), put_stream));
         writer.section(Section::Producers, |out| {
-            let Producers { states, by_use: _ } = producers;
+            let Producers { states, by_use: _, duplicates: _ } = producers;
             put_list(out, states.iter(), put_producer);
         });
         writer.section(Section::Manifest, |out| {
@@ -151,6 +162,7 @@ impl ShardState {
             put_list(out, orphans.iter(), put_orphan);
         });
         writer.section(Section::Groups, |out| put_list(out, groups.iter(), groups::put_group));
+        writer.section(Section::Ids, |out| ids::encode_ids(out, dedup));
         if with_index {
             writer.section(Section::Index, |out| index::encode_index(out, streams));
         }
@@ -190,6 +202,8 @@ impl ShardState {
         })?;
         let (groups, group_names) =
             reader.section(Section::Groups, |cursor| groups::groups(cursor, applied, &streams))?;
+        let dedup =
+            reader.section(Section::Ids, |cursor| ids::decode_ids(cursor, log_time, &streams))?;
         if header.has_index {
             let applied = applied.map(|applied| applied.index);
             reader.section(Section::Index, |cursor| {
@@ -197,7 +211,8 @@ impl ShardState {
             })?;
         }
         reader.finish()?;
-        let producers = Producers { states, by_use };
+        let duplicates = states.values().map(Producer::duplicates).sum();
+        let producers = Producers { states, by_use, duplicates };
         let deleted = streams.iter().filter(|(_, stream)| stream.deleted);
         let tombstones = deleted.map(|(uid, stream)| (stream.last_ts, *uid)).collect();
         let there = streams.iter().filter(|(_, stream)| !stream.deleted);
@@ -212,6 +227,7 @@ impl ShardState {
                 groups,
                 group_names,
                 companions,
+                dedup,
                 manifest,
                 manifest_log,
                 plans,
@@ -268,13 +284,14 @@ fn put_stream(out: &mut BytesMut, (uid, stream): (&StreamUid, &Stream)) {
         closed,
         parent,
     } = stream;
-    let StreamSpec { kind, max_message_bytes, owner, dlq } = spec;
+    let StreamSpec { kind, max_message_bytes, owner, dlq, dedup } = spec;
     out.put_slice(&uid.0);
     codec::put_text(out, name.as_str());
     out.put_u8(*kind as u8);
     put_varint(out, u64::from(*max_message_bytes));
     codec::put_text(out, owner);
     codec::put_dlq(out, dlq);
+    codec::put_dedup(out, dedup);
     put_varint(out, *revision);
     out.put_i64_le(created.0);
     codec::put_bool(out, *deleted);
@@ -303,6 +320,7 @@ fn stream(cursor: &mut ByteCursor<'_>) -> Result<(StreamUid, Stream), Malformed>
         max_message_bytes: narrow(cursor)?,
         owner: codec::text(cursor)?,
         dlq: codec::dlq(cursor)?,
+        dedup: codec::dedup(cursor)?,
     };
     let (revision, created) = (cursor.varint()?, Timestamp(cursor.i64()?));
     let deleted = codec::bool(cursor)?;
@@ -398,14 +416,22 @@ fn put_producer(out: &mut BytesMut, (key, producer): (&ProducerKey, &Producer)) 
     put_varint(out, u64::from(*epoch));
     put_varint(out, *next);
     out.put_i64_le(used.0);
-    let mut before = StoredResult { sequence: 0, count: 0, base: Offset(0), ts: *used };
+    let mut expected = (0, 0, *used);
     put_list(out, results.iter(), |out, result| {
-        let StoredResult { sequence, count, base, ts } = *result;
-        let count_before = u64::from(before.count);
-        let sequence = above(sequence, before.sequence.wrapping_add(count_before));
-        let base = above(base.0, before.base.0.wrapping_add(count_before));
-        put_varints(out, [sequence, u64::from(count), base, after(ts, before.ts)]);
-        before = *result;
+        let StoredResult { sequence, count, taken, base, ts, verdicts } = result;
+        let (sequence_before, base_before, ts_before) = expected;
+        let (count, taken) = (u64::from(*count), u64::from(*taken));
+        put_varints(out, [above(*sequence, sequence_before), count, taken]);
+        put_varints(out, [above(base.0, base_before), after(*ts, ts_before)]);
+        match verdicts {
+            StoredVerdicts::AllAdded => out.put_u8(ALL_ADDED),
+            StoredVerdicts::Kept(verdicts) => {
+                out.put_u8(KEPT);
+                put_verdicts(out, verdicts);
+            }
+            StoredVerdicts::Lost => out.put_u8(LOST),
+        }
+        expected = (sequence.wrapping_add(taken), base.0.wrapping_add(taken), *ts);
     });
 }
 
@@ -414,14 +440,22 @@ fn producer(cursor: &mut ByteCursor<'_>) -> Result<(ProducerKey, Producer), Malf
     let epoch = narrow(cursor)?;
     let next = cursor.varint()?;
     let used = Timestamp(cursor.i64()?);
-    let mut before = StoredResult { sequence: 0, count: 0, base: Offset(0), ts: used };
+    let mut expected = (0, 0, used);
     let results = list(cursor, bytes_min::RESULT, |cursor| {
-        let count_before = u64::from(before.count);
-        let sequence = difference(cursor, before.sequence.wrapping_add(count_before))?;
-        let count = narrow(cursor)?;
-        let base = Offset(difference(cursor, before.base.0.wrapping_add(count_before))?);
-        before = StoredResult { sequence, count, base, ts: later(cursor, before.ts)? };
-        Ok(before)
+        let (sequence_before, base_before, ts_before) = expected;
+        let sequence = difference(cursor, sequence_before)?;
+        let (count, taken) = (narrow(cursor)?, narrow(cursor)?);
+        let base = Offset(difference(cursor, base_before)?);
+        let ts = later(cursor, ts_before)?;
+        let verdicts = match cursor.u8()? {
+            ALL_ADDED => StoredVerdicts::AllAdded,
+            KEPT => StoredVerdicts::Kept(Arc::new(verdicts(cursor)?)),
+            LOST => StoredVerdicts::Lost,
+            _ => return Err(Malformed),
+        };
+        let passed = u64::from(taken);
+        expected = (sequence.wrapping_add(passed), base.0.wrapping_add(passed), ts);
+        Ok(StoredResult { sequence, count, taken, base, ts, verdicts })
     })?;
     if results.len() > PRODUCER_WINDOW {
         return Err(Malformed);

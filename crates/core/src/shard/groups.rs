@@ -286,11 +286,11 @@ impl ShardState {
             return Err(AppendRefusal::StreamNotFound);
         };
         let (ts, log_index) = (self.log_time, at.index);
-        let point = IndexPoint { base: next, count: 1, position, log_index, ts };
+        let point = IndexPoint { base: next, skip: 0, count: 1, position, log_index, ts };
         let (bytes, id_bytes) = (item.batch.body_bytes() as u64, item.batch.id_bytes() as u64);
-        companion.append(point, bytes, id_bytes, &mut self.floor, &mut self.waiting);
+        companion.append([point].into_iter(), bytes, id_bytes, &mut self.floor, &mut self.waiting);
         group.state.bury(of.offset, of.generation);
-        Ok(Appended { base: next, count: 1, ts, repeated: false })
+        Ok(Appended { base: next, count: 1, ts, repeated: false, verdicts: None })
     }
 
     /// The group of this life, unless it is deleted.

@@ -11,11 +11,14 @@ use railgun_types::{ByteCursor, Malformed, Offset, StreamUid, Timestamp};
 use crate::codec::put_varints;
 use crate::command::{Append, PartsCursor};
 
-/// One batch of a stream in the log.
+/// Records of one batch of a stream in the log, which lie one behind the other there as well: the whole batch,
+/// or one run of those records that were not left out of it as duplicates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IndexPoint {
-    /// Offset of its first record.
+    /// Offset of the first record.
     pub base: Offset,
+    /// Records of the batch before it.
+    pub skip: u32,
     /// Its records.
     pub count: u32,
     /// Byte position of the item within the entry's payload.
@@ -26,15 +29,37 @@ pub struct IndexPoint {
     pub ts: Timestamp,
 }
 
+/// Records that were found in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InLog {
+    /// As a batch, in which all of them lie.
+    pub batch: RecordBatch,
+    /// Whether it has memory of its own, and is no slice of the entry.
+    pub is_copy: bool,
+}
+
 impl IndexPoint {
-    /// The batch that it names, out of the entry that `cursor` walks through; `None` if that is
-    /// not there. The cursor goes forward cheaply, and starts over for what lies behind it.
+    /// The records that consecutive runs of one batch name, as a batch, out of the entry that `cursor`
+    /// walks through; `None` if they are not there. The cursor goes forward cheaply, and starts over for
+    /// what lies behind it.
+    ///
+    /// It is the batch as it lies there, unless that holds others, too: then they are copied out of it.
     #[must_use]
-    pub fn find(&self, cursor: &mut PartsCursor<'_>, stream: StreamUid) -> Option<RecordBatch> {
-        cursor.seek(u64::from(self.position)).ok()?;
-        let item = Append::decode(cursor).ok()?;
-        let is_meant = item.stream == stream && item.batch.count() == self.count as usize;
-        is_meant.then_some(item.batch)
+    pub fn find(runs: &[Self], cursor: &mut PartsCursor<'_>, stream: StreamUid) -> Option<InLog> {
+        let first = runs.first()?;
+        cursor.seek(u64::from(first.position)).ok()?;
+        let item = Append::decode(cursor).ok().filter(|item| item.stream == stream)?;
+        if first.skip == 0 && first.count as usize == item.batch.count() {
+            return Some(InLog { batch: item.batch, is_copy: false });
+        }
+        let batch = item.batch.select(runs.iter().map(|run| run.skip..run.skip + run.count))?;
+        Some(InLog { batch, is_copy: true })
+    }
+
+    /// Whether this run and the next one are of the same batch.
+    #[must_use]
+    pub fn is_of_batch_of(&self, next: &Self) -> bool {
+        (self.log_index, self.position) == (next.log_index, next.position)
     }
 
     /// The offset after the last record.
@@ -65,8 +90,9 @@ struct Block {
     first: IndexPoint,
     last: IndexPoint,
     points: u32,
-    /// Those behind the first, each: count v, log index and ts above the one before v, position above
-    /// the one before v in the same entry, and from 0 in another.
+    /// Those behind the first, each: twice the count v, plus one if there is a skip v behind it, log index
+    /// and ts above the one before v, position above the one before v in the same entry, and from 0 in
+    /// another.
     rest: BytesMut,
 }
 
@@ -79,16 +105,17 @@ impl Block {
         let last = std::mem::replace(&mut self.last, point);
         let entries = point.log_index.wrapping_sub(last.log_index);
         let position_before = if entries == 0 { last.position } else { 0 };
-        let fields = [
-            u64::from(point.count),
-            entries,
-            point.ts.0.wrapping_sub(last.ts.0) as u64,
-            u64::from(point.position.wrapping_sub(position_before)),
-        ];
+        let count = u64::from(point.count) << 1;
+        let ts = point.ts.0.wrapping_sub(last.ts.0) as u64;
+        let position = u64::from(point.position.wrapping_sub(position_before));
         if self.rest.is_empty() {
             self.rest.reserve(REST_BYTES_MIN);
         }
-        put_varints(&mut self.rest, fields);
+        if point.skip == 0 {
+            put_varints(&mut self.rest, [count, entries, ts, position]);
+        } else {
+            put_varints(&mut self.rest, [count | 1, point.skip.into(), entries, ts, position]);
+        }
         self.points += 1;
     }
 
@@ -140,13 +167,15 @@ impl Iterator for BlockIter<'_> {
 
 /// The batch behind `point`.
 fn behind(point: IndexPoint, rest: &mut ByteCursor<'_>) -> Result<IndexPoint, Malformed> {
-    let count = rest.varint()? as u32;
+    let count = rest.varint()?;
+    let skip = if count & 1 == 1 { rest.varint()? as u32 } else { 0 };
+    let count = (count >> 1) as u32;
     let entries = rest.varint()?;
     let ts = Timestamp(point.ts.0.wrapping_add(rest.varint()? as i64));
     let position_before = if entries == 0 { point.position } else { 0 };
     let position = position_before.wrapping_add(rest.varint()? as u32);
     let log_index = point.log_index.wrapping_add(entries);
-    Ok(IndexPoint { base: point.end(), count, position, log_index, ts })
+    Ok(IndexPoint { base: point.end(), skip, count, position, log_index, ts })
 }
 
 impl HotIndex {
@@ -262,6 +291,7 @@ mod tests {
     fn point(base: u64, count: u32, log_index: u64) -> IndexPoint {
         IndexPoint {
             base: Offset(base),
+            skip: 0,
             count,
             position: 0,
             log_index,
@@ -294,7 +324,8 @@ mod tests {
         for n in 0..100_000u64 {
             let (log_index, position) = (1_000 + n / 10, 21 + n as u32 % 10 * 120);
             let ts = Timestamp(1_700_000_000_000_000 + n as i64 / 10 * 1_000);
-            index.push(IndexPoint { base: Offset(n), count: 1, position, log_index, ts });
+            let base = Offset(n);
+            index.push(IndexPoint { base, skip: 0, count: 1, position, log_index, ts });
         }
         let bytes: usize =
             index.blocks.iter().map(|b| size_of::<Block>() + b.rest.capacity()).sum();
@@ -305,14 +336,16 @@ mod tests {
         let count = prop_oneof![3 => Just(1), 1 => 1u32..=65_536];
         let entries = prop_oneof![4 => Just(0), 4 => 1u64..3, 1 => 0u64..1 << 40];
         let us = prop_oneof![4 => 0i64..2_000, 1 => 0i64..1 << 50];
-        let step = (count, entries, us, any::<u32>());
+        let skip = prop_oneof![4 => Just(0), 1 => 0u32..=65_535];
+        let step = (count, skip, entries, us, any::<u32>());
         let steps = proptest::collection::vec(step, 0..600);
         (0u64..1 << 40, steps).prop_map(|(mut base, steps)| {
             let (mut log_index, mut ts) = (0, 0);
-            let point = |(count, entries, us, position)| {
+            let point = |(count, skip, entries, us, position)| {
                 (log_index, ts) = (log_index + entries, ts + us);
                 let ts = Timestamp(ts);
-                let point = IndexPoint { base: Offset(base), count, position, log_index, ts };
+                let base_is = Offset(base);
+                let point = IndexPoint { base: base_is, skip, count, position, log_index, ts };
                 base = point.end().0;
                 point
             };

@@ -3,7 +3,9 @@
 //! Inputs: committed entries in log order. Output: one [`Outcome`] each, for whoever proposed it.
 //! Everything here is a pure function of the entries: equal on all replicas.
 
+mod append;
 mod checkpoint;
+mod dedup;
 mod ensure;
 mod groups;
 mod hot_index;
@@ -17,14 +19,14 @@ mod stream;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use railgun_types::{
-    ClusterUid, EntryId, GroupId, GroupName, Offset, ShardId, StreamUid, Timestamp,
-};
+use railgun_types::{ClusterUid, EntryId, GroupId, GroupName, ShardId, StreamUid, Timestamp};
 
+pub use append::{AppendRefusal, Appended, Duplicate, Verdicts};
 pub use checkpoint::Restored;
+pub use dedup::DedupFigures;
 pub use ensure::{EnsureRefused, Ensured};
 pub use groups::Group;
-pub use hot_index::{HotIndex, IndexPoint};
+pub use hot_index::{HotIndex, InLog, IndexPoint};
 pub use offload::{
     Attempt, BUNDLE_RANGES_MAX, HotRange, PlannedObject, PlannedRange, RANGE_BYTES_MAX,
     RANGE_RECORDS_MAX, SEGMENT_BYTES_MIN,
@@ -33,70 +35,13 @@ pub use orphans::{ORPHANS_MAX, Orphan};
 pub use seal::CommitRefused;
 pub use stream::Stream;
 
-use crate::command::{Append, Command, CommandBody, GroupCommand, SegmentCommand, StreamCommand};
+use crate::command::{Command, CommandBody, GroupCommand, SegmentCommand, StreamCommand};
 use crate::group::ChangeOutcome;
 use crate::manifest::{ObjectId, ShardManifest};
+use dedup::Dedup;
 use manifest_log::ManifestLog;
 use offload::Floor;
-use producers::{Claim, Producers};
-
-/// What a batch became.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Appended {
-    /// Offset of its first record.
-    pub base: Offset,
-    /// Its records.
-    pub count: u32,
-    /// Their log time.
-    pub ts: Timestamp,
-    /// Whether it was appended by an earlier attempt already (PQ-1).
-    pub repeated: bool,
-}
-
-/// Why a batch was not appended. All but [`Self::ForgottenSequence`] are definite: it never will be by this
-/// attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AppendRefusal {
-    /// The shard has no such stream.
-    #[error("the stream does not exist")]
-    StreamNotFound,
-    /// The stream was deleted.
-    #[error("the stream was deleted")]
-    StreamDeleted,
-    /// A newer epoch of the producer was seen.
-    #[error("the producer was fenced by epoch {epoch}")]
-    ProducerFenced {
-        /// The newest epoch.
-        epoch: u32,
-    },
-    /// No state for a producer that says it has sent before.
-    #[error("the server has forgotten this producer, or never knew it")]
-    ProducerUnknown,
-    /// Earlier records of the producer are missing.
-    #[error("records of this producer before the batch are missing; expected sequence {expected}")]
-    SequenceGap {
-        /// The sequence that must come next.
-        expected: u64,
-    },
-    /// The stream does not end where the publisher expected.
-    #[error("the stream's next offset is {actual}")]
-    ExpectedEnd {
-        /// The offset the next record gets.
-        actual: Offset,
-    },
-    /// A repeated batch whose result is no longer kept: it was appended, nobody can say where.
-    #[error("the batch at sequence {sequence} was appended too long ago to tell its offset")]
-    ForgottenSequence {
-        /// The batch's sequence.
-        sequence: u64,
-    },
-    /// The stream is a group's companion, which takes dead letters only.
-    #[error("the stream takes the dead letters of a group only")]
-    Companion,
-    /// It is no dead letter that a group awaits: it was written before, or the message is settled.
-    #[error("the group does not await this dead letter")]
-    NotDying,
-}
+use producers::Producers;
 
 /// What an entry led to, for its proposer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,6 +93,7 @@ pub struct ShardState {
     group_names: BTreeMap<StreamUid, BTreeMap<GroupName, GroupId>>,
     /// Streams that are not deleted and hold dead letters, behind those that these are of.
     companions: BTreeSet<(StreamUid, StreamUid)>,
+    dedup: Dedup,
     manifest: ShardManifest,
     manifest_log: ManifestLog,
     plans: BTreeMap<ObjectId, PlannedObject>,
@@ -185,6 +131,7 @@ impl ShardState {
             groups: BTreeMap::new(),
             group_names: BTreeMap::new(),
             companions: BTreeSet::new(),
+            dedup: Dedup::default(),
             manifest: ShardManifest {
                 cluster,
                 shard,
@@ -220,7 +167,9 @@ impl ShardState {
     /// told by [`Self::skip`].
     pub fn apply(&mut self, at: EntryId, command: &Command) -> Outcome {
         self.skip(at);
-        self.log_time = self.log_time.max(command.ts);
+        let before = self.log_time;
+        self.log_time = before.max(command.ts);
+        self.dedup.pass(before, self.log_time, &self.streams);
         match &command.body {
             CommandBody::Append(items) => self.append(at, items),
             CommandBody::Stream(StreamCommand::Ensure(ensure)) => {
@@ -309,57 +258,6 @@ impl ShardState {
         self.applied = Some(at);
     }
 
-    fn append(&mut self, at: EntryId, items: &[Append]) -> Outcome {
-        let mut position = Command::ITEMS_AT;
-        let mut results = Vec::with_capacity(items.len());
-        for item in items {
-            results.push(self.append_item(at, position, item));
-            position += item.encoded_len() as u32;
-        }
-        Outcome::Appended(results)
-    }
-
-    fn append_item(
-        &mut self,
-        at: EntryId,
-        position: u32,
-        item: &Append,
-    ) -> Result<Appended, AppendRefusal> {
-        if let Some(of) = item.dead_letter {
-            return self.append_dead_letter(at, position, item, of);
-        }
-        let ts = self.log_time;
-        let stream = self.streams.get_mut(&item.stream).ok_or(AppendRefusal::StreamNotFound)?;
-        if stream.is_deleted() {
-            return Err(AppendRefusal::StreamDeleted);
-        }
-        if stream.parent.is_some() {
-            return Err(AppendRefusal::Companion);
-        }
-        let count = item.batch.count() as u32;
-        let slot = match item.producer {
-            None => None,
-            Some(claim) => match self.producers.claim(item.stream, claim, count)? {
-                Claim::Repeated(first) => return Ok(first),
-                Claim::Fresh(slot) => Some(slot),
-            },
-        };
-        let next = stream.next_offset();
-        if let Some(expected) = item.expected_end
-            && expected.0 != next.0
-        {
-            return Err(AppendRefusal::ExpectedEnd { actual: next });
-        }
-        let point = IndexPoint { base: next, count, position, log_index: at.index, ts };
-        let (bytes, id_bytes) = (item.batch.body_bytes() as u64, item.batch.id_bytes() as u64);
-        stream.append(point, bytes, id_bytes, &mut self.floor, &mut self.waiting);
-        let appended = Appended { base: next, count, ts, repeated: false };
-        if let Some(used) = slot.and_then(|slot| slot.record(appended)) {
-            self.producers.note_use(used);
-        }
-        Ok(appended)
-    }
-
     /// The log file holding entries below `log_index` is gone.
     pub fn trim_index_below(&mut self, log_index: u64) {
         self.streams.values_mut().for_each(|stream| stream.trim_index_below(log_index));
@@ -443,6 +341,19 @@ impl ShardState {
         // A stream's closed ranges are older than its open one.
         let oldest = |stream: &Stream| Some(stream.closed().first().or(stream.open())?.since);
         self.streams.values().filter_map(oldest).min()
+    }
+
+    /// What the stream's ID time box holds.
+    #[must_use]
+    pub fn dedup_figures(&self, uid: StreamUid) -> DedupFigures {
+        let Some(stream) = self.stream(uid) else { return DedupFigures::default() };
+        self.dedup.figures(uid, self.log_time, &stream.spec.dedup)
+    }
+
+    /// Message ids that all streams hold.
+    #[must_use]
+    pub fn ids_held(&self) -> u64 {
+        self.dedup.held
     }
 
     /// Producers known.

@@ -2,9 +2,14 @@
 //!
 //! ```text
 //! appended  = list of: verdict u8 [0 appended │ 1 repeated, either: base v │ count v │ ts i64
-//!             │ 2 stream not found │ 3 stream deleted │ 4 producer fenced: epoch u32
+//!             │ 2 … 8 and 11 … 16: refusal │ 9, 10 as 0, 1 and then: verdicts]
+//! verdicts  = list of: record above the one before v, offset v, ts i64
+//!             │ refused? u8 [refusal]
+//! refusal   = u8 [2 stream not found │ 3 stream deleted │ 4 producer fenced: epoch u32
 //!             │ 5 producer unknown │ 6 sequence gap: expected u64 │ 7 expected end: actual u64
-//!             │ 8 forgotten sequence: sequence u64 │ 9 companion │ 10 not dying]
+//!             │ 8 forgotten sequence: sequence u64 │ 11 id required: record v
+//!             │ 12 id conflict: record v, original v │ 13 ids full: record v
+//!             │ 14 duplicate: record v, original v │ 15 companion │ 16 not dying]
 //! ensured   = verdict u8 [0 created │ 1 unchanged: revision u64 │ 2 drift: revision u64, list of diff
 //!             │ 3 updated: likewise │ 4 deleted │ 5 kind │ 6 immutable: path text, actual text
 //!             │ 7 destructive: path text │ 8 revision: actual u64 │ 9 stream not found
@@ -20,12 +25,16 @@
 //!             a stream's
 //! ```
 
+use std::sync::Arc;
+
 use bytes::{BufMut, BytesMut};
 use railgun_types::{
     ByteCursor, ChangeClass, FieldDiff, Malformed, Offset, StreamUid, Timestamp, put_varint,
 };
 
-use super::{AppendRefusal, Appended, CommitRefused, EnsureRefused, Ensured, Outcome};
+use super::{
+    AppendRefusal, Appended, CommitRefused, Duplicate, EnsureRefused, Ensured, Outcome, Verdicts,
+};
 use crate::codec::{self, list, narrow, put_list, put_text, text};
 use crate::group::{change_outcome, put_change_outcome};
 use crate::manifest::ObjectId;
@@ -45,6 +54,13 @@ const COLLECTED: u8 = 11;
 const GROUP_ENSURED: u8 = 12;
 const GROUP_DELETED: u8 = 13;
 const GROUPS_CHANGED: u8 = 14;
+
+/// The verdict of a batch of which not all records were added.
+const WITH_VERDICTS: u8 = 9;
+/// The same of a repeated one.
+const REPEATED_WITH_VERDICTS: u8 = 10;
+/// Fewest bytes of a duplicate.
+const DUPLICATE_BYTES_MIN: usize = 10;
 
 /// Fewest bytes of a difference.
 pub(super) const DIFF_BYTES_MIN: usize = 4;
@@ -131,45 +147,91 @@ impl Outcome {
 
 fn put_appended(out: &mut BytesMut, result: &Result<Appended, AppendRefusal>) {
     match result {
-        Ok(Appended { base, count, ts, repeated }) => {
-            codec::put_bool(out, *repeated);
+        Ok(Appended { base, count, ts, repeated, verdicts }) => {
+            let with_verdicts = if verdicts.is_some() { WITH_VERDICTS } else { 0 };
+            out.put_u8(with_verdicts + u8::from(*repeated));
             codec::put_varints(out, [base.0, u64::from(*count)]);
             out.put_i64_le(ts.0);
+            if let Some(verdicts) = verdicts {
+                put_verdicts(out, verdicts);
+            }
         }
-        Err(AppendRefusal::StreamNotFound) => out.put_u8(2),
-        Err(AppendRefusal::StreamDeleted) => out.put_u8(3),
-        Err(AppendRefusal::ProducerFenced { epoch }) => {
-            out.put_u8(4);
-            out.put_u32_le(*epoch);
-        }
-        Err(AppendRefusal::ProducerUnknown) => out.put_u8(5),
-        Err(AppendRefusal::SequenceGap { expected }) => {
-            out.put_u8(6);
-            out.put_u64_le(*expected);
-        }
-        Err(AppendRefusal::ExpectedEnd { actual }) => {
-            out.put_u8(7);
-            out.put_u64_le(actual.0);
-        }
-        Err(AppendRefusal::ForgottenSequence { sequence }) => {
-            out.put_u8(8);
-            out.put_u64_le(*sequence);
-        }
-        Err(AppendRefusal::Companion) => out.put_u8(9),
-        Err(AppendRefusal::NotDying) => out.put_u8(10),
+        Err(refusal) => put_refusal(out, refusal),
     }
 }
 
 fn appended(cursor: &mut ByteCursor<'_>) -> Result<Result<Appended, AppendRefusal>, Malformed> {
-    Ok(Err(match cursor.u8()? {
-        repeated @ (0 | 1) => {
-            return Ok(Ok(Appended {
-                base: Offset(cursor.varint()?),
-                count: narrow(cursor)?,
-                ts: Timestamp(cursor.i64()?),
-                repeated: repeated == 1,
-            }));
+    let verdict = cursor.u8()?;
+    let with_verdicts = match verdict {
+        0 | 1 => false,
+        WITH_VERDICTS | REPEATED_WITH_VERDICTS => true,
+        other => return refusal(other, cursor).map(Err),
+    };
+    let (base, count) = (Offset(cursor.varint()?), narrow(cursor)?);
+    let ts = Timestamp(cursor.i64()?);
+    let repeated = verdict == 1 || verdict == REPEATED_WITH_VERDICTS;
+    let verdicts = if with_verdicts { Some(Arc::new(verdicts(cursor)?)) } else { None };
+    Ok(Ok(Appended { base, count, ts, repeated, verdicts }))
+}
+
+pub(super) fn put_verdicts(out: &mut BytesMut, verdicts: &Verdicts) {
+    let Verdicts { duplicates, refused } = verdicts;
+    let mut next = 0;
+    put_list(out, duplicates.iter(), |out, Duplicate { record, offset, ts }| {
+        codec::put_varints(out, [u64::from(record.wrapping_sub(next)), offset.0]);
+        out.put_i64_le(ts.0);
+        next = record.wrapping_add(1);
+    });
+    codec::put_option(out, refused.as_ref(), put_refusal);
+}
+
+pub(super) fn verdicts(cursor: &mut ByteCursor<'_>) -> Result<Verdicts, Malformed> {
+    let mut next = 0u32;
+    let duplicates = list(cursor, DUPLICATE_BYTES_MIN, |cursor| {
+        let record = next.checked_add(narrow(cursor)?).ok_or(Malformed)?;
+        next = record.checked_add(1).ok_or(Malformed)?;
+        Ok(Duplicate { record, offset: Offset(cursor.varint()?), ts: Timestamp(cursor.i64()?) })
+    })?;
+    let refused = codec::option(cursor, |cursor| refusal(cursor.u8()?, cursor))?;
+    Ok(Verdicts { duplicates, refused })
+}
+
+fn put_refusal(out: &mut BytesMut, refusal: &AppendRefusal) {
+    let mut put = |kind: u8, fields: &[u64]| {
+        out.put_u8(kind);
+        fields.iter().for_each(|field| put_varint(out, *field));
+    };
+    match *refusal {
+        AppendRefusal::StreamNotFound => put(2, &[]),
+        AppendRefusal::StreamDeleted => put(3, &[]),
+        AppendRefusal::ProducerFenced { epoch } => {
+            out.put_u8(4);
+            out.put_u32_le(epoch);
         }
+        AppendRefusal::ProducerUnknown => put(5, &[]),
+        AppendRefusal::SequenceGap { expected } => {
+            out.put_u8(6);
+            out.put_u64_le(expected);
+        }
+        AppendRefusal::ExpectedEnd { actual } => {
+            out.put_u8(7);
+            out.put_u64_le(actual.0);
+        }
+        AppendRefusal::ForgottenSequence { sequence } => {
+            out.put_u8(8);
+            out.put_u64_le(sequence);
+        }
+        AppendRefusal::IdRequired { record } => put(11, &[record.into()]),
+        AppendRefusal::IdConflict { record, original } => put(12, &[record.into(), original.0]),
+        AppendRefusal::IdsFull { record } => put(13, &[record.into()]),
+        AppendRefusal::Duplicate { record, original } => put(14, &[record.into(), original.0]),
+        AppendRefusal::Companion => put(15, &[]),
+        AppendRefusal::NotDying => put(16, &[]),
+    }
+}
+
+fn refusal(kind: u8, cursor: &mut ByteCursor<'_>) -> Result<AppendRefusal, Malformed> {
+    Ok(match kind {
         2 => AppendRefusal::StreamNotFound,
         3 => AppendRefusal::StreamDeleted,
         4 => AppendRefusal::ProducerFenced { epoch: cursor.u32()? },
@@ -177,10 +239,19 @@ fn appended(cursor: &mut ByteCursor<'_>) -> Result<Result<Appended, AppendRefusa
         6 => AppendRefusal::SequenceGap { expected: cursor.u64()? },
         7 => AppendRefusal::ExpectedEnd { actual: Offset(cursor.u64()?) },
         8 => AppendRefusal::ForgottenSequence { sequence: cursor.u64()? },
-        9 => AppendRefusal::Companion,
-        10 => AppendRefusal::NotDying,
+        11 => AppendRefusal::IdRequired { record: narrow(cursor)? },
+        12 => AppendRefusal::IdConflict {
+            record: narrow(cursor)?,
+            original: Offset(cursor.varint()?),
+        },
+        13 => AppendRefusal::IdsFull { record: narrow(cursor)? },
+        14 => {
+            AppendRefusal::Duplicate { record: narrow(cursor)?, original: Offset(cursor.varint()?) }
+        }
+        15 => AppendRefusal::Companion,
+        16 => AppendRefusal::NotDying,
         _ => return Err(Malformed),
-    }))
+    })
 }
 
 fn put_ensured(out: &mut BytesMut, result: &Result<Ensured, EnsureRefused>) {
@@ -359,16 +430,28 @@ mod tests {
 
     /// One of each.
     fn outcomes() -> Vec<Outcome> {
-        let appended =
-            Appended { base: Offset(300), count: 200, ts: Timestamp(-2), repeated: false };
+        let plain = Appended {
+            base: Offset(300),
+            count: 200,
+            ts: Timestamp(-2),
+            repeated: false,
+            verdicts: None,
+        };
+        let duplicate = |record| Duplicate { record, offset: Offset(77), ts: Timestamp(-3) };
+        let original = Offset(1 << 40);
+        let verdicts = |duplicates: &[u32], refused| {
+            let duplicates = duplicates.iter().copied().map(duplicate).collect();
+            Some(Arc::new(Verdicts { duplicates, refused }))
+        };
+        let conflict = AppendRefusal::IdConflict { record: 300, original };
         let (stream, path) = (StreamUid([9; 16]), || "kind".to_owned());
         let object = ObjectId { seal_index: 1 << 40, part: 3 };
         let (committed, base) = (Offset(5), Offset(6));
         let refused = CommitRefused::NotContiguous { stream, committed, base };
         vec![
             Outcome::Appended(vec![
-                Ok(appended),
-                Ok(Appended { repeated: true, ..appended }),
+                Ok(plain.clone()),
+                Ok(Appended { repeated: true, ..plain.clone() }),
                 Err(AppendRefusal::StreamNotFound),
                 Err(AppendRefusal::StreamDeleted),
                 Err(AppendRefusal::ProducerFenced { epoch: 4 }),
@@ -412,6 +495,19 @@ mod tests {
             Outcome::GroupEnsured(Err(EnsureRefused::TooManyGroups { count: 300 })),
             Outcome::GroupDeleted(true),
             Outcome::GroupsChanged(vec![Vec::new(), changes()]),
+            Outcome::Appended(vec![
+                Ok(Appended { verdicts: verdicts(&[0, 1, 300], None), ..plain.clone() }),
+                Ok(Appended {
+                    repeated: true,
+                    verdicts: verdicts(&[9], Some(conflict)),
+                    ..plain.clone()
+                }),
+                Ok(Appended { verdicts: verdicts(&[], Some(conflict)), ..plain }),
+                Err(AppendRefusal::IdRequired { record: 7 }),
+                Err(AppendRefusal::IdConflict { record: 8, original }),
+                Err(AppendRefusal::IdsFull { record: 9 }),
+                Err(AppendRefusal::Duplicate { record: 10, original }),
+            ]),
         ]
     }
 
@@ -437,6 +533,7 @@ mod tests {
                     count: *count,
                     ts: Timestamp(*ts),
                     repeated: *kind == 2,
+                    verdicts: None,
                 }),
             };
             let diff = diff.into_iter().map(|(path, actual, wanted, class)| FieldDiff {

@@ -2,11 +2,12 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
-use railgun_types::limits::{PRODUCER_WINDOW, PRODUCERS_PER_SHARD};
+use railgun_types::limits::{PRODUCER_DUPLICATES_PER_SHARD, PRODUCER_WINDOW, PRODUCERS_PER_SHARD};
 use railgun_types::{Offset, ProducerId, StreamUid, Timestamp};
 
-use super::{AppendRefusal, Appended};
+use super::{AppendRefusal, Appended, Verdicts};
 use crate::command::ProducerSequence;
 
 /// Log time after its last use at which a producer is forgotten, in µs: 7 days.
@@ -22,6 +23,8 @@ pub(super) struct Producers {
     pub(super) states: BTreeMap<ProducerKey, Producer>,
     /// Producers by the last noted use, oldest first.
     pub(super) by_use: BTreeMap<(Timestamp, ProducerKey), ()>,
+    /// Duplicates in all results.
+    pub(super) duplicates: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,13 +35,53 @@ pub(super) struct Producer {
     pub(super) results: VecDeque<StoredResult>,
 }
 
+impl Producer {
+    pub(super) fn duplicates(&self) -> u64 {
+        self.results.iter().map(StoredResult::duplicates).sum()
+    }
+}
+
 /// What one batch became.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct StoredResult {
     pub(super) sequence: u64,
+    /// Its records.
     pub(super) count: u32,
+    /// The first of them that are in the stream: what the sequence advanced by.
+    pub(super) taken: u32,
     pub(super) base: Offset,
     pub(super) ts: Timestamp,
+    pub(super) verdicts: StoredVerdicts,
+}
+
+/// What is kept of records that a batch did not add.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum StoredVerdicts {
+    /// There were none.
+    AllAdded,
+    Kept(Arc<Verdicts>),
+    /// There was no room for so many duplicates: what the batch became is not known any more.
+    Lost,
+}
+
+impl StoredResult {
+    fn duplicates(&self) -> u64 {
+        match &self.verdicts {
+            StoredVerdicts::Kept(verdicts) => verdicts.duplicates.len() as u64,
+            StoredVerdicts::AllAdded | StoredVerdicts::Lost => 0,
+        }
+    }
+
+    /// As whoever repeats the batch is told.
+    fn told(&self) -> Option<Appended> {
+        let verdicts = match &self.verdicts {
+            StoredVerdicts::AllAdded => None,
+            StoredVerdicts::Kept(verdicts) => Some(Arc::clone(verdicts)),
+            StoredVerdicts::Lost => return None,
+        };
+        let Self { base, taken: count, ts, .. } = *self;
+        Some(Appended { base, count, ts, repeated: true, verdicts })
+    }
 }
 
 /// What a producer's claim means for a batch.
@@ -56,15 +99,19 @@ pub(super) enum Claim<'p> {
 pub(super) struct Slot<'p> {
     producer: Entry<'p, ProducerKey, Producer>,
     claim: ProducerSequence,
+    /// Duplicates for which there is room.
+    room: u64,
 }
 
-/// A use of a producer that must be noted for eviction.
+/// A result that was recorded, and what must be noted of it.
 #[derive(Debug)]
 #[must_use]
-pub(super) struct Use {
+pub(super) struct Recorded {
     key: ProducerKey,
-    before: Timestamp,
-    now: Timestamp,
+    /// Where the producer counts as used anew, for eviction: since when, and since when before.
+    used: Option<(Timestamp, Timestamp)>,
+    /// Duplicates in its results, now and before.
+    duplicates: (u64, u64),
 }
 
 impl Producers {
@@ -75,10 +122,11 @@ impl Producers {
         claim: ProducerSequence,
         count: u32,
     ) -> Result<Claim<'_>, AppendRefusal> {
+        let room = PRODUCER_DUPLICATES_PER_SHARD.saturating_sub(self.duplicates);
         let producer = match self.states.entry((stream, claim.id)) {
             Entry::Occupied(known) => known,
             unknown if claim.sequence == 0 => {
-                return Ok(Claim::Fresh(Slot { producer: unknown, claim }));
+                return Ok(Claim::Fresh(Slot { producer: unknown, claim, room }));
             }
             Entry::Vacant(_) => return Err(AppendRefusal::ProducerUnknown),
         };
@@ -89,28 +137,27 @@ impl Producers {
         // A newer epoch begins again at 0.
         let expected = if claim.epoch > *epoch { 0 } else { *next };
         if claim.sequence == expected {
-            return Ok(Claim::Fresh(Slot { producer: Entry::Occupied(producer), claim }));
+            return Ok(Claim::Fresh(Slot { producer: Entry::Occupied(producer), claim, room }));
         }
         if claim.sequence > expected {
             return Err(AppendRefusal::SequenceGap { expected });
         }
         let stored = results.iter().find(|r| r.sequence == claim.sequence && r.count == count);
-        match stored {
-            Some(result) => Ok(Claim::Repeated(Appended {
-                base: result.base,
-                count: result.count,
-                ts: result.ts,
-                repeated: true,
-            })),
+        match stored.and_then(StoredResult::told) {
+            Some(first) => Ok(Claim::Repeated(first)),
             None => Err(AppendRefusal::ForgottenSequence { sequence: claim.sequence }),
         }
     }
 
-    /// Notes a use, and forgets producers for it.
-    pub(super) fn note_use(&mut self, Use { key, before, now }: Use) {
-        self.by_use.remove(&(before, key));
-        self.by_use.insert((now, key), ());
-        self.evict(now, key);
+    /// Notes what was recorded, and forgets producers for it.
+    pub(super) fn note(&mut self, Recorded { key, used, duplicates }: Recorded) {
+        let (now, before) = duplicates;
+        self.duplicates = self.duplicates + now - before;
+        if let Some((now, before)) = used {
+            self.by_use.remove(&(before, key));
+            self.by_use.insert((now, key), ());
+            self.evict(now, key);
+        }
     }
 
     /// Forgets the longest unused while there are too many, and all that were unused too long, but
@@ -126,7 +173,7 @@ impl Producers {
                 return;
             }
             oldest.remove();
-            self.states.remove(&key);
+            self.forget_state(key);
         }
     }
 
@@ -143,9 +190,16 @@ impl Producers {
     }
 
     fn remove(&mut self, stream: StreamUid, id: ProducerId) {
-        if let Some(producer) = self.states.remove(&(stream, id)) {
-            self.by_use.remove(&(producer.used, (stream, id)));
+        if let Some(used) = self.forget_state((stream, id)) {
+            self.by_use.remove(&(used, (stream, id)));
         }
+    }
+
+    /// Says when it was used last.
+    fn forget_state(&mut self, key: ProducerKey) -> Option<Timestamp> {
+        let producer = self.states.remove(&key)?;
+        self.duplicates -= producer.duplicates();
+        Some(producer.used)
     }
 
     /// Forgets every producer of a deleted stream.
@@ -163,12 +217,13 @@ impl Producers {
 }
 
 impl Slot<'_> {
-    /// Notes that the batch judged fresh was appended.
-    #[must_use = "a use that is told must be noted"]
-    pub(super) fn record(self, result: Appended) -> Option<Use> {
-        let Self { producer, claim } = self;
+    /// Notes that of the batch judged fresh, of `count` records, some are in the stream now. The sequence
+    /// advances by these: what is behind them, and in flight, meets a gap (PS-2).
+    pub(super) fn record(self, count: u32, result: &Appended) -> Recorded {
+        let Self { producer, claim, room } = self;
         let key = *producer.key();
         let producer = producer.or_default();
+        let duplicates = producer.duplicates();
         if claim.epoch > producer.epoch {
             *producer = Producer { epoch: claim.epoch, used: producer.used, ..Producer::default() };
         }
@@ -176,19 +231,25 @@ impl Slot<'_> {
         if producer.results.len() == PRODUCER_WINDOW {
             producer.results.pop_front();
         }
-        producer.results.push_back(StoredResult {
-            sequence: claim.sequence,
-            count: result.count,
-            base: result.base,
-            ts: result.ts,
-        });
-        let fresh = producer.results.len() == 1;
+        let room = room + duplicates - producer.duplicates();
+        let verdicts = match &result.verdicts {
+            None => StoredVerdicts::AllAdded,
+            Some(verdicts) if verdicts.duplicates.len() as u64 <= room => {
+                StoredVerdicts::Kept(Arc::clone(verdicts))
+            }
+            Some(_) => StoredVerdicts::Lost,
+        };
+        let Appended { base, count: taken, ts, .. } = *result;
+        let sequence = claim.sequence;
+        producer.results.push_back(StoredResult { sequence, count, taken, base, ts, verdicts });
+        let is_first = producer.results.len() == 1;
         let before = producer.used;
-        if !fresh && result.ts.since_us(before) < USE_GRAIN_US {
-            return None;
+        let is_noted = is_first || ts.since_us(before) >= USE_GRAIN_US;
+        if is_noted {
+            producer.used = ts;
         }
-        producer.used = result.ts;
-        Some(Use { key, before, now: result.ts })
+        let used = is_noted.then_some((ts, before));
+        Recorded { key, used, duplicates: (producer.duplicates(), duplicates) }
     }
 }
 
@@ -203,7 +264,8 @@ mod tests {
     }
 
     fn result(base: u64, count: u32, ts: i64) -> Appended {
-        Appended { base: Offset(base), count, ts: Timestamp(ts), repeated: false }
+        let (base, ts) = (Offset(base), Timestamp(ts));
+        Appended { base, count, ts, repeated: false, verdicts: None }
     }
 
     /// What a claim would mean, and that asking changes nothing.
@@ -225,9 +287,8 @@ mod tests {
         let Ok(Claim::Fresh(slot)) = p.claim(STREAM, claim, result.count) else {
             panic!("{claim:?} is not fresh")
         };
-        if let Some(used) = slot.record(result) {
-            p.note_use(used);
-        }
+        let recorded = slot.record(result.count, &result);
+        p.note(recorded);
     }
 
     #[test]

@@ -136,39 +136,43 @@ impl Stream {
         self.index.trim_below(log_index);
     }
 
-    /// Appends one batch. A range never crosses a UTC day and is closed when it is full, by apply
-    /// itself, so that all replicas cut alike (DESIGN §3 "Ranges"). Ids count for that, as an object
-    /// holds them too.
+    /// Appends the runs of one batch, if there are any. A range never crosses a UTC day and is closed when
+    /// it is full, by apply itself, so that all replicas cut alike (DESIGN §3 "Ranges"), and never within a
+    /// batch. Ids count for that, as an object holds them too.
     pub(super) fn append(
         &mut self,
-        point: IndexPoint,
+        runs: impl Iterator<Item = IndexPoint>,
         bytes: u64,
         id_bytes: u64,
         floor: &mut Floor,
         waiting: &mut Waiting,
     ) {
-        let day = point.ts.utc_day();
+        let mut runs = runs.peekable();
+        let Some(&IndexPoint { ts, log_index, base, .. }) = runs.peek() else { return };
+        let day = ts.utc_day();
         if self.open.as_ref().is_some_and(|open| open.day != day) {
             self.close(waiting);
         }
+        for run in runs {
+            self.next = run.end();
+            self.index.push(run);
+        }
         let open = self.open.get_or_insert_with(|| {
-            floor.hold(point.log_index);
+            floor.hold(log_index);
             HotRange {
-                base: point.base,
-                end: point.base,
+                base,
+                end: base,
                 record_bytes: 0,
                 day,
-                since: point.ts,
-                first_log_index: point.log_index,
+                since: ts,
+                first_log_index: log_index,
             }
         });
-        open.end = point.end();
+        open.end = self.next;
         open.record_bytes += bytes + id_bytes;
         waiting.open += bytes + id_bytes;
-        self.next = point.end();
-        self.last_ts = point.ts;
+        self.last_ts = ts;
         self.record_bytes += bytes;
-        self.index.push(point);
         let is_full = |open: &HotRange| {
             open.record_bytes >= RANGE_BYTES_MAX || open.records() >= RANGE_RECORDS_MAX
         };
@@ -223,7 +227,12 @@ impl ShardState {
             return self.create(at, ensure);
         };
         let diff = ensure.patch.diff(&stream.spec);
+        // What the window that was has forgotten, a longer one does not bring back (DD-6).
+        self.dedup.expire(ensure.stream, self.log_time, &stream.spec.dedup);
         ensure.patch.apply_to(&mut stream.spec);
+        if !stream.spec.dedup.is_on() {
+            self.dedup.forget(ensure.stream);
+        }
         Ok(stream.revisions.update(&ensure.into(), diff))
     }
 
@@ -315,6 +324,7 @@ impl ShardState {
             self.orphan(at, object, info, name.clone());
         }
         self.producers.release_stream(uid);
+        self.dedup.forget(uid);
         if let Some(manifest) = self.manifest.streams.get_mut(&uid) {
             manifest.deleted = true;
             self.manifest_log.stream_changed(uid, manifest.ranges.len() as u64, at.index);

@@ -5,12 +5,12 @@ mod uploads;
 
 use railgun_types::batch::{BatchBuilder, RecordBatch, RecordDraft};
 use railgun_types::limits::TOMBSTONES_PER_SHARD;
-use railgun_types::{EnsureMode, SpecPatch, StreamName};
+use railgun_types::{EnsureMode, Offset, SpecPatch, StreamName};
 
 use super::ensure::CHANGES_REMEMBERED;
 use super::*;
 use crate::command::{
-    AppendMode, CommittedPart, EnsureStream, ExpectedNext, ObjectCommit, ProducerSequence,
+    Append, AppendMode, CommittedPart, EnsureStream, ExpectedNext, ObjectCommit, ProducerSequence,
     SealScope, UploadAttempt,
 };
 use crate::manifest::{ManifestVersion, ObjectId, SegmentKind};
@@ -73,8 +73,12 @@ impl Shard {
         }
     }
 
+    fn result(&mut self, ts: i64, item: Append) -> Result<Appended, AppendRefusal> {
+        self.append(ts, vec![item]).remove(0)
+    }
+
     fn one(&mut self, ts: i64, item: Append) -> Result<u64, AppendRefusal> {
-        self.append(ts, vec![item])[0].map(|appended| appended.base.0)
+        self.result(ts, item).map(|appended| appended.base.0)
     }
 
     fn seal(&mut self, scope: SealScope) -> usize {
@@ -162,7 +166,7 @@ fn offsets_are_dense_over_entries_and_items() {
     // PS-2
     let mut shard = Shard::new();
     let bases = |results: Vec<Result<Appended, AppendRefusal>>| {
-        results.iter().map(|r| r.map(|a| a.base.0)).collect::<Vec<_>>()
+        results.into_iter().map(|r| r.map(|a| a.base.0)).collect::<Vec<_>>()
     };
     let first = shard.append(1, vec![item(A, 3), item(B, 1), item(A, 2)]);
     assert_eq!(bases(first), [Ok(0), Ok(0), Ok(3)]);
@@ -176,8 +180,8 @@ fn offsets_are_dense_over_entries_and_items() {
 #[test]
 fn log_time_never_falls() {
     let mut shard = Shard::new();
-    assert_eq!(shard.append(100, vec![item(A, 1)])[0].map(|a| a.ts.0), Ok(100));
-    assert_eq!(shard.append(50, vec![item(A, 1)])[0].map(|a| a.ts.0), Ok(100));
+    assert_eq!(shard.result(100, item(A, 1)).map(|a| a.ts.0), Ok(100));
+    assert_eq!(shard.result(50, item(A, 1)).map(|a| a.ts.0), Ok(100));
 }
 
 #[test]
@@ -198,7 +202,7 @@ fn a_retried_batch_is_appended_once() {
     let mut shard = Shard::new();
     assert_eq!(shard.one(1, by(1, 0, item(A, 2))), Ok(0));
     assert_eq!(shard.one(2, by(1, 2, item(A, 1))), Ok(2));
-    let again = shard.append(3, vec![by(1, 0, item(A, 2))])[0].expect("repeated");
+    let again = shard.result(3, by(1, 0, item(A, 2))).expect("repeated");
     assert_eq!((again.base.0, again.ts.0, again.repeated), (0, 1, true));
     assert_eq!(shard.state.stream(A).map(Stream::next_offset), Some(Offset(3)));
     // A refused batch does not advance the sequence, so what is behind it meets a gap.
@@ -229,7 +233,7 @@ fn a_late_goodbye_does_not_forget_what_a_newer_epoch_has_written() {
     assert_eq!(shard.one(2, of_epoch(4, 0)), Ok(1));
     assert_eq!(shard.state.prune(&mut release(1, 3, vec![A])), Some(Outcome::Released));
     shard.apply(3, release(1, 3, vec![A]));
-    let again = shard.append(4, vec![of_epoch(4, 0)])[0].expect("repeated");
+    let again = shard.result(4, of_epoch(4, 0)).expect("repeated");
     assert_eq!((again.base.0, again.repeated), (1, true));
     shard.apply(5, release(1, 4, vec![A]));
     assert_eq!(shard.one(6, of_epoch(4, 1)), Err(AppendRefusal::ProducerUnknown));

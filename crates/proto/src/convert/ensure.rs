@@ -1,8 +1,8 @@
 //! Ensuring a stream: the wish, the answer, and the differences between them (SEMANTICS §8).
 
 use railgun_types::{
-    ChangeClass, EnsureMode, FieldDiff, InvalidSpec, RequestId, SpecPatch, StreamKind, StreamName,
-    StreamSpec, StreamUid,
+    ChangeClass, DedupFull, DedupPatch, DedupSpec, DlqPatch, EnsureMode, FieldDiff, InvalidSpec,
+    RequestId, SpecPatch, StreamKind, StreamName, StreamSpec, StreamUid,
 };
 
 use super::{InvalidMessage, Uid, invalid};
@@ -53,42 +53,25 @@ impl TryFrom<v1::EnsureStream> for EnsureRequest {
     type Error = InvalidMessage;
 
     fn try_from(message: v1::EnsureStream) -> Result<Self, Self::Error> {
-        let mode = match message.mode() {
-            v1::EnsureMode::EnsureCheck => EnsureMode::Check,
-            v1::EnsureMode::EnsureWarn => EnsureMode::Warn,
-            v1::EnsureMode::EnsureOverwrite => EnsureMode::Overwrite,
-            v1::EnsureMode::EnsureUnspecified => {
-                return Err(unknown_number("mode", message.mode));
-            }
-        };
+        let mode = ensure_mode(message.mode)?;
         let patch = message.spec.unwrap_or_default().try_into()?;
-        let request = RequestId::from_wire_if_any("request_id", &message.request_id)?;
-        if request == Some(RequestId([0; 16])) {
-            // Not drawn: another request would have the same.
-            return Err(invalid("request_id", "is to be random, and is only zeros"));
-        }
         Ok(Self {
             name: StreamName::new(&message.name)?,
             patch,
             mode,
             if_revision: message.if_revision,
             allow_destructive: message.allow_destructive,
-            request,
+            request: request_id(&message.request_id)?,
         })
     }
 }
 
 impl From<&EnsureRequest> for v1::EnsureStream {
     fn from(request: &EnsureRequest) -> Self {
-        let mode = match request.mode {
-            EnsureMode::Check => v1::EnsureMode::EnsureCheck,
-            EnsureMode::Warn => v1::EnsureMode::EnsureWarn,
-            EnsureMode::Overwrite => v1::EnsureMode::EnsureOverwrite,
-        };
         Self {
             name: request.name.to_string(),
             spec: Some((&request.patch).into()),
-            mode: mode.into(),
+            mode: wire_mode(request.mode).into(),
             if_revision: request.if_revision,
             allow_destructive: request.allow_destructive,
             request_id: request.request.map(|id| id.to_wire()).unwrap_or_default(),
@@ -104,7 +87,8 @@ impl TryFrom<v1::StreamPatch> for SpecPatch {
             kind: message.kind.map(stream_kind).transpose()?,
             max_message_bytes: message.max_message_bytes,
             owner: message.owner,
-            ..Self::default()
+            dlq: message.dlq.map(Into::into).unwrap_or_default(),
+            dedup: message.dedup.map(DedupPatch::try_from).transpose()?.unwrap_or_default(),
         };
         patch.validate()?;
         Ok(patch)
@@ -117,7 +101,26 @@ impl From<&SpecPatch> for v1::StreamPatch {
             kind: patch.kind.map(|kind| wire_kind(kind).into()),
             max_message_bytes: patch.max_message_bytes,
             owner: patch.owner.clone(),
+            dlq: (patch.dlq != DlqPatch::default()).then(|| patch.dlq.into()),
+            dedup: (patch.dedup != DedupPatch::default()).then(|| (&patch.dedup).into()),
         }
+    }
+}
+
+impl TryFrom<v1::StreamDedup> for DedupPatch {
+    type Error = InvalidSpec;
+
+    fn try_from(message: v1::StreamDedup) -> Result<Self, Self::Error> {
+        let v1::StreamDedup { window_ms, require_id, max_ids, full } = message;
+        Ok(Self { window_ms, require_id, max_ids, full: full.map(dedup_full).transpose()? })
+    }
+}
+
+impl From<&DedupPatch> for v1::StreamDedup {
+    fn from(patch: &DedupPatch) -> Self {
+        let DedupPatch { window_ms, require_id, max_ids, full } = *patch;
+        let full = full.map(|full| wire_dedup_full(full).into());
+        Self { window_ms, require_id, max_ids, full }
     }
 }
 
@@ -137,6 +140,8 @@ impl From<&StreamSpec> for v1::StreamPatch {
             kind: Some(wire_kind(spec.kind).into()),
             max_message_bytes: Some(spec.max_message_bytes),
             owner: Some(spec.owner.clone()),
+            dlq: Some((&spec.dlq).into()),
+            dedup: Some((&whole(spec.dedup)).into()),
         }
     }
 }
@@ -145,17 +150,7 @@ impl TryFrom<v1::StreamEnsured> for Ensured {
     type Error = InvalidMessage;
 
     fn try_from(message: v1::StreamEnsured) -> Result<Self, Self::Error> {
-        let outcome = message.outcome();
-        let diff = message.diff.into_iter().map(FieldDiff::try_from).collect::<Result<_, _>>()?;
-        let outcome = match outcome {
-            v1::EnsureOutcome::EnsureCreated => EnsureOutcome::Created,
-            v1::EnsureOutcome::EnsureUnchanged => EnsureOutcome::Unchanged,
-            v1::EnsureOutcome::EnsureDrift => EnsureOutcome::Drift(diff),
-            v1::EnsureOutcome::EnsureUpdated => EnsureOutcome::Updated(diff),
-            v1::EnsureOutcome::Unspecified => {
-                return Err(unknown_number("outcome", message.outcome));
-            }
-        };
+        let outcome = EnsureOutcome::from_wire(message.outcome, message.diff)?;
         let stream_uid = StreamUid::from_wire("stream_uid", &message.stream_uid)?;
         Ok(Self { outcome, stream_uid, revision: message.revision })
     }
@@ -163,19 +158,67 @@ impl TryFrom<v1::StreamEnsured> for Ensured {
 
 impl From<&Ensured> for v1::StreamEnsured {
     fn from(ensured: &Ensured) -> Self {
-        let (outcome, diff) = match &ensured.outcome {
-            EnsureOutcome::Created => (v1::EnsureOutcome::EnsureCreated, [].as_slice()),
-            EnsureOutcome::Unchanged => (v1::EnsureOutcome::EnsureUnchanged, [].as_slice()),
-            EnsureOutcome::Drift(diff) => (v1::EnsureOutcome::EnsureDrift, diff.as_slice()),
-            EnsureOutcome::Updated(diff) => (v1::EnsureOutcome::EnsureUpdated, diff.as_slice()),
-        };
+        let (outcome, diff) = ensured.outcome.to_wire();
         Self {
             outcome: outcome.into(),
             stream_uid: ensured.stream_uid.to_wire(),
             revision: ensured.revision,
-            diff: diff.iter().map(v1::FieldDiff::from).collect(),
+            diff,
         }
     }
+}
+
+impl EnsureOutcome {
+    pub(super) fn from_wire(
+        outcome: i32,
+        diff: Vec<v1::FieldDiff>,
+    ) -> Result<Self, InvalidMessage> {
+        let diff = diff.into_iter().map(FieldDiff::try_from).collect::<Result<_, _>>()?;
+        match v1::EnsureOutcome::try_from(outcome) {
+            Ok(v1::EnsureOutcome::EnsureCreated) => Ok(Self::Created),
+            Ok(v1::EnsureOutcome::EnsureUnchanged) => Ok(Self::Unchanged),
+            Ok(v1::EnsureOutcome::EnsureDrift) => Ok(Self::Drift(diff)),
+            Ok(v1::EnsureOutcome::EnsureUpdated) => Ok(Self::Updated(diff)),
+            Ok(v1::EnsureOutcome::Unspecified) | Err(_) => Err(unknown_number("outcome", outcome)),
+        }
+    }
+
+    pub(super) fn to_wire(&self) -> (v1::EnsureOutcome, Vec<v1::FieldDiff>) {
+        let (outcome, diff) = match self {
+            Self::Created => (v1::EnsureOutcome::EnsureCreated, [].as_slice()),
+            Self::Unchanged => (v1::EnsureOutcome::EnsureUnchanged, [].as_slice()),
+            Self::Drift(diff) => (v1::EnsureOutcome::EnsureDrift, diff.as_slice()),
+            Self::Updated(diff) => (v1::EnsureOutcome::EnsureUpdated, diff.as_slice()),
+        };
+        (outcome, diff.iter().map(v1::FieldDiff::from).collect())
+    }
+}
+
+/// What to do about a difference, by its number.
+pub(super) fn ensure_mode(number: i32) -> Result<EnsureMode, InvalidMessage> {
+    match v1::EnsureMode::try_from(number) {
+        Ok(v1::EnsureMode::EnsureCheck) => Ok(EnsureMode::Check),
+        Ok(v1::EnsureMode::EnsureWarn) => Ok(EnsureMode::Warn),
+        Ok(v1::EnsureMode::EnsureOverwrite) => Ok(EnsureMode::Overwrite),
+        Ok(v1::EnsureMode::EnsureUnspecified) | Err(_) => Err(unknown_number("mode", number)),
+    }
+}
+
+pub(super) fn wire_mode(mode: EnsureMode) -> v1::EnsureMode {
+    match mode {
+        EnsureMode::Check => v1::EnsureMode::EnsureCheck,
+        EnsureMode::Warn => v1::EnsureMode::EnsureWarn,
+        EnsureMode::Overwrite => v1::EnsureMode::EnsureOverwrite,
+    }
+}
+
+pub(super) fn request_id(bytes: &[u8]) -> Result<Option<RequestId>, InvalidMessage> {
+    let request = RequestId::from_wire_if_any("request_id", bytes)?;
+    if request == Some(RequestId([0; 16])) {
+        // Not drawn: another request would have the same.
+        return Err(invalid("request_id", "is to be random, and is only zeros"));
+    }
+    Ok(request)
 }
 
 impl TryFrom<v1::FieldDiff> for FieldDiff {
@@ -220,6 +263,35 @@ fn stream_kind(number: i32) -> Result<StreamKind, InvalidSpec> {
     }
 }
 
+/// A patch in which every field is present.
+fn whole(spec: DedupSpec) -> DedupPatch {
+    let DedupSpec { window_ms, require_id, max_ids, full } = spec;
+    DedupPatch {
+        window_ms: Some(window_ms),
+        require_id: Some(require_id),
+        max_ids: Some(max_ids),
+        full: Some(full),
+    }
+}
+
+fn dedup_full(number: i32) -> Result<DedupFull, InvalidSpec> {
+    match v1::DedupFull::try_from(number) {
+        Ok(v1::DedupFull::DedupReject) => Ok(DedupFull::Reject),
+        Ok(v1::DedupFull::DedupEvictOldest) => Ok(DedupFull::EvictOldest),
+        Ok(v1::DedupFull::Unspecified) | Err(_) => {
+            let reason = format!("{number} is no way to deal with a full box");
+            Err(InvalidSpec { path: "dedup.full", reason })
+        }
+    }
+}
+
+fn wire_dedup_full(full: DedupFull) -> v1::DedupFull {
+    match full {
+        DedupFull::Reject => v1::DedupFull::DedupReject,
+        DedupFull::EvictOldest => v1::DedupFull::DedupEvictOldest,
+    }
+}
+
 fn wire_kind(kind: StreamKind) -> v1::StreamKind {
     match kind {
         StreamKind::Persistent => v1::StreamKind::StreamPersistent,
@@ -228,6 +300,6 @@ fn wire_kind(kind: StreamKind) -> v1::StreamKind {
 }
 
 /// An enum field that is unset or of a newer version.
-fn unknown_number(field: &'static str, number: i32) -> InvalidMessage {
+pub(super) fn unknown_number(field: &'static str, number: i32) -> InvalidMessage {
     invalid(field, format!("has the unknown value {number}"))
 }

@@ -2,7 +2,9 @@
 //! needs no further check.
 
 mod ensure;
+mod group;
 mod publish;
+mod start;
 mod subscribe;
 mod uid;
 
@@ -11,6 +13,9 @@ use railgun_types::{ErrorCode, InvalidName, InvalidSpec};
 use crate::wire_error::WireError;
 
 pub use ensure::{EnsureOutcome, EnsureRequest, Ensured};
+pub use group::{
+    EnsureGroupRequest, GroupEnsured, Held, JoinGroupRequest, group_mode_of, range, wire_group_mode,
+};
 pub use publish::ExpectedEnd;
 pub use subscribe::SubscribeRequest;
 pub use uid::Uid;

@@ -30,7 +30,7 @@ impl TryFrom<v1::Subscribe> for SubscribeRequest {
     fn try_from(message: v1::Subscribe) -> Result<Self, Self::Error> {
         let start = message.start.ok_or_else(|| invalid("start", "is missing"))?;
         Ok(Self {
-            name: StreamName::new(&message.stream)?,
+            name: StreamName::parse_any(&message.stream)?,
             start: start.into(),
             until_offset: message.until_offset.map(Offset),
             until_time: message.until_time_us.map(Timestamp),
@@ -51,32 +51,6 @@ impl From<&SubscribeRequest> for v1::Subscribe {
             until_end: request.until_end,
             credit_bytes: request.credit_bytes,
             stream_uid: request.stream.as_ref().map(Uid::to_wire).unwrap_or_default(),
-        }
-    }
-}
-
-impl From<v1::subscribe::Start> for StartPosition {
-    /// The booleans count by being there, whatever their value.
-    fn from(start: v1::subscribe::Start) -> Self {
-        use v1::subscribe::Start;
-        match start {
-            Start::Earliest(_) => Self::Earliest,
-            Start::Latest(_) => Self::Latest,
-            Start::Offset(offset) => Self::Offset(Offset(offset)),
-            Start::TimeUs(time) => Self::Time(Timestamp(time)),
-            Start::Last(count) => Self::Last(count),
-        }
-    }
-}
-
-impl From<StartPosition> for v1::subscribe::Start {
-    fn from(start: StartPosition) -> Self {
-        match start {
-            StartPosition::Earliest => Self::Earliest(true),
-            StartPosition::Latest => Self::Latest(true),
-            StartPosition::Offset(offset) => Self::Offset(offset.0),
-            StartPosition::Time(time) => Self::TimeUs(time.0),
-            StartPosition::Last(count) => Self::Last(count),
         }
     }
 }

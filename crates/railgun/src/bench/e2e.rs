@@ -7,7 +7,7 @@ use railgun_client::{Client, Event, StartPosition, Subscription};
 use tokio::time::Instant;
 
 use super::payload::{Payloads, Sequence};
-use super::publish::send;
+use super::publish::{Ids, send};
 use super::report::{Latencies, Report};
 use super::{READ_AT_ONCE, Schedule, Workload};
 use crate::exit::{CommandResult, Exit, Failure};
@@ -47,7 +47,7 @@ fn check_streams(streams: u32) -> Result<(), Failure> {
 
 async fn measure(args: E2eArgs, client: &Client) -> CommandResult {
     let workload = &args.workload;
-    let names = workload.make_streams(client).await?;
+    let names = workload.make_streams(client, false).await?;
     let multi = client.multi_publisher().open();
     let (mut publishers, mut subscriptions) = (Vec::new(), Vec::new());
     for name in names {
@@ -79,7 +79,8 @@ async fn measure(args: E2eArgs, client: &Client) -> CommandResult {
     while let Some(due) = schedule.due(number) {
         schedule.wait(due);
         let sent_us = due.duration_since(began).as_micros() as u64;
-        let _ticket = send(workload, &publishers, &payloads, number, sent_us, &mut value).await?;
+        let _ticket =
+            send(workload, &publishers, &payloads, number, sent_us, Ids::NONE, &mut value).await?;
         number += 1;
     }
     stop.send_replace(Some(number));

@@ -4,6 +4,7 @@
 //! then, whatever those before it took. What is read is checked byte by byte.
 
 mod e2e;
+mod group;
 mod payload;
 mod publish;
 mod read;
@@ -12,7 +13,7 @@ mod report;
 use std::time::Duration;
 
 use railgun_client::limits::{MESSAGE_BYTES_DEFAULT, MESSAGE_BYTES_HARD, PUBLISHER_STREAMS};
-use railgun_client::{Client, StreamName};
+use railgun_client::{Client, DedupFull, DedupPatch, StreamName};
 use tokio::time::Instant;
 
 use self::payload::Kind;
@@ -28,13 +29,17 @@ use crate::span::Span;
 /// open.
 const READ_AT_ONCE: u32 = 1_000;
 
-/// Measure a cluster: publish, read, and end to end
+/// How long ids are held where messages have some, in ms.
+const IDS_WINDOW_MS: u64 = 120_000;
+
+/// Measure a cluster: publish, read, consume, and end to end
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   railgun bench publish --size 1024 --duration 10s
   railgun bench publish --size 1024 --depth 1 --count 10000
   railgun bench publish --size 1024 --streams 10000
   railgun bench read
+  railgun bench group --members 4 --credit 2500
   railgun bench e2e --size 1024 --rate 20000 --duration 30s -o json")]
 pub(crate) struct BenchArgs {
     #[command(subcommand)]
@@ -48,6 +53,7 @@ enum BenchCommand {
   railgun bench publish --size 100 --duration 30s
   railgun bench publish --size 1024 --depth 1 --count 10000
   railgun bench publish --size 1024 --streams 10000
+  railgun bench publish --stream bench-ids --ids
   railgun bench publish --size 1024 --rate 20000 -o json")]
     Publish(publish::PublishArgs),
     /// Read everything there is, and check it
@@ -55,6 +61,11 @@ enum BenchCommand {
   railgun bench read
   railgun bench read --stream bench --streams 16 --from 15m")]
     Read(read::ReadArgs),
+    /// Deliver everything there is to a consumer group whose members ack it, until all acks are committed
+    #[command(after_help = "Examples:
+  railgun bench publish --count 1000000 && railgun bench group
+  railgun bench group --members 4 --credit 2500 --exclusive -o json")]
+    Group(group::GroupArgs),
     /// Publish at a rate and measure until a reader at the tail has each message
     #[command(after_help = "Examples:
   railgun bench e2e --rate 20000 --duration 30s
@@ -97,6 +108,7 @@ pub(crate) fn run(args: BenchArgs, server: &ServerArgs) -> CommandResult {
     match args.command {
         BenchCommand::Publish(args) => args.run(server),
         BenchCommand::Read(args) => block_on(read::run(args, server)),
+        BenchCommand::Group(args) => block_on(group::run(args, server)),
         BenchCommand::E2e(args) => block_on(e2e::run(args, server)),
     }
 }
@@ -110,10 +122,16 @@ impl Workload {
         names(&self.stream, self.streams)
     }
 
-    /// Makes the streams that are absent.
-    async fn make_streams(&self, client: &Client) -> Result<Vec<StreamName>, Failure> {
+    /// Makes the streams that are absent, with an ID time box if their messages have ids.
+    async fn make_streams(&self, client: &Client, ids: bool) -> Result<Vec<StreamName>, Failure> {
         let names = self.names()?;
+        let dedup = DedupPatch {
+            window_ms: Some(IDS_WINDOW_MS),
+            full: Some(DedupFull::EvictOldest),
+            ..DedupPatch::default()
+        };
         let patch = railgun_client::SpecPatch {
+            dedup: if ids { dedup } else { DedupPatch::default() },
             max_message_bytes: (self.size() >= MESSAGE_BYTES_DEFAULT)
                 .then_some(MESSAGE_BYTES_HARD as u32),
             ..railgun_client::SpecPatch::default()

@@ -1,5 +1,6 @@
 //! `railgun bench publish`.
 
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::time::Duration;
 
 use railgun_client::{Client, Publisher, RecordDraft, Ticket};
@@ -32,6 +33,10 @@ pub(super) struct PublishArgs {
     /// Un-answered messages at most; 1 is one at a time [default: 32 MiB of them]
     #[arg(long, value_name = "N")]
     depth: Option<u32>,
+    /// Give each message an id; a stream that is made for it then has an ID time box of 2m, which
+    /// forgets the oldest ids when it is full
+    #[arg(long)]
+    ids: bool,
     /// Un-answered frames at most: 1 to 8
     #[arg(long, value_name = "N", default_value_t = 8,
         value_parser = clap::value_parser!(u8).range(1..=8))]
@@ -58,7 +63,8 @@ async fn run(args: PublishArgs, server: &ServerArgs) -> CommandResult {
 
 async fn measure(args: PublishArgs, client: &Client) -> CommandResult {
     let workload = &args.workload;
-    let names = workload.make_streams(client).await?;
+    let names = workload.make_streams(client, args.ids).await?;
+    let ids = Ids::new(args.ids);
     let mut builder = client.multi_publisher().max_in_flight(args.batch_depth.into());
     if let Some(depth) = args.depth {
         builder = builder.buffer_bytes((workload.size() + OVERHEAD_BYTES) * depth.max(1) as usize);
@@ -71,9 +77,9 @@ async fn measure(args: PublishArgs, client: &Client) -> CommandResult {
     let payloads = Payloads::new(workload.size());
     let schedule = Schedule::new(workload, args.rate);
     let (messages, latencies) = if args.depth == Some(1) && args.rate.is_none() {
-        one_at_a_time(workload, &publishers, &payloads, &schedule).await?
+        one_at_a_time(workload, &publishers, &payloads, &schedule, ids).await?
     } else {
-        pipelined(workload, &publishers, &payloads, &schedule).await?
+        pipelined(workload, &publishers, &payloads, &schedule, ids).await?
     };
     let elapsed = schedule.began.elapsed();
     multi.close().await;
@@ -92,12 +98,13 @@ async fn one_at_a_time(
     publishers: &[Publisher],
     payloads: &Payloads,
     schedule: &Schedule,
+    ids: Ids,
 ) -> Result<(u64, Latencies), Failure> {
     let mut latencies = Latencies::new()?;
     let mut value = Vec::new();
     let mut number = 0;
     while let Some(began) = schedule.due(number) {
-        let ticket = send(workload, publishers, payloads, number, 0, &mut value).await?;
+        let ticket = send(workload, publishers, payloads, number, 0, ids, &mut value).await?;
         let stream = publishers[0].stream();
         ticket.await.map_err(|error| explain::publish(&error, stream))?;
         latencies.record(began.elapsed());
@@ -112,6 +119,7 @@ async fn pipelined(
     publishers: &[Publisher],
     payloads: &Payloads,
     schedule: &Schedule,
+    ids: Ids,
 ) -> Result<(u64, Latencies), Failure> {
     let (samples, mut sampled) = mpsc::channel::<(Ticket, Instant)>(SAMPLES_WAITING);
     let mut latencies = Latencies::new()?;
@@ -128,7 +136,7 @@ async fn pipelined(
     let (mut number, mut last) = (0, None);
     while let Some(due) = schedule.due(number) {
         schedule.wait(due);
-        let ticket = send(workload, publishers, payloads, number, 0, &mut value).await?;
+        let ticket = send(workload, publishers, payloads, number, 0, ids, &mut value).await?;
         if number % every == 0 {
             // A full channel loses a sample of many, and does not hold up the sender.
             drop(samples.try_send((ticket, due)));
@@ -148,6 +156,29 @@ async fn pipelined(
     }
 }
 
+/// The ids of a run's messages: 16 bytes each, of which another run has others.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ids {
+    /// What all of this run have; `None`: its messages have none.
+    run: Option<u64>,
+}
+
+impl Ids {
+    /// Messages without ids.
+    pub(super) const NONE: Self = Self { run: None };
+
+    fn new(wanted: bool) -> Self {
+        // The standard library's hash tables are keyed at random, anew in each process.
+        let random = || RandomState::new().build_hasher().finish();
+        Self { run: wanted.then(random) }
+    }
+
+    fn of(self, number: u64) -> Option<[u8; 16]> {
+        let run = u128::from(self.run?) << 64;
+        Some((run | u128::from(number)).to_be_bytes())
+    }
+}
+
 /// Sends message `number` to its stream.
 pub(super) async fn send(
     workload: &Workload,
@@ -155,12 +186,15 @@ pub(super) async fn send(
     payloads: &Payloads,
     number: u64,
     sent_us: u64,
+    ids: Ids,
     value: &mut Vec<u8>,
 ) -> Result<Ticket, Failure> {
     let streams = publishers.len() as u64;
     let stamp = Stamp { sequence: number / streams, sent_us };
     payloads.write(workload.payload, workload.size(), stamp, value);
     let publisher = &publishers[(number % streams) as usize];
-    let draft = RecordDraft { value, ..RecordDraft::default() };
+    let id = ids.of(number);
+    let id = id.as_ref().map(|id| &id[..]);
+    let draft = RecordDraft { value, id, ..RecordDraft::default() };
     publisher.send_record(&draft).await.map_err(|error| explain::send(&error))
 }

@@ -2,7 +2,7 @@
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use railgun_client::limits::MESSAGE_BYTES_HARD;
-use railgun_client::{Client, Delivery, Event, StartPosition, StreamName};
+use railgun_client::{Client, Event, RecordRun, StartPosition, StreamName};
 use tokio::time::Instant;
 
 use super::payload::{Payloads, Sequence};
@@ -68,22 +68,22 @@ async fn read(
     while let Some(event) =
         subscription.next_batch().await.map_err(|error| explain::subscribe(&error))?
     {
-        if let Event::Data(delivery) = event {
-            totals.0 += delivery.len() as u64;
-            totals.1 += check(&delivery, payloads, &mut sequence)?;
+        if let Event::Data(run) = event {
+            totals.0 += run.len() as u64;
+            totals.1 += check(&run, payloads, &mut sequence)?;
         }
     }
     Ok(totals)
 }
 
-/// Checks a delivery; its value bytes.
+/// Checks a run of records; its value bytes.
 pub(super) fn check(
-    delivery: &Delivery,
+    run: &RecordRun,
     payloads: Option<&Payloads>,
     sequence: &mut Sequence,
 ) -> Result<u64, Failure> {
     let mut bytes = 0;
-    for record in delivery.records() {
+    for record in run.records() {
         bytes += record.value.len() as u64;
         let Some(payloads) = payloads else { continue };
         let checked = payloads.check(record.value);

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use jiff::Timestamp as Instant;
+use railgun_client::{ContentHeaders, Record};
 
 /// A record as commands print it, whether it came from a server or straight from the bucket.
 #[derive(Clone, Debug)]
@@ -12,9 +13,51 @@ pub(crate) struct Shown<'a> {
     pub(crate) ts_us: i64,
     pub(crate) source: &'static str,
     pub(crate) key: Option<&'a [u8]>,
-    pub(crate) headers: railgun_client::ContentHeaders<'a>,
+    pub(crate) headers: Headers<'a>,
     pub(crate) value: &'a [u8],
     pub(crate) id: Option<&'a [u8]>,
+}
+
+impl<'a> From<&'a Record> for Shown<'a> {
+    fn from(record: &'a Record) -> Self {
+        Self {
+            offset: record.offset.0,
+            ts_us: record.ts.0,
+            source: record.source.name(),
+            key: record.key.as_deref(),
+            headers: Headers::Of { record, next: 0 },
+            value: &record.value,
+            id: record.id.as_deref(),
+        }
+    }
+}
+
+/// The headers of a record, borrowed from its batch or from the record itself.
+#[derive(Clone, Debug)]
+pub(crate) enum Headers<'a> {
+    Encoded(ContentHeaders<'a>),
+    Of { record: &'a Record, next: usize },
+}
+
+impl<'a> From<ContentHeaders<'a>> for Headers<'a> {
+    fn from(headers: ContentHeaders<'a>) -> Self {
+        Self::Encoded(headers)
+    }
+}
+
+impl<'a> Iterator for Headers<'a> {
+    type Item = (&'a str, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Self::Encoded(headers) => headers.next(),
+            Self::Of { record, next } => {
+                let (key, value) = record.headers.get(*next)?;
+                *next += 1;
+                Some((key, value))
+            }
+        }
+    }
 }
 
 /// A parsed format. A record is printed as it says, and an LF.
@@ -215,7 +258,7 @@ mod tests {
             ts_us: 1_500_000,
             source: "hot",
             key: content.key,
-            headers: content.headers,
+            headers: content.headers.into(),
             value: content.value,
             id: entry.id,
         };

@@ -103,7 +103,7 @@ mod tests {
             ts_us: 0,
             source: "hot",
             key: None,
-            headers: content.headers,
+            headers: content.headers.into(),
             value: content.value,
             id: None,
         };

@@ -1,6 +1,6 @@
 //! Lists, for people and for programs.
 
-use std::io::{self, Write as _};
+use std::io::{self, BufRead as _, Write as _};
 
 use serde::{Serialize, Serializer};
 use serde_json::Value;
@@ -48,6 +48,15 @@ impl Listing {
 pub(crate) fn print(text: &str) -> CommandResult {
     let mut out = io::stdout().lock();
     or_closed(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+}
+
+/// Asks whoever sits at the terminal.
+pub(crate) fn confirmed(question: &str) -> bool {
+    eprint!("{question} [y/N] ");
+    let mut answer = String::new();
+    // Whoever cannot be asked has not said yes.
+    let asked = io::stderr().flush().and_then(|()| io::stdin().lock().read_line(&mut answer));
+    asked.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
 }
 
 /// A failed write to standard output; a closed pipe is none.

@@ -112,6 +112,7 @@ fn shards(samples: &mut Samples, shards: &[ShardFigures]) {
     family(Gauge, "railgun_shard_producers", "Producers whose results are kept", |s| {
         s.producers as f64
     });
+    family(Gauge, "railgun_shard_ids", "Message ids held in ID time boxes", |s| s.ids as f64);
     family(Gauge, "railgun_shard_objects", "Objects in the bucket", |s| s.objects as f64);
     family(Gauge, "railgun_shard_offload_failing", "Whether uploads fail now", |s| {
         f64::from(u8::from(s.offload_failing))
@@ -123,6 +124,12 @@ fn shards(samples: &mut Samples, shards: &[ShardFigures]) {
     family(Counter, "railgun_shard_record_bytes", "Encoded bytes of records appended", |s| {
         s.record_bytes_total as f64
     });
+    family(
+        Counter,
+        "railgun_shard_duplicates",
+        "Records not appended, as they had been before under the same id",
+        |s| s.duplicates_total as f64,
+    );
     family(
         Counter,
         "railgun_shard_appends_refused",

@@ -195,6 +195,8 @@ impl History {
                     is_node || inner.bucket.excuses(sent_at)
                 }
                 PublishError::OrderBroken => true,
+                // Its messages have no ids.
+                PublishError::IdConflict { .. } | PublishError::Duplicate { .. } => false,
             }
         })
     }

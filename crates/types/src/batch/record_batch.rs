@@ -1,5 +1,7 @@
 //! A batch that was received or read back.
 
+use std::ops::Range;
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::builder::{BatchParts, check_headers};
@@ -219,6 +221,48 @@ impl RecordBatch {
         &self.bytes
     }
 
+    /// Some of its records as a batch of their own: `kept`, which are ranges of indices in ascending
+    /// order. Table entries and records are copied as they are. `None` where a record is not there, or
+    /// none is kept.
+    #[must_use]
+    pub fn select(&self, kept: impl Iterator<Item = Range<u32>>) -> Option<Self> {
+        let (table, body) = self.bytes[HEADER_BYTES..].split_at(self.table_bytes as usize);
+        let mut records = self.records();
+        let (mut at, mut count) = (0, 0);
+        let mut cuts = Vec::new();
+        // Where the next record's entry and bytes are.
+        let mut place = |to: u32| {
+            while at < to {
+                records.next()?;
+                at += 1;
+            }
+            let Records { table: entries, body: bytes, .. } = &records;
+            (at == to).then(|| (table.len() - entries.remaining(), body.len() - bytes.remaining()))
+        };
+        for run in kept {
+            count += run.end.checked_sub(run.start)?;
+            cuts.push((place(run.start)?, place(run.end)?));
+        }
+        let table_bytes: usize = cuts.iter().map(|(from, to)| to.0 - from.0).sum();
+        let body_bytes: usize = cuts.iter().map(|(from, to)| to.1 - from.1).sum();
+        if count == 0 {
+            return None;
+        }
+        let mut bytes = BytesMut::with_capacity(HEADER_BYTES + table_bytes + body_bytes);
+        bytes.put_slice(&MAGIC);
+        bytes.put_u8(CODEC_NONE);
+        bytes.put_bytes(0, 3);
+        bytes.put_u32_le(count);
+        bytes.put_u32_le(table_bytes as u32);
+        bytes.put_u32_le(body_bytes as u32);
+        bytes.put_u32_le(0);
+        cuts.iter().for_each(|(from, to)| bytes.put_slice(&table[from.0..to.0]));
+        let crc = crc32c_append(crc32c(&bytes[..CHECKED_HEADER_BYTES]), &bytes[HEADER_BYTES..]);
+        bytes[CHECKED_HEADER_BYTES..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
+        cuts.iter().for_each(|(from, to)| bytes.put_slice(&body[from.1..to.1]));
+        Some(Self { bytes: bytes.freeze(), count, table_bytes: table_bytes as u32 })
+    }
+
     /// The records in order.
     #[must_use]
     pub fn records(&self) -> Records<'_> {
@@ -266,6 +310,12 @@ pub struct RecordEntry<'a> {
 }
 
 impl<'a> RecordEntry<'a> {
+    /// Bytes that its id takes in the table, with what belongs to it; 0 without one.
+    #[must_use]
+    pub fn id_bytes(&self) -> usize {
+        self.id.map_or(0, |id| 1 + id.len() + PAYLOAD_HASH_BYTES)
+    }
+
     /// Decodes the content; `None` only for bytes that were never validated.
     #[must_use]
     pub fn content(&self) -> Option<Content<'a>> {

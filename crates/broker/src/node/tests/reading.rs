@@ -11,7 +11,6 @@ use railgun_types::limits::BATCH_BYTES_HARD;
 
 use super::retired::Gate;
 use super::*;
-use crate::builtin_bug::Planted;
 use crate::reader::{ClientPlaces, Delivery, Source, Step, StreamReader};
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
@@ -109,7 +108,7 @@ impl Rig {
         let found = self.broker.streams.resolve(&name(stream)).await.unwrap();
         let (places, memory) = (places.clone(), Some(memory.clone()));
         let from = self.broker.streams.sources(found.shard.here().unwrap().clone(), places, memory);
-        StreamReader::new(from, found.stream, Offset(0), Planted::default())
+        StreamReader::new(from, found.stream, Offset(0))
     }
 
     pub(super) fn places(&self) -> ClientPlaces {
@@ -380,7 +379,7 @@ async fn who_waited_for_memory_reads_with_it_though_the_row_group_has_gone() {
                 memory,
             );
             from.cold = cold.clone();
-            StreamReader::new(from, found.stream, Offset(0), Planted::default())
+            StreamReader::new(from, found.stream, Offset(0))
         };
         let other = rig.memory.reader();
         let mut last = reader("t", None).await;

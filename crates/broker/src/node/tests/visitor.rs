@@ -139,6 +139,7 @@ async fn what_is_asked_for_clients_never_stands_before_what_the_cluster_needs() 
         of: Some(of.clone()),
         stream_uids: vec![stream.to_wire()],
         current: true,
+        dead_letters_of: String::new(),
     };
     let asked = vec![Call::DescribeStreams(describe); 1_000];
     let reads = vec![Call::ReadIndex(of); 1_000];

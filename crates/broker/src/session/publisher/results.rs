@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use railgun_core::shard::{AppendRefusal, Appended};
+use railgun_core::shard::{AppendRefusal, Appended, Duplicate};
 use railgun_proto::{WireError, v1};
 use railgun_types::ErrorCode;
 use railgun_types::batch::BatchError;
@@ -107,14 +107,10 @@ impl ItemState {
         let error = match self.outcome {
             BatchOutcome::Appended(appended) => {
                 if let Some(bound) = bound {
-                    bound.broken = false;
+                    // What is in flight behind a part that was refused has broken order, too (PS-2).
+                    bound.broken = appended.refused().is_some();
                 }
-                return v1::ItemResult {
-                    base_offset: appended.base.0,
-                    ts_us: appended.ts.0,
-                    published: appended.count,
-                    ..Default::default()
-                };
+                return told(&appended);
             }
             BatchOutcome::Unknown => wire_error::propose_failure(ProposeFailure::Unknown),
             BatchOutcome::Invalid(invalid) => {
@@ -126,6 +122,22 @@ impl ItemState {
             BatchOutcome::Failed(failed) => wire_error::request_failure(failed),
         };
         v1::ItemResult { error: Some(after_broken(bound, error).into()), ..Default::default() }
+    }
+}
+
+/// A batch of which some is in the stream, as its publisher is told.
+fn told(appended: &Appended) -> v1::ItemResult {
+    let duplicate = |duplicate: &Duplicate| v1::Duplicate {
+        record: duplicate.record,
+        offset: duplicate.offset.0,
+        ts_us: duplicate.ts.0,
+    };
+    v1::ItemResult {
+        base_offset: appended.base.0,
+        ts_us: appended.ts.0,
+        published: appended.count,
+        duplicates: appended.duplicates().iter().map(duplicate).collect(),
+        error: appended.refused().map(|refusal| wire_error::append_refusal(refusal).into()),
     }
 }
 

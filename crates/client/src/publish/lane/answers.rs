@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{Lane, Phase, asked_wait};
 use crate::publish::batch::{ClosedBatch, Completion};
 use crate::publish::error::{ProtocolError, PublishError};
-use crate::publish::outcome::{BatchFailure, BatchResult};
+use crate::publish::outcome::{BatchFailure, BatchResult, OnDuplicate};
 
 impl Lane {
     /// The oldest batch in flight is answered.
@@ -24,33 +24,21 @@ impl Lane {
             return Err(ProtocolError::PublishedCount { published, records });
         }
         let Some(error) = answer.error.map(WireError::from) else {
-            self.advance(&item);
+            self.advance(&item, records);
             self.published_records += u64::from(records);
-            out.push(item.complete(appended(
-                answer.base_offset,
-                answer.ts_us,
-                published,
-                answer.duplicates,
-                None,
-            )));
+            let result = self.appended(answer.base_offset, answer.ts_us, published);
+            out.push(item.complete(self.with_duplicates(result, answer.duplicates)));
             return Ok(());
         };
         if published > 0 {
             // The first ones are in the stream, so the batch as a whole is not repeated.
-            self.advance(&item);
+            self.advance(&item, published);
             self.published_records += u64::from(published);
-            let failure = BatchFailure {
-                error: PublishError::Refused(error),
-                rest: PublishError::OrderBroken,
-            };
-            self.note_failure(&failure.error);
-            out.push(item.complete(appended(
-                answer.base_offset,
-                answer.ts_us,
-                published,
-                answer.duplicates,
-                Some(failure),
-            )));
+            let result = self.appended(answer.base_offset, answer.ts_us, published);
+            let result = self.with_duplicates(result, answer.duplicates);
+            let failure = Some(BatchFailure::of_one(error));
+            self.note_failures(&failure);
+            out.push(item.complete(BatchResult { failure, ..result }));
             self.after_failure(now, out);
             return Ok(());
         }
@@ -104,21 +92,24 @@ impl Lane {
             };
             return self.requeue(item, now);
         }
-        let error = if item.ambiguous {
-            PublishError::Unknown { reason: error.to_string() }
+        let result = if item.ambiguous {
+            BatchResult::failed(PublishError::Unknown { reason: error.to_string() })
+        } else if is_of_one(&error) && !item.options.atomic {
+            let failure = Some(BatchFailure::of_one(error));
+            BatchResult { failure, ..self.appended(0, 0, 0) }
         } else {
-            PublishError::Refused(error)
+            BatchResult::failed(PublishError::refused(error))
         };
         self.tainted |= item.ambiguous;
-        self.note_failure(&error);
-        out.push(item.complete(BatchResult::failed(error)));
+        self.note_failures(&result.failure);
+        out.push(item.complete(result));
         self.after_failure(now, out);
     }
 
-    /// The server's sequence has passed this batch.
-    fn advance(&mut self, item: &ClosedBatch) {
+    /// The server's sequence has passed so many of this batch's records.
+    fn advance(&mut self, item: &ClosedBatch, records: u32) {
         self.backoff.reset();
-        let end = item.sequence.unwrap_or(0) + u64::from(item.count);
+        let end = item.sequence.unwrap_or(0) + u64::from(records);
         self.server_next = self.server_next.max(end);
     }
 
@@ -177,6 +168,31 @@ impl Lane {
         }
     }
 
+    /// The result of a batch whose first records are in the stream.
+    fn appended(&self, base: u64, ts_us: i64, published: u32) -> BatchResult {
+        let (base, ts, on_duplicate) = (Offset(base), Timestamp(ts_us), self.on_duplicate);
+        BatchResult { base, ts, published, duplicates: Vec::new(), on_duplicate, failure: None }
+    }
+
+    /// The same with records that were there already. Where that is an error, it breaks no order.
+    fn with_duplicates(&mut self, result: BatchResult, told: Vec<v1::Duplicate>) -> BatchResult {
+        let known = |it: v1::Duplicate| (it.record, Offset(it.offset), Timestamp(it.ts_us));
+        let mut duplicates: Vec<_> = told.into_iter().map(known).collect();
+        duplicates.sort_unstable_by_key(|(record, ..)| *record);
+        if let Some(&(_, offset, ts)) = duplicates.first()
+            && self.on_duplicate == OnDuplicate::Error
+        {
+            self.note_failure(&PublishError::Duplicate { offset, ts });
+        }
+        BatchResult { duplicates, ..result }
+    }
+
+    fn note_failures(&mut self, failure: &Option<BatchFailure>) {
+        if let Some(failure) = failure {
+            self.note_failure(&failure.error);
+        }
+    }
+
     pub(super) fn note_failure(&mut self, error: &PublishError) {
         self.failure.get_or_insert_with(|| error.clone());
     }
@@ -197,15 +213,8 @@ impl Lane {
     }
 }
 
-fn appended(
-    base: u64,
-    ts_us: i64,
-    published: u32,
-    duplicates: Vec<v1::Duplicate>,
-    failure: Option<BatchFailure>,
-) -> BatchResult {
-    let mut duplicates: Vec<_> =
-        duplicates.into_iter().map(|d| (d.record, Offset(d.offset), Timestamp(d.ts_us))).collect();
-    duplicates.sort_unstable_by_key(|(record, ..)| *record);
-    BatchResult { base: Offset(base), ts: Timestamp(ts_us), published, duplicates, failure }
+/// Whether it is about one message of a batch, the first: those behind it are not to blame.
+fn is_of_one(error: &WireError) -> bool {
+    let about = [ErrorCode::IdRequired, ErrorCode::DuplicateIdConflict, ErrorCode::DedupIndexFull];
+    about.iter().any(|code| error.code == *code)
 }

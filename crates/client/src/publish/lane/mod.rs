@@ -22,7 +22,8 @@ use tokio::time::Instant;
 
 use super::batch::{BatchOptions, ClosedBatch, Completion, OpenBatch};
 use super::error::{PublishError, SendError};
-use super::outcome::{BatchOutcome, BatchResult};
+use super::machine::Settings;
+use super::outcome::{BatchOutcome, BatchResult, OnDuplicate};
 use crate::backoff::{Backoff, Bits};
 
 /// Batches up to this size get room for one more record than the one before had.
@@ -81,6 +82,7 @@ pub(crate) struct Lane {
     name: StreamName,
     ordered: bool,
     give_up_after: Duration,
+    on_duplicate: OnDuplicate,
     /// The stream as first bound. Another uid later is another stream.
     uid: Option<StreamUid>,
     /// It was never bound, because there was no connection in time.
@@ -129,11 +131,13 @@ pub(crate) struct Lane {
 
 impl Lane {
     /// `seed`: for the waits before something is repeated.
-    pub(crate) fn new(name: StreamName, ordered: bool, give_up_after: Duration, seed: u64) -> Self {
+    pub(crate) fn new(name: StreamName, settings: &Settings, seed: u64) -> Self {
+        let Settings { ordered, give_up_after, on_duplicate, .. } = *settings;
         Self {
             name,
             ordered,
             give_up_after,
+            on_duplicate,
             uid: None,
             unreachable: None,
             message_bytes_max: 0,

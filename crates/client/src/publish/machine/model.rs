@@ -80,12 +80,14 @@ enum Verdict {
     NotLeader,
     NoLeader,
     Invalid,
+    /// The log takes the first of them, and refuses the others for good (PS-2).
+    Partly,
 }
 
 impl Verdict {
     /// What it is where nothing fails for good.
     fn tempered(self) -> Self {
-        if matches!(self, Self::Invalid) { Self::NotLeader } else { self }
+        if matches!(self, Self::Invalid | Self::Partly) { Self::NotLeader } else { self }
     }
 }
 
@@ -98,6 +100,7 @@ fn verdict() -> impl Strategy<Value = Verdict> {
         1 => Just(Verdict::NotLeader),
         1 => Just(Verdict::NoLeader),
         1 => Just(Verdict::Invalid),
+        1 => Just(Verdict::Partly),
     ]
 }
 
@@ -160,8 +163,8 @@ enum Late {
 #[derive(Default)]
 struct Producer {
     next: u64,
-    /// First sequence, number and base offset of what it appended.
-    results: Vec<(u64, usize, u64)>,
+    /// First sequence and number of messages of what it sent, base offset and number of those appended.
+    results: Vec<(u64, usize, u64, usize)>,
 }
 
 /// The rules of PQ-1, and a log for each stream.
@@ -172,7 +175,8 @@ struct Log {
 }
 
 impl Log {
-    fn append(&mut self, batch: &Batch) -> Result<u64, WireError> {
+    /// Appends at most so many messages of a batch. Where they are, and how many.
+    fn append(&mut self, batch: &Batch, most: usize) -> Result<(u64, usize), WireError> {
         let key = (batch.producer, batch.lane);
         if !self.producers.contains_key(&key) && batch.sequence > 0 {
             return Err(WireError::new(ErrorCode::ProducerUnknown, ""));
@@ -183,17 +187,18 @@ impl Log {
             return Err(WireError::new(ErrorCode::SequenceGap, "").with_actual(producer.next));
         }
         if first < producer.next {
-            let stored = producer.results.iter().find(|(s, n, _)| (*s, *n) == (first, count));
-            let (.., base) =
+            let stored = producer.results.iter().find(|(s, n, ..)| (*s, *n) == (first, count));
+            let (.., base, published) =
                 stored.ok_or(WireError::new(ErrorCode::OutcomeUnknown, "forgotten"))?;
-            return Ok(*base);
+            return Ok((*base, *published));
         }
         let log = &mut self.messages[batch.lane];
         let base = log.len() as u64;
-        log.extend(&batch.messages);
-        producer.next = first + count as u64;
-        producer.results.push((first, count, base));
-        Ok(base)
+        let published = count.min(most);
+        log.extend(&batch.messages[..published]);
+        producer.next = first + published as u64;
+        producer.results.push((first, count, base, published));
+        Ok((base, published))
     }
 
     fn forget(&mut self, forget: &Forget) {
@@ -204,7 +209,7 @@ impl Log {
 
     fn late(&mut self, late: Late) {
         match late {
-            Late::Batch(batch) => drop(self.append(&batch)),
+            Late::Batch(batch) => drop(self.append(&batch, usize::MAX)),
             Late::Forget(forget) => self.forget(&forget),
         }
     }
@@ -235,7 +240,9 @@ struct World {
 
 impl World {
     fn new(ordered: bool, give_up_after: Duration) -> Self {
-        let settings = Settings { ordered, unanswered_max: 8, give_up_after, seed: 7 };
+        let on_duplicate = OnDuplicate::default();
+        let settings =
+            Settings { ordered, unanswered_max: 8, give_up_after, on_duplicate, seed: 7 };
         let mut machine = Machine::new(settings);
         machine.on_connected(64 << 20, 8);
         let mut world = Self {
@@ -411,7 +418,7 @@ impl World {
     fn forget(&mut self, forget: Forget, verdict: Verdict) -> Option<WireError> {
         let refuse = |code| Some(WireError::new(code, ""));
         match verdict {
-            Verdict::Append | Verdict::Invalid => {
+            Verdict::Append | Verdict::Invalid | Verdict::Partly => {
                 self.log.forget(&forget);
                 None
             }
@@ -431,9 +438,10 @@ impl World {
     fn judge(&mut self, batch: &Batch, verdict: Verdict) -> v1::ItemResult {
         let refuse = |code| Err(WireError::new(code, ""));
         let result = match verdict {
-            Verdict::Append => self.log.append(batch),
+            Verdict::Append => self.log.append(batch, usize::MAX),
+            Verdict::Partly => self.log.append(batch, 1),
             Verdict::AppendUnheard => {
-                let _ = self.log.append(batch);
+                let _ = self.log.append(batch, usize::MAX);
                 refuse(ErrorCode::OutcomeUnknown)
             }
             Verdict::Unknown => {
@@ -448,10 +456,15 @@ impl World {
         };
         let broken = &mut self.broken[batch.lane];
         match result {
-            Ok(base_offset) => {
-                *broken = false;
-                let published = batch.messages.len() as u32;
-                v1::ItemResult { base_offset, published, ..v1::ItemResult::default() }
+            Ok((base_offset, published)) => {
+                *broken = published < batch.messages.len();
+                let refused = broken.then(|| WireError::new(ErrorCode::DuplicateIdConflict, ""));
+                v1::ItemResult {
+                    base_offset,
+                    published: published as u32,
+                    error: refused.map(Into::into),
+                    ..v1::ItemResult::default()
+                }
             }
             Err(error) => {
                 let unknown = error.code == ErrorCode::ProducerUnknown;

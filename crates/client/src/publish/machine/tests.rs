@@ -1,7 +1,7 @@
 use railgun_proto::convert::ExpectedEnd;
 use railgun_types::batch::RecordBatch;
 use railgun_types::limits::PUBLISHER_STREAMS;
-use railgun_types::{ErrorCode, Offset, Retry};
+use railgun_types::{ErrorCode, Offset, Retry, Timestamp};
 
 use super::*;
 use crate::publish::lane::BindStatus;
@@ -22,7 +22,12 @@ type Slot = (BatchOutcome, u32);
 
 impl Rig {
     fn new(ordered: bool) -> Self {
-        let settings = Settings { ordered, unanswered_max: 8, give_up_after: GIVE_UP, seed: 7 };
+        Self::telling(ordered, OnDuplicate::default())
+    }
+
+    fn telling(ordered: bool, on_duplicate: OnDuplicate) -> Self {
+        let settings =
+            Settings { ordered, unanswered_max: 8, give_up_after: GIVE_UP, on_duplicate, seed: 7 };
         let mut machine = Machine::new(settings);
         machine.on_connected(64 << 20, 8);
         Self { machine, now: Instant::now(), out: Vec::new() }
@@ -346,14 +351,40 @@ fn one_failure_breaks_the_order_until_it_is_seen() {
     assert_eq!(result(&flying), Some(Err(PublishError::OrderBroken)));
     assert_eq!(rig.machine.resume(lane), Some(Some(PublishError::Refused(error))));
 
-    // The server may count the refused records or not; it says so, and the message follows.
+    // The sequence has advanced by what is in the stream (PQ-1).
     let (again, _) = rig.push(lane, b"again");
-    assert_eq!(rig.frame(), one(3, &["again"]));
-    rig.answer(vec![gap(1)]);
-    rig.now += Duration::from_secs(1);
     assert_eq!(rig.frame(), one(1, &["again"]));
     rig.answer(vec![published(6, 1)]);
     assert_eq!(result(&again), Some(Ok(6)));
+}
+
+#[test]
+fn an_id_that_is_taken_fails_its_own_message_and_a_duplicate_only_where_it_is_to() {
+    // DD-2
+    let known = v1::Duplicate { record: 1, offset: 3, ts_us: 7 };
+    for on_duplicate in [OnDuplicate::Report, OnDuplicate::Error] {
+        let mut rig = Rig::telling(true, on_duplicate);
+        let lane = rig.lane("orders");
+        let tickets = ["new", "known", "newer"].map(|value| rig.push(lane, value.as_bytes()).0);
+        rig.frame();
+        rig.answer(vec![v1::ItemResult { duplicates: vec![known], ..published(5, 3) }]);
+        let told: Vec<_> = tickets.iter().map(result).collect();
+        let duplicate = PublishError::Duplicate { offset: Offset(3), ts: Timestamp(7) };
+        let (as_known, failure) = match on_duplicate {
+            OnDuplicate::Report => (Ok(3), None),
+            OnDuplicate::Error => (Err(duplicate.clone()), Some(duplicate)),
+        };
+        // It breaks no order, and whoever only flushes hears of it.
+        assert_eq!(told, [Some(Ok(5)), Some(as_known), Some(Ok(6))]);
+        assert_eq!(rig.machine.lane(lane).failure, failure);
+        let tickets = ["taken", "behind"].map(|value| rig.push(lane, value.as_bytes()).0);
+        assert_eq!(rig.frame(), one(3, &["taken", "behind"]));
+        let taken = WireError::new(ErrorCode::DuplicateIdConflict, "").with_actual(2);
+        rig.answer(vec![refused(WireError { record: Some(0), ..taken })]);
+        let conflict = PublishError::IdConflict { original: Offset(2) };
+        let told: Vec<_> = tickets.iter().map(result).collect();
+        assert_eq!(told, [Some(Err(conflict)), Some(Err(PublishError::OrderBroken))]);
+    }
 }
 
 #[test]

@@ -65,6 +65,40 @@ fn only_the_live_lease_or_the_last_one_counts() {
 }
 
 #[test]
+fn an_ack_that_the_end_of_its_message_overtakes_does_not_count() {
+    // G-3, G-7, DL-3
+    let dlq = DlqSpec { max_distance: 1, min_attempts: 1, ..DlqSpec::default() };
+    let spec = GroupSpec { dlq, backoff_ms: vec![1_000], ..GroupSpec::default() };
+    let mut desk = Desk::new(spec).with(&[(ANN, 9)], 9);
+    desk.hand_out();
+    // Two have expired and wait for their delay, while the group goes far ahead of them.
+    desk.settle(ANN, 1, range(0, 2), SettleKind::Begin);
+    desk.advance(desk.dispatcher.ack_wait_us());
+    desk.commit();
+    desk.settle(ANN, 1, range(2, 9), SettleKind::Ack);
+    desk.commit();
+    // Their delay is over, which is on its way, and an ack comes: nobody has them again, so it counts, if it
+    // comes first.
+    desk.advance(1_000_000);
+    let due = desk.propose().expect("they are due");
+    assert_eq!(due, [GroupChange::Due { offsets: vec![Offset(0), Offset(1)] }]);
+    assert_eq!(desk.settle(ANN, 1, range(0, 2), SettleKind::Ack), []);
+    let dying = [0, 1].map(|it| Effect::Dying { offset: Offset(it), generation: 0 });
+    assert_eq!(desk.apply(1, due), dying);
+    let changes = desk.propose().expect("an ack");
+    assert_eq!(changes, [GroupChange::Ack { epoch: 0, ranges: vec![range(0, 2)] }]);
+    assert!(desk.replica.state.bury(Offset(0), 0));
+    desk.dispatcher.on_dead_letter(desk.now, Offset(0), 0, &mut desk.out);
+    assert_eq!(desk.effects(), []);
+    let settled = stale(ANN, 3, 1, range(0, 1), AlreadySettled);
+    assert_eq!(desk.apply(1, changes), [settled]);
+    assert_eq!(desk.replica.state.floor(), Offset(9));
+    let again = stale(ANN, 4, 1, range(0, 1), AlreadySettled);
+    assert_eq!(desk.settle(ANN, 1, range(0, 1), SettleKind::Ack), [again]);
+    assert_eq!(desk.settle(ANN, 1, range(1, 2), SettleKind::Ack), [answered(ANN, 5)]);
+}
+
+#[test]
 fn a_settle_that_is_repeated_is_settled_and_another_one_is_not() {
     // G-7
     let mut desk = Desk::balanced().with(&[(ANN, 9)], 9);

@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! index = map of: stream 16 │ first base v │ list of point
-//! point = count v │ position v │ log index v │ ts v
+//! point = twice the count, plus one if there is a skip v │ [skip v] │ position v │ log index v │ ts v
 //! ```
 //!
-//! A batch begins where the one before ends. Log index and ts are what they are above those of the
+//! A batch, or a run of its records, begins where the one before ends. Log index and ts are what they are above those of the
 //! batch before, of which neither ever falls. Streams without a batch in the log are left out.
 
 use std::collections::BTreeMap;
@@ -30,9 +30,14 @@ pub(super) fn encode_index(out: &mut BytesMut, streams: &BTreeMap<StreamUid, Str
         let (mut last_index, mut last_ts) = (0, 0);
         put_varint(out, stream.index.len() as u64);
         stream.index.iter().for_each(|point| {
-            let IndexPoint { base: _, count, position, log_index, ts } = point;
+            let IndexPoint { base: _, skip, count, position, log_index, ts } = point;
             let (entries, us) = (log_index.wrapping_sub(last_index), ts.0.wrapping_sub(last_ts));
-            put_varints(out, [u64::from(count), u64::from(position), entries, us as u64]);
+            let (count, position) = (u64::from(count) << 1, u64::from(position));
+            if skip == 0 {
+                put_varints(out, [count, position, entries, us as u64]);
+            } else {
+                put_varints(out, [count | 1, skip.into(), position, entries, us as u64]);
+            }
             (last_index, last_ts) = (log_index, ts.0);
         });
     });
@@ -56,12 +61,17 @@ pub(super) fn decode_index(
         let (mut log_index, mut ts) = (0u64, 0i64);
         let points = count(cursor, POINT_BYTES_MIN)?;
         for _ in 0..points {
-            let (count, position) = (narrow(cursor)?, narrow(cursor)?);
+            let count = cursor.varint()?;
+            let skip = if count & 1 == 1 { skip(cursor)? } else { 0 };
+            let count = u32::try_from(count >> 1).map_err(|_| Malformed)?;
+            let position = narrow(cursor)?;
+            // What is counted from the first record of a batch on ends within it.
+            skip.checked_add(count).ok_or(Malformed)?;
             let base = Offset(end);
             end = end.checked_add(u64::from(count)).ok_or(Malformed)?;
             log_index = log_index.checked_add(cursor.varint()?).ok_or(Malformed)?;
             ts = ts.checked_add_unsigned(cursor.varint()?).ok_or(Malformed)?;
-            let point = IndexPoint { base, count, position, log_index, ts: Timestamp(ts) };
+            let point = IndexPoint { base, skip, count, position, log_index, ts: Timestamp(ts) };
             stream.index.push(point);
         }
         if points == 0 || end != stream.next.0 || Some(log_index) > applied {
@@ -69,4 +79,9 @@ pub(super) fn decode_index(
         }
     }
     Ok(())
+}
+
+/// A skip that is told is one.
+fn skip(cursor: &mut ByteCursor<'_>) -> Result<u32, Malformed> {
+    narrow(cursor).and_then(|skip| if skip == 0 { Err(Malformed) } else { Ok(skip) })
 }

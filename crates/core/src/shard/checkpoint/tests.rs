@@ -4,8 +4,8 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 use railgun_types::batch::{BatchBuilder, RecordBatch, RecordDraft};
 use railgun_types::{
-    DlqPatch, EnsureMode, EntryId, GroupId, GroupMode, GroupName, GroupPatch, OffsetRange,
-    RequestId, SpecPatch, StreamName,
+    DedupFull, DedupPatch, DlqPatch, EnsureMode, EntryId, GroupId, GroupMode, GroupName,
+    GroupPatch, OffsetRange, RequestId, SpecPatch, StreamName,
 };
 
 use super::super::ensure::{CHANGES_REMEMBERED, Change};
@@ -16,6 +16,7 @@ use crate::command::{
     EnsureStream, ExpectedNext, FailCause, GroupChange, GroupChanges, GroupCommand, GroupStart,
     ObjectCommit, ProducerSequence, SealScope, SegmentCommand, StreamCommand, UploadAttempt,
 };
+use crate::shard::dedup::{IdWindow, Slice};
 use crate::shard::{Group, Outcome};
 
 const CLUSTER: ClusterUid = ClusterUid([7; 16]);
@@ -23,15 +24,36 @@ const SHARD: ShardId = ShardId(2);
 const DAY_US: i64 = 86_400_000_000;
 const START: i64 = 1_700_000_000_000_000;
 
-/// Small, several records, enough for a segment, an eighth of a full range.
-static BATCHES: LazyLock<[RecordBatch; 4]> =
-    LazyLock::new(|| [batch(1, 10), batch(3, 10), batch(1, 5 << 20), batch(1, 8 << 20)]);
+/// Small, several records, enough for a segment, an eighth of a full range. Then ids: one, with another content,
+/// among others, twice.
+static BATCHES: LazyLock<[RecordBatch; 8]> = LazyLock::new(|| {
+    [
+        batch(1, 10),
+        batch(3, 10),
+        batch(1, 5 << 20),
+        batch(1, 8 << 20),
+        with_ids(&[("b", "1")]),
+        with_ids(&[("b", "2")]),
+        with_ids(&[("a", "1"), ("b", "1"), ("c", "1"), ("d", "1")]),
+        with_ids(&[("e", "1"), ("e", "1"), ("a", "1"), ("f", "1")]),
+    ]
+});
 
 fn batch(records: usize, bytes: usize) -> RecordBatch {
     let mut builder = BatchBuilder::new(8 << 20);
     let value = vec![0; bytes - 1];
     for _ in 0..records {
         builder.push(&RecordDraft { value: &value, ..RecordDraft::default() }).expect("small");
+    }
+    RecordBatch::verify(builder.finish().concat()).expect("our own")
+}
+
+/// Records of these ids and values.
+fn with_ids(records: &[(&str, &str)]) -> RecordBatch {
+    let mut builder = BatchBuilder::new(1 << 20);
+    for (id, value) in records {
+        let (id, value) = (Some(id.as_bytes()), value.as_bytes());
+        builder.push(&RecordDraft { id, value, ..RecordDraft::default() }).expect("small");
     }
     RecordBatch::verify(builder.finish().concat()).expect("our own")
 }
@@ -88,6 +110,9 @@ fn check_accounts(state: &ShardState) {
     let uses = &state.producers.by_use;
     assert_eq!(uses.len(), state.producers.states.len());
     assert!(state.producers.states.iter().all(|(key, p)| uses.contains_key(&(p.used, *key))));
+    let duplicates: u64 = state.producers.states.values().map(Producer::duplicates).sum();
+    assert_eq!(state.producers.duplicates, duplicates);
+    assert_eq!(state.dedup.held, state.dedup.windows.values().map(IdWindow::held).sum::<u64>());
 }
 
 fn uid(stream: u8) -> StreamUid {
@@ -276,6 +301,20 @@ fn rich() -> ShardState {
         let second = by(2, 300, sequence, append(2, 0));
         shard.apply(CommandBody::Append(vec![first, second]));
     }
+    // Ids, of which one was forgotten for another; results with duplicates, and with a refusal.
+    let dedup = DedupPatch {
+        window_ms: Some(120_000),
+        max_ids: Some(5),
+        full: Some(DedupFull::EvictOldest),
+        ..DedupPatch::default()
+    };
+    shard.apply(ensure(0, SpecPatch { dedup, ..SpecPatch::default() }, EnsureMode::Overwrite));
+    shard.apply(CommandBody::Append(vec![
+        by(1, 0, 0, append(0, 4)),
+        by(1, 0, 1, append(0, 6)),
+        by(1, 0, 5, append(0, 7)),
+        by(2, 0, 0, append(0, 6)),
+    ]));
     // A group with a dead message, one pending again, one delayed, one dying; another one, where all is
     // well.
     let exclusive = GroupPatch { mode: Some(GroupMode::Exclusive), ..GroupPatch::default() };
@@ -302,12 +341,15 @@ fn rich() -> ShardState {
     shard.apply(said_of(id, 0, vec![GroupChange::Redrive { offsets: ranges(6, 7) }]));
     let state = shard.state;
     assert_eq!((state.groups.len(), state.companions.len()), (2, 1));
+    let window = &state.dedup.windows[&uid(0)];
+    assert!(window.held() == 5 && window.forgotten > 0 && window.evicted_ts.is_some());
+    assert_eq!(state.producers.duplicates, 6);
     assert!(state.streams[&uid(1)].open.is_some() && !state.streams[&uid(1)].closed.is_empty());
     assert!(state.streams[&uid(3)].deleted && !state.plans.is_empty());
     assert!(!state.floor.unmirrored.is_empty() && state.manifest.objects.len() == 3);
     assert!(!state.manifest_log.streams.is_empty() && !state.manifest_log.objects.is_empty());
     assert!(state.orphans.len() == 1 && state.plans.values().all(|plan| plan.attempt.is_some()));
-    assert!(state.manifest_log.newest.is_some() && state.producers.len() == 2);
+    assert!(state.manifest_log.newest.is_some() && state.producers.len() == 4);
     state
 }
 
@@ -367,7 +409,9 @@ fn damage_is_refused() {
 fn a_length_alone_allocates_nothing() {
     let bytes = encode(&rich(), true);
     let huge = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1];
-    for section in [Section::Streams, Section::Producers, Section::Manifest, Section::Index] {
+    for section in
+        [Section::Streams, Section::Producers, Section::Manifest, Section::Ids, Section::Index]
+    {
         let error = CheckpointError::Malformed { section };
         assert_eq!(decode(&damage::with_content(&bytes, section, &huge)), Err(error));
     }
@@ -386,8 +430,10 @@ fn a_state_that_cannot_be_is_refused() {
     }
     refused(Section::Streams, |state| stream(state).closed[0].end = Offset(0));
     refused(Section::Producers, |state| {
-        let results = &mut state.producers.states.values_mut().next().expect("two").results;
-        results.push_back(results[0]);
+        let mut producers = state.producers.states.values_mut();
+        let full = producers.find(|it| it.results.len() == PRODUCER_WINDOW);
+        let results = &mut full.expect("two").results;
+        results.push_back(results[0].clone());
     });
     refused(Section::Offload, |state| state.floor.unmirrored.push_back((1, 1)));
     refused(Section::Offload, |state| {
@@ -426,6 +472,26 @@ fn a_state_that_cannot_be_is_refused() {
     refused(Section::Streams, |state| {
         stream(state).name = StreamName::parse_any("a$dlq.b").expect("valid");
     });
+    // Ids of a stream that holds none, of messages that it does not have, or will have; forgotten ones that
+    // are not there.
+    fn ids(state: &mut ShardState) -> &mut IdWindow {
+        state.dedup.windows.get_mut(&uid(0)).expect("there")
+    }
+    refused(Section::Ids, |state| {
+        let window = ids(state).clone();
+        state.dedup.windows.insert(uid(1), window);
+    });
+    refused(Section::Ids, |state| {
+        state.streams.get_mut(&uid(0)).expect("there").spec.dedup.window_ms = 0;
+    });
+    refused(Section::Ids, |state| state.log_time = Timestamp(START));
+    refused(Section::Ids, |state| {
+        let ids = ids(state);
+        let slice = ids.slices[0].ids().to_vec();
+        ids.slices.push_back(Arc::new(Slice::closed(slice)));
+    });
+    refused(Section::Ids, |state| ids(state).slices.push_back(Arc::default()));
+    refused(Section::Ids, |state| ids(state).forgotten = ids(state).slices[0].ids().len());
     refused(Section::Index, |state| {
         let mut points: Vec<_> = stream(state).index.iter().collect();
         points[1].log_index = 0;
@@ -671,7 +737,7 @@ impl Step {
 }
 
 fn item() -> impl Strategy<Value = Item> {
-    let batch = prop_oneof![6 => 0usize..2, 1 => 2usize..4];
+    let batch = prop_oneof![6 => 0usize..2, 1 => 2usize..4, 8 => 4usize..8];
     let claim = prop_oneof![
         8 => Just(Claim::Next),
         2 => (0usize..8).prop_map(Claim::Again),
@@ -715,6 +781,18 @@ fn change() -> impl Strategy<Value = GroupChange> {
     ]
 }
 
+fn dedup() -> impl Strategy<Value = DedupPatch> {
+    let window = proptest::option::weighted(0.8, prop_oneof![Just(1_000), Just(60_000)]);
+    let ids = proptest::option::weighted(0.3, 1u64..6);
+    let full = prop_oneof![Just(DedupFull::Reject), Just(DedupFull::EvictOldest)];
+    (window, ids, proptest::option::of(full)).prop_map(|(window_ms, max_ids, full)| DedupPatch {
+        window_ms,
+        require_id: None,
+        max_ids,
+        full,
+    })
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let name = || prop_oneof![Just("audit"), Just("billing")];
     let group_patch = (any::<bool>(), proptest::option::of(1u32..3)).prop_map(|(parks, most)| {
@@ -723,9 +801,13 @@ fn step() -> impl Strategy<Value = Step> {
         GroupPatch { dlq, ..GroupPatch::default() }
     });
     let changes = (0usize..9, any::<bool>(), proptest::collection::vec(change(), 1..5));
-    let patch = (proptest::option::of(1u32..4), proptest::option::of("[a-z]{0,3}")).prop_map(
-        |(max_message_bytes, owner)| SpecPatch { max_message_bytes, owner, ..SpecPatch::default() },
-    );
+    let patch = (proptest::option::of(1u32..4), proptest::option::of("[a-z]{0,3}"), dedup());
+    let patch = patch.prop_map(|(max_message_bytes, owner, dedup)| SpecPatch {
+        max_message_bytes,
+        owner,
+        dedup,
+        ..SpecPatch::default()
+    });
     let mode = prop_oneof![Just(EnsureMode::Warn), Just(EnsureMode::Overwrite)];
     let scope = prop_oneof![
         Just(SealScope::Closed),

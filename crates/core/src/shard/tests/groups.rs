@@ -256,7 +256,10 @@ fn a_dead_letter_and_the_end_of_its_message_are_one_entry() {
     shard.change(group, vec![reject(2, 5)]);
     // Two leaders write it, one after the other, and both once more.
     let results = shard.append(2, vec![early.clone(), early.clone(), item(A, 1)]);
-    assert_eq!(results[0].map(|it| (it.base, it.count, it.repeated)), Ok((Offset(0), 1, false)));
+    assert_eq!(
+        results[0].as_ref().map(|it| (it.base, it.count, it.repeated)),
+        Ok((Offset(0), 1, false))
+    );
     assert_eq!(results[1], Err(AppendRefusal::NotDying));
     assert_eq!(shard.one(2, early), Err(AppendRefusal::NotDying));
     let letters = shard.state.stream(companion).expect("made by the first one");

@@ -293,7 +293,7 @@ fn is_about_streams(told: WireCode) -> bool {
 }
 
 fn patched(patch: &SpecPatch, mut spec: StreamSpec) -> StreamSpec {
-    let SpecPatch { kind, max_message_bytes, owner, dlq } = patch.clone();
+    let SpecPatch { kind, max_message_bytes, owner, dlq, dedup: _ } = patch.clone();
     spec.kind = kind.unwrap_or(spec.kind);
     spec.max_message_bytes = max_message_bytes.unwrap_or(spec.max_message_bytes);
     spec.owner = owner.unwrap_or(spec.owner);

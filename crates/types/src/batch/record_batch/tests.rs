@@ -73,6 +73,28 @@ fn reseal(batch: &mut [u8]) {
 
 proptest! {
     #[test]
+    fn what_is_left_of_a_batch_is_as_if_the_rest_had_never_been_in_it(
+        messages in proptest::collection::vec((message(), any::<bool>()), 1..20),
+    ) {
+        let all: Vec<_> = messages.iter().map(|(message, _)| message.clone()).collect();
+        let kept: Vec<_> =
+            messages.iter().filter(|(_, is_kept)| *is_kept).map(|(m, _)| m.clone()).collect();
+        let batch = validate(pack(&all)).expect("our own batch");
+        let places = (0u32..).zip(&messages).filter(|(_, (_, is_kept))| *is_kept);
+        let selected = batch.select(places.map(|(at, _)| at..at + 1));
+        if kept.is_empty() {
+            prop_assert_eq!(selected, None);
+        } else {
+            prop_assert_eq!(selected.map(|it| it.as_bytes().clone()), Some(pack(&kept)));
+        }
+        let count = all.len() as u32;
+        prop_assert_eq!(batch.select(std::iter::once(0..count)), Some(batch.clone()));
+        // What is not there, or not in order.
+        prop_assert_eq!(batch.select(std::iter::once(0..count + 1)), None);
+        prop_assert_eq!(batch.select([count - 1..count, 0..1].into_iter()), None);
+    }
+
+    #[test]
     fn what_is_packed_comes_back(messages in proptest::collection::vec(message(), 1..20)) {
         let packed = pack(&messages);
         let batch = validate(packed).expect("our own batch");

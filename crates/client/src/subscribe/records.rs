@@ -1,6 +1,7 @@
 //! What a subscription hands out.
 
 use bytes::Bytes;
+use railgun_proto::v1;
 use railgun_types::batch::{ContentHeaders, RecordBatch};
 use railgun_types::{Offset, Timestamp};
 
@@ -65,9 +66,20 @@ impl Source {
     }
 }
 
+impl From<v1::Source> for Source {
+    fn from(source: v1::Source) -> Self {
+        match source {
+            v1::Source::Ring => Self::Ring,
+            v1::Source::Hot => Self::Hot,
+            v1::Source::Cold => Self::Cold,
+            v1::Source::Unknown => Self::Unknown,
+        }
+    }
+}
+
 /// Consecutive records of one batch. Every record's checksum was verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Delivery {
+pub struct RecordRun {
     batch: RecordBatch,
     skip: usize,
     count: usize,
@@ -76,7 +88,7 @@ pub struct Delivery {
     source: Source,
 }
 
-impl Delivery {
+impl RecordRun {
     /// `None` if the batch has fewer records, or one that cannot be decoded.
     pub(crate) fn new(
         batch: RecordBatch,
@@ -91,6 +103,12 @@ impl Delivery {
         sound.then_some(Self { batch, skip, count, first, ts, source })
     }
 
+    /// Offset of its first record.
+    #[must_use]
+    pub fn first_offset(&self) -> Offset {
+        self.first
+    }
+
     /// Offset after its last record.
     #[must_use]
     pub fn next_offset(&self) -> Offset {
@@ -99,7 +117,7 @@ impl Delivery {
 
     /// Number of records; at least one.
     #[must_use]
-    #[expect(clippy::len_without_is_empty, reason = "a delivery is never empty")]
+    #[expect(clippy::len_without_is_empty, reason = "a run is never empty")]
     pub fn len(&self) -> usize {
         self.count
     }
@@ -120,7 +138,7 @@ impl Delivery {
     pub fn records(&self) -> impl Iterator<Item = RecordRef<'_>> {
         let entries = self.batch.records().skip(self.skip).take(self.count);
         entries.enumerate().filter_map(move |(at, entry)| {
-            // Every content was decoded once when the delivery was made.
+            // Every content was decoded once when the run was made.
             let content = entry.content()?;
             Some(RecordRef {
                 offset: self.first.plus(at as u64),
@@ -135,6 +153,22 @@ impl Delivery {
         })
     }
 
+    /// Encoded bytes of the batch that it is a part of.
+    pub(crate) fn bytes(&self) -> usize {
+        self.batch.as_bytes().len()
+    }
+
+    /// Some of the records; `None` for none, and where there are not as many.
+    pub(crate) fn part(&self, skip: usize, count: usize) -> Option<Self> {
+        let is_within = skip.checked_add(count).is_some_and(|end| end <= self.count);
+        (is_within && count > 0).then(|| Self {
+            skip: self.skip + skip,
+            count,
+            first: self.first.plus(skip as u64),
+            ..self.clone()
+        })
+    }
+
     /// The records as values of their own, which share the batch's memory.
     pub(crate) fn take_records(&self) -> Vec<Record> {
         let bytes = self.batch.as_bytes();
@@ -142,7 +176,7 @@ impl Delivery {
     }
 }
 
-/// A record, borrowed from its delivery.
+/// A record, borrowed from its run.
 #[derive(Clone, Debug)]
 pub struct RecordRef<'a> {
     /// Its position.
@@ -217,16 +251,16 @@ mod tests {
     }
 
     #[test]
-    fn a_delivery_gives_its_part_of_the_batch_with_offsets() {
+    fn a_run_gives_its_part_of_the_batch_with_offsets() {
         let batch = batch(&[b"a", b"b", b"c", b"d"]);
         let make = |skip, count| {
-            Delivery::new(batch.clone(), skip, count, Offset(11), Timestamp(5), Source::Hot)
+            RecordRun::new(batch.clone(), skip, count, Offset(11), Timestamp(5), Source::Hot)
         };
-        let delivery = make(1, 2).expect("inside the batch");
-        let seen: Vec<_> = delivery.records().map(|r| (r.offset.0, r.value.to_vec())).collect();
+        let run = make(1, 2).expect("inside the batch");
+        let seen: Vec<_> = run.records().map(|r| (r.offset.0, r.value.to_vec())).collect();
         assert_eq!(seen, [(11, b"b".to_vec()), (12, b"c".to_vec())]);
-        assert_eq!(delivery.next_offset(), Offset(13));
-        let owned = delivery.take_records();
+        assert_eq!(run.next_offset(), Offset(13));
+        let owned = run.take_records();
         assert_eq!(owned[1].value, "c");
         assert_eq!(owned[1].headers, [("h".to_owned(), Bytes::from_static(b"1"))]);
         for (skip, count) in [(0, 0), (0, 5), (4, 1), (usize::MAX, 1)] {

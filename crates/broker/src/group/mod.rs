@@ -1,0 +1,129 @@
+//! Consumer groups where their shard is led. The shard's owner has what is replicated of them, and one
+//! task for each group with members hands its messages out (`actor`), by the rules of
+//! [`railgun_core::dispatcher`]. A member's session puts into its queue what the member says, and takes
+//! from its own what is for the member.
+
+mod actor;
+mod feed;
+mod letters;
+mod told;
+
+use railgun_core::dispatcher::{Credit, MemberId, PresentedLease, SettleRequest};
+use railgun_proto::{Frame, WireError, v1};
+use railgun_types::batch::RecordBatch;
+use railgun_types::{GroupId, GroupMode, GroupName, Offset, StreamUid, Timestamp};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::reader::{ReadSources, Source, wire_source};
+
+pub(crate) use actor::{GroupFigures, GroupSpawn, GroupUpdate, LiveGroup};
+
+/// What members say that may wait for a group.
+pub(crate) const INPUTS: usize = 256;
+/// What became of changes that may wait for a group: one of its own is on its way at a time, and others'
+/// are few. A group that falls behind ends, and its members come again.
+pub(crate) const UPDATES: usize = 256;
+
+/// Somebody who wants to be a member.
+pub(crate) struct Join {
+    pub(crate) stream: StreamUid,
+    pub(crate) group: GroupName,
+    /// Only this one, not another that has got its name.
+    pub(crate) group_id: Option<GroupId>,
+    /// Only if it is of this mode.
+    pub(crate) mode: Option<GroupMode>,
+    pub(crate) member: MemberId,
+    pub(crate) credit: Credit,
+    pub(crate) held: Vec<PresentedLease>,
+    pub(crate) to: Outbox,
+    /// Where the group's messages are read, if nobody hands them out yet.
+    pub(crate) sources: ReadSources,
+}
+
+/// The way to a member.
+#[derive(Clone, Debug)]
+pub(crate) struct Outbox {
+    /// Has room for all that the credit allows, and some news. Who drops its other end has left.
+    pub(crate) to: mpsc::Sender<MemberOutput>,
+    /// The member has let it fill up: its session is to end.
+    pub(crate) given_up: CancellationToken,
+}
+
+/// A member's place in a group.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    pub(crate) group: GroupId,
+    pub(crate) mode: GroupMode,
+    pub(crate) ack_wait_ms: u64,
+    pub(crate) floor: Offset,
+    /// The offset of the stream's next record.
+    pub(crate) next: Offset,
+    pub(crate) inputs: mpsc::Sender<MemberInput>,
+}
+
+/// What comes from sessions to a group.
+#[derive(Debug)]
+pub(crate) enum MemberInput {
+    Joined {
+        member: MemberId,
+        credit: Credit,
+        held: Vec<PresentedLease>,
+        to: Outbox,
+    },
+    Settle {
+        member: MemberId,
+        request: SettleRequest,
+    },
+    Drain {
+        member: MemberId,
+    },
+    /// It is sent away by the node.
+    Released {
+        member: MemberId,
+    },
+}
+
+/// What goes to a member, in order.
+#[derive(Debug)]
+pub(crate) enum MemberOutput {
+    Deliver(Delivered),
+    Settled(v1::Settled),
+    Notice(v1::group_notice::Notice),
+    /// Nothing comes behind it.
+    End(WireError),
+}
+
+/// Consecutive records of one batch for a member.
+#[derive(Debug)]
+pub(crate) struct Delivered {
+    batch: RecordBatch,
+    skip: usize,
+    count: usize,
+    base: Offset,
+    ts: Timestamp,
+    source: Source,
+    lease: u64,
+    attempt: u32,
+    epoch: u32,
+    generation: u32,
+}
+
+impl Delivered {
+    /// A frame that holds just these records.
+    pub(crate) fn frame(&self) -> Frame {
+        let head = v1::GroupDeliver {
+            base_offset: self.base.0,
+            // No more than a batch has.
+            count: self.count as u32,
+            ts_us: self.ts.0,
+            source: wire_source(self.source).into(),
+            lease: self.lease,
+            attempt: self.attempt,
+            epoch: self.epoch,
+            redrive_generation: self.generation,
+        };
+        let parts = self.batch.cut(self.skip, self.count).expect("records of the batch");
+        Frame::with_blob(&head, vec![parts.head, parts.body])
+    }
+}

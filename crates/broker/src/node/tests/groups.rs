@@ -1,0 +1,411 @@
+//! Consumer groups, as members and operators see them.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use v1::admin_request::Call;
+use v1::admin_response::Answer;
+use v1::control_group::Action;
+use v1::group_notice::Notice;
+
+use super::cluster_rig::{Cluster, PATIENCE, SETTLED};
+use super::*;
+
+/// A connection of somebody who consumes, or looks after groups.
+struct Consumer {
+    connection: Connection,
+    _control: (FrameWriter, FrameReader),
+}
+
+/// A member of the group "g" of the stream "s".
+struct GroupMember {
+    line: (FrameWriter, FrameReader),
+    number: u64,
+    joined: v1::GroupJoined,
+    /// What came while something else was waited for.
+    notices: Vec<Notice>,
+    waiting: VecDeque<Got>,
+}
+
+/// What a delivery holds.
+#[derive(Debug)]
+struct Got {
+    head: v1::GroupDeliver,
+    values: Vec<Vec<u8>>,
+}
+
+impl Consumer {
+    async fn enter(network: &MemoryNetwork, broker: &Broker) -> Self {
+        let (connection, control) = enter(network, broker).await;
+        Self { connection, _control: control }
+    }
+
+    async fn call(&self, call: Call) -> Result<Answer, WireError> {
+        let (mut writer, mut reader) = self.connection.open().await.unwrap();
+        writer.send(Frame::new(&v1::AdminRequest { id: 1, call: Some(call) })).await.unwrap();
+        let answer = timeout(PATIENCE, reader.next_of::<v1::AdminResponse>()).await;
+        match answer.expect("in time").unwrap().unwrap().answer.unwrap() {
+            Answer::Error(error) => Err(error.into()),
+            answer => Ok(answer),
+        }
+    }
+
+    async fn ensure(&self, patch: v1::GroupPatch) -> v1::GroupEnsured {
+        let ensure = v1::EnsureGroup {
+            stream: "s".to_owned(),
+            group: "g".to_owned(),
+            spec: Some(patch),
+            start: Some(v1::ensure_group::Start::Earliest(true)),
+            mode: v1::EnsureMode::EnsureOverwrite.into(),
+            ..v1::EnsureGroup::default()
+        };
+        match self.call(Call::EnsureGroup(ensure)).await {
+            Ok(Answer::GroupEnsured(ensured)) => ensured,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn describe(&self) -> v1::GroupDescription {
+        let describe = v1::DescribeGroup { stream: "s".to_owned(), group: "g".to_owned() };
+        match self.call(Call::DescribeGroup(describe)).await {
+            Ok(Answer::GroupDescription(description)) => description,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn control(&self, action: Action) -> Result<v1::GroupControlled, WireError> {
+        let (stream, group) = ("s".to_owned(), "g".to_owned());
+        let control = v1::ControlGroup { stream, group, action: Some(action) };
+        match self.call(Call::ControlGroup(control)).await? {
+            Answer::GroupControlled(controlled) => Ok(controlled),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn join(&self, join: v1::JoinGroup) -> Result<GroupMember, WireError> {
+        let join = v1::JoinGroup {
+            stream: "s".to_owned(),
+            group: "g".to_owned(),
+            credit_bytes: 1 << 20,
+            ..join
+        };
+        let mut line = self.connection.open().await.unwrap();
+        line.0.send(Frame::new(&join)).await.unwrap();
+        let first = timeout(PATIENCE, line.1.next()).await.expect("in time").unwrap().unwrap();
+        if first.kind() == FrameKind::Error {
+            return Err(first.decode::<v1::Error>().unwrap().into());
+        }
+        let joined = first.decode().unwrap();
+        let (notices, waiting) = (Vec::new(), VecDeque::new());
+        Ok(GroupMember { line, number: 0, joined, notices, waiting })
+    }
+
+    async fn member(&self, credit_messages: u32) -> GroupMember {
+        self.join(v1::JoinGroup { credit_messages, ..Default::default() }).await.unwrap()
+    }
+}
+
+impl GroupMember {
+    async fn frame(&mut self) -> Frame {
+        let frame = timeout(PATIENCE, self.line.1.next()).await.expect("in time");
+        frame.unwrap().expect("more")
+    }
+
+    /// The next delivery.
+    async fn get(&mut self) -> Got {
+        loop {
+            if let Some(got) = self.waiting.pop_front() {
+                return got;
+            }
+            let frame = self.frame().await;
+            self.note(&frame);
+        }
+    }
+
+    /// Keeps what is no answer.
+    fn note(&mut self, frame: &Frame) {
+        match frame.kind() {
+            FrameKind::GroupDeliver => {
+                let head: v1::GroupDeliver = frame.decode().unwrap();
+                let batch = RecordBatch::verify(frame.blob()).unwrap();
+                assert_eq!(batch.count(), head.count as usize);
+                let value = |entry: railgun_types::batch::RecordEntry<'_>| {
+                    entry.content().unwrap().value.to_vec()
+                };
+                let values = batch.records().map(value).collect();
+                self.waiting.push_back(Got { head, values });
+            }
+            FrameKind::GroupNotice => {
+                let notice = frame.decode::<v1::GroupNotice>().unwrap().notice;
+                // What was sent and not begun is forgotten.
+                if let Some(Notice::RewindTo(to)) = notice {
+                    self.waiting.retain(|got| got.head.base_offset < to);
+                }
+                self.notices.extend(notice);
+            }
+            other => panic!("{other:?}: {:?}", frame.decode::<v1::Error>()),
+        }
+    }
+
+    /// Deliveries until there were so many messages: their values, in the order in which they came.
+    async fn get_all(&mut self, messages: usize) -> Vec<Got> {
+        let (mut got, mut count) = (Vec::new(), 0);
+        while count < messages {
+            let next = self.get().await;
+            count += next.values.len();
+            got.push(next);
+        }
+        assert_eq!(count, messages);
+        got
+    }
+
+    async fn say(&mut self, kind: v1::SettleKind, got: &v1::GroupDeliver, delay_ms: Option<u64>) {
+        self.number += 1;
+        let item = v1::SettleItem {
+            lease: got.lease,
+            from: got.base_offset,
+            count: got.count,
+            epoch: got.epoch,
+            kind: kind.into(),
+            delay_ms,
+            error: String::new(),
+        };
+        let settle = v1::Settle { number: self.number, items: vec![item] };
+        self.line.0.send(Frame::new(&settle)).await.unwrap();
+    }
+
+    /// The answer to all that was said.
+    async fn settled(&mut self) -> Vec<v1::StaleSettle> {
+        let mut stale = Vec::new();
+        loop {
+            let frame = self.frame().await;
+            match frame.kind() {
+                FrameKind::Settled => {
+                    let settled: v1::Settled = frame.decode().unwrap();
+                    stale.extend(settled.stale);
+                    if settled.through == self.number {
+                        return stale;
+                    }
+                }
+                _ => self.note(&frame),
+            }
+        }
+    }
+
+    async fn settle(
+        &mut self,
+        kind: v1::SettleKind,
+        got: &v1::GroupDeliver,
+        delay_ms: Option<u64>,
+    ) -> Vec<v1::StaleSettle> {
+        self.say(kind, got, delay_ms).await;
+        self.settled().await
+    }
+}
+
+/// Three nodes with the stream "s" of so many messages, its shard, and the node that leads this.
+async fn with_messages(count: usize) -> (Cluster, ShardId, usize) {
+    let mut cluster = Cluster::new(3);
+    cluster.start(&[1, 2, 3]).await;
+    cluster.node(1).streams.ensure(wish("s", 1 << 20, EnsureMode::Warn)).await.unwrap();
+    for number in 0..count {
+        cluster.publish(1, "s", format!("m{number}").as_bytes()).await;
+    }
+    sleep(SETTLED).await;
+    let found = cluster.node(1).streams.resolve(&name("s")).await.unwrap();
+    let shard = found.shard.id();
+    let leader = cluster.leader(1, shard).expect("somebody leads");
+    (cluster, shard, leader)
+}
+
+/// One that is not the leader.
+fn follower(leader: usize) -> usize {
+    leader % 3 + 1
+}
+
+fn values(got: &[Got]) -> Vec<String> {
+    let all = got.iter().flat_map(|got| &got.values);
+    all.map(|value| String::from_utf8(value.clone()).unwrap()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_acked_by_way_of_any_node_is_never_delivered_again() {
+    // G-3
+    let (mut cluster, shard, leader) = with_messages(6).await;
+    let consumer = Consumer::enter(&cluster.network, cluster.node(follower(leader))).await;
+    consumer.ensure(v1::GroupPatch::default()).await;
+    let mut member = consumer.member(3).await;
+    assert_eq!((member.joined.floor, member.joined.next_offset), (0, 6));
+    let got = member.get_all(3).await;
+    assert_eq!(values(&got), ["m0", "m1", "m2"]);
+    for got in &got {
+        assert_eq!(member.settle(v1::SettleKind::SettleAck, &got.head, None).await, []);
+    }
+    assert_eq!(consumer.describe().await.floor, 3);
+    cluster.kill(leader).await;
+    let survivor = follower(leader);
+    let elsewhere = async {
+        loop {
+            if cluster.leader(survivor, shard).is_some_and(|now| now != leader) {
+                return;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(PATIENCE, elsewhere).await.expect("somebody else leads");
+    sleep(SETTLED).await;
+    let consumer = Consumer::enter(&cluster.network, cluster.node(survivor)).await;
+    let mut member = consumer.member(10).await;
+    // Those that the first member had come again when it has not come back for its time (G-14).
+    let got = member.get_all(3).await;
+    assert_eq!(values(&got), ["m3", "m4", "m5"]);
+    assert!(got.iter().all(|got| got.head.attempt == 1), "nobody has begun with them (G-10)");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_gone_leaves_its_messages_to_others_at_once() {
+    // G-9, G-10, G-11
+    let (cluster, _, leader) = with_messages(4).await;
+    let node = cluster.node(leader);
+    let first = Consumer::enter(&cluster.network, node).await;
+    first.ensure(v1::GroupPatch::default()).await;
+    let mut dies = first.member(4).await;
+    let got = dies.get_all(4).await;
+    let begun = &got[0].head;
+    dies.say(v1::SettleKind::SettleBegin, begun, None).await;
+    dies.settled().await;
+    let second = Consumer::enter(&cluster.network, node).await;
+    let mut stays = second.member(100).await;
+    let begin = Instant::now();
+    drop(dies);
+    drop(first);
+    let again = stays.get_all(4).await;
+    assert!(begin.elapsed() < Duration::from_millis(100), "{:?}", begin.elapsed());
+    for got in &again {
+        let was_begun = got.head.base_offset >= begun.base_offset
+            && got.head.base_offset < begun.base_offset + u64::from(begun.count);
+        assert_eq!(got.head.attempt, 1 + u32::from(was_begun), "{got:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_fails_too_often_is_a_dead_letter_once_and_can_be_redriven() {
+    // DL-2, DL-3, DL-4, DL-5, DL-7
+    let (cluster, _, leader) = with_messages(3).await;
+    let at = follower(leader);
+    let consumer = Consumer::enter(&cluster.network, cluster.node(at)).await;
+    let dlq = v1::DlqPatch { max_attempts: Some(2), ..v1::DlqPatch::default() };
+    let backoff = Some(v1::Backoff { delays_ms: vec![0] });
+    consumer.ensure(v1::GroupPatch { dlq: Some(dlq), backoff, ..Default::default() }).await;
+    let mut member = consumer.member(1).await;
+    let mut attempts = BTreeSet::new();
+    for _ in 0..4 {
+        let got = member.get().await;
+        let offset = got.head.base_offset;
+        attempts.insert((offset, got.head.attempt));
+        let kind = match offset {
+            0 => v1::SettleKind::SettleNack,
+            _ => v1::SettleKind::SettleAck,
+        };
+        assert_eq!(member.settle(kind, &got.head, None).await, []);
+    }
+    assert!(attempts.into_iter().eq([(0, 1), (0, 2), (1, 1), (2, 1)]));
+    let dead = async {
+        loop {
+            let description = consumer.describe().await;
+            if description.dead == 1 {
+                return description;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let description = timeout(PATIENCE, dead).await.expect("it dies");
+    assert_eq!((description.floor, description.lag, description.dead_letters), (3, 0, 1));
+    assert_eq!(description.companion, "s$dlq.g");
+    for node in 1..=3 {
+        assert_eq!(cluster.read(node, "s$dlq.g").await, [b"m0"], "at node {node}");
+    }
+    let dead = consumer.control(Action::ListDead(v1::ListDead::default())).await.unwrap();
+    assert_eq!((dead.messages, dead.dead[0].from, dead.dead[0].to), (1, 0, 1));
+    let redriven = consumer.control(Action::Redrive(v1::OffsetSpans::default())).await.unwrap();
+    assert_eq!((redriven.messages, redriven.floor), (1, 3));
+    let got = member.get().await;
+    assert_eq!((got.head.attempt, got.head.redrive_generation), (1, 1));
+    assert_eq!(values(&[got]), ["m0"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_member_of_an_exclusive_group_gets_all_in_order() {
+    //
+    let (cluster, _, leader) = with_messages(4).await;
+    let node = cluster.node(leader);
+    let consumer = Consumer::enter(&cluster.network, node).await;
+    let mode = Some(v1::GroupMode::GroupExclusive.into());
+    let backoff = Some(v1::Backoff { delays_ms: vec![0] });
+    consumer.ensure(v1::GroupPatch { mode, backoff, ..Default::default() }).await;
+    let mut active = consumer.member(4).await;
+    let got = active.get_all(4).await;
+    let epoch = got[0].head.epoch;
+    assert!(epoch > 0 && active.notices.contains(&Notice::ActiveEpoch(epoch)), "{got:?}");
+    let another = Consumer::enter(&cluster.network, node).await;
+    let mut waits = another.member(4).await;
+    assert_eq!(active.settle(v1::SettleKind::SettleAck, &one_of(&got, 0), None).await, []);
+    // What fails is tried again in front of all that is behind it.
+    assert_eq!(active.settle(v1::SettleKind::SettleNack, &one_of(&got, 1), None).await, []);
+    assert!(active.notices.contains(&Notice::RewindTo(1)), "{:?}", active.notices);
+    let again = active.get_all(3).await;
+    assert_eq!(values(&again), ["m1", "m2", "m3"]);
+    drop(active);
+    drop(consumer);
+    let taken = waits.get_all(3).await;
+    assert_eq!(values(&taken), ["m1", "m2", "m3"]);
+    assert!(taken[0].head.epoch > epoch);
+    let joined = another.join(v1::JoinGroup {
+        credit_messages: 1,
+        mode: v1::GroupMode::GroupBalanced.into(),
+        ..Default::default()
+    });
+    let refused = joined.await.err().unwrap();
+    assert_eq!(refused.code, ErrorCode::GroupModeMismatch);
+}
+
+/// The delivery of this one message.
+fn one_of(got: &[Got], offset: u64) -> v1::GroupDeliver {
+    let is_in = |got: &&Got| {
+        (got.head.base_offset..got.head.base_offset + u64::from(got.head.count)).contains(&offset)
+    };
+    let head = &got.iter().find(is_in).expect("delivered").head;
+    v1::GroupDeliver { base_offset: offset, count: 1, ..*head }
+}
+
+#[tokio::test(start_paused = true)]
+async fn operators_pause_and_reset_and_are_told_what_is_in_the_way() {
+    // EN-1, G-5
+    let (cluster, _, leader) = with_messages(2).await;
+    let consumer = Consumer::enter(&cluster.network, cluster.node(follower(leader))).await;
+    let absent = consumer.join(v1::JoinGroup { credit_messages: 1, ..Default::default() }).await;
+    assert_eq!(absent.err().unwrap().code, ErrorCode::GroupNotFound);
+    consumer.ensure(v1::GroupPatch::default()).await;
+    consumer.control(Action::Pause(true)).await.unwrap();
+    let mut member = consumer.member(2).await;
+    let came = timeout(PATIENCE / 2, member.get()).await;
+    assert!(came.is_err(), "{came:?}");
+    consumer.control(Action::Resume(true)).await.unwrap();
+    for got in member.get_all(2).await {
+        assert_eq!(member.settle(v1::SettleKind::SettleAck, &got.head, None).await, []);
+    }
+    let start = Some(v1::reset_group::Start::Offset(1));
+    let reset = |force| Action::Reset(v1::ResetGroup { start, force });
+    let refused = consumer.control(reset(false)).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::GroupInUse, "{refused}");
+    assert_eq!(consumer.control(reset(true)).await.unwrap().floor, 1);
+    assert_eq!(values(&member.get_all(1).await), ["m1"]);
+    assert_eq!(consumer.describe().await.members, 1);
+    // What is published while it waits comes at once.
+    cluster.publish(1, "s", b"new").await;
+    assert_eq!(values(&member.get_all(1).await), ["new"]);
+    let delete = v1::DeleteGroup { stream: "s".to_owned(), group: "g".to_owned() };
+    consumer.call(Call::DeleteGroup(delete)).await.unwrap();
+    let end = member.frame().await;
+    let error: v1::Error = end.decode().unwrap();
+    assert_eq!(WireError::from(error).code, ErrorCode::GroupNotFound);
+}

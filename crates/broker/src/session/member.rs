@@ -1,0 +1,245 @@
+//! The QUIC stream of a member of a consumer group: deliveries and news out, what the member says of them
+//! in. The leader of the stream's shard serves it.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+
+use railgun_core::dispatcher::{
+    Credit, MemberId, PresentedLease, Settle, SettleKind, SettleRequest,
+};
+use railgun_net::{FrameWriter, ReadError};
+use railgun_proto::convert::{Held, JoinGroupRequest, Uid, range, wire_group_mode};
+use railgun_proto::{Frame, FrameKind, WireError, v1};
+use railgun_types::limits::{
+    FAILURE_BYTES, GROUP_CREDIT_BYTES, GROUP_CREDIT_MESSAGES, SETTLE_ITEMS, SETTLES_UNANSWERED,
+};
+use railgun_types::{ErrorCode, Retry};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{QuicStream, SessionEnd, carried, going_away};
+use crate::group::{Join, MemberInput, MemberOutput, Outbox, Seat};
+use crate::routing::Leader;
+
+/// What may wait for a member besides its deliveries. Whoever lets more come together reads nothing, and
+/// is given up.
+const NEWS: usize = 1_024;
+/// Outputs that are made frames of at a time.
+const AT_A_TIME: usize = 64;
+
+pub(super) async fn serve(stream: &mut QuicStream, join: v1::JoinGroup) -> Result<(), SessionEnd> {
+    let request = JoinGroupRequest::try_from(join.clone())?;
+    let streams = stream.context.streams.clone();
+    let found = streams.resolve_meant(&request.stream, request.stream_uid).await?;
+    let shard = found.shard.id();
+    let leader = match streams.routing().leader(shard, 0) {
+        Leader::Here(leader) => leader,
+        // The node between, or its client, asks again.
+        _ if stream.is_carried => {
+            let message = format!("this node does not lead shard {shard}");
+            return Err(WireError::new(ErrorCode::Unavailable, message).into());
+        }
+        _ => match carried::member(stream, shard, &join).await? {
+            Some(leader) => leader,
+            None => return Ok(()),
+        },
+    };
+    let held: u64 = request.held.iter().map(|held| held.range.len()).sum();
+    if held > GROUP_CREDIT_MESSAGES.into() {
+        let message = format!(
+            "a member that joins again says it has {held} messages, and may have {GROUP_CREDIT_MESSAGES}"
+        );
+        return Err(WireError::new(ErrorCode::ProtocolViolation, message).into());
+    }
+    let Some(data) = leader.data() else {
+        return Err(WireError::new(ErrorCode::Internal, "the shard is the catalog").into());
+    };
+    let messages = request.credit_messages.min(GROUP_CREDIT_MESSAGES);
+    let bytes = request.credit_bytes.min(GROUP_CREDIT_BYTES);
+    let (to, outputs) = mpsc::channel(messages as usize + NEWS);
+    let given_up = CancellationToken::new();
+    let member = MemberId(stream.context.next_session.fetch_add(1, Ordering::Relaxed));
+    let places = streams.places(None);
+    let join = Join {
+        stream: found.stream,
+        group: request.group.clone(),
+        group_id: request.group_id,
+        mode: request.mode,
+        member,
+        credit: Credit { messages: messages.into(), bytes },
+        held: request.held.iter().map(presented).collect(),
+        to: Outbox { to, given_up: given_up.clone() },
+        sources: streams.sources(data.handle.clone(), places, None),
+    };
+    let seat = data.handle.join_group(join).await??;
+    let joined = v1::GroupJoined {
+        stream_uid: found.stream.to_wire(),
+        group_id: seat.group.0,
+        mode: wire_group_mode(seat.mode).into(),
+        floor: seat.floor.0,
+        head: 0,
+        next_offset: seat.next.0,
+        ack_wait_ms: seat.ack_wait_ms,
+    };
+    stream.answer(&joined).await?;
+    let unanswered = VecDeque::new();
+    Line { stream, member, seat, outputs, given_up, last: 0, unanswered }.run().await
+}
+
+fn presented(held: &Held) -> PresentedLease {
+    let Held { lease, range, attempt, epoch, begun } = *held;
+    PresentedLease { lease, range, attempt, epoch, begun, message_bytes: 0 }
+}
+
+struct Line<'s> {
+    stream: &'s mut QuicStream,
+    member: MemberId,
+    seat: Seat,
+    outputs: mpsc::Receiver<MemberOutput>,
+    /// It takes too little of that.
+    given_up: CancellationToken,
+    /// Number of the last settles.
+    last: u64,
+    /// Numbers of those that are not answered.
+    unanswered: VecDeque<u64>,
+}
+
+impl Line<'_> {
+    /// Until either side ends it. That the member is gone, the group learns by `outputs`.
+    async fn run(mut self) -> Result<(), SessionEnd> {
+        let mut waiting = Vec::with_capacity(AT_A_TIME);
+        loop {
+            let Self { stream, member, seat, outputs, given_up, last, unanswered } = &mut self;
+            let QuicStream { writer, reader, stopping, .. } = &mut **stream;
+            let is_flushed = writer.is_flushed();
+            tokio::select! {
+                biased;
+                () = stopping.cancelled() => {
+                    // It is not the member that goes: no failure counts for what it has (CL-5).
+                    let member = *member;
+                    seat.inputs.try_send(MemberInput::Released { member }).ok();
+                    return Err(going_away());
+                }
+                () = given_up.cancelled() => {
+                    // Who does not read cannot be told.
+                    writer.reset(ErrorCode::Timeout);
+                    return Err(SessionEnd::NotTaken);
+                }
+                frame = reader.next(), if unanswered.len() < SETTLES_UNANSWERED => {
+                    let input = input(*member, last, frame)?;
+                    if let MemberInput::Settle { request, .. } = &input {
+                        unanswered.push_back(request.number);
+                    }
+                    // Closed: it ends, which is told by way of `outputs`.
+                    seat.inputs.send(input).await.ok();
+                }
+                flushed = writer.flush(), if !is_flushed => flushed?,
+                received = outputs.recv_many(&mut waiting, AT_A_TIME), if is_flushed => {
+                    if received == 0 {
+                        // It moved, or was given up.
+                        let message = "the group is not handed out here any more: join again";
+                        return Err(WireError::new(ErrorCode::Unavailable, message).into());
+                    }
+                    send(writer, unanswered, waiting.drain(..))?;
+                }
+            }
+        }
+    }
+}
+
+/// What a member says, where its last request had the number `last`.
+fn input(
+    member: MemberId,
+    last: &mut u64,
+    frame: Result<Option<Frame>, ReadError>,
+) -> Result<MemberInput, SessionEnd> {
+    let Some(frame) = frame? else { return Err(SessionEnd::ClientLeft) };
+    match frame.kind() {
+        FrameKind::Settle => {
+            let request = settle_request(frame.decode()?, *last)?;
+            *last = request.number;
+            Ok(MemberInput::Settle { member, request })
+        }
+        FrameKind::DrainMember => Ok(MemberInput::Drain { member }),
+        other => Err(SessionEnd::unexpected(other)),
+    }
+}
+
+/// Queues frames of what comes for the member.
+fn send(
+    writer: &mut FrameWriter,
+    unanswered: &mut VecDeque<u64>,
+    outputs: impl Iterator<Item = MemberOutput>,
+) -> Result<(), SessionEnd> {
+    let mut frames = Vec::with_capacity(AT_A_TIME);
+    let mut end = None;
+    for output in outputs {
+        match output {
+            MemberOutput::Deliver(delivered) => frames.push(delivered.frame()),
+            MemberOutput::Settled(settled) => {
+                while unanswered.front().is_some_and(|number| *number <= settled.through) {
+                    unanswered.pop_front();
+                }
+                frames.push(Frame::new(&settled));
+            }
+            MemberOutput::Notice(notice) => {
+                frames.push(Frame::new(&v1::GroupNotice { notice: Some(notice) }));
+            }
+            MemberOutput::End(error) => {
+                end = Some(error);
+                break;
+            }
+        }
+    }
+    writer.queue_all(frames)?;
+    end.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// What a member says, of which numbers ascend.
+fn settle_request(settle: v1::Settle, last: u64) -> Result<SettleRequest, SessionEnd> {
+    let v1::Settle { number, items } = settle;
+    let violation = |message: String| WireError::new(ErrorCode::ProtocolViolation, message);
+    if number <= last {
+        let message = format!("the number {number} of what is settled is not behind {last}");
+        return Err(violation(message).into());
+    }
+    // A message may be begun and settled by one frame.
+    let (count, messages_max) = (items.len(), 2 * u64::from(GROUP_CREDIT_MESSAGES));
+    let messages: u64 = items.iter().map(|item| u64::from(item.count)).sum();
+    if count > SETTLE_ITEMS || messages > messages_max {
+        let message = format!(
+            "{count} items about {messages} messages at a time; the limits are {SETTLE_ITEMS} and \
+             {messages_max}"
+        );
+        return Err(violation(message).into());
+    }
+    let settles = items.into_iter().map(|item| {
+        let kind = match item.kind() {
+            v1::SettleKind::SettleAck => SettleKind::Ack,
+            v1::SettleKind::SettleNack => {
+                SettleKind::Nack { delay_ms: item.delay_ms, error: reason(item.error.clone())? }
+            }
+            v1::SettleKind::SettleReject => {
+                SettleKind::Reject { error: reason(item.error.clone())? }
+            }
+            v1::SettleKind::SettleExtend => SettleKind::Extend,
+            v1::SettleKind::SettleBegin => SettleKind::Begin,
+            v1::SettleKind::SettleUnspecified => {
+                return Err(violation(format!("there is no kind {} of settling", item.kind)).into());
+            }
+        };
+        let range = range("items", item.from, item.count)?;
+        Ok(Settle { lease: item.lease, epoch: item.epoch, range, kind })
+    });
+    Ok(SettleRequest { number, settles: settles.collect::<Result<_, SessionEnd>>()? })
+}
+
+/// Why a delivery failed, as far as it is kept.
+fn reason(text: String) -> Result<Option<Box<str>>, WireError> {
+    if text.len() > FAILURE_BYTES {
+        let message =
+            format!("a reason has {} bytes, and at most {FAILURE_BYTES} are kept", text.len());
+        return Err(WireError::new(ErrorCode::QuotaExceeded, message).with_retry(Retry::Never));
+    }
+    Ok((!text.is_empty()).then(|| text.into_boxed_str()))
+}

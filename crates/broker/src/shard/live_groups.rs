@@ -1,0 +1,171 @@
+//! The groups whose messages are handed out here, and what they have to say: the changes of all of them go
+//! into one entry, and one such entry is on its way at a time (G-13).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use railgun_core::command::{Append, Command, CommandBody, GroupChanges, GroupCommand};
+use railgun_core::shard::{Outcome, ShardState};
+use railgun_types::GroupId;
+use tokio::time::Instant;
+
+use crate::group::{GroupFigures, GroupUpdate, LiveGroup};
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct LiveGroups {
+    live: BTreeMap<GroupId, (u64, LiveGroup)>,
+    /// What waits for the entry that is on its way.
+    waiting: Vec<GroupChanges>,
+    /// Whose changes are in the entry that is on its way, if one is, and of which term.
+    in_flight: Option<(u64, BTreeSet<GroupId>)>,
+    /// The term in which nobody knows what became of an entry: in it nothing is handed out any more, for
+    /// that entry may still be applied.
+    lost_in: Option<u64>,
+    /// The newest term that has begun, and when it was noticed here.
+    led_since: Option<(u64, Instant)>,
+}
+
+impl LiveGroups {
+    /// A term has begun.
+    pub(super) fn led_since(&mut self, term: u64) {
+        if self.led_since.is_none_or(|(last, _)| last < term) {
+            self.led_since = Some((term, Instant::now()));
+        }
+    }
+
+    /// For how long this term lasts.
+    pub(super) fn led_for(&self, term: u64) -> Duration {
+        let since = self.led_since.filter(|(led, _)| *led == term);
+        since.map_or(Duration::ZERO, |(_, since)| since.elapsed())
+    }
+
+    /// The group, if it is handed out in this term.
+    pub(super) fn find(&self, group: GroupId, term: u64) -> Option<&LiveGroup> {
+        let (of, live) = self.live.get(&group)?;
+        (*of == term && !live.inputs.is_closed()).then_some(live)
+    }
+
+    pub(super) fn insert(&mut self, group: GroupId, term: u64, live: LiveGroup) {
+        self.live.retain(|_, (_, live)| !live.inputs.is_closed());
+        self.live.insert(group, (term, live));
+    }
+
+    pub(super) fn figures(&self, group: GroupId) -> GroupFigures {
+        self.live.get(&group).map_or_else(GroupFigures::default, |(_, live)| *live.figures.borrow())
+    }
+
+    /// Whether the group may be handed out in this term: nothing that was said before by who handed it out
+    /// in this term is still to be applied, for it would be taken for what is said next.
+    pub(super) fn is_free(&self, group: GroupId, term: u64) -> bool {
+        let is_on_its_way =
+            self.in_flight.as_ref().is_some_and(|(_, groups)| groups.contains(&group));
+        let waits = || self.waiting.iter().any(|said| said.group == group);
+        self.lost_in != Some(term) && !is_on_its_way && !waits()
+    }
+
+    /// What they said was not taken, for this replica does not lead: they end, and begin anew where the
+    /// shard is led.
+    pub(super) fn clear(&mut self) {
+        self.live.clear();
+        self.waiting.clear();
+        self.in_flight = None;
+    }
+
+    /// Nobody knows what became of the entry that was on its way.
+    pub(super) fn lost(&mut self) {
+        self.lost_in = self.in_flight.as_ref().map(|(term, _)| *term).max(self.lost_in);
+        self.clear();
+    }
+
+    pub(super) fn say(&mut self, changes: GroupChanges) {
+        self.waiting.push(changes);
+    }
+
+    /// Whether something is to be proposed now.
+    pub(super) fn has_entry(&self) -> bool {
+        self.in_flight.is_none() && !self.waiting.is_empty()
+    }
+
+    /// What is to be proposed now.
+    pub(super) fn take(&mut self) -> Option<CommandBody> {
+        if !self.has_entry() {
+            return None;
+        }
+        let changes = std::mem::take(&mut self.waiting);
+        // Those of an earlier term are refused.
+        let term = changes.iter().map(|said| said.term).max()?;
+        self.in_flight = Some((term, changes.iter().map(|said| said.group).collect()));
+        Some(CommandBody::Group(GroupCommand::Changes(changes)))
+    }
+
+    /// The entry that was on its way was applied.
+    pub(super) fn ended(&mut self) {
+        self.in_flight = None;
+    }
+
+    /// Tells groups what an entry of this term has changed of them.
+    pub(super) fn applied(
+        &mut self,
+        state: &ShardState,
+        term: u64,
+        command: &Command,
+        outcome: &Outcome,
+    ) {
+        if self.live.is_empty() {
+            return;
+        }
+        let log_time = state.log_time();
+        match (&command.body, outcome) {
+            (CommandBody::Group(GroupCommand::Changes(groups)), _) => {
+                let live = groups.iter().any(|said| self.live.contains_key(&said.group));
+                if !live {
+                    return;
+                }
+                let groups = Arc::new(groups.clone());
+                for (index, said) in groups.iter().enumerate() {
+                    let groups = Arc::clone(&groups);
+                    self.tell(said.group, GroupUpdate::Changes { term, log_time, groups, index });
+                }
+            }
+            (CommandBody::Group(GroupCommand::Ensure(ensure)), _) => {
+                if let Some(group) = state.group_named(ensure.stream, &ensure.group) {
+                    let spec = Box::new(group.spec().clone());
+                    self.tell(group.id(), GroupUpdate::Spec(spec));
+                }
+            }
+            (CommandBody::Group(GroupCommand::Delete { .. }), _) => self.end_those_gone(state),
+            (CommandBody::Stream(_), Outcome::Deleted(true)) => self.end_those_gone(state),
+            (CommandBody::Append(items), Outcome::Appended(results)) => {
+                let letters = items.iter().zip(results).filter(|(_, result)| result.is_ok());
+                for (item, _) in letters {
+                    self.tell_letter(item);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn tell_letter(&mut self, item: &Append) {
+        if let Some(letter) = item.dead_letter {
+            let (offset, generation) = (letter.offset, letter.generation);
+            self.tell(letter.group, GroupUpdate::Died { offset, generation });
+        }
+    }
+
+    fn end_those_gone(&mut self, state: &ShardState) {
+        let is_gone = |id: &GroupId, _: &mut _| state.group(*id).is_none();
+        for (_, (_, live)) in self.live.extract_if(.., is_gone) {
+            live.updates.try_send(GroupUpdate::Deleted).ok();
+        }
+    }
+
+    /// One that falls behind is let go of, and begins anew.
+    fn tell(&mut self, group: GroupId, update: GroupUpdate) {
+        let Some((_, live)) = self.live.get(&group) else { return };
+        if live.updates.try_send(update).is_err() {
+            self.live.remove(&group);
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Exactly-once append of messages with ids: which ids a shard's streams hold (DD-1 … DD-6). Part of the
+//! replicated state: an id is held iff its message was appended, whatever becomes of the message later.
+
+mod id_hash;
+mod slice;
+mod window;
+
+use std::collections::BTreeMap;
+
+use railgun_types::limits::DEDUP_IDS_PER_SHARD;
+use railgun_types::{DedupFull, DedupSpec, StreamUid, Timestamp};
+
+pub(super) use id_hash::IdHash;
+pub(super) use slice::{HeldId, Slice};
+pub(super) use window::IdWindow;
+
+use super::Stream;
+
+/// Ids whose time is over take memory for as long as nothing is appended to their stream, but not beyond
+/// the end of such a period of log time, in µs.
+const SWEEP_US: i64 = 10_000_000;
+
+/// The ID time boxes of a shard's streams, of those that hold or held something.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Dedup {
+    pub(super) windows: BTreeMap<StreamUid, IdWindow>,
+    /// Ids of all of them.
+    pub(super) held: u64,
+}
+
+/// What a stream's ID time box holds, for people who look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DedupFigures {
+    /// Ids held.
+    pub ids: u64,
+    /// How far back an id is known, in ms of log time: the window, or less where ids were forgotten before
+    /// their time (DD-5).
+    pub effective_window_ms: u64,
+    /// Ids that were forgotten before their time, ever.
+    pub evicted: u64,
+}
+
+impl Dedup {
+    /// Forgets what a stream holds for longer than its settings say.
+    pub(super) fn expire(&mut self, stream: StreamUid, now: Timestamp, spec: &DedupSpec) {
+        if let Some(window) = self.windows.get_mut(&stream) {
+            self.held -= window.expire(now, spec);
+        }
+    }
+
+    /// The same for all streams, when log time comes into another period.
+    pub(super) fn pass(
+        &mut self,
+        before: Timestamp,
+        now: Timestamp,
+        streams: &BTreeMap<StreamUid, Stream>,
+    ) {
+        if before.0.div_euclid(SWEEP_US) == now.0.div_euclid(SWEEP_US) {
+            return;
+        }
+        for (uid, window) in &mut self.windows {
+            if let Some(stream) = streams.get(uid) {
+                self.held -= window.expire(now, &stream.spec.dedup);
+            }
+        }
+    }
+
+    /// The message on this stream that came with this id, if its time is not over. What is over must have
+    /// expired before.
+    pub(super) fn find(&self, stream: StreamUid, hash: IdHash) -> Option<&HeldId> {
+        self.windows.get(&stream)?.find(hash)
+    }
+
+    /// Whether the stream may hold one more id beside `more` that are to be held already.
+    pub(super) fn has_room(&self, stream: StreamUid, spec: &DedupSpec, more: u64) -> bool {
+        let own = self.windows.get(&stream).map_or(0, IdWindow::held);
+        match spec.full {
+            DedupFull::Reject => {
+                own + more < spec.max_ids && self.held + more < DEDUP_IDS_PER_SHARD
+            }
+            // It forgets its own, never another stream's.
+            DedupFull::EvictOldest => self.held - own < DEDUP_IDS_PER_SHARD,
+        }
+    }
+
+    /// Holds the id of a message that was just appended, for which there is room.
+    pub(super) fn hold(&mut self, stream: StreamUid, spec: &DedupSpec, id: HeldId) {
+        let window = self.windows.entry(stream).or_default();
+        while window.held() >= spec.max_ids || self.held >= DEDUP_IDS_PER_SHARD {
+            if !window.evict() {
+                break;
+            }
+            self.held -= 1;
+        }
+        window.push(id, spec);
+        self.held += 1;
+    }
+
+    /// Forgets all ids of a stream.
+    pub(super) fn forget(&mut self, stream: StreamUid) {
+        if let Some(window) = self.windows.remove(&stream) {
+            self.held -= window.held();
+        }
+    }
+
+    pub(super) fn figures(
+        &self,
+        stream: StreamUid,
+        now: Timestamp,
+        spec: &DedupSpec,
+    ) -> DedupFigures {
+        let unused = IdWindow::default();
+        let window = self.windows.get(&stream).unwrap_or(&unused);
+        DedupFigures {
+            ids: window.held(),
+            effective_window_ms: (window.effective_us(now, spec) / 1_000) as u64,
+            evicted: window.evicted,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
