@@ -97,6 +97,13 @@ fn check_all(all: &Counts) {
         ("replicas in the place of lost ones", all.reborn, 3),
         ("snapshots from other replicas", all.installed, 3),
         ("messages that were appended again", all.repeated, 3),
+        ("messages for members of groups", all.handed, 1_000),
+        ("attempts after others", all.handed_again, 30),
+        ("acks that were confirmed", all.acked_for_good, 300),
+        ("settles that came too late", all.stale, 3),
+        ("dead letters", all.dead_letters, 3),
+        ("messages that were redriven", all.redriven, 3),
+        ("messages whose ids were known", all.duplicates, 30),
     ];
     for (what, count, least) in at_least {
         assert!(count >= least, "{what}: {count}, and {least} are the least: {all:?}");

@@ -62,6 +62,20 @@ pub struct Counts {
     pub mistyped_told: u64,
     /// The longest time that one life of the node went on without its bucket.
     pub outage: Duration,
+    /// Messages that members of groups were handed.
+    pub handed: u64,
+    /// Of these, after an attempt that failed.
+    pub handed_again: u64,
+    /// Of these, after they were dead.
+    pub redriven: u64,
+    /// Acks that were confirmed.
+    pub acked_for_good: u64,
+    /// Settles that came too late.
+    pub stale: u64,
+    /// Dead letters at the end.
+    pub dead_letters: u64,
+    /// Messages whose ids were known.
+    pub duplicates: u64,
     /// Publishers that were told meanwhile that the log is full.
     pub refused_in_outage: u64,
     /// Most bytes in the files of a shard's log, in hundredths of its budget.
@@ -107,6 +121,13 @@ impl Counts {
             served_without_bucket,
             mistyped_told,
             outage,
+            handed,
+            handed_again,
+            redriven,
+            acked_for_good,
+            stale,
+            dead_letters,
+            duplicates,
             refused_in_outage,
             log_percent_max,
             unpurged_percent_max,
@@ -145,6 +166,13 @@ impl Counts {
         self.served_without_bucket += served_without_bucket;
         self.mistyped_told += mistyped_told;
         self.outage = self.outage.max(*outage);
+        self.handed += handed;
+        self.handed_again += handed_again;
+        self.redriven += redriven;
+        self.acked_for_good += acked_for_good;
+        self.stale += stale;
+        self.dead_letters += dead_letters;
+        self.duplicates += duplicates;
         self.refused_in_outage += refused_in_outage;
         self.log_percent_max = self.log_percent_max.max(*log_percent_max);
         self.unpurged_percent_max = self.unpurged_percent_max.max(*unpurged_percent_max);

@@ -1,5 +1,8 @@
 //! What was asked of the node and what it answered, and the rules that hold between them
-//! (SEMANTICS §1, §2). A rule that is broken is noted where it shows.
+//! (SEMANTICS §1 to §4). A rule that is broken is noted where it shows.
+
+mod groups;
+mod letters;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -7,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use railgun_broker::Clock;
-use railgun_client::{ErrorCode, Message, PublishError, Source, WireCode};
+use railgun_client::{ErrorCode, Message, PublishError, Published, Source, WireCode};
 use railgun_types::{Offset, StreamUid, Timestamp};
 
 use super::clock::SimClock;
@@ -16,6 +19,9 @@ use super::random::Random;
 use super::said::Said;
 use super::shared::Shared;
 use super::trace::Trace;
+use groups::Groups;
+pub(super) use groups::{GroupNumber, Handed, MemberNumber};
+use letters::Letter;
 
 /// Bytes of a message's number, with which every value begins.
 const NUMBER_BYTES: usize = 8;
@@ -62,6 +68,17 @@ struct Sent {
     end: End,
     /// Where it was seen.
     at: Option<Offset>,
+    /// It goes to a stream that knows messages by their ids, and may be sent more than once.
+    boxed: Option<Boxed>,
+}
+
+/// How the sends of one message stand (DD-1, DD-2).
+#[derive(Clone, Copy, Debug, Default)]
+struct Boxed {
+    /// Sends of which nothing is known yet.
+    open: u32,
+    /// Whether one of them was told that it is the first.
+    is_told_first: bool,
 }
 
 #[derive(Debug)]
@@ -114,6 +131,7 @@ struct Inner {
     node: Health,
     /// What is never wrong, where log time is compared with it.
     right_clock: Option<SimClock>,
+    groups: Groups,
     violations: Vec<String>,
 }
 
@@ -269,11 +287,81 @@ impl History {
                     .with_id(id.to_be_bytes().to_vec());
                 message.producer_ts = Some(Timestamp(filler.within(0..1 << 50) as i64));
             }
-            let sent = Sent { stream, message: message.clone(), sent_at, end: End::Open, at: None };
+            let sent = Sent {
+                stream,
+                message: message.clone(),
+                sent_at,
+                end: End::Open,
+                at: None,
+                boxed: None,
+            };
             inner.messages.push(sent);
             inner.lanes[lane.0].messages.push(id);
             (id, message)
         })
+    }
+
+    /// A new message for a stream that knows messages by their ids: it has one, and may be sent again.
+    pub(super) fn boxed_message(
+        &self,
+        stream: StreamUid,
+        lane: LaneId,
+        bytes: usize,
+    ) -> (MessageId, Message) {
+        let (id, _) = self.message(stream, lane, bytes);
+        self.inner.with(|inner| {
+            let sent = &mut inner.messages[id as usize];
+            sent.message.id = Some(Bytes::from(id.to_be_bytes().to_vec()));
+            sent.boxed = Some(Boxed { open: 1, is_told_first: false });
+            (id, sent.message.clone())
+        })
+    }
+
+    /// The same message, to be sent once more.
+    pub(super) fn again(&self, id: MessageId) -> Message {
+        self.inner.with(|inner| {
+            let sent = &mut inner.messages[id as usize];
+            sent.boxed.get_or_insert_default().open += 1;
+            if sent.end == End::Refused {
+                sent.end = End::Open;
+            }
+            sent.message.clone()
+        })
+    }
+
+    /// One of the sends of a message has ended, as published if it was told where the message is.
+    pub(super) fn boxed_ended(&self, id: MessageId, told: Result<Published, &PublishError>) {
+        let (before, is_first_again, left) = self.inner.with(|inner| {
+            let sent = &mut inner.messages[id as usize];
+            let boxed = sent.boxed.get_or_insert_default();
+            boxed.open -= 1;
+            let is_first = told.is_ok_and(|published| !published.duplicate);
+            let is_first_again = is_first && boxed.is_told_first;
+            boxed.is_told_first |= is_first;
+            (sent.end, is_first_again, boxed.open)
+        });
+        if is_first_again {
+            let how = format_args!("two sends of message {id} were told that they are the first");
+            self.violated("DD-2", how);
+        }
+        if let (Ok(published), End::Published(offset, _)) = (told, before)
+            && published.offset != offset
+        {
+            let at = published.offset;
+            let how = format_args!("message {id} is at {offset}, and told to be at {at}");
+            self.violated("DD-2", how);
+        }
+        let end = match (before, told) {
+            (End::Published(..), _) => return,
+            (_, Ok(published)) => End::Published(published.offset, published.ts),
+            (End::Unknown, Err(_)) => return,
+            (_, Err(error)) => match End::of(error) {
+                // Another send of it may still arrive.
+                End::Refused if left > 0 => return,
+                end => end,
+            },
+        };
+        self.ended(id, end);
     }
 
     /// These messages were given to the publisher as one.
@@ -316,6 +404,15 @@ impl History {
         said: &Said<'_>,
         by: &str,
     ) -> Option<MessageId> {
+        if let Some(letter) = Letter::of(said) {
+            if self.of_letter(&letter).is_none() {
+                let how = format_args!("{by} got {letter:?} at {offset}: nobody published that");
+                self.violated("DL-4", how);
+            }
+            let Letter { stream: of, group, offset: dead, generation, .. } = letter;
+            self.letter((stream, offset), (of, group, dead, generation), by);
+            return None;
+        }
         let Some(id) = self.identify(stream, said) else {
             let text = format_args!("{by} got bytes at offset {offset} that nobody published");
             self.violated("I9", text);
@@ -378,7 +475,8 @@ impl History {
         if elsewhere != offset {
             let how =
                 format_args!("message {id} is at offsets {elsewhere} and {offset} of {stream}");
-            self.violated("PQ-1", how);
+            let is_boxed = self.inner.with(|inner| inner.messages[id as usize].boxed.is_some());
+            self.violated(if is_boxed { "DD-2" } else { "PQ-1" }, how);
         }
     }
 

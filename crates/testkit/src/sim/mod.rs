@@ -26,6 +26,7 @@ mod panics;
 mod random;
 mod said;
 pub mod script;
+mod settling;
 mod shared;
 mod trace;
 mod workload;

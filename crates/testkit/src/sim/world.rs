@@ -18,8 +18,9 @@ use super::node::{Life, SimNode, is_of_disk};
 use super::options::{Options, Shape};
 use super::panics;
 use super::random::Random;
+use super::settling::Settling;
 use super::trace::Trace;
-use super::workload::Workload;
+use super::workload::{Group, Workload};
 
 /// Time a start has before something must be wrong with it.
 const START_PATIENCE: Duration = Duration::from_secs(120);
@@ -121,6 +122,7 @@ pub struct World {
     life: Option<Life>,
     history: History,
     checker: Checker,
+    groups: Vec<Group>,
     trace: Trace,
     lives: u64,
     /// When what lasts a while is over.
@@ -130,6 +132,8 @@ pub struct World {
     disk_full: bool,
     /// A disk error was planted that may end the node.
     disk_hurt: bool,
+    /// The most that its clock told beside virtual time.
+    ahead_us: i64,
 }
 
 impl World {
@@ -153,6 +157,7 @@ impl World {
             life: None,
             history,
             checker,
+            groups: Vec::new(),
             trace,
             lives: 0,
             bucket_until: Duration::ZERO,
@@ -160,6 +165,7 @@ impl World {
             slow_until: Duration::ZERO,
             disk_full: false,
             disk_hurt: false,
+            ahead_us: 0,
         }
     }
 
@@ -177,6 +183,7 @@ impl World {
             &self.trace,
         )
         .await;
+        self.groups = workload.groups.clone();
         let mut outage_at = self.draw_outage();
         let mut first = Fault::first(self.seed, &mut self.random).into_iter();
         while self.trace.elapsed() < self.duration && self.history.is_sound() {
@@ -316,7 +323,10 @@ impl World {
                 self.node.set_slowness(Some(us));
                 self.slow_until = now + time;
             }
-            Fault::Clock { us } => self.node.clock.jump(us),
+            Fault::Clock { us } => {
+                self.node.clock.jump(us);
+                self.ahead_us = self.ahead_us.max(self.node.clock.off_us());
+            }
             Fault::Look => self.checker.check().await,
         }
         self.tell_health();
@@ -499,6 +509,7 @@ impl World {
     /// Reads everything through the node, brings it to the bucket, reads it there; the history must
     /// be whole then.
     async fn judge(&mut self) {
+        self.settle_groups().await;
         // Publishers that were left give up what they still have.
         tokio::time::sleep(Duration::from_secs(60)).await;
         let ends = audit::read_streams(&self.node.dial, &self.history).await;
@@ -513,10 +524,20 @@ impl World {
         self.checker.check_drained(&ends);
         self.crash(&CrashPlan::LoseAll);
         self.start().await;
+        self.settle_groups().await;
         if audit::read_streams(&self.node.dial, &self.history).await != ends {
             self.history.violated("PS-1", format_args!("streams end elsewhere after a restart"));
         }
         self.history.check_whole();
+    }
+
+    /// Members that only ack come to the end of every group.
+    async fn settle_groups(&self) {
+        // Log time stands still while the clock is behind it, and a message that is delayed stays so.
+        self.node.clock.set_off(self.ahead_us);
+        let (dial, groups) = (self.node.dial.clone(), self.groups.clone());
+        let (history, trace) = (self.history.clone(), self.trace.clone());
+        Settling { dial, groups, history, trace }.run().await;
     }
 
     /// Soon the bucket has nothing that no manifest names.

@@ -181,10 +181,13 @@ fn read(entry: &Entry, history: &History, told: &mut Told) {
         Ok(CommandBody::Append(items)) => {
             let bytes = entry.payload.len() as u64;
             let mut appends = Appends { index, bytes, messages: Vec::new() };
+            let are_letters = items.iter().all(|item| item.dead_letter.is_some());
             for item in items {
                 for record in item.batch.records() {
-                    match history.identify(item.stream, &record.into()) {
+                    let said = record.into();
+                    match history.identify(item.stream, &said) {
                         Some(id) => appends.messages.push(id),
+                        None if item.dead_letter.is_some() && history.is_letter(&said) => {}
                         None => {
                             let how = format_args!("entry {index} holds unknown bytes");
                             history.violated("I9", how);
@@ -192,7 +195,10 @@ fn read(entry: &Entry, history: &History, told: &mut Told) {
                     }
                 }
             }
-            told.appends.push(appends);
+            // Dead letters are let in where publishers are not (DL-5).
+            if !are_letters {
+                told.appends.push(appends);
+            }
         }
         Ok(CommandBody::Segment(SegmentCommand::Seal(_))) => {
             told.seals.insert(index, Some(entry.id.term));

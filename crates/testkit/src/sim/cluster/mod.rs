@@ -33,8 +33,9 @@ use super::history::History;
 use super::node::{Place, SimNode};
 use super::options::{Options, Shape};
 use super::random::Random;
+use super::settling::Settling;
 use super::trace::Trace;
-use super::workload::Workload;
+use super::workload::{Group, Workload};
 use super::world::{FAIR_TIME, FINISH_PATIENCE, Report, ends_fair, reported, watch};
 pub use faults::CLUSTER_FAULTS;
 use faults::{At, Fault};
@@ -103,6 +104,8 @@ struct ClusterWorld {
     mended: Option<(At, Duration)>,
     /// Those that stay.
     streams: Arc<Vec<(StreamName, StreamUid)>>,
+    /// Groups on some of them.
+    groups: Vec<Group>,
     /// Nothing was wrong any more then, and all nodes ran.
     well_at: Duration,
     history: History,
@@ -163,6 +166,7 @@ impl ClusterWorld {
             harm: None,
             mended: None,
             streams: Arc::default(),
+            groups: Vec::new(),
             well_at: Duration::ZERO,
             replicas: Replicas::new(history.clone(), trace.clone()),
             history,
@@ -184,6 +188,7 @@ impl ClusterWorld {
             Workload::start(&self.dial, &shape, &self.history, &self.checker, random, &self.trace);
         let workload = workload.await;
         self.streams = Arc::clone(&workload.streams);
+        self.groups = workload.groups.clone();
         let mut outage_at = self.draw_outage();
         let mut first = Fault::first(self.seed, &mut self.random).into_iter();
         while self.trace.elapsed() < self.duration && self.history.is_sound() {
@@ -628,6 +633,7 @@ impl ClusterWorld {
     /// be whole then.
     async fn judge(&mut self) {
         self.come_to_agree().await;
+        self.settle_groups().await;
         // Publishers that were left give up what they still have.
         self.pass(Duration::from_secs(60)).await;
         self.agree(self.trace.elapsed()).await;
@@ -644,10 +650,22 @@ impl ClusterWorld {
         }
         self.checker.check().await;
         self.become_well().await;
+        self.settle_groups().await;
         if self.history.is_sound() && self.read_everywhere().await.is_some_and(|now| now != ends) {
             self.history.violated("PS-1", format_args!("streams end elsewhere after a power cut"));
         }
         self.history.check_whole();
+    }
+
+    /// Members that only ack come to the end of every group.
+    async fn settle_groups(&mut self) {
+        let (dial, groups) = (self.dial.clone(), self.groups.clone());
+        let (history, trace) = (self.history.clone(), self.trace.clone());
+        let settling = tokio::spawn(Settling { dial, groups, history, trace }.run());
+        while self.history.is_sound() && !settling.is_finished() {
+            self.step().await;
+        }
+        settling.abort();
     }
 
     /// Soon the bucket has nothing that no manifest names.

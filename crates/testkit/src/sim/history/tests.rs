@@ -245,3 +245,38 @@ async fn what_is_wrong_is_an_excuse_for_a_while() {
     tokio::time::advance(EXCUSED).await;
     assert_eq!(excused(), [false; 3]);
 }
+
+#[test]
+fn what_is_sent_again_with_its_id_is_there_once() {
+    // DD-1, DD-2
+    let history = history();
+    let (id, value) = history.boxed_message(STREAM, history.lane(false), 20);
+    assert_eq!(history.again(id), value);
+    let told = |offset, duplicate| Published { offset: Offset(offset), ts: TS, duplicate };
+    history.boxed_ended(id, Ok(told(0, true)));
+    history.boxed_ended(id, Ok(told(0, false)));
+    assert_eq!(broken(&history), [""; 0], "the answer to the first may come last");
+    history.again(id);
+    history.boxed_ended(id, Ok(told(1, true)));
+    assert_eq!(broken(&history), ["DD-2"], "elsewhere");
+    history.again(id);
+    history.boxed_ended(id, Ok(told(0, false)));
+    assert_eq!(broken(&history), ["DD-2", "DD-2"], "the first again");
+    history.read(STREAM, Offset(2), TS, &(&value).into(), "a reader");
+    assert_eq!(broken(&history)[2..], ["DD-2"], "it is there twice");
+}
+
+#[test]
+fn a_message_is_refused_when_none_of_its_sends_may_arrive() {
+    let history = history();
+    let (id, value) = history.boxed_message(STREAM, history.lane(false), 20);
+    let refused = PublishError::OrderBroken;
+    history.again(id);
+    history.boxed_ended(id, Err(&refused));
+    assert!(history.open().contains(&id), "the other one may arrive");
+    history.boxed_ended(id, Err(&refused));
+    assert!(history.open().is_empty());
+    history.again(id);
+    history.read(STREAM, Offset(0), TS, &(&value).into(), "a reader");
+    assert_eq!(broken(&history), [""; 0], "it was sent once more");
+}

@@ -1,7 +1,10 @@
 //! What clients do while things go wrong: publishers of every kind, readers, somebody who looks after
-//! streams. Each has a connection and chance of its own.
+//! streams, members of consumer groups. Each has a connection and chance of its own.
 
 mod admin;
+mod again;
+mod group_operator;
+mod member;
 mod passing;
 mod publisher;
 mod reader;
@@ -11,16 +14,33 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use railgun_client::{Client, ClientOptions, StreamName, StreamUid};
+use railgun_client::{
+    Client, ClientOptions, DedupPatch, DlqPatch, EnsureMode, EnsureOptions, GroupMode, GroupName,
+    GroupPatch, SpecPatch, StartPosition, StreamName, StreamUid,
+};
 use tokio::task::JoinSet;
 
 use super::checker::Checker;
 use super::dial::SimDial;
-use super::history::History;
+use super::history::{GroupNumber, History};
 use super::options::Shape;
 use super::random::Random;
 use super::shared::Shared;
 use super::trace::Trace;
+
+/// Members that a group has at the most.
+const MEMBERS: u64 = 2;
+/// Longer than any run, whatever clocks do.
+const DEDUP_WINDOW_MS: u64 = 7 * 24 * 3_600_000;
+
+/// A consumer group that stays.
+#[derive(Clone, Debug)]
+pub(super) struct Group {
+    pub(super) stream: StreamName,
+    pub(super) name: GroupName,
+    pub(super) number: GroupNumber,
+    ack_wait: Duration,
+}
 
 /// What every actor of the workload has.
 #[derive(Clone, Debug)]
@@ -42,6 +62,8 @@ pub(super) struct Workload {
     stop: Arc<AtomicBool>,
     /// Those that stay.
     pub(super) streams: Arc<Vec<(StreamName, StreamUid)>>,
+    /// On some of these.
+    pub(super) groups: Vec<Group>,
 }
 
 impl Workload {
@@ -65,7 +87,7 @@ impl Workload {
             stop: Arc::clone(&stop),
             trace: trace.clone(),
         };
-        let mut streams = Vec::new();
+        let (mut streams, mut groups, mut boxed) = (Vec::new(), Vec::new(), None);
         if let Some(client) = actor.connect().await {
             for number in 0..shape.streams {
                 let name = stream_name(&format!("orders.{number}"));
@@ -76,6 +98,10 @@ impl Workload {
                     }
                 }
             }
+            for (stream, mode) in streams.iter().zip([GroupMode::Balanced, GroupMode::Exclusive]) {
+                groups.extend(make_group(&actor, &client, stream, mode).await);
+            }
+            boxed = make_boxed(&actor, &client).await;
         }
         actor.streams = Arc::new(streams);
         let mut tasks = JoinSet::new();
@@ -96,10 +122,20 @@ impl Workload {
         for number in 0..shape.readers {
             tasks.spawn(reader::run(as_actor(format!("reader {number}"))));
         }
+        for group in &groups {
+            for number in 0..MEMBERS {
+                let name = format!("member {number} of {}", group.name);
+                tasks.spawn(member::run(as_actor(name), group.clone()));
+            }
+        }
+        tasks.spawn(group_operator::run(as_actor("group operator".to_owned()), groups.clone()));
+        if let Some(stream) = boxed {
+            tasks.spawn(again::run(as_actor("again".to_owned()), stream));
+        }
         tasks.spawn(admin::run(as_actor("admin".to_owned())));
         tasks.spawn(passing::run(as_actor("passing".to_owned())));
         tasks.spawn(settings::run(as_actor("settings".to_owned())));
-        Self { tasks, stop, streams: actor.streams }
+        Self { tasks, stop, streams: actor.streams, groups }
     }
 
     /// Lets everybody finish what they do; true if they did within `patience`.
@@ -111,6 +147,55 @@ impl Workload {
             }
         };
         tokio::time::timeout(patience, ended).await.is_ok()
+    }
+}
+
+/// A group that gives its messages up soon, and waits for nobody for long.
+async fn make_group(
+    actor: &Actor,
+    client: &Client,
+    (stream, uid): &(StreamName, StreamUid),
+    mode: GroupMode,
+) -> Option<Group> {
+    let is_exclusive = mode == GroupMode::Exclusive;
+    let name = GroupName::new(mode.name()).expect("a valid name");
+    let ack_wait_ms = actor.draw(2_000..5_000);
+    let patch = GroupPatch {
+        mode: Some(mode),
+        ack_wait_ms: Some(ack_wait_ms),
+        max_in_flight: Some(actor.draw(10..150) as u32),
+        backoff_ms: Some(vec![0, 200]),
+        dlq: DlqPatch {
+            max_attempts: Some(actor.draw(2..5) as u32),
+            max_distance: Some(*actor.random.with(|random| random.pick(&[0, 300, 10_000]))),
+            ..DlqPatch::default()
+        },
+        ..GroupPatch::default()
+    };
+    let options = EnsureOptions { mode: EnsureMode::Warn, ..EnsureOptions::default() };
+    let start = StartPosition::Earliest;
+    let made = client.admin().ensure_group(stream, &name, patch, start, options).await;
+    if let Err(error) = made {
+        actor.history.violated("liveness", format_args!("no group was made: {error}"));
+        return None;
+    }
+    let number = actor.history.group(*uid, name.clone(), is_exclusive);
+    let ack_wait = Duration::from_millis(ack_wait_ms);
+    Some(Group { stream: stream.clone(), name, number, ack_wait })
+}
+
+/// A stream that knows messages by their ids.
+async fn make_boxed(actor: &Actor, client: &Client) -> Option<(StreamName, StreamUid)> {
+    let name = stream_name("boxed");
+    let dedup = DedupPatch { window_ms: Some(DEDUP_WINDOW_MS), ..DedupPatch::default() };
+    let patch = SpecPatch { dedup, ..SpecPatch::default() };
+    let options = EnsureOptions { mode: EnsureMode::Warn, ..EnsureOptions::default() };
+    match client.admin().ensure_stream(&name, patch, options).await {
+        Ok(made) => Some((name, made.stream_uid)),
+        Err(error) => {
+            actor.history.violated("liveness", format_args!("no stream was made: {error}"));
+            None
+        }
     }
 }
 

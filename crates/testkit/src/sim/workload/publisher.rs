@@ -328,21 +328,25 @@ impl<'a> Handle<'a> {
             PublishError::OrderBroken => self.noticed.is_broken = true,
             _ => self.noticed.has_failed = true,
         }
-        let mut is_told = false;
-        if let PublishError::Refused(refused) = error {
-            is_told = is_excused(refused.code);
-            let is_full = refused.code == WireCode::Known(ErrorCode::HotTierFull);
-            self.actor.trace.count(|counts| counts.refused_full += u64::from(is_full));
-        }
-        if !is_told && !self.actor.history.excuses_end(id, error) {
-            let how = format_args!("{} was told: {error}", self.actor.name);
-            self.actor.history.violated("PS errors", how);
-        }
+        judge_end(self.actor, id, error);
+    }
+}
+
+/// Some ends of a message have no excuse here.
+pub(super) fn judge_end(actor: &Actor, id: MessageId, error: &PublishError) {
+    let mut is_told = false;
+    if let PublishError::Refused(refused) = error {
+        is_told = is_excused(refused.code);
+        let is_full = refused.code == WireCode::Known(ErrorCode::HotTierFull);
+        actor.trace.count(|counts| counts.refused_full += u64::from(is_full));
+    }
+    if !is_told && !actor.history.excuses_end(id, error) {
+        actor.history.violated("PS errors", format_args!("{} was told: {error}", actor.name));
     }
 }
 
 /// Some refusals to open a publisher have no excuse here.
-fn judge_open(actor: &Actor, error: &OpenError) {
+pub(super) fn judge_open(actor: &Actor, error: &OpenError) {
     actor.note(format_args!("{error}"));
     let is_excused = match error {
         OpenError::Refused { error, .. } => {
