@@ -213,3 +213,36 @@ async fn what_is_published_with_a_message_comes_back_with_it() {
     assert_eq!(read(&["--raw", "--from", "last:2"]), "no line feed\nfrom a pipe\n");
     assert_eq!(read(&["--raw", "--from", "7", "--until", "8"]), "no line feed\n");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_comes_again_with_its_id_is_published_once() {
+    // DD-1, DD-2, EN-4, of the real binary, over a restart
+    let site = Site::new();
+    let mut node = site.start().await;
+    let text = |args: &[&str]| String::from_utf8(site.output(args)).expect("text");
+    assert_eq!(
+        text(&["stream", "ensure", "s", "--dedup-window", "2m"]),
+        "s: created, revision 1\n"
+    );
+    assert_eq!(text(&["pub", "s", "one", "--id", "a"]), "s: offset 0\n");
+    let known = "s: offset 0, published before under the same id\n";
+    assert_eq!(text(&["pub", "s", "one", "--id", "a"]), known);
+    node.terminate();
+    node.ended(END_LIMIT * 2).await;
+    let _node = site.start().await;
+    assert_eq!(text(&["pub", "s", "one", "--id", "a"]), known);
+    assert_eq!(text(&["pub", "s", "two", "--id", "b"]), "s: offset 1\n");
+    let all = ["sub", "s", "--from", "earliest", "--until-end", "--raw"];
+    assert_eq!(text(&all), "one\ntwo\n");
+
+    let (code, errors) = failure(&site, &["pub", "s", "three", "--id", "b"]);
+    assert!(errors.contains("another message, at offset 1"), "{errors}");
+    assert_eq!(code, Some(5), "refused");
+    let off = ["stream", "ensure", "s", "--dedup-window", "off", "--mode", "overwrite"];
+    let (_, errors) = failure(&site, &off);
+    assert!(errors.contains("--allow-destructive"), "{errors}");
+    let info = text(&["stream", "info", "s", "-o", "json"]);
+    for field in ["\"dedup_window_ms\": 120000", "\"dedup_ids\": 2", "\"dedup_full\": \"reject\""] {
+        assert!(info.contains(field), "{info}");
+    }
+}
