@@ -249,7 +249,7 @@ impl Host {
             state: group.state().clone(),
             term,
             leading_for: self.groups.led_for(term),
-            log_time: self.state.log_time(),
+            log_time: self.state.log_time().max(self.clock.now()),
             next: of.next_offset(),
             next_letter: companion.map_or(Offset(0), |companion| companion.next_offset()),
             leader,

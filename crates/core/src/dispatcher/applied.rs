@@ -67,7 +67,7 @@ impl Dispatcher {
         if let Some(own) = own {
             self.was_applied(&own, out);
         }
-        self.collect_due(context.log_time);
+        self.collect_due(now);
         self.answer_all(out);
         self.conclude(now, out);
     }
@@ -138,7 +138,10 @@ impl Dispatcher {
         let range = OffsetRange::single(offset);
         let held = self.mirror.held(offset).map(|held| (held.state, held.generation));
         let (blocks, is_pending) = match held {
-            Some((HeldState::Delayed { .. }, _)) => (true, false),
+            Some((HeldState::Delayed { until }, _)) => {
+                self.delay(offset, until);
+                (true, false)
+            }
             Some((HeldState::Dying { .. }, generation)) => {
                 if self.dying.insert(offset) {
                     out.push(Effect::Dying { offset, generation });
@@ -237,14 +240,21 @@ impl Dispatcher {
     /// Takes up what is delayed or dying.
     pub(super) fn look_at_held(&mut self, out: &mut Vec<Effect>) {
         self.forget_dead();
-        for (offset, held) in self.mirror.held_iter() {
-            let is_dying = matches!(held.state, HeldState::Dying { .. });
-            let blocks = is_dying || matches!(held.state, HeldState::Delayed { .. });
-            if blocks && self.is_exclusive() {
-                self.blockers.insert(OffsetRange::single(offset));
+        self.delays.clear();
+        let held: Vec<_> =
+            self.mirror.held_iter().map(|(at, it)| (at, it.state, it.generation)).collect();
+        for (offset, state, generation) in held {
+            match state {
+                HeldState::Delayed { until } => self.delay(offset, until),
+                HeldState::Dying { .. } => {
+                    if self.dying.insert(offset) {
+                        out.push(Effect::Dying { offset, generation });
+                    }
+                }
+                HeldState::Ready | HeldState::Parked { .. } => continue,
             }
-            if is_dying && self.dying.insert(offset) {
-                out.push(Effect::Dying { offset, generation: held.generation });
+            if self.is_exclusive() {
+                self.blockers.insert(OffsetRange::single(offset));
             }
         }
     }

@@ -126,6 +126,8 @@ pub struct Dispatcher {
     dead_letter_retries: BTreeSet<(Time, Offset)>,
     /// What log time was when.
     log_clock: (Time, Timestamp),
+    /// When delays end, and the log time until which they were to last.
+    delays: BTreeSet<(Time, Offset, Timestamp)>,
     /// A message that was too large for all members, and its bytes.
     too_large: Option<(Offset, u64)>,
     is_stalled: bool,
@@ -164,6 +166,7 @@ impl Dispatcher {
             dying: BTreeSet::new(),
             dead_letter_retries: BTreeSet::new(),
             log_clock: (now, log_time),
+            delays: BTreeSet::new(),
             too_large: None,
             is_stalled: false,
             pause: None,
@@ -178,7 +181,7 @@ impl Dispatcher {
         if until <= now || !dispatcher.may_be_leased() {
             dispatcher.end_grace();
         }
-        dispatcher.collect_due(log_time);
+        dispatcher.collect_due(now);
         dispatcher
     }
 

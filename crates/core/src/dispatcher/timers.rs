@@ -4,6 +4,7 @@ use railgun_types::{Offset, Timestamp};
 
 use super::proposal::FailureKind;
 use super::{Dispatcher, Effect, Time};
+use crate::group::HeldState;
 
 impl Dispatcher {
     /// When [`Self::on_deadline`] is to be called at the latest, if no input comes before.
@@ -14,23 +15,9 @@ impl Dispatcher {
             self.grace.map(|grace| grace.until),
             self.activity_deadline(),
             self.dead_letter_retries.first().map(|(at, _)| *at),
-            self.next_due(),
+            self.delays.first().map(|(at, ..)| *at),
         ];
         deadlines.into_iter().flatten().min()
-    }
-
-    /// The first delay that ends, by this clock. While delays that are over are proposed nothing of that is
-    /// to be done: their apply looks at the others again.
-    fn next_due(&self) -> Option<Time> {
-        let in_flight = self.in_flight.as_ref();
-        if !self.waiting.due.is_empty() || in_flight.is_some_and(|it| !it.due.is_empty()) {
-            return None;
-        }
-        let (until, _) =
-            self.mirror.delayed().find(|(_, offset)| !self.is_being_settled(*offset))?;
-        let (now, log_time) = self.log_clock;
-        let wait_us = u64::try_from(until.since_us(log_time)).unwrap_or(0);
-        Some(now.plus_us(wait_us.max(1)))
     }
 
     /// Does what is to be done by now. `log_time` is what an entry would be stamped with that was made now.
@@ -40,7 +27,7 @@ impl Dispatcher {
         if self.grace.is_some_and(|grace| grace.until <= now) {
             self.end_grace();
         }
-        self.collect_due(log_time);
+        self.collect_due(now);
         while let Some(&(at, offset)) = self.dead_letter_retries.first()
             && at <= now
         {
@@ -71,18 +58,32 @@ impl Dispatcher {
         }
     }
 
+    /// A message is delayed until this log time. From here on its delay runs by the clock that does not leap:
+    /// log time stands still while the clock that stamps it is behind it.
+    pub(super) fn delay(&mut self, offset: Offset, until: Timestamp) {
+        let (now, log_time) = self.log_clock;
+        let wait_us = u64::try_from(until.since_us(log_time)).unwrap_or(0);
+        self.delays.insert((now.plus_us(wait_us), offset, until));
+    }
+
     /// Proposes that delays that are over are.
-    pub(super) fn collect_due(&mut self, log_time: Timestamp) {
-        let is_due = |offset| self.in_flight.as_ref().is_some_and(|it| it.due.contains(&offset));
-        let over = self.mirror.delayed().take_while(|(until, _)| *until <= log_time);
-        let over = over.map(|(_, offset)| offset);
-        let due: Vec<_> = over.filter(|it| !is_due(*it) && !self.is_being_settled(*it)).collect();
-        self.waiting.due.extend(due);
+    pub(super) fn collect_due(&mut self, now: Time) {
+        while let Some(&(at, offset, until)) = self.delays.first()
+            && at <= now
+        {
+            self.delays.pop_first();
+            let state = self.mirror.held(offset).map(|held| held.state);
+            // What is being settled tells what became of it.
+            let is_delayed = matches!(state, Some(HeldState::Delayed { until: it }) if it == until);
+            if is_delayed && !self.is_being_settled(offset) {
+                self.waiting.due.insert(offset);
+            }
+        }
     }
 
     /// Whether that message is to become a dead letter.
     pub(super) fn is_dying(&self, offset: Offset) -> bool {
         let held = self.mirror.held(offset);
-        held.is_some_and(|held| matches!(held.state, super::HeldState::Dying { .. }))
+        held.is_some_and(|held| matches!(held.state, HeldState::Dying { .. }))
     }
 }

@@ -105,12 +105,12 @@ impl Held {
     }
 }
 
-/// See the module. Each message is also in the queue of what it waits for.
+/// See the module. Each message is also in the queue of what it waits for, or counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Histories {
     all: BTreeMap<Offset, Held>,
     ready: BTreeSet<Offset>,
-    delayed: BTreeSet<(Timestamp, Offset)>,
+    delayed: u64,
     dying: BTreeSet<Offset>,
     parked: BTreeSet<Offset>,
 }
@@ -151,10 +151,6 @@ impl Histories {
         self.ready.iter().copied()
     }
 
-    pub(super) fn delayed(&self) -> impl DoubleEndedIterator<Item = (Timestamp, Offset)> {
-        self.delayed.iter().copied()
-    }
-
     pub(super) fn dying(&self) -> impl Iterator<Item = Offset> {
         self.dying.iter().copied()
     }
@@ -170,7 +166,7 @@ impl Histories {
 
     pub(super) fn unsettled(&self) -> Unsettled {
         Unsettled {
-            delayed: self.delayed.len() as u64,
+            delayed: self.delayed,
             dying: self.dying.len() as u64,
             parked: self.parked.len() as u64,
         }
@@ -178,25 +174,33 @@ impl Histories {
 
     /// Must not be there.
     pub(super) fn insert(&mut self, offset: Offset, held: Held) {
-        match held.state {
-            HeldState::Ready => self.ready.insert(offset),
-            HeldState::Delayed { until } => self.delayed.insert((until, offset)),
-            HeldState::Dying { .. } => self.dying.insert(offset),
-            HeldState::Parked { .. } => self.parked.insert(offset),
-        };
+        if let Some(queue) = self.queue(held.state) {
+            queue.insert(offset);
+        } else {
+            self.delayed += 1;
+        }
         let before = self.all.insert(offset, held);
         debug_assert!(before.is_none(), "{offset} was in two queues");
     }
 
     pub(super) fn remove(&mut self, offset: Offset) -> Option<Held> {
         let held = self.all.remove(&offset)?;
-        match held.state {
-            HeldState::Ready => self.ready.remove(&offset),
-            HeldState::Delayed { until } => self.delayed.remove(&(until, offset)),
-            HeldState::Dying { .. } => self.dying.remove(&offset),
-            HeldState::Parked { .. } => self.parked.remove(&offset),
-        };
+        if let Some(queue) = self.queue(held.state) {
+            queue.remove(&offset);
+        } else {
+            self.delayed -= 1;
+        }
         Some(held)
+    }
+
+    /// Where messages of a state are; `None`: they are only counted.
+    fn queue(&mut self, state: HeldState) -> Option<&mut BTreeSet<Offset>> {
+        match state {
+            HeldState::Ready => Some(&mut self.ready),
+            HeldState::Delayed { .. } => None,
+            HeldState::Dying { .. } => Some(&mut self.dying),
+            HeldState::Parked { .. } => Some(&mut self.parked),
+        }
     }
 
     /// Takes those of a range out that are not parked; which they were.

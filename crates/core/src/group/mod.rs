@@ -158,11 +158,6 @@ impl GroupState {
         self.held.ready()
     }
 
-    /// Those that may be tried again later, by when.
-    pub fn delayed(&self) -> impl DoubleEndedIterator<Item = (Timestamp, Offset)> {
-        self.held.delayed()
-    }
-
     /// Those whose dead letters are to be written, with their generations, in order (DL-3).
     pub fn dying(&self) -> impl Iterator<Item = (Offset, u32)> {
         self.held.dying().filter_map(|offset| Some((offset, self.held.get(offset)?.generation)))

@@ -132,8 +132,6 @@ pub struct World {
     disk_full: bool,
     /// A disk error was planted that may end the node.
     disk_hurt: bool,
-    /// The most that its clock told beside virtual time.
-    ahead_us: i64,
 }
 
 impl World {
@@ -165,7 +163,6 @@ impl World {
             slow_until: Duration::ZERO,
             disk_full: false,
             disk_hurt: false,
-            ahead_us: 0,
         }
     }
 
@@ -323,10 +320,7 @@ impl World {
                 self.node.set_slowness(Some(us));
                 self.slow_until = now + time;
             }
-            Fault::Clock { us } => {
-                self.node.clock.jump(us);
-                self.ahead_us = self.ahead_us.max(self.node.clock.off_us());
-            }
+            Fault::Clock { us } => self.node.clock.jump(us),
             Fault::Look => self.checker.check().await,
         }
         self.tell_health();
@@ -533,8 +527,6 @@ impl World {
 
     /// Members that only ack come to the end of every group.
     async fn settle_groups(&self) {
-        // Log time stands still while the clock is behind it, and a message that is delayed stays so.
-        self.node.clock.set_off(self.ahead_us);
         let (dial, groups) = (self.node.dial.clone(), self.groups.clone());
         let (history, trace) = (self.history.clone(), self.trace.clone());
         Settling { dial, groups, history, trace }.run().await;

@@ -119,6 +119,29 @@ fn a_message_waits_for_its_delay_and_by_the_backoff() {
 }
 
 #[test]
+fn a_delay_ends_while_log_time_stands_still() {
+    // G-11
+    let spec = GroupSpec { backoff_ms: vec![1_000], ..GroupSpec::default() };
+    let mut desk = Desk::new(spec).with(&[(ANN, 9)], 1);
+    desk.hand_out();
+    desk.settle(ANN, 1, range(0, 1), nack());
+    desk.commit();
+    // The clock that stamps the log was set back.
+    desk.now = desk.now.plus_us(SECOND);
+    desk.advance(0);
+    assert_eq!(desk.propose(), Some(vec![GroupChange::Due { offsets: vec![Offset(0)] }]));
+    desk.apply(1, vec![GroupChange::Due { offsets: vec![Offset(0)] }]);
+    assert_eq!(desk.hand_out(), [retry(ANN, 2, range(0, 1), 2)]);
+
+    // Of the next leader, whose clock is the same, it lasts as long as is left by the log.
+    desk.settle(ANN, 2, range(0, 1), nack());
+    desk.commit();
+    desk.now = desk.now.plus_us(SECOND / 2);
+    desk.change_leader();
+    assert_eq!(desk.dispatcher.next_deadline(), Some(desk.now.plus_us(SECOND)));
+}
+
+#[test]
 fn nobody_has_more_than_its_credit_or_the_group_more_than_its_own() {
     // G-12
     let spec = GroupSpec { max_in_flight: 5, max_in_flight_bytes: 100, ..GroupSpec::default() };
