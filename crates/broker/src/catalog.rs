@@ -384,9 +384,9 @@ impl Host {
         let Some(at) = self.applied.filter(|at| self.checkpoints.is_due(at.index, || false)) else {
             return;
         };
-        let pieces = self.catalog.encode_checkpoint(self.applied, &self.membership);
+        let state = self.catalog.encode_checkpoint(self.applied, &self.membership);
         let to_self = self.to_self.clone();
-        self.checkpoints.write(at, pieces, |written| async move {
+        self.checkpoints.write(at, state, |written| async move {
             if let Some(to) = to_self.upgrade() {
                 to.send(Message::Checkpointed(written)).await.ok();
             }
@@ -444,8 +444,8 @@ impl Host {
                 drop(reply.send(members.map(drain).collect()));
             }
             Message::Digest { reply } => {
-                let pieces = self.catalog.encode_checkpoint(self.applied, &self.membership);
-                reply.send(StateDigest::of(self.applied, &pieces)).ok();
+                let state = self.catalog.encode_checkpoint(self.applied, &self.membership);
+                reply.send(StateDigest::of(self.applied, &state.pieces())).ok();
             }
             Message::View { reply } => drop(reply.send(ClusterView::of(&self.catalog))),
         }

@@ -329,43 +329,88 @@ pub fn without_index<E>(
     Ok(Ok(WithoutIndex { header: header.encode(), sections: begin..end }))
 }
 
+/// A checkpoint that is not all bytes yet: what is large, and can be shared with the state, is encoded only
+/// when it is asked for, by whoever writes it.
+#[must_use]
+pub struct Unwritten {
+    parts: Vec<Part>,
+}
+
+enum Part {
+    Piece(Bytes),
+    Later(Section, PutLater),
+}
+
+type PutLater = Box<dyn FnOnce(&mut BytesMut) + Send>;
+
+impl fmt::Debug for Unwritten {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unwritten").field("parts", &self.parts.len()).finish()
+    }
+}
+
+impl Unwritten {
+    /// The checkpoint in pieces of at most 1 MiB, to be written one behind the other.
+    #[must_use]
+    pub fn pieces(self) -> Vec<Bytes> {
+        let mut pieces = Vec::with_capacity(self.parts.len());
+        for part in self.parts {
+            match part {
+                Part::Piece(piece) => pieces.push(piece),
+                Part::Later(section, put) => pieces.extend(split(encode_section(section, put))),
+            }
+        }
+        pieces
+    }
+}
+
 /// Builds a checkpoint, section by section.
-#[derive(Debug)]
 pub(crate) struct CheckpointWriter {
-    pieces: Vec<Bytes>,
+    parts: Vec<Part>,
 }
 
 impl CheckpointWriter {
     pub(crate) fn new(header: &Header<'_>) -> Self {
-        let mut writer = Self { pieces: Vec::new() };
-        writer.push(header.encode());
-        writer
+        Self { parts: vec![Part::Piece(header.encode())] }
     }
 
     pub(crate) fn section(&mut self, section: Section, put: impl FnOnce(&mut BytesMut)) {
-        let mut out = BytesMut::new();
-        out.put_u8(section as u8);
-        let length_at = out.len();
-        out.put_u64_le(0);
-        let content_at = out.len();
-        put(&mut out);
-        let content_bytes = (out.len() - content_at) as u64;
-        out[length_at..content_at].copy_from_slice(&content_bytes.to_le_bytes());
-        out.put_u32_le(crc32c(&out));
-        self.push(out.freeze());
+        self.parts.extend(split(encode_section(section, put)).map(Part::Piece));
     }
 
-    fn push(&mut self, mut bytes: Bytes) {
-        while bytes.len() > PIECE_BYTES_MAX {
-            self.pieces.push(bytes.split_to(PIECE_BYTES_MAX));
-        }
-        self.pieces.push(bytes);
+    /// A section that is encoded when its bytes are asked for.
+    pub(crate) fn section_later(
+        &mut self,
+        section: Section,
+        put: impl FnOnce(&mut BytesMut) + Send + 'static,
+    ) {
+        self.parts.push(Part::Later(section, Box::new(put)));
     }
 
-    /// The checkpoint in pieces of at most 1 MiB.
-    pub(crate) fn finish(self) -> Vec<Bytes> {
-        self.pieces
+    pub(crate) fn finish(self) -> Unwritten {
+        Unwritten { parts: self.parts }
     }
+}
+
+fn encode_section(section: Section, put: impl FnOnce(&mut BytesMut)) -> Bytes {
+    let mut out = BytesMut::new();
+    out.put_u8(section as u8);
+    let length_at = out.len();
+    out.put_u64_le(0);
+    let content_at = out.len();
+    put(&mut out);
+    let content_bytes = (out.len() - content_at) as u64;
+    out[length_at..content_at].copy_from_slice(&content_bytes.to_le_bytes());
+    out.put_u32_le(crc32c(&out));
+    out.freeze()
+}
+
+/// In pieces of at most 1 MiB.
+fn split(mut bytes: Bytes) -> impl Iterator<Item = Bytes> {
+    std::iter::from_fn(move || {
+        let piece = bytes.split_to(bytes.len().min(PIECE_BYTES_MAX));
+        (!piece.is_empty()).then_some(piece)
+    })
 }
 
 /// Reads a checkpoint, section by section.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use railgun_core::checkpoint::Unwritten;
 use railgun_log::{LogError, ShardLog};
 use railgun_raft::{BlockingPool, PoolStopped, run_on};
 use railgun_types::EntryId;
@@ -125,11 +125,11 @@ impl Schedule {
             || is_short()
     }
 
-    /// Writes the encoded state; `report` is called when it is on disk.
+    /// Writes the state; `report` is called when it is on disk.
     pub(crate) fn write<F>(
         &mut self,
         id: EntryId,
-        pieces: Vec<Bytes>,
+        state: Unwritten,
         report: impl FnOnce(Written) -> F + Send + 'static,
     ) where
         F: Future<Output = ()> + Send,
@@ -140,7 +140,7 @@ impl Schedule {
         let (store, log) = (Arc::clone(&self.store), self.log.clone());
         let pool = Arc::clone(&self.pool);
         self.actors.spawn("a checkpoint writer", async move {
-            let result = write_durably(&log, &*pool, store, id, pieces).await;
+            let result = write_durably(&log, &*pool, store, id, state).await;
             report(Written { id, result }).await;
         });
     }
@@ -176,19 +176,21 @@ async fn write_durably(
     pool: &dyn BlockingPool,
     store: Arc<CheckpointStore>,
     id: EntryId,
-    pieces: Vec<Bytes>,
+    state: Unwritten,
 ) -> Result<u64, WriteError> {
     // Mostly it is: what is applied was committed. A mark would wait behind entries that wait for
     // room, which only a checkpoint may be able to make.
     if log.durable_index().is_none_or(|durable| durable < id.index) {
         log_done(|done| log.sync_mark(done)).await?;
     }
-    let written = run_on(pool, move || store.write(id, &pieces)).await;
+    let written = run_on(pool, move || store.write(id, &state.pieces())).await;
     Ok(written??)
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use railgun_core::catalog::Catalog;
     use railgun_core::checkpoint::CheckpointError;
     use railgun_log::{Entry, LogWriter, Payload, SimDisk, Step};
     use railgun_raft::{Inline, SnapshotSource};
@@ -358,7 +360,9 @@ mod tests {
         let mut rig = Rig::start();
         let id = rig.append(10);
         let (to, mut from) = tokio::sync::mpsc::channel(1);
-        rig.schedule.write(id, vec!["state".into()], move |written| async move {
+        let state = Catalog::default().encode_checkpoint(None, b"voters");
+        let bytes = Catalog::default().encode_checkpoint(None, b"voters").pieces().concat();
+        rig.schedule.write(id, state, move |written| async move {
             to.send(written).await.expect("the test listens");
         });
         assert!(!rig.is_due(), "one at a time");
@@ -367,8 +371,8 @@ mod tests {
         assert_eq!(rig.store.newest_bytes(), 0, "the entry is not durable");
         rig.drive();
         let written = from.recv().await.expect("written");
-        assert_eq!((written.id, written.result.ok()), (id, Some(5)));
+        assert_eq!((written.id, written.result.ok()), (id, Some(bytes.len() as u64)));
         let content = |bytes: &[u8]| Ok(bytes.to_vec());
-        assert_eq!(rig.store.newest(content).expect("read").whole, Some((id, b"state".to_vec())));
+        assert_eq!(rig.store.newest(content).expect("read").whole, Some((id, bytes)));
     }
 }

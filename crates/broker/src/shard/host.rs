@@ -390,8 +390,8 @@ impl Host {
                 reply.send(()).ok();
             }
             Message::Digest { reply } => {
-                let pieces = self.state.encode_checkpoint(&self.membership, false);
-                reply.send(StateDigest::of(self.state.applied(), &pieces)).ok();
+                let state = self.state.encode_checkpoint(&self.membership, false);
+                reply.send(StateDigest::of(self.state.applied(), &state.pieces())).ok();
             }
             Message::Checkpointed(written) => self.on_checkpointed(written),
             Message::Group(message) => self.on_group(message).await,
@@ -709,9 +709,9 @@ impl Host {
         if !self.checkpoints.is_due(at.index, is_short) {
             return;
         }
-        let pieces = self.state.encode_checkpoint(&self.membership, true);
+        let state = self.state.encode_checkpoint(&self.membership, true);
         let to_self = self.to_self.clone();
-        self.checkpoints.write(at, pieces, |written| async move {
+        self.checkpoints.write(at, state, |written| async move {
             if let Some(to) = to_self.upgrade() {
                 to.send(Message::Checkpointed(written)).await.ok();
             }

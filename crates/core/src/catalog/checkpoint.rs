@@ -22,7 +22,9 @@ use railgun_types::{
 };
 
 use super::{Catalog, CatalogEntry, Nodes, Phase, Replicas, Tokens};
-use crate::checkpoint::{CheckpointError, CheckpointReader, CheckpointWriter, Header, Section};
+use crate::checkpoint::{
+    CheckpointError, CheckpointReader, CheckpointWriter, Header, Section, Unwritten,
+};
 use crate::codec::{self, map, narrow, put_list};
 use crate::command::ClusterSettings;
 
@@ -46,10 +48,8 @@ pub struct RestoredCatalog {
 }
 
 impl Catalog {
-    /// The catalog in pieces of at most 1 MiB, to be written one behind the other. `applied` is the
-    /// last entry applied; `membership` is opaque.
-    #[must_use]
-    pub fn encode_checkpoint(&self, applied: Option<EntryId>, membership: &[u8]) -> Vec<Bytes> {
+    /// The catalog as bytes. `applied` is the last entry applied; `membership` is opaque.
+    pub fn encode_checkpoint(&self, applied: Option<EntryId>, membership: &[u8]) -> Unwritten {
         // Named one by one, so that a new field cannot be forgotten.
         let Self { settings, names, half_done: _, nodes, replicas, tokens, log_time } = self;
         let mut writer = CheckpointWriter::new(&Header {
@@ -237,7 +237,7 @@ mod tests {
     }
 
     fn bytes(catalog: &Catalog, applied: Option<EntryId>) -> Vec<u8> {
-        catalog.encode_checkpoint(applied, b"voters").concat()
+        catalog.encode_checkpoint(applied, b"voters").pieces().concat()
     }
 
     #[test]
@@ -260,7 +260,7 @@ mod tests {
         assert_eq!(read(Some(wanted), &bytes), Err(error));
         let shard = crate::shard::ShardState::new(CLUSTER, ShardId(3));
         let error = CheckpointError::WrongShard { wanted: ShardId::CATALOG, found: ShardId(3) };
-        assert_eq!(read(None, &shard.encode_checkpoint(b"", false).concat()), Err(error));
+        assert_eq!(read(None, &shard.encode_checkpoint(b"", false).pieces().concat()), Err(error));
     }
 
     #[test]
@@ -271,7 +271,7 @@ mod tests {
                 let membership = decoded.as_ref().map(|it| &it.membership);
                 damage::check_check(None, ShardId::CATALOG, damaged, membership);
                 let RestoredCatalog { catalog, applied, membership } = decoded?;
-                Ok(catalog.encode_checkpoint(applied, &membership).concat())
+                Ok(catalog.encode_checkpoint(applied, &membership).pieces().concat())
             });
         }
         let huge = [0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1];

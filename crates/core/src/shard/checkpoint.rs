@@ -62,7 +62,9 @@ use super::orphans::{ORPHANS_MAX, Orphan};
 use super::outcome::{DIFF_BYTES_MIN, diff, put_diff, put_verdicts, verdicts};
 use super::producers::{Producer, ProducerKey, Producers, StoredResult, StoredVerdicts};
 use super::{HotIndex, SEGMENT_BYTES_MIN, ShardState, Stream, Waiting};
-use crate::checkpoint::{CheckpointError, CheckpointReader, CheckpointWriter, Header, Section};
+use crate::checkpoint::{
+    CheckpointError, CheckpointReader, CheckpointWriter, Header, Section, Unwritten,
+};
 use crate::codec::{self, list, map, narrow, put_list, put_varints};
 use crate::manifest::{
     ColdRange, ManifestVersion, ObjectId, ObjectInfo, ObjectKind, SegmentKind, ShardManifest,
@@ -105,13 +107,12 @@ pub struct Restored {
 }
 
 impl ShardState {
-    /// The state in pieces of at most 1 MiB, to be written one behind the other; `membership` is
-    /// opaque. Equal states give equal bytes.
+    /// The state as bytes; `membership` is opaque. Equal states give equal bytes. The ids that streams hold,
+    /// which may be many, are encoded by whoever asks for the bytes: until then they are shared.
     ///
     /// The index tells where in *this* replica's log the batches are: a checkpoint for this replica's
     /// own restart has it, a snapshot for another replica must not.
-    #[must_use]
-    pub fn encode_checkpoint(&self, membership: &[u8], with_index: bool) -> Vec<Bytes> {
+    pub fn encode_checkpoint(&self, membership: &[u8], with_index: bool) -> Unwritten {
         // Named one by one here and below, so that a new field cannot be forgotten.
         let Self {
             log_time,
@@ -162,7 +163,8 @@ impl ShardState {
             put_list(out, orphans.iter(), put_orphan);
         });
         writer.section(Section::Groups, |out| put_list(out, groups.iter(), groups::put_group));
-        writer.section(Section::Ids, |out| ids::encode_ids(out, dedup));
+        let windows = dedup.windows.clone();
+        writer.section_later(Section::Ids, move |out| ids::encode_ids(out, &windows));
         if with_index {
             writer.section(Section::Index, |out| index::encode_index(out, streams));
         }

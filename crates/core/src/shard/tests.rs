@@ -483,7 +483,7 @@ fn the_oldest_tombstones_are_forgotten_and_the_bucket_told() {
     assert_eq!(shard.state.stream_count(), count + others);
     assert!(shard.state.is_deleted(A) && shard.state.is_deleted(B));
     // The same after a restart: the order is that of deletion, whatever the uids.
-    let pieces = shard.state.encode_checkpoint(&[], true).concat();
+    let pieces = shard.state.encode_checkpoint(&[], true).pieces().concat();
     let restored = ShardState::decode_checkpoint(ClusterUid([7; 16]), ShardId(1), &pieces);
     assert_eq!(restored.as_ref().map(|restored| &restored.state), Ok(&shard.state));
     // The bucket is told of the deletions before anything is forgotten.
@@ -525,7 +525,7 @@ fn a_stream_deleted_before_it_was_made_is_never_made() {
     }
     assert_eq!(shard.state.stream_count(), count + 1, "one tombstone");
     // Not even after a restart, by the creator who comes late.
-    let pieces = shard.state.encode_checkpoint(&[], true).concat();
+    let pieces = shard.state.encode_checkpoint(&[], true).pieces().concat();
     let restored = ShardState::decode_checkpoint(ClusterUid([7; 16]), ShardId(1), &pieces);
     assert_eq!(restored.as_ref().map(|restored| &restored.state), Ok(&shard.state));
     let late = shard.ensure(early, SpecPatch::default(), EnsureMode::Warn);

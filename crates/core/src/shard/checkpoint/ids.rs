@@ -1,5 +1,5 @@
 //! The ID time boxes as bytes: 40 an id. Slice by slice as they are in memory, so that whoever restores
-//! them cuts the next ones where all others do, and so that a slice can be written to a file of its own.
+//! them cuts the next ones where all others do.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -18,8 +18,7 @@ const SLICE_BYTES_MIN: usize = 1 + ID_BYTES;
 /// Fewest bytes of a window, without a slice.
 const WINDOW_BYTES_MIN: usize = 20;
 
-pub(super) fn encode_ids(out: &mut BytesMut, dedup: &Dedup) {
-    let Dedup { windows, held: _ } = dedup;
+pub(super) fn encode_ids(out: &mut BytesMut, windows: &BTreeMap<StreamUid, IdWindow>) {
     put_list(out, windows.iter(), |out, (uid, window)| {
         out.put_slice(&uid.0);
         put_varint(out, window.forgotten as u64);

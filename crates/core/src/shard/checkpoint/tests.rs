@@ -59,7 +59,7 @@ fn with_ids(records: &[(&str, &str)]) -> RecordBatch {
 }
 
 fn encode(state: &ShardState, with_index: bool) -> Vec<u8> {
-    state.encode_checkpoint(b"voters", with_index).concat()
+    state.encode_checkpoint(b"voters", with_index).pieces().concat()
 }
 
 fn decode(bytes: &[u8]) -> Result<Restored, CheckpointError> {
@@ -400,7 +400,7 @@ fn damage_is_refused() {
             );
             let Restored { state, membership } = decoded?;
             let has_index = CheckpointReader::new(damaged)?.0.has_index;
-            Ok(state.encode_checkpoint(&membership, has_index).concat())
+            Ok(state.encode_checkpoint(&membership, has_index).pieces().concat())
         });
     }
 }
@@ -576,7 +576,7 @@ fn a_large_state_comes_in_small_pieces_and_an_index_point_in_few_bytes() {
             .state
             .apply(at, &Command { ts: Timestamp(shard.now), body: CommandBody::Append(items) });
     }
-    let pieces = shard.state.encode_checkpoint(b"voters", true);
+    let pieces = shard.state.encode_checkpoint(b"voters", true).pieces();
     assert!(pieces.iter().all(|piece| piece.len() <= 1 << 20));
     let bytes = pieces.concat();
     assert!(bytes.len() > 1 << 20, "several pieces of one section");

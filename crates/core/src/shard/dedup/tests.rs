@@ -99,7 +99,7 @@ impl Shard {
 
     /// As another replica gets it.
     fn restored(&self) -> ShardState {
-        let bytes = self.state.encode_checkpoint(b"", true).concat();
+        let bytes = self.state.encode_checkpoint(b"", true).pieces().concat();
         ShardState::decode_checkpoint(CLUSTER, SHARD, &bytes).expect("our own").state
     }
 }
