@@ -388,8 +388,11 @@ impl Actor {
 
     /// Hands out what was read, as far as members take it.
     fn hand_out(&mut self) {
+        self.dispatcher.put_off_retries(false);
         loop {
-            let (feed, offset) = match self.dispatcher.wants() {
+            let want = self.dispatcher.wants();
+            let is_retry = matches!(want, Want::Retry(_));
+            let (feed, offset) = match want {
                 Want::Nothing => {
                     // What comes next is read before anybody can take it.
                     if !self.members.is_empty() {
@@ -400,7 +403,16 @@ impl Actor {
                 Want::Fresh(offset) => (&mut self.fresh, offset),
                 Want::Retry(offset) => (&mut self.retries, offset),
             };
-            let Some(run) = feed.at(offset) else { return };
+            let Some(run) = feed.at(offset) else {
+                if !is_retry {
+                    return;
+                }
+                self.dispatcher.put_off_retries(true);
+                match self.dispatcher.wants() {
+                    Want::Fresh(_) => continue,
+                    Want::Retry(_) | Want::Nothing => return,
+                }
+            };
             let (begun, now) = (self.effects.len(), time_since(self.leads_since));
             let offered = OfferedRun { base: offset, bytes: run.sizes() };
             let taken = self.dispatcher.assign(now, &offered, &mut self.effects);

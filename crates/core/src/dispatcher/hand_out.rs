@@ -117,7 +117,14 @@ impl Dispatcher {
             }
             return retry;
         }
+        let retry = retry.filter(|_| !self.puts_off_retries);
         retry.or_else(|| fresh.filter(|it| self.may_be_fresh(*it)).map(Next::fresh))
+    }
+
+    /// Whether what is new goes before retries: while the record of the next retry is being read, which may
+    /// take long. An exclusive group keeps its order.
+    pub fn put_off_retries(&mut self, puts_off: bool) {
+        self.puts_off_retries = puts_off;
     }
 
     /// The first message that was not tried, whether it may be handed out or not.

@@ -5,7 +5,7 @@
 //! | kind | what |
 //! |---|---|
 //! | inputs | [`Dispatcher::on_join`], [`on_leave`](Dispatcher::on_leave), [`on_drain`](Dispatcher::on_drain), [`on_fetch`](Dispatcher::on_fetch), [`on_settle`](Dispatcher::on_settle), [`on_hand_over`](Dispatcher::on_hand_over), [`on_tail`](Dispatcher::on_tail), [`on_applied`](Dispatcher::on_applied), [`on_dead_letter`](Dispatcher::on_dead_letter), [`on_dead_letter_failed`](Dispatcher::on_dead_letter_failed), [`on_spec`](Dispatcher::on_spec), [`on_deadline`](Dispatcher::on_deadline) |
-//! | commands | [`Dispatcher::assign`] |
+//! | commands | [`Dispatcher::assign`], [`put_off_retries`](Dispatcher::put_off_retries) |
 //! | outputs | effects, [`Dispatcher::wants`], [`take_proposal`](Dispatcher::take_proposal), [`next_deadline`](Dispatcher::next_deadline) |
 //!
 //! After each input, in this order: do the effects; while [`wants`](Dispatcher::wants) names a record, read it
@@ -105,6 +105,8 @@ pub struct Dispatcher {
     /// What may be delivered again now: messages that have a history in the group's state, and others.
     retries: OffsetSet,
     returned: OffsetSet,
+    /// See [`Dispatcher::put_off_retries`].
+    puts_off_retries: bool,
     /// From here on nothing was ever handed out.
     cursor: Offset,
     /// What an exclusive group waits for: nothing behind it is delivered.
@@ -155,6 +157,7 @@ impl Dispatcher {
             past: RangeMap::default(),
             retries: OffsetSet::default(),
             returned: OffsetSet::default(),
+            puts_off_retries: false,
             cursor: mirror.leased_upto().min(tail).max(mirror.floor()),
             blockers: OffsetSet::default(),
             waiting: Proposal::default(),

@@ -97,6 +97,29 @@ fn who_failed_gets_it_again_only_if_nobody_else_can() {
 }
 
 #[test]
+fn what_is_new_goes_on_while_a_retry_is_being_read() {
+    let mut desk = Desk::balanced().with(&[(ANN, 2), (BOB, 1)], 3);
+    desk.hand_out();
+    desk.settle(ANN, 1, range(0, 1), nack());
+    desk.commit();
+    assert_eq!(desk.dispatcher.wants(), Want::Retry(Offset(0)));
+    desk.publish(1);
+    desk.dispatcher.put_off_retries(true);
+    assert_eq!(desk.dispatcher.wants(), Want::Fresh(Offset(3)));
+    assert_eq!(desk.hand_out(), [deliver(ANN, 4, range(3, 4))]);
+    desk.dispatcher.put_off_retries(false);
+    assert_eq!(desk.dispatcher.wants(), Want::Nothing, "nobody has room");
+
+    let mut desk = Desk::exclusive().with(&[(ANN, 9)], 1);
+    desk.hand_out();
+    desk.settle(ANN, 1, range(0, 1), nack());
+    desk.commit();
+    desk.publish(1);
+    desk.dispatcher.put_off_retries(true);
+    assert_eq!(desk.dispatcher.wants(), Want::Retry(Offset(0)), "X-3");
+}
+
+#[test]
 fn a_message_waits_for_its_delay_and_by_the_backoff() {
     // G-11
     let mut desk = Desk::balanced().with(&[(ANN, 9)], 1);

@@ -167,6 +167,16 @@ impl World {
 
     /// Offers what is wanted until nothing is.
     pub(super) fn hand_out(&mut self) {
+        if self.dice.one_in(4) {
+            // The next retry is on its way from far.
+            self.dispatcher.put_off_retries(true);
+            self.offer();
+            self.dispatcher.put_off_retries(false);
+        }
+        self.offer();
+    }
+
+    fn offer(&mut self) {
         loop {
             let (Want::Retry(base) | Want::Fresh(base)) = self.dispatcher.wants() else { return };
             assert!(base < self.replica.tail, "it is there");
