@@ -42,6 +42,7 @@ fn every_frame() -> Vec<Frame> {
         Frame::new(&v1::Settled::default()),
         Frame::new(&v1::GroupNotice::default()),
         Frame::new(&v1::DrainMember {}),
+        Frame::new(&v1::Fetch { number: 1, ..Default::default() }),
         Frame::new(&v1::PeerHello::default()),
         Frame::new(&v1::PeerWelcome::default()),
         Frame::new(&v1::PeerCall::default()),

@@ -56,8 +56,8 @@ pub use client::Client;
 pub use connect_error::{Attempt, ConnectError};
 pub use dial::{Dial, Dialling, Resolving, Target};
 pub use group::{
-    DeadLetter, DeadLetters, DeadLettersError, Delivery, DeliveryBatch, GroupBuilder, GroupError,
-    GroupEvent, GroupSubscription, PauseReason, StaleReason,
+    DeadLetter, DeadLetters, DeadLettersError, Delivery, DeliveryBatch, Fetch, GroupBuilder,
+    GroupError, GroupEvent, GroupSubscription, PauseReason, PullSubscription, StaleReason,
 };
 pub use message::Message;
 pub use options::ClientOptions;

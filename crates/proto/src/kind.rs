@@ -121,6 +121,8 @@ frame_kinds! {
     GroupNotice = 37;
     /// The member takes nothing new.
     DrainMember = 38;
+    /// A member that fetches wants this.
+    Fetch = 39;
     /// First frame of a connection between nodes.
     PeerHello = 40;
     /// Answer to `PeerHello`.
@@ -147,7 +149,7 @@ impl FrameKind {
             | Self::Subscribe
             | Self::Credit
             | Self::AdminRequest => REQUEST_BYTES,
-            Self::DrainMember => REQUEST_BYTES,
+            Self::DrainMember | Self::Fetch => REQUEST_BYTES,
             Self::Publish | Self::UnbindStreams | Self::JoinGroup | Self::Settle => HEAD_BYTES,
             Self::PublishResult => RESULT_BYTES,
             // Of a server.

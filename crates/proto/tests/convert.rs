@@ -176,6 +176,7 @@ proptest! {
             mode: patch.mode,
             held: vec![Held { lease, range, attempt: 3, epoch: 4, begun }],
             group_id: Some(GroupId(9)),
+            fetches: begun,
         };
         prop_assert_eq!(JoinGroupRequest::try_from(v1::JoinGroup::from(&join)), Ok(join));
         let spec = patch.over_defaults(&DlqSpec::default());

@@ -175,6 +175,7 @@ fn frames() -> Vec<Frame> {
                 begun: true,
             }],
             group_id: 77,
+            fetches: false,
         }),
         Frame::new(&v1::GroupJoined {
             stream_uid: uid(),
@@ -221,6 +222,7 @@ fn frames() -> Vec<Frame> {
         }),
         Frame::new(&v1::GroupNotice { notice: Some(v1::group_notice::Notice::RewindTo(300)) }),
         Frame::new(&v1::DrainMember {}),
+        Frame::new(&v1::Fetch { number: 3, messages: 300, bytes: 1 << 20, no_wait: true }),
         Frame::new(&v1::PeerHello {
             version_min: 1,
             version_max: 1,
@@ -312,6 +314,8 @@ fn group_frames() -> Vec<Frame> {
         notice(Notice::Inactive(true)),
         notice(Notice::Skipped(span())),
         notice(Notice::Drained(true)),
+        notice(Notice::Fetching(5)),
+        notice(Notice::Fetched(5)),
         notice(Notice::PausedUntilUs(-1)),
         admin(Call::EnsureGroup(v1::EnsureGroup {
             stream,

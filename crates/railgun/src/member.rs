@@ -1,6 +1,6 @@
 //! `railgun sub --group`: takes messages as a member of a consumer group, and settles them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsStr;
 use std::io::{self, BufRead as _, BufReader, Read, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
@@ -13,11 +13,12 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use railgun_client::{
-    Client, Delivery, EnsureOutcome, GroupError, GroupEvent, GroupName, GroupPatch,
-    GroupSubscription, PauseReason, StreamName,
+    Client, Delivery, EnsureOutcome, GroupBuilder, GroupEnsured, GroupError, GroupEvent, GroupName,
+    GroupPatch, GroupSubscription, PauseReason, StreamName,
 };
 use tokio::sync::{mpsc, oneshot};
 
+use crate::config::ByteSize;
 use crate::exit::{CommandResult, Exit, Failure};
 use crate::explain;
 use crate::output::format::{Shown, rfc3339, safe};
@@ -61,6 +62,16 @@ pub(crate) struct MemberArgs {
     /// Most messages to have at a time [default: 1000; with --exec 8]
     #[arg(long, value_name = "N", requires = "group", value_parser = clap::value_parser!(u32).range(1..))]
     credit: Option<u32>,
+    /// Fetch up to this many messages, once, and end with what has come
+    #[arg(long, value_name = "N", requires = "group", conflicts_with = "limit",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    fetch: Option<u32>,
+    /// How long --fetch waits for all of them; 0s: not at all [default: 5s]
+    #[arg(long, value_name = "TIME", requires = "fetch")]
+    wait: Option<Span>,
+    /// Most bytes that --fetch brings; a message that is larger comes alone [default: 16MiB]
+    #[arg(long, value_name = "SIZE", requires = "fetch")]
+    max_bytes: Option<ByteSize>,
     /// Make the group if it is absent, from --from on
     #[arg(long, requires = "group")]
     pub(crate) create: bool,
@@ -99,16 +110,15 @@ impl Member {
             let start = self.from.start(jiff::Timestamp::now());
             builder = builder.start(start).create(GroupPatch::default());
         }
+        if let Some(messages) = args.fetch {
+            let builder = builder.credit(args.credit.unwrap_or(messages));
+            return self.fetch(builder, messages as usize).await;
+        }
         if let Some(credit) = args.credit.or(args.exec.is_some().then_some(CREDIT_EXEC)) {
             builder = builder.credit(credit);
         }
         let mut member = builder.open().await.map_err(|error| self.failed(&error))?;
-        if let Some(made) = member.ensured() {
-            made.warnings.iter().for_each(|warning| eprintln!("warning: {}", safe(warning)));
-            if let EnsureOutcome::Drift(diff) = &made.outcome {
-                eprint!("warning: the group differs and was left so\n{}", differences(diff));
-            }
-        }
+        tell_made(member.ensured());
         match (&args.exec, args.ack.unwrap_or(Ack::Auto)) {
             (Some(command), _) => self.execute(command, &mut member).await?,
             (None, Ack::Manual) => return self.obey(member).await,
@@ -119,6 +129,55 @@ impl Member {
             }
         }
         member.drain().await.map_err(|error| self.failed(&error))
+    }
+
+    /// Fetches once, and settles what comes.
+    async fn fetch(&self, builder: GroupBuilder, messages: usize) -> CommandResult {
+        let args = &self.args;
+        let failed = |error: GroupError| self.failed(&error);
+        if args.ack == Some(Ack::Manual) {
+            let text = "--fetch ends with what has come, and says nothing of it later";
+            return Err(Failure::new(Exit::Usage, text).next("the same with --limit"));
+        }
+        let mut member = builder.pull().await.map_err(failed)?;
+        tell_made(member.ensured());
+        let mut fetch = member.fetch(messages);
+        if let Some(wait) = args.wait {
+            fetch = fetch.wait(wait.0);
+        }
+        if let Some(bytes) = args.max_bytes {
+            fetch = fetch.max_bytes(bytes.0);
+        }
+        let fetched = fetch.await.map_err(failed)?;
+        while let Some(news) = member.news() {
+            tell(&news);
+        }
+        if let Some(command) = &args.exec {
+            let extend_every = extend_every(member.ack_wait());
+            let mut fetched = VecDeque::from(fetched);
+            while let Some(delivery) = fetched.pop_front() {
+                // Those behind it wait for as long as it takes.
+                let behind = fetched.make_contiguous();
+                behind.iter().for_each(Delivery::extend);
+                self.run_for(command, delivery, behind, extend_every).await?;
+            }
+            return member.drain().await.map_err(failed);
+        }
+        let mut printer = self.printer();
+        for delivery in &fetched {
+            if let Err(error) = printer.print(&Shown::from(&delivery.record)) {
+                return or_closed(Err(error));
+            }
+        }
+        if let written @ Err(_) = printer.flush() {
+            return or_closed(written);
+        }
+        if args.ack == Some(Ack::None) {
+            drop(fetched);
+            return member.close().await.map_err(failed);
+        }
+        fetched.into_iter().for_each(Delivery::ack);
+        member.drain().await.map_err(failed)
     }
 
     fn failed(&self, error: &GroupError) -> Failure {
@@ -209,26 +268,51 @@ impl Member {
     /// Runs a command for each message.
     async fn execute(&self, command: &str, member: &mut GroupSubscription) -> CommandResult {
         let mut left = self.limit.unwrap_or(u64::MAX);
-        let extend_every = (member.ack_wait() / 3).max(Duration::from_millis(10));
+        let extend_every = extend_every(member.ack_wait());
         while left > 0 {
             match member.next().await.map_err(|error| self.failed(&error))? {
                 Some(GroupEvent::Delivery(delivery)) => {
                     left -= 1;
-                    let ran = start(command, &delivery).map_err(|error| {
-                        Failure::new(Exit::Failed, format!("cannot run a command: {error}"))
-                            .at("sh -c")
-                            .next("the same where there is a shell")
-                    })?;
-                    match finished(ran, &delivery, extend_every).await {
-                        Ok(()) => delivery.ack(),
-                        Err(reason) => delivery.nack_because(&reason, None),
-                    }
+                    self.run_for(command, delivery, &[], extend_every).await?;
                 }
                 Some(news) => tell(&news),
                 None => break,
             }
         }
         Ok(())
+    }
+
+    /// Runs a command for a message, and settles it; `behind` wait for it.
+    async fn run_for(
+        &self,
+        command: &str,
+        delivery: Delivery,
+        behind: &[Delivery],
+        extend_every: Duration,
+    ) -> CommandResult {
+        let ran = start(command, &delivery).map_err(|error| {
+            Failure::new(Exit::Failed, format!("cannot run a command: {error}"))
+                .at("sh -c")
+                .next("the same where there is a shell")
+        })?;
+        match finished(ran, &delivery, behind, extend_every).await {
+            Ok(()) => delivery.ack(),
+            Err(reason) => delivery.nack_because(&reason, None),
+        }
+        Ok(())
+    }
+}
+
+/// How often more time is asked for.
+fn extend_every(ack_wait: Duration) -> Duration {
+    (ack_wait / 3).max(Duration::from_millis(10))
+}
+
+fn tell_made(made: Option<&GroupEnsured>) {
+    let Some(made) = made else { return };
+    made.warnings.iter().for_each(|warning| eprintln!("warning: {}", safe(warning)));
+    if let EnsureOutcome::Drift(diff) = &made.outcome {
+        eprint!("warning: the group differs and was left so\n{}", differences(diff));
     }
 }
 
@@ -281,13 +365,19 @@ fn last_line(stderr: impl Read, mut heard: impl io::Write) -> String {
 }
 
 /// Waits for a command, however long it takes. Fails with the reason, for people.
-async fn finished(mut ran: Ran, delivery: &Delivery, extend_every: Duration) -> Result<(), String> {
+async fn finished(
+    mut ran: Ran,
+    delivery: &Delivery,
+    behind: &[Delivery],
+    extend_every: Duration,
+) -> Result<(), String> {
     loop {
         let (status, reason) = tokio::select! {
             biased;
             ended = &mut ran => ended.map_err(|_| "the command is lost".to_owned())?,
             () = tokio::time::sleep(extend_every) => {
                 delivery.extend();
+                behind.iter().for_each(Delivery::extend);
                 continue;
             }
         };

@@ -24,7 +24,8 @@ use crate::server::ServerArgs;
   railgun sub orders --from 15m --format '{ts} {key} {value}'
   railgun sub orders --from last:10 --limit 10
   railgun sub orders --group billing                       as a member of a group; acks what it prints
-  railgun sub orders --group billing --exec './bill.sh'    acks what the command does, nacks what fails")]
+  railgun sub orders --group billing --exec './bill.sh'    acks what the command does, nacks what fails
+  railgun sub orders --group billing --fetch 10 --wait 2s  up to 10 messages, once")]
 pub(crate) struct SubArgs {
     /// The stream
     stream: StreamName,

@@ -10,7 +10,9 @@ use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use railgun_core::command::{Append, AppendMode, DeadLetterOf, ExpectedNext, GroupChanges};
-use railgun_core::dispatcher::{Dispatcher, Effect, Left, MemberId, OfferedRun, Start, Time, Want};
+use railgun_core::dispatcher::{
+    Dispatcher, Effect, Fetch, Left, MemberId, OfferedRun, Start, Time, Want,
+};
 use railgun_core::group::{Context, GroupState, HeldState};
 use railgun_core::shard::{AppendRefusal, Appended};
 use railgun_proto::WireError;
@@ -318,7 +320,7 @@ impl Actor {
     fn on_input(&mut self, input: MemberInput) {
         let now = self.now();
         match input {
-            MemberInput::Joined { member, credit, held, to } => {
+            MemberInput::Joined { member, credit, held, fetches, to } => {
                 let sender = to.to.clone();
                 self.gone.push(Box::pin(async move {
                     sender.closed().await;
@@ -327,6 +329,15 @@ impl Actor {
                 self.members.insert(member, to);
                 self.deserted = None;
                 self.dispatcher.on_join(now, member, credit, &held, &mut self.effects);
+                if fetches {
+                    let nothing = Fetch { number: 0, messages: 0, bytes: 0, waits: true };
+                    self.dispatcher.on_fetch(now, member, nothing, &mut self.effects);
+                }
+            }
+            MemberInput::Fetch { member, fetch } => {
+                if self.members.contains_key(&member) {
+                    self.dispatcher.on_fetch(now, member, fetch, &mut self.effects);
+                }
             }
             MemberInput::Settle { member, request } => {
                 if self.members.contains_key(&member) {
@@ -394,6 +405,7 @@ impl Actor {
             let is_retry = matches!(want, Want::Retry(_));
             let (feed, offset) = match want {
                 Want::Nothing => {
+                    self.dispatcher.end_fetches(&mut self.effects);
                     // What comes next is read before anybody can take it.
                     if !self.members.is_empty() {
                         self.fresh.at(self.dispatcher.cursor());

@@ -8,7 +8,7 @@ mod feed;
 mod letters;
 mod told;
 
-use railgun_core::dispatcher::{Credit, MemberId, PresentedLease, SettleRequest};
+use railgun_core::dispatcher::{Credit, Fetch, MemberId, PresentedLease, SettleRequest};
 use railgun_proto::{Frame, WireError, v1};
 use railgun_types::batch::RecordBatch;
 use railgun_types::{GroupId, GroupMode, GroupName, Offset, StreamUid, Timestamp};
@@ -36,6 +36,8 @@ pub(crate) struct Join {
     pub(crate) member: MemberId,
     pub(crate) credit: Credit,
     pub(crate) held: Vec<PresentedLease>,
+    /// Whether it gets only what it fetches.
+    pub(crate) fetches: bool,
     pub(crate) to: Outbox,
     /// Where the group's messages are read, if nobody hands them out yet.
     pub(crate) sources: ReadSources,
@@ -69,11 +71,16 @@ pub(crate) enum MemberInput {
         member: MemberId,
         credit: Credit,
         held: Vec<PresentedLease>,
+        fetches: bool,
         to: Outbox,
     },
     Settle {
         member: MemberId,
         request: SettleRequest,
+    },
+    Fetch {
+        member: MemberId,
+        fetch: Fetch,
     },
     Drain {
         member: MemberId,

@@ -21,6 +21,8 @@ pub(super) fn told(effect: Effect) -> Option<(MemberId, MemberOutput)> {
         Effect::Paused { member, pause } => (member, paused(pause)),
         Effect::Unpaused { member } => (member, Notice::Unpaused(true)),
         Effect::Skipped { member, range } => (member, Notice::Skipped(range.into())),
+        Effect::Fetching { member, number } => (member, Notice::Fetching(number)),
+        Effect::Fetched { member, number } => (member, Notice::Fetched(number)),
         Effect::Drained { member } => (member, Notice::Drained(true)),
     };
     Some((member, MemberOutput::Notice(notice)))

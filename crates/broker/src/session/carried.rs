@@ -277,7 +277,7 @@ pub(super) async fn member(
         AskedLeader::Here(leader) => return Ok(Some(leader)),
         AskedLeader::Answered(carried) => carried,
     };
-    const TAKES: [FrameKind; 2] = [FrameKind::Settle, FrameKind::DrainMember];
+    const TAKES: [FrameKind; 3] = [FrameKind::Settle, FrameKind::DrainMember, FrameKind::Fetch];
     carry(stream, shard, carried, Freight { takes: &TAKES, skips: None, last: None }).await?;
     Ok(None)
 }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
 use railgun_core::dispatcher::{
-    Credit, MemberId, PresentedLease, Settle, SettleKind, SettleRequest,
+    Credit, Fetch, MemberId, PresentedLease, Settle, SettleKind, SettleRequest,
 };
 use railgun_net::{FrameWriter, ReadError};
 use railgun_proto::convert::{Held, JoinGroupRequest, Uid, range, wire_group_mode};
@@ -68,6 +68,7 @@ pub(super) async fn serve(stream: &mut QuicStream, join: v1::JoinGroup) -> Resul
         member,
         credit: Credit { messages: messages.into(), bytes },
         held: request.held.iter().map(presented).collect(),
+        fetches: request.fetches,
         to: Outbox { to, given_up: given_up.clone() },
         sources: streams.sources(data.handle.clone(), places, None),
     };
@@ -83,7 +84,8 @@ pub(super) async fn serve(stream: &mut QuicStream, join: v1::JoinGroup) -> Resul
     };
     stream.answer(&joined).await?;
     let unanswered = VecDeque::new();
-    Line { stream, member, seat, outputs, given_up, last: 0, unanswered }.run().await
+    let (said, fetches) = (Said::default(), request.fetches);
+    Line { stream, member, fetches, seat, outputs, given_up, said, unanswered }.run().await
 }
 
 fn presented(held: &Held) -> PresentedLease {
@@ -94,14 +96,22 @@ fn presented(held: &Held) -> PresentedLease {
 struct Line<'s> {
     stream: &'s mut QuicStream,
     member: MemberId,
+    /// Whether it gets only what it fetches.
+    fetches: bool,
     seat: Seat,
     outputs: mpsc::Receiver<MemberOutput>,
     /// It takes too little of that.
     given_up: CancellationToken,
-    /// Number of the last settles.
-    last: u64,
-    /// Numbers of those that are not answered.
+    said: Said,
+    /// Numbers of the settles that are not answered.
     unanswered: VecDeque<u64>,
+}
+
+/// The last numbers of what a member said.
+#[derive(Clone, Copy, Debug, Default)]
+struct Said {
+    settle: u64,
+    fetch: u64,
 }
 
 impl Line<'_> {
@@ -109,7 +119,8 @@ impl Line<'_> {
     async fn run(mut self) -> Result<(), SessionEnd> {
         let mut waiting = Vec::with_capacity(AT_A_TIME);
         loop {
-            let Self { stream, member, seat, outputs, given_up, last, unanswered } = &mut self;
+            let Self { stream, member, fetches, seat, outputs, given_up, said, unanswered } =
+                &mut self;
             let QuicStream { writer, reader, stopping, .. } = &mut **stream;
             let is_flushed = writer.is_flushed();
             tokio::select! {
@@ -126,7 +137,7 @@ impl Line<'_> {
                     return Err(SessionEnd::NotTaken);
                 }
                 frame = reader.next(), if unanswered.len() < SETTLES_UNANSWERED => {
-                    let input = input(*member, last, frame)?;
+                    let input = input(*member, *fetches, said, frame)?;
                     if let MemberInput::Settle { request, .. } = &input {
                         unanswered.push_back(request.number);
                     }
@@ -147,18 +158,24 @@ impl Line<'_> {
     }
 }
 
-/// What a member says, where its last request had the number `last`.
+/// What a member says, after what it has `said`.
 fn input(
     member: MemberId,
-    last: &mut u64,
+    fetches: bool,
+    said: &mut Said,
     frame: Result<Option<Frame>, ReadError>,
 ) -> Result<MemberInput, SessionEnd> {
     let Some(frame) = frame? else { return Err(SessionEnd::ClientLeft) };
     match frame.kind() {
         FrameKind::Settle => {
-            let request = settle_request(frame.decode()?, *last)?;
-            *last = request.number;
+            let request = settle_request(frame.decode()?, said.settle)?;
+            said.settle = request.number;
             Ok(MemberInput::Settle { member, request })
+        }
+        FrameKind::Fetch if fetches => {
+            let fetch = fetch(frame.decode()?, said.fetch)?;
+            said.fetch = fetch.number;
+            Ok(MemberInput::Fetch { member, fetch })
         }
         FrameKind::DrainMember => Ok(MemberInput::Drain { member }),
         other => Err(SessionEnd::unexpected(other)),
@@ -193,6 +210,17 @@ fn send(
     }
     writer.queue_all(frames)?;
     end.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// What a member wants, of which numbers ascend.
+fn fetch(fetch: v1::Fetch, last: u64) -> Result<Fetch, SessionEnd> {
+    let v1::Fetch { number, messages, bytes, no_wait } = fetch;
+    if number <= last {
+        let message = format!("the number {number} of a fetch is not behind {last}");
+        return Err(WireError::new(ErrorCode::ProtocolViolation, message).into());
+    }
+    let bytes = if bytes == 0 { u64::MAX } else { bytes };
+    Ok(Fetch { number, messages: messages.into(), bytes, waits: !no_wait })
 }
 
 /// What a member says, of which numbers ascend.

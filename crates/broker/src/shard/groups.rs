@@ -193,7 +193,8 @@ impl Host {
             let message = "the shard has no leader here now";
             return Err(WireError::new(ErrorCode::Unavailable, message));
         }
-        let Join { stream, group: name, group_id, mode, member, credit, held, to, sources } = join;
+        let Join { stream, group: name, group_id, mode, member, credit, .. } = join;
+        let Join { held, fetches, to, sources, .. } = join;
         let Some(group) = self.state.group_named(stream, &name) else {
             return Err(wire_error::group_not_found(&name));
         };
@@ -228,7 +229,7 @@ impl Host {
                 self.groups.find(id, leader.term).ok_or_else(wire_error::group_busy)?
             }
         };
-        let joined = MemberInput::Joined { member, credit, held, to };
+        let joined = MemberInput::Joined { member, credit, held, fetches, to };
         let seat = seat(live);
         live.inputs.try_send(joined).map_err(|_| wire_error::group_busy())?;
         Ok(seat)

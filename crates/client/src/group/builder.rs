@@ -8,6 +8,7 @@ use railgun_types::{EnsureMode, GroupMode, GroupName, GroupPatch, StartPosition,
 
 use super::driver::Driver;
 use super::error::GroupError;
+use super::pull::PullSubscription;
 use super::subscription::GroupSubscription;
 use crate::admin::{Admin, EnsureOptions};
 use crate::client::ClientInner;
@@ -44,6 +45,7 @@ impl GroupBuilder {
             mode: None,
             held: Vec::new(),
             group_id: None,
+            fetches: false,
         };
         Self { client, request, start, create: None, give_up_after }
     }
@@ -101,6 +103,23 @@ impl GroupBuilder {
     /// # Errors
     /// [`GroupError`]; what the server calls temporary, and silence, is borne for `give_up_after`.
     pub async fn open(self) -> Result<GroupSubscription, GroupError> {
+        self.join().await
+    }
+
+    /// Joins the group as a member that gets only what it fetches (G-15): for jobs that are taken a few at a
+    /// time, or seldom.
+    ///
+    /// Cancelling leaves nothing behind, but the group, if it was made.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn pull(mut self) -> Result<PullSubscription, GroupError> {
+        self.request.fetches = true;
+        let credit = (self.request.credit_messages, self.request.credit_bytes);
+        Ok(PullSubscription::new(self.join().await?, credit))
+    }
+
+    async fn join(self) -> Result<GroupSubscription, GroupError> {
         let ensured = match self.create {
             None => None,
             Some(mut patch) => {

@@ -83,6 +83,7 @@ impl Driver {
         ensured: Option<GroupEnsured>,
     ) -> Result<GroupSubscription, GroupError> {
         let machine = Machine::new(request.credit_messages, request.credit_bytes);
+        let machine = if request.fetches { machine.pulling() } else { machine };
         let shared = Shared::new(machine, request.stream.clone(), request.group.clone());
         let mut driver = Self {
             client,
@@ -308,7 +309,7 @@ impl Driver {
             FrameKind::GroupDeliver => {
                 let run = self.run_of(frame).map_err(Ended::Failed)?;
                 self.shared.lock().on_delivered(run);
-                self.shared.taker.wake();
+                self.shared.wake();
             }
             FrameKind::Settled => {
                 let settled: v1::Settled = self.decode(frame)?;
@@ -402,6 +403,7 @@ async fn write(shared: &Shared, writer: &mut FrameWriter, session: &Session) -> 
         let transmit = shared.lock().poll_transmit(Instant::now());
         let written = match transmit {
             Transmit::Settle(settle) => writer.send(Frame::new(&settle)).await,
+            Transmit::Fetch(fetch) => writer.send(Frame::new(&fetch)).await,
             Transmit::Drain => writer.send(Frame::new(&v1::DrainMember {})).await,
             Transmit::Close => return Ended::Closed,
             Transmit::Wait => {

@@ -19,9 +19,12 @@ use super::event::{News, PauseReason, StaleReason};
 use crate::subscribe::RecordRun;
 
 mod leases;
+mod pull;
 
 use leases::Leases;
 pub(crate) use leases::Tag;
+pub(crate) use pull::Demand;
+use pull::{EVERYTHING, Pull};
 
 /// Most `Settle` frames that are un-answered at a time.
 const UNANSWERED_MAX: usize = 4;
@@ -154,6 +157,7 @@ struct Flight {
 #[derive(Debug, PartialEq)]
 pub(crate) enum Transmit {
     Settle(v1::Settle),
+    Fetch(v1::Fetch),
     Drain,
     /// All is said and answered, and nobody is there any more.
     Close,
@@ -185,6 +189,8 @@ pub(crate) enum Fault {
     Unasked { through: u64, sent: u64 },
     #[error("{what} names {count} offsets from {from} on")]
     Span { what: &'static str, from: u64, count: u64 },
+    #[error("it answered the fetch {number}, and the last one that was sent is {sent}")]
+    Unfetched { number: u64, sent: u64 },
     #[error("it is without news")]
     NoNews,
 }
@@ -206,6 +212,8 @@ pub(crate) struct Machine {
     /// By lease and first offset.
     waiters: BTreeMap<(u64, Offset), Waiter>,
     phase: Phase,
+    /// What is fetched, by a member that is not sent what there is.
+    pull: Option<Pull>,
     /// The application has nothing any more.
     closing: bool,
     /// The driver has nothing to send, and is to be woken when there is.
@@ -230,6 +238,7 @@ impl Machine {
             number: 0,
             waiters: BTreeMap::new(),
             phase: Phase::Open,
+            pull: None,
             closing: false,
             parked: false,
             connected: false,
@@ -253,6 +262,18 @@ impl Machine {
             (None, Phase::Over(error)) => Taken::Over(error.clone()),
             (None, Phase::Draining { done: true, .. }) => Taken::Over(None),
             (None, Phase::Open | Phase::Draining { .. }) => Taken::Nothing,
+        }
+    }
+
+    /// The next news, whatever messages are in front of them.
+    pub(crate) fn take_news(&mut self) -> Option<News> {
+        let at = self.buffer.iter().position(|item| matches!(item, Item::News(_)))?;
+        match self.buffer.remove(at) {
+            Some(Item::News(news)) => {
+                self.news -= 1;
+                Some(news)
+            }
+            Some(Item::Run(_)) | None => None,
         }
     }
 
@@ -314,7 +335,7 @@ impl Machine {
         if matches!(self.phase, Phase::Open) {
             self.phase = Phase::Draining { told: false, done: false };
         }
-        self.unbuffer(OffsetRange::new(Offset(0), Offset(u64::MAX)), |_| true);
+        self.unbuffer(EVERYTHING, |_| true);
         self.must_wake()
     }
 
@@ -334,12 +355,19 @@ impl Machine {
         if let Phase::Draining { told, .. } = &mut self.phase {
             *told = false;
         }
+        if let Some(pull) = &mut self.pull {
+            pull.on_joined();
+        }
     }
 
     /// Messages were delivered.
     pub(crate) fn on_delivered(&mut self, run: Run) {
         if !matches!(self.phase, Phase::Open) {
             // They were on their way when the member said that it takes nothing new.
+            return;
+        }
+        if self.pull.as_ref().is_some_and(|pull| !pull.is_answered()) {
+            // They are of a fetch that is over: the server takes them back with the next one.
             return;
         }
         let mut untold = Vec::new();
@@ -369,7 +397,6 @@ impl Machine {
     /// News of the group.
     pub(crate) fn on_notice(&mut self, notice: &v1::GroupNotice) -> Result<(), Fault> {
         use v1::group_notice::Notice;
-        let everything = OffsetRange::new(Offset(0), Offset(u64::MAX));
         let news = match notice.notice.as_ref().ok_or(Fault::NoNews)? {
             Notice::RewindTo(to) => {
                 let range = OffsetRange::new(Offset(*to), Offset(u64::MAX));
@@ -379,6 +406,15 @@ impl Machine {
             Notice::Drained(_) => {
                 if let Phase::Draining { done, .. } = &mut self.phase {
                     *done = true;
+                }
+                return Ok(());
+            }
+            Notice::Fetching(number) => {
+                return self.pull.as_mut().map_or(Ok(()), |pull| pull.on_fetching(*number));
+            }
+            Notice::Fetched(number) => {
+                if let Some(pull) = &mut self.pull {
+                    pull.on_fetched(*number);
                 }
                 return Ok(());
             }
@@ -392,11 +428,11 @@ impl Machine {
             Notice::Unpaused(_) => News::Unpaused,
             Notice::ActiveEpoch(epoch) => {
                 // Older ones are fenced: they come again.
-                self.unbuffer(everything, |tag| tag.epoch < *epoch);
+                self.unbuffer(EVERYTHING, |tag| tag.epoch < *epoch);
                 News::Active(*epoch)
             }
             Notice::Inactive(_) => {
-                self.unbuffer(everything, |_| true);
+                self.unbuffer(EVERYTHING, |_| true);
                 News::Inactive
             }
             Notice::Skipped(span) => {
@@ -498,6 +534,10 @@ impl Machine {
         self.connected = false;
         self.parked = false;
         self.silent_since = None;
+        if self.pull.is_some() {
+            // It is fetched once more: what the server had sent of it goes to others meanwhile.
+            self.unbuffer(EVERYTHING, |_| true);
+        }
         self.queue.retain(|said| said.what != What::Extend);
         let unanswered = std::mem::take(&mut self.flights).into_iter();
         let mut again: VecDeque<Said> =
@@ -521,7 +561,7 @@ impl Machine {
         for (_, waiter) in std::mem::take(&mut self.waiters) {
             let _ = waiter.reply.send(Err(Unsettled::Over(over.clone())));
         }
-        self.unbuffer(OffsetRange::new(Offset(0), Offset(u64::MAX)), |_| true);
+        self.unbuffer(EVERYTHING, |_| true);
         self.queue.clear();
         self.connected = false;
         self.phase = Phase::Over(error);
@@ -560,6 +600,15 @@ impl Machine {
                 return Transmit::Drain;
             }
             _ => {}
+        }
+        // Behind all that was said: what is acked makes room, and what is begun is not given back.
+        let has_to_say = self.has_to_say();
+        if let Some(pull) = &mut self.pull
+            && pull.is_untold()
+            && matches!(self.phase, Phase::Open)
+            && !has_to_say
+        {
+            return Transmit::Fetch(pull.tell());
         }
         self.parked = true;
         Transmit::Wait
@@ -605,7 +654,8 @@ impl Machine {
     fn must_wake(&mut self) -> bool {
         let drains = matches!(self.phase, Phase::Draining { told: false, .. });
         let may_say = self.has_to_say() && self.flights.len() < UNANSWERED_MAX;
-        let wake = self.parked && self.connected && (may_say || drains || self.closing);
+        let fetches = self.pull.as_ref().is_some_and(Pull::is_untold);
+        let wake = self.parked && self.connected && (may_say || drains || fetches || self.closing);
         self.parked &= !wake;
         wake
     }

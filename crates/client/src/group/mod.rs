@@ -7,6 +7,7 @@ mod driver;
 mod error;
 mod event;
 mod machine;
+mod pull;
 mod shared;
 mod subscription;
 #[cfg(test)]
@@ -17,4 +18,5 @@ pub use dead_letters::{DeadLetter, DeadLetters, DeadLettersError};
 pub use delivery::{Delivery, DeliveryBatch};
 pub use error::GroupError;
 pub use event::{GroupEvent, PauseReason, StaleReason};
+pub use pull::{Fetch, PullSubscription};
 pub use subscription::GroupSubscription;

@@ -11,7 +11,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::error::GroupError;
-use super::machine::{Machine, Tag, Unsettled, What};
+use super::machine::{Demand, Machine, Run, Tag, Unsettled, What};
 
 #[expect(clippy::disallowed_types, reason = "messages are settled in place, not sent to an owner")]
 type Lock<T> = std::sync::Mutex<T>;
@@ -117,6 +117,20 @@ impl Handle {
             wake
         });
         begun
+    }
+
+    pub(crate) fn fetch(&self, demand: Demand) {
+        self.woken(|machine| machine.fetch(demand));
+    }
+
+    pub(crate) fn take_fetched(&self) -> Vec<Run> {
+        let mut runs = Vec::new();
+        self.woken(|machine| {
+            let wake;
+            (runs, wake) = machine.take_fetched();
+            wake
+        });
+        runs
     }
 
     pub(crate) fn drain(&self) {

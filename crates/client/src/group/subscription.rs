@@ -57,6 +57,10 @@ struct Current {
 }
 
 impl GroupSubscription {
+    pub(super) fn handle(&self) -> &Arc<Handle> {
+        &self.handle
+    }
+
     pub(super) fn new(shared: Arc<Shared>, facts: Facts) -> Self {
         let handle = Arc::new(Handle(shared));
         Self { handle, facts, current: None, finished: false }

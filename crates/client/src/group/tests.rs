@@ -1,6 +1,6 @@
 //! A member against a server that does as a test says, in one process and without real time.
 
-use std::future::Future;
+use std::future::{Future, IntoFuture};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -365,4 +365,115 @@ async fn a_server_that_answers_no_settle_is_left_and_patience_ends() {
     let took = left.elapsed();
     assert!(took >= PATIENCE && took < PATIENCE + Duration::from_secs(2), "{took:?}");
     refusing.abort();
+}
+
+/// A member that fetches, in the place that a server has given it.
+async fn pulling() -> (PullSubscription, Seat, mpsc::Receiver<Seat>, Client) {
+    let (client, mut seats) = client_and_seats(nothing).await;
+    let opening = client.subscribe(orders()).group(billing()).credit(50).pull();
+    let seating = async {
+        let mut seat = seats.recv().await.expect("somebody asks");
+        assert!(seat.join.fetches);
+        seat.joined(9).await;
+        seat.notice(Notice::Fetching(0)).await;
+        seat
+    };
+    let (member, seat) = tokio::join!(opening, seating);
+    (member.expect("there is a place"), seat, seats, client)
+}
+
+impl Seat {
+    /// The next frame asks for this, which is answered.
+    async fn asked(&mut self) -> v1::Fetch {
+        let fetch = self.reader.next_of::<v1::Fetch>().await.expect("a frame").expect("a fetch");
+        self.notice(Notice::Fetching(fetch.number)).await;
+        fetch
+    }
+}
+
+fn offsets(deliveries: &[Delivery]) -> Vec<u64> {
+    deliveries.iter().map(|delivery| delivery.offset().0).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fetch_returns_when_it_is_full_and_when_its_time_is_over() {
+    // G-15
+    let (mut member, mut seat, _seats, _client) = pulling().await;
+    let begin = Instant::now();
+    let serve = async {
+        let fetch = seat.asked().await;
+        assert_eq!((fetch.number, fetch.messages, fetch.bytes), (1, 3, 1_000));
+        seat.deliver(1, 4, 2, 0).await;
+        seat.deliver(2, 8, 1, 0).await;
+    };
+    let wait = Duration::from_secs(60);
+    let (fetched, ()) = tokio::join!(member.fetch(3).wait(wait).max_bytes(1_000), serve);
+    let fetched = fetched.expect("it is served");
+    assert_eq!((offsets(&fetched), begin.elapsed()), (vec![4, 5, 8], Duration::ZERO));
+    assert_eq!(seat.heard().await, [(1, 4, 2, BEGIN), (2, 8, 1, BEGIN)]);
+    fetched.into_iter().for_each(Delivery::ack);
+    assert_eq!(seat.heard().await, [(1, 4, 2, ACK), (2, 8, 1, ACK)]);
+    seat.settled(2).await;
+
+    // Not as many come. No more than the credit can.
+    let serve = async {
+        assert_eq!(seat.asked().await.messages, 50);
+        seat.deliver(3, 9, 1, 0).await;
+    };
+    let (fetched, ()) = tokio::join!(member.fetch(usize::MAX).wait(wait), serve);
+    assert_eq!((offsets(&fetched.expect("in time")), begin.elapsed()), (vec![9], wait));
+    assert_eq!(seat.heard().await, [(3, 9, 1, BEGIN)]);
+    seat.settled(3).await;
+    assert_eq!(seat.asked().await.messages, 0);
+
+    // Cancelled, it leaves nothing behind.
+    let cancelled = timeout(Duration::from_secs(1), member.fetch(2).into_future());
+    let serve = async {
+        seat.asked().await;
+        seat.deliver(4, 10, 1, 0).await;
+    };
+    let (cancelled, ()) = tokio::join!(cancelled, serve);
+    assert!(cancelled.is_err());
+    assert_eq!(seat.asked().await.messages, 0);
+
+    // What is there now.
+    let serve = async {
+        let fetch = seat.asked().await;
+        assert!(fetch.no_wait);
+        seat.notice(Notice::Fetched(fetch.number)).await;
+    };
+    let (fetched, ()) = tokio::join!(member.fetch(2).wait(Duration::ZERO), serve);
+    assert!(fetched.expect("it is served").is_empty());
+    assert!(member.fetch(0).await.expect("nothing is asked for").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fetch_goes_on_when_the_connection_is_lost_and_fails_with_the_place() {
+    // G-14, G-15
+    let (mut member, mut seat, mut seats, _client) = pulling().await;
+    let serve = async {
+        seat.asked().await;
+        seat.deliver(1, 0, 1, 0).await;
+        drop(seat);
+        let mut seat = seats.recv().await.expect("it comes back");
+        assert!(seat.join.fetches && seat.join.held.is_empty());
+        seat.joined(9).await;
+        assert_eq!(seat.asked().await.messages, 2);
+        seat.deliver(7, 0, 2, 0).await;
+        seat
+    };
+    let (fetched, mut seat) = tokio::join!(member.fetch(2).wait(Duration::from_secs(60)), serve);
+    assert_eq!(offsets(&fetched.expect("it is served")), [0, 1]);
+    let refuse = async {
+        let error = WireError::new(ErrorCode::GroupNotFound, "it is gone");
+        while let Ok(Some(frame)) = seat.reader.next().await {
+            if frame.kind() == FrameKind::Fetch {
+                break;
+            }
+        }
+        let error = v1::Error::from(error);
+        seat.writer.send(Frame::new(&error)).await.expect("the client listens");
+    };
+    let (fetched, ()) = tokio::join!(member.fetch(2), refuse);
+    assert!(matches!(fetched, Err(GroupError::Deleted { .. })), "{fetched:?}");
 }

@@ -29,6 +29,19 @@ pub struct Credit {
     pub bytes: u64,
 }
 
+/// What a member wants that fetches (G-15).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fetch {
+    /// Ascending within a member.
+    pub number: u64,
+    /// Most messages, within the member's credit; 0 ends what was fetched before.
+    pub messages: u64,
+    /// Most encoded bytes of these. The first one may be larger.
+    pub bytes: u64,
+    /// Whether it waits for messages that are not there yet.
+    pub waits: bool,
+}
+
 /// A delivery that a member says it still has, as it was told to it (G-14).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PresentedLease {
@@ -206,6 +219,22 @@ pub enum Effect {
     Drained {
         /// Who.
         member: MemberId,
+    },
+    /// What is delivered behind this, in the order of effects, is of that fetch; what came before it and was
+    /// not begun is taken back.
+    Fetching {
+        /// Who.
+        member: MemberId,
+        /// The fetch.
+        number: u64,
+    },
+    /// Nothing more comes of the fetch, which wanted more: the next message does not go into its bytes, or it
+    /// does not wait.
+    Fetched {
+        /// Who.
+        member: MemberId,
+        /// The fetch.
+        number: u64,
     },
     /// The dead letter of this message is to be proposed (DL-3).
     Dying {

@@ -59,6 +59,7 @@ impl Dispatcher {
         out: &mut Vec<Effect>,
     ) -> usize {
         let first = u64::from(bytes[0]);
+        self.end_fetches_without_room(first, out);
         let (holder, alike) = self.last_holder(offset);
         let receiver = self.receiver(first, holder).filter(|_| self.has_room(first));
         let Some((member, has_others)) = receiver else {
@@ -125,6 +126,11 @@ impl Dispatcher {
     /// take long. An exclusive group keeps its order.
     pub fn put_off_retries(&mut self, puts_off: bool) {
         self.puts_off_retries = puts_off;
+    }
+
+    /// Its offset.
+    pub(super) fn next_offset(&self) -> Option<Offset> {
+        self.next().map(|next| next.offset)
     }
 
     /// The first message that was not tried, whether it may be handed out or not.
@@ -239,7 +245,7 @@ impl Dispatcher {
         }
         let bytes_room = (member.credit.bytes.saturating_sub(member.bytes))
             .min(self.spec.max_in_flight_bytes.saturating_sub(self.leases.bytes()))
-            .min(member.fetches.map_or(u64::MAX, |left| left.bytes));
+            .min(member.fetching.map_or(u64::MAX, |fetching| fetching.free_bytes()));
         let mut used = 0;
         let fits = bytes.iter().take(max as usize).take_while(|size| {
             used += u64::from(**size);

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use railgun_types::{Offset, OffsetRange};
 
+use super::fetch::Fetching;
 use super::lease::{Lease, Sizes, UNBEGUN_US_MAX, lease_term, short_term};
 use super::proposal::FailureKind;
 use super::{Credit, Dispatcher, Effect, Left, MemberId, PresentedLease, StaleSettle, Time};
@@ -16,8 +17,8 @@ pub(super) struct Member {
     /// Messages that it has, and their bytes.
     pub(super) messages: u64,
     pub(super) bytes: u64,
-    /// What it may still be given in all, where it fetches (G-15).
-    pub(super) fetches: Option<Credit>,
+    /// What it may still be given, where it fetches.
+    pub(super) fetching: Option<Fetching>,
     pub(super) is_draining: bool,
     /// Which member of the group it was, counting from its first.
     pub(super) joined: u64,
@@ -43,7 +44,7 @@ impl Member {
             credit,
             messages: 0,
             bytes: 0,
-            fetches: None,
+            fetching: None,
             is_draining: false,
             joined,
             served: 0,
@@ -60,14 +61,14 @@ impl Member {
     /// How many more messages it may have, whatever their size.
     pub(super) fn free(&self) -> u64 {
         let free = self.credit.messages.saturating_sub(self.messages);
-        free.min(self.fetches.map_or(u64::MAX, |left| left.messages))
+        free.min(self.fetching.map_or(u64::MAX, |fetching| fetching.free()))
     }
 
     /// Whether a message of that size may go to it (G-12). One alone may be larger than its credit: no
     /// other time will be better.
     pub(super) fn takes(&self, bytes: u64) -> bool {
         let fits = self.bytes.saturating_add(bytes) <= self.credit.bytes || self.messages == 0;
-        let is_fetched = self.fetches.is_none_or(|left| bytes <= left.bytes);
+        let is_fetched = self.fetching.is_none_or(|fetching| fetching.has_room(bytes));
         self.is_willing() && self.free() > 0 && fits && is_fetched
     }
 
@@ -80,9 +81,8 @@ impl Member {
     pub(super) fn add(&mut self, messages: u64, bytes: u64) {
         self.messages += messages;
         self.bytes += bytes;
-        if let Some(left) = &mut self.fetches {
-            left.messages = left.messages.saturating_sub(messages);
-            left.bytes = left.bytes.saturating_sub(bytes);
+        if let Some(fetching) = &mut self.fetching {
+            fetching.add(messages, bytes);
         }
     }
 
@@ -270,8 +270,14 @@ impl Dispatcher {
     /// when the rest is settled.
     pub fn on_drain(&mut self, now: Time, id: MemberId, out: &mut Vec<Effect>) {
         let Some(member) = self.members.get_mut(&id) else { return };
-        member.is_draining = true;
+        (member.is_draining, member.fetching) = (true, None);
         self.draining.insert(id);
+        self.give_back_unbegun(id);
+        self.conclude(now, out);
+    }
+
+    /// What the member's application has not begun may go to others.
+    pub(super) fn give_back_unbegun(&mut self, id: MemberId) {
         for range in self.leased_by(id) {
             if self.leases.at(range.start).is_some_and(|(_, lease)| !lease.begun) {
                 while let Some(ended) = self.end_first(range) {
@@ -279,16 +285,6 @@ impl Dispatcher {
                 }
             }
         }
-        self.conclude(now, out);
-    }
-
-    /// The member asks for so many messages, and bytes, more than what it has asked for and got (G-15). From
-    /// then on it gets only what it asks for, within its credit.
-    pub fn on_fetch(&mut self, id: MemberId, messages: u64, bytes: u64) {
-        let Some(member) = self.members.get_mut(&id) else { return };
-        let left = member.fetches.get_or_insert(Credit { messages: 0, bytes: 0 });
-        left.messages = left.messages.saturating_add(messages);
-        left.bytes = left.bytes.saturating_add(bytes);
     }
 
     pub(super) fn leased_by(&self, id: MemberId) -> Vec<OffsetRange> {
@@ -299,6 +295,7 @@ impl Dispatcher {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Fetch;
     use super::*;
 
     #[test]
@@ -321,10 +318,14 @@ mod tests {
     fn who_fetches_gets_no_more_than_that() {
         // G-15
         let mut member = Member::new(Credit { messages: 10, bytes: 100 }, 0);
-        member.fetches = Some(Credit { messages: 2, bytes: 50 });
-        assert!(member.takes(50) && !member.takes(51));
-        member.add(2, 20);
-        member.subtract(2, 20);
+        let fetch = Fetch { number: 1, messages: 2, bytes: 50, waits: true };
+        member.fetching = Some(Fetching::new(fetch));
+        // One alone may be larger, as with the credit.
+        assert!(member.takes(51));
+        member.add(1, 20);
+        assert!(member.takes(30) && !member.takes(31));
+        member.add(1, 20);
+        member.subtract(2, 40);
         assert_eq!(member.free(), 0);
         assert!(!member.takes(1));
     }

@@ -5,11 +5,12 @@
 //! | kind | what |
 //! |---|---|
 //! | inputs | [`Dispatcher::on_join`], [`on_leave`](Dispatcher::on_leave), [`on_drain`](Dispatcher::on_drain), [`on_fetch`](Dispatcher::on_fetch), [`on_settle`](Dispatcher::on_settle), [`on_hand_over`](Dispatcher::on_hand_over), [`on_tail`](Dispatcher::on_tail), [`on_applied`](Dispatcher::on_applied), [`on_dead_letter`](Dispatcher::on_dead_letter), [`on_dead_letter_failed`](Dispatcher::on_dead_letter_failed), [`on_spec`](Dispatcher::on_spec), [`on_deadline`](Dispatcher::on_deadline) |
-//! | commands | [`Dispatcher::assign`], [`put_off_retries`](Dispatcher::put_off_retries) |
+//! | commands | [`Dispatcher::assign`], [`put_off_retries`](Dispatcher::put_off_retries), [`end_fetches`](Dispatcher::end_fetches) |
 //! | outputs | effects, [`Dispatcher::wants`], [`take_proposal`](Dispatcher::take_proposal), [`next_deadline`](Dispatcher::next_deadline) |
 //!
 //! After each input, in this order: do the effects; while [`wants`](Dispatcher::wants) names a record, read it
-//! with those behind it and [`assign`](Dispatcher::assign) them; propose what
+//! with those behind it and [`assign`](Dispatcher::assign) them, and when it names none any more
+//! [`end_fetches`](Dispatcher::end_fetches); propose what
 //! [`take_proposal`](Dispatcher::take_proposal) gives; and sleep until the next input, or until
 //! [`next_deadline`](Dispatcher::next_deadline).
 //!
@@ -21,6 +22,7 @@
 mod applied;
 mod effects;
 mod exclusive;
+mod fetch;
 mod hand_out;
 mod lease;
 mod members;
@@ -34,7 +36,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use railgun_types::{GroupMode, GroupSpec, Offset, OffsetRange, Timestamp};
 
 pub use effects::{
-    Credit, Effect, Left, MemberId, OfferedRun, Pause, PresentedLease, Settle, SettleKind,
+    Credit, Effect, Fetch, Left, MemberId, OfferedRun, Pause, PresentedLease, Settle, SettleKind,
     SettleRequest, StaleReason, StaleSettle, Time, Want,
 };
 pub use lease::{LEASE_US_MAX, UNBEGUN_US_MAX};
@@ -277,6 +279,12 @@ impl Dispatcher {
     /// Messages may be delivered again as if they had not been.
     fn give_back(&mut self, ended: &Ended) {
         self.remember(ended, Fate::Returned);
+        if !ended.lease.begun
+            && let Some(member) = self.members.get_mut(&ended.lease.member)
+            && let Some(fetching) = &mut member.fetching
+        {
+            fetching.subtract(ended.range.len(), ended.bytes);
+        }
         let pool = if ended.lease.is_retry() { &mut self.retries } else { &mut self.returned };
         pool.insert(ended.range);
     }

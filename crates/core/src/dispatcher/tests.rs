@@ -149,6 +149,7 @@ impl Desk {
                 assert_eq!(self.dispatcher.wants(), Want::Nothing);
             }
         }
+        self.dispatcher.end_fetches(&mut self.out);
         self.effects()
     }
 

@@ -62,6 +62,8 @@ pub struct JoinGroupRequest {
     pub held: Vec<Held>,
     /// The group that this is of.
     pub group_id: Option<GroupId>,
+    /// Whether it gets only what it fetches.
+    pub fetches: bool,
 }
 
 /// Part of a delivery that a member has not settled.
@@ -253,6 +255,7 @@ impl TryFrom<v1::JoinGroup> for JoinGroupRequest {
             mode,
             held,
             group_id: (message.group_id > 0).then_some(GroupId(message.group_id)),
+            fetches: message.fetches,
         })
     }
 }
@@ -269,6 +272,7 @@ impl From<&JoinGroupRequest> for v1::JoinGroup {
             mode: mode.into(),
             held: request.held.iter().map(v1::HeldLease::from).collect(),
             group_id: request.group_id.map_or(0, |id| id.0),
+            fetches: request.fetches,
         }
     }
 }

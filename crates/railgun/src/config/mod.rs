@@ -18,6 +18,7 @@ mod show;
 mod token;
 
 pub(crate) use args::SettingsArgs;
+pub(crate) use byte_size::ByteSize;
 pub(crate) use cluster::ClusterConfig;
 pub(crate) use command::{ConfigArgs, run};
 pub(crate) use layer::LogFormat;

@@ -191,6 +191,20 @@ impl GroupMember {
         }
     }
 
+    /// Asks for messages, and waits until that is answered.
+    async fn fetch(&mut self, fetch: v1::Fetch) {
+        let answer = Notice::Fetching(fetch.number);
+        self.line.0.send(Frame::new(&fetch)).await.unwrap();
+        self.hears(&answer).await;
+    }
+
+    async fn hears(&mut self, notice: &Notice) {
+        while !self.notices.contains(notice) {
+            let frame = self.frame().await;
+            self.note(&frame);
+        }
+    }
+
     async fn settle(
         &mut self,
         kind: v1::SettleKind,
@@ -331,6 +345,52 @@ async fn what_fails_too_often_is_a_dead_letter_once_and_can_be_redriven() {
     let got = member.get().await;
     assert_eq!((got.head.attempt, got.head.redrive_generation), (1, 1));
     assert_eq!(values(&[got]), ["m0"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_fetches_by_way_of_any_node_gets_what_it_asks_for() {
+    // G-15
+    let (cluster, _, leader) = with_messages(4).await;
+    let consumer = Consumer::enter(&cluster.network, cluster.node(follower(leader))).await;
+    consumer.ensure(v1::GroupPatch::default()).await;
+    let join = || v1::JoinGroup { credit_messages: 10, fetches: true, ..Default::default() };
+    let mut fetches = consumer.join(join()).await.unwrap();
+    fetches.fetch(v1::Fetch { number: 1, messages: 2, ..Default::default() }).await;
+    let got = fetches.get_all(2).await;
+    assert_eq!(values(&got), ["m0", "m1"]);
+    let first = one_of(&got, 0);
+    assert_eq!(fetches.settle(v1::SettleKind::SettleBegin, &first, None).await, []);
+    // What it has not begun goes to others, and no attempt counts.
+    fetches.fetch(v1::Fetch { number: 2, ..Default::default() }).await;
+    let mut other = consumer.member(3).await;
+    let got = other.get_all(3).await;
+    assert_eq!(values(&got), ["m1", "m2", "m3"]);
+    assert!(got.iter().all(|got| got.head.attempt == 1), "{got:?}");
+    assert_eq!(fetches.settle(v1::SettleKind::SettleAck, &first, None).await, []);
+    // Nothing is there, and then something is.
+    fetches.fetch(v1::Fetch { number: 3, messages: 5, no_wait: true, ..Default::default() }).await;
+    fetches.hears(&Notice::Fetched(3)).await;
+    fetches.fetch(v1::Fetch { number: 4, messages: 1, bytes: 1, ..Default::default() }).await;
+    for value in [b"m4", b"m5"] {
+        cluster.publish(1, "s", value).await;
+    }
+    let got = fetches.get_all(1).await;
+    assert_eq!(values(&got), ["m4"], "larger than its bytes, and alone");
+    fetches.fetch(v1::Fetch { number: 5, messages: 9, bytes: 1, ..Default::default() }).await;
+    assert_eq!(values(&fetches.get_all(1).await), ["m4"]);
+    fetches.hears(&Notice::Fetched(5)).await;
+    // Who comes back asks again.
+    drop(fetches);
+    let mut again = consumer.join(join()).await.unwrap();
+    again.fetch(v1::Fetch { number: 1, messages: u32::MAX, ..Default::default() }).await;
+    assert_eq!(values(&again.get_all(2).await), ["m4", "m5"]);
+    // A number that was used, and a fetch of who is sent all there is.
+    let fetch = v1::Fetch { number: 1, ..Default::default() };
+    for mut member in [again, other] {
+        member.line.0.send(Frame::new(&fetch)).await.unwrap();
+        let error = member.frame().await.decode::<v1::Error>().unwrap();
+        assert_eq!(WireError::from(error).code, ErrorCode::ProtocolViolation);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,6 +5,8 @@ use tokio::time::Duration;
 use super::*;
 use crate::subscribe::Source;
 
+mod pull;
+
 const EPOCH: u32 = 0;
 
 fn range(start: u64, end: u64) -> OffsetRange {

@@ -54,6 +54,18 @@ impl World {
         let consumer = self.consumer_of(member).expect("it is there");
         assert!(!consumer.is_draining);
         consumer.has.insert(offset, tag);
+        consumer.fetched.push(offset);
+    }
+
+    /// Who fetches got no more than that. G-15
+    pub(super) fn check_fetch(&mut self, member: MemberId) {
+        let consumer = self.consumer_of(member).expect("it is there");
+        let Some(fetch) = consumer.fetch else { return };
+        let bytes: u64 = consumer.fetched.iter().map(|it| u64::from(bytes_of(*it))).sum();
+        let count = consumer.fetched.len() as u64;
+        assert!(count <= fetch.messages, "{count} messages, {fetch:?}");
+        assert!(bytes <= fetch.bytes || count == 1, "{bytes} bytes, {fetch:?}");
+        self.saw("fetched");
     }
 
     /// Checks what bounds deliveries, when one was made.

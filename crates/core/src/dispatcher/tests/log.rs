@@ -34,8 +34,13 @@ impl World {
         replica.apply(&changes);
         let mut out = Vec::new();
         self.dispatcher.on_applied(now, &replica.context(term), &changes, &mut out);
+        let is_reset = changes.changes.iter().any(|it| matches!(it, GroupChange::Reset { .. }));
+        if is_reset && self.is_exclusive() {
+            // A rewind is told with it.
+            self.unfetch(|_, _| true);
+        }
         let state = &self.replica.state;
-        if changes.changes.iter().any(|it| matches!(it, GroupChange::Reset { .. })) {
+        if is_reset {
             *self
                 .seen
                 .entry(if self.dispatcher.is_unclear { "reset in flight" } else { "reset" })

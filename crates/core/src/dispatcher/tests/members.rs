@@ -161,17 +161,129 @@ fn who_reconnects_keeps_what_nobody_else_got_meanwhile() {
     assert_eq!(leases(&desk)[1..], [(BOB, lease::lease_id(1, 1), range(2, 3), false)]);
 }
 
+fn fetching(number: u64) -> Vec<Effect> {
+    vec![Effect::Fetching { member: ANN, number }]
+}
+
+impl Desk {
+    /// ANN asks for so much, and waits for it.
+    fn fetch(&mut self, number: u64, messages: u64, bytes: u64) -> Vec<Effect> {
+        let fetch = Fetch { number, messages, bytes, waits: true };
+        self.dispatcher.on_fetch(self.now, ANN, fetch, &mut self.out);
+        self.effects()
+    }
+}
+
 #[test]
 fn who_fetches_gets_what_it_asks_for() {
     // G-15
     let mut desk = Desk::balanced();
     desk.join(ANN, 9);
-    desk.dispatcher.on_fetch(ANN, 0, 0);
+    assert_eq!(desk.fetch(1, 0, 0), fetching(1));
     desk.commit();
     desk.publish(9);
     assert_eq!(desk.hand_out(), []);
-    desk.dispatcher.on_fetch(ANN, 2, 1_000);
+    assert_eq!(desk.fetch(2, 2, 1_000), fetching(2));
     assert_eq!(desk.hand_out(), [deliver(ANN, 1, range(0, 2))]);
     desk.settle(ANN, 1, range(0, 2), SettleKind::Ack);
     assert_eq!(desk.hand_out(), []);
+    // No more than its credit, however much it asks for.
+    desk.fetch(3, u64::MAX, u64::MAX);
+    desk.publish(9);
+    assert_eq!(desk.hand_out(), [deliver(ANN, 2, range(2, 11))]);
+    desk.settle(ANN, 2, range(2, 11), SettleKind::Ack);
+    assert_eq!(desk.hand_out(), [deliver(ANN, 3, range(11, 18))]);
+    // Of somebody who is gone.
+    desk.leave(ANN, Left::Closed);
+    assert_eq!(desk.fetch(4, 1, 1), []);
+}
+
+#[test]
+fn what_is_left_of_a_fetch_ends_with_the_next_one() {
+    // G-15
+    let mut desk = Desk::balanced().with(&[(ANN, 9)], 2);
+    desk.fetch(1, 5, 1_000);
+    assert_eq!(desk.hand_out(), [deliver(ANN, 1, range(0, 2))]);
+    // The application has begun with the first; the second was on its way when it gave up.
+    desk.settle(ANN, 1, range(0, 1), SettleKind::Begin);
+    assert_eq!(desk.fetch(2, 0, 0), fetching(2));
+    desk.publish(2);
+    assert_eq!(desk.hand_out(), []);
+    desk.join(BOB, 9);
+    // Nothing has failed.
+    let expected = [deliver(BOB, 2, range(1, 2)), deliver(BOB, 3, range(2, 4))];
+    assert_eq!((desk.hand_out(), desk.propose()), (expected.to_vec(), None));
+    desk.settle(ANN, 1, range(0, 1), SettleKind::Ack);
+    assert_eq!(desk.commit(), [answered(ANN, 2)]);
+}
+
+#[test]
+fn a_fetch_is_over_when_the_next_message_does_not_go_into_its_bytes() {
+    // G-15
+    let mut desk = Desk::balanced().with(&[(ANN, 9)], 6);
+    let over = |number| Effect::Fetched { member: ANN, number };
+    let size = |offset: Offset| if offset.0 == 3 { 500 } else { 10 };
+    desk.fetch(1, 6, 25);
+    let expected = [deliver(ANN, 1, range(0, 2)), over(1)];
+    assert_eq!(desk.hand_out_sized(size), expected);
+    // It is over, whatever fits.
+    desk.settle(ANN, 1, range(0, 2), SettleKind::Ack);
+    assert_eq!(desk.hand_out_sized(size), []);
+    desk.fetch(2, 6, 25);
+    assert_eq!(desk.hand_out_sized(size), [deliver(ANN, 2, range(2, 3)), over(2)]);
+    // A larger one comes alone.
+    desk.fetch(3, 6, 25);
+    let expected = [deliver(ANN, 3, range(2, 3)), over(3)];
+    assert_eq!(desk.hand_out_sized(size), expected, "it was not begun");
+    desk.settle(ANN, 3, range(2, 3), SettleKind::Begin);
+    desk.fetch(4, 6, 25);
+    assert_eq!(desk.hand_out_sized(size), [deliver(ANN, 4, range(3, 4)), over(4)]);
+}
+
+#[test]
+fn a_fetch_that_does_not_wait_ends_with_what_is_there() {
+    // G-15
+    let mut desk = Desk::balanced();
+    desk.join(ANN, 9);
+    let over = |number| vec![Effect::Fetched { member: ANN, number }];
+    let no_wait = |desk: &mut Desk, number| {
+        let fetch = Fetch { number, messages: 3, bytes: 1_000, waits: false };
+        desk.dispatcher.on_fetch(desk.now, ANN, fetch, &mut desk.out);
+        assert_eq!(desk.effects(), fetching(number));
+    };
+    no_wait(&mut desk, 1);
+    assert_eq!(desk.hand_out(), over(1));
+    desk.publish(2);
+    no_wait(&mut desk, 2);
+    // What is there can be handed out only when that is reserved.
+    assert_eq!(desk.hand_out(), []);
+    desk.commit();
+    assert_eq!(desk.hand_out(), [vec![deliver(ANN, 1, range(0, 2))], over(2)].concat());
+    assert_eq!(desk.hand_out(), []);
+    // Whoever waits does not end, nor does one that has got all it wanted.
+    desk.fetch(3, 9, 1_000);
+    assert_eq!(desk.hand_out(), [deliver(ANN, 2, range(0, 2))]);
+    desk.publish(1);
+    no_wait(&mut desk, 4);
+    assert!(!desk.hand_out().contains(&over(4)[0]));
+}
+
+#[test]
+fn what_a_rewind_takes_back_is_fetched_once_more() {
+    // G-15, X-3
+    let mut desk = Desk::exclusive().with(&[(ANN, 9)], 0);
+    desk.commit();
+    desk.publish(9);
+    desk.effects();
+    desk.fetch(1, 3, 1_000);
+    let fetched = |count, range, attempt| {
+        let lease = lease::lease_id(1, count);
+        Effect::Deliver { member: ANN, lease, range, attempt, epoch: 1, generation: 0 }
+    };
+    assert_eq!(desk.hand_out(), [fetched(1, range(0, 3), 1)]);
+    let rewound = [Effect::Rewind { member: ANN, to: Offset(0), generation: 1 }];
+    assert_eq!(desk.settle(ANN, 1, range(0, 1), nack()), rewound);
+    assert_eq!((desk.hand_out(), desk.commit()), (vec![], vec![answered(ANN, 1)]));
+    // The one that failed was fetched before.
+    assert_eq!(desk.hand_out(), [fetched(2, range(0, 1), 2), fetched(3, range(1, 2), 1)]);
 }

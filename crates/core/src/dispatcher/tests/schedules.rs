@@ -60,7 +60,7 @@ fn any_settles(world: &mut World, at: usize) -> Vec<Settle> {
 
 fn step(world: &mut World) {
     let at = world.dice.below(4) as usize;
-    match world.dice.below(42) {
+    match world.dice.below(44) {
         0..4 => {
             let credit = world.dice.below(12);
             world.join(at, credit);
@@ -92,6 +92,15 @@ fn step(world: &mut World) {
             }
         }
         38..41 => operate(world),
+        42 | 43 => {
+            // Whoever fetches once gets nothing else any more: most of them are to go on.
+            let messages = world.dice.below(6);
+            let bytes = world.dice.below(300);
+            let waits = !world.dice.one_in(3);
+            if world.consumers[at].fetch.is_some() || world.dice.one_in(3) {
+                world.fetch(at, messages, bytes, waits);
+            }
+        }
         _ => {
             let to = world.consumers[at].id.filter(|_| world.dice.one_in(2));
             world.input(|dispatcher, now, out| {
@@ -130,7 +139,8 @@ fn operate(world: &mut World) {
 fn finish(world: &mut World) {
     world.apply(0, vec![GroupChange::Resume]);
     for at in 0..4 {
-        if world.consumers[at].is_draining || world.consumers[at].credit == 0 {
+        let consumer = &world.consumers[at];
+        if consumer.is_draining || consumer.credit == 0 || consumer.fetch.is_some() {
             world.leave(at, Left::Drained);
         }
     }
@@ -215,7 +225,7 @@ fn run_all(mode: GroupMode, happen: &[&str]) {
     }
 }
 
-const IN_ANY_GROUP: [&str; 18] = [
+const IN_ANY_GROUP: [&str; 21] = [
     "delivered",
     "tried again",
     "redriven",
@@ -232,6 +242,9 @@ const IN_ANY_GROUP: [&str; 18] = [
     "paused",
     "unpaused",
     "skipped",
+    "fetched",
+    "fetch is full",
+    "fetch is over",
     "reset",
     "reset in flight",
 ];

@@ -45,6 +45,9 @@ pub(super) struct Consumer {
     pub(super) has: BTreeMap<Offset, Tag>,
     /// What it has said, to say it again.
     pub(super) said: VecDeque<Settle>,
+    /// What it fetches, if it does, and what of that it got and had not to give back.
+    pub(super) fetch: Option<Fetch>,
+    pub(super) fetched: Vec<Offset>,
     pub(super) asked: u64,
     pub(super) answered: u64,
 }
@@ -178,7 +181,11 @@ impl World {
 
     fn offer(&mut self) {
         loop {
-            let (Want::Retry(base) | Want::Fresh(base)) = self.dispatcher.wants() else { return };
+            let (Want::Retry(base) | Want::Fresh(base)) = self.dispatcher.wants() else {
+                let mut out = Vec::new();
+                self.dispatcher.end_fetches(&mut out);
+                return self.take(out);
+            };
             assert!(base < self.replica.tail, "it is there");
             let end = self.replica.tail.min(base.plus(1 + self.dice.below(12)));
             let bytes: Vec<_> = OffsetRange::new(base, end).iter().map(bytes_of).collect();
@@ -202,6 +209,7 @@ impl World {
                         self.delivered(offset, member, Tag { lease, attempt, epoch, begun: false });
                     }
                     self.check_bounds(range, attempt);
+                    self.check_fetch(member);
                 }
                 Effect::Settled { member, through, stale } => {
                     for stale in stale {
@@ -219,6 +227,7 @@ impl World {
                 Effect::Rewind { member, to, .. } => {
                     self.saw("rewound");
                     assert_eq!(self.active, Some(member));
+                    self.unfetch(|offset, _| to <= offset);
                     self.live.retain(|offset, _| *offset < to);
                     let consumer = self.consumer_of(member).expect("it is there");
                     consumer.forget(|offset| to <= offset);
@@ -233,6 +242,7 @@ impl World {
                 Effect::Inactive { member } => {
                     self.saw("inactive");
                     assert_eq!(self.active.take(), Some(member));
+                    self.unfetch(|_, live| live.member == member);
                     self.live.retain(|_, live| live.member != member);
                 }
                 Effect::Drained { member } => {
@@ -241,6 +251,20 @@ impl World {
                     if self.active == Some(member) {
                         self.active = None;
                     }
+                }
+                Effect::Fetching { member, number } => {
+                    let consumer = self.consumer_of(member).expect("it is there");
+                    assert_eq!(consumer.fetch.map(|fetch| fetch.number), Some(number));
+                }
+                Effect::Fetched { member, number } => {
+                    let consumer = self.consumer_of(member).expect("it is there");
+                    let fetch = consumer.fetch.as_mut().expect("it fetches");
+                    assert_eq!(fetch.number, number);
+                    // G-15
+                    assert!((consumer.fetched.len() as u64) < fetch.messages, "it has all");
+                    fetch.messages = consumer.fetched.len() as u64;
+                    let what = if fetch.waits { "fetch is full" } else { "fetch is over" };
+                    self.saw(what);
                 }
                 Effect::Dying { offset, generation } => {
                     self.saw("dying");
@@ -287,6 +311,7 @@ impl World {
         let consumer = &mut self.consumers[at];
         (consumer.id, consumer.credit) = (Some(id), credit);
         (consumer.asked, consumer.answered, consumer.is_draining) = (0, 0, false);
+        (consumer.fetch, consumer.fetched) = (None, Vec::new());
         consumer.willing_since = (credit > 0).then_some(self.now);
         self.trace.extend(
             self.is_traced.then(|| format!("{:?} join {id:?} {credit} {presented:?}", self.now)),
@@ -360,7 +385,34 @@ impl World {
         let consumer = &mut self.consumers[at];
         consumer.has.retain(|_, tag| tag.begun);
         (consumer.is_draining, consumer.willing_since) = (true, None);
+        (consumer.fetch, consumer.fetched) = (None, Vec::new());
         self.input(|dispatcher, now, out| dispatcher.on_drain(now, id, out));
+    }
+
+    /// A consumer wants this from here on, and nothing of what it has not begun.
+    pub(super) fn fetch(&mut self, at: usize, messages: u64, bytes: u64, waits: bool) {
+        let Some(id) = self.consumers[at].id else { return };
+        let number = self.consumers[at].fetch.map_or(1, |fetch| fetch.number + 1);
+        let fetch = Fetch { number, messages, bytes, waits };
+        self.trace.extend(self.is_traced.then(|| format!("{:?} {id:?} {fetch:?}", self.now)));
+        self.live.retain(|_, live| live.member != id || live.begun);
+        let consumer = &mut self.consumers[at];
+        consumer.has.retain(|_, tag| tag.begun);
+        (consumer.fetch, consumer.fetched) = (Some(fetch), Vec::new());
+        self.input(|dispatcher, now, out| dispatcher.on_fetch(now, id, fetch, out));
+    }
+
+    /// What is taken back before it was begun may be fetched again.
+    pub(super) fn unfetch(&mut self, is_taken_back: impl Fn(Offset, &Live) -> bool) {
+        for (offset, live) in &self.live {
+            let consumer = self.consumers.iter_mut().find(|it| it.id == Some(live.member));
+            if let Some(consumer) = consumer
+                && !live.begun
+                && is_taken_back(*offset, live)
+            {
+                consumer.fetched.retain(|fetched| fetched != offset);
+            }
+        }
     }
 
     fn failed(&mut self, offset: Offset, lease: u64) {
@@ -480,6 +532,8 @@ impl World {
 
     fn on_time(&mut self) {
         self.trace.extend(self.is_traced.then(|| format!("{:?} deadline", self.now)));
+        let now = self.now;
+        self.unfetch(|_, live| live.deadline <= now);
         let over: Vec<_> = self.live.iter().map(|(o, it)| (*o, *it)).collect();
         for (offset, live) in over {
             if live.deadline <= self.now {

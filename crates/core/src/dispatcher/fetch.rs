@@ -1,0 +1,104 @@
+//! Members that fetch: they get what they ask for, and nothing else (G-15).
+
+use super::{Dispatcher, Effect, Fetch, MemberId, Time};
+
+/// A fetch, and what came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fetching {
+    fetch: Fetch,
+    /// What the member got, but for what was taken back before anybody had begun with it.
+    messages: u64,
+    bytes: u64,
+    is_over: bool,
+}
+
+impl Fetching {
+    pub(super) fn new(fetch: Fetch) -> Self {
+        Self { fetch, messages: 0, bytes: 0, is_over: false }
+    }
+
+    /// How many more messages it wants, whatever their size.
+    pub(super) fn free(&self) -> u64 {
+        if self.is_over { 0 } else { self.fetch.messages.saturating_sub(self.messages) }
+    }
+
+    /// How many more bytes it wants.
+    pub(super) fn free_bytes(&self) -> u64 {
+        self.fetch.bytes.saturating_sub(self.bytes)
+    }
+
+    /// Whether a message of that size has room. As with a credit, one alone may be larger.
+    pub(super) fn has_room(&self, bytes: u64) -> bool {
+        bytes <= self.free_bytes() || self.messages == 0
+    }
+
+    pub(super) fn add(&mut self, messages: u64, bytes: u64) {
+        self.messages += messages;
+        self.bytes += bytes;
+    }
+
+    pub(super) fn subtract(&mut self, messages: u64, bytes: u64) {
+        // What was taken back may be of an earlier fetch.
+        self.messages = self.messages.saturating_sub(messages);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+}
+
+impl Dispatcher {
+    /// The member wants this from here on, in place of all it has asked for before: none of that comes any
+    /// more, and what of it was not begun comes back at once, as if it had not been delivered. Said once, a
+    /// member gets only what it fetches, within its credit.
+    pub fn on_fetch(&mut self, now: Time, id: MemberId, fetch: Fetch, out: &mut Vec<Effect>) {
+        self.give_back_unbegun(id);
+        let Some(member) = self.members.get_mut(&id) else { return };
+        member.fetching = Some(Fetching::new(fetch));
+        out.push(Effect::Fetching { member: id, number: fetch.number });
+        self.conclude(now, out);
+    }
+
+    /// Ends the fetches of which nothing comes now, for when [`Self::wants`] names nothing any more: those
+    /// that the next message does not go into, and those that do not wait.
+    pub fn end_fetches(&mut self, out: &mut Vec<Effect>) {
+        if self.puts_off_retries {
+            // One is on its way.
+            return;
+        }
+        if let Some((offset, bytes)) = self.too_large
+            && self.next_offset() == Some(offset)
+        {
+            self.end_fetches_without_room(bytes, out);
+        }
+        // What is handed out once a proposal of ours is applied is there.
+        let is_reserving = self.next_fresh().is_some_and(|next| {
+            next >= self.mirror.leased_upto() && !self.is_beyond(next) && self.paused().is_none()
+        });
+        if is_reserving || self.activity.is_activating {
+            return;
+        }
+        self.end_fetches_if(|_, fetching| !fetching.fetch.waits, out);
+    }
+
+    /// Ends the fetches that a message of that size, which is the next one, does not go into any more:
+    /// whatever comes behind it is not to overtake it.
+    pub(super) fn end_fetches_without_room(&mut self, bytes: u64, out: &mut Vec<Effect>) {
+        let only = self.is_exclusive().then(|| self.activity.receiver());
+        let is_next = |id| only.is_none_or(|only| only == Some(id));
+        self.end_fetches_if(|id, fetching| is_next(id) && !fetching.has_room(bytes), out);
+    }
+
+    fn end_fetches_if(
+        &mut self,
+        is_over: impl Fn(MemberId, &Fetching) -> bool,
+        out: &mut Vec<Effect>,
+    ) {
+        for (id, member) in &mut self.members {
+            if let Some(fetching) = &mut member.fetching
+                && fetching.free() > 0
+                && is_over(*id, fetching)
+            {
+                fetching.is_over = true;
+                out.push(Effect::Fetched { member: *id, number: fetching.fetch.number });
+            }
+        }
+    }
+}
