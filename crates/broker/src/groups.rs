@@ -22,6 +22,7 @@ pub(crate) enum GroupAction {
     Reset { start: StartPosition, force: bool },
     Pause,
     Resume,
+    HandOver,
     Redrive(Vec<OffsetRange>),
     Discard(Vec<OffsetRange>),
 }
@@ -172,12 +173,22 @@ impl Groups {
             }
             GroupAction::Pause => GroupChange::Pause,
             GroupAction::Resume => GroupChange::Resume,
+            GroupAction::HandOver => {
+                let messages = self.hand_over(group).await?;
+                return Ok(GroupDone { messages, floor: facts.floor });
+            }
             GroupAction::Redrive(offsets) => GroupChange::Redrive { offsets },
             GroupAction::Discard(offsets) => GroupChange::Discard { offsets },
         };
         let messages = self.change(facts.id, group, change).await?;
         let floor = self.describe(group).await?.floor;
         Ok(GroupDone { messages, floor })
+    }
+
+    /// Has an exclusive group begin to hand over. Messages that the active member still has.
+    async fn hand_over(&self, group: &GroupName) -> Result<u64, WireError> {
+        let answer = self.of.shard.here()?.hand_over(self.of.stream, group.clone()).await;
+        answer.map_err(|gone| stopping(&gone))?
     }
 
     /// Makes one change. Messages that it was about.

@@ -2,6 +2,7 @@
 //! refuses, it says where it does.
 
 use railgun_cold::reader::ColdReadError;
+use railgun_core::dispatcher::HandOverRefused;
 use railgun_core::shard::{AppendRefusal, EnsureRefused, Outcome};
 use railgun_proto::WireError;
 use railgun_types::batch::BatchError;
@@ -158,6 +159,16 @@ pub(crate) fn group_not_found(group: &GroupName) -> WireError {
 /// More wants to be said in a group than it can take now.
 pub(crate) fn group_busy() -> WireError {
     WireError::new(ErrorCode::Unavailable, "the group has too much to do now: ask again")
+}
+
+/// An exclusive group stays with the member that has it.
+pub(crate) fn not_handed_over(group: &GroupName, refused: HandOverRefused) -> WireError {
+    let code = match refused {
+        HandOverRefused::NotExclusive => ErrorCode::GroupModeMismatch,
+        HandOverRefused::NobodyElse => ErrorCode::NoOtherMember,
+        HandOverRefused::NobodyActive => ErrorCode::Unavailable,
+    };
+    WireError::new(code, format!("group '{group}' cannot be handed over: {refused}"))
 }
 
 pub(crate) fn stopping(gone: &NodeStopping) -> WireError {

@@ -346,6 +346,7 @@ fn group_frames() -> Vec<Frame> {
         answer(Answer::GroupDeleted(v1::GroupDeleted { was_there: true })),
         control(Action::Reset(v1::ResetGroup { force: true, start })),
         control(Action::Pause(true)),
+        control(Action::HandOver(true)),
         control(Action::Resume(true)),
         control(Action::Redrive(v1::OffsetSpans { spans: vec![span()] })),
         control(Action::Discard(v1::OffsetSpans::default())),

@@ -149,6 +149,7 @@ fn next(code: ErrorCode, name: &str) -> String {
         }
         Code::GroupNotFound => format!("railgun group ls {name}, which lists those there are"),
         Code::GroupInUse => "end its members, or the same with --force".to_owned(),
+        Code::NoOtherMember => "start another member of the group".to_owned(),
         Code::GroupModeMismatch => format!("railgun group ls {name}, which shows the mode"),
         Code::NoAuthority => "railgun cluster issue-node, where the CA's key is".to_owned(),
         Code::TokenExpired => "railgun cluster join-token, which makes another".to_owned(),

@@ -97,6 +97,15 @@ enum GroupCommand {
         #[command(flatten)]
         group: GroupRef,
     },
+    /// Have another member of an exclusive group be the active one
+    ///
+    /// The active one gets nothing more, and gives way when it has settled what it has, or after 30 s.
+    #[command(after_help = "Examples:
+  railgun group hand-over orders projector")]
+    HandOver {
+        #[command(flatten)]
+        group: GroupRef,
+    },
     /// Delete a group; its dead letters can still be read
     #[command(after_help = "Examples:
   railgun group rm orders billing
@@ -294,6 +303,15 @@ pub(crate) async fn run(args: GroupArgs, server: &ServerArgs) -> CommandResult {
                 let resumed = admin.resume_group(&group.stream, &group.group).await;
                 resumed.map_err(|error| group.explain(&error))?;
                 print(&format!("{}/{}: resumed\n", group.stream, group.group))
+            }
+            GroupCommand::HandOver { group } => {
+                let begun = admin.hand_over_group(&group.stream, &group.group).await;
+                let begun = begun.map_err(|error| group.explain(&error))?;
+                let left = match begun.messages {
+                    0 => "another member takes over".to_owned(),
+                    left => format!("another member takes over when {left} messages are settled"),
+                };
+                print(&format!("{}/{}: {left}\n", group.stream, group.group))
             }
             GroupCommand::Rm { group, yes } => remove(&admin, &group, yes).await,
         }

@@ -101,6 +101,8 @@ error_codes! {
     GroupInUse = 211, Retry::Never;
     /// The group is of the other mode.
     GroupModeMismatch = 212, Retry::Never;
+    /// The group has no other member that could take over.
+    NoOtherMember = 213, Retry::Never;
 
     /// An earlier message of the same publisher failed, so this one was not appended.
     OrderBroken = 300, Retry::Never;

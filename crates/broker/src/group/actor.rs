@@ -31,6 +31,7 @@ use crate::actors::Actors;
 use crate::clock::Clock;
 use crate::reader::ReadSources;
 use crate::shard::ShardHandle;
+use crate::wire_error::not_handed_over;
 
 /// Inputs that are handled before the next messages are handed out.
 const AT_A_TIME: usize = 256;
@@ -200,8 +201,9 @@ impl Actor {
         // Whoever is on the way here is told like the others.
         inputs.close();
         while let Ok(input) = inputs.try_recv() {
-            if let MemberInput::Joined { member, to, .. } = input {
-                self.members.insert(member, to);
+            match input {
+                MemberInput::Joined { member, to, .. } => drop(self.members.insert(member, to)),
+                input => input.refuse(),
             }
         }
         let error = match end {
@@ -343,6 +345,12 @@ impl Actor {
                 if self.members.contains_key(&member) {
                     self.dispatcher.on_settle(now, member, &request, &mut self.effects);
                 }
+            }
+            MemberInput::HandOver { reply } => {
+                let begun = self.dispatcher.on_hand_over(now, None, &mut self.effects);
+                let begun = begun.map(|()| self.dispatcher.leased());
+                // Whoever asked may be gone.
+                reply.send(begun.map_err(|refused| not_handed_over(&self.name, refused))).ok();
             }
             MemberInput::Released { member } => self.on_gone(member, Left::Drained),
             MemberInput::Drain { member } => {

@@ -12,10 +12,11 @@ use railgun_core::dispatcher::{Credit, Fetch, MemberId, PresentedLease, SettleRe
 use railgun_proto::{Frame, WireError, v1};
 use railgun_types::batch::RecordBatch;
 use railgun_types::{GroupId, GroupMode, GroupName, Offset, StreamUid, Timestamp};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::reader::{ReadSources, Source, wire_source};
+use crate::wire_error;
 
 pub(crate) use actor::{GroupFigures, GroupSpawn, GroupUpdate, LiveGroup};
 
@@ -64,7 +65,7 @@ pub(crate) struct Seat {
     pub(crate) inputs: mpsc::Sender<MemberInput>,
 }
 
-/// What comes from sessions to a group.
+/// What comes from sessions, and operators, to a group.
 #[derive(Debug)]
 pub(crate) enum MemberInput {
     Joined {
@@ -85,10 +86,24 @@ pub(crate) enum MemberInput {
     Drain {
         member: MemberId,
     },
+    /// An operator wants another member to be the active one. Answered with the number of messages that the
+    /// present one still has.
+    HandOver {
+        reply: oneshot::Sender<Result<u64, WireError>>,
+    },
     /// It is sent away by the node.
     Released {
         member: MemberId,
     },
+}
+
+impl MemberInput {
+    /// Nobody looks at it any more. Members learn that in their own way.
+    pub(crate) fn refuse(self) {
+        if let Self::HandOver { reply } = self {
+            reply.send(Err(wire_error::group_busy())).ok();
+        }
+    }
 }
 
 /// What goes to a member, in order.

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use railgun_core::command::{Append, CommandBody, GroupChanges};
+use railgun_core::dispatcher::HandOverRefused;
 use railgun_core::group::{Paused, Unsettled};
 use railgun_core::shard::{AppendRefusal, Appended, Group};
 use railgun_proto::WireError;
 use railgun_types::{
-    ErrorCode, GroupId, GroupName, GroupSpec, Offset, OffsetRange, StreamUid, Timestamp,
+    ErrorCode, GroupId, GroupMode, GroupName, GroupSpec, Offset, OffsetRange, StreamUid, Timestamp,
 };
 use tokio::sync::oneshot;
 
@@ -46,6 +47,8 @@ pub(crate) enum GroupMessage {
         group: GroupName,
         reply: oneshot::Sender<Option<Box<GroupFacts>>>,
     },
+    /// An exclusive group is to have another active member.
+    HandOver { stream: StreamUid, group: GroupName, reply: oneshot::Sender<Result<u64, WireError>> },
     /// The stream of a group's dead letters, if there is one.
     Companion { stream: StreamUid, group: GroupName, reply: oneshot::Sender<Option<StreamUid>> },
     /// What is dead or parked from an offset on.
@@ -69,6 +72,7 @@ impl std::fmt::Debug for GroupMessage {
             Self::Tend { .. } => "Tend",
             Self::List { .. } => "List",
             Self::Describe { .. } => "Describe",
+            Self::HandOver { .. } => "HandOver",
             Self::Companion { .. } => "Companion",
             Self::Dead { .. } => "Dead",
         })
@@ -147,6 +151,9 @@ impl Host {
                 let found = self.state.group_named(stream, &group);
                 let facts = found.map(|group| Box::new(self.facts(group)));
                 reply.send(facts).ok();
+            }
+            GroupMessage::HandOver { stream, group, reply } => {
+                self.on_hand_over(stream, &group, reply);
             }
             GroupMessage::Companion { stream, group, reply } => {
                 reply.send(self.companion_of(stream, &group)).ok();
@@ -233,6 +240,29 @@ impl Host {
         let seat = seat(live);
         live.inputs.try_send(joined).map_err(|_| wire_error::group_busy())?;
         Ok(seat)
+    }
+
+    /// The group answers itself, if it has members.
+    fn on_hand_over(
+        &self,
+        stream: StreamUid,
+        name: &GroupName,
+        reply: oneshot::Sender<Result<u64, WireError>>,
+    ) {
+        let refused = match self.state.group_named(stream, name) {
+            None => wire_error::group_not_found(name),
+            Some(group) if group.spec().mode != GroupMode::Exclusive => {
+                wire_error::not_handed_over(name, HandOverRefused::NotExclusive)
+            }
+            Some(group) => match self.groups.find(group.id(), self.pipeline.leader().term) {
+                None => wire_error::not_handed_over(name, HandOverRefused::NobodyElse),
+                Some(live) => match live.inputs.try_send(MemberInput::HandOver { reply }) {
+                    Ok(()) => return,
+                    Err(unsent) => return unsent.into_inner().refuse(),
+                },
+            },
+        };
+        reply.send(Err(refused)).ok();
     }
 
     fn spawn_group(&self, group: &Group, term: u64, sources: ReadSources) -> Option<LiveGroup> {

@@ -247,6 +247,15 @@ impl ShardHandle {
         self.ask(|reply| Message::Group(GroupMessage::Companion { stream, group, reply })).await
     }
 
+    /// Has an exclusive group begin to hand over; messages that its active member still has.
+    pub(crate) async fn hand_over(
+        &self,
+        stream: StreamUid,
+        group: GroupName,
+    ) -> Result<Result<u64, WireError>, NodeStopping> {
+        self.ask(|reply| Message::Group(GroupMessage::HandOver { stream, group, reply })).await
+    }
+
     /// What of a group is dead or parked, from an offset on.
     pub(crate) async fn dead(
         &self,

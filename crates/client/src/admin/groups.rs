@@ -255,6 +255,23 @@ impl Admin {
         self.control("resume group", stream, group, Action::Resume(true), Repeat::Safe).await
     }
 
+    /// Has an exclusive group make another member the active one: the present one gets nothing more,
+    /// and gives way when it has settled what it has, or after 30 s. Returns when that has begun;
+    /// [`Controlled::messages`] is how many the present one still had.
+    ///
+    /// # Errors
+    /// [`AdminError`]; `ErrorCode::GroupModeMismatch` for a group that is not exclusive,
+    /// `ErrorCode::NoOtherMember` where nobody could take over; [`AdminError::Unknown`] where the answer was
+    /// lost: said again it might hand the group back.
+    pub async fn hand_over_group(
+        &self,
+        stream: &StreamName,
+        group: &GroupName,
+    ) -> Result<Controlled, AdminError> {
+        let action = Action::HandOver(true);
+        self.control("hand over group", stream, group, action, Repeat::IfUnsent).await
+    }
+
     /// Has a group deliver dead or parked messages again, to its own members alone, as if they had never
     /// failed (DL-7): those of these ranges, or all of them where none is named. How many there were.
     ///

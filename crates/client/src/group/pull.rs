@@ -155,7 +155,7 @@ impl Fetch<'_> {
         if let Ok(Err(error)) = tokio::time::timeout(wait, fetched).await {
             return Err(error);
         }
-        fetching.is_over();
+        fetching.end();
         let runs = handle.take_fetched().into_iter();
         let batches = runs.map(|run| {
             DeliveryBatch::new(run.records, run.tag, run.generation, std::sync::Arc::clone(handle))
@@ -177,7 +177,7 @@ impl<'a> IntoFuture for Fetch<'a> {
 struct Fetching<'a>(Option<&'a Handle>);
 
 impl Fetching<'_> {
-    fn is_over(mut self) {
+    fn end(mut self) {
         self.0 = None;
     }
 }

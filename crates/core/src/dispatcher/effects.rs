@@ -115,6 +115,20 @@ pub enum Left {
     Drained,
 }
 
+/// Why an exclusive group is not handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HandOverRefused {
+    /// It is not an exclusive one.
+    #[error("the group is not exclusive: it has no active member")]
+    NotExclusive,
+    /// There is no other member that takes messages.
+    #[error("no other member could take over")]
+    NobodyElse,
+    /// One is about to be made active.
+    #[error("no member is active yet")]
+    NobodyActive,
+}
+
 /// Which message is to be offered next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want {

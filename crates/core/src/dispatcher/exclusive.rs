@@ -2,7 +2,7 @@
 
 use railgun_types::{Offset, OffsetRange};
 
-use super::{Dispatcher, Effect, HAND_OVER_US, MemberId, PresentedLease, Time};
+use super::{Dispatcher, Effect, HAND_OVER_US, HandOverRefused, MemberId, PresentedLease, Time};
 
 /// Who is active, or to be.
 #[derive(Debug, Default)]
@@ -42,22 +42,36 @@ impl Dispatcher {
     }
 
     /// An operator wants another member to be the active one: this one, or any. The active one gets nothing
-    /// more, and gives way when it has settled what it has, or after [`HAND_OVER_US`]. Returns whether
-    /// there is somebody who can take over.
-    pub fn on_hand_over(&mut self, now: Time, to: Option<MemberId>, out: &mut Vec<Effect>) -> bool {
+    /// more, and gives way when it has settled what it has, or after [`HAND_OVER_US`]. Asked again
+    /// meanwhile, it has no more time.
+    ///
+    /// # Errors
+    /// [`HandOverRefused`]; nothing has changed then.
+    pub fn on_hand_over(
+        &mut self,
+        now: Time,
+        to: Option<MemberId>,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), HandOverRefused> {
+        if !self.is_exclusive() {
+            return Err(HandOverRefused::NotExclusive);
+        }
         let is_willing = |id| self.members.get(&id).is_some_and(|member| member.is_willing());
         let is_possible = match to {
             Some(to) => is_willing(to) && self.activity.active != Some(to),
             None => self.successor().is_some(),
         };
-        if !self.is_exclusive() || self.activity.active.is_none() || !is_possible {
-            return false;
+        if !is_possible {
+            return Err(HandOverRefused::NobodyElse);
+        }
+        if self.activity.active.is_none() {
+            return Err(HandOverRefused::NobodyActive);
         }
         // Whoever gives way must not be the first in line for its own place.
         self.activity.preferred = to.or(self.successor());
-        self.activity.hand_over = Some(now.plus_us(HAND_OVER_US));
+        self.activity.hand_over.get_or_insert(now.plus_us(HAND_OVER_US));
         self.conclude(now, out);
-        true
+        Ok(())
     }
 
     /// Who is to be the next active member: of those that can be, the one that is there longest.

@@ -36,8 +36,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use railgun_types::{GroupMode, GroupSpec, Offset, OffsetRange, Timestamp};
 
 pub use effects::{
-    Credit, Effect, Fetch, Left, MemberId, OfferedRun, Pause, PresentedLease, Settle, SettleKind,
-    SettleRequest, StaleReason, StaleSettle, Time, Want,
+    Credit, Effect, Fetch, HandOverRefused, Left, MemberId, OfferedRun, Pause, PresentedLease,
+    Settle, SettleKind, SettleRequest, StaleReason, StaleSettle, Time, Want,
 };
 pub use lease::{LEASE_US_MAX, UNBEGUN_US_MAX};
 

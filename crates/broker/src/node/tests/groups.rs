@@ -50,12 +50,21 @@ impl Consumer {
     }
 
     async fn ensure(&self, patch: v1::GroupPatch) -> v1::GroupEnsured {
+        self.ensure_if(patch, false).await
+    }
+
+    async fn ensure_destructive(&self, patch: v1::GroupPatch) -> v1::GroupEnsured {
+        self.ensure_if(patch, true).await
+    }
+
+    async fn ensure_if(&self, patch: v1::GroupPatch, allow_destructive: bool) -> v1::GroupEnsured {
         let ensure = v1::EnsureGroup {
             stream: "s".to_owned(),
             group: "g".to_owned(),
             spec: Some(patch),
             start: Some(v1::ensure_group::Start::Earliest(true)),
             mode: v1::EnsureMode::EnsureOverwrite.into(),
+            allow_destructive,
             ..v1::EnsureGroup::default()
         };
         match self.call(Call::EnsureGroup(ensure)).await {
@@ -429,6 +438,51 @@ async fn one_member_of_an_exclusive_group_gets_all_in_order() {
 }
 
 /// The delivery of this one message.
+#[tokio::test(start_paused = true)]
+async fn an_operator_hands_an_exclusive_group_over_by_way_of_any_node() {
+    //
+    let (cluster, _, leader) = with_messages(3).await;
+    let operator = Consumer::enter(&cluster.network, cluster.node(follower(leader))).await;
+    let hand_over = async || operator.control(Action::HandOver(true)).await;
+    let refused = async || hand_over().await.unwrap_err().code;
+    assert_eq!(refused().await, ErrorCode::GroupNotFound);
+    operator.ensure(v1::GroupPatch::default()).await;
+    assert_eq!(refused().await, ErrorCode::GroupModeMismatch);
+    let mode = Some(v1::GroupMode::GroupExclusive.into());
+    operator.ensure_destructive(v1::GroupPatch { mode, ..Default::default() }).await;
+    assert_eq!(refused().await, ErrorCode::NoOtherMember);
+    let mut first = operator.member(3).await;
+    let got = first.get_all(3).await;
+    assert_eq!(refused().await, ErrorCode::NoOtherMember);
+    let another = Consumer::enter(&cluster.network, cluster.node(leader)).await;
+    let mut second = another.member(3).await;
+    let begun = hand_over().await.unwrap();
+    assert_eq!((begun.messages, begun.floor), (3, 0));
+    // What it has it may settle.
+    assert_eq!(first.settle(v1::SettleKind::SettleAck, &one_of(&got, 0), None).await, []);
+    for got in &got {
+        first.settle(v1::SettleKind::SettleAck, &got.head, None).await;
+    }
+    first.hears(&Notice::Inactive(true)).await;
+    cluster.publish(1, "s", b"m3").await;
+    let taken = second.get_all(1).await;
+    assert_eq!(values(&taken), ["m3"]);
+    assert!(taken[0].head.epoch > got[0].head.epoch);
+    // And back, though the present one settles nothing.
+    assert_eq!(hand_over().await.unwrap().messages, 1);
+    sleep(Duration::from_secs(29)).await;
+    assert_eq!(members_and_messages(&operator).await, (2, 1));
+    second.hears(&Notice::Inactive(true)).await;
+    let got = first.get_all(1).await;
+    assert_eq!((values(&got), got[0].head.attempt), (vec!["m3".to_owned()], 1));
+}
+
+/// Members of the group, and messages that they have.
+async fn members_and_messages(operator: &Consumer) -> (u32, u64) {
+    let description = operator.describe().await;
+    (description.members, description.leased)
+}
+
 fn one_of(got: &[Got], offset: u64) -> v1::GroupDeliver {
     let is_in = |got: &&Got| {
         (got.head.base_offset..got.head.base_offset + u64::from(got.head.count)).contains(&offset)

@@ -106,6 +106,7 @@ async fn controlled(
         },
         Some(Action::Pause(_)) => GroupAction::Pause,
         Some(Action::Resume(_)) => GroupAction::Resume,
+        Some(Action::HandOver(_)) => GroupAction::HandOver,
         Some(Action::Redrive(offsets)) => GroupAction::Redrive(spans(&offsets)?),
         Some(Action::Discard(offsets)) => GroupAction::Discard(spans(&offsets)?),
     };

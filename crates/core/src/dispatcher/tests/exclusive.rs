@@ -179,6 +179,12 @@ fn another_member_takes_over_at_once_and_the_old_epoch_is_fenced() {
     assert_eq!(desk.propose(), None);
 }
 
+impl Desk {
+    fn hand_over(&mut self, to: Option<MemberId>) -> Result<(), HandOverRefused> {
+        self.dispatcher.on_hand_over(self.now, to, &mut self.out)
+    }
+}
+
 #[test]
 fn an_operator_hands_over_when_what_is_out_is_settled() {
     //
@@ -186,7 +192,7 @@ fn an_operator_hands_over_when_what_is_out_is_settled() {
     desk.join(CID, 5);
     assert_eq!(desk.hand_out(), [sent(ANN, 1, range(0, 5), 1, 1)]);
     desk.settle(ANN, 1, range(0, 4), SettleKind::Ack);
-    assert!(desk.dispatcher.on_hand_over(desk.now, Some(CID), &mut desk.out));
+    assert_eq!(desk.hand_over(Some(CID)), Ok(()));
     assert_eq!(desk.hand_out(), [], "nothing new for her");
     let settled = desk.settle(ANN, 1, range(4, 5), SettleKind::Ack);
     assert_eq!(settled, [Effect::Inactive { member: ANN }]);
@@ -196,12 +202,15 @@ fn an_operator_hands_over_when_what_is_out_is_settled() {
     assert_eq!(applied, [active(CID, 2), answered(ANN, 2)]);
     // Not to itself, to nobody, or to who is not there.
     for to in [Some(CID), Some(MemberId(9))] {
-        assert!(!desk.dispatcher.on_hand_over(desk.now, to, &mut desk.out));
+        assert_eq!(desk.hand_over(to), Err(HandOverRefused::NobodyElse));
     }
     desk.leave(ANN, Left::Closed);
     desk.leave(BOB, Left::Closed);
-    assert!(!desk.dispatcher.on_hand_over(desk.now, None, &mut desk.out));
-    assert!(!Desk::balanced().dispatcher.on_hand_over(desk.now, None, &mut desk.out));
+    assert_eq!(desk.hand_over(None), Err(HandOverRefused::NobodyElse));
+    desk.leave(CID, Left::Closed);
+    desk.join(BOB, 5);
+    assert_eq!(desk.hand_over(None), Err(HandOverRefused::NobodyActive));
+    assert_eq!(Desk::balanced().hand_over(None), Err(HandOverRefused::NotExclusive));
 }
 
 #[test]
@@ -210,9 +219,10 @@ fn a_hand_over_waits_for_thirty_seconds_at_most() {
     let mut desk = desk();
     desk.hand_out();
     desk.settle(ANN, 1, range(0, 2), SettleKind::Begin);
-    assert!(desk.dispatcher.on_hand_over(desk.now, None, &mut desk.out));
+    assert_eq!(desk.hand_over(None), Ok(()));
     desk.settle(ANN, 1, range(0, 1), SettleKind::Extend);
     assert_eq!(desk.advance(HAND_OVER_US - 1), []);
+    assert_eq!(desk.hand_over(None), Ok(()), "asked again, it takes no longer");
     desk.settle(ANN, 1, range(0, 2), SettleKind::Extend);
     assert_eq!(desk.advance(1), [Effect::Inactive { member: ANN }]);
     assert_eq!(desk.commit(), [active(BOB, 2)]);

@@ -92,7 +92,7 @@ fn step(world: &mut World) {
             }
         }
         38..41 => operate(world),
-        42 | 43 => {
+        41 | 42 => {
             // Whoever fetches once gets nothing else any more: most of them are to go on.
             let messages = world.dice.below(6);
             let bytes = world.dice.below(300);
@@ -104,7 +104,8 @@ fn step(world: &mut World) {
         _ => {
             let to = world.consumers[at].id.filter(|_| world.dice.one_in(2));
             world.input(|dispatcher, now, out| {
-                dispatcher.on_hand_over(now, to, out);
+                // Refused, it changes nothing.
+                dispatcher.on_hand_over(now, to, out).ok();
             });
         }
     }
