@@ -132,6 +132,13 @@ pub(crate) struct Delivered {
 }
 
 impl Delivered {
+    /// The lease, what was delivered, which attempt it is, and where it came from.
+    #[cfg(test)]
+    pub(crate) fn told(&self) -> (u64, railgun_types::OffsetRange, u32, Source) {
+        let end = self.base.plus(self.count as u64);
+        (self.lease, railgun_types::OffsetRange::new(self.base, end), self.attempt, self.source)
+    }
+
     /// A frame that holds just these records.
     pub(crate) fn frame(&self) -> Frame {
         let head = v1::GroupDeliver {

@@ -4,6 +4,7 @@ mod clocks;
 mod cluster;
 mod cluster_admin;
 mod cluster_rig;
+mod cold_groups;
 mod copies;
 mod cut_off;
 mod damage;

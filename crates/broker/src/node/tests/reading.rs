@@ -21,6 +21,8 @@ pub(super) struct Rig {
     pub(super) broker: Broker,
     pub(super) pool: Arc<Gate>,
     pub(super) bucket: Bucket,
+    /// Requests for content.
+    pub(super) gets: Arc<AtomicUsize>,
     pub(super) hangs: Arc<AtomicBool>,
     /// Requests that hang, or did.
     pub(super) hanging: Arc<AtomicUsize>,
@@ -31,12 +33,14 @@ impl Rig {
     /// 16 MiB that readers share, 9 MiB of them for one client at most, and 16 KiB of its own for each.
     pub(super) async fn new(ring_bytes: usize) -> Self {
         let (pool, hangs) = (Arc::<Gate>::default(), Arc::<AtomicBool>::default());
-        let hanging = Arc::<AtomicUsize>::default();
+        let (hanging, gets) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
         let pace = || Duration::from_micros(100);
         let spec = spec_with(&MemoryNetwork::new(), Arc::clone(&pool) as _, Box::new(pace));
         let plan = {
             let (hangs, hanging) = (Arc::clone(&hangs), Arc::clone(&hanging));
+            let gets = Arc::clone(&gets);
             move |request: &Request<'_>| {
+                gets.fetch_add(usize::from(request.operation == Operation::Get), Relaxed);
                 let hangs = hangs.load(Relaxed) && request.operation == Operation::Get;
                 hanging.fetch_add(usize::from(hangs), Relaxed);
                 hangs.then_some(Fault::Hangs)
@@ -57,11 +61,21 @@ impl Rig {
         let spec = BrokerSpec { seams, bucket: bucket.clone(), shards: 1, hot_bytes_max, ..spec };
         let broker = Broker::start(spec).await.unwrap();
         let memory = ClientMemory::new(64 << 20, 1_000);
-        Self { broker, pool, bucket, hangs, hanging, memory }
+        Self { broker, pool, bucket, gets, hangs, hanging, memory }
     }
 
     /// A stream whose records are of these sizes, each with its number, batches of one record.
     pub(super) async fn publish(&self, stream: &str, sizes: &[usize]) {
+        self.publish_values(stream, sizes, value).await;
+    }
+
+    /// The same, of values by number and size.
+    pub(super) async fn publish_values(
+        &self,
+        stream: &str,
+        sizes: &[usize],
+        value: impl Fn(u64, usize) -> Vec<u8>,
+    ) {
         let wish = wish(stream, 6 << 20, EnsureMode::Warn);
         let uid = self.broker.streams.ensure(wish).await.unwrap().stream_uid;
         let shard =
