@@ -1,6 +1,7 @@
 //! What can be seen of a node's replicas from outside, for tests that compare them.
 
 use bytes::Bytes;
+use railgun_core::checkpoint::{self, Section};
 use railgun_log::Vote;
 use railgun_types::{EntryId, ReplicaId, ShardId};
 use sha2::{Digest, Sha256};
@@ -56,21 +57,23 @@ impl ReplicaState {
 
 /// What tells one state of a shard from another: replicas that have applied the same entries have the
 /// same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateDigest {
     /// The last entry in the state.
     pub applied: Option<EntryId>,
     /// The beginning of the SHA-256 of the whole state, as a snapshot has it.
     pub hash: u64,
+    /// Its sections, with their checksums.
+    pub sections: Vec<(Section, u32)>,
 }
 
 impl StateDigest {
     pub(crate) fn of(applied: Option<EntryId>, pieces: &[Bytes]) -> Self {
-        let mut hash = Sha256::new();
-        pieces.iter().for_each(|piece| hash.update(piece));
-        let hash = hash.finalize();
+        let whole = pieces.concat();
+        let hash = Sha256::digest(&whole);
         let hash = hash.first_chunk().map_or(0, |first| u64::from_be_bytes(*first));
-        Self { applied, hash }
+        let sections = checkpoint::sections(&whole).expect("just encoded");
+        Self { applied, hash, sections }
     }
 }
 

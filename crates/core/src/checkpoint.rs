@@ -282,6 +282,17 @@ pub fn check(
     Ok(Bytes::copy_from_slice(header.membership))
 }
 
+/// The sections of a checkpoint, each with the checksum of its content: what two states differ in.
+///
+/// # Errors
+/// [`CheckpointError`]; never panics.
+pub fn sections(bytes: &[u8]) -> Result<Vec<(Section, u32)>, CheckpointError> {
+    let (header, mut reader) = CheckpointReader::new(bytes)?;
+    let sum = |content: &mut ByteCursor<'_>| content.take(content.remaining()).map(crc32c);
+    let section = |section| Ok((section, reader.section(section, sum)?));
+    header.sections().map(section).collect()
+}
+
 /// A checkpoint as it goes to another replica: without the index, which tells where batches are in the
 /// log of the one that wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]

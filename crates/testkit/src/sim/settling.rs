@@ -17,6 +17,8 @@ use super::workload::Group;
 
 /// Time in which a group has settled everything.
 const PATIENCE: Duration = Duration::from_secs(300);
+/// Time in which a dead letter is made, where nothing is wrong.
+const LETTER_PATIENCE: Duration = Duration::from_secs(60);
 /// Who got nothing for so long asks whether there is anything left.
 const QUIET: Duration = Duration::from_millis(500);
 
@@ -57,14 +59,23 @@ impl Settling {
         let builder = client.subscribe(stream.clone()).group(name.clone());
         let mut subscription = builder.credit(500).open().await?;
         let end = Instant::now() + PATIENCE;
+        let mut taken = Instant::now();
         let next = loop {
             let is_quiet = !self.take(number, &mut subscription).await?;
-            if is_quiet {
+            if !is_quiet {
+                taken = Instant::now();
+            } else {
                 let told = client.admin().describe_group(stream, name).await?;
+                self.history.check_floor(group.number, told.floor);
                 if told.lag == 0 && told.dying == 0 {
                     break told.next_offset;
                 }
                 self.trace.note(format_args!("group {name} is not settled: {told:?}"));
+                if told.dying > 0 && taken.elapsed() > LETTER_PATIENCE {
+                    let how = format_args!("group {name} makes no dead letters: {told:?}");
+                    self.history.violated("DL-3", how);
+                    return Ok(());
+                }
             }
             if Instant::now() > end {
                 let told = client.admin().describe_group(stream, name).await?;

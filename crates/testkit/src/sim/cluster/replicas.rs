@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use railgun_broker::StateDigest;
+use railgun_core::checkpoint::Section;
 use railgun_log::Vote;
 use railgun_types::{EntryId, ReplicaId, ShardId};
 
@@ -30,8 +31,8 @@ pub(super) struct Replicas {
     leaders: BTreeMap<(ShardId, u64), ReplicaId>,
     /// The last durable vote on each node.
     votes: BTreeMap<(ShardId, usize), Option<Vote>>,
-    /// By the last entry in the state: its hash, and on which node that was seen first.
-    hashes: BTreeMap<(ShardId, EntryId), (u64, usize)>,
+    /// By the last entry in the state, and on which node that was seen first.
+    digests: BTreeMap<(ShardId, EntryId), (StateDigest, usize)>,
     /// As each node said last.
     last: BTreeMap<(ShardId, usize), StateDigest>,
     compared_at: Duration,
@@ -46,7 +47,7 @@ impl Replicas {
             present: BTreeMap::new(),
             leaders: BTreeMap::new(),
             votes: BTreeMap::new(),
-            hashes: BTreeMap::new(),
+            digests: BTreeMap::new(),
             last: BTreeMap::new(),
             compared_at: Duration::ZERO,
         }
@@ -114,24 +115,33 @@ impl Replicas {
                 self.is(shard, at, digest);
             }
         }
-        while self.hashes.len() > KEPT {
-            self.hashes.pop_first();
+        while self.digests.len() > KEPT {
+            self.digests.pop_first();
         }
     }
 
     fn is(&mut self, shard: ShardId, at: usize, digest: StateDigest) {
-        self.last.insert((shard, at), digest);
+        self.last.insert((shard, at), digest.clone());
         let Some(applied) = digest.applied else { return };
-        let (hash, first) = *self.hashes.entry((shard, applied)).or_insert((digest.hash, at));
-        if hash != digest.hash {
+        let (known, first) =
+            self.digests.entry((shard, applied)).or_insert_with(|| (digest.clone(), at));
+        if known.hash == digest.hash {
+            return;
+        }
+        let pairs = known.sections.iter().zip(&digest.sections);
+        let differ: Vec<_> =
+            pairs.filter(|(known, it)| known != it).map(|((section, _), _)| *section).collect();
+        let rules: BTreeSet<_> = differ.iter().map(|section| rule_of(*section)).collect();
+        for rule in if rules.is_empty() { BTreeSet::from(["PS-2"]) } else { rules } {
             let how = format_args!(
-                "the state of shard {shard} after entry {applied} is {hash:016x} on node {}, and \
-                 {:016x} on node {}",
-                first + 1,
+                "the state of shard {shard} after entry {applied} is {:016x} on node {}, and {:016x} on \
+                 node {}: they differ in {differ:?}",
+                known.hash,
+                *first + 1,
                 digest.hash,
                 at + 1
             );
-            self.history.violated("PS-2", how);
+            self.history.violated(rule, how);
         }
     }
 
@@ -141,6 +151,15 @@ impl Replicas {
             let digests: Vec<_> = (0..nodes).map(|at| self.last.get(&(shard, at))).collect();
             digests.iter().all(|digest| digest.is_some() && *digest == digests[0])
         })
+    }
+}
+
+/// What is broken where replicas that have applied the same entries differ in this.
+fn rule_of(section: Section) -> &'static str {
+    match section {
+        Section::Groups => "G-1",
+        Section::Ids => "DD-4",
+        _ => "PS-2",
     }
 }
 
@@ -157,7 +176,8 @@ mod tests {
     }
 
     fn digest(index: u64, hash: u64) -> StateDigest {
-        StateDigest { applied: Some(EntryId { term: 1, index }), hash }
+        let sections = vec![(Section::Streams, 1), (Section::Ids, hash as u32)];
+        StateDigest { applied: Some(EntryId { term: 1, index }), hash, sections }
     }
 
     #[tokio::test(start_paused = true)]
@@ -196,7 +216,11 @@ mod tests {
         replicas.is(SHARD, 0, digest(6, 11));
         assert!(history.is_sound());
         replicas.is(SHARD, 2, digest(5, 11));
-        assert!(!history.is_sound());
+        let broken = history.violations();
+        assert!(broken.len() == 1 && broken[0].starts_with("DD-4"), "{broken:?}");
+        replicas.is(SHARD, 2, StateDigest { sections: Vec::new(), ..digest(6, 12) });
+        let broken = history.violations();
+        assert!(broken.len() == 2 && broken[1].starts_with("PS-2"), "{broken:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
 //! What members of consumer groups were handed and what they said of it, and the rules that hold between
 //! these (SEMANTICS §3, §4).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use railgun_client::{DeadOffsets, GroupName, Offset, OffsetRange, StreamUid};
@@ -47,6 +47,9 @@ struct Token {
     last: Offset,
 }
 
+/// By which member, in which generation, which one.
+type Attempt = (usize, u32, u32);
+
 #[derive(Debug)]
 struct Group {
     stream: StreamUid,
@@ -58,8 +61,11 @@ struct Group {
     tokens_of: BTreeMap<usize, u32>,
     /// How often each message was handed out, in each of its generations.
     handed: BTreeMap<(Offset, u32), u32>,
-    /// Messages of which somebody said that they are done, whether that counted or not.
-    said: BTreeSet<Offset>,
+    /// When a message was first handed out as this attempt of this generation.
+    tried: BTreeMap<(Offset, u32, u32), Duration>,
+    /// Messages of which somebody said that they are done, whether that counted or not: which member, of which
+    /// of its attempts, and when first.
+    said: BTreeMap<Offset, BTreeMap<Attempt, Duration>>,
     /// When a member said first, under this token, that this message is done.
     said_first: BTreeMap<(usize, u32, Offset), Duration>,
     acked: BTreeMap<Offset, Acked>,
@@ -68,6 +74,8 @@ struct Group {
     fenced: Option<(u32, Duration)>,
     /// When redrives were asked for.
     redrives: Vec<Duration>,
+    /// The highest floor that anybody was told.
+    floor: Offset,
 }
 
 /// See the module.
@@ -88,6 +96,7 @@ impl Group {
         let before = self.handed.entry((offset, generation)).or_insert(0);
         *before += 1;
         let attempts_max = *before;
+        self.tried.entry((offset, generation, attempt)).or_insert(now);
         // What was confirmed before a member joined cannot lie in its buffer.
         if let Some(acked) = self.acked.get(&offset)
             && (acked.at < joined || acked.by == by)
@@ -160,8 +169,12 @@ impl Group {
         now: Duration,
     ) -> Option<Broken> {
         let Handed { offset, token, .. } = handed;
-        self.said.insert(offset);
+        self.said_done(by, handed, asked);
         self.acked.entry(offset).or_insert(Acked { at: now, by });
+        if let Some(since) = self.superseded(by, handed) {
+            let how = format!("acked for good, and tried again since {since:?}: {handed:?}");
+            return Some(("G-7", how));
+        }
         let token = token?;
         // Handed out to the same member twice, it may have counted before: said again, it is told so (G-7).
         let said_first = self.said_first.get(&(by.member, token, offset)).copied();
@@ -176,6 +189,27 @@ impl Group {
             self.fenced = Some((token, now));
         }
         None
+    }
+}
+
+impl Group {
+    fn said_done(&mut self, by: MemberNumber, handed: Handed, at: Duration) {
+        let Handed { offset, attempt, generation, .. } = handed;
+        let said = self.said.entry(offset).or_default();
+        said.entry((by.member, generation, attempt)).or_insert(at);
+    }
+
+    /// Since when somebody has a later attempt than this one, if that was before its member first said that
+    /// the message is done. Where it was also said of other attempts, one of these may have counted, and who
+    /// repeats that is told so (G-7).
+    fn superseded(&self, by: MemberNumber, handed: Handed) -> Option<Duration> {
+        let Handed { offset, attempt, generation, .. } = handed;
+        let said = self.said.get(&offset)?;
+        let own = (by.member, generation, attempt);
+        let first = *said.get(&own).filter(|_| said.len() == 1)?;
+        let behind = (offset, generation, attempt + 1)..=(offset, u32::MAX, u32::MAX);
+        let later = self.tried.range(behind).map(|(_, since)| *since).min()?;
+        (later < first).then_some(later)
     }
 }
 
@@ -195,12 +229,14 @@ impl History {
                 members: Vec::new(),
                 tokens_of: BTreeMap::new(),
                 handed: BTreeMap::new(),
-                said: BTreeSet::new(),
+                tried: BTreeMap::new(),
+                said: BTreeMap::new(),
                 said_first: BTreeMap::new(),
                 acked: BTreeMap::new(),
                 tokens: BTreeMap::new(),
                 fenced: None,
                 redrives: Vec::new(),
+                floor: Offset(0),
             });
             GroupNumber(inner.groups.groups.len() - 1)
         })
@@ -237,7 +273,7 @@ impl History {
     pub(in super::super) fn says_acked(&self, by: MemberNumber, handed: Handed) {
         let now = self.trace.elapsed();
         self.of_group(by, |group| {
-            group.said.insert(handed.offset);
+            group.said_done(by, handed, now);
             if let Some(token) = handed.token {
                 group.said_first.entry((by.member, token, handed.offset)).or_insert(now);
             }
@@ -263,6 +299,26 @@ impl History {
     pub(in super::super) fn redrives(&self, group: GroupNumber) {
         let now = self.trace.elapsed();
         self.inner.with(|inner| inner.groups.groups[group.0].redrives.push(now));
+    }
+
+    /// Somebody was told where the floor of a group is.
+    pub(in super::super) fn floor_told(&self, group: GroupNumber, floor: Offset) {
+        self.inner.with(|inner| {
+            let known = &mut inner.groups.groups[group.0].floor;
+            *known = floor.max(*known);
+        });
+    }
+
+    /// Nothing is wrong, and whoever leads tells this floor: it was never above (G-1).
+    pub(in super::super) fn check_floor(&self, group: GroupNumber, floor: Offset) {
+        let (name, known) = self.inner.with(|inner| {
+            let group = &inner.groups.groups[group.0];
+            (group.name.clone(), group.floor)
+        });
+        if floor < known {
+            let how = format_args!("the floor of group {name} was {known}, and is {floor}");
+            self.violated("G-1", how);
+        }
     }
 
     fn of_group(&self, by: MemberNumber, work: impl FnOnce(&mut Group) -> Option<Broken>) {
@@ -314,7 +370,7 @@ impl History {
                 of_group.map(|(_, _, offset, generation)| (*offset, *generation)).collect();
             let broken = (0..end.0).map(Offset).find_map(|offset| {
                 let is_dead = is_in(&dead.dead, offset);
-                let (acked, said) = (group.acked.get(&offset), group.said.contains(&offset));
+                let (acked, said) = (group.acked.get(&offset), group.said.contains_key(&offset));
                 let letter = letters.get(&offset);
                 // It may have been acked after it was redriven, by who had it before: nobody else had it
                 // then (G-7).

@@ -20,20 +20,24 @@ pub(super) async fn run(actor: Actor, groups: Vec<Group>) {
                     actor.history.redrives(group.number);
                     let redriven = admin.redrive(stream, name, &[]).await;
                     actor.note(format_args!("redrives {name}: {redriven:?}"));
-                    redriven.map(drop)
+                    redriven.map(|_| None)
                 }
                 4..6 => {
-                    let paused = admin.pause_group(stream, name).await.map(drop);
+                    let paused = admin.pause_group(stream, name).await;
                     actor.pause(1_000).await;
-                    paused.and(admin.resume_group(stream, name).await.map(drop))
+                    paused.and(admin.resume_group(stream, name).await).map(|done| Some(done.floor))
                 }
-                6..8 => admin.resume_group(stream, name).await.map(drop),
+                6..8 => admin.resume_group(stream, name).await.map(|done| Some(done.floor)),
                 _ => admin.describe_group(stream, name).await.map(|told| {
                     actor.note(format_args!("{name} is told: {told:?}"));
+                    Some(told.floor)
                 }),
             };
-            if let Err(error) = done {
-                judge(&actor, &error);
+            match done {
+                Ok(floor) => {
+                    floor.into_iter().for_each(|it| actor.history.floor_told(group.number, it));
+                }
+                Err(error) => judge(&actor, &error),
             }
         }
     }

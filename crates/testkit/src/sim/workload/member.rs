@@ -31,6 +31,10 @@ struct Part<'a> {
     actor: &'a Actor,
     group: &'a Group,
     number: MemberNumber,
+    /// So many messages, if any, it is about to reject at once: who leads then has that many dead letters to
+    /// make.
+    to_reject: usize,
+    rejected: Vec<Delivery>,
     /// Those that wait for confirmations, or stall.
     tasks: JoinSet<()>,
 }
@@ -38,19 +42,22 @@ struct Part<'a> {
 async fn take_part(actor: &Actor, client: &Client, group: &Group) {
     let number = actor.history.joins(group.number);
     let builder = client.subscribe(group.stream.clone()).group(group.name.clone());
-    let mut subscription = match builder.credit(actor.draw(1..60) as u32).open().await {
+    let credit = actor.draw(1..60);
+    let mut subscription = match builder.credit(credit as u32).open().await {
         Ok(subscription) => subscription,
         Err(error) => return judge(actor, &error),
     };
     actor.note(format_args!("joins"));
-    let mut part = Part { actor, group, number, tasks: JoinSet::new() };
+    let to_reject = if actor.percent(20) { actor.draw(1..credit + 1) as usize } else { 0 };
+    let (rejected, tasks) = (Vec::new(), JoinSet::new());
+    let mut part = Part { actor, group, number, to_reject, rejected, tasks };
     for _ in 0..actor.draw(1..400) {
         let patience = Duration::from_millis(actor.draw(1..3_000));
         match timeout(patience, subscription.next()).await {
             Ok(Ok(Some(event))) => part.on_event(event).await,
             Ok(Ok(None)) => break,
             Ok(Err(error)) => return judge(actor, &error),
-            Err(_) => {}
+            Err(_) => part.reject(),
         }
         if !actor.goes_on() {
             break;
@@ -79,6 +86,13 @@ impl Part<'_> {
     /// Settles it in some way, now, later or never.
     async fn work(&mut self, delivery: Delivery, handed: Handed) {
         let actor = self.actor;
+        if self.to_reject > 0 {
+            self.rejected.push(delivery);
+            if self.rejected.len() == self.to_reject {
+                self.reject();
+            }
+            return;
+        }
         match actor.draw(0..100) {
             0..60 => {
                 actor.history.says_acked(self.number, handed);
@@ -111,6 +125,11 @@ impl Part<'_> {
         if actor.percent(10) {
             actor.pause(200).await;
         }
+    }
+
+    fn reject(&mut self) {
+        self.to_reject = 0;
+        self.rejected.drain(..).for_each(|delivery| delivery.reject("none is for me"));
     }
 
     async fn leave(mut self, mut subscription: GroupSubscription) {

@@ -135,6 +135,40 @@ async fn an_ack_with_an_old_token_does_not_count() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_ack_of_an_earlier_attempt_does_not_count() {
+    // G-7
+    let (history, group) = group(false);
+    let [one, two] = [(); 2].map(|()| history.joins(group));
+    [4, 5, 6, 7].into_iter().for_each(|offset| history.handed(one, first(offset)));
+    let asked = history.trace.elapsed();
+    later().await;
+    let again = |offset| Handed { attempt: 2, ..first(offset) };
+    [4, 5, 6].into_iter().for_each(|offset| history.handed(two, again(offset)));
+    history.handed(one, again(7));
+    later().await;
+    history.acked_for_good(one, first(4), asked);
+    history.says_acked(two, again(5));
+    history.acked_for_good(one, first(5), history.trace.elapsed());
+    history.says_acked(one, again(7));
+    history.acked_for_good(one, first(7), history.trace.elapsed());
+    assert_eq!(broken(&history), [""; 0], "said before, and said by who has it");
+    history.acked_for_good(one, first(6), history.trace.elapsed());
+    assert_eq!(broken(&history), ["G-7"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_floor_that_was_told_is_kept() {
+    // G-1
+    let (history, group) = group(false);
+    history.floor_told(group, Offset(5));
+    history.floor_told(group, Offset(3));
+    history.check_floor(group, Offset(5));
+    assert_eq!(broken(&history), [""; 0], "one that did not lead any more told the other");
+    history.check_floor(group, Offset(4));
+    assert_eq!(broken(&history), ["G-1"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_active_member_has_messages_in_order() {
     //
     let (history, group) = group(true);
