@@ -1,6 +1,7 @@
 //! Bugs that a test can plant where the feature `builtin-bugs` is on, to show that the simulation
 //! catches them. Without the feature nothing can set one, and every check for one is constant false.
 
+use railgun_core::builtin_bug::{BuiltinBug as CoreBug, Planted as PlantedInCore};
 use railgun_core::shard::ShardState;
 
 /// See the module.
@@ -44,6 +45,8 @@ pub enum BuiltinBug {
     WrongClockLeads,
     /// An answer to what was relayed is given to who waits next, too.
     AnsweredTwice,
+    /// In what is decided by the log, and in the handing out of groups.
+    Core(CoreBug),
 }
 
 /// The bug of this node, if it has one.
@@ -72,7 +75,12 @@ impl Planted {
     /// The state of a shard of this node.
     #[cfg(feature = "builtin-bugs")]
     pub(crate) fn plant(self, state: ShardState) -> ShardState {
-        state.with_unplanned_commits(self.is(BuiltinBug::StaleCommit))
+        let in_core = match self.bug {
+            Some(BuiltinBug::Core(bug)) => Some(bug),
+            Some(BuiltinBug::StaleCommit) => Some(CoreBug::UnplannedCommits),
+            _ => None,
+        };
+        state.with_planted(PlantedInCore::new(in_core))
     }
 
     #[cfg(not(feature = "builtin-bugs"))]

@@ -2,6 +2,7 @@
 //! runtime, no files. Entries and times come in as arguments, outcomes are returned (DESIGN §1.6).
 #![warn(missing_docs)]
 
+pub mod builtin_bug;
 pub mod catalog;
 pub mod checkpoint;
 pub mod cluster_clock;

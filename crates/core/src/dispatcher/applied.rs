@@ -5,6 +5,7 @@ use railgun_types::{Offset, OffsetRange};
 use super::lease::Fate;
 use super::proposal::Proposal;
 use super::{DEAD_LETTER_RETRY_US, Dispatcher, Effect, StaleReason, StaleSettle, Time};
+use crate::builtin_bug::BuiltinBug;
 use crate::command::{GroupChange, GroupChanges};
 use crate::group::{ChangeOutcome, Context, HeldState};
 use crate::ranges::OffsetSet;
@@ -247,7 +248,8 @@ impl Dispatcher {
             match state {
                 HeldState::Delayed { until } => self.delay(offset, until),
                 HeldState::Dying { .. } => {
-                    if self.dying.insert(offset) {
+                    let is_forgotten = self.mirror.planted().is(BuiltinBug::DyingForgotten);
+                    if self.dying.insert(offset) && !is_forgotten {
                         out.push(Effect::Dying { offset, generation });
                     }
                 }

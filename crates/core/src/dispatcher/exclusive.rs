@@ -3,6 +3,7 @@
 use railgun_types::{Offset, OffsetRange};
 
 use super::{Dispatcher, Effect, HAND_OVER_US, HandOverRefused, MemberId, PresentedLease, Time};
+use crate::builtin_bug::BuiltinBug;
 
 /// Who is active, or to be.
 #[derive(Debug, Default)]
@@ -176,6 +177,16 @@ impl Dispatcher {
     pub(super) fn is_of_epoch(&self, epoch: u32) -> bool {
         let is_activated = self.activity.is_activating && !self.waiting.activates;
         !self.is_exclusive() || epoch == self.mirror.epoch() && !is_activated
+    }
+
+    /// Whether a settle by a tag of that epoch is too late.
+    pub(super) fn is_fenced(&self, epoch: u32) -> bool {
+        !self.is_of_epoch(epoch) && !self.is_unfenced(epoch)
+    }
+
+    /// See [`BuiltinBug::SettleNotFenced`].
+    pub(super) fn is_unfenced(&self, epoch: u32) -> bool {
+        self.mirror.planted().is(BuiltinBug::SettleNotFenced) && !self.is_of_epoch(epoch)
     }
 
     /// The member that has come back with what it had goes on being the active one.

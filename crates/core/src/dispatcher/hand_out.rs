@@ -6,6 +6,7 @@ use railgun_types::{Offset, OffsetRange};
 
 use super::lease::{Lease, Sizes, UNBEGUN_US_MAX, lease_id};
 use super::{Dispatcher, Effect, MemberId, OfferedRun, Time, Want};
+use crate::builtin_bug::BuiltinBug;
 
 /// Most messages of one delivery where others could take some, too.
 const RUN_MAX: u64 = 256;
@@ -76,7 +77,7 @@ impl Dispatcher {
         let attempts = self.mirror.held(offset).map_or(0, |held| held.attempts);
         let (attempt, generation) = (attempts.saturating_add(1), self.generation(offset));
         self.delivered += 1;
-        let id = lease_id(self.term, self.delivered);
+        let id = self.new_lease(offset);
         let is_even = bytes[..count].iter().all(|size| *size == bytes[0]);
         let sizes = match is_even {
             true => Sizes::Even(bytes[0]),
@@ -95,6 +96,17 @@ impl Dispatcher {
         let epoch = self.mirror.epoch();
         out.push(Effect::Deliver { member, lease: id, range, attempt, epoch, generation });
         count
+    }
+
+    /// The lease of a delivery whose first message this is.
+    fn new_lease(&self, offset: Offset) -> u64 {
+        if self.mirror.planted().is(BuiltinBug::LeaseReused)
+            && let Some((run, past)) = self.past.at_or_behind(offset)
+            && run.contains(offset)
+        {
+            return past.lease;
+        }
+        lease_id(self.term, self.delivered)
     }
 
     /// The message that is to go out next, if any may.

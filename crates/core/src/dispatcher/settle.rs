@@ -121,9 +121,9 @@ impl Dispatcher {
             let part = match next {
                 Some((run, lease)) if run.start <= rest.start => {
                     let (part, id) = (run.and(rest), lease.id);
-                    if id != settle.lease {
+                    if id != settle.lease && !self.is_unfenced(settle.epoch) {
                         verdict.stale(settle.lease, part, StaleReason::Superseded);
-                    } else if !self.is_of_epoch(settle.epoch) {
+                    } else if self.is_fenced(settle.epoch) {
                         verdict.stale(settle.lease, part, StaleReason::Fenced);
                     } else {
                         self.settle_lease(now, part, settle, verdict);
@@ -221,7 +221,7 @@ impl Dispatcher {
     /// Says why a settle by a tag that is not known does not count.
     fn refuse(&self, range: OffsetRange, settle: &Settle, verdict: &mut Verdict) {
         let term = lease_term(settle.lease);
-        if !self.is_of_epoch(settle.epoch) {
+        if self.is_fenced(settle.epoch) {
             return verdict.stale(settle.lease, range, StaleReason::Fenced);
         }
         if term > short_term(self.term) {
@@ -272,7 +272,7 @@ impl Dispatcher {
             verdict.waits_for = verdict.waits_for.max(self.said_by(part));
             return;
         }
-        if !self.is_of_epoch(settle.epoch) {
+        if self.is_fenced(settle.epoch) {
             return verdict.stale(settle.lease, part, StaleReason::Fenced);
         }
         match past.fate {

@@ -8,6 +8,7 @@ use super::{
     ChangeEffects, ChangeOutcome, ChangeRefused, Context, DeathReason, GroupState, Held, HeldState,
     Paused,
 };
+use crate::builtin_bug::BuiltinBug;
 use crate::command::{FailCause, GroupChange};
 
 const US_PER_MS: u64 = 1_000;
@@ -348,6 +349,11 @@ impl GroupState {
                     self.held.insert(offset, Held::new(generation, now));
                 }
             }
+        }
+        if self.planted.is(BuiltinBug::RedriveMovesFloor)
+            && let Some(first) = self.held.ready().next()
+        {
+            self.floor = self.floor.min(first);
         }
         REDRIVEN_PER_CHANGE - left
     }

@@ -18,6 +18,7 @@ use railgun_types::{ByteCursor, Malformed, Offset, OffsetRange, Timestamp};
 
 use super::breaker::Breaker;
 use super::{DeathReason, GroupState, Held, HeldState, Paused};
+use crate::builtin_bug::Planted;
 use crate::codec::{self, list, map, narrow, put_list, put_narrow, put_varints};
 use crate::command::{FailCause, failure};
 use crate::ranges::OffsetSet;
@@ -44,6 +45,7 @@ impl GroupState {
             epoch,
             paused,
             breaker,
+            planted: _,
         } = self;
         put_varints(out, [floor.0, leased_upto.0]);
         done.encode(out);
@@ -93,6 +95,7 @@ impl GroupState {
                 paused => Some(Paused::from_u8(paused).ok_or(Malformed)?),
             },
             breaker: Breaker::decode(cursor)?,
+            planted: Planted::default(),
         };
         if state.is_sound() { Ok(state) } else { Err(Malformed) }
     }
@@ -109,20 +112,24 @@ impl GroupState {
             let above = run.and(OffsetRange::new(self.floor, Offset(u64::MAX)));
             self.done.missing(above).next().is_none() && self.held.range(run).next().is_none()
         };
-        let highest = [
-            self.done.iter().next_back().map(|run| run.end),
-            self.dead.iter().next_back().map(|run| run.end),
-            self.held.last().map(|offset| offset.plus(1)),
-            self.highest_acked.map(|offset| offset.plus(1)),
-            Some(self.floor),
-        ];
-        highest.into_iter().flatten().all(|end| end <= self.leased_upto)
+        self.known_upto() <= self.leased_upto
             && self.held.last() != Some(Offset(u64::MAX))
             && self.highest_acked != Some(Offset(u64::MAX))
             && self.done.first().is_none_or(|first| first.start > self.floor)
             && self.held.iter().all(held)
             && self.dead.iter().all(is_dead)
             && self.generations.iter().all(|(offset, it)| *it > 0 && self.dead.contains(*offset))
+    }
+
+    /// Behind the last message of which something is known.
+    pub(super) fn known_upto(&self) -> Offset {
+        let ends = [
+            self.done.iter().next_back().map(|run| run.end),
+            self.dead.iter().next_back().map(|run| run.end),
+            self.held.last().map(|offset| offset.plus(1)),
+            self.highest_acked.map(|offset| offset.plus(1)),
+        ];
+        ends.into_iter().flatten().fold(self.floor, Offset::max)
     }
 }
 

@@ -21,6 +21,7 @@ pub use outcome::{ChangeEffects, ChangeOutcome, ChangeRefused};
 
 pub(crate) use outcome::{change_outcome, put_change_outcome};
 
+use crate::builtin_bug::{BuiltinBug, Planted};
 use crate::ranges::OffsetSet;
 use breaker::Breaker;
 use histories::Histories;
@@ -41,6 +42,7 @@ pub struct GroupState {
     epoch: u32,
     paused: Option<Paused>,
     breaker: Breaker,
+    planted: Planted,
 }
 
 /// Who keeps a group from getting anything.
@@ -100,6 +102,18 @@ impl GroupState {
     #[must_use]
     pub fn new(start: Offset) -> Self {
         Self { floor: start, leased_upto: start, ..Self::default() }
+    }
+
+    /// Gives a bug, or none, to a state that was just made or restored.
+    pub(crate) fn plant(&mut self, planted: Planted) {
+        self.planted = planted;
+        if planted.is(BuiltinBug::ReservedLost) {
+            self.leased_upto = self.known_upto();
+        }
+    }
+
+    pub(crate) fn planted(&self) -> Planted {
+        self.planted
     }
 
     /// The floor F: everything below is acked, dead, parked or removed, but for what was made pending

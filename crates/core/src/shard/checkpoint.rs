@@ -62,6 +62,7 @@ use super::orphans::{ORPHANS_MAX, Orphan};
 use super::outcome::{DIFF_BYTES_MIN, diff, put_diff, put_verdicts, verdicts};
 use super::producers::{Producer, ProducerKey, Producers, StoredResult, StoredVerdicts};
 use super::{HotIndex, SEGMENT_BYTES_MIN, ShardState, Stream, Waiting};
+use crate::builtin_bug::Planted;
 use crate::checkpoint::{
     CheckpointError, CheckpointReader, CheckpointWriter, Header, Section, Unwritten,
 };
@@ -132,8 +133,7 @@ impl ShardState {
             waiting: _,
             // Of this node's version, not of the state.
             segment_bytes_min: _,
-            #[cfg(feature = "builtin-bugs")]
-                takes_unplanned: _,
+            planted: _,
         } = self;
         let ShardManifest { cluster, shard, streams: cold, objects } = manifest;
         let mut writer = CheckpointWriter::new(&Header {
@@ -237,8 +237,7 @@ impl ShardState {
                 floor,
                 waiting,
                 segment_bytes_min: SEGMENT_BYTES_MIN,
-                #[cfg(feature = "builtin-bugs")]
-                takes_unplanned: false,
+                planted: Planted::default(),
             },
             membership: Bytes::copy_from_slice(header.membership),
         })

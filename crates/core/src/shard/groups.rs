@@ -144,6 +144,8 @@ impl ShardState {
         let mut revisions = Revisions::new();
         revisions.note(&ensure.into(), None);
         let id = GroupId(at.index);
+        let mut state = GroupState::new(start_of(ensure.start, stream.next));
+        state.plant(self.planted);
         let group = Group {
             id,
             stream: ensure.stream,
@@ -151,7 +153,7 @@ impl ShardState {
             spec,
             revisions,
             created: self.log_time,
-            state: GroupState::new(start_of(ensure.start, stream.next)),
+            state,
         };
         self.groups.insert(id, group);
         names.insert(ensure.group.clone(), id);

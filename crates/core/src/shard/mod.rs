@@ -35,6 +35,7 @@ pub use orphans::{ORPHANS_MAX, Orphan};
 pub use seal::CommitRefused;
 pub use stream::Stream;
 
+use crate::builtin_bug::{BuiltinBug, Planted};
 use crate::command::{Command, CommandBody, GroupCommand, SegmentCommand, StreamCommand};
 use crate::group::ChangeOutcome;
 use crate::manifest::{ObjectId, ShardManifest};
@@ -102,9 +103,7 @@ pub struct ShardState {
     floor: Floor,
     waiting: Waiting,
     segment_bytes_min: u64,
-    /// See [`Self::with_unplanned_commits`].
-    #[cfg(feature = "builtin-bugs")]
-    takes_unplanned: bool,
+    planted: Planted,
 }
 
 /// Bytes of records and their ids that are not in the bucket yet, by how far they got.
@@ -144,8 +143,7 @@ impl ShardState {
             floor: Floor::default(),
             waiting: Waiting::default(),
             segment_bytes_min: SEGMENT_BYTES_MIN,
-            #[cfg(feature = "builtin-bugs")]
-            takes_unplanned: false,
+            planted: Planted::default(),
         }
     }
 
@@ -154,6 +152,17 @@ impl ShardState {
     #[must_use]
     pub fn with_segment_bytes_min(mut self, bytes: u64) -> Self {
         self.segment_bytes_min = bytes;
+        self
+    }
+
+    /// The same, just made or restored, with a bug, or none.
+    #[must_use]
+    pub fn with_planted(mut self, planted: Planted) -> Self {
+        self.planted = planted;
+        if planted.is(BuiltinBug::SliceMissing) {
+            self.dedup.lose_newest();
+        }
+        self.groups.values_mut().for_each(|group| group.state.plant(planted));
         self
     }
 

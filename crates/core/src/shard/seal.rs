@@ -5,6 +5,7 @@ use railgun_types::{EntryId, Offset, StreamUid};
 use super::manifest_log::ManifestLog;
 use super::offload::{Attempt, PlannedRange, Planner};
 use super::{ShardState, Stream};
+use crate::builtin_bug::BuiltinBug;
 use crate::command::{CommittedPart, ObjectCommit, SealScope};
 use crate::manifest::{ColdRange, ObjectId, ShardManifest};
 
@@ -111,16 +112,16 @@ impl ShardState {
         commit: &ObjectCommit,
     ) -> Result<(), CommitRefused> {
         let object = commit.object;
+        let takes_unplanned = self.planted.is(BuiltinBug::UnplannedCommits);
         let Some(plan) = self.plans.get(&object) else {
-            #[cfg(feature = "builtin-bugs")]
-            if self.takes_unplanned {
+            if takes_unplanned {
                 self.take_unplanned(at, commit);
                 return Ok(());
             }
             return Err(CommitRefused::NotPlanned { object });
         };
         let attempt = Attempt { index: commit.attempt, hash: commit.hash };
-        if plan.attempt != Some(attempt) && !self.takes_foreign() {
+        if plan.attempt != Some(attempt) && !takes_unplanned {
             return Err(CommitRefused::OtherAttempt { object, attempt: attempt.index });
         }
         // A stream deleted since the seal is no longer in the plan; its part is not looked at.
@@ -143,29 +144,7 @@ impl ShardState {
         Ok(())
     }
 
-    /// Has the state take commits, too, of objects that no plan asks for, and of
-    /// attempts that are over: a bug, planted on purpose. It must
-    /// be on all replicas, and after every restart.
-    #[cfg(feature = "builtin-bugs")]
-    #[must_use]
-    pub fn with_unplanned_commits(mut self, are_taken: bool) -> Self {
-        self.takes_unplanned = are_taken;
-        self
-    }
-
-    /// See [`Self::with_unplanned_commits`].
-    #[cfg(feature = "builtin-bugs")]
-    fn takes_foreign(&self) -> bool {
-        self.takes_unplanned
-    }
-
-    #[cfg(not(feature = "builtin-bugs"))]
-    #[expect(clippy::unused_self, reason = "as with the bugs")]
-    const fn takes_foreign(&self) -> bool {
-        false
-    }
-
-    #[cfg(feature = "builtin-bugs")]
+    /// See [`BuiltinBug::UnplannedCommits`].
     fn take_unplanned(&mut self, at: EntryId, commit: &ObjectCommit) {
         for part in &commit.parts {
             take_part(&mut self.manifest, &mut self.manifest_log, at, commit.object, part);

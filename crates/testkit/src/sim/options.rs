@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use railgun_broker::{BuiltinBug as BrokerBug, CheckpointCadence, Thresholds};
 use railgun_cold::testing::Conditions;
+use railgun_core::builtin_bug::BuiltinBug as CoreBug;
 use railgun_log::BuiltinBug as LogBug;
 
 use super::random::Random;
@@ -70,8 +71,9 @@ impl ClusterBug {
 }
 
 /// Bugs that a simulated cluster finds.
-pub const CLUSTER_BUGS: [ClusterBug; 24] = {
+pub const CLUSTER_BUGS: [ClusterBug; 30] = {
     use BrokerBug as Broker;
+    use CoreBug as Core;
     use LogBug as Log;
     const fn log(
         bug: LogBug,
@@ -88,6 +90,14 @@ pub const CLUSTER_BUGS: [ClusterBug; 24] = {
         besides: &'static [&'static str],
     ) -> ClusterBug {
         ClusterBug { bug: Bug::Broker(bug), name, against, besides }
+    }
+    const fn core(
+        bug: CoreBug,
+        name: &'static str,
+        against: &'static [&'static str],
+        besides: &'static [&'static str],
+    ) -> ClusterBug {
+        ClusterBug { bug: Bug::Broker(Broker::Core(bug)), name, against, besides }
     }
     // What is neither in a log nor in the bucket is not read, and nothing is where it belongs.
     const LOST: &[&str] =
@@ -144,6 +154,20 @@ pub const CLUSTER_BUGS: [ClusterBug; 24] = {
             &["orphans"],
             &[],
         ),
+        core(Core::SettleNotFenced, "settle not fenced", &["X-2"], &["G-7"]),
+        // Settled by a tag of before, it may lie in a buffer; and the SDK takes deliveries of one lease for one.
+        core(Core::LeaseReused, "lease reused", &["G-7", "G-3"], &["X-3"]),
+        // Whoever was restored appends what others do not.
+        core(
+            Core::SliceMissing,
+            "slice missing in a checkpoint",
+            &["DD-4", "DD-2"],
+            &["PS-2", "PS-1"],
+        ),
+        // Whoever was restored leaves out what others settle, and has no dead letter of what they give up.
+        core(Core::ReservedLost, "reserved messages forgotten", &["G-1", "G-3"], &["PS-2"]),
+        core(Core::DyingForgotten, "dying forgotten by a new leader", &["DL-3"], &[]),
+        core(Core::RedriveMovesFloor, "redrive moves the floor", &["G-1", "G-3"], &[]),
     ]
 };
 

@@ -10,12 +10,13 @@ use railgun_types::{
 
 use super::super::ensure::{CHANGES_REMEMBERED, Change};
 use super::*;
-use crate::checkpoint::damage;
+use crate::checkpoint::{damage, sections};
 use crate::command::{
     Append, AppendMode, Command, CommandBody, CommittedPart, DeadLetterOf, EnsureGroup,
     EnsureStream, ExpectedNext, FailCause, GroupChange, GroupChanges, GroupCommand, GroupStart,
     ObjectCommit, ProducerSequence, SealScope, SegmentCommand, StreamCommand, UploadAttempt,
 };
+use crate::group::GroupState;
 use crate::shard::dedup::{IdWindow, Slice};
 use crate::shard::{Group, Outcome};
 
@@ -385,6 +386,24 @@ fn what_is_not_understood_is_named() {
     let mut rotten = encode(&rich(), false);
     *rotten.last_mut().expect("not empty") ^= 1;
     assert!(matches!(decode(&rotten), Err(CheckpointError::Checksum { .. })));
+}
+
+#[test]
+fn what_two_states_differ_in_is_told() {
+    let state = rich();
+    let mut other = state.clone();
+    other.dedup.lose_newest();
+    let mut leased = state.clone();
+    let group = leased.groups.values_mut().next().expect("it has one");
+    group.state = GroupState::new(Offset(7));
+    let of = |state: &ShardState| sections(&encode(state, false)).expect("our own");
+    let differ = |other: &ShardState| -> Vec<_> {
+        let pairs = of(&state).into_iter().zip(of(other));
+        pairs.filter(|(one, other)| one != other).map(|((section, _), _)| section).collect()
+    };
+    assert_eq!(differ(&state), []);
+    assert_eq!(differ(&other), [Section::Ids]);
+    assert_eq!(differ(&leased), [Section::Groups]);
 }
 
 #[test]

@@ -103,6 +103,13 @@ impl Dedup {
         }
     }
 
+    /// See [`BuiltinBug::SliceMissing`](crate::builtin_bug::BuiltinBug::SliceMissing).
+    pub(super) fn lose_newest(&mut self) {
+        self.windows.values_mut().for_each(IdWindow::lose_newest);
+        self.windows.retain(|_, window| window.held() > 0);
+        self.held = self.windows.values().map(IdWindow::held).sum();
+    }
+
     pub(super) fn figures(
         &self,
         stream: StreamUid,

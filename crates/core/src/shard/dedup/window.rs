@@ -109,6 +109,14 @@ impl IdWindow {
         }
     }
 
+    /// See [`BuiltinBug::SliceMissing`](crate::builtin_bug::BuiltinBug::SliceMissing).
+    pub(super) fn lose_newest(&mut self) {
+        self.slices.pop_back();
+        let forgotten = if self.slices.is_empty() { 0 } else { self.forgotten };
+        let slices = std::mem::take(&mut self.slices);
+        *self = Self::restored(slices, forgotten, self.evicted, self.evicted_ts);
+    }
+
     /// How far back an id is known, in µs of log time: less than the window where some were forgotten
     /// before their time.
     pub(super) fn effective_us(&self, now: Timestamp, spec: &DedupSpec) -> i64 {
