@@ -162,22 +162,26 @@ impl Judged {
     /// that is refused takes with it all behind it (PS-2).
     fn by_ids(dedup: &Dedup, spec: &DedupSpec, item: &Append, next: Offset, ts: Timestamp) -> Self {
         let mut judged = Self::default();
-        // Ids of this batch, by their place in `ids`.
-        let mut own = BTreeMap::new();
+        let (window, room) = (dedup.window(item.stream), dedup.room(item.stream, spec));
+        let hashes = hashes(spec, item);
+        // Ids of this batch, by their place in `ids`, if one comes more than once.
+        let mut own = has_repeats(&hashes).then(BTreeMap::new);
         let mut added = 0;
         let mut records = item.batch.records();
         for record in 0..item.batch.count() as u32 {
             let Some(entry) = records.next() else { break };
-            let verdict = match entry.id.zip(entry.payload_hash) {
-                None if spec.require_id => Err(AppendRefusal::IdRequired { record }),
-                Some((id, payload)) if spec.is_on() => {
-                    let hash = IdHash::new(item.stream, id);
+            let verdict = match hashes[record as usize].zip(entry.payload_hash) {
+                None if spec.require_id && entry.id.is_none() => {
+                    Err(AppendRefusal::IdRequired { record })
+                }
+                Some((hash, payload)) => {
                     let [a, b, c, d, e, f, g, h, ..] = *payload;
                     let payload = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
                     let offset = next.plus(added);
                     let id = HeldId { hash, offset, ts, payload };
-                    let of_batch = own.get(&hash).map(|place: &usize| judged.ids[*place]);
-                    let first = of_batch.or_else(|| dedup.find(item.stream, hash).copied());
+                    let of_batch = own.as_ref().and_then(|own| own.get(&hash));
+                    let of_batch = of_batch.map(|place: &usize| judged.ids[*place]);
+                    let first = of_batch.or_else(|| window?.find(hash).copied());
                     match first {
                         Some(HeldId { offset, ts, payload: of_first, .. }) => {
                             if of_first == payload {
@@ -186,15 +190,17 @@ impl Judged {
                                 Err(AppendRefusal::IdConflict { record, original: offset })
                             }
                         }
-                        None if dedup.has_room(item.stream, spec, judged.ids.len() as u64) => {
-                            own.insert(hash, judged.ids.len());
+                        None if (judged.ids.len() as u64) < room => {
+                            if let Some(own) = &mut own {
+                                own.insert(hash, judged.ids.len());
+                            }
                             judged.ids.push(id);
                             Ok(None)
                         }
                         None => Err(AppendRefusal::IdsFull { record }),
                     }
                 }
-                _ => Ok(None),
+                None => Ok(None),
             };
             match verdict {
                 Ok(None) => {
@@ -230,6 +236,19 @@ impl Judged {
             (AppendMode::Each, _) => refused.filter(|_| self.count == 0),
         }
     }
+}
+
+/// Of each record, what its id is held as; `None`: it has none, or the stream holds none.
+fn hashes(spec: &DedupSpec, item: &Append) -> Vec<Option<IdHash>> {
+    let hash = |id| IdHash::new(item.stream, id);
+    let ids = item.batch.records().map(|entry| entry.id.filter(|_| spec.is_on()));
+    ids.map(|id| id.map(hash)).collect()
+}
+
+fn has_repeats(hashes: &[Option<IdHash>]) -> bool {
+    let mut sorted: Vec<_> = hashes.iter().flatten().collect();
+    sorted.sort_unstable();
+    sorted.windows(2).any(|pair| pair[0] == pair[1])
 }
 
 impl ShardState {
@@ -294,7 +313,7 @@ impl ShardState {
             point
         });
         stream.append(points, bytes, id_bytes, &mut self.floor, &mut self.waiting);
-        ids.into_iter().for_each(|id| self.dedup.hold(uid, &spec, id));
+        self.dedup.hold(uid, &spec, ids);
         let is_plain = verdicts == Verdicts::default();
         let verdicts = (!is_plain).then(|| Arc::new(verdicts));
         let appended = Appended { base, count, ts, repeated: false, verdicts };

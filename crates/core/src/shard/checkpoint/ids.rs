@@ -10,7 +10,7 @@ use railgun_types::{ByteCursor, Malformed, Offset, StreamUid, Timestamp, put_var
 
 use super::Stream;
 use crate::codec::{self, list, map, put_list};
-use crate::shard::dedup::{Dedup, HeldId, IdHash, IdWindow, Slice};
+use crate::shard::dedup::{Dedup, HeldId, IDS_MAX, IdHash, IdWindow, Slice};
 
 const ID_BYTES: usize = 40;
 /// Fewest bytes of a slice, with one id.
@@ -71,5 +71,5 @@ fn slice(cursor: &mut ByteCursor<'_>) -> Result<Arc<Slice>, Malformed> {
             payload: cursor.u64()?,
         })
     })?;
-    Ok(Arc::new(Slice::closed(ids)))
+    if ids.len() > IDS_MAX { Err(Malformed) } else { Ok(Arc::new(Slice::closed(ids))) }
 }

@@ -11,7 +11,7 @@ use railgun_types::limits::DEDUP_IDS_PER_SHARD;
 use railgun_types::{DedupFull, DedupSpec, StreamUid, Timestamp};
 
 pub(super) use id_hash::IdHash;
-pub(super) use slice::{HeldId, Slice};
+pub(super) use slice::{HeldId, IDS_MAX, Slice};
 pub(super) use window::IdWindow;
 
 use super::Stream;
@@ -65,35 +65,41 @@ impl Dedup {
         }
     }
 
-    /// The message on this stream that came with this id, if its time is not over. What is over must have
-    /// expired before.
-    pub(super) fn find(&self, stream: StreamUid, hash: IdHash) -> Option<&HeldId> {
-        self.windows.get(&stream)?.find(hash)
+    /// What a stream holds, if its time is not over. What is over must have expired before.
+    pub(super) fn window(&self, stream: StreamUid) -> Option<&IdWindow> {
+        self.windows.get(&stream)
     }
 
-    /// Whether the stream may hold one more id beside `more` that are to be held already.
-    pub(super) fn has_room(&self, stream: StreamUid, spec: &DedupSpec, more: u64) -> bool {
+    /// How many more ids the stream may hold.
+    pub(super) fn room(&self, stream: StreamUid, spec: &DedupSpec) -> u64 {
         let own = self.windows.get(&stream).map_or(0, IdWindow::held);
         match spec.full {
             DedupFull::Reject => {
-                own + more < spec.max_ids && self.held + more < DEDUP_IDS_PER_SHARD
+                let of_shard = DEDUP_IDS_PER_SHARD.saturating_sub(self.held);
+                spec.max_ids.saturating_sub(own).min(of_shard)
             }
             // It forgets its own, never another stream's.
-            DedupFull::EvictOldest => self.held - own < DEDUP_IDS_PER_SHARD,
+            DedupFull::EvictOldest if self.held - own < DEDUP_IDS_PER_SHARD => u64::MAX,
+            DedupFull::EvictOldest => 0,
         }
     }
 
-    /// Holds the id of a message that was just appended, for which there is room.
-    pub(super) fn hold(&mut self, stream: StreamUid, spec: &DedupSpec, id: HeldId) {
-        let window = self.windows.entry(stream).or_default();
-        while window.held() >= spec.max_ids || self.held >= DEDUP_IDS_PER_SHARD {
-            if !window.evict() {
-                break;
-            }
-            self.held -= 1;
+    /// Holds the ids of messages that were just appended, for which there is room.
+    pub(super) fn hold(&mut self, stream: StreamUid, spec: &DedupSpec, ids: Vec<HeldId>) {
+        if ids.is_empty() {
+            return;
         }
-        window.push(id, spec);
-        self.held += 1;
+        let window = self.windows.entry(stream).or_default();
+        for id in ids {
+            while window.held() >= spec.max_ids || self.held >= DEDUP_IDS_PER_SHARD {
+                if !window.evict() {
+                    break;
+                }
+                self.held -= 1;
+            }
+            window.push(id, spec);
+            self.held += 1;
+        }
     }
 
     /// Forgets all ids of a stream.

@@ -21,14 +21,20 @@ pub(in crate::shard) struct HeldId {
 #[derive(Clone, Debug, Default)]
 pub(in crate::shard) struct Slice {
     ids: Vec<HeldId>,
-    /// Positions in `ids`, by the hash, or the next free place behind it.
+    /// Positions in `ids`, each by its hash, or at the next free place behind that, with some bits of the
+    /// hash: whoever looks for an id that is not there, as mostly, does not look at others.
     table: Vec<u32>,
     /// Mixed into the place of a hash. It is the log time at which the table was made, so that nobody can
     /// collect ids beforehand which would all lie in one place.
     salt: u64,
 }
 
+/// Ids of a slice, at most.
+pub(in crate::shard) const IDS_MAX: usize = 1 << POSITION_BITS;
+const POSITION_BITS: u32 = 17;
+/// Bits of a hash in a place of the table are never all set, so this is none.
 const FREE: u32 = u32::MAX;
+const BITS_MAX: u32 = (FREE >> POSITION_BITS) - 1;
 /// Room that a slice begins with.
 const ROOM_MIN: usize = 8;
 
@@ -66,16 +72,23 @@ impl Slice {
         if self.table.is_empty() {
             return None;
         }
-        let mut place = self.first_place(hash);
+        let entry = self.table[self.place_of(hash)];
+        (entry != FREE).then(|| position(entry))
+    }
+
+    /// Where the table has this hash, or has room for it: there is always some.
+    fn place_of(&self, hash: IdHash) -> usize {
+        let (mut place, bits) = self.first_place(hash);
         loop {
-            let at = self.table[place];
-            if at == FREE {
-                return None;
+            let entry = self.table[place];
+            let is_it = || self.ids[position(entry)].hash == hash;
+            if entry == FREE || entry >> POSITION_BITS == bits && is_it() {
+                return place;
             }
-            if self.ids[at as usize].hash == hash {
-                return Some(at as usize);
+            place += 1;
+            if place == self.table.len() {
+                place = 0;
             }
-            place = (place + 1) % self.table.len();
         }
     }
 
@@ -86,24 +99,28 @@ impl Slice {
         (0..self.ids.len()).for_each(|at| self.place(at));
     }
 
-    /// Enters the id at this position: in the place of an earlier one with its hash, or in a free one,
-    /// of which there always are some.
+    /// Enters the id at this position: in the place of an earlier one with its hash, or in a free one.
     fn place(&mut self, at: usize) {
         let hash = self.ids[at].hash;
-        let mut place = self.first_place(hash);
-        while self.table[place] != FREE && self.ids[self.table[place] as usize].hash != hash {
-            place = (place + 1) % self.table.len();
-        }
-        self.table[place] = at as u32;
+        let (_, bits) = self.first_place(hash);
+        let place = self.place_of(hash);
+        self.table[place] = bits << POSITION_BITS | at as u32;
     }
 
-    fn first_place(&self, hash: IdHash) -> usize {
+    /// Where to look first, and the bits of the hash that are kept there.
+    fn first_place(&self, hash: IdHash) -> (usize, u32) {
         const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
         let [low, high] = hash.words();
         let product = u128::from(low ^ self.salt) * u128::from(high ^ MIX);
         let mixed = (product as u64) ^ (product >> 64) as u64;
-        ((u128::from(mixed) * self.table.len() as u128) >> 64) as usize
+        let place = ((u128::from(mixed) * self.table.len() as u128) >> 64) as usize;
+        // The lowest bits; the place comes from the highest.
+        (place, (mixed as u32 & (FREE >> POSITION_BITS)).min(BITS_MAX))
     }
+}
+
+fn position(entry: u32) -> usize {
+    entry as usize % IDS_MAX
 }
 
 /// Where an id lies in the table depends on when the table was made, and does not count.
@@ -142,6 +159,23 @@ mod tests {
                 assert_eq!(slice.find(held(n, 0).hash), Some(at));
             }
             assert_eq!(slice.find(held(5_000, 0).hash), None);
+        }
+    }
+
+    #[test]
+    fn the_last_place_of_a_full_slice_is_none_that_is_free() {
+        const ODD: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
+        let hash = |n: u64| IdHash(ODD.wrapping_mul(n.into()).to_le_bytes());
+        let id = |n| HeldId { hash: hash(n), offset: Offset(n), ts: Timestamp(0), payload: 0 };
+        let slice = Slice::closed((0..IDS_MAX as u64).map(id).collect());
+        for n in 0..IDS_MAX {
+            assert_eq!(slice.find(hash(n as u64)), Some(n));
+        }
+        let all = slice.table.iter().filter(|entry| **entry != FREE).count();
+        assert_eq!(all, IDS_MAX);
+        // However the bits of a hash come out.
+        for last in [BITS_MAX - 1, BITS_MAX] {
+            assert_ne!(last << POSITION_BITS | (IDS_MAX as u32 - 1), FREE);
         }
     }
 

@@ -6,10 +6,8 @@ use std::sync::Arc;
 use railgun_types::{DedupSpec, Offset, Timestamp};
 
 use super::IdHash;
-use super::slice::{HeldId, Slice};
+use super::slice::{HeldId, IDS_MAX, Slice};
 
-/// Ids of a slice, at most.
-const SLICE_IDS: usize = 131_072;
 /// A slice spans this part of the window, at most: so much longer than their time ids may take memory.
 const SLICES_PER_WINDOW: i64 = 8;
 
@@ -66,7 +64,7 @@ impl IdWindow {
         self.held += 1;
         let fits = |slice: &Slice| {
             let span = slice.ids().first().map_or(0, |first| id.ts.since_us(first.ts));
-            slice.ids().len() < SLICE_IDS && span <= spec.window_us() / SLICES_PER_WINDOW
+            slice.ids().len() < IDS_MAX && span <= spec.window_us() / SLICES_PER_WINDOW
         };
         match self.slices.back_mut() {
             Some(open) if fits(open) => Arc::make_mut(open).push(id),
