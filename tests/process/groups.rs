@@ -237,4 +237,18 @@ async fn a_message_that_kills_its_consumers_takes_no_other_along() {
     let listed = site.output(&["dlq", "ls", "s", "g", "-o", "json"]);
     let listed = String::from_utf8(listed).expect("text");
     assert!(listed.contains("\"offset\": 4") || listed.contains("\"offset\":4"), "{listed}");
+    // DL-7
+    site.output(&["stream", "ensure", "retry"]);
+    let redrive = ["dlq", "redrive", "s", "g", "--to", "retry"];
+    let refused = site.client_command(&redrive).output().expect("the binary runs");
+    let told = String::from_utf8(refused.stderr).expect("text");
+    assert!(!refused.status.success() && told.contains("ID time box"), "{told}");
+    let ensure = ["stream", "ensure", "retry", "--dedup-window", "1h", "--mode", "overwrite"];
+    site.output(&ensure);
+    let text = |args: &[&str]| String::from_utf8(site.output(args)).expect("text");
+    assert_eq!(text(&redrive), "s/g: 1 published into retry\n");
+    let read = ["sub", "retry", "--from", "earliest", "--until-end", "--raw"];
+    assert_eq!(text(&read).trim(), "m4");
+    assert_eq!(text(&redrive), "s/g: 0 published into retry\n", "it is given up here");
+    assert_eq!(client.admin().describe_group(&stream, &group()).await.expect("told").dead, 0);
 }

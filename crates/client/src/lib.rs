@@ -57,7 +57,8 @@ pub use connect_error::{Attempt, ConnectError};
 pub use dial::{Dial, Dialling, Resolving, Target};
 pub use group::{
     DeadLetter, DeadLetters, DeadLettersError, Delivery, DeliveryBatch, Fetch, GroupBuilder,
-    GroupError, GroupEvent, GroupSubscription, PauseReason, PullSubscription, StaleReason,
+    GroupError, GroupEvent, GroupSubscription, PauseReason, PullSubscription, RedriveError,
+    Redriven, StaleReason,
 };
 pub use message::Message;
 pub use options::ClientOptions;

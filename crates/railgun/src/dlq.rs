@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
-use railgun_client::{Admin, Client, DeadLetter, DeadLetters, Offset, OffsetRange};
+use railgun_client::{Admin, Client, DeadLetter, DeadLetters, Offset, OffsetRange, StreamName};
 use serde_json::Value;
 
 use crate::exit::{CommandResult, Exit, Failure};
@@ -59,8 +59,12 @@ enum DlqCommand {
         listing: Listing,
     },
     /// Deliver dead letters again, to this group alone, as if they had never failed
+    ///
+    /// With --to they are published into another stream instead, under ids by which none is in it twice, and
+    /// given up here.
     #[command(after_help = "Examples:
   railgun dlq redrive orders billing
+  railgun dlq redrive orders billing --to orders-retry
   railgun dlq redrive orders billing --offset 12345 --offset 12399")]
     Redrive {
         #[command(flatten)]
@@ -68,6 +72,9 @@ enum DlqCommand {
         /// Only this one; may be repeated [default: all]
         #[arg(long = "offset", value_name = "N")]
         offsets: Vec<u64>,
+        /// Publish them into this stream, which must hold ids (--dedup-window)
+        #[arg(long, value_name = "STREAM")]
+        to: Option<StreamName>,
     },
     /// Give dead letters up: they cannot be redriven any more
     #[command(after_help = "Examples:
@@ -92,7 +99,10 @@ pub(crate) async fn run(args: DlqArgs, server: &ServerArgs) -> CommandResult {
         DlqCommand::Show { group, offset, listing } => {
             show(client, &group, Offset(offset), listing).await
         }
-        DlqCommand::Redrive { group, offsets } => redrive(client, &group, &offsets).await,
+        DlqCommand::Redrive { group, offsets, to: None } => redrive(client, &group, &offsets).await,
+        DlqCommand::Redrive { group, offsets, to: Some(to) } => {
+            redrive_to(client, &group, &offsets, &to).await
+        }
         DlqCommand::Purge { group, offsets, yes } => purge(client, &group, &offsets, yes).await,
     };
     server.with_client(answer).await
@@ -230,6 +240,29 @@ async fn redrive(client: &Client, group: &GroupRef, offsets: &[u64]) -> CommandR
     let redriven = admin.redrive(stream, name, &ranges(offsets)).await;
     let messages = redriven.map_err(|error| group.explain(&error))?;
     print(&format!("{stream}/{name}: {messages} redriven\n"))
+}
+
+async fn redrive_to(
+    client: &Client,
+    group: &GroupRef,
+    offsets: &[u64],
+    to: &StreamName,
+) -> CommandResult {
+    let letters = open(client, group).await?;
+    let of_these = |offset: &Offset| offsets.is_empty() || offsets.contains(&offset.0);
+    let without_copy = letters.without_copy().filter(of_these).count();
+    let redriven = letters.redrive_to(client, to, &ranges(offsets)).await;
+    let redriven = redriven.map_err(|error| explain::redrive(&error, group, to))?;
+    if without_copy > 0 {
+        eprintln!("warning: {without_copy} dead letters have no copy any more, and were left");
+    }
+    let GroupRef { stream, group: name } = group;
+    let (messages, duplicates) = (redriven.messages, redriven.duplicates);
+    let before = match duplicates {
+        0 => String::new(),
+        some => format!(", {some} of them before"),
+    };
+    print(&format!("{stream}/{name}: {messages} published into {to}{before}\n"))
 }
 
 async fn purge(client: &Client, group: &GroupRef, offsets: &[u64], yes: bool) -> CommandResult {

@@ -3,11 +3,12 @@
 
 use railgun_client::{
     AdminError, ConnectError, DeadLettersError, ErrorCode, GroupError, GroupName, OpenError,
-    PublishError, RecordRefused, SendError, StreamName, SubscribeError, TransportError, WireCode,
-    WireError,
+    PublishError, RecordRefused, RedriveError, SendError, StreamName, SubscribeError,
+    TransportError, WireCode, WireError,
 };
 
 use crate::exit::{Exit, Failure};
+use crate::group::GroupRef;
 use crate::output::format::safe;
 
 /// No connection.
@@ -291,6 +292,23 @@ pub(crate) fn dead_letters(error: &DeadLettersError, stream: &StreamName) -> Fai
     match error {
         DeadLettersError::Admin(error) => admin(error, Some(stream)),
         DeadLettersError::Read(error) => subscribe(error),
+    }
+}
+
+/// Dead letters that could not be published into another stream.
+pub(crate) fn redrive(error: &RedriveError, group: &GroupRef, to: &StreamName) -> Failure {
+    match error {
+        RedriveError::Letters(error) => dead_letters(error, &group.stream),
+        RedriveError::Admin(error) => group.explain(error),
+        RedriveError::NoIds { .. } => Failure::new(Exit::Refused, error.to_string())
+            .next(format!("railgun stream ensure {to} --dedup-window 1h --mode overwrite")),
+        RedriveError::Open(error) => open(error),
+        RedriveError::Send { offset, error } => {
+            send(error).about(format!("it is dead letter {offset}"))
+        }
+        RedriveError::Publish { offset, error } => {
+            publish(error, to).about(format!("it is dead letter {offset}"))
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use railgun_types::{
-    ErrorCode, GroupName, Offset, OffsetRange, StartPosition, StreamName, Timestamp,
+    ErrorCode, GroupName, Offset, OffsetRange, StartPosition, StreamName, StreamUid, Timestamp,
 };
 
 use crate::admin::{AdminError, DeadOffsets};
@@ -77,6 +77,10 @@ impl DeadLetter {
 /// died.
 #[derive(Debug)]
 pub struct DeadLetters {
+    stream: StreamName,
+    group: GroupName,
+    /// Whose copies they are. Nobody's while there are none.
+    companion: StreamUid,
     offsets: DeadOffsets,
     /// Where the newest copy of each is, in the companion.
     newest: BTreeMap<Offset, Offset>,
@@ -99,6 +103,7 @@ impl DeadLetters {
         let companion = StreamName::companion(stream, group);
         let mut newest = BTreeMap::new();
         let mut copies = None;
+        let mut companion_uid = StreamUid::default();
         if !offsets.dead.is_empty() {
             let open = async || {
                 let builder = client.subscribe(companion.clone()).start(StartPosition::Earliest);
@@ -114,6 +119,7 @@ impl DeadLetters {
                 }
             };
             if let Some(mut reading) = open().await? {
+                companion_uid = reading.stream_uid();
                 while let Some(event) = reading.next_batch().await? {
                     let Event::Data(run) = event else { continue };
                     for record in run.records() {
@@ -127,10 +133,28 @@ impl DeadLetters {
                 }
             }
             if !newest.is_empty() {
-                copies = open().await?;
+                // Another companion than the one that was read has none of them.
+                copies = open().await?.filter(|copies| copies.stream_uid() == companion_uid);
             }
         }
-        Ok(Self { offsets, newest, copies, letters: VecDeque::new() })
+        Ok(Self {
+            stream: stream.clone(),
+            group: group.clone(),
+            companion: companion_uid,
+            offsets,
+            newest,
+            copies,
+            letters: VecDeque::new(),
+        })
+    }
+
+    /// Whose they are.
+    pub(super) fn names(&self) -> (&StreamName, &GroupName) {
+        (&self.stream, &self.group)
+    }
+
+    pub(super) fn companion_uid(&self) -> StreamUid {
+        self.companion
     }
 
     /// Which messages are dead or parked.

@@ -8,6 +8,7 @@ mod error;
 mod event;
 mod machine;
 mod pull;
+mod redrive;
 mod shared;
 mod subscription;
 #[cfg(test)]
@@ -19,4 +20,5 @@ pub use delivery::{Delivery, DeliveryBatch};
 pub use error::GroupError;
 pub use event::{GroupEvent, PauseReason, StaleReason};
 pub use pull::{Fetch, PullSubscription};
+pub use redrive::{RedriveError, Redriven};
 pub use subscription::GroupSubscription;
