@@ -252,3 +252,20 @@ async fn a_message_that_kills_its_consumers_takes_no_other_along() {
     assert_eq!(text(&redrive), "s/g: 0 published into retry\n", "it is given up here");
     assert_eq!(client.admin().describe_group(&stream, &group()).await.expect("told").dead, 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_fetch_what_they_can_do_and_a_stream_says_when_its_groups_give_up() {
+    // G-15
+    let site = Site::new();
+    let _node = site.start().await;
+    let _client = with_messages(&site, 5).await;
+    let text = |args: &[&str]| String::from_utf8(site.output(args)).expect("text");
+    site.output(&["stream", "ensure", "s", "--max-attempts", "9", "--mode", "overwrite"]);
+    site.output(&["group", "ensure", "s", "g", "--start", "earliest"]);
+    let info = text(&["group", "info", "s", "g", "-o", "json"]);
+    assert!(info.replace(' ', "").contains("\"dlq.max_attempts\":9"), "{info}");
+    let fetch = ["sub", "s", "--group", "g", "--raw", "--fetch", "3", "--wait"];
+    assert_eq!(text(&[&fetch[..], &["30s"]].concat()), "m0\nm1\nm2\n");
+    assert_eq!(text(&[&fetch[..], &["100ms"]].concat()), "m3\nm4\n");
+    assert_eq!(text(&[&fetch[..], &["0s"]].concat()), "");
+}

@@ -4,12 +4,13 @@ use std::io::{self, IsTerminal as _};
 
 use clap::ValueEnum;
 use railgun_client::{
-    Admin, AdminError, Client, DlqPatch, EnsureMode, EnsureOptions, EnsureOutcome, ErrorCode,
+    Admin, AdminError, Client, EnsureMode, EnsureOptions, EnsureOutcome, ErrorCode,
     GroupDescription, GroupMode, GroupName, GroupPatch, PauseReason, StreamName, Timestamp,
     WireCode,
 };
 use serde_json::Value;
 
+use crate::dlq_patch::DlqPatchArgs;
 use crate::exit::{CommandResult, Exit, Failure};
 use crate::explain;
 use crate::output::format::{rfc3339, safe};
@@ -191,25 +192,8 @@ struct EnsureArgs {
     /// Label of who manages the group
     #[arg(long, value_name = "LABEL")]
     owner: Option<String>,
-    /// Failures after which a message is a dead letter; 0: any number [default of a new group: 5]
-    #[arg(long, value_name = "N")]
-    max_attempts: Option<u32>,
-    /// How far the group may be ahead of a message that fails; or off [default of a new group: 10000]
-    #[arg(long, value_name = "N|off", value_parser = number_or_off)]
-    max_distance: Option<u64>,
-    /// How long after its first failure a message that fails is a dead letter; or off [default of a new group:
-    /// off]
-    #[arg(long, value_name = "SPAN|off", value_parser = ms_or_off)]
-    max_age: Option<u64>,
-    /// Failures without which no message is a dead letter by its distance [default of a new group: 2]
-    #[arg(long, value_name = "N")]
-    min_attempts: Option<u32>,
-    /// Keep what is given up in its place, until an operator acts, instead of making it a dead letter
-    #[arg(long, conflicts_with = "dlq")]
-    no_dlq: bool,
-    /// Make dead letters of what is given up, as a new group does
-    #[arg(long)]
-    dlq: bool,
+    #[command(flatten)]
+    dlq: DlqPatchArgs,
     /// What to do if the group exists and differs
     #[arg(long, value_enum, default_value = "warn", value_name = "WHAT")]
     on_drift: OnDrift,
@@ -219,24 +203,6 @@ struct EnsureArgs {
     /// Allow changes that lose data, such as another mode
     #[arg(long)]
     allow_destructive: bool,
-}
-
-fn number_or_off(text: &str) -> Result<u64, String> {
-    match text {
-        "off" => Ok(0),
-        number => number.parse().map_err(|_| "write a number or off".to_owned()),
-    }
-}
-
-fn ms_or_off(text: &str) -> Result<u64, String> {
-    match text {
-        "off" => Ok(0),
-        span => span.parse().map(ms).map_err(|error: crate::span::SpanError| error.to_string()),
-    }
-}
-
-fn ms(span: Span) -> u64 {
-    u64::try_from(span.0.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// How a group shares its messages out.
@@ -266,21 +232,18 @@ impl EnsureArgs {
                 Mode::Balanced => GroupMode::Balanced,
                 Mode::Exclusive => GroupMode::Exclusive,
             }),
-            ack_wait_ms: self.ack_wait.map(ms),
+            ack_wait_ms: self.ack_wait.map(Span::ms),
             max_in_flight: self.max_in_flight,
             max_in_flight_bytes: self.max_in_flight_bytes,
             max_unsettled: self.max_unsettled,
             window: self.window,
-            backoff_ms: self.backoff.as_ref().map(|spans| spans.iter().copied().map(ms).collect()),
+            backoff_ms: self
+                .backoff
+                .as_ref()
+                .map(|spans| spans.iter().copied().map(Span::ms).collect()),
             pin_retention: self.pin_retention,
             owner: self.owner.clone(),
-            dlq: DlqPatch {
-                enabled: (self.dlq || self.no_dlq).then_some(self.dlq),
-                max_attempts: self.max_attempts,
-                max_distance: self.max_distance,
-                max_age_ms: self.max_age,
-                min_attempts: self.min_attempts,
-            },
+            dlq: (&self.dlq).into(),
         }
     }
 }
@@ -472,6 +435,8 @@ async fn remove(admin: &Admin, group: &GroupRef, yes: bool) -> CommandResult {
 #[cfg(test)]
 mod tests {
     use clap::{Args as _, FromArgMatches as _};
+
+    use railgun_client::DlqPatch;
 
     use super::*;
 

@@ -6,6 +6,7 @@ mod cluster;
 mod config;
 mod context;
 mod dlq;
+mod dlq_patch;
 mod exit;
 mod explain;
 mod group;

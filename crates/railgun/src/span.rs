@@ -48,6 +48,13 @@ fn total_ms(text: &str) -> Option<u64> {
     Some(total)
 }
 
+impl Span {
+    /// In whole ms.
+    pub(crate) fn ms(self) -> u64 {
+        u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
 impl FromStr for Span {
     type Err = SpanError;
 

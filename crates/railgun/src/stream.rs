@@ -9,6 +9,7 @@ use railgun_client::{
 };
 use serde_json::Value;
 
+use crate::dlq_patch::DlqPatchArgs;
 use crate::exit::{CommandResult, Exit, Failure};
 use crate::explain;
 use crate::output::format::{rfc3339, safe};
@@ -37,6 +38,7 @@ enum StreamCommand {
   railgun stream ensure orders
   railgun stream ensure orders --owner shop --mode check
   railgun stream ensure orders --dedup-window 2m
+  railgun stream ensure orders --max-attempts 10 --max-age 1h
   railgun stream ensure orders --max-message-bytes 4194304 --mode overwrite --if-revision 1")]
     Ensure(EnsureArgs),
     /// List streams
@@ -94,6 +96,8 @@ struct EnsureArgs {
     /// Allow changes that lose data
     #[arg(long)]
     allow_destructive: bool,
+    #[command(flatten)]
+    dlq: StreamDlqArgs,
 }
 
 /// The ID time box: a message that comes again with its id in this time is appended once.
@@ -112,6 +116,14 @@ struct DedupArgs {
     /// What becomes of a new id when so many are held [default of a new stream: reject]
     #[arg(long, value_enum)]
     dedup_full: Option<Full>,
+}
+
+/// Dead letters of the groups that do not say otherwise.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Of the stream's groups that are made without saying otherwise")]
+struct StreamDlqArgs {
+    #[command(flatten)]
+    patch: DlqPatchArgs,
 }
 
 /// How long ids are held, in ms; 0 is off.
@@ -186,6 +198,7 @@ async fn ensure(client: &Client, args: EnsureArgs) -> CommandResult {
         max_message_bytes: args.max_message_bytes,
         owner: args.owner,
         dedup: args.dedup.into(),
+        dlq: (&args.dlq.patch).into(),
         ..SpecPatch::default()
     };
     let options = EnsureOptions {
@@ -276,6 +289,11 @@ async fn info(client: &Client, name: &StreamName, listing: Listing) -> CommandRe
         .field("dedup_full", dedup.is_on().then(|| dedup.full.name()))
         .field("dedup_evicted", of_box(stream.dedup_evicted))
         .field("require_id", dedup.require_id)
+        .field("dlq.enabled", stream.spec.dlq.enabled)
+        .field("dlq.max_attempts", stream.spec.dlq.max_attempts)
+        .field("dlq.max_distance", stream.spec.dlq.max_distance)
+        .field("dlq.max_age_ms", stream.spec.dlq.max_age_ms)
+        .field("dlq.min_attempts", stream.spec.dlq.min_attempts)
         .field("revision", stream.revision)
         .field("shard", stream.shard.0)
         .field("created", rfc3339(stream.created.0))

@@ -118,7 +118,7 @@ impl TryFrom<String> for SpanOrOff {
     fn try_from(text: String) -> Result<Self, Self::Error> {
         match text.as_str() {
             "off" => Ok(Self(0)),
-            span => Span::from_str(span).map(|span| Self(ms(span))),
+            span => Span::from_str(span).map(|span| Self(span.ms())),
         }
     }
 }
@@ -144,10 +144,6 @@ impl NumberOrOff {
             Self::Off(Off::Off) => 0,
         }
     }
-}
-
-fn ms(span: Span) -> u64 {
-    u64::try_from(span.0.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Wanted {
@@ -197,12 +193,12 @@ impl GroupTable {
                 Mode::Balanced => GroupMode::Balanced,
                 Mode::Exclusive => GroupMode::Exclusive,
             }),
-            ack_wait_ms: self.ack_wait.map(ms),
+            ack_wait_ms: self.ack_wait.map(Span::ms),
             max_in_flight: self.max_in_flight,
             max_in_flight_bytes: self.max_in_flight_bytes,
             max_unsettled: self.max_unsettled,
             window: self.window,
-            backoff_ms: self.backoff.map(|spans| spans.into_iter().map(ms).collect()),
+            backoff_ms: self.backoff.map(|spans| spans.into_iter().map(Span::ms).collect()),
             pin_retention: self.pin_retention,
             owner: self.owner.or_else(|| owner.map(str::to_owned)),
             dlq: self.dlq.patch(),
