@@ -147,7 +147,7 @@ pub enum GroupChange {
         /// Which; empty: all that are dead.
         offsets: Vec<OffsetRange>,
     },
-    /// An operator's: parked messages count as settled.
+    /// An operator's: messages that are dead or parked are not made pending again any more. None named: all.
     Discard {
         /// Which.
         offsets: Vec<OffsetRange>,

@@ -358,11 +358,18 @@ impl GroupState {
         REDRIVEN_PER_CHANGE - left
     }
 
+    /// Dead and parked messages cannot be made pending again any more; how many.
     fn discard(&mut self, ranges: &[OffsetRange]) -> u64 {
-        let parked = ranges.iter().flat_map(|range| self.held.parked_in(*range));
-        let parked: Vec<_> = parked.collect();
-        parked.iter().for_each(|offset| drop(self.held.remove(*offset)));
-        parked.len() as u64
+        let all = [OffsetRange::new(Offset(0), Offset(u64::MAX))];
+        let mut messages = 0;
+        for range in if ranges.is_empty() { &all } else { ranges } {
+            let parked: Vec<_> = self.held.parked_in(*range).collect();
+            messages += parked.len() as u64;
+            parked.iter().for_each(|offset| drop(self.held.remove(*offset)));
+            messages += self.dead.remove(*range);
+            self.generations.retain(|offset, _| !range.contains(*offset));
+        }
+        messages
     }
 
     fn removed(&mut self, upto: Offset, effects: &mut ChangeEffects) {

@@ -206,9 +206,11 @@ impl Model {
                 }
             }
             GroupChange::Discard { offsets: ranges } => {
-                for offset in offsets(ranges) {
-                    if matches!(self.messages[offset as usize].status, Status::Parked(_)) {
-                        self.messages[offset as usize].status = Status::Acked;
+                let all = [OffsetRange::new(Offset(0), Offset(self.messages.len() as u64))];
+                for offset in offsets(if ranges.is_empty() { &all } else { ranges }) {
+                    let message = &mut self.messages[offset as usize];
+                    if matches!(message.status, Status::Parked(_) | Status::Dead) {
+                        message.status = Status::Acked;
                         effects.messages += 1;
                     }
                 }

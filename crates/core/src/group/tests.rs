@@ -330,6 +330,22 @@ fn without_dead_letters_what_is_given_up_waits_for_an_operator() {
 }
 
 #[test]
+fn what_was_discarded_is_not_redriven_any_more() {
+    // DL-7
+    let mut group = Group::balanced();
+    group.apply(&reject(0, 3));
+    for offset in 0..3 {
+        assert!(group.state.bury(Offset(offset), 0));
+    }
+    let discard = |offsets| GroupChange::Discard { offsets };
+    assert_eq!(group.effects(&discard(vec![range(1, 2)])).messages, 1);
+    assert_eq!(group.effects(&GroupChange::Redrive { offsets: vec![range(0, 2)] }).messages, 1);
+    assert_eq!(group.ready(), [0]);
+    assert_eq!(group.effects(&discard(vec![])).messages, 1, "all that are dead");
+    assert_eq!((group.state.dead().len(), group.state.is_done(Offset(2))), (0, true));
+}
+
+#[test]
 fn a_dead_letter_is_written_once() {
     // DL-3
     let mut group = Group::balanced();
@@ -700,6 +716,7 @@ impl Draw {
             26 => GroupChange::Resume,
             27 if self.one_in(2) => GroupChange::Redrive { offsets: Vec::new() },
             27 => GroupChange::Redrive { offsets: ranges },
+            28 if self.one_in(4) => GroupChange::Discard { offsets: Vec::new() },
             28 => GroupChange::Discard { offsets: ranges },
             _ => GroupChange::Removed { upto: offset },
         }
