@@ -167,7 +167,8 @@ pub const CLUSTER_BUGS: [ClusterBug; 30] = {
         // Whoever was restored leaves out what others settle, and has no dead letter of what they give up.
         core(Core::ReservedLost, "reserved messages forgotten", &["G-1", "G-3"], &["PS-2"]),
         core(Core::DyingForgotten, "dying forgotten by a new leader", &["DL-3"], &[]),
-        core(Core::RedriveMovesFloor, "redrive moves the floor", &["G-1", "G-3"], &[]),
+        // What is behind the floor again comes again from the next leader, and from none until then.
+        core(Core::RedriveMovesFloor, "redrive moves the floor", &["G-1", "G-2", "G-3"], &[]),
     ]
 };
 
