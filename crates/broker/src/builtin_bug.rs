@@ -1,7 +1,7 @@
 //! Bugs that a test can plant where the feature `builtin-bugs` is on, to show that the simulation
 //! catches them. Without the feature nothing can set one, and every check for one is constant false.
 
-use railgun_core::builtin_bug::{BuiltinBug as CoreBug, Planted as PlantedInCore};
+use railgun_core::builtin_bug::BuiltinBug as CoreBug;
 use railgun_core::shard::ShardState;
 
 /// See the module.
@@ -80,7 +80,7 @@ impl Planted {
             Some(BuiltinBug::StaleCommit) => Some(CoreBug::UnplannedCommits),
             _ => None,
         };
-        state.with_planted(PlantedInCore::new(in_core))
+        state.with_planted(railgun_core::builtin_bug::Planted::new(in_core))
     }
 
     #[cfg(not(feature = "builtin-bugs"))]
