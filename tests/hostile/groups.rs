@@ -150,8 +150,12 @@ async fn settles_that_nobody_can_mean_end_their_stream_alone() {
 async fn members_that_cannot_be_are_told_why() {
     let (_node, mut bystander, attacker) = with_messages(1).await;
     let exclusive = v1::GroupMode::GroupExclusive.into();
-    let held =
-        v1::HeldLease { lease: 1, from: 0, count: GROUP_CREDIT_MESSAGES + 1, ..Default::default() };
+    let held = v1::HeldLease {
+        lease: 1,
+        from: 0,
+        count: 4 * GROUP_CREDIT_MESSAGES + 1,
+        ..Default::default()
+    };
     let cases: [(v1::JoinGroup, ErrorCode); 9] = [
         (join("target", 0), ProtocolViolation),
         (v1::JoinGroup { credit_bytes: 0, ..join("target", 1) }, ProtocolViolation),

@@ -4,14 +4,17 @@
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use railgun_client::{
-    Client, GroupEvent, GroupName, GroupPatch, Message, Offset, StartPosition, StreamName,
-};
+use railgun_client::{Client, GroupEvent, GroupName, Message, Offset};
+use railgun_testkit::sim::Random;
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::eventually;
+use crate::seed::seed_of;
 use crate::site::{Site, name};
 
 /// Longer than anything here takes.
@@ -121,46 +124,101 @@ async fn a_member_that_was_stopped_past_its_time_comes_too_late() {
     assert_eq!((described.floor, described.lag, described.dead), (Offset(3), 0, 0));
 }
 
+/// Rounds of a node that is killed, unless `RAILGUN_KILL_ROUNDS` says otherwise.
+const ROUNDS: u64 = 30;
+/// A node lives for at most so long, in ms.
+const LIFE_MS_MAX: u64 = 600;
+
+/// Publishes until it is told to end; how many were acknowledged.
+async fn publish(client: Client, over: CancellationToken) -> u64 {
+    let publisher = client.publisher(name("s")).open().await.expect("opened");
+    let mut tickets = JoinSet::new();
+    let mut number = 0;
+    while !over.is_cancelled() {
+        let message = Message::new(format!("m{number}")).with_id(number.to_string());
+        let ticket = publisher.send(message).await.expect("taken");
+        tickets.spawn(ticket);
+        number += 1;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let told = tickets.join_all().await;
+    told.iter().filter(|published| published.is_ok()).count() as u64
+}
+
+/// What members were given, and whose acks were confirmed.
+#[derive(Debug, Default)]
+struct Seen {
+    delivered: BTreeSet<u64>,
+    confirmed: BTreeSet<u64>,
+}
+
+/// Acks all that comes, until it is told to end.
+async fn consume(client: Client, seen: Arc<Mutex<Seen>>, over: CancellationToken) {
+    let opened = client.subscribe(name("s")).group(group()).credit(50).open().await;
+    let mut member = opened.expect("a place");
+    let mut acks = JoinSet::new();
+    while let Some(next) = over.run_until_cancelled(member.next()).await {
+        let Some(GroupEvent::Delivery(delivery)) = next.expect("it goes on") else { continue };
+        let seen = Arc::clone(&seen);
+        acks.spawn(async move {
+            let offset = delivery.offset().0;
+            seen.lock().expect("nobody panicked").delivered.insert(offset);
+            if delivery.ack_confirmed().await.is_ok() {
+                let is_first = seen.lock().expect("nobody panicked").confirmed.insert(offset);
+                assert!(is_first, "{offset} counted twice");
+            }
+        });
+        while let Some(acked) = acks.try_join_next() {
+            acked.expect("no ack counts twice");
+        }
+    }
+    while let Some(acked) = acks.join_next().await {
+        acked.expect("no ack counts twice");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_acked_is_not_delivered_again_by_a_node_that_was_killed() {
-    // G-3, DD-4
+async fn nothing_is_lost_and_no_ack_counts_twice_however_often_a_node_is_killed() {
+    // G-2, G-3, G-14, DD-4
+    let seed = seed_of("RAILGUN_KILL_SEED");
+    println!("RAILGUN_KILL_SEED={seed}");
+    let mut random = Random::new(seed);
+    let rounds = std::env::var("RAILGUN_KILL_ROUNDS").ok().and_then(|n| n.parse().ok());
     let site = Site::new();
     let mut node = site.start().await;
-    let client = with_messages(&site, 0).await;
-    let stream = name("s");
-    let patch = GroupPatch::default();
-    let options = railgun_client::EnsureOptions::default();
-    let start = StartPosition::Earliest;
-    let ensured = client.admin().ensure_group(&stream, &group(), patch, start, options).await;
-    ensured.expect("made");
-    let mut acked = BTreeSet::new();
-    let publisher = client.publisher(stream.clone()).open().await.expect("opened");
-    for round in 0..5_u64 {
-        for number in 0..100 {
-            let message = Message::new(format!("{round}-{number}"));
-            publisher.send(message).await.expect("taken").await.expect("published");
-        }
-        let opened = client.subscribe(stream.clone()).group(group()).credit(20).open().await;
-        let mut member = opened.expect("a place");
-        let mut taken = 0;
-        while taken < 80 {
-            let next = tokio::time::timeout(PATIENCE, member.next()).await.expect("in time");
-            if let Some(GroupEvent::Delivery(delivery)) = next.expect("it goes on") {
-                let offset = delivery.offset().0;
-                assert!(!acked.contains(&offset), "round {round}: {offset} comes again");
-                if delivery.ack_confirmed().await.is_ok() {
-                    acked.insert(offset);
-                    taken += 1;
-                }
-            }
-        }
-        drop(member);
+    site.output(&["stream", "ensure", "s", "--dedup-window", "10m"]);
+    site.output(&["group", "ensure", "s", "g", "--start", "earliest", "--max-attempts", "1000"]);
+    let client = site.client().await;
+    let (over, seen) = (CancellationToken::new(), Arc::<Mutex<Seen>>::default());
+    let publishing = tokio::spawn(publish(client.clone(), over.clone()));
+    let done = CancellationToken::new();
+    let members: Vec<_> = (0..2)
+        .map(|_| tokio::spawn(consume(client.clone(), Arc::clone(&seen), done.clone())))
+        .collect();
+    for _ in 0..rounds.unwrap_or(ROUNDS) {
+        tokio::time::sleep(Duration::from_millis(random.within(20..LIFE_MS_MAX))).await;
         node.kill();
         node = site.start().await;
     }
-    let left = work_off(&client, 500).await;
-    assert!(left.iter().all(|(offset, _)| !acked.contains(offset)));
-    assert_eq!(acked.len() + left.len(), 500, "nothing is lost");
+    over.cancel();
+    let acked = tokio::time::timeout(PATIENCE, publishing).await.expect("in time").expect("ended");
+    let stream = client.admin().describe_stream(&name("s")).await.expect("told");
+    let end = stream.next_offset;
+    assert!(acked > 0 && acked <= end.0, "{acked} were acknowledged, and {end} are there");
+    eventually("all is settled", PATIENCE, async || {
+        let described = client.admin().describe_group(&name("s"), &group()).await;
+        described.is_ok_and(|it| it.floor >= end).then_some(())
+    })
+    .await;
+    done.cancel();
+    for member in members {
+        member.await.expect("what it saw was right");
+    }
+    let described = client.admin().describe_group(&name("s"), &group()).await.expect("told");
+    assert_eq!(described.dead, 0);
+    let seen = seen.lock().expect("nobody panicked");
+    assert!(seen.delivered.iter().copied().eq(0..end.0), "each was delivered");
+    println!("{} confirmed of {end}, {acked} acknowledged", seen.confirmed.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -213,7 +271,7 @@ async fn a_message_that_kills_its_consumers_takes_no_other_along() {
     // Whoever takes m4 is killed by it, with all that it has.
     let exec = "read m; [ \"$m\" != m4 ] || kill -9 $PPID";
     let args = ["sub", "s", "--group", "g", "--exec", exec, "--credit", "4"];
-    let stream: StreamName = name("s");
+    let stream = name("s");
     let dead = async {
         loop {
             let mut member = site.client_command(&args).spawn().expect("the binary runs");

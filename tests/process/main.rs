@@ -6,6 +6,7 @@ mod commands;
 mod disk_failed;
 mod disk_full;
 mod durable;
+mod examples;
 mod groups;
 mod joining;
 mod kill_loop;

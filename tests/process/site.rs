@@ -128,8 +128,13 @@ impl Site {
     /// How clients reach the node.
     pub(crate) fn client_options(&self) -> Option<ClientOptions> {
         let mut options = ClientOptions::new(self.listen.to_string());
-        options.ca_pem = Some(fs::read(self.data_dir.join("ca/ca.pem")).ok()?);
+        options.ca_pem = Some(fs::read(self.authority()).ok()?);
         Some(options)
+    }
+
+    /// The certificate of the node's authority, which it makes when it is started.
+    pub(crate) fn authority(&self) -> PathBuf {
+        self.data_dir.join("ca/ca.pem")
     }
 
     async fn try_client(&self, connect_timeout: Duration) -> Option<Client> {

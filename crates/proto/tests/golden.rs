@@ -173,6 +173,7 @@ fn frames() -> Vec<Frame> {
                 attempt: 1,
                 epoch: 4,
                 begun: true,
+                redrive_generation: 0,
             }],
             group_id: 77,
             fetches: false,

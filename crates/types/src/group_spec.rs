@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use crate::limits::{BACKOFF_STEPS, OWNER_BYTES};
+use crate::limits::{BACKOFF_STEPS, DELAY_MS, OWNER_BYTES};
 use crate::{ChangeClass, FieldDiff, InvalidSpec};
 
 /// How a group shares its messages out.
@@ -42,7 +42,6 @@ const IN_FLIGHT: RangeInclusive<u64> = 1..=100_000;
 const IN_FLIGHT_BYTES: RangeInclusive<u64> = 1 << 20..=1 << 30;
 const UNSETTLED: RangeInclusive<u64> = 1..=1_000_000;
 const WINDOW: RangeInclusive<u64> = 1..=1 << 40;
-const BACKOFF_MS_MAX: u64 = 24 * 3_600_000;
 /// Ten years.
 const AGE_MS: RangeInclusive<u64> = 0..=3_650 * 24 * 3_600_000;
 const ATTEMPTS: RangeInclusive<u64> = 0..=1_000_000;
@@ -244,8 +243,8 @@ impl GroupPatch {
             if !(1..=BACKOFF_STEPS).contains(&backoff.len()) {
                 return invalid(format!("{} steps is outside 1 to {BACKOFF_STEPS}", backoff.len()));
             }
-            if let Some(step) = backoff.iter().find(|step| **step > BACKOFF_MS_MAX) {
-                return invalid(format!("{step} is more than {BACKOFF_MS_MAX}"));
+            if let Some(step) = backoff.iter().find(|step| **step > DELAY_MS) {
+                return invalid(format!("{step} is more than {DELAY_MS}"));
             }
         }
         self.owner.as_deref().map_or(Ok(()), check_owner)?;

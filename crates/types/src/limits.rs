@@ -52,6 +52,8 @@ pub const TOMBSTONES_PER_SHARD: usize = 10_000;
 pub const PRODUCERS_PER_SHARD: usize = 100_000;
 /// Consumer groups of a shard: beyond it no more can be made.
 pub const GROUPS_PER_SHARD: usize = 10_000;
+/// Longest time that a message may be put off for, in ms: by a consumer, or by its group's back-off. 24 h.
+pub const DELAY_MS: u64 = 24 * 3_600_000;
 /// Most messages that a member of a group may have un-settled.
 pub const GROUP_CREDIT_MESSAGES: u32 = 100_000;
 /// Most bytes of these.

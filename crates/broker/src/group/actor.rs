@@ -259,15 +259,12 @@ impl Actor {
                     }
                     Some(update) => self.on_update(update),
                 },
-                received = inputs.recv_many(&mut waiting, AT_A_TIME) => {
-                    if received == 0 {
-                        return End::NotLeading;
-                    }
-                    waiting.drain(..).for_each(|input| self.on_input(input));
-                }
+                // What comes by itself at most once for each piece of work is before what members say,
+                // which may be without end.
                 Some(member) = self.gone.next(), if !self.gone.is_empty() => {
                     // What it said before it went counts.
-                    while let Ok(input) = inputs.try_recv() {
+                    for _ in 0..INPUTS {
+                        let Ok(input) = inputs.try_recv() else { break };
                         self.on_input(input);
                     }
                     self.on_gone(member, Left::Closed);
@@ -280,8 +277,23 @@ impl Actor {
                         self.dispatcher.on_tail(end, &mut self.effects);
                     }
                 }
-                fed = self.retries.next() => if self.on_fed(fed) { return End::Deleted },
-                fed = self.letters.feed.next() => if self.on_fed(fed) { return End::Deleted },
+                fed = self.retries.next() => {
+                    if matches!(fed, Fed::Failed(_)) {
+                        let (now, offset) = (self.now(), self.retries.reads_at());
+                        self.dispatcher.on_unreadable(now, offset);
+                    }
+                    if self.on_fed(fed) {
+                        return End::Deleted;
+                    }
+                }
+                fed = self.letters.feed.next() => {
+                    if matches!(fed, Fed::Failed(_)) {
+                        self.put_off_letter();
+                    }
+                    if self.on_fed(fed) {
+                        return End::Deleted;
+                    }
+                }
                 result = letter_result(&mut self.letters.proposed) => {
                     self.on_letter_proposed(result);
                 }
@@ -291,6 +303,12 @@ impl Actor {
                     }
                     let (now, log_time) = (self.now(), self.clock.now());
                     self.dispatcher.on_deadline(now, log_time, &mut self.effects);
+                }
+                received = inputs.recv_many(&mut waiting, AT_A_TIME) => {
+                    if received == 0 {
+                        return End::NotLeading;
+                    }
+                    waiting.drain(..).for_each(|input| self.on_input(input));
                 }
             }
         }
@@ -416,7 +434,7 @@ impl Actor {
                     self.dispatcher.end_fetches(&mut self.effects);
                     // What comes next is read before anybody can take it.
                     if !self.members.is_empty() {
-                        self.fresh.at(self.dispatcher.cursor());
+                        self.fresh.at(self.dispatcher.reads_ahead_at());
                     }
                     return;
                 }
@@ -439,6 +457,10 @@ impl Actor {
             deliver(&mut self.members, run, &mut self.effects, begun);
             run.advance(taken);
             if taken == 0 {
+                // It was too large for whoever has room.
+                if self.dispatcher.wants() == Want::Nothing {
+                    self.dispatcher.end_fetches(&mut self.effects);
+                }
                 return;
             }
         }
@@ -452,6 +474,14 @@ impl Actor {
             } else if let Some((member, output)) = told(effect) {
                 tell(&mut self.members, member, output);
             }
+        }
+    }
+
+    /// The message of the next dead letter cannot be read: it stays dying, and others go before it.
+    fn put_off_letter(&mut self) {
+        if let Some((offset, _)) = self.letters.waiting.pop_front() {
+            let now = self.now();
+            self.dispatcher.on_dead_letter_failed(now, offset);
         }
     }
 

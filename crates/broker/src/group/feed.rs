@@ -109,6 +109,11 @@ impl Feed {
         Some(run)
     }
 
+    /// Where the last read has begun.
+    pub(super) fn reads_at(&self) -> Offset {
+        self.reads_at
+    }
+
     /// The offset after the last record that was read.
     pub(super) fn end(&self) -> Option<Offset> {
         self.ready.back().map(|run| run.delivery.end())

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use railgun_core::dispatcher::{
     Credit, Fetch, MemberId, PresentedLease, Settle, SettleKind, SettleRequest,
@@ -11,10 +12,12 @@ use railgun_net::{FrameWriter, ReadError};
 use railgun_proto::convert::{Held, JoinGroupRequest, Uid, range, wire_group_mode};
 use railgun_proto::{Frame, FrameKind, WireError, v1};
 use railgun_types::limits::{
-    FAILURE_BYTES, GROUP_CREDIT_BYTES, GROUP_CREDIT_MESSAGES, SETTLE_ITEMS, SETTLES_UNANSWERED,
+    DELAY_MS, FAILURE_BYTES, GROUP_CREDIT_BYTES, GROUP_CREDIT_MESSAGES, SETTLE_ITEMS,
+    SETTLES_UNANSWERED,
 };
 use railgun_types::{ErrorCode, Retry};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{QuicStream, SessionEnd, carried, going_away};
@@ -24,6 +27,10 @@ use crate::routing::Leader;
 /// What may wait for a member besides its deliveries. Whoever lets more come together reads nothing, and
 /// is given up.
 const NEWS: usize = 1_024;
+/// Messages that a member may say it has when it joins again.
+const HELD_MAX: u64 = 4 * GROUP_CREDIT_MESSAGES as u64;
+/// How long a group may take to hear that a member is sent away.
+const RELEASE_TIME: Duration = Duration::from_secs(1);
 /// Outputs that are made frames of at a time.
 const AT_A_TIME: usize = 64;
 
@@ -44,10 +51,11 @@ pub(super) async fn serve(stream: &mut QuicStream, join: v1::JoinGroup) -> Resul
             None => return Ok(()),
         },
     };
+    // With what the leader may not know to be settled yet, an honest one says more than its credit.
     let held: u64 = request.held.iter().map(|held| held.range.len()).sum();
-    if held > GROUP_CREDIT_MESSAGES.into() {
+    if held > HELD_MAX {
         let message = format!(
-            "a member that joins again says it has {held} messages, and may have {GROUP_CREDIT_MESSAGES}"
+            "a member that joins again says it has {held} messages, and may say so of {HELD_MAX}"
         );
         return Err(WireError::new(ErrorCode::ProtocolViolation, message).into());
     }
@@ -89,8 +97,8 @@ pub(super) async fn serve(stream: &mut QuicStream, join: v1::JoinGroup) -> Resul
 }
 
 fn presented(held: &Held) -> PresentedLease {
-    let Held { lease, range, attempt, epoch, begun } = *held;
-    PresentedLease { lease, range, attempt, epoch, begun, message_bytes: 0 }
+    let Held { lease, range, attempt, epoch, begun, generation } = *held;
+    PresentedLease { lease, range, attempt, epoch, generation, begun, message_bytes: 0 }
 }
 
 struct Line<'s> {
@@ -128,7 +136,8 @@ impl Line<'_> {
                 () = stopping.cancelled() => {
                     // It is not the member that goes: no failure counts for what it has (CL-5).
                     let member = *member;
-                    seat.inputs.try_send(MemberInput::Released { member }).ok();
+                    let released = seat.inputs.send(MemberInput::Released { member });
+                    timeout(RELEASE_TIME, released).await.ok();
                     return Err(going_away());
                 }
                 () = given_up.cancelled() => {
@@ -245,7 +254,8 @@ fn settle_request(settle: v1::Settle, last: u64) -> Result<SettleRequest, Sessio
         let kind = match item.kind() {
             v1::SettleKind::SettleAck => SettleKind::Ack,
             v1::SettleKind::SettleNack => {
-                SettleKind::Nack { delay_ms: item.delay_ms, error: reason(item.error.clone())? }
+                let delay_ms = item.delay_ms.map(|ms| ms.min(DELAY_MS));
+                SettleKind::Nack { delay_ms, error: reason(item.error.clone())? }
             }
             v1::SettleKind::SettleReject => {
                 SettleKind::Reject { error: reason(item.error.clone())? }

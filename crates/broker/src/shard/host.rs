@@ -620,7 +620,8 @@ impl Host {
             Waiter::Request(reply) => drop(reply.send(Err(failure.into()))),
             Waiter::Groups => match failure {
                 ProposeFailure::Unknown => self.groups.lost(),
-                ProposeFailure::NotLeading | ProposeFailure::Busy => self.groups.clear(),
+                ProposeFailure::NotLeading => self.groups.refused(),
+                ProposeFailure::Busy => self.groups.clear(),
             },
             Waiter::DeadLetter(_) => {}
         }

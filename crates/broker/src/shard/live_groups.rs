@@ -12,6 +12,9 @@ use tokio::time::Instant;
 
 use crate::group::{GroupFigures, GroupUpdate, LiveGroup};
 
+/// How long no group is handed out in a term in which an entry was refused.
+const REFUSED_PAUSE: Duration = Duration::from_millis(500);
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct LiveGroups {
@@ -23,6 +26,9 @@ pub(super) struct LiveGroups {
     /// The term in which nobody knows what became of an entry: in it nothing is handed out any more, for
     /// that entry may still be applied.
     lost_in: Option<u64>,
+    /// When an entry was last refused, and in which term: the lead is being handed over, most probably, and
+    /// who would join meanwhile would be given what nobody can settle.
+    refused: Option<(u64, Instant)>,
     /// The newest term that has begun, and when it was noticed here.
     led_since: Option<(u64, Instant)>,
 }
@@ -62,11 +68,22 @@ impl LiveGroups {
         let is_on_its_way =
             self.in_flight.as_ref().is_some_and(|(_, groups)| groups.contains(&group));
         let waits = || self.waiting.iter().any(|said| said.group == group);
-        self.lost_in != Some(term) && !is_on_its_way && !waits()
+        self.lost_in != Some(term) && !self.is_refused(term) && !is_on_its_way && !waits()
     }
 
-    /// What they said was not taken, for this replica does not lead: they end, and begin anew where the
-    /// shard is led.
+    fn is_refused(&self, term: u64) -> bool {
+        self.refused.is_some_and(|(of, at)| of == term && at.elapsed() < REFUSED_PAUSE)
+    }
+
+    /// What they said was not taken, for this replica does not lead, or not for much longer: they end, and
+    /// begin anew where the shard is led.
+    pub(super) fn refused(&mut self) {
+        let term = self.in_flight.as_ref().map(|(term, _)| *term);
+        self.refused = term.map(|term| (term, Instant::now())).or(self.refused);
+        self.clear();
+    }
+
+    /// What they said was not taken: they end, and begin anew.
     pub(super) fn clear(&mut self) {
         self.live.clear();
         self.waiting.clear();
@@ -167,5 +184,24 @@ impl LiveGroups {
         if live.updates.try_send(update).is_err() {
             self.live.remove(&group);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn where_an_entry_was_refused_nothing_is_handed_out_for_a_while() {
+        let (mut groups, group) = (LiveGroups::default(), GroupId(1));
+        groups.say(GroupChanges { group, term: 3, changes: vec![] });
+        assert!(groups.take().is_some() && !groups.is_free(group, 3));
+        groups.refused();
+        assert!(!groups.is_free(group, 3), "the lead is being handed over");
+        assert!(groups.is_free(group, 4), "it was handed over, and back");
+        advance(REFUSED_PAUSE).await;
+        assert!(groups.is_free(group, 3), "it stays here after all");
     }
 }

@@ -21,13 +21,12 @@ pub struct Delivery {
     /// The message.
     pub record: Record,
     tag: Tag,
-    generation: u32,
     handle: Arc<Handle>,
 }
 
 impl Delivery {
-    pub(super) fn new(record: Record, tag: Tag, generation: u32, handle: Arc<Handle>) -> Self {
-        Self { record, tag, generation, handle }
+    pub(super) fn new(record: Record, tag: Tag, handle: Arc<Handle>) -> Self {
+        Self { record, tag, handle }
     }
 
     /// Its position in the stream.
@@ -52,7 +51,7 @@ impl Delivery {
     /// How often it was redriven from the dead letters (DL-7).
     #[must_use]
     pub fn redriven(&self) -> u32 {
-        self.generation
+        self.tag.generation
     }
 
     /// It is done. Not waited for: what comes too late is told by
@@ -77,7 +76,8 @@ impl Delivery {
         self.nack_because("", None);
     }
 
-    /// It failed: the group delivers it again, after this time at the earliest, in whole ms.
+    /// It failed: the group delivers it again, after this time at the earliest, in whole ms. More than 24
+    /// hours count as that.
     pub fn nack_after(self, delay: Duration) {
         self.nack_because("", Some(delay));
     }
@@ -111,13 +111,12 @@ impl Delivery {
 pub struct DeliveryBatch {
     records: RecordRun,
     tag: Tag,
-    generation: u32,
     handle: Arc<Handle>,
 }
 
 impl DeliveryBatch {
-    pub(super) fn new(records: RecordRun, tag: Tag, generation: u32, handle: Arc<Handle>) -> Self {
-        Self { records, tag, generation, handle }
+    pub(super) fn new(records: RecordRun, tag: Tag, handle: Arc<Handle>) -> Self {
+        Self { records, tag, handle }
     }
 
     /// The messages in order, borrowed.
@@ -153,7 +152,7 @@ impl DeliveryBatch {
     /// As [`Delivery::redriven`], of all of them.
     #[must_use]
     pub fn redriven(&self) -> u32 {
-        self.generation
+        self.tag.generation
     }
 
     /// They are done, as [`Delivery::ack`].
@@ -202,15 +201,15 @@ impl DeliveryBatch {
     pub fn split_off(&mut self, count: usize) -> Option<Self> {
         let behind = self.records.part(count, self.len().checked_sub(count)?)?;
         self.records = self.records.part(0, count)?;
-        let (tag, generation, handle) = (self.tag, self.generation, Arc::clone(&self.handle));
-        Some(Self { records: behind, tag, generation, handle })
+        let (tag, handle) = (self.tag, Arc::clone(&self.handle));
+        Some(Self { records: behind, tag, handle })
     }
 
     /// One by one.
     pub fn into_deliveries(self) -> impl Iterator<Item = Delivery> {
-        let Self { records, tag, generation, handle } = self;
+        let Self { records, tag, handle } = self;
         let records = records.take_records().into_iter();
-        records.map(move |record| Delivery::new(record, tag, generation, Arc::clone(&handle)))
+        records.map(move |record| Delivery::new(record, tag, Arc::clone(&handle)))
     }
 }
 

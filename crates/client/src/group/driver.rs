@@ -350,7 +350,7 @@ impl Driver {
             .ok_or_else(|| self.protocol(format!("the batch at {first} is not as announced")))?;
         let v1::GroupDeliver { lease, attempt, epoch, redrive_generation: generation, .. } =
             deliver;
-        Ok(Run { tag: Tag { lease, attempt, epoch }, generation, records })
+        Ok(Run { tag: Tag { lease, attempt, epoch, generation }, records })
     }
 
     fn decode<M: railgun_proto::Message>(&self, frame: &Frame) -> Result<M, Ended> {

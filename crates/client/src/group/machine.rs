@@ -102,7 +102,6 @@ impl Said {
 #[derive(Clone, Debug)]
 pub(crate) struct Run {
     pub(crate) tag: Tag,
-    pub(crate) generation: u32,
     pub(crate) records: RecordRun,
 }
 

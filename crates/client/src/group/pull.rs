@@ -157,9 +157,8 @@ impl Fetch<'_> {
         }
         fetching.end();
         let runs = handle.take_fetched().into_iter();
-        let batches = runs.map(|run| {
-            DeliveryBatch::new(run.records, run.tag, run.generation, std::sync::Arc::clone(handle))
-        });
+        let batches =
+            runs.map(|run| DeliveryBatch::new(run.records, run.tag, std::sync::Arc::clone(handle)));
         Ok(batches.flat_map(DeliveryBatch::into_deliveries).collect())
     }
 }

@@ -187,11 +187,11 @@ impl GroupSubscription {
             let offset = record.offset;
             let is_ours = !self.handle.begin(run.tag.lease, OffsetRange::single(offset)).is_empty();
             if is_ours {
-                let (tag, generation) = (run.tag, run.generation);
+                let tag = run.tag;
                 if records.is_empty() {
                     self.current = None;
                 }
-                return Some(Delivery::new(record, tag, generation, Arc::clone(&self.handle)));
+                return Some(Delivery::new(record, tag, Arc::clone(&self.handle)));
             }
         }
         self.current = None;
@@ -216,7 +216,7 @@ impl GroupSubscription {
             self.current = Some(Current { run, records: VecDeque::new() });
         }
         let handle = Arc::clone(&self.handle);
-        Some(DeliveryBatch::new(begun_records, run.tag, run.generation, handle))
+        Some(DeliveryBatch::new(begun_records, run.tag, handle))
     }
 
     fn poll_taken(&mut self, context: &Context<'_>) -> Poll<Result<Taken, GroupError>> {

@@ -191,8 +191,14 @@ async fn a_member_whose_stream_is_lost_presents_what_it_has() {
     assert_eq!(seat.heard().await, [(1, 0, 1, ACK)]);
     drop(seat);
     let mut seat = seats.recv().await.expect("it asks again");
-    let held =
-        |from, count, begun| v1::HeldLease { lease: 1, from, count, attempt: 1, epoch: 0, begun };
+    let held = |from, count, begun| v1::HeldLease {
+        lease: 1,
+        from,
+        count,
+        attempt: 1,
+        begun,
+        ..Default::default()
+    };
     assert_eq!(seat.join.held, [held(0, 2, true), held(2, 2, false)]);
     assert_eq!((seat.join.group_id, &seat.join.stream_uid[..]), (9, &[2; 16][..]));
     seat.joined(9).await;

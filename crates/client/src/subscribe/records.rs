@@ -153,9 +153,9 @@ impl RecordRun {
         })
     }
 
-    /// Encoded bytes of the batch that it is a part of.
+    /// Bytes of the records of the batch that it is a part of, as a credit counts them.
     pub(crate) fn bytes(&self) -> usize {
-        self.batch.as_bytes().len()
+        self.batch.body_bytes()
     }
 
     /// Some of the records; `None` for none, and where there are not as many.

@@ -53,6 +53,8 @@ pub struct PresentedLease {
     pub attempt: u32,
     /// The group's epoch then.
     pub epoch: u32,
+    /// How often its messages had been redriven.
+    pub generation: u32,
     /// Whether the application has begun it.
     pub begun: bool,
     /// Encoded bytes of one of its messages, on average; 0 where that is not known.

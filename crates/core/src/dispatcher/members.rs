@@ -211,14 +211,16 @@ impl Dispatcher {
             }
             None => {
                 let run = self.mirror.pending_run(range.start, range.len());
-                if presented.attempt != 1 {
+                if (presented.attempt, presented.generation) != (1, 0) {
                     return Err(run.end);
                 }
                 run
             }
             Some(held) => {
                 let is_ready = held.state == HeldState::Ready;
-                if !is_ready || held.attempts.saturating_add(1) != presented.attempt {
+                let is_this = held.attempts.saturating_add(1) == presented.attempt
+                    && held.generation == presented.generation;
+                if !is_ready || !is_this {
                     return Err(range.start.plus(1));
                 }
                 OffsetRange::single(range.start)

@@ -4,7 +4,7 @@
 //!
 //! | kind | what |
 //! |---|---|
-//! | inputs | [`Dispatcher::on_join`], [`on_leave`](Dispatcher::on_leave), [`on_drain`](Dispatcher::on_drain), [`on_fetch`](Dispatcher::on_fetch), [`on_settle`](Dispatcher::on_settle), [`on_hand_over`](Dispatcher::on_hand_over), [`on_tail`](Dispatcher::on_tail), [`on_applied`](Dispatcher::on_applied), [`on_dead_letter`](Dispatcher::on_dead_letter), [`on_dead_letter_failed`](Dispatcher::on_dead_letter_failed), [`on_spec`](Dispatcher::on_spec), [`on_deadline`](Dispatcher::on_deadline) |
+//! | inputs | [`Dispatcher::on_join`], [`on_leave`](Dispatcher::on_leave), [`on_drain`](Dispatcher::on_drain), [`on_fetch`](Dispatcher::on_fetch), [`on_settle`](Dispatcher::on_settle), [`on_hand_over`](Dispatcher::on_hand_over), [`on_tail`](Dispatcher::on_tail), [`on_applied`](Dispatcher::on_applied), [`on_dead_letter`](Dispatcher::on_dead_letter), [`on_dead_letter_failed`](Dispatcher::on_dead_letter_failed), [`on_spec`](Dispatcher::on_spec), [`on_unreadable`](Dispatcher::on_unreadable), [`on_deadline`](Dispatcher::on_deadline) |
 //! | commands | [`Dispatcher::assign`], [`put_off_retries`](Dispatcher::put_off_retries), [`end_fetches`](Dispatcher::end_fetches) |
 //! | outputs | effects, [`Dispatcher::wants`], [`take_proposal`](Dispatcher::take_proposal), [`next_deadline`](Dispatcher::next_deadline) |
 //!
@@ -58,6 +58,8 @@ pub const ACTIVATION_WAIT_US: u64 = 500_000;
 pub const HAND_OVER_US: u64 = 30_000_000;
 /// How long a dead letter that failed waits for its next attempt, in µs.
 pub const DEAD_LETTER_RETRY_US: u64 = 1_000_000;
+/// How long a message whose record could not be read stands aside for others, in µs.
+pub const UNREADABLE_US: u64 = 1_000_000;
 /// Runs of deliveries whose end is remembered, to know a settle that is repeated from one that is stale.
 const PAST_RUNS_MAX: usize = 10_000;
 
@@ -107,6 +109,8 @@ pub struct Dispatcher {
     /// What may be delivered again now: messages that have a history in the group's state, and others.
     retries: OffsetSet,
     returned: OffsetSet,
+    /// Retries whose records cannot be read now, and when that is tried again.
+    unreadable: BTreeSet<(Time, Offset)>,
     /// See [`Dispatcher::put_off_retries`].
     puts_off_retries: bool,
     /// From here on nothing was ever handed out.
@@ -159,6 +163,7 @@ impl Dispatcher {
             past: RangeMap::default(),
             retries: OffsetSet::default(),
             returned: OffsetSet::default(),
+            unreadable: BTreeSet::new(),
             puts_off_retries: false,
             cursor: mirror.leased_upto().min(tail).max(mirror.floor()),
             blockers: OffsetSet::default(),
@@ -208,10 +213,10 @@ impl Dispatcher {
         !self.members.is_empty()
     }
 
-    /// From here on nothing was ever handed out: what is to be read before it is wanted.
+    /// What is most probably wanted next, once somebody has room: what is to be read before it is wanted.
     #[must_use]
-    pub fn cursor(&self) -> Offset {
-        self.cursor
+    pub fn reads_ahead_at(&self) -> Offset {
+        self.next_fresh().unwrap_or(self.cursor)
     }
 
     /// How many messages members have.

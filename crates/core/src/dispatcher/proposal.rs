@@ -49,6 +49,8 @@ impl Failure {
 pub(super) struct Proposal {
     pub(super) acks: OffsetSet,
     pub(super) failures: BTreeMap<Failure, OffsetSet>,
+    /// All of these, whatever failed them.
+    failing: OffsetSet,
     pub(super) due: BTreeSet<Offset>,
     pub(super) reserve: Option<Offset>,
     pub(super) activates: bool,
@@ -57,6 +59,7 @@ pub(super) struct Proposal {
 impl Proposal {
     pub(super) fn fail(&mut self, failure: Failure, range: OffsetRange) {
         self.failures.entry(failure).or_default().insert(range);
+        self.failing.insert(range);
     }
 
     /// Whether it settles that message.
@@ -65,20 +68,19 @@ impl Proposal {
     }
 
     pub(super) fn fails(&self, offset: Offset) -> bool {
-        self.failures.values().any(|offsets| offsets.contains(offset))
+        self.failing.contains(offset)
     }
 
     /// Takes a failure back. Returns whether there was one.
     pub(super) fn withdraw_failure(&mut self, offset: Offset) -> bool {
-        let mut found = false;
+        if self.failing.remove(OffsetRange::single(offset)) == 0 {
+            return false;
+        }
         self.failures.retain(|_, offsets| {
-            if offsets.contains(offset) {
-                offsets.remove(OffsetRange::single(offset));
-                found = true;
-            }
+            offsets.remove(OffsetRange::single(offset));
             !offsets.is_empty()
         });
-        found
+        true
     }
 
     /// All messages that it settles.
@@ -87,7 +89,7 @@ impl Proposal {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        let Self { acks, failures, due, reserve, activates } = self;
+        let Self { acks, failures, failing: _, due, reserve, activates } = self;
         let says_nothing = acks.is_empty() && failures.is_empty() && due.is_empty();
         says_nothing && reserve.is_none() && !activates
     }
@@ -97,6 +99,10 @@ impl Proposal {
         let mut excess = Self::default();
         if let Some(first) = self.failures.keys().nth(FAILURES_MAX).cloned() {
             excess.failures = self.failures.split_off(&first);
+            for range in excess.failures.values().flat_map(OffsetSet::iter) {
+                self.failing.remove(range);
+                excess.failing.insert(range);
+            }
         }
         excess
     }

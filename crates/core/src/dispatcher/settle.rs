@@ -250,8 +250,7 @@ impl Dispatcher {
 
     /// Which of these settled messages nobody has acked, as far as that is known.
     pub(super) fn given_up(&self, done: OffsetRange) -> Vec<OffsetRange> {
-        let parked = self.mirror.parked().filter(|offset| done.contains(*offset));
-        let parked = parked.map(OffsetRange::single);
+        let parked = self.mirror.parked_in(done).map(OffsetRange::single);
         let mut given_up: Vec<_> = self.mirror.dead().within(done).chain(parked).collect();
         given_up.sort_unstable();
         given_up

@@ -1,9 +1,9 @@
 //! What happens by itself when its time has come.
 
-use railgun_types::{Offset, Timestamp};
+use railgun_types::{Offset, OffsetRange, Timestamp};
 
 use super::proposal::FailureKind;
-use super::{Dispatcher, Effect, Time};
+use super::{Dispatcher, Effect, Time, UNREADABLE_US};
 use crate::group::HeldState;
 
 impl Dispatcher {
@@ -15,6 +15,7 @@ impl Dispatcher {
             self.grace.map(|grace| grace.until),
             self.activity_deadline(),
             self.dead_letter_retries.first().map(|(at, _)| *at),
+            self.unreadable.first().map(|(at, _)| *at),
             self.delays.first().map(|(at, ..)| *at),
         ];
         deadlines.into_iter().flatten().min()
@@ -28,6 +29,7 @@ impl Dispatcher {
             self.end_grace();
         }
         self.collect_due(now);
+        self.collect_unreadable(now);
         while let Some(&(at, offset)) = self.dead_letter_retries.first()
             && at <= now
         {
@@ -77,6 +79,27 @@ impl Dispatcher {
             let is_delayed = matches!(state, Some(HeldState::Delayed { until: it }) if it == until);
             if is_delayed && !self.is_being_settled(offset) {
                 self.waiting.due.insert(offset);
+            }
+        }
+    }
+
+    /// The record of a retry cannot be read: others go before it for a while. In an exclusive group nothing
+    /// does.
+    pub fn on_unreadable(&mut self, now: Time, offset: Offset) {
+        if !self.is_exclusive() && self.retries.remove(OffsetRange::single(offset)) > 0 {
+            self.unreadable.insert((now.plus_us(UNREADABLE_US), offset));
+        }
+    }
+
+    fn collect_unreadable(&mut self, now: Time) {
+        while let Some(&(at, offset)) = self.unreadable.first()
+            && at <= now
+        {
+            self.unreadable.pop_first();
+            let state = self.mirror.held(offset).map(|held| held.state);
+            let is_free = self.leases.at(offset).is_none() && !self.is_being_settled(offset);
+            if state == Some(HeldState::Ready) && is_free {
+                self.retries.insert(OffsetRange::single(offset));
             }
         }
     }

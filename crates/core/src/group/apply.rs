@@ -153,7 +153,7 @@ impl GroupState {
         if self.dead.runs() > DEAD_RUNS_PER_GROUP
             && let Some(forgotten) = self.dead.pop_first()
         {
-            self.generations.retain(|offset, _| !forgotten.contains(*offset));
+            self.forget_generations(forgotten);
         }
         if self.breaker.died() {
             self.paused = self.paused.or(Some(Paused::Breaker));
@@ -367,9 +367,17 @@ impl GroupState {
             messages += parked.len() as u64;
             parked.iter().for_each(|offset| drop(self.held.remove(*offset)));
             messages += self.dead.remove(*range);
-            self.generations.retain(|offset, _| !range.contains(*offset));
+            self.forget_generations(*range);
         }
         messages
+    }
+
+    fn forget_generations(&mut self, range: OffsetRange) {
+        let gone = self.generations.range(range.start..range.end.max(range.start));
+        let gone: Vec<_> = gone.map(|(offset, _)| *offset).collect();
+        for offset in gone {
+            self.generations.remove(&offset);
+        }
     }
 
     fn removed(&mut self, upto: Offset, effects: &mut ChangeEffects) {

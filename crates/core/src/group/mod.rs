@@ -182,6 +182,11 @@ impl GroupState {
         self.held.parked()
     }
 
+    /// Those of a range that wait for an operator, in order.
+    pub fn parked_in(&self, range: OffsetRange) -> impl Iterator<Item = Offset> {
+        self.held.parked_in(range)
+    }
+
     /// Those that are dead and can be made pending again.
     #[must_use]
     pub fn dead(&self) -> &OffsetSet {

@@ -79,6 +79,8 @@ pub struct Held {
     pub epoch: u32,
     /// Whether the application has begun with them.
     pub begun: bool,
+    /// How often they had been redriven.
+    pub generation: u32,
 }
 
 impl TryFrom<v1::EnsureGroup> for EnsureGroupRequest {
@@ -282,17 +284,18 @@ impl TryFrom<&v1::HeldLease> for Held {
 
     fn try_from(held: &v1::HeldLease) -> Result<Self, Self::Error> {
         let range = range("held", held.from, held.count)?;
-        let v1::HeldLease { lease, attempt, epoch, begun, .. } = *held;
-        Ok(Self { lease, range, attempt, epoch, begun })
+        let v1::HeldLease { lease, attempt, epoch, begun, redrive_generation, .. } = *held;
+        Ok(Self { lease, range, attempt, epoch, begun, generation: redrive_generation })
     }
 }
 
 impl From<&Held> for v1::HeldLease {
     fn from(held: &Held) -> Self {
-        let Held { lease, range, attempt, epoch, begun } = *held;
+        let Held { lease, range, attempt, epoch, begun, generation } = *held;
         // No delivery has more messages than a batch has records.
         let count = range.len() as u32;
-        Self { lease, from: range.start.0, count, attempt, epoch, begun }
+        let (from, redrive_generation) = (range.start.0, generation);
+        Self { lease, from, count, attempt, epoch, begun, redrive_generation }
     }
 }
 

@@ -154,7 +154,7 @@ pub const CLUSTER_BUGS: [ClusterBug; 30] = {
             &["orphans"],
             &[],
         ),
-        core(Core::SettleNotFenced, "settle not fenced", &["X-2"], &["G-7"]),
+        core(Core::SettleNotFenced, "settle not fenced", &["X-2", "G-7"], &[]),
         // Settled by a tag of before, it may lie in a buffer; and the SDK takes deliveries of one lease for one.
         core(Core::LeaseReused, "lease reused", &["G-7", "G-3"], &["X-3"]),
         // Whoever was restored appends what others do not.

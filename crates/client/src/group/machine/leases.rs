@@ -13,6 +13,8 @@ pub(crate) struct Tag {
     pub(crate) lease: u64,
     pub(crate) attempt: u32,
     pub(crate) epoch: u32,
+    /// How often its messages had been redriven.
+    pub(crate) generation: u32,
 }
 
 /// How far one message is.
@@ -317,9 +319,9 @@ impl Leases {
                     }
                     Mark::Told | Mark::Acked | Mark::Said => true,
                 };
-                let Tag { lease, attempt, epoch } = lease.tag;
-                let held =
-                    Held { lease, range: OffsetRange::single(offset), attempt, epoch, begun };
+                let Tag { lease, attempt, epoch, generation } = lease.tag;
+                let range = OffsetRange::single(offset);
+                let held = Held { lease, range, attempt, epoch, begun, generation };
                 match all.last_mut() {
                     Some(last) if is_next(last, &held) => last.range.end = offset.plus(1),
                     _ => all.push(held),

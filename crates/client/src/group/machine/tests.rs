@@ -14,7 +14,7 @@ fn range(start: u64, end: u64) -> OffsetRange {
 }
 
 fn tag(lease: u64) -> Tag {
-    Tag { lease, attempt: 1, epoch: EPOCH }
+    Tag { lease, attempt: 1, epoch: EPOCH, generation: 0 }
 }
 
 fn run_of(tag: Tag, range: OffsetRange) -> Run {
@@ -27,7 +27,7 @@ fn run_of(tag: Tag, range: OffsetRange) -> Run {
     let batch = RecordBatch::verify(builder.finish().concat()).expect("just built");
     let count = range.len() as usize;
     let records = RecordRun::new(batch, 0, count, range.start, Timestamp(1), Source::Hot);
-    Run { tag, generation: 0, records: records.expect("all of the batch") }
+    Run { tag, records: records.expect("all of the batch") }
 }
 
 /// A machine with a server that a test plays.
@@ -138,7 +138,7 @@ fn what_waits_is_told_in_ranges_and_an_ack_stands_for_its_beginning() {
 }
 
 fn held(lease: u64, range: OffsetRange, begun: bool) -> Held {
-    Held { lease, range, attempt: 1, epoch: EPOCH, begun }
+    Held { lease, range, attempt: 1, epoch: EPOCH, begun, generation: 0 }
 }
 
 #[test]
@@ -412,7 +412,7 @@ fn news_that_nobody_takes_are_few_and_a_new_term_of_office_fences_the_buffer() {
     use v1::group_notice::Notice;
     //
     let mut member = Member::joined();
-    let old = Tag { lease: 1, attempt: 1, epoch: 4 };
+    let old = Tag { lease: 1, attempt: 1, epoch: 4, generation: 0 };
     member.machine.on_delivered(run_of(old, range(0, 3)));
     member.notice(Notice::ActiveEpoch(5));
     assert_eq!(member.news(), News::Active(5));

@@ -97,6 +97,29 @@ fn who_failed_gets_it_again_only_if_nobody_else_can() {
 }
 
 #[test]
+fn a_retry_that_cannot_be_read_stands_aside() {
+    let mut desk = Desk::balanced().with(&[(ANN, 2), (BOB, 2)], 2);
+    desk.hand_out();
+    desk.settle(ANN, 1, range(0, 1), nack());
+    desk.settle(BOB, 2, range(1, 2), nack());
+    desk.commit();
+    assert_eq!(desk.dispatcher.wants(), Want::Retry(Offset(0)));
+    desk.dispatcher.on_unreadable(desk.now, Offset(0));
+    assert_eq!(desk.dispatcher.wants(), Want::Retry(Offset(1)));
+    let again = desk.now.plus_us(UNREADABLE_US);
+    assert_eq!(desk.dispatcher.next_deadline(), Some(again));
+    desk.advance(UNREADABLE_US);
+    assert_eq!(desk.dispatcher.wants(), Want::Retry(Offset(0)));
+
+    let mut desk = Desk::exclusive().with(&[(ANN, 9)], 2);
+    desk.hand_out();
+    desk.settle(ANN, 1, range(0, 1), nack());
+    desk.commit();
+    desk.dispatcher.on_unreadable(desk.now, Offset(0));
+    assert_eq!(desk.dispatcher.wants(), Want::Retry(Offset(0)), "X-3");
+}
+
+#[test]
 fn what_is_new_goes_on_while_a_retry_is_being_read() {
     let mut desk = Desk::balanced().with(&[(ANN, 2), (BOB, 1)], 3);
     desk.hand_out();

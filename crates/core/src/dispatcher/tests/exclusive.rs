@@ -258,6 +258,7 @@ fn the_active_member_comes_back_to_another_leader_and_goes_on() {
         range: range(0, 5),
         attempt: 1,
         epoch,
+        generation: 0,
         begun: false,
         message_bytes: 10,
     };

@@ -4,7 +4,15 @@ use super::*;
 
 fn presented(count: u64, range: OffsetRange, attempt: u32) -> PresentedLease {
     let lease = lease::lease_id(1, count);
-    PresentedLease { lease, range, attempt, epoch: 0, begun: false, message_bytes: 10 }
+    PresentedLease {
+        lease,
+        range,
+        attempt,
+        epoch: 0,
+        generation: 0,
+        begun: false,
+        message_bytes: 10,
+    }
 }
 
 /// The leases, as the member that has them, the name, the messages and whether they have begun.
@@ -286,4 +294,22 @@ fn what_a_rewind_takes_back_is_fetched_once_more() {
     assert_eq!((desk.hand_out(), desk.commit()), (vec![], vec![answered(ANN, 1)]));
     // The one that failed was fetched before.
     assert_eq!(desk.hand_out(), [fetched(2, range(0, 1), 2), fetched(3, range(1, 2), 1)]);
+}
+
+#[test]
+fn what_was_delivered_before_a_redrive_is_not_leased_again() {
+    // G-10, G-14: whatever becomes of it, no attempt counts that was made before.
+    let mut desk = Desk::balanced().with(&[(ANN, 1)], 1);
+    desk.hand_out();
+    desk.settle(ANN, 1, range(0, 1), SettleKind::Reject { error: None });
+    desk.commit();
+    desk.replica.state.bury(Offset(0), 0);
+    desk.change_leader();
+    desk.operator(GroupChange::Redrive { offsets: vec![] });
+    assert_eq!(desk.dispatcher.state().held(Offset(0)).map(|it| it.generation), Some(1));
+    desk.present(BOB, 1, &[presented(1, range(0, 1), 1)]);
+    assert_eq!(desk.dispatcher.leased(), 0);
+    let again = PresentedLease { generation: 1, ..presented(1, range(0, 1), 1) };
+    desk.present(CID, 1, &[again]);
+    assert_eq!(desk.dispatcher.leased(), 1);
 }

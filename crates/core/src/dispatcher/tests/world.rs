@@ -31,6 +31,7 @@ pub(super) struct Tag {
     pub(super) lease: u64,
     pub(super) attempt: u32,
     pub(super) epoch: u32,
+    pub(super) generation: u32,
     pub(super) begun: bool,
 }
 
@@ -204,9 +205,13 @@ impl World {
         for effect in effects {
             self.trace.extend(self.is_traced.then(|| format!("  {effect:?}")));
             match effect {
-                Effect::Deliver { member, lease, range, attempt, epoch, .. } => {
+                Effect::Deliver { member, lease, range, attempt, epoch, generation } => {
                     for offset in range.iter() {
-                        self.delivered(offset, member, Tag { lease, attempt, epoch, begun: false });
+                        self.delivered(
+                            offset,
+                            member,
+                            Tag { lease, attempt, epoch, generation, begun: false },
+                        );
                     }
                     self.check_bounds(range, attempt);
                     self.check_fetch(member);
@@ -293,8 +298,8 @@ impl World {
             match presented.last_mut() {
                 Some(last)
                     if last.range.end == *offset
-                        && (last.lease, last.attempt, last.epoch, last.begun)
-                            == (tag.lease, tag.attempt, tag.epoch, tag.begun) =>
+                        && (last.lease, last.attempt, last.epoch, last.generation, last.begun)
+                            == (tag.lease, tag.attempt, tag.epoch, tag.generation, tag.begun) =>
                 {
                     last.range.end = offset.plus(1);
                 }
@@ -303,6 +308,7 @@ impl World {
                     range: OffsetRange::single(*offset),
                     attempt: tag.attempt,
                     epoch: tag.epoch,
+                    generation: tag.generation,
                     begun: tag.begun,
                     message_bytes: 900,
                 }),
