@@ -23,7 +23,7 @@ impl Running {
     fn start(mut example: Command) -> Self {
         let mut child = example.stdout(Stdio::piped()).spawn().expect("the example runs");
         let printed = BufReader::new(child.stdout.take().expect("piped"));
-        let (line, lines) = mpsc::channel();
+        let (line, lines) = mpsc::sync_channel(1_024);
         std::thread::spawn(move || {
             printed.lines().map_while(Result::ok).try_for_each(|text| line.send(text))
         });

@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use railgun_client::{Client, GroupEvent, GroupName, Message, Offset};
 use railgun_testkit::sim::Random;
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -145,36 +145,45 @@ async fn publish(client: Client, over: CancellationToken) -> u64 {
     told.iter().filter(|published| published.is_ok()).count() as u64
 }
 
-/// What members were given, and whose acks were confirmed.
-#[derive(Debug, Default)]
-struct Seen {
-    delivered: BTreeSet<u64>,
-    confirmed: BTreeSet<u64>,
+/// What a member has seen of a message.
+#[derive(Debug)]
+enum Seen {
+    Delivered(u64),
+    Confirmed(u64),
 }
 
 /// Acks all that comes, until it is told to end.
-async fn consume(client: Client, seen: Arc<Mutex<Seen>>, over: CancellationToken) {
+async fn consume(client: Client, seen: mpsc::Sender<Seen>, over: CancellationToken) {
     let opened = client.subscribe(name("s")).group(group()).credit(50).open().await;
     let mut member = opened.expect("a place");
     let mut acks = JoinSet::new();
     while let Some(next) = over.run_until_cancelled(member.next()).await {
         let Some(GroupEvent::Delivery(delivery)) = next.expect("it goes on") else { continue };
-        let seen = Arc::clone(&seen);
+        let seen = seen.clone();
         acks.spawn(async move {
             let offset = delivery.offset().0;
-            seen.lock().expect("nobody panicked").delivered.insert(offset);
+            seen.send(Seen::Delivered(offset)).await.ok();
             if delivery.ack_confirmed().await.is_ok() {
-                let is_first = seen.lock().expect("nobody panicked").confirmed.insert(offset);
-                assert!(is_first, "{offset} counted twice");
+                seen.send(Seen::Confirmed(offset)).await.ok();
             }
         });
-        while let Some(acked) = acks.try_join_next() {
-            acked.expect("no ack counts twice");
+        while acks.try_join_next().is_some() {}
+    }
+    acks.join_all().await;
+}
+
+/// What was delivered, and how many acks were confirmed, once all who saw something have ended.
+async fn collect(mut seen: mpsc::Receiver<Seen>) -> (BTreeSet<u64>, usize) {
+    let (mut delivered, mut confirmed) = (BTreeSet::new(), BTreeSet::new());
+    while let Some(seen) = seen.recv().await {
+        match seen {
+            Seen::Delivered(offset) => drop(delivered.insert(offset)),
+            Seen::Confirmed(offset) => {
+                assert!(confirmed.insert(offset), "the ack of {offset} counted twice");
+            }
         }
     }
-    while let Some(acked) = acks.join_next().await {
-        acked.expect("no ack counts twice");
-    }
+    (delivered, confirmed.len())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -189,12 +198,14 @@ async fn nothing_is_lost_and_no_ack_counts_twice_however_often_a_node_is_killed(
     site.output(&["stream", "ensure", "s", "--dedup-window", "10m"]);
     site.output(&["group", "ensure", "s", "g", "--start", "earliest", "--max-attempts", "1000"]);
     let client = site.client().await;
-    let (over, seen) = (CancellationToken::new(), Arc::<Mutex<Seen>>::default());
+    let over = CancellationToken::new();
+    let (see, seen) = mpsc::channel(1_024);
+    let collecting = tokio::spawn(collect(seen));
     let publishing = tokio::spawn(publish(client.clone(), over.clone()));
     let done = CancellationToken::new();
-    let members: Vec<_> = (0..2)
-        .map(|_| tokio::spawn(consume(client.clone(), Arc::clone(&seen), done.clone())))
-        .collect();
+    let members: Vec<_> =
+        (0..2).map(|_| tokio::spawn(consume(client.clone(), see.clone(), done.clone()))).collect();
+    drop(see);
     for _ in 0..rounds.unwrap_or(ROUNDS) {
         tokio::time::sleep(Duration::from_millis(random.within(20..LIFE_MS_MAX))).await;
         node.kill();
@@ -216,9 +227,9 @@ async fn nothing_is_lost_and_no_ack_counts_twice_however_often_a_node_is_killed(
     }
     let described = client.admin().describe_group(&name("s"), &group()).await.expect("told");
     assert_eq!(described.dead, 0);
-    let seen = seen.lock().expect("nobody panicked");
-    assert!(seen.delivered.iter().copied().eq(0..end.0), "each was delivered");
-    println!("{} confirmed of {end}, {acked} acknowledged", seen.confirmed.len());
+    let (delivered, confirmed) = collecting.await.expect("no ack counted twice");
+    assert!(delivered.into_iter().eq(0..end.0), "each was delivered");
+    println!("{confirmed} confirmed of {end}, {acked} acknowledged");
 }
 
 #[tokio::test(flavor = "multi_thread")]
