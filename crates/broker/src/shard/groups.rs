@@ -365,10 +365,9 @@ impl Host {
 fn dead_page(group: &Group, from: Offset) -> DeadPage {
     let state = group.state();
     let mut page = DeadPage::default();
-    let behind = |range: OffsetRange| OffsetRange::new(range.start.max(from), range.end);
-    let dead = state.dead().iter().filter(|range| range.end > from).map(behind);
-    page.dead = dead.take(RUNS_MAX + 1).collect();
-    for offset in state.parked().filter(|offset| *offset >= from) {
+    let behind = OffsetRange::new(from, Offset(u64::MAX));
+    page.dead = state.dead().within(behind).take(RUNS_MAX + 1).collect();
+    for offset in state.parked_in(behind) {
         if let Some(last) = page.parked.last_mut().filter(|last| last.end == offset) {
             last.end = offset.plus(1);
             continue;

@@ -155,10 +155,6 @@ impl Histories {
         self.dying.iter().copied()
     }
 
-    pub(super) fn parked(&self) -> impl Iterator<Item = Offset> {
-        self.parked.iter().copied()
-    }
-
     /// The parked ones of a range.
     pub(super) fn parked_in(&self, range: OffsetRange) -> impl Iterator<Item = Offset> {
         self.parked.range(range.start..range.end.max(range.start)).copied()

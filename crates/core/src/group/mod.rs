@@ -177,11 +177,6 @@ impl GroupState {
         self.held.dying().filter_map(|offset| Some((offset, self.held.get(offset)?.generation)))
     }
 
-    /// Those that wait for an operator, in order.
-    pub fn parked(&self) -> impl Iterator<Item = Offset> {
-        self.held.parked()
-    }
-
     /// Those of a range that wait for an operator, in order.
     pub fn parked_in(&self, range: OffsetRange) -> impl Iterator<Item = Offset> {
         self.held.parked_in(range)

@@ -316,14 +316,14 @@ fn without_dead_letters_what_is_given_up_waits_for_an_operator() {
     assert!(group.state.is_done(Offset(1)));
     group.applied(&ack(0, 1));
     assert_eq!(group.state.floor(), Offset(4), "it does not keep the floor");
-    assert_eq!(group.state.parked().count(), 3);
+    assert_eq!(group.state.parked_in(range(0, u64::MAX)).count(), 3);
     // Whoever had them cannot settle them any more.
     assert_eq!(group.effects(&ack(1, 2)).already, [range(1, 2)]);
     assert_eq!(group.effects(&GroupChange::Discard { offsets: vec![range(0, 2)] }).messages, 1);
     assert_eq!(group.effects(&GroupChange::Redrive { offsets: vec![range(2, 3)] }).messages, 1);
     assert_eq!(group.apply(&GroupChange::Redrive { offsets: vec![] }), ChangeOutcome::Applied);
     assert_eq!(
-        (group.ready(), group.state.parked().collect::<Vec<_>>()),
+        (group.ready(), group.state.parked_in(range(0, u64::MAX)).collect::<Vec<_>>()),
         (vec![2], vec![Offset(3)])
     );
     assert_eq!((group.state.floor(), group.state.lag(Offset(4))), (Offset(4), 1));
@@ -762,7 +762,11 @@ fn compare(state: &GroupState, model: &Model) {
     assert!(state.ready().eq(in_status(|status| *status == Status::Ready)));
     let dying = in_status(|status| matches!(status, Status::Dying(_)));
     assert!(state.dying().map(|(offset, _)| offset).eq(dying));
-    assert!(state.parked().eq(in_status(|status| matches!(status, Status::Parked(_)))));
+    assert!(
+        state
+            .parked_in(range(0, u64::MAX))
+            .eq(in_status(|status| matches!(status, Status::Parked(_))))
+    );
     let delayed = in_status(|status| matches!(status, Status::Delayed(_)));
     assert_eq!(state.unsettled_held().delayed, delayed.count() as u64);
     // As a dispatcher walks through what is pending.
