@@ -3,6 +3,7 @@
 use railgun_types::{Offset, OffsetRange};
 
 use super::lease::Fate;
+use super::members::Request;
 use super::proposal::Proposal;
 use super::{DEAD_LETTER_RETRY_US, Dispatcher, Effect, StaleReason, StaleSettle, Time};
 use crate::builtin_bug::BuiltinBug;
@@ -26,11 +27,12 @@ impl Dispatcher {
         self.taken += 1;
         if !self.waiting.is_empty() {
             // Who waits for this one may wait for what is left behind.
-            for request in self.members.values_mut().flat_map(|member| &mut member.requests) {
-                if request.waits_for == self.taken {
+            let taken = self.taken;
+            self.each_request(|request| {
+                if request.waits_for == taken {
                     request.waits_for += 1;
                 }
-            }
+            });
         }
         let changes = proposal.changes(self.mirror.epoch());
         self.in_flight = Some(proposal);
@@ -96,9 +98,15 @@ impl Dispatcher {
     }
 
     fn answer_all(&mut self, out: &mut Vec<Effect>) {
-        let waiting = self.members.iter().filter(|(_, member)| !member.requests.is_empty());
-        for id in waiting.map(|(id, _)| *id).collect::<Vec<_>>() {
+        for id in self.members.asking().collect::<Vec<_>>() {
             self.answer(id, out);
+        }
+    }
+
+    /// All that are not answered.
+    fn each_request(&mut self, mut change: impl FnMut(&mut Request)) {
+        for id in self.members.asking().collect::<Vec<_>>() {
+            self.members.update(id, |member| member.requests.iter_mut().for_each(&mut change));
         }
     }
 
@@ -177,10 +185,9 @@ impl Dispatcher {
             if range.is_empty() {
                 return;
             }
-            if let Some(member) = self.members.get_mut(&past.member)
-                && !matches!(past.fate, Fate::Failed | Fate::Returned)
-            {
-                member.late_stale.push(StaleSettle { lease: past.lease, range, reason });
+            if !matches!(past.fate, Fate::Failed | Fate::Returned) {
+                let stale = StaleSettle { lease: past.lease, range, reason };
+                self.members.update(past.member, |member| member.late_stale.push(stale));
             }
             rest.start = range.end;
         }
@@ -219,9 +226,8 @@ impl Dispatcher {
         for range in settled {
             self.tell_stale(range, StaleReason::Superseded);
         }
-        for request in self.members.values_mut().flat_map(|member| &mut member.requests) {
-            request.waits_for = request.waits_for.min(self.taken);
-        }
+        let taken = self.taken;
+        self.each_request(|request| request.waits_for = request.waits_for.min(taken));
         self.past = super::RangeMap::default();
         self.is_unclear = self.in_flight.is_some();
         self.begin_anew(out);
@@ -277,7 +283,7 @@ impl Dispatcher {
         self.forget_dead();
         self.cursor = self.cursor.max(self.mirror.floor());
         if let Some(range) = outcome.effects().and_then(|effects| effects.skipped) {
-            out.extend(self.members.keys().map(|&member| Effect::Skipped { member, range }));
+            out.extend(self.members.ids().map(|member| Effect::Skipped { member, range }));
         }
     }
 

@@ -57,7 +57,7 @@ impl Dispatcher {
         if !self.is_exclusive() {
             return Err(HandOverRefused::NotExclusive);
         }
-        let is_willing = |id| self.members.get(&id).is_some_and(|member| member.is_willing());
+        let is_willing = |id| self.members.get(id).is_some_and(|member| member.is_willing());
         let is_possible = match to {
             Some(to) => is_willing(to) && self.activity.active != Some(to),
             None => self.successor().is_some(),
@@ -77,19 +77,17 @@ impl Dispatcher {
 
     /// Who is to be the next active member: of those that can be, the one that is there longest.
     fn successor(&self) -> Option<MemberId> {
-        let candidates = self
-            .members
-            .iter()
-            .filter(|(id, member)| member.is_willing() && self.activity.active != Some(**id));
-        let preferred = |id| self.activity.preferred == Some(id);
-        candidates.min_by_key(|(id, member)| (!preferred(**id), member.joined)).map(|(id, _)| *id)
+        let is_other = |id: &MemberId| self.activity.active != Some(*id);
+        let is_willing = |id: &MemberId| self.members.get(*id).is_some_and(|it| it.is_willing());
+        let preferred = self.activity.preferred.filter(|id| is_other(id) && is_willing(id));
+        preferred.or_else(|| self.members.willing().find(is_other))
     }
 
     /// Sees to it that there is an active member where there can be one.
     pub(super) fn keep_active(&mut self, now: Time, out: &mut Vec<Effect>) {
         let successor = self.successor();
         if let Some(active) = self.activity.active {
-            let goes_on = self.members.get(&active).is_some_and(|member| member.is_willing());
+            let goes_on = self.members.get(active).is_some_and(|member| member.is_willing());
             if successor.is_none() {
                 // Nobody to give way to.
                 self.activity.hand_over = None;
@@ -191,7 +189,7 @@ impl Dispatcher {
 
     /// The member that has come back with what it had goes on being the active one.
     pub(super) fn resume(&mut self, id: MemberId, out: &mut Vec<Effect>) {
-        if !self.is_exclusive() || !self.members.get(&id).is_some_and(|it| it.is_willing()) {
+        if !self.is_exclusive() || !self.members.get(id).is_some_and(|it| it.is_willing()) {
             return;
         }
         if let Some(old) = self.activity.active {

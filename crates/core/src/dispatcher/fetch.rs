@@ -50,8 +50,8 @@ impl Dispatcher {
     /// member gets only what it fetches, within its credit.
     pub fn on_fetch(&mut self, now: Time, id: MemberId, fetch: Fetch, out: &mut Vec<Effect>) {
         self.give_back_unbegun(id);
-        let Some(member) = self.members.get_mut(&id) else { return };
-        member.fetching = Some(Fetching::new(fetch));
+        let fetching = Some(Fetching::new(fetch));
+        let Some(()) = self.members.update(id, |member| member.fetching = fetching) else { return };
         out.push(Effect::Fetching { member: id, number: fetch.number });
         self.conclude(now, out);
     }
@@ -91,13 +91,14 @@ impl Dispatcher {
         is_over: impl Fn(MemberId, &Fetching) -> bool,
         out: &mut Vec<Effect>,
     ) {
-        for (id, member) in &mut self.members {
-            if let Some(fetching) = &mut member.fetching
-                && fetching.free() > 0
-                && is_over(*id, fetching)
-            {
+        for member in self.members.fetching().collect::<Vec<_>>() {
+            let ended = self.members.update(member, |it| {
+                let fetching = it.fetching.as_mut().filter(|it| is_over(member, it))?;
                 fetching.is_over = true;
-                out.push(Effect::Fetched { member: *id, number: fetching.fetch.number });
+                Some(fetching.fetch.number)
+            });
+            if let Some(number) = ended.flatten() {
+                out.push(Effect::Fetched { member, number });
             }
         }
     }

@@ -26,7 +26,7 @@ impl Dispatcher {
         let Some(next) = self.next() else { return Want::Nothing };
         let known = self.too_large.filter(|(offset, _)| *offset == next.offset);
         let bytes = known.map_or(0, |(_, bytes)| bytes);
-        let is_possible = self.has_room(bytes) && self.receivers(bytes).next().is_some();
+        let is_possible = self.has_room(bytes) && self.receiver(bytes, None).is_some();
         if is_possible { next.want } else { Want::Nothing }
     }
 
@@ -90,9 +90,8 @@ impl Dispatcher {
             Lease { id, member, attempt, generation, begun, granted, deadline, sizes },
         );
         self.cursor = self.cursor.max(range.end);
-        if let Some(member) = self.members.get_mut(&member) {
-            member.served = self.delivered;
-        }
+        let served = self.delivered;
+        self.members.update(member, |member| member.served = served);
         let epoch = self.mirror.epoch();
         out.push(Effect::Deliver { member, lease: id, range, attempt, epoch, generation });
         count
@@ -180,27 +179,20 @@ impl Dispatcher {
         messages < u64::from(self.spec.max_in_flight) && fits
     }
 
-    /// The members that may get a message of that size.
-    fn receivers(&self, bytes: u64) -> impl Iterator<Item = (MemberId, (u64, u64))> {
-        let only = self.is_exclusive().then(|| self.activity.receiver());
-        let members = self.members.iter().filter(move |(id, member)| {
-            only.is_none_or(|only| only == Some(**id)) && member.takes(bytes)
-        });
-        members.map(|(id, member)| (*id, (member.share(), member.served)))
-    }
-
     /// Who gets a message of that size, and whether others could: who uses least of its credit, and of those
     /// who got something longest ago. Who had it last gets it only if nobody else can (G-11).
     fn receiver(&self, bytes: u64, last: Option<MemberId>) -> Option<(MemberId, bool)> {
-        let (mut best, mut count) = (None, 0);
-        for (id, order) in self.receivers(bytes) {
-            count += 1;
-            let order = (last == Some(id), order);
-            if best.is_none_or(|(_, least)| order < least) {
-                best = Some((id, order));
-            }
+        if self.is_exclusive() {
+            let only = self.activity.receiver()?;
+            return self.members.get(only)?.takes(bytes).then_some((only, false));
         }
-        best.map(|(id, _)| (id, count > 1))
+        let takers = self.members.takers().filter(|(_, member)| member.takes(bytes));
+        let mut takers = takers.map(|(id, _)| id);
+        let first = takers.next()?;
+        match takers.next() {
+            Some(second) if last == Some(first) => Some((second, true)),
+            second => Some((first, second.is_some())),
+        }
     }
 
     /// Who had a message last, and for how many from there on that is so. In an exclusive group it does not
@@ -249,7 +241,7 @@ impl Dispatcher {
 
     /// How many of these messages the member gets at once: at least one, which it is known to have room for.
     fn share_of(&self, id: MemberId, has_others: bool, bytes: &[u32]) -> usize {
-        let Some(member) = self.members.get(&id) else { return 1 };
+        let Some(member) = self.members.get(id) else { return 1 };
         let room = u64::from(self.spec.max_in_flight).saturating_sub(self.leases.messages());
         let mut max = member.free().min(room).min(bytes.len() as u64);
         if has_others {
@@ -257,7 +249,8 @@ impl Dispatcher {
         }
         let bytes_room = (member.credit.bytes.saturating_sub(member.bytes))
             .min(self.spec.max_in_flight_bytes.saturating_sub(self.leases.bytes()))
-            .min(member.fetching.map_or(u64::MAX, |fetching| fetching.free_bytes()));
+            .min(member.fetching.map_or(u64::MAX, |fetching| fetching.free_bytes()))
+            .min(member.room);
         let mut used = 0;
         let fits = bytes.iter().take(max as usize).take_while(|size| {
             used += u64::from(**size);

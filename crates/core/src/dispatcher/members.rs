@@ -20,6 +20,8 @@ pub(super) struct Member {
     /// What it may still be given, where it fetches.
     pub(super) fetching: Option<Fetching>,
     pub(super) is_draining: bool,
+    /// Bytes for which there is room on the way to it, where that is known; 0: it gets nothing.
+    pub(super) room: u64,
     /// Which member of the group it was, counting from its first.
     pub(super) joined: u64,
     /// The number of the last delivery that went to it.
@@ -46,6 +48,7 @@ impl Member {
             bytes: 0,
             fetching: None,
             is_draining: false,
+            room: u64::MAX,
             joined,
             served: 0,
             requests: VecDeque::new(),
@@ -69,7 +72,17 @@ impl Member {
     pub(super) fn takes(&self, bytes: u64) -> bool {
         let fits = self.bytes.saturating_add(bytes) <= self.credit.bytes || self.messages == 0;
         let is_fetched = self.fetching.is_none_or(|fetching| fetching.has_room(bytes));
-        self.is_willing() && self.free() > 0 && fits && is_fetched
+        self.is_taker() && fits && is_fetched
+    }
+
+    /// Whether it takes another message, if that is small enough.
+    pub(super) fn is_taker(&self) -> bool {
+        self.is_willing() && self.room > 0 && self.free() > 0
+    }
+
+    /// Whether more is to come of what it fetches.
+    pub(super) fn is_fetching(&self) -> bool {
+        self.fetching.is_some_and(|fetching| fetching.free() > 0) && self.room > 0
     }
 
     /// How much of its credit it uses, of 2^24.
@@ -81,6 +94,9 @@ impl Member {
     pub(super) fn add(&mut self, messages: u64, bytes: u64) {
         self.messages += messages;
         self.bytes += bytes;
+        if self.room > 0 {
+            self.room = u64::MAX;
+        }
         if let Some(fetching) = &mut self.fetching {
             fetching.add(messages, bytes);
         }
@@ -103,10 +119,7 @@ impl Dispatcher {
         presented: &[PresentedLease],
         out: &mut Vec<Effect>,
     ) {
-        debug_assert!(
-            !self.members.contains_key(&id),
-            "every life of a member has an id of its own"
-        );
+        debug_assert!(!self.members.contains(id), "every life of a member has an id of its own");
         self.joined += 1;
         self.members.insert(id, Member::new(credit, self.joined));
         if self.may_present(presented) {
@@ -239,7 +252,7 @@ impl Dispatcher {
         member: MemberId,
         bytes: u64,
     ) -> OffsetRange {
-        let Some(member) = self.members.get(&member) else { return range };
+        let Some(member) = self.members.get(member) else { return range };
         let room = u64::from(self.spec.max_in_flight).saturating_sub(self.leases.messages());
         let bytes_room = (member.credit.bytes.saturating_sub(member.bytes))
             .min(self.spec.max_in_flight_bytes.saturating_sub(self.leases.bytes()));
@@ -253,7 +266,9 @@ impl Dispatcher {
     /// The member is gone: what it had comes back at once (G-9), and counts as a failure where its
     /// application had begun it (G-10). Nothing is answered any more.
     pub fn on_leave(&mut self, now: Time, id: MemberId, how: Left, out: &mut Vec<Effect>) {
-        let Some(_) = self.members.remove(&id) else { return };
+        if !self.members.remove(id) {
+            return;
+        }
         self.draining.remove(&id);
         for range in self.leased_by(id) {
             while let Some(ended) = self.end_first(range) {
@@ -271,11 +286,25 @@ impl Dispatcher {
     /// The member wants no more (G-9): what its application has not begun comes back at once, and it is told
     /// when the rest is settled.
     pub fn on_drain(&mut self, now: Time, id: MemberId, out: &mut Vec<Effect>) {
-        let Some(member) = self.members.get_mut(&id) else { return };
-        (member.is_draining, member.fetching) = (true, None);
+        let drain = |member: &mut Member| (member.is_draining, member.fetching) = (true, None);
+        let Some(()) = self.members.update(id, drain) else { return };
         self.draining.insert(id);
         self.give_back_unbegun(id);
         self.conclude(now, out);
+    }
+
+    /// What was just handed out to a member finds no room on the way to it: it may go to others, as if it had
+    /// not been handed out, and the member gets nothing before [`Self::on_room`].
+    pub fn on_unsent(&mut self, id: MemberId, range: OffsetRange) {
+        while let Some(ended) = self.end_first(range) {
+            self.give_back(&ended);
+        }
+        self.members.update(id, |member| member.room = 0);
+    }
+
+    /// There is room on the way to a member again: for so many bytes of what is next, or a single message.
+    pub fn on_room(&mut self, id: MemberId, bytes: u64) {
+        self.members.update(id, |member| member.room = bytes.max(1));
     }
 
     /// What the member's application has not begun may go to others.
@@ -314,6 +343,18 @@ mod tests {
         member.is_draining = true;
         assert!(!member.takes(1));
         assert!(!Member::new(Credit { messages: 0, bytes: 100 }, 0).is_willing());
+    }
+
+    #[test]
+    fn who_had_to_wait_for_room_gets_no_more_than_that_at_first() {
+        let mut member = Member::new(Credit { messages: 10, bytes: 100 }, 0);
+        member.room = 0;
+        assert!(member.is_willing() && !member.takes(1));
+        member.room = 5;
+        // A single message may be larger: whether it finds room is seen then.
+        assert!(member.takes(6));
+        member.add(1, 6);
+        assert_eq!(member.room, u64::MAX);
     }
 
     #[test]

@@ -28,10 +28,11 @@ mod lease;
 mod members;
 mod proposal;
 mod range_map;
+mod roster;
 mod settle;
 mod timers;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use railgun_types::{GroupMode, GroupSpec, Offset, OffsetRange, Timestamp};
 
@@ -43,9 +44,9 @@ pub use lease::{LEASE_US_MAX, UNBEGUN_US_MAX};
 
 use self::exclusive::Activity;
 use self::lease::{Ended, Fate, Lease, Leases, Past};
-use self::members::Member;
 use self::proposal::{Failure, FailureKind, Proposal};
 use self::range_map::RangeMap;
+use self::roster::Roster;
 use crate::group::{GroupState, HeldState, Paused};
 use crate::ranges::OffsetSet;
 
@@ -95,7 +96,7 @@ pub struct Dispatcher {
     tail: Offset,
     grace: Option<Grace>,
 
-    members: BTreeMap<MemberId, Member>,
+    members: Roster,
     /// Members so far, deliveries so far, and rewinds.
     joined: u64,
     delivered: u64,
@@ -153,7 +154,7 @@ impl Dispatcher {
             term,
             tail,
             grace: None,
-            members: BTreeMap::new(),
+            members: Roster::default(),
             joined: 0,
             delivered: 0,
             rewinds: 0,
@@ -267,28 +268,26 @@ impl Dispatcher {
             self.returned.remove(range);
         }
         let bytes = self.leases.insert(range, lease);
-        if let Some(member) = self.members.get_mut(&member) {
-            member.add(range.len(), bytes);
-        }
+        self.members.update(member, |member| member.add(range.len(), bytes));
     }
 
     /// Ends the first part of a lease that lies in `range`.
     fn end_first(&mut self, range: OffsetRange) -> Option<Ended> {
         let ended = self.leases.end_first(range)?;
-        if let Some(member) = self.members.get_mut(&ended.lease.member) {
-            member.subtract(ended.range.len(), ended.bytes);
-        }
+        let (messages, bytes) = (ended.range.len(), ended.bytes);
+        self.members.update(ended.lease.member, |member| member.subtract(messages, bytes));
         Some(ended)
     }
 
     /// Messages may be delivered again as if they had not been.
     fn give_back(&mut self, ended: &Ended) {
         self.remember(ended, Fate::Returned);
-        if !ended.lease.begun
-            && let Some(member) = self.members.get_mut(&ended.lease.member)
-            && let Some(fetching) = &mut member.fetching
-        {
-            fetching.subtract(ended.range.len(), ended.bytes);
+        if !ended.lease.begun {
+            self.members.update(ended.lease.member, |member| {
+                if let Some(fetching) = &mut member.fetching {
+                    fetching.subtract(ended.range.len(), ended.bytes);
+                }
+            });
         }
         let pool = if ended.lease.is_retry() { &mut self.retries } else { &mut self.returned };
         pool.insert(ended.range);
@@ -365,7 +364,7 @@ impl Dispatcher {
 
     fn tell_drained(&mut self, now: Time, out: &mut Vec<Effect>) {
         let is_over = |id: &MemberId| {
-            let member = self.members.get(id);
+            let member = self.members.get(*id);
             member.is_none_or(|member| member.messages == 0 && member.requests.is_empty())
         };
         let over: Vec<_> = self.draining.iter().copied().filter(is_over).collect();
@@ -398,11 +397,11 @@ impl Dispatcher {
             return;
         }
         self.pause = pause;
-        let tell = |&member| match pause {
+        let tell = |member| match pause {
             Some(pause) => Effect::Paused { member, pause },
             None => Effect::Unpaused { member },
         };
-        out.extend(self.members.keys().map(tell));
+        out.extend(self.members.ids().map(tell));
     }
 
     /// Tells a stall once, and its end only when there is some room again, so that a group at its limit
@@ -423,11 +422,11 @@ impl Dispatcher {
         }
         self.is_stalled = is_stalled;
         let blocking = self.mirror.floor();
-        let tell = |&member| match is_stalled {
+        let tell = |member| match is_stalled {
             true => Effect::Stalled { member, blocking },
             false => Effect::Resumed { member },
         };
-        out.extend(self.members.keys().map(tell));
+        out.extend(self.members.ids().map(tell));
     }
 }
 

@@ -71,7 +71,7 @@ impl Dispatcher {
         request: &SettleRequest,
         out: &mut Vec<Effect>,
     ) {
-        if !self.members.contains_key(&member) {
+        if !self.members.contains(member) {
             // Nobody is there to be answered, and what it had has come back.
             return;
         }
@@ -80,10 +80,8 @@ impl Dispatcher {
             self.settle(now, settle, &mut verdict);
         }
         let Verdict { waits_for, stale, failed } = verdict;
-        if let Some(member) = self.members.get_mut(&member) {
-            let number = request.number;
-            member.requests.push_back(Request { number, waits_for, stale });
-        }
+        let asked = Request { number: request.number, waits_for, stale };
+        self.members.update(member, |member| member.requests.push_back(asked));
         if let Some(failed) = failed.filter(|_| self.is_exclusive()) {
             self.rewind(failed, out);
         }
@@ -94,17 +92,20 @@ impl Dispatcher {
     /// Tells a member which of its requests are committed.
     pub(super) fn answer(&mut self, id: MemberId, out: &mut Vec<Effect>) {
         let applied = self.taken - u64::from(self.in_flight.is_some());
-        let Some(member) = self.members.get_mut(&id) else { return };
-        let mut through = None;
-        let mut stale = Vec::new();
-        while member.requests.front().is_some_and(|request| request.waits_for <= applied)
-            && let Some(request) = member.requests.pop_front()
-        {
-            through = Some(request.number);
-            stale.extend(request.stale);
-        }
-        if let Some(through) = through {
+        let answer = self.members.update(id, |member| {
+            let mut through = None;
+            let mut stale = Vec::new();
+            while member.requests.front().is_some_and(|request| request.waits_for <= applied)
+                && let Some(request) = member.requests.pop_front()
+            {
+                through = Some(request.number);
+                stale.extend(request.stale);
+            }
+            let through = through?;
             stale.append(&mut member.late_stale);
+            Some((through, stale))
+        });
+        if let Some((through, stale)) = answer.flatten() {
             out.push(Effect::Settled { member: id, through, stale });
         }
     }
@@ -337,7 +338,7 @@ impl Dispatcher {
         verdict: &mut Verdict,
     ) {
         let range = OffsetRange::single(offset);
-        let is_there = self.members.contains_key(&past.member) && !self.is_exclusive();
+        let is_there = self.members.contains(past.member) && !self.is_exclusive();
         let has_room = !self.within_credit(range, past.member, 1).is_empty();
         if past.fate != Fate::Returned || !is_there || !has_room {
             return verdict.stale(settle.lease, range, StaleReason::Superseded);

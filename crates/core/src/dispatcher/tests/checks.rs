@@ -115,12 +115,17 @@ impl World {
         }
         assert_eq!(leases, self.live);
         assert_eq!(self.dispatcher.leases.messages(), self.live.len() as u64);
-        let bytes: u64 = self.dispatcher.members.values().map(|member| member.bytes).sum();
-        assert_eq!(self.dispatcher.leases.bytes(), bytes);
-        for (id, member) in &self.dispatcher.members {
-            let its = self.live.values().filter(|live| live.member == *id).count();
+        let members = &self.dispatcher.members;
+        let mut bytes = 0;
+        for id in members.ids() {
+            let member = members.get(id).expect("listed");
+            let its = self.live.values().filter(|live| live.member == id).count();
             assert_eq!(member.messages, its as u64);
+            assert_eq!(members.takers().any(|(it, _)| it == id), member.is_taker());
+            assert_eq!(member.room == 0, self.cut_off.contains(&id));
+            bytes += member.bytes;
         }
+        assert_eq!(self.dispatcher.leases.bytes(), bytes);
         assert_eq!(self.dispatcher.state(), &self.replica.state);
         let deadline = self.dispatcher.next_deadline();
         assert!(deadline.is_none_or(|deadline| deadline > self.now), "no timer starves");

@@ -143,6 +143,7 @@ impl World {
         self.acked.clear();
         self.open.clear();
         self.letters.clear();
+        self.cut_off.clear();
         self.active = None;
         let mut out = Vec::new();
         let since = self.now;

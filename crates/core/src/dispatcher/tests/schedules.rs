@@ -1,5 +1,7 @@
 //! The schedules: what happens in the world, drawn by seeds.
 
+use std::collections::BTreeMap;
+
 use super::world::World;
 use super::*;
 
@@ -60,7 +62,7 @@ fn any_settles(world: &mut World, at: usize) -> Vec<Settle> {
 
 fn step(world: &mut World) {
     let at = world.dice.below(4) as usize;
-    match world.dice.below(44) {
+    match world.dice.below(46) {
         0..4 => {
             let credit = world.dice.below(12);
             world.join(at, credit);
@@ -101,6 +103,7 @@ fn step(world: &mut World) {
                 world.fetch(at, messages, bytes, waits);
             }
         }
+        43 | 44 => world.give_room(),
         _ => {
             let to = world.consumers[at].id.filter(|_| world.dice.one_in(2));
             world.input(|dispatcher, now, out| {
@@ -138,6 +141,8 @@ fn operate(world: &mut World) {
 
 /// From here on all goes well: whoever is there acks what it gets. G-2, X-5: everything ends acked or dead.
 fn finish(world: &mut World) {
+    world.is_scarce = false;
+    world.give_room();
     world.apply(0, vec![GroupChange::Resume]);
     for at in 0..4 {
         let consumer = &world.consumers[at];
@@ -226,7 +231,8 @@ fn run_all(mode: GroupMode, happen: &[&str]) {
     }
 }
 
-const IN_ANY_GROUP: [&str; 21] = [
+const IN_ANY_GROUP: [&str; 22] = [
+    "cut off",
     "delivered",
     "tried again",
     "redriven",

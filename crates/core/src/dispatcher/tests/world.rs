@@ -98,6 +98,9 @@ pub(super) struct World {
     /// What has failed and was not delivered again, settled, or found dead.
     pub(super) open: BTreeSet<Offset>,
     pub(super) active: Option<MemberId>,
+    /// Members on the way to which there is no room, and whether it may come to that.
+    pub(super) cut_off: BTreeSet<MemberId>,
+    pub(super) is_scarce: bool,
     /// What members of the leader before may have, and until when it is kept for them.
     pub(super) kept: (BTreeSet<Offset>, Time),
     /// How often what happened: the schedules must come by all of it.
@@ -141,6 +144,8 @@ impl World {
             failures: BTreeMap::new(),
             open: BTreeSet::new(),
             active: None,
+            cut_off: BTreeSet::new(),
+            is_scarce: true,
             kept: (BTreeSet::new(), now),
             seen: BTreeMap::new(),
             is_traced,
@@ -197,7 +202,43 @@ impl World {
                 count > 0
                     || !matches!(self.dispatcher.wants(), Want::Retry(it) | Want::Fresh(it) if it == base)
             );
+            if self.is_scarce && self.dice.one_in(12) {
+                self.cut_off(&mut out);
+            }
             self.take(out);
+        }
+    }
+
+    /// There is no room for the last deliveries to one of the members.
+    fn cut_off(&mut self, out: &mut Vec<Effect>) {
+        let to = |effect: &Effect| match effect {
+            Effect::Deliver { member, range, .. } => Some((*member, *range)),
+            _ => None,
+        };
+        let Some((cut_off, _)) = out.iter().find_map(to) else { return };
+        let mut kept = self.dice.below(3);
+        out.retain(|effect| {
+            let Some((_, range)) = to(effect).filter(|(member, _)| *member == cut_off) else {
+                return true;
+            };
+            let is_sent = kept > 0;
+            kept = kept.saturating_sub(1);
+            if !is_sent {
+                self.cut_off.insert(cut_off);
+                self.dispatcher.on_unsent(cut_off, range);
+            }
+            is_sent
+        });
+        if self.cut_off.contains(&cut_off) {
+            self.saw("cut off");
+        }
+    }
+
+    /// There is room on the way to all members.
+    pub(super) fn give_room(&mut self) {
+        while let Some(member) = self.cut_off.pop_first() {
+            let bytes = self.dice.below(200);
+            self.input(|dispatcher, _, _| dispatcher.on_room(member, bytes));
         }
     }
 
@@ -371,6 +412,7 @@ impl World {
                 self.failed(offset, live.lease);
             }
         }
+        self.cut_off.remove(&id);
         let consumer = &mut self.consumers[at];
         consumer.willing_since = None;
         if self.dice.one_in(3) {
