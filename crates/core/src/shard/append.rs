@@ -164,6 +164,7 @@ impl Judged {
         let mut judged = Self::default();
         let (window, room) = (dedup.window(item.stream), dedup.room(item.stream, spec));
         let hashes = hashes(spec, item);
+        let held = window.map_or_else(Vec::new, |window| window.find_all(&hashes));
         // Ids of this batch, by their place in `ids`, if one comes more than once.
         let mut own = has_repeats(&hashes).then(BTreeMap::new);
         let mut added = 0;
@@ -181,7 +182,7 @@ impl Judged {
                     let id = HeldId { hash, offset, ts, payload };
                     let of_batch = own.as_ref().and_then(|own| own.get(&hash));
                     let of_batch = of_batch.map(|place: &usize| judged.ids[*place]);
-                    let first = of_batch.or_else(|| window?.find(hash).copied());
+                    let first = of_batch.or_else(|| *held.get(record as usize)?);
                     match first {
                         Some(HeldId { offset, ts, payload: of_first, .. }) => {
                             if of_first == payload {
@@ -245,8 +246,9 @@ fn hashes(spec: &DedupSpec, item: &Append) -> Vec<Option<IdHash>> {
     ids.map(|id| id.map(hash)).collect()
 }
 
+/// Whether an id comes more than once, or seems to.
 fn has_repeats(hashes: &[Option<IdHash>]) -> bool {
-    let mut sorted: Vec<_> = hashes.iter().flatten().collect();
+    let mut sorted: Vec<_> = hashes.iter().flatten().map(|hash| hash.words()[0]).collect();
     sorted.sort_unstable();
     sorted.windows(2).any(|pair| pair[0] == pair[1])
 }

@@ -21,8 +21,8 @@ impl IdHash {
         Self(hash)
     }
 
-    /// Both halves, as the table mixes them.
-    pub(super) fn words(self) -> [u64; 2] {
+    /// Both halves.
+    pub(in crate::shard) fn words(self) -> [u64; 2] {
         let n = u128::from_le_bytes(self.0);
         [n as u64, (n >> 64) as u64]
     }

@@ -76,6 +76,31 @@ impl Slice {
         (entry != FREE).then(|| position(entry))
     }
 
+    /// Of each hash that an id has come under: its index, and the position of the id that has come last.
+    ///
+    /// The table is read for all of them before any is looked at closer: a miss of the cache costs little
+    /// beside the others that are under way with it.
+    pub(super) fn find_all(
+        &self,
+        hashes: &[Option<IdHash>],
+        entries: &mut Vec<u32>,
+        mut found: impl FnMut(usize, usize),
+    ) {
+        if self.table.is_empty() {
+            return;
+        }
+        entries.clear();
+        let entry = |hash: &IdHash| self.table[self.first_place(*hash).0];
+        entries.extend(hashes.iter().map(|hash| hash.as_ref().map_or(FREE, entry)));
+        for (index, entry) in entries.iter().enumerate() {
+            if *entry != FREE
+                && let Some(at) = hashes[index].and_then(|hash| self.find(hash))
+            {
+                found(index, at);
+            }
+        }
+    }
+
     /// Where the table has this hash, or has room for it: there is always some.
     fn place_of(&self, hash: IdHash) -> usize {
         let (mut place, bits) = self.first_place(hash);

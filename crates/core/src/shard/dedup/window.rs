@@ -50,13 +50,19 @@ impl IdWindow {
         self.slices.front().map(|slice| &slice.ids()[self.forgotten])
     }
 
-    /// The message that this id came with.
-    pub(in crate::shard) fn find(&self, hash: IdHash) -> Option<&HeldId> {
-        // What came last counts, and is most often asked for.
-        self.slices.iter().enumerate().rev().find_map(|(place, slice)| {
-            let at = slice.find(hash)?;
-            (place > 0 || at >= self.forgotten).then(|| &slice.ids()[at])
-        })
+    /// The message that each of these ids came with.
+    pub(in crate::shard) fn find_all(&self, hashes: &[Option<IdHash>]) -> Vec<Option<HeldId>> {
+        let mut held = vec![None; hashes.len()];
+        let mut entries = Vec::with_capacity(hashes.len());
+        for (place, slice) in self.slices.iter().enumerate() {
+            slice.find_all(hashes, &mut entries, |index, at| {
+                // What came last counts.
+                if place > 0 || at >= self.forgotten {
+                    held[index] = Some(slice.ids()[at]);
+                }
+            });
+        }
+        held
     }
 
     /// Holds the id of a message that was just appended. None is held under its hash.
