@@ -1,6 +1,6 @@
 //! Three processes that are one cluster, on loopback and in network namespaces, with something wrong in
-//! every round: nothing acknowledged is lost, nothing is there twice, and every node holds the same
-//! (PS-1…PS-5, PQ-1).
+//! every round: nothing acknowledged is lost, nothing is there twice, every node holds the same, and consumer
+//! groups settle each message (PS-1…PS-5, PQ-1, G-2, G-3).
 //!
 //! `RAILGUN_CHAOS_ROUNDS` says how many rounds on each network, `RAILGUN_CHAOS_NETWORK` on which alone
 //! (`loopback`, `namespaces`), `RAILGUN_CHAOS_SEED` what is drawn in them (not: when which process does
@@ -14,6 +14,7 @@ mod harm;
 mod kind;
 mod links;
 mod load;
+mod members;
 #[path = "../process/mount.rs"]
 #[expect(dead_code, reason = "the suite `process` breaks devices, too")]
 mod mount;
@@ -35,13 +36,14 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use railgun_client::{Client, StreamName};
-use railgun_testkit::sim::{History, Random, Trace};
+use railgun_testkit::sim::{Counts, History, Random, Trace};
 use tokio::time::Instant;
 
 use cluster::{Cluster, NODES};
 use fault::Fault;
 use kind::Kind;
 use load::{Load, Stream};
+use members::Members;
 use network::{Network, Wiring};
 use reading::Content;
 use seed::seed_of;
@@ -140,11 +142,13 @@ impl Chaos {
 
     /// Load, a fault, and a look at everything. Returns the rules that were broken.
     async fn round(&mut self, round: usize, kind: Kind) -> Vec<String> {
-        let history = History::new(Trace::begin());
+        let trace = Trace::begin();
+        let history = History::new(trace.clone());
         let mut random = self.random.fork();
         let fault = Fault::draw(kind, &self.cluster, &mut random).await;
         let streams = self.make_streams(round).await;
         let load = Load::start(&self.cluster, &streams, &history, &mut random).await;
+        let members = Members::start(&self.cluster, &streams, &history, &trace).await;
         acked(&load, &history, ACKS_BEFORE, "before anything is wrong").await;
         println!("round {round}: {}: {fault}", kind.name());
 
@@ -154,7 +158,8 @@ impl Chaos {
         let over = Instant::now();
         let recovered = acked(&load, &history, ACKS_AFTER, "when nothing is wrong any more").await;
         tokio::time::sleep_until(over + AFTER).await;
-        let noticed = load.end().await;
+        let mut noticed = load.end().await;
+        noticed.failures.extend(members.end(&self.cluster).await);
         let contents = reading::check_all(&self.cluster, &streams, &history).await;
         self.cluster.ended().iter().for_each(|how| history.violated("life", format_args!("{how}")));
         let panics = self.cluster.panics();
@@ -162,9 +167,12 @@ impl Chaos {
 
         let (sent, acked) = history.counts();
         let (gap, failures) = (noticed.gap, noticed.failures);
+        let Counts { handed, handed_again, acked_for_good, dead_letters, .. } = trace.counts();
         println!(
             "round {round}: {acked} of {sent} acked; longest gap {gap:.1?}; \
-             all publish {recovered:.1?} after the end of it; failures: {failures:?}"
+             all publish {recovered:.1?} after the end of it; members were handed {handed} \
+             ({handed_again} again), {acked_for_good} confirmed, {dead_letters} dead; \
+             failures: {failures:?}"
         );
         self.gaps.entry(kind.name()).or_default().push(gap);
         if history.is_sound() {

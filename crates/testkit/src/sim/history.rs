@@ -20,7 +20,7 @@ use super::said::Said;
 use super::shared::Shared;
 use super::trace::Trace;
 use groups::Groups;
-pub(super) use groups::{GroupNumber, Handed, MemberNumber};
+pub use groups::{GroupNumber, Handed, MemberNumber};
 use letters::Letter;
 
 /// Bytes of a message's number, with which every value begins.

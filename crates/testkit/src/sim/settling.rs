@@ -5,15 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use railgun_client::{
-    Client, ClientOptions, DeadOffsets, ErrorCode, Event, GroupError, GroupEvent,
+    Client, ClientOptions, DeadOffsets, ErrorCode, Event, GroupError, GroupEvent, GroupName,
     GroupSubscription, Offset, StartPosition, StreamName, SubscribeError, WireCode,
 };
 use tokio::time::{Instant, timeout};
 
 use super::dial::SimDial;
-use super::history::{Handed, History, MemberNumber};
+use super::history::{GroupNumber, Handed, History, MemberNumber};
 use super::trace::Trace;
-use super::workload::Group;
 
 /// Time in which a group has settled everything.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -22,33 +21,50 @@ const LETTER_PATIENCE: Duration = Duration::from_secs(60);
 /// Who got nothing for so long asks whether there is anything left.
 const QUIET: Duration = Duration::from_millis(500);
 
+/// A consumer group that stays.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// The stream whose messages it hands out.
+    pub stream: StreamName,
+    /// Its name.
+    pub name: GroupName,
+    /// What the history calls it.
+    pub number: GroupNumber,
+    /// How long its members may take for a message.
+    pub ack_wait: Duration,
+}
+
 /// See the module.
 #[derive(Clone, Debug)]
-pub(super) struct Settling {
-    pub(super) dial: SimDial,
-    pub(super) groups: Vec<Group>,
-    pub(super) history: History,
-    pub(super) trace: Trace,
+pub struct Settling {
+    /// The groups that are to settle all.
+    pub groups: Vec<Group>,
+    /// Of what members and readers were told.
+    pub history: History,
+    /// For what is of interest besides.
+    pub trace: Trace,
 }
 
 /// Why a group did not come to its end.
 type Unsettled = Box<dyn std::error::Error + Send + Sync>;
 
 impl Settling {
-    pub(super) async fn run(self) {
-        let options =
-            ClientOptions { seed: Some([9; 16]), ..ClientOptions::new(self.dial.servers()) };
-        let client = match Client::connect_over(Arc::new(self.dial.clone()), options).await {
-            Ok(client) => client,
-            Err(error) => {
-                return self.history.violated("liveness", format_args!("no member: {error}"));
-            }
-        };
+    /// Returns when all is settled; what is not right is in the history.
+    pub async fn run(self, client: &Client) {
         for group in &self.groups {
-            if let Err(error) = self.settle(&client, group).await {
+            if let Err(error) = self.settle(client, group).await {
                 let how = format_args!("group {} does not settle: {error}", group.name);
                 self.history.violated("group errors", how);
             }
+        }
+    }
+
+    /// The same for a client of simulated nodes.
+    pub(super) async fn run_over(self, dial: SimDial) {
+        let options = ClientOptions { seed: Some([9; 16]), ..ClientOptions::new(dial.servers()) };
+        match Client::connect_over(Arc::new(dial), options).await {
+            Ok(client) => self.run(&client).await,
+            Err(error) => self.history.violated("liveness", format_args!("no member: {error}")),
         }
     }
 

@@ -18,9 +18,9 @@ use super::node::{Life, SimNode, is_of_disk};
 use super::options::{Options, Shape};
 use super::panics;
 use super::random::Random;
-use super::settling::Settling;
+use super::settling::{Group, Settling};
 use super::trace::Trace;
-use super::workload::{Group, Workload};
+use super::workload::Workload;
 
 /// Time a start has before something must be wrong with it.
 const START_PATIENCE: Duration = Duration::from_secs(120);
@@ -529,7 +529,7 @@ impl World {
     async fn settle_groups(&self) {
         let (dial, groups) = (self.node.dial.clone(), self.groups.clone());
         let (history, trace) = (self.history.clone(), self.trace.clone());
-        Settling { dial, groups, history, trace }.run().await;
+        Settling { groups, history, trace }.run_over(dial).await;
     }
 
     /// Soon the bucket has nothing that no manifest names.

@@ -33,9 +33,9 @@ use super::history::History;
 use super::node::{Place, SimNode};
 use super::options::{Options, Shape};
 use super::random::Random;
-use super::settling::Settling;
+use super::settling::{Group, Settling};
 use super::trace::Trace;
-use super::workload::{Group, Workload};
+use super::workload::Workload;
 use super::world::{FAIR_TIME, FINISH_PATIENCE, Report, ends_fair, reported, watch};
 pub use faults::CLUSTER_FAULTS;
 use faults::{At, Fault};
@@ -661,7 +661,7 @@ impl ClusterWorld {
     async fn settle_groups(&mut self) {
         let (dial, groups) = (self.dial.clone(), self.groups.clone());
         let (history, trace) = (self.history.clone(), self.trace.clone());
-        let settling = tokio::spawn(Settling { dial, groups, history, trace }.run());
+        let settling = tokio::spawn(Settling { groups, history, trace }.run_over(dial));
         while self.history.is_sound() && !settling.is_finished() {
             self.step().await;
         }

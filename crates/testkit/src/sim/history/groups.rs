@@ -4,30 +4,32 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use railgun_client::{DeadOffsets, GroupName, Offset, OffsetRange, StreamUid};
+use railgun_client::{DeadOffsets, Delivery, GroupName, Offset, OffsetRange, StreamUid};
 
 use super::History;
 
 /// A group that is looked at. No two are equal.
 #[derive(Clone, Copy, Debug)]
-pub(in super::super) struct GroupNumber(usize);
+pub struct GroupNumber(usize);
 
 /// Somebody who joined a group once. No two are equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) struct MemberNumber {
+pub struct MemberNumber {
     group: usize,
     member: usize,
 }
 
 /// A message that a member was handed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) struct Handed {
-    pub(in super::super) offset: Offset,
-    pub(in super::super) attempt: u32,
+pub struct Handed {
+    /// Which one.
+    pub offset: Offset,
+    /// Of handing it out.
+    pub attempt: u32,
     /// How often it had been redriven.
-    pub(in super::super) generation: u32,
+    pub generation: u32,
     /// Of an exclusive group.
-    pub(in super::super) token: Option<u32>,
+    pub token: Option<u32>,
 }
 
 /// An ack that was confirmed.
@@ -215,12 +217,7 @@ impl Group {
 
 impl History {
     /// A group that is made now.
-    pub(in super::super) fn group(
-        &self,
-        stream: StreamUid,
-        name: GroupName,
-        is_exclusive: bool,
-    ) -> GroupNumber {
+    pub fn group(&self, stream: StreamUid, name: GroupName, is_exclusive: bool) -> GroupNumber {
         self.inner.with(|inner| {
             inner.groups.groups.push(Group {
                 stream,
@@ -243,7 +240,7 @@ impl History {
     }
 
     /// Somebody is about to join.
-    pub(in super::super) fn joins(&self, group: GroupNumber) -> MemberNumber {
+    pub fn joins(&self, group: GroupNumber) -> MemberNumber {
         let now = self.trace.elapsed();
         self.inner.with(|inner| {
             let members = &mut inner.groups.groups[group.0].members;
@@ -258,7 +255,7 @@ impl History {
     }
 
     /// A member was handed a message, and has begun with it.
-    pub(in super::super) fn handed(&self, by: MemberNumber, handed: Handed) {
+    pub fn handed(&self, by: MemberNumber, handed: Handed) {
         let now = self.trace.elapsed();
         self.trace.note(format_args!("group {} member {}: {handed:?}", by.group, by.member));
         self.trace.count(|counts| {
@@ -269,8 +266,22 @@ impl History {
         self.of_group(by, |group| group.handed(by, handed, now));
     }
 
+    /// The same of what a member got; whoever reads it is called so.
+    pub fn hand(&self, by: MemberNumber, delivery: &Delivery, reader: &str) -> Handed {
+        let handed = Handed {
+            offset: delivery.offset(),
+            attempt: delivery.attempt(),
+            generation: delivery.redriven(),
+            token: delivery.fencing_token(),
+        };
+        let record = &delivery.record;
+        self.handed(by, handed);
+        self.read(self.stream_of(by), record.offset, record.ts, &record.into(), reader);
+        handed
+    }
+
     /// A member says that a message is done, and does not wait.
-    pub(in super::super) fn says_acked(&self, by: MemberNumber, handed: Handed) {
+    pub fn says_acked(&self, by: MemberNumber, handed: Handed) {
         let now = self.trace.elapsed();
         self.of_group(by, |group| {
             group.said_done(by, handed, now);
@@ -282,12 +293,7 @@ impl History {
     }
 
     /// What a member asked for at `asked` was confirmed.
-    pub(in super::super) fn acked_for_good(
-        &self,
-        by: MemberNumber,
-        handed: Handed,
-        asked: Duration,
-    ) {
+    pub fn acked_for_good(&self, by: MemberNumber, handed: Handed, asked: Duration) {
         let now = self.trace.elapsed();
         let offset = handed.offset;
         self.trace.note(format_args!("group {} member {}: {offset} acked", by.group, by.member));

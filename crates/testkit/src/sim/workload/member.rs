@@ -71,7 +71,7 @@ impl Part<'_> {
         let actor = self.actor;
         match event {
             GroupEvent::Delivery(delivery) => {
-                let handed = hand(&actor.history, self.number, &delivery, &actor.name);
+                let handed = actor.history.hand(self.number, &delivery, &actor.name);
                 self.work(delivery, handed).await;
             }
             GroupEvent::Skipped(range) => {
@@ -160,25 +160,6 @@ impl Part<'_> {
         };
         drop(timeout(CONFIRM_PATIENCE, ended).await);
     }
-}
-
-/// Notes what a member was handed.
-pub(in super::super) fn hand(
-    history: &History,
-    number: MemberNumber,
-    delivery: &Delivery,
-    by: &str,
-) -> Handed {
-    let handed = Handed {
-        offset: delivery.offset(),
-        attempt: delivery.attempt(),
-        generation: delivery.redriven(),
-        token: delivery.fencing_token(),
-    };
-    let record = &delivery.record;
-    history.handed(number, handed);
-    history.read(history.stream_of(number), record.offset, record.ts, &record.into(), by);
-    handed
 }
 
 /// Acks it, after a while perhaps, and waits for the answer.

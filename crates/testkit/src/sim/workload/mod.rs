@@ -22,9 +22,10 @@ use tokio::task::JoinSet;
 
 use super::checker::Checker;
 use super::dial::SimDial;
-use super::history::{GroupNumber, History};
+use super::history::History;
 use super::options::Shape;
 use super::random::Random;
+use super::settling::Group;
 use super::shared::Shared;
 use super::trace::Trace;
 
@@ -32,15 +33,6 @@ use super::trace::Trace;
 const MEMBERS: u64 = 2;
 /// Longer than any run, whatever clocks do.
 const DEDUP_WINDOW_MS: u64 = 7 * 24 * 3_600_000;
-
-/// A consumer group that stays.
-#[derive(Clone, Debug)]
-pub(super) struct Group {
-    pub(super) stream: StreamName,
-    pub(super) name: GroupName,
-    pub(super) number: GroupNumber,
-    ack_wait: Duration,
-}
 
 /// What every actor of the workload has.
 #[derive(Clone, Debug)]
