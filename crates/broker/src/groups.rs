@@ -10,11 +10,12 @@ use railgun_proto::WireError;
 use railgun_proto::convert::{EnsureGroupRequest, EnsureOutcome, GroupEnsured};
 use railgun_types::{
     EnsureMode, ErrorCode, GroupId, GroupName, Offset, OffsetRange, StartPosition, StreamName,
+    StreamUid,
 };
 
 use crate::shard::{DeadPage, GroupFacts, GroupPage};
-use crate::streams::{Resolved, Streams};
-use crate::wire_error::{self, group_not_found, stopping, unexpected};
+use crate::streams::{Resolved, Streams, another_in_its_place};
+use crate::wire_error::{self, another_group, group_not_found, stopping, unexpected};
 
 /// What an operator has a group do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +40,7 @@ pub(crate) struct GroupDone {
 #[derive(Clone, Debug)]
 pub(crate) struct Groups {
     streams: Streams,
+    name: StreamName,
     of: Resolved,
 }
 
@@ -47,7 +49,15 @@ impl Groups {
     pub(crate) async fn of(streams: &Streams, stream: &StreamName) -> Result<Self, WireError> {
         let of = streams.resolve_current(stream).await?;
         of.shard.here()?;
-        Ok(Self { streams: streams.clone(), of })
+        Ok(Self { streams: streams.clone(), name: stream.clone(), of })
+    }
+
+    /// Refuses where another stream has got the name of the one that is meant.
+    pub(crate) fn check(&self, meant: Option<StreamUid>) -> Result<(), WireError> {
+        if meant.is_some_and(|meant| meant != self.of.stream) {
+            return Err(another_in_its_place(&self.name));
+        }
+        Ok(())
     }
 
     async fn start(&self, start: StartPosition) -> Result<GroupStart, WireError> {
@@ -127,6 +137,19 @@ impl Groups {
         self.find(group).await?.ok_or_else(|| group_not_found(group))
     }
 
+    /// The same of this group alone, not of another that has got its name.
+    async fn describe_meant(
+        &self,
+        group: &GroupName,
+        meant: Option<GroupId>,
+    ) -> Result<Box<GroupFacts>, WireError> {
+        let facts = self.describe(group).await?;
+        if meant.is_some_and(|meant| meant != facts.id) {
+            return Err(another_group(group));
+        }
+        Ok(facts)
+    }
+
     /// Groups in order of their names.
     pub(crate) async fn list(
         &self,
@@ -148,18 +171,25 @@ impl Groups {
     }
 
     /// What of a group is dead or parked, from an offset on.
-    pub(crate) async fn dead(&self, group: GroupName, from: Offset) -> Result<DeadPage, WireError> {
+    pub(crate) async fn dead(
+        &self,
+        group: &GroupName,
+        id: Option<GroupId>,
+        from: Offset,
+    ) -> Result<DeadPage, WireError> {
+        self.describe_meant(group, id).await?;
         let page = self.of.shard.here()?.dead(self.of.stream, group.clone(), from).await;
-        page.map_err(|gone| stopping(&gone))?.ok_or_else(|| group_not_found(&group))
+        page.map_err(|gone| stopping(&gone))?.ok_or_else(|| group_not_found(group))
     }
 
     /// Does what an operator wants.
     pub(crate) async fn control(
         &self,
         group: &GroupName,
+        id: Option<GroupId>,
         action: GroupAction,
     ) -> Result<GroupDone, WireError> {
-        let facts = self.describe(group).await?;
+        let facts = self.describe_meant(group, id).await?;
         let members = facts.figures.members;
         let change = match action {
             GroupAction::Reset { force: false, .. } if members > 0 => {

@@ -707,7 +707,7 @@ impl Streams {
     }
 }
 
-fn another_in_its_place(name: &StreamName) -> WireError {
+pub(crate) fn another_in_its_place(name: &StreamName) -> WireError {
     let message = format!("stream '{name}' was deleted, and another made in its place");
     WireError::new(ErrorCode::StreamDeleted, message)
 }

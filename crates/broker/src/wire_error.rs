@@ -156,6 +156,11 @@ pub(crate) fn group_not_found(group: &GroupName) -> WireError {
     WireError::new(ErrorCode::GroupNotFound, format!("the stream has no group '{group}'"))
 }
 
+pub(crate) fn another_group(group: &GroupName) -> WireError {
+    let message = format!("group '{group}' was deleted, and another made in its place");
+    WireError::new(ErrorCode::GroupNotFound, message)
+}
+
 /// More wants to be said in a group than it can take now.
 pub(crate) fn group_busy() -> WireError {
     WireError::new(ErrorCode::Unavailable, "the group has too much to do now: ask again")

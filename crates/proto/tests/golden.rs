@@ -261,7 +261,12 @@ fn group_frames() -> Vec<Frame> {
     let span = || v1::OffsetSpan { from: 3, to: 300 };
     let control = |action| {
         let (stream, group) = names();
-        admin(Call::ControlGroup(v1::ControlGroup { stream, group, action: Some(action) }))
+        admin(Call::ControlGroup(v1::ControlGroup {
+            stream,
+            group,
+            action: Some(action),
+            ..Default::default()
+        }))
     };
     let spec = v1::GroupPatch {
         mode: Some(v1::GroupMode::GroupExclusive.into()),

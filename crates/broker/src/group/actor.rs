@@ -18,7 +18,7 @@ use railgun_core::shard::{AppendRefusal, Appended};
 use railgun_proto::WireError;
 use railgun_raft::LeaderWatch;
 use railgun_types::{
-    ErrorCode, GroupId, GroupName, GroupSpec, Offset, StreamName, StreamUid, Timestamp,
+    ErrorCode, GroupId, GroupName, GroupSpec, Offset, OffsetRange, StreamName, StreamUid, Timestamp,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -26,7 +26,7 @@ use tokio::time::{Instant, sleep_until};
 use super::feed::{Fed, Feed, Run};
 use super::letters::Obituary;
 use super::told::told;
-use super::{Delivered, INPUTS, MemberInput, MemberOutput, Outbox, UPDATES};
+use super::{Delivered, INPUTS, Lack, MemberInput, MemberOutput, NoRoom, Outbox, Piece, UPDATES};
 use crate::actors::Actors;
 use crate::clock::Clock;
 use crate::reader::ReadSources;
@@ -40,6 +40,8 @@ const LINGERS: Duration = Duration::from_secs(5);
 
 /// What handing out a group takes.
 pub(crate) struct GroupSpawn {
+    /// By which what it says is told from what another said that handed the group out before.
+    pub(crate) number: u64,
     pub(crate) id: GroupId,
     pub(crate) name: GroupName,
     pub(crate) stream: StreamUid,
@@ -63,6 +65,7 @@ pub(crate) struct GroupSpawn {
 /// The ways to a group that is handed out.
 #[derive(Debug)]
 pub(crate) struct LiveGroup {
+    pub(crate) number: u64,
     pub(crate) inputs: mpsc::Sender<MemberInput>,
     pub(crate) updates: mpsc::Sender<GroupUpdate>,
     pub(crate) figures: watch::Receiver<GroupFigures>,
@@ -96,6 +99,7 @@ pub(crate) enum GroupUpdate {
 }
 
 struct Actor {
+    number: u64,
     id: GroupId,
     name: GroupName,
     stream: StreamUid,
@@ -160,7 +164,9 @@ impl GroupSpawn {
             tail: self.next,
         };
         let dispatcher = Dispatcher::new(self.state, self.spec, start, &mut effects);
+        let number = self.number;
         let actor = Actor {
+            number,
             id: self.id,
             name: self.name,
             stream: self.stream,
@@ -187,7 +193,7 @@ impl GroupSpawn {
             figures,
         };
         actors.spawn("a consumer group", actor.run(from_members, from_shard));
-        LiveGroup { inputs, updates, figures: watch }
+        LiveGroup { number, inputs, updates, figures: watch }
     }
 }
 
@@ -234,7 +240,7 @@ impl Actor {
             self.propose_letter();
             if let Some(changes) = self.dispatcher.take_proposal() {
                 let group = GroupChanges { group: self.id, term: self.term, changes };
-                if self.shard.change_group(group).await.is_err() {
+                if self.shard.change_group(self.number, group).await.is_err() {
                     return End::NotLeading;
                 }
             }
@@ -370,6 +376,12 @@ impl Actor {
                 // Whoever asked may be gone.
                 reply.send(begun.map_err(|refused| not_handed_over(&self.name, refused))).ok();
             }
+            MemberInput::Room { member, held } => {
+                if let Some(outbox) = self.members.get_mut(&member) {
+                    self.dispatcher.on_room(member, held.bytes() as u64);
+                    outbox.room = Some(held);
+                }
+            }
             MemberInput::Released { member } => self.on_gone(member, Left::Drained),
             MemberInput::Drain { member } => {
                 if self.members.contains_key(&member) {
@@ -454,7 +466,10 @@ impl Actor {
             let (begun, now) = (self.effects.len(), time_since(self.leads_since));
             let offered = OfferedRun { base: offset, bytes: run.sizes() };
             let taken = self.dispatcher.assign(now, &offered, &mut self.effects);
-            deliver(&mut self.members, run, &mut self.effects, begun);
+            let unsent = deliver(&mut self.members, run, &mut self.effects, begun);
+            for (member, range) in unsent {
+                self.dispatcher.on_unsent(member, range);
+            }
             run.advance(taken);
             if taken == 0 {
                 // It was too large for whoever has room.
@@ -472,7 +487,7 @@ impl Actor {
             if let Effect::Dying { offset, generation } = effect {
                 self.letters.waiting.push_back((offset, generation));
             } else if let Some((member, output)) = told(effect) {
-                tell(&mut self.members, member, output);
+                tell(&self.members, member, output);
             }
         }
     }
@@ -568,14 +583,16 @@ impl Actor {
 }
 
 /// Sends what was just assigned out of `run`, and what members are to hear with it, in the order in which it
-/// came about: what a rewind takes back was delivered before it, what it is followed by was not.
+/// came about: what a rewind takes back was delivered before it, what it is followed by was not. Returns
+/// what was not sent for lack of memory: nothing behind that is sent to the same member.
 fn deliver(
     members: &mut BTreeMap<MemberId, Outbox>,
     run: &Run,
     effects: &mut Vec<Effect>,
     from: usize,
-) {
+) -> Vec<(MemberId, OffsetRange)> {
     let (first, delivery) = (run.first(), &run.delivery);
+    let mut unsent: Vec<(MemberId, OffsetRange)> = Vec::new();
     let sent = |effect: &mut Effect| {
         let Effect::Deliver { member, lease, range, attempt, epoch, generation } = *effect else {
             let told = told(effect.clone());
@@ -585,12 +602,23 @@ fn deliver(
             }
             return is_told;
         };
+        let Some(outbox) = members.get_mut(&member) else { return true };
         // Within the batch.
-        let skip = delivery.skip as usize + (range.start.0 - first.0) as usize;
+        let (at, count) = ((range.start.0 - first.0) as usize, range.len() as usize);
+        let bytes = run.bytes(at, count);
+        let is_behind = unsent.iter().any(|(other, _)| *other == member);
+        let held = if is_behind { Err(NoRoom) } else { outbox.take(bytes) };
+        let Ok(held) = held else {
+            if !is_behind {
+                send(outbox, MemberOutput::NoRoom(Lack { bytes, first: run.bytes(at, 1) }));
+            }
+            unsent.push((member, range));
+            return true;
+        };
         let delivered = Delivered {
-            batch: delivery.batch.clone(),
-            skip,
-            count: range.len() as usize,
+            records: Piece::new(&delivery.batch, delivery.skip as usize + at, count, bytes),
+            held,
+            count,
             base: range.start,
             ts: delivery.ts,
             source: delivery.source,
@@ -599,16 +627,22 @@ fn deliver(
             epoch,
             generation,
         };
-        tell(members, member, MemberOutput::Deliver(delivered));
+        send(outbox, MemberOutput::Deliver(delivered));
         true
     };
     effects.extract_if(from.., sent).for_each(drop);
+    unsent
+}
+
+fn tell(members: &BTreeMap<MemberId, Outbox>, member: MemberId, output: MemberOutput) {
+    if let Some(outbox) = members.get(&member) {
+        send(outbox, output);
+    }
 }
 
 /// Gives up a member that lets more come together than it may have: its session ends, which the group
 /// learns as of any other.
-fn tell(members: &mut BTreeMap<MemberId, Outbox>, member: MemberId, output: MemberOutput) {
-    let Some(outbox) = members.get(&member) else { return };
+fn send(outbox: &Outbox, output: MemberOutput) {
     if let Err(mpsc::error::TrySendError::Full(_)) = outbox.to.try_send(output) {
         outbox.given_up.cancel();
     }
@@ -643,7 +677,7 @@ mod tests {
         //
         let member = MemberId(1);
         let (to, mut told) = mpsc::channel(4);
-        let outbox = Outbox { to, given_up: CancellationToken::new() };
+        let outbox = Outbox::new(to, CancellationToken::new(), None);
         let mut members = BTreeMap::from([(member, outbox)]);
         let mut builder = BatchBuilder::new(limits::MESSAGE_BYTES_DEFAULT);
         builder.push(&RecordDraft::default()).expect("it is small");

@@ -65,6 +65,11 @@ impl Run {
         self.sizes.make_contiguous()
     }
 
+    /// Encoded bytes of `count` records, of those that are left and behind the first `skip`.
+    pub(super) fn bytes(&self, skip: usize, count: usize) -> usize {
+        self.sizes.iter().skip(skip).take(count).map(|size| *size as usize).sum()
+    }
+
     /// Leaves out the first records.
     pub(super) fn advance(&mut self, count: usize) {
         let count = count.min(self.sizes.len());

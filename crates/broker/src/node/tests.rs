@@ -16,6 +16,7 @@ mod full_disk;
 mod groups;
 mod hints;
 mod lives;
+mod member_memory;
 mod moved;
 mod numbered;
 mod offload;

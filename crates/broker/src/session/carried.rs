@@ -340,7 +340,11 @@ async fn carry(
         let is_given = there.is_flushed();
         tokio::select! {
             biased;
-            () = stopping.cancelled() => return Err(going_away()),
+            () = stopping.cancelled() => {
+                // It is not the client that goes.
+                there.reset(ErrorCode::GoingAway);
+                return Err(going_away());
+            }
             given = there.flush(), if !is_given => given.map_err(|_| lost())?,
             frame = reader.next(), if is_given => match frame? {
                 Some(frame) if freight.takes.contains(&frame.kind()) => there.queue_all([frame])?,

@@ -2,13 +2,15 @@
 //! in. The leader of the stream's shard serves it.
 
 use std::collections::VecDeque;
+use std::future::pending;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use railgun_core::dispatcher::{
     Credit, Fetch, MemberId, PresentedLease, Settle, SettleKind, SettleRequest,
 };
-use railgun_net::{FrameWriter, ReadError};
+use railgun_net::{FrameWriter, Held as HeldMemory, Member, ReadError};
 use railgun_proto::convert::{Held, JoinGroupRequest, Uid, range, wire_group_mode};
 use railgun_proto::{Frame, FrameKind, WireError, v1};
 use railgun_types::limits::{
@@ -20,8 +22,9 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::sent::{Sent, flush};
 use super::{QuicStream, SessionEnd, carried, going_away};
-use crate::group::{Join, MemberInput, MemberOutput, Outbox, Seat};
+use crate::group::{Join, Lack, MemberInput, MemberOutput, Outbox, Seat};
 use crate::routing::Leader;
 
 /// What may wait for a member besides its deliveries. Whoever lets more come together reads nothing, and
@@ -64,6 +67,7 @@ pub(super) async fn serve(stream: &mut QuicStream, join: v1::JoinGroup) -> Resul
     };
     let messages = request.credit_messages.min(GROUP_CREDIT_MESSAGES);
     let bytes = request.credit_bytes.min(GROUP_CREDIT_BYTES);
+    let memory = stream.record_memory.as_ref().map(Member::of_stream);
     let (to, outputs) = mpsc::channel(messages as usize + NEWS);
     let given_up = CancellationToken::new();
     let member = MemberId(stream.context.next_session.fetch_add(1, Ordering::Relaxed));
@@ -77,7 +81,7 @@ pub(super) async fn serve(stream: &mut QuicStream, join: v1::JoinGroup) -> Resul
         credit: Credit { messages: messages.into(), bytes },
         held: request.held.iter().map(presented).collect(),
         fetches: request.fetches,
-        to: Outbox { to, given_up: given_up.clone() },
+        to: Outbox::new(to, given_up.clone(), memory.clone()),
         sources: streams.sources(data.handle.clone(), places, None),
     };
     let seat = data.handle.join_group(join).await??;
@@ -93,7 +97,8 @@ pub(super) async fn serve(stream: &mut QuicStream, join: v1::JoinGroup) -> Resul
     stream.answer(&joined).await?;
     let unanswered = VecDeque::new();
     let (said, fetches) = (Said::default(), request.fetches);
-    Line { stream, member, fetches, seat, outputs, given_up, said, unanswered }.run().await
+    let way = Way { memory, sent: None, room: None };
+    Line { stream, member, fetches, seat, outputs, given_up, way, said, unanswered }.run().await
 }
 
 fn presented(held: &Held) -> PresentedLease {
@@ -110,9 +115,37 @@ struct Line<'s> {
     outputs: mpsc::Receiver<MemberOutput>,
     /// It takes too little of that.
     given_up: CancellationToken,
+    way: Way,
     said: Said,
     /// Numbers of the settles that are not answered.
     unanswered: VecDeque<u64>,
+}
+
+/// The memory for what goes to a member.
+struct Way {
+    memory: Option<Member>,
+    /// What it has not taken yet.
+    sent: Option<Sent>,
+    /// The wait for room for what comes next.
+    room: Option<BoxFuture<'static, HeldMemory>>,
+}
+
+impl Way {
+    /// Waits for all of it; where others have taken what there is, for a part of the client's own.
+    fn wait_for(&mut self, lack: Lack) {
+        let Some(memory) = self.memory.clone() else { return };
+        let own = lack.first.max(memory.own_bytes_max() / 4);
+        let bytes = if memory.is_short(lack.bytes) { own.min(lack.bytes) } else { lack.bytes };
+        self.room = Some(Box::pin(async move { memory.take(bytes).await }));
+    }
+}
+
+/// What was waited for; never ends where nothing is. Cancel safe.
+async fn found(room: &mut Option<BoxFuture<'static, HeldMemory>>) -> HeldMemory {
+    let Some(waiting) = room else { return pending().await };
+    let held = waiting.await;
+    *room = None;
+    held
 }
 
 /// The last numbers of what a member said.
@@ -127,17 +160,14 @@ impl Line<'_> {
     async fn run(mut self) -> Result<(), SessionEnd> {
         let mut waiting = Vec::with_capacity(AT_A_TIME);
         loop {
-            let Self { stream, member, fetches, seat, outputs, given_up, said, unanswered } =
+            let Self { stream, member, fetches, seat, outputs, given_up, way, said, unanswered } =
                 &mut self;
-            let QuicStream { writer, reader, stopping, .. } = &mut **stream;
+            let QuicStream { writer, reader, stopping, is_carried, .. } = &mut **stream;
             let is_flushed = writer.is_flushed();
             tokio::select! {
                 biased;
                 () = stopping.cancelled() => {
-                    // It is not the member that goes: no failure counts for what it has (CL-5).
-                    let member = *member;
-                    let released = seat.inputs.send(MemberInput::Released { member });
-                    timeout(RELEASE_TIME, released).await.ok();
+                    release(seat, *member).await;
                     return Err(going_away());
                 }
                 () = given_up.cancelled() => {
@@ -146,6 +176,9 @@ impl Line<'_> {
                     return Err(SessionEnd::NotTaken);
                 }
                 frame = reader.next(), if unanswered.len() < SETTLES_UNANSWERED => {
+                    if *is_carried && is_sent_away(&frame) {
+                        release(seat, *member).await;
+                    }
                     let input = input(*member, *fetches, said, frame)?;
                     if let MemberInput::Settle { request, .. } = &input {
                         unanswered.push_back(request.number);
@@ -153,18 +186,36 @@ impl Line<'_> {
                     // Closed: it ends, which is told by way of `outputs`.
                     seat.inputs.send(input).await.ok();
                 }
-                flushed = writer.flush(), if !is_flushed => flushed?,
+                flushed = flush(writer, &mut way.sent, way.memory.as_ref()), if !is_flushed => {
+                    flushed?;
+                }
+                // Only who holds no memory waits for some.
+                held = found(&mut way.room), if is_flushed => {
+                    let room = MemberInput::Room { member: *member, held };
+                    seat.inputs.send(room).await.ok();
+                }
                 received = outputs.recv_many(&mut waiting, AT_A_TIME), if is_flushed => {
                     if received == 0 {
                         // It moved, or was given up.
                         let message = "the group is not handed out here any more: join again";
                         return Err(WireError::new(ErrorCode::Unavailable, message).into());
                     }
-                    send(writer, unanswered, waiting.drain(..))?;
+                    send(writer, way, unanswered, waiting.drain(..))?;
                 }
             }
         }
     }
+}
+
+/// Whether the node between sends its clients away.
+fn is_sent_away(frame: &Result<Option<Frame>, ReadError>) -> bool {
+    matches!(frame, Err(ReadError::Reset { code: Some(code) }) if *code == ErrorCode::GoingAway)
+}
+
+/// Where it is not the member that goes, no failure counts for what it has (CL-5).
+async fn release(seat: &Seat, member: MemberId) {
+    let released = seat.inputs.send(MemberInput::Released { member });
+    timeout(RELEASE_TIME, released).await.ok();
 }
 
 /// What a member says, after what it has `said`.
@@ -194,6 +245,7 @@ fn input(
 /// Queues frames of what comes for the member.
 fn send(
     writer: &mut FrameWriter,
+    way: &mut Way,
     unanswered: &mut VecDeque<u64>,
     outputs: impl Iterator<Item = MemberOutput>,
 ) -> Result<(), SessionEnd> {
@@ -201,7 +253,15 @@ fn send(
     let mut end = None;
     for output in outputs {
         match output {
-            MemberOutput::Deliver(delivered) => frames.push(delivered.frame()),
+            MemberOutput::Deliver(delivered) => {
+                let (frame, held) = delivered.frame();
+                if let Some(held) = held {
+                    let bytes = held.bytes();
+                    Sent::add(&mut way.sent, held, bytes, writer);
+                }
+                frames.push(frame);
+            }
+            MemberOutput::NoRoom(lack) => way.wait_for(lack),
             MemberOutput::Settled(settled) => {
                 while unanswered.front().is_some_and(|number| *number <= settled.through) {
                     unanswered.pop_front();

@@ -8,6 +8,7 @@ mod end;
 mod hints;
 mod member;
 mod publisher;
+mod sent;
 mod subscription;
 
 use std::sync::Arc;

@@ -5,12 +5,13 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use railgun_net::{CROWD_CHECK, FrameWriter, Held, Member, ReadError, crowded_time};
+use railgun_net::{FrameWriter, Held, Member, ReadError, crowded_time};
 use railgun_proto::convert::{SubscribeRequest, Uid};
 use railgun_proto::{Frame, FrameKind, WireError, v1};
 use railgun_types::{ErrorCode, Offset, Retry, StartPosition, Timestamp};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
+use super::sent::{Sent, flush};
 use super::{QuicStream, SessionEnd, carried, going_away, overdue};
 use crate::reader::{Delivery, ReadFailure, Step, StreamReader, wire_source};
 use crate::streams::{Place, Resolved, Start};
@@ -120,57 +121,6 @@ struct Subscription<'s> {
     held_until: Instant,
     /// Why the next records cannot be read here.
     damaged: Option<ReadFailure>,
-}
-
-/// Records on their way to the client, with their memory.
-struct Sent {
-    held: Arc<Held>,
-    bytes: usize,
-    since: Instant,
-    /// What the transport has taken of the stream, and since when it is no more.
-    taken: u64,
-    taken_at: Instant,
-}
-
-impl Sent {
-    /// Whether the client takes its time while others wait for the memory; or takes nothing while other
-    /// streams of it wait for that: these need not be in a hurry on its account.
-    fn is_overdue(&mut self, taken: u64, memory: &Member) -> bool {
-        if self.taken != taken {
-            (self.taken, self.taken_at) = (taken, Instant::now());
-        }
-        let since = if memory.is_crowded() { self.since } else { self.taken_at };
-        memory.is_wanted() && since.elapsed() >= crowded_time(self.bytes)
-    }
-}
-
-/// Sends what is queued, and gives back its memory. A client that does not take what it has credit
-/// for, while others wait for the memory, loses the stream. Cancel safe.
-async fn flush(
-    writer: &mut FrameWriter,
-    sent: &mut Option<Sent>,
-    memory: Option<&Member>,
-) -> Result<(), SessionEnd> {
-    if let (Some(sent), Some(memory)) = (&mut *sent, memory)
-        && sent.held.is_shared()
-    {
-        loop {
-            if sent.is_overdue(writer.taken(), memory) {
-                // Who does not read cannot be told; what is on its way is given up.
-                writer.reset(ErrorCode::QuotaExceeded);
-                let message = "records were not taken while others waited for the memory";
-                return Err(WireError::new(ErrorCode::QuotaExceeded, message).into());
-            }
-            if let Ok(flushed) = timeout(CROWD_CHECK, writer.flush()).await {
-                flushed?;
-                break;
-            }
-        }
-    } else {
-        writer.flush().await?;
-    }
-    *sent = None;
-    Ok(())
 }
 
 impl Subscription<'_> {
@@ -344,17 +294,9 @@ impl Subscription<'_> {
             self.next = delivery.end();
             frames.push(deliver_frame(&delivery));
         }
-        let now = Instant::now();
-        self.held_until = now + HELD_TIME;
+        self.held_until = Instant::now() + HELD_TIME;
         if let Some(held) = self.held.clone() {
-            match &mut self.sent {
-                // Part of what was read is on its way already.
-                Some(sent) => sent.bytes += bytes,
-                None => {
-                    let taken = self.stream.writer.taken();
-                    self.sent = Some(Sent { held, bytes, since: now, taken, taken_at: now });
-                }
-            }
+            Sent::add(&mut self.sent, held, bytes, &self.stream.writer);
         }
         if self.ready.is_empty() {
             self.held = None;

@@ -28,8 +28,8 @@ const RUNS_MAX: usize = 10_000;
 pub(crate) enum GroupMessage {
     /// Somebody wants to be a member.
     Join { join: Box<Join>, reply: oneshot::Sender<Result<Seat, WireError>> },
-    /// A group that is handed out here has something to say.
-    Change(GroupChanges),
+    /// A group that is handed out here, by this one, has something to say.
+    Change { actor: u64, changes: GroupChanges },
     /// The dead letter of a message is to be appended.
     DeadLetter { item: Box<Append>, reply: LetterReply },
     /// Groups with messages that are to become dead letters are to be handed out, whether they have members
@@ -67,7 +67,7 @@ impl std::fmt::Debug for GroupMessage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Join { .. } => "Join",
-            Self::Change(_) => "Change",
+            Self::Change { .. } => "Change",
             Self::DeadLetter { .. } => "DeadLetter",
             Self::Tend { .. } => "Tend",
             Self::List { .. } => "List",
@@ -126,9 +126,9 @@ impl Host {
     pub(super) async fn on_group(&mut self, message: GroupMessage) {
         match message {
             GroupMessage::Join { join, reply } => drop(reply.send(self.on_join(*join))),
-            GroupMessage::Change(changes) => {
+            GroupMessage::Change { actor, changes } => {
                 if changes.term == self.pipeline.leader().term {
-                    self.groups.say(changes);
+                    self.groups.say(actor, changes);
                 }
             }
             GroupMessage::DeadLetter { item, reply } => {
@@ -207,8 +207,7 @@ impl Host {
         };
         let id = group.id();
         if group_id.is_some_and(|wanted| wanted != id) {
-            let message = format!("group '{name}' was deleted, and another made in its place");
-            return Err(WireError::new(ErrorCode::GroupNotFound, message));
+            return Err(wire_error::another_group(&name));
         }
         let spec = group.spec();
         if let Some(mode) = mode.filter(|mode| *mode != spec.mode) {
@@ -230,7 +229,8 @@ impl Host {
             Some(live) => live,
             None if !self.groups.is_free(id, leader.term) => return Err(wire_error::group_busy()),
             None => {
-                let live = self.spawn_group(group, leader.term, sources);
+                let number = self.groups.next_number();
+                let live = self.spawn_group(number, group, leader.term, sources);
                 let live = live.ok_or_else(wire_error::group_busy)?;
                 self.groups.insert(id, leader.term, live);
                 self.groups.find(id, leader.term).ok_or_else(wire_error::group_busy)?
@@ -265,12 +265,19 @@ impl Host {
         reply.send(Err(refused)).ok();
     }
 
-    fn spawn_group(&self, group: &Group, term: u64, sources: ReadSources) -> Option<LiveGroup> {
+    fn spawn_group(
+        &self,
+        number: u64,
+        group: &Group,
+        term: u64,
+        sources: ReadSources,
+    ) -> Option<LiveGroup> {
         let leader = self.pipeline.leader_watch()?;
         let stream = group.stream();
         let of = self.state.stream(stream)?;
         let companion = self.state.stream(group.companion());
         let spawn = GroupSpawn {
+            number,
             id: group.id(),
             name: group.name().clone(),
             stream,
@@ -306,8 +313,10 @@ impl Host {
             .map(Group::id)
             .collect();
         for id in dying {
+            let number = self.groups.next_number();
             let group = self.state.group(id);
-            let live = group.and_then(|it| self.spawn_group(it, leader.term, sources.clone()));
+            let live =
+                group.and_then(|it| self.spawn_group(number, it, leader.term, sources.clone()));
             if let Some(live) = live {
                 self.groups.insert(id, leader.term, live);
             }

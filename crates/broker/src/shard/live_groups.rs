@@ -19,6 +19,8 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 #[derive(Debug, Default)]
 pub(super) struct LiveGroups {
     live: BTreeMap<GroupId, (u64, LiveGroup)>,
+    /// Of the last one that was.
+    last_number: u64,
     /// What waits for the entry that is on its way.
     waiting: Vec<GroupChanges>,
     /// Whose changes are in the entry that is on its way, if one is, and of which term.
@@ -51,6 +53,12 @@ impl LiveGroups {
     pub(super) fn find(&self, group: GroupId, term: u64) -> Option<&LiveGroup> {
         let (of, live) = self.live.get(&group)?;
         (*of == term && !live.inputs.is_closed()).then_some(live)
+    }
+
+    /// For who will hand a group out.
+    pub(super) fn next_number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
     }
 
     pub(super) fn insert(&mut self, group: GroupId, term: u64, live: LiveGroup) {
@@ -96,8 +104,13 @@ impl LiveGroups {
         self.clear();
     }
 
-    pub(super) fn say(&mut self, changes: GroupChanges) {
-        self.waiting.push(changes);
+    /// Looks only at what the one says that hands the group out: one that has ended, or was let go of, may have
+    /// said something before that comes after its successor was made, who would take it for its own.
+    pub(super) fn say(&mut self, actor: u64, changes: GroupChanges) {
+        let live = self.live.get(&changes.group);
+        if live.is_some_and(|(_, live)| live.number == actor) {
+            self.waiting.push(changes);
+        }
     }
 
     /// Whether something is to be proposed now.
@@ -189,6 +202,8 @@ impl LiveGroups {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::mpsc::channel;
+    use tokio::sync::watch;
     use tokio::time::advance;
 
     use super::*;
@@ -196,12 +211,36 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn where_an_entry_was_refused_nothing_is_handed_out_for_a_while() {
         let (mut groups, group) = (LiveGroups::default(), GroupId(1));
-        groups.say(GroupChanges { group, term: 3, changes: vec![] });
+        let (number, _ends) = insert(&mut groups, group);
+        groups.say(number, GroupChanges { group, term: 3, changes: vec![] });
         assert!(groups.take().is_some() && !groups.is_free(group, 3));
         groups.refused();
         assert!(!groups.is_free(group, 3), "the lead is being handed over");
         assert!(groups.is_free(group, 4), "it was handed over, and back");
         advance(REFUSED_PAUSE).await;
         assert!(groups.is_free(group, 3), "it stays here after all");
+    }
+
+    #[test]
+    fn what_a_former_one_says_is_not_taken_for_its_successors() {
+        // G-3
+        let (mut groups, group) = (LiveGroups::default(), GroupId(1));
+        let (first, ends) = insert(&mut groups, group);
+        drop(ends);
+        assert!(groups.find(group, 3).is_none() && groups.is_free(group, 3));
+        let (second, _ends) = insert(&mut groups, group);
+        groups.say(first, GroupChanges { group, term: 3, changes: vec![] });
+        assert!(!groups.has_entry() && groups.take().is_none());
+        groups.say(second, GroupChanges { group, term: 3, changes: vec![] });
+        assert!(groups.take().is_some());
+    }
+
+    /// Somebody hands the group out in term 3.
+    fn insert(groups: &mut LiveGroups, group: GroupId) -> (u64, impl Sized + use<>) {
+        let (number, figures) = (groups.next_number(), GroupFigures::default());
+        let ((inputs, of_inputs), (updates, of_updates)) = (channel(1), channel(1));
+        let (of_figures, figures) = watch::channel(figures);
+        groups.insert(group, 3, LiveGroup { number, inputs, updates, figures });
+        (number, (of_inputs, of_updates, of_figures))
     }
 }

@@ -199,8 +199,12 @@ impl ShardHandle {
     }
 
     /// Has changes of a group that is handed out here made in the next entry of their kind.
-    pub(crate) async fn change_group(&self, changes: GroupChanges) -> Result<(), NodeStopping> {
-        self.send(Message::Group(GroupMessage::Change(changes))).await
+    pub(crate) async fn change_group(
+        &self,
+        actor: u64,
+        changes: GroupChanges,
+    ) -> Result<(), NodeStopping> {
+        self.send(Message::Group(GroupMessage::Change { actor, changes })).await
     }
 
     /// Appends the dead letter of a message, if the group still wants one. `None`: there was no room for

@@ -1,13 +1,13 @@
 //! Looking after consumer groups (SEMANTICS §3, §4, §8).
 
-use railgun_proto::convert::{EnsureGroupRequest, GroupEnsured};
+use railgun_proto::convert::{EnsureGroupRequest, GroupEnsured, Uid};
 use railgun_proto::v1;
 use railgun_proto::v1::admin_request::Call;
 use railgun_proto::v1::admin_response::Answer;
 use railgun_proto::v1::control_group::Action;
 use railgun_types::{
     GroupId, GroupName, GroupPatch, GroupSpec, Offset, OffsetRange, RequestId, StartPosition,
-    StreamName, Timestamp,
+    StreamName, StreamUid, Timestamp,
 };
 
 use super::{Admin, AdminError, EnsureOptions, Repeat, unexpected};
@@ -15,6 +15,21 @@ use crate::group::PauseReason;
 
 /// Most ranges of offsets in one call, whose frame has 16 KiB.
 const SPANS_MAX: usize = 500;
+
+/// The group that a call is about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Which<'n> {
+    pub(crate) stream: &'n StreamName,
+    pub(crate) group: &'n GroupName,
+    /// Only these, not others that have got their names.
+    pub(crate) only: Option<(StreamUid, GroupId)>,
+}
+
+impl<'n> Which<'n> {
+    fn named(stream: &'n StreamName, group: &'n GroupName) -> Self {
+        Self { stream, group, only: None }
+    }
+}
 
 /// What a group is, and how far it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -228,7 +243,13 @@ impl Admin {
         force: bool,
     ) -> Result<Controlled, AdminError> {
         let reset = v1::ResetGroup { start: Some(start.into()), force };
-        self.control("reset group", stream, group, Action::Reset(reset), Repeat::IfUnsent).await
+        self.control(
+            "reset group",
+            Which::named(stream, group),
+            Action::Reset(reset),
+            Repeat::IfUnsent,
+        )
+        .await
     }
 
     /// Has a group hand out nothing. What members have they may settle.
@@ -240,7 +261,8 @@ impl Admin {
         stream: &StreamName,
         group: &GroupName,
     ) -> Result<Controlled, AdminError> {
-        self.control("pause group", stream, group, Action::Pause(true), Repeat::Safe).await
+        self.control("pause group", Which::named(stream, group), Action::Pause(true), Repeat::Safe)
+            .await
     }
 
     /// Has a group go on that was paused, by an operator or because too many messages died (DL-9).
@@ -252,7 +274,13 @@ impl Admin {
         stream: &StreamName,
         group: &GroupName,
     ) -> Result<Controlled, AdminError> {
-        self.control("resume group", stream, group, Action::Resume(true), Repeat::Safe).await
+        self.control(
+            "resume group",
+            Which::named(stream, group),
+            Action::Resume(true),
+            Repeat::Safe,
+        )
+        .await
     }
 
     /// Has an exclusive group make another member the active one: the present one gets nothing more,
@@ -269,7 +297,7 @@ impl Admin {
         group: &GroupName,
     ) -> Result<Controlled, AdminError> {
         let action = Action::HandOver(true);
-        self.control("hand over group", stream, group, action, Repeat::IfUnsent).await
+        self.control("hand over group", Which::named(stream, group), action, Repeat::IfUnsent).await
     }
 
     /// Has a group deliver dead or parked messages again, to its own members alone, as if they had never
@@ -284,7 +312,7 @@ impl Admin {
         group: &GroupName,
         offsets: &[OffsetRange],
     ) -> Result<u64, AdminError> {
-        self.control_offsets("redrive", stream, group, offsets, Action::Redrive).await
+        self.control_offsets("redrive", Which::named(stream, group), offsets, Action::Redrive).await
     }
 
     /// Gives dead or parked messages up: they cannot be redriven any more. Those of these ranges, or all of
@@ -298,7 +326,15 @@ impl Admin {
         group: &GroupName,
         offsets: &[OffsetRange],
     ) -> Result<u64, AdminError> {
-        self.control_offsets("discard", stream, group, offsets, Action::Discard).await
+        self.discard_of(Which::named(stream, group), offsets).await
+    }
+
+    pub(crate) async fn discard_of(
+        &self,
+        which: Which<'_>,
+        offsets: &[OffsetRange],
+    ) -> Result<u64, AdminError> {
+        self.control_offsets("discard", which, offsets, Action::Discard).await
     }
 
     /// Which messages of a group were given up. [`DeadLetters`](crate::DeadLetters) reads them.
@@ -310,12 +346,19 @@ impl Admin {
         stream: &StreamName,
         group: &GroupName,
     ) -> Result<DeadOffsets, AdminError> {
+        self.dead_letters_of(Which::named(stream, group)).await
+    }
+
+    pub(crate) async fn dead_letters_of(
+        &self,
+        which: Which<'_>,
+    ) -> Result<DeadOffsets, AdminError> {
         let mut offsets = DeadOffsets::default();
         let mut from = 0;
         loop {
             let action = Action::ListDead(v1::ListDead { from });
             let name = "list dead letters";
-            let page = self.control_call(name, stream, group, action, Repeat::Reads).await?;
+            let page = self.control_call(name, which, action, Repeat::Reads).await?;
             let last = page.dead.iter().chain(&page.parked).map(|span| span.to).max();
             for (spans, ranges) in
                 [(page.dead, &mut offsets.dead), (page.parked, &mut offsets.parked)]
@@ -335,8 +378,7 @@ impl Admin {
     async fn control_offsets(
         &self,
         name: &'static str,
-        stream: &StreamName,
-        group: &GroupName,
+        which: Which<'_>,
         offsets: &[OffsetRange],
         action: impl Fn(v1::OffsetSpans) -> Action,
     ) -> Result<u64, AdminError> {
@@ -347,7 +389,7 @@ impl Admin {
             let (now, later) = rest.split_at(rest.len().min(SPANS_MAX));
             let spans = now.iter().copied().map(v1::OffsetSpan::from).collect();
             let action = action(v1::OffsetSpans { spans });
-            messages += self.control(name, stream, group, action, Repeat::IfUnsent).await?.messages;
+            messages += self.control(name, which, action, Repeat::IfUnsent).await?.messages;
             rest = later;
             if rest.is_empty() {
                 return Ok(messages);
@@ -358,25 +400,29 @@ impl Admin {
     async fn control(
         &self,
         name: &'static str,
-        stream: &StreamName,
-        group: &GroupName,
+        which: Which<'_>,
         action: Action,
         repeat: Repeat,
     ) -> Result<Controlled, AdminError> {
-        let answer = self.control_call(name, stream, group, action, repeat).await?;
+        let answer = self.control_call(name, which, action, repeat).await?;
         Ok(Controlled { messages: answer.messages, floor: Offset(answer.floor) })
     }
 
     async fn control_call(
         &self,
         name: &'static str,
-        stream: &StreamName,
-        group: &GroupName,
+        which: Which<'_>,
         action: Action,
         repeat: Repeat,
     ) -> Result<v1::GroupControlled, AdminError> {
-        let (stream, group) = (stream.to_string(), group.to_string());
-        let call = Call::ControlGroup(v1::ControlGroup { stream, group, action: Some(action) });
+        let Which { stream, group, only } = which;
+        let call = Call::ControlGroup(v1::ControlGroup {
+            stream: stream.to_string(),
+            group: group.to_string(),
+            stream_uid: only.map(|(stream, _)| stream.to_wire()).unwrap_or_default(),
+            group_id: only.map_or(0, |(_, group)| group.0),
+            action: Some(action),
+        });
         match self.call(name, call, repeat, self.call_timeout()).await? {
             Answer::GroupControlled(controlled) => Ok(controlled),
             other => Err(unexpected(name, &other)),

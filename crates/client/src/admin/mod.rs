@@ -23,6 +23,7 @@ pub use cluster::{
     NodeStatus, ReplicaStatus, ShardStatus, SignedNode,
 };
 pub use error::AdminError;
+pub(crate) use groups::Which;
 pub use groups::{Controlled, DeadOffsets, GroupDescription};
 pub use types::{
     EnsureOptions, Sealed, Segment, SegmentList, SegmentPage, StreamDescription, StreamPage,

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use railgun_types::{
-    ErrorCode, GroupName, Offset, OffsetRange, StartPosition, StreamName, StreamUid, Timestamp,
+    ErrorCode, GroupId, GroupName, Offset, OffsetRange, StartPosition, StreamName, StreamUid,
+    Timestamp,
 };
 
-use crate::admin::{AdminError, DeadOffsets};
+use crate::admin::{AdminError, DeadOffsets, Which};
 use crate::client::Client;
 use crate::subscribe::{Event, Record, RecordRef, SubscribeError, Subscription};
 
@@ -79,6 +80,7 @@ impl DeadLetter {
 pub struct DeadLetters {
     stream: StreamName,
     group: GroupName,
+    only: (StreamUid, GroupId),
     /// Whose copies they are. Nobody's while there are none.
     companion: StreamUid,
     offsets: DeadOffsets,
@@ -99,7 +101,11 @@ impl DeadLetters {
         stream: &StreamName,
         group: &GroupName,
     ) -> Result<Self, DeadLettersError> {
-        let offsets = client.admin().dead_letters(stream, group).await?;
+        let admin = client.admin();
+        let stream_uid = admin.describe_stream(stream).await?.uid;
+        let group_id = admin.describe_group(stream, group).await?.id;
+        let which = Which { stream, group, only: Some((stream_uid, group_id)) };
+        let offsets = admin.dead_letters_of(which).await?;
         let companion = StreamName::companion(stream, group);
         let mut newest = BTreeMap::new();
         let mut copies = None;
@@ -140,6 +146,7 @@ impl DeadLetters {
         Ok(Self {
             stream: stream.clone(),
             group: group.clone(),
+            only: (stream_uid, group_id),
             companion: companion_uid,
             offsets,
             newest,
@@ -149,8 +156,8 @@ impl DeadLetters {
     }
 
     /// Whose they are.
-    pub(super) fn names(&self) -> (&StreamName, &GroupName) {
-        (&self.stream, &self.group)
+    pub(super) fn which(&self) -> Which<'_> {
+        Which { stream: &self.stream, group: &self.group, only: Some(self.only) }
     }
 
     pub(super) fn companion_uid(&self) -> StreamUid {

@@ -121,8 +121,7 @@ impl DeadLetters {
             // With none named, all would be meant.
             if !done.is_empty() {
                 done.sort_unstable();
-                let (stream, group) = self.names();
-                admin.discard(stream, group, &done).await?;
+                admin.discard_of(self.which(), &done).await?;
             }
             if let Some(failure) = failure {
                 return Err(failure);

@@ -37,7 +37,7 @@ impl Member {
             credit: Credit { messages: credit, bytes: u64::MAX },
             held: vec![],
             fetches: false,
-            to: Outbox { to, given_up: CancellationToken::new() },
+            to: Outbox::new(to, CancellationToken::new(), None),
             sources: rig.broker.streams.sources(shard.clone(), places, None),
         };
         let seat = shard.join_group(join).await.unwrap().unwrap();

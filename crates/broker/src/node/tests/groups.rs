@@ -83,7 +83,8 @@ impl Consumer {
 
     async fn control(&self, action: Action) -> Result<v1::GroupControlled, WireError> {
         let (stream, group) = ("s".to_owned(), "g".to_owned());
-        let control = v1::ControlGroup { stream, group, action: Some(action) };
+        let control =
+            v1::ControlGroup { stream, group, action: Some(action), ..Default::default() };
         match self.call(Call::ControlGroup(control)).await? {
             Answer::GroupControlled(controlled) => Ok(controlled),
             other => panic!("{other:?}"),
@@ -308,6 +309,54 @@ async fn who_is_gone_leaves_its_messages_to_others_at_once() {
             && got.head.base_offset < begun.base_offset + u64::from(begun.count);
         assert_eq!(got.head.attempt, 1 + u32::from(was_begun), "{got:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_between_that_stops_counts_no_failure() {
+    // CL-5, G-10
+    let (cluster, _, leader) = with_messages(3).await;
+    let between = follower(leader);
+    let member = Consumer::enter(&cluster.network, cluster.node(between)).await;
+    member.ensure(v1::GroupPatch::default()).await;
+    let mut member = member.member(3).await;
+    let got = member.get_all(3).await;
+    let begun = one_of(&got, 1);
+    assert_eq!(member.settle(v1::SettleKind::SettleBegin, &begun, None).await, []);
+    cluster.node(between).shutdown(DRAIN_TIMEOUT).await;
+    let error = member.frame().await.decode::<v1::Error>().unwrap();
+    assert_eq!(WireError::from(error).code, ErrorCode::GoingAway);
+    let other = Consumer::enter(&cluster.network, cluster.node(leader)).await;
+    let got = other.member(10).await.get_all(3).await;
+    assert!(got.iter().all(|got| got.head.attempt == 1), "{got:?}");
+    drop(cluster);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_meant_for_a_group_is_not_done_to_another_of_its_name() {
+    let (cluster, _, leader) = with_messages(1).await;
+    let operator = Consumer::enter(&cluster.network, cluster.node(follower(leader))).await;
+    operator.ensure(v1::GroupPatch::default()).await;
+    let first = operator.describe().await.group_id;
+    let uid = operator.member(1).await.joined.stream_uid;
+    let pause = async |stream_uid: &[u8], group_id| {
+        let control = v1::ControlGroup {
+            stream: "s".to_owned(),
+            group: "g".to_owned(),
+            action: Some(Action::Pause(true)),
+            stream_uid: stream_uid.to_vec().into(),
+            group_id,
+        };
+        operator.call(Call::ControlGroup(control)).await.map_err(|error| error.code)
+    };
+    pause(&uid, first).await.unwrap();
+    assert_eq!(pause(&[7; 16], first).await, Err(ErrorCode::StreamDeleted.into()));
+    assert_eq!(pause(&[7; 3], first).await, Err(ErrorCode::ProtocolViolation.into()));
+    let delete = v1::DeleteGroup { stream: "s".to_owned(), group: "g".to_owned() };
+    operator.call(Call::DeleteGroup(delete)).await.unwrap();
+    operator.ensure(v1::GroupPatch::default()).await;
+    let second = operator.describe().await.group_id;
+    assert_eq!(pause(&uid, first).await, Err(ErrorCode::GroupNotFound.into()));
+    pause(&uid, second).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -27,6 +27,8 @@ pub(super) struct Rig {
     /// Requests that hang, or did.
     pub(super) hanging: Arc<AtomicUsize>,
     pub(super) memory: ClientMemory,
+    /// How many connections there were.
+    pub(super) sessions: Arc<AtomicU64>,
 }
 
 impl Rig {
@@ -61,7 +63,8 @@ impl Rig {
         let spec = BrokerSpec { seams, bucket: bucket.clone(), shards: 1, hot_bytes_max, ..spec };
         let broker = Broker::start(spec).await.unwrap();
         let memory = ClientMemory::new(64 << 20, 1_000);
-        Self { broker, pool, bucket, gets, hangs, hanging, memory }
+        let sessions = Arc::default();
+        Self { broker, pool, bucket, gets, hangs, hanging, memory, sessions }
     }
 
     /// A stream whose records are of these sizes, each with its number, batches of one record.

@@ -144,7 +144,7 @@ async fn a_start_by_time_ends_with_its_request() {
     rig.hangs.store(true, Relaxed);
     let start = Some(v1::subscribe::Start::TimeUs(ts.0));
     let subscribe = v1::Subscribe { stream, start, ..v1::Subscribe::default() };
-    let (line, served) = begin(&rig, &rig.memory.reader(), subscribe).await;
+    let (line, served) = begin(&rig, &rig.memory.reader(), Frame::new(&subscribe)).await;
     while rig.hanging.load(Relaxed) == 0 {
         sleep(Duration::from_millis(1)).await;
     }
@@ -158,7 +158,7 @@ async fn subscribe(rig: &Rig, memory: &Member, credit_bytes: u64) -> (FrameWrite
     let start = Some(v1::subscribe::Start::Earliest(true));
     let stream = "s".to_owned();
     let subscribe = v1::Subscribe { stream, start, credit_bytes, ..v1::Subscribe::default() };
-    let (mut line, _) = begin(rig, memory, subscribe).await;
+    let (mut line, _) = begin(rig, memory, Frame::new(&subscribe)).await;
     assert!(line.1.next_of::<v1::Subscribed>().await.unwrap().is_some());
     line
 }
@@ -170,16 +170,16 @@ async fn subscribe_until_end(rig: &Rig, memory: &Member) -> (FrameWriter, FrameR
     let until_end = true;
     let subscribe =
         v1::Subscribe { stream, start, credit_bytes, until_end, ..v1::Subscribe::default() };
-    let (mut line, _) = begin(rig, memory, subscribe).await;
+    let (mut line, _) = begin(rig, memory, Frame::new(&subscribe)).await;
     assert!(line.1.next_of::<v1::Subscribed>().await.unwrap().is_some());
     line
 }
 
-/// Asks for a subscription; how it is served.
-async fn begin(
+/// Begins a stream with this frame, whose records take this memory; how it is served.
+pub(super) async fn begin(
     rig: &Rig,
     memory: &Member,
-    subscribe: v1::Subscribe,
+    first: Frame,
 ) -> ((FrameWriter, FrameReader), JoinHandle<()>) {
     let network = MemoryNetwork::new();
     let endpoint = network.listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
@@ -196,12 +196,12 @@ async fn begin(
             limits: Limits::default(),
             node_id: 1,
             server: "test".to_owned(),
-            next_session: Arc::default(),
+            next_session: Arc::clone(&rig.sessions),
             planted: Planted::default(),
         },
     );
     let mut line = near.open().await.unwrap();
-    line.0.send(Frame::new(&subscribe)).await.unwrap();
+    line.0.send(first).await.unwrap();
     let (writer, reader) = far.accept().await.unwrap();
     let stream = QuicStream {
         read_places: context.streams.places(Some(memory)),

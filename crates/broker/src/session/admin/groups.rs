@@ -1,13 +1,15 @@
 //! Calls about consumer groups, which the leader of the stream's shard answers.
 
 use railgun_core::group::Paused;
-use railgun_proto::convert::EnsureGroupRequest;
+use railgun_proto::convert::{EnsureGroupRequest, Uid};
 use railgun_proto::v1::admin_request::Call;
 use railgun_proto::v1::admin_response::Answer;
 use railgun_proto::v1::control_group::Action;
 use railgun_proto::{WireError, v1};
 use railgun_types::limits::REDRIVEN_PER_CHANGE;
-use railgun_types::{ErrorCode, GroupName, Offset, OffsetRange, StartPosition, StreamName};
+use railgun_types::{
+    ErrorCode, GroupId, GroupName, Offset, OffsetRange, StartPosition, StreamName, StreamUid,
+};
 
 use super::{CARRIED_TIMEOUT, carried, name, page_limit};
 use crate::groups::{GroupAction, Groups};
@@ -69,7 +71,9 @@ pub(super) async fn answer(streams: &Streams, call: Call) -> Result<Answer, Wire
         }
         Call::ControlGroup(control) => {
             let group = group_name(&control.group)?;
-            Answer::GroupControlled(controlled(&groups, group, control.action).await?)
+            groups.check(StreamUid::from_wire_if_any("stream_uid", &control.stream_uid)?)?;
+            let id = (control.group_id > 0).then_some(GroupId(control.group_id));
+            Answer::GroupControlled(controlled(&groups, &group, id, control.action).await?)
         }
         _ => return Err(WireError::new(ErrorCode::ProtocolViolation, "it is about no group")),
     })
@@ -81,7 +85,8 @@ fn group_name(name: &str) -> Result<GroupName, WireError> {
 
 async fn controlled(
     groups: &Groups,
-    group: GroupName,
+    group: &GroupName,
+    id: Option<GroupId>,
     action: Option<Action>,
 ) -> Result<v1::GroupControlled, WireError> {
     let action = match action {
@@ -90,7 +95,7 @@ async fn controlled(
             return Err(WireError::new(ErrorCode::ProtocolViolation, message));
         }
         Some(Action::ListDead(list)) => {
-            let page = groups.dead(group, Offset(list.from)).await?;
+            let page = groups.dead(group, id, Offset(list.from)).await?;
             let count = |ranges: &[OffsetRange]| ranges.iter().map(OffsetRange::len).sum::<u64>();
             return Ok(v1::GroupControlled {
                 messages: count(&page.dead) + count(&page.parked),
@@ -110,7 +115,7 @@ async fn controlled(
         Some(Action::Redrive(offsets)) => GroupAction::Redrive(spans(&offsets)?),
         Some(Action::Discard(offsets)) => GroupAction::Discard(spans(&offsets)?),
     };
-    let done = groups.control(&group, action).await?;
+    let done = groups.control(group, id, action).await?;
     Ok(v1::GroupControlled {
         messages: done.messages,
         floor: done.floor.0,
