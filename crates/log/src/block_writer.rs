@@ -1,8 +1,8 @@
-//! Writing a log file from its start to its end, around the page cache where the disk knows how to.
+//! Writing a file from its start to its end, around the page cache where the disk knows how to.
 //!
-//! Records are read from memory while they are young and from the bucket when they are old, so that
-//! most pages that a log leaves in the page cache are never looked at: they only cost the copy, and
-//! push out what somebody does read.
+//! Records are read from memory while they are young and from the bucket when they are old, and a checkpoint
+//! when a node starts, so that most pages that they leave in the page cache are never looked at: they only cost
+//! the copy, and push out what somebody does read.
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use crate::disk::{DirectFile, DiskFile, read_full_at, write_all_vectored_at};
 /// Most bytes of one direct write: the largest usual batch.
 const STAGING_BYTES_MAX: usize = 4 << 20;
 
-/// Appends to one file. Owned by the writer of its log.
+/// Appends to one file. Owned by who alone writes to it.
 #[derive(Debug)]
-pub(crate) struct BlockWriter {
+pub struct BlockWriter {
     file: Arc<dyn DiskFile>,
     direct: Option<Direct>,
     staging: Staging,
@@ -30,7 +30,9 @@ struct Direct {
 }
 
 impl BlockWriter {
-    pub(crate) fn new(file: Arc<dyn DiskFile>) -> Self {
+    /// For a file that nobody else writes to.
+    #[must_use]
+    pub fn new(file: Arc<dyn DiskFile>) -> Self {
         let mut writer = Self { file, direct: None, staging: Staging::default() };
         writer.open_direct();
         writer
@@ -50,7 +52,10 @@ impl BlockWriter {
     /// Writes all of `parts` at `position`, at which the valid part of the file ends. What lies behind
     /// them, up to the end of a block, becomes zeros. May be repeated at the same position after a
     /// failure.
-    pub(crate) fn append(&mut self, parts: &mut [IoSlice<'_>], position: u64) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn append(&mut self, parts: &mut [IoSlice<'_>], position: u64) -> io::Result<()> {
         if let Some(direct) = &mut self.direct {
             match direct.append(&*self.file, &mut self.staging, parts, position) {
                 // The file system takes direct writes of other files only, or of other blocks.

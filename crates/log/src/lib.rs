@@ -42,6 +42,7 @@ mod thread;
 mod window;
 mod writer;
 
+pub use block_writer::BlockWriter;
 pub use disk::{
     CrashPlan, DirectFile, Disk, DiskFile, DiskLock, Fault, LockError, RealDisk, SimDisk,
     SimDiskOptions, SimOp, make_dir, read_full_at, write_all_vectored_at,

@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use railgun_core::checkpoint::CheckpointError;
-use railgun_log::{Disk, DiskFile, make_dir, read_full_at, write_all_vectored_at};
+use railgun_log::{BlockWriter, Disk, DiskFile, make_dir, read_full_at};
 use railgun_raft::{Applied, Snapshot, SnapshotError, SnapshotFile, SnapshotSink, SnapshotSource};
 use railgun_types::EntryId;
 use tokio::sync::watch;
@@ -23,6 +23,8 @@ use crate::builtin_bug::{BuiltinBug, Planted};
 
 /// Checkpoints kept above the current snapshot.
 const KEPT_MAX: usize = 16;
+/// What direct writes are whole multiples of, mostly.
+const BLOCK_BYTES: u64 = 4_096;
 
 /// What the name of a damaged one ends with.
 const DAMAGED: &str = "damaged";
@@ -396,15 +398,17 @@ impl CheckpointStore {
     pub(crate) fn write(&self, id: EntryId, pieces: &[Bytes]) -> Result<u64, StoreError> {
         self.check_failure()?;
         let path = self.path(&Entry { id, promoted: false });
-        let bytes = pieces.iter().map(|piece| piece.len() as u64).sum();
+        let bytes: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
         let new = self.reserve.new_path();
-        let made = match self.reserve.make(bytes) {
-            Err(full) if is_full(&full) && self.remove_damaged(0) => self.reserve.make(bytes),
+        // The last block is written as a whole.
+        let room = bytes.next_multiple_of(BLOCK_BYTES);
+        let made = match self.reserve.make(room) {
+            Err(full) if is_full(&full) && self.remove_damaged(0) => self.reserve.make(room),
             made => made,
         };
         let file = made.map_err(|source| StoreError::new(&new, source))?;
         self.change(&path, || {
-            fill(&*file, pieces, bytes)?;
+            fill(&file, pieces, bytes)?;
             self.disk.rename(&new, &path)?;
             synced(self.disk.sync_dir(&self.dir))
         })?;
@@ -595,9 +599,9 @@ pub(super) fn content(file: &dyn DiskFile) -> io::Result<Vec<u8>> {
 }
 
 /// Makes the file those bytes, durably.
-fn fill(file: &dyn DiskFile, pieces: &[Bytes], bytes: u64) -> io::Result<()> {
+fn fill(file: &Arc<dyn DiskFile>, pieces: &[Bytes], bytes: u64) -> io::Result<()> {
     let mut slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
-    write_all_vectored_at(file, &mut slices, 0)?;
+    BlockWriter::new(Arc::clone(file)).append(&mut slices, 0)?;
     if file.size()? > bytes {
         // What the reserve had more of.
         file.set_len(bytes)?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use railgun_types::batch::RecordBatch;
 use railgun_types::{DedupSpec, EntryId, Offset, Timestamp};
 
-use super::dedup::{Dedup, HeldId, IdHash};
+use super::dedup::{Dedup, HeldId, IdHash, SortedHashes};
 use super::producers::Claim;
 use super::{IndexPoint, Outcome, ShardState};
 use crate::command::{Append, AppendMode, Command};
@@ -163,26 +163,30 @@ impl Judged {
     fn by_ids(dedup: &Dedup, spec: &DedupSpec, item: &Append, next: Offset, ts: Timestamp) -> Self {
         let mut judged = Self::default();
         let (window, room) = (dedup.window(item.stream), dedup.room(item.stream, spec));
-        let hashes = hashes(spec, item);
-        let held = window.map_or_else(Vec::new, |window| window.find_all(&hashes));
+        let wanted = SortedHashes::new(hashes(spec, item));
+        let held = window.map_or_else(Vec::new, |window| window.find_all(&wanted));
+        judged.ids.reserve(wanted.hashes.len());
+        let (mut ids, mut held) = (wanted.hashes.iter().enumerate(), held.into_iter().peekable());
         // Ids of this batch, by their place in `ids`, if one comes more than once.
-        let mut own = has_repeats(&hashes).then(BTreeMap::new);
+        let mut own = wanted.has_repeats().then(BTreeMap::new);
         let mut added = 0;
         let mut records = item.batch.records();
         for record in 0..item.batch.count() as u32 {
             let Some(entry) = records.next() else { break };
-            let verdict = match hashes[record as usize].zip(entry.payload_hash) {
+            let id = entry.id.filter(|_| spec.is_on()).and_then(|_| ids.next());
+            let verdict = match id.zip(entry.payload_hash) {
                 None if spec.require_id && entry.id.is_none() => {
                     Err(AppendRefusal::IdRequired { record })
                 }
-                Some((hash, payload)) => {
+                Some(((index, &hash), payload)) => {
                     let [a, b, c, d, e, f, g, h, ..] = *payload;
                     let payload = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
                     let offset = next.plus(added);
                     let id = HeldId { hash, offset, ts, payload };
                     let of_batch = own.as_ref().and_then(|own| own.get(&hash));
                     let of_batch = of_batch.map(|place: &usize| judged.ids[*place]);
-                    let first = of_batch.or_else(|| *held.get(record as usize)?);
+                    let first = held.next_if(|(it, _)| *it == index).map(|(_, held)| held);
+                    let first = first.or(of_batch);
                     match first {
                         Some(HeldId { offset, ts, payload: of_first, .. }) => {
                             if of_first == payload {
@@ -239,18 +243,10 @@ impl Judged {
     }
 }
 
-/// Of each record, what its id is held as; `None`: it has none, or the stream holds none.
-fn hashes(spec: &DedupSpec, item: &Append) -> Vec<Option<IdHash>> {
-    let hash = |id| IdHash::new(item.stream, id);
-    let ids = item.batch.records().map(|entry| entry.id.filter(|_| spec.is_on()));
-    ids.map(|id| id.map(hash)).collect()
-}
-
-/// Whether an id comes more than once, or seems to.
-fn has_repeats(hashes: &[Option<IdHash>]) -> bool {
-    let mut sorted: Vec<_> = hashes.iter().flatten().map(|hash| hash.words()[0]).collect();
-    sorted.sort_unstable();
-    sorted.windows(2).any(|pair| pair[0] == pair[1])
+/// What the ids of the records are held as, of those that have one; of none where the stream holds none.
+fn hashes(spec: &DedupSpec, item: &Append) -> Vec<IdHash> {
+    let ids = item.batch.records().filter_map(|entry| entry.id.filter(|_| spec.is_on()));
+    ids.map(|id| IdHash::new(item.stream, id)).collect()
 }
 
 impl ShardState {
@@ -315,7 +311,7 @@ impl ShardState {
             point
         });
         stream.append(points, bytes, id_bytes, &mut self.floor, &mut self.waiting);
-        self.dedup.hold(uid, &spec, ids);
+        self.dedup.hold(uid, &spec, &ids);
         let is_plain = verdicts == Verdicts::default();
         let verdicts = (!is_plain).then(|| Arc::new(verdicts));
         let appended = Appended { base, count, ts, repeated: false, verdicts };

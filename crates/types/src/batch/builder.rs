@@ -210,10 +210,12 @@ impl BatchBuilder {
     }
 
     /// Closes the batch and begins the next one, which keeps the settings of this one and has room
-    /// for as much.
+    /// for a little more.
     #[must_use]
     pub fn finish(&mut self) -> BatchParts {
-        let next = Self::with_room(self.message_bytes_max, self.head, self.body_bytes());
+        let more = |bytes| bytes + bytes / 8;
+        let (body_at, body_bytes) = (more(self.head), more(self.body_bytes()));
+        let next = Self::with_room(self.message_bytes_max, body_at, body_bytes);
         std::mem::replace(self, Self { system: self.system, ..next }).into_parts()
     }
 

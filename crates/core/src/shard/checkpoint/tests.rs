@@ -506,7 +506,7 @@ fn a_state_that_cannot_be_is_refused() {
     refused(Section::Ids, |state| state.log_time = Timestamp(START));
     refused(Section::Ids, |state| {
         let ids = ids(state);
-        let slice = ids.slices[0].ids().to_vec();
+        let slice = ids.slices[0].ids().iter().copied().collect();
         ids.slices.push_back(Arc::new(Slice::closed(slice)));
     });
     refused(Section::Ids, |state| ids(state).slices.push_back(Arc::default()));

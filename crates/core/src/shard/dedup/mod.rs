@@ -2,6 +2,7 @@
 //! replicated state: an id is held iff its message was appended, whatever becomes of the message later.
 
 mod id_hash;
+mod ids;
 mod slice;
 mod window;
 
@@ -11,7 +12,8 @@ use railgun_types::limits::DEDUP_IDS_PER_SHARD;
 use railgun_types::{DedupFull, DedupSpec, StreamUid, Timestamp};
 
 pub(super) use id_hash::IdHash;
-pub(super) use slice::{HeldId, IDS_MAX, Slice};
+pub(super) use ids::HeldId;
+pub(super) use slice::{IDS_MAX, Slice, SortedHashes};
 pub(super) use window::IdWindow;
 
 use super::Stream;
@@ -84,22 +86,20 @@ impl Dedup {
         }
     }
 
-    /// Holds the ids of messages that were just appended, for which there is room.
-    pub(super) fn hold(&mut self, stream: StreamUid, spec: &DedupSpec, ids: Vec<HeldId>) {
+    /// Holds the ids of messages that were just appended at one time, for which there is room.
+    pub(super) fn hold(&mut self, stream: StreamUid, spec: &DedupSpec, ids: &[HeldId]) {
         if ids.is_empty() {
             return;
         }
         let window = self.windows.entry(stream).or_default();
-        for id in ids {
-            while window.held() >= spec.max_ids || self.held >= DEDUP_IDS_PER_SHARD {
-                if !window.evict() {
-                    break;
-                }
-                self.held -= 1;
-            }
-            window.push(id, spec);
-            self.held += 1;
+        let others = self.held - window.held();
+        let max = spec.max_ids.min(DEDUP_IDS_PER_SHARD.saturating_sub(others)).max(1);
+        let at_a_time = usize::try_from(max).unwrap_or(usize::MAX);
+        for ids in ids.chunks(at_a_time) {
+            while window.held() + ids.len() as u64 > max && window.evict() {}
+            window.extend(ids, spec);
         }
+        self.held = others + window.held();
     }
 
     /// Forgets all ids of a stream.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use railgun_types::{DedupSpec, Offset, Timestamp};
 
-use super::IdHash;
-use super::slice::{HeldId, IDS_MAX, Slice};
+use super::ids::HeldId;
+use super::slice::{IDS_MAX, Slice, SortedHashes};
 
 /// A slice spans this part of the window, at most: so much longer than their time ids may take memory.
 const SLICES_PER_WINDOW: i64 = 8;
@@ -47,41 +47,51 @@ impl IdWindow {
     }
 
     fn oldest(&self) -> Option<&HeldId> {
-        self.slices.front().map(|slice| &slice.ids()[self.forgotten])
+        self.slices.front().map(|slice| slice.ids().get(self.forgotten))
     }
 
-    /// The message that each of these ids came with.
-    pub(in crate::shard) fn find_all(&self, hashes: &[Option<IdHash>]) -> Vec<Option<HeldId>> {
-        let mut held = vec![None; hashes.len()];
-        let mut entries = Vec::with_capacity(hashes.len());
-        for (place, slice) in self.slices.iter().enumerate() {
-            slice.find_all(hashes, &mut entries, |index, at| {
-                // What came last counts.
+    /// The messages that some of these ids came with, each with the index of its hash, in their order.
+    pub(in crate::shard) fn find_all(&self, wanted: &SortedHashes) -> Vec<(usize, HeldId)> {
+        let (mut held, mut possible) = (Vec::new(), Vec::new());
+        // What came last counts.
+        for (place, slice) in self.slices.iter().enumerate().rev() {
+            slice.find_all(wanted, &mut possible, |index, at| {
                 if place > 0 || at >= self.forgotten {
-                    held[index] = Some(slice.ids()[at]);
+                    held.push((index, *slice.ids().get(at)));
                 }
             });
         }
+        held.sort_by_key(|(index, _)| *index);
+        held.dedup_by_key(|(index, _)| *index);
         held
     }
 
-    /// Holds the id of a message that was just appended. None is held under its hash.
-    pub(super) fn push(&mut self, id: HeldId, spec: &DedupSpec) {
-        self.held += 1;
-        let fits = |slice: &Slice| {
-            let span = slice.ids().first().map_or(0, |first| id.ts.since_us(first.ts));
-            slice.ids().len() < IDS_MAX && span <= spec.window_us() / SLICES_PER_WINDOW
-        };
-        match self.slices.back_mut() {
-            Some(open) if fits(open) => Arc::make_mut(open).push(id),
-            full => {
-                if let Some(full) = full {
-                    Arc::make_mut(full).close();
+    /// Holds ids of messages that were just appended at one time. None is held under their hashes.
+    pub(super) fn extend(&mut self, mut ids: &[HeldId], spec: &DedupSpec) {
+        self.held += ids.len() as u64;
+        while let Some(HeldId { ts, .. }) = ids.first() {
+            let fits = |slice: &Slice| {
+                let span = slice.ids().first().map_or(0, |first| ts.since_us(first.ts));
+                slice.ids().len() < IDS_MAX && span <= spec.window_us() / SLICES_PER_WINDOW
+            };
+            let open = match self.slices.back_mut() {
+                Some(open) if fits(open) => open,
+                full => {
+                    let mut open = Slice::default();
+                    if let Some(full) = full {
+                        // Where ids are that many, it is not the last one to be full.
+                        if full.ids().len() == IDS_MAX {
+                            open = Slice::with_room(*ts);
+                        }
+                        Arc::make_mut(full).close();
+                    }
+                    self.slices.push_back_mut(Arc::new(open))
                 }
-                let mut open = Slice::default();
-                open.push(id);
-                self.slices.push_back(Arc::new(open));
-            }
+            };
+            let room = IDS_MAX - open.ids().len();
+            let (now, later) = ids.split_at(room.min(ids.len()));
+            Arc::make_mut(open).extend(now);
+            ids = later;
         }
     }
 
@@ -130,7 +140,7 @@ impl IdWindow {
 
     /// Whether all that was read is in order, and of a stream that ends at `next`.
     pub(in crate::shard) fn is_valid(&self, next: Offset, now: Timestamp) -> bool {
-        let ids = || self.slices.iter().flat_map(|slice| slice.ids());
+        let ids = || self.slices.iter().flat_map(|slice| slice.ids().iter());
         let first = self.slices.front().map_or(1, |slice| slice.ids().len());
         ids().is_sorted_by(|a, b| a.offset < b.offset && a.ts <= b.ts)
             && ids().last().is_none_or(|last| last.offset < next && last.ts <= now)
