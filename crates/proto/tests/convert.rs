@@ -174,7 +174,7 @@ proptest! {
             credit_messages,
             credit_bytes,
             mode: patch.mode,
-            held: vec![Held { lease, range, attempt: 3, epoch: 4, begun, generation: 2 }],
+            held: vec![Held { lease, range, attempt: 3, epoch: 4, begun, generation: 2, message_bytes: 90 }],
             group_id: Some(GroupId(9)),
             fetches: begun,
         };

@@ -174,6 +174,7 @@ fn frames() -> Vec<Frame> {
                 epoch: 4,
                 begun: true,
                 redrive_generation: 0,
+                message_bytes: 0,
             }],
             group_id: 77,
             fetches: false,

@@ -86,7 +86,7 @@ enum DlqCommand {
         /// Only this one; may be repeated [default: all]
         #[arg(long = "offset", value_name = "N")]
         offsets: Vec<u64>,
-        /// Do not ask
+        /// Do not ask; nobody is asked where standard input is no terminal
         #[arg(short, long)]
         yes: bool,
     },
@@ -239,6 +239,7 @@ async fn redrive(client: &Client, group: &GroupRef, offsets: &[u64]) -> CommandR
     until_dead(&admin, group).await?;
     let redriven = admin.redrive(stream, name, &ranges(offsets)).await;
     let messages = redriven.map_err(|error| group.explain(&error))?;
+    tell_none(messages, group);
     print(&format!("{stream}/{name}: {messages} redriven\n"))
 }
 
@@ -278,7 +279,16 @@ async fn purge(client: &Client, group: &GroupRef, offsets: &[u64], yes: bool) ->
     }
     let discarded = admin.discard(stream, name, &ranges(offsets)).await;
     let messages = discarded.map_err(|error| group.explain(&error))?;
+    tell_none(messages, group);
     print(&format!("{stream}/{name}: {messages} given up\n"))
+}
+
+fn tell_none(messages: u64, GroupRef { stream, group }: &GroupRef) {
+    if messages == 0 {
+        eprintln!(
+            "warning: none of these is dead or parked\n next: railgun dlq ls {stream} {group}"
+        );
+    }
 }
 
 #[cfg(test)]

@@ -80,7 +80,7 @@ enum GroupCommand {
         /// Where: earliest, latest, an offset, a time (RFC 3339), an age (15m) or last:N
         #[arg(long, value_name = "WHERE")]
         to: Start,
-        /// Also while members are connected
+        /// Also while members are connected, and where messages that fail or are parked are given up
         #[arg(long)]
         force: bool,
     },
@@ -114,7 +114,7 @@ enum GroupCommand {
     Rm {
         #[command(flatten)]
         group: GroupRef,
-        /// Do not ask
+        /// Do not ask; nobody is asked where standard input is no terminal
         #[arg(short, long)]
         yes: bool,
     },
@@ -146,6 +146,9 @@ impl GroupRef {
                     | ErrorCode::Timeout
                     | ErrorCode::OutcomeUnknown,
                 ) => failure.next(info),
+                // Of what is done to a group; a setting that is changed is refused in its own way.
+                WireCode::Known(ErrorCode::DestructiveChange | ErrorCode::GroupInUse) => failure
+                    .next("the same with --force (group ensure: --allow-destructive), if it may"),
                 _ => failure,
             },
             AdminError::Unknown { .. } => {

@@ -487,16 +487,19 @@ fn tell(news: &GroupEvent) {
             eprintln!("warning: the stream lost {range} before the group had settled them");
         }
         GroupEvent::Stale { range, reason } => {
-            eprintln!("warning: {range} could not be settled: {}", reason.text());
+            eprintln!("warning: offsets {range} could not be settled: {}", reason.text());
         }
         GroupEvent::Stalled { blocking } => {
             eprintln!("warning: nothing new comes before offset {blocking} is settled");
         }
         GroupEvent::Paused(PauseReason::Operator) => {
-            eprintln!("warning: the group is paused by an operator");
+            eprintln!("warning: the group is paused by an operator\n next: railgun group resume");
         }
         GroupEvent::Paused(PauseReason::Breaker) => {
-            eprintln!("warning: the group is paused, as too many messages became dead letters");
+            eprintln!(
+                "warning: the group is paused, as too many messages became dead letters\n \
+                 next: railgun dlq ls, and railgun group resume when it is mended"
+            );
         }
         GroupEvent::Paused(PauseReason::Until(time)) => {
             eprintln!("the next message comes no earlier than {}", rfc3339(time.0));

@@ -26,7 +26,7 @@ pub(crate) struct ReplayArgs {
     /// The bucket: file:///DIRECTORY or s3://BUCKET/PREFIX
     url: BucketUrl,
     /// The stream
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = StreamName::parse_any)]
     stream: StreamName,
     /// Where to begin: earliest, an offset, a time (RFC 3339), an age (15m) or last:N
     #[arg(long, value_name = "WHERE", default_value = "earliest")]

@@ -35,6 +35,7 @@ enum SegmentCommand {
   duckdb -c \"$(railgun segment ls orders --sql)\"")]
     Ls {
         /// The stream
+        #[arg(value_parser = StreamName::parse_any)]
         stream: StreamName,
         /// Print only where the objects are, for Parquet readers
         #[arg(long, conflicts_with = "sql")]
@@ -51,6 +52,7 @@ enum SegmentCommand {
   railgun segment seal orders --retire --timeout 5m")]
     Seal {
         /// The stream
+        #[arg(value_parser = StreamName::parse_any)]
         stream: StreamName,
         /// Also free the local log up to there
         #[arg(long)]

@@ -58,6 +58,7 @@ enum StreamCommand {
   railgun stream info orders -o json")]
     Info {
         /// The stream
+        #[arg(value_parser = StreamName::parse_any)]
         name: StreamName,
         #[command(flatten)]
         listing: Listing,
@@ -69,7 +70,7 @@ enum StreamCommand {
     Rm {
         /// The stream
         name: StreamName,
-        /// Do not ask
+        /// Do not ask; nobody is asked where standard input is no terminal
         #[arg(short, long)]
         yes: bool,
     },

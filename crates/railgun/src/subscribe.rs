@@ -28,6 +28,7 @@ use crate::server::ServerArgs;
   railgun sub orders --group billing --fetch 10 --wait 2s  up to 10 messages, once")]
 pub(crate) struct SubArgs {
     /// The stream
+    #[arg(value_parser = StreamName::parse_any)]
     stream: StreamName,
     /// Where to begin: earliest, latest, an offset, a time (RFC 3339), an age (15m) or last:N; of a group, only
     /// with --create [default: latest]

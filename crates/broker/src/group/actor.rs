@@ -53,6 +53,8 @@ pub(crate) struct GroupSpawn {
     /// In which this replica leads, and for how long it has.
     pub(crate) term: u64,
     pub(crate) leading_for: Duration,
+    /// Members may come back that who handed it out before in this term had.
+    pub(crate) was_left: bool,
     pub(crate) log_time: Timestamp,
     /// The offset of the stream's next record, and the companion's.
     pub(crate) next: Offset,
@@ -69,6 +71,13 @@ pub(crate) struct LiveGroup {
     pub(crate) inputs: mpsc::Sender<MemberInput>,
     pub(crate) updates: mpsc::Sender<GroupUpdate>,
     pub(crate) figures: watch::Receiver<GroupFigures>,
+}
+
+impl LiveGroup {
+    /// Whether it has members, or had some when it ended.
+    pub(crate) fn has_members(&self) -> bool {
+        self.figures.borrow().members > 0
+    }
 }
 
 /// What there is to tell about a group that is handed out.
@@ -114,6 +123,8 @@ struct Actor {
     dispatcher: Dispatcher,
     effects: Vec<Effect>,
     members: BTreeMap<MemberId, Outbox>,
+    /// Those for which room has come since messages were handed out the last time.
+    roomy: Vec<MemberId>,
     /// One for each member, which ends when that is gone.
     gone: FuturesUnordered<BoxFuture<'static, MemberId>>,
     /// Since when there is none.
@@ -156,11 +167,14 @@ impl GroupSpawn {
         let begun = Instant::now();
         let leads_since = begun.checked_sub(self.leading_for).unwrap_or(begun);
         let mut effects = Vec::new();
+        let now = time_since(leads_since);
         let start = Start {
             term: self.term,
-            now: time_since(leads_since),
+            // Nobody hands out more than one delivery a microsecond.
+            leases_before: now.0,
+            now,
             log_time: self.log_time,
-            leading_since: Time(0),
+            leading_since: if self.was_left { now } else { Time(0) },
             tail: self.next,
         };
         let dispatcher = Dispatcher::new(self.state, self.spec, start, &mut effects);
@@ -180,6 +194,7 @@ impl GroupSpawn {
             dispatcher,
             effects,
             members: BTreeMap::new(),
+            roomy: Vec::new(),
             gone: FuturesUnordered::new(),
             deserted: Some(begun),
             fresh,
@@ -380,6 +395,7 @@ impl Actor {
                 if let Some(outbox) = self.members.get_mut(&member) {
                     self.dispatcher.on_room(member, held.bytes() as u64);
                     outbox.room = Some(held);
+                    self.roomy.push(member);
                 }
             }
             MemberInput::Released { member } => self.on_gone(member, Left::Drained),
@@ -437,6 +453,16 @@ impl Actor {
 
     /// Hands out what was read, as far as members take it.
     fn hand_out(&mut self) {
+        self.hand_out_all();
+        // What was waited for and is not used now is not kept: others may wait for it.
+        for member in self.roomy.drain(..) {
+            if let Some(outbox) = self.members.get_mut(&member) {
+                outbox.room = None;
+            }
+        }
+    }
+
+    fn hand_out_all(&mut self) {
         self.dispatcher.put_off_retries(false);
         loop {
             let want = self.dispatcher.wants();
@@ -595,6 +621,12 @@ fn deliver(
     let mut unsent: Vec<(MemberId, OffsetRange)> = Vec::new();
     let sent = |effect: &mut Effect| {
         let Effect::Deliver { member, lease, range, attempt, epoch, generation } = *effect else {
+            // What it was not sent it has not fetched.
+            if let Effect::Fetched { member, .. } = *effect
+                && unsent.iter().any(|(other, _)| *other == member)
+            {
+                return true;
+            }
             let told = told(effect.clone());
             let is_told = told.is_some();
             if let Some((member, output)) = told {

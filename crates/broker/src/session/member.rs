@@ -54,6 +54,8 @@ pub(super) async fn serve(stream: &mut QuicStream, join: v1::JoinGroup) -> Resul
             None => return Ok(()),
         },
     };
+    // It may be much larger than what is needed of it.
+    drop(join);
     // With what the leader may not know to be settled yet, an honest one says more than its credit.
     let held: u64 = request.held.iter().map(|held| held.range.len()).sum();
     if held > HELD_MAX {
@@ -79,7 +81,7 @@ pub(super) async fn serve(stream: &mut QuicStream, join: v1::JoinGroup) -> Resul
         mode: request.mode,
         member,
         credit: Credit { messages: messages.into(), bytes },
-        held: request.held.iter().map(presented).collect(),
+        held: request.held.into_iter().map(presented).collect(),
         fetches: request.fetches,
         to: Outbox::new(to, given_up.clone(), memory.clone()),
         sources: streams.sources(data.handle.clone(), places, None),
@@ -97,13 +99,13 @@ pub(super) async fn serve(stream: &mut QuicStream, join: v1::JoinGroup) -> Resul
     stream.answer(&joined).await?;
     let unanswered = VecDeque::new();
     let (said, fetches) = (Said::default(), request.fetches);
-    let way = Way { memory, sent: None, room: None };
+    let way = Way { memory, sent: None, lack: None, room: None };
     Line { stream, member, fetches, seat, outputs, given_up, way, said, unanswered }.run().await
 }
 
-fn presented(held: &Held) -> PresentedLease {
-    let Held { lease, range, attempt, epoch, begun, generation } = *held;
-    PresentedLease { lease, range, attempt, epoch, generation, begun, message_bytes: 0 }
+fn presented(held: Held) -> PresentedLease {
+    let Held { lease, range, attempt, epoch, begun, generation, message_bytes } = held;
+    PresentedLease { lease, range, attempt, epoch, generation, begun, message_bytes }
 }
 
 struct Line<'s> {
@@ -126,14 +128,16 @@ struct Way {
     memory: Option<Member>,
     /// What it has not taken yet.
     sent: Option<Sent>,
-    /// The wait for room for what comes next.
+    /// There was none for what comes next.
+    lack: Option<Lack>,
+    /// The wait for it.
     room: Option<BoxFuture<'static, HeldMemory>>,
 }
 
 impl Way {
     /// Waits for all of it; where others have taken what there is, for a part of the client's own.
-    fn wait_for(&mut self, lack: Lack) {
-        let Some(memory) = self.memory.clone() else { return };
+    fn wait(&mut self) {
+        let Some((lack, memory)) = self.lack.take().zip(self.memory.clone()) else { return };
         let own = lack.first.max(memory.own_bytes_max() / 4);
         let bytes = if memory.is_short(lack.bytes) { own.min(lack.bytes) } else { lack.bytes };
         self.room = Some(Box::pin(async move { memory.take(bytes).await }));
@@ -164,6 +168,10 @@ impl Line<'_> {
                 &mut self;
             let QuicStream { writer, reader, stopping, is_carried, .. } = &mut **stream;
             let is_flushed = writer.is_flushed();
+            if is_flushed {
+                // Only who holds no memory begins to wait for some; nothing that takes any comes meanwhile.
+                way.wait();
+            }
             tokio::select! {
                 biased;
                 () = stopping.cancelled() => {
@@ -186,11 +194,11 @@ impl Line<'_> {
                     // Closed: it ends, which is told by way of `outputs`.
                     seat.inputs.send(input).await.ok();
                 }
-                flushed = flush(writer, &mut way.sent, way.memory.as_ref()), if !is_flushed => {
+                // What waits behind it may be more.
+                flushed = flush(writer, &mut way.sent, way.memory.as_ref(), true), if !is_flushed => {
                     flushed?;
                 }
-                // Only who holds no memory waits for some.
-                held = found(&mut way.room), if is_flushed => {
+                held = found(&mut way.room) => {
                     let room = MemberInput::Room { member: *member, held };
                     seat.inputs.send(room).await.ok();
                 }
@@ -257,11 +265,11 @@ fn send(
                 let (frame, held) = delivered.frame();
                 if let Some(held) = held {
                     let bytes = held.bytes();
-                    Sent::add(&mut way.sent, held, bytes, writer);
+                    Sent::note(&mut way.sent, writer).add(held, bytes);
                 }
                 frames.push(frame);
             }
-            MemberOutput::NoRoom(lack) => way.wait_for(lack),
+            MemberOutput::NoRoom(lack) => way.lack = Some(lack),
             MemberOutput::Settled(settled) => {
                 while unanswered.front().is_some_and(|number| *number <= settled.through) {
                     unanswered.pop_front();
@@ -277,6 +285,7 @@ fn send(
             }
         }
     }
+    Sent::note(&mut way.sent, writer);
     writer.queue_all(frames)?;
     end.map_or(Ok(()), |error| Err(error.into()))
 }

@@ -20,25 +20,17 @@ pub(super) struct Sent {
 }
 
 impl Sent {
-    /// So many bytes that were just queued; what is `sent` already is not with the client yet.
-    pub(super) fn add(
-        sent: &mut Option<Self>,
-        held: Arc<Held>,
-        bytes: usize,
-        writer: &FrameWriter,
-    ) {
-        let now = Instant::now();
-        let (held_before, taken) = (Vec::new(), writer.taken());
-        let sent = sent.get_or_insert(Self {
-            held: held_before,
-            bytes: 0,
-            since: now,
-            taken,
-            taken_at: now,
-        });
-        sent.bytes += bytes;
-        if sent.held.last().is_none_or(|last| !Arc::ptr_eq(last, &held)) {
-            sent.held.push(held);
+    /// Something is queued; what is `sent` already is not with the client yet.
+    pub(super) fn note<'s>(sent: &'s mut Option<Self>, writer: &FrameWriter) -> &'s mut Self {
+        let (now, taken) = (Instant::now(), writer.taken());
+        sent.get_or_insert(Self { held: vec![], bytes: 0, since: now, taken, taken_at: now })
+    }
+
+    /// Of what is queued, so many bytes take this memory.
+    pub(super) fn add(&mut self, held: Arc<Held>, bytes: usize) {
+        self.bytes += bytes;
+        if self.held.last().is_none_or(|last| !Arc::ptr_eq(last, &held)) {
+            self.held.push(held);
         }
     }
 
@@ -59,14 +51,16 @@ impl Sent {
 }
 
 /// Sends what is queued, and gives back its memory. A client that does not take what it has credit
-/// for, while others wait for the memory, loses the stream. Cancel safe.
+/// for, while others wait for the memory, loses the stream; `holds_more`: also where others wait for what is
+/// behind that. Cancel safe.
 pub(super) async fn flush(
     writer: &mut FrameWriter,
     sent: &mut Option<Sent>,
     memory: Option<&Member>,
+    holds_more: bool,
 ) -> Result<(), SessionEnd> {
     if let (Some(sent), Some(memory)) = (&mut *sent, memory)
-        && sent.is_shared()
+        && (holds_more || sent.is_shared())
     {
         loop {
             if sent.is_overdue(writer.taken(), memory) {

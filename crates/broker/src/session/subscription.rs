@@ -171,7 +171,7 @@ impl Subscription<'_> {
             biased;
             () = stopping.cancelled() => return Err(going_away()),
             () = sleep_until(self.held_until), if holds => self.let_go(),
-            sent = flush(writer, &mut self.sent, self.memory.as_ref()), if !is_flushed => sent?,
+            sent = flush(writer, &mut self.sent, self.memory.as_ref(), false), if !is_flushed => sent?,
             frame = reader.next() => on_frame(writer, &mut self.credit, frame)?,
         }
         Ok(())
@@ -210,7 +210,7 @@ impl Subscription<'_> {
                 tokio::select! {
                     biased;
                     () = stopping.cancelled() => return Err(going_away()),
-                    sent = flush(writer, sent, memory.as_ref()), if !is_flushed => sent?,
+                    sent = flush(writer, sent, memory.as_ref(), false), if !is_flushed => sent?,
                     frame = line.next() => on_frame(writer, credit, frame)?,
                     read = &mut step => break read.map(Some),
                 }
@@ -223,7 +223,7 @@ impl Subscription<'_> {
             tokio::select! {
                 biased;
                 () = stopping.cancelled() => return Err(going_away()),
-                sent = flush(writer, sent, memory.as_ref()) => sent?,
+                sent = flush(writer, sent, memory.as_ref(), false) => sent?,
                 () = sleep_until(held_until), if matches!(read, Ok(Some(_))) => {
                     read = Ok(None);
                     self.let_go();
@@ -296,7 +296,7 @@ impl Subscription<'_> {
         }
         self.held_until = Instant::now() + HELD_TIME;
         if let Some(held) = self.held.clone() {
-            Sent::add(&mut self.sent, held, bytes, &self.stream.writer);
+            Sent::note(&mut self.sent, &self.stream.writer).add(held, bytes);
         }
         if self.ready.is_empty() {
             self.held = None;
@@ -310,7 +310,7 @@ impl Subscription<'_> {
         self.let_go();
         let QuicStream { writer, stopping, .. } = &mut *self.stream;
         let told = async {
-            flush(writer, &mut self.sent, self.memory.as_ref()).await?;
+            flush(writer, &mut self.sent, self.memory.as_ref(), false).await?;
             let end = v1::End { next_offset: self.next.0 };
             Ok(writer.send(Frame::new(&end)).await?)
         };

@@ -287,6 +287,7 @@ impl Host {
             state: group.state().clone(),
             term,
             leading_for: self.groups.led_for(term),
+            was_left: self.groups.was_left(group.id(), term),
             log_time: self.state.log_time().max(self.clock.now()),
             next: of.next_offset(),
             next_letter: companion.map_or(Offset(0), |companion| companion.next_offset()),
@@ -365,7 +366,7 @@ impl Host {
             epoch: state.epoch(),
             paused: state.paused(),
             dead_letters: companion.map_or(0, |companion| companion.next_offset().0),
-            figures: self.groups.figures(group.id()),
+            figures: self.groups.figures(group.id(), self.pipeline.leader().term),
         }
     }
 }

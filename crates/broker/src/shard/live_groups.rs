@@ -1,7 +1,7 @@
 //! The groups whose messages are handed out here, and what they have to say: the changes of all of them go
 //! into one entry, and one such entry is on its way at a time (G-13).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +12,8 @@ use tokio::time::Instant;
 
 use crate::group::{GroupFigures, GroupUpdate, LiveGroup};
 
+/// Bytes of what several groups say in one entry.
+const ENTRY_BYTES: usize = 2 << 20;
 /// How long no group is handed out in a term in which an entry was refused.
 const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 
@@ -21,8 +23,10 @@ pub(super) struct LiveGroups {
     live: BTreeMap<GroupId, (u64, LiveGroup)>,
     /// Of the last one that was.
     last_number: u64,
+    /// Groups that were let go of in this term while they had members.
+    left: BTreeMap<GroupId, u64>,
     /// What waits for the entry that is on its way.
-    waiting: Vec<GroupChanges>,
+    waiting: VecDeque<GroupChanges>,
     /// Whose changes are in the entry that is on its way, if one is, and of which term.
     in_flight: Option<(u64, BTreeSet<GroupId>)>,
     /// The term in which nobody knows what became of an entry: in it nothing is handed out any more, for
@@ -62,12 +66,19 @@ impl LiveGroups {
     }
 
     pub(super) fn insert(&mut self, group: GroupId, term: u64, live: LiveGroup) {
-        self.live.retain(|_, (_, live)| !live.inputs.is_closed());
+        self.left.remove(&group);
         self.live.insert(group, (term, live));
     }
 
-    pub(super) fn figures(&self, group: GroupId) -> GroupFigures {
-        self.live.get(&group).map_or_else(GroupFigures::default, |(_, live)| *live.figures.borrow())
+    /// Whether the group was left in this term by who handed it out, with members that may come back with what
+    /// they have.
+    pub(super) fn was_left(&self, group: GroupId, term: u64) -> bool {
+        let is_left = |(of, live): &(u64, LiveGroup)| *of == term && live.has_members();
+        self.left.get(&group) == Some(&term) || self.live.get(&group).is_some_and(is_left)
+    }
+
+    pub(super) fn figures(&self, group: GroupId, term: u64) -> GroupFigures {
+        self.find(group, term).map_or_else(GroupFigures::default, |live| *live.figures.borrow())
     }
 
     /// Whether the group may be handed out in this term: nothing that was said before by who handed it out
@@ -93,7 +104,9 @@ impl LiveGroups {
 
     /// What they said was not taken: they end, and begin anew.
     pub(super) fn clear(&mut self) {
-        self.live.clear();
+        for (group, (term, live)) in std::mem::take(&mut self.live) {
+            self.leave(group, term, &live);
+        }
         self.waiting.clear();
         self.in_flight = None;
     }
@@ -109,7 +122,7 @@ impl LiveGroups {
     pub(super) fn say(&mut self, actor: u64, changes: GroupChanges) {
         let live = self.live.get(&changes.group);
         if live.is_some_and(|(_, live)| live.number == actor) {
-            self.waiting.push(changes);
+            self.waiting.push_back(changes);
         }
     }
 
@@ -123,7 +136,15 @@ impl LiveGroups {
         if !self.has_entry() {
             return None;
         }
-        let changes = std::mem::take(&mut self.waiting);
+        // At least one: it is no larger than an entry may be.
+        let mut bytes = 0;
+        let fits = |said: &&GroupChanges| {
+            let is_first = bytes == 0;
+            bytes += said.bytes_max();
+            is_first || bytes <= ENTRY_BYTES
+        };
+        let count = self.waiting.iter().take_while(fits).count();
+        let changes: Vec<_> = self.waiting.drain(..count).collect();
         // Those of an earlier term are refused.
         let term = changes.iter().map(|said| said.term).max()?;
         self.in_flight = Some((term, changes.iter().map(|said| said.group).collect()));
@@ -186,6 +207,7 @@ impl LiveGroups {
 
     fn end_those_gone(&mut self, state: &ShardState) {
         let is_gone = |id: &GroupId, _: &mut _| state.group(*id).is_none();
+        self.left.retain(|id, _| state.group(*id).is_some());
         for (_, (_, live)) in self.live.extract_if(.., is_gone) {
             live.updates.try_send(GroupUpdate::Deleted).ok();
         }
@@ -194,8 +216,16 @@ impl LiveGroups {
     /// One that falls behind is let go of, and begins anew.
     fn tell(&mut self, group: GroupId, update: GroupUpdate) {
         let Some((_, live)) = self.live.get(&group) else { return };
-        if live.updates.try_send(update).is_err() {
-            self.live.remove(&group);
+        if live.updates.try_send(update).is_err()
+            && let Some((term, live)) = self.live.remove(&group)
+        {
+            self.leave(group, term, &live);
+        }
+    }
+
+    fn leave(&mut self, group: GroupId, term: u64, live: &LiveGroup) {
+        if live.has_members() {
+            self.left.insert(group, term);
         }
     }
 }

@@ -5,6 +5,7 @@ use railgun_proto::v1;
 use railgun_proto::v1::admin_request::Call;
 use railgun_proto::v1::admin_response::Answer;
 use railgun_proto::v1::control_group::Action;
+use railgun_types::limits::REDRIVEN_PER_CHANGE;
 use railgun_types::{
     GroupId, GroupName, GroupPatch, GroupSpec, Offset, OffsetRange, RequestId, StartPosition,
     StreamName, StreamUid, Timestamp,
@@ -389,7 +390,14 @@ impl Admin {
             let (now, later) = rest.split_at(rest.len().min(SPANS_MAX));
             let spans = now.iter().copied().map(v1::OffsetSpan::from).collect();
             let action = action(v1::OffsetSpans { spans });
-            messages += self.control(name, which, action, Repeat::IfUnsent).await?.messages;
+            // What one entry may be about is done in several.
+            loop {
+                let done = self.control(name, which, action.clone(), Repeat::IfUnsent).await?;
+                messages += done.messages;
+                if done.messages < REDRIVEN_PER_CHANGE {
+                    break;
+                }
+            }
             rest = later;
             if rest.is_empty() {
                 return Ok(messages);

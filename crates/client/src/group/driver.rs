@@ -182,9 +182,10 @@ impl Driver {
             tokio::time::sleep_until(self.not_before).await;
             let give_up_at = *self.give_up_at.get_or_insert(Instant::now() + self.give_up_after);
             match self.attempt(give_up_at).await {
-                Ok(joined) => {
-                    self.shared.lock().on_joined();
-                    return Ok(joined);
+                Ok((place, joined)) => {
+                    let exclusive = joined.mode() == v1::GroupMode::GroupExclusive;
+                    self.shared.lock().on_joined(exclusive);
+                    return Ok((place, joined));
                 }
                 Err(Refusal::Final(error)) => return Err(error),
                 Err(Refusal::Again(lost)) => self.await_retry(lost)?,

@@ -53,6 +53,10 @@ impl What {
         !matches!(self, Self::Begin | Self::Extend)
     }
 
+    fn is_failure(&self) -> bool {
+        matches!(self, Self::Nack { .. } | Self::Reject { .. })
+    }
+
     fn reason(&self) -> &str {
         match self {
             Self::Nack { error, .. } | Self::Reject { error } => error,
@@ -220,6 +224,10 @@ pub(crate) struct Machine {
     connected: bool,
     /// Since when the server owes an answer and gives none.
     silent_since: Option<Instant>,
+    /// One member at a time has everything, in order.
+    exclusive: bool,
+    /// Failures that are not answered.
+    failures: usize,
 }
 
 impl Machine {
@@ -242,6 +250,8 @@ impl Machine {
             parked: false,
             connected: false,
             silent_since: None,
+            exclusive: false,
+            failures: 0,
         }
     }
 
@@ -249,6 +259,10 @@ impl Machine {
 
     /// The next run or news. The messages of a run are begun by [`Self::begin`].
     pub(crate) fn take(&mut self) -> Taken {
+        let is_run = matches!(self.buffer.front(), Some(Item::Run(_)));
+        if is_run && self.is_held_back() {
+            return Taken::Nothing;
+        }
         match (self.buffer.pop_front(), &self.phase) {
             (Some(Item::Run(run)), _) => {
                 self.buffer_bytes -= run.records.bytes();
@@ -262,6 +276,12 @@ impl Machine {
             (None, Phase::Draining { done: true, .. }) => Taken::Over(None),
             (None, Phase::Open | Phase::Draining { .. }) => Taken::Nothing,
         }
+    }
+
+    /// Whether messages wait for what comes of a failure: what failed is before them, and once it is
+    /// answered, what is behind it has been taken back.
+    pub(crate) fn is_held_back(&self) -> bool {
+        self.exclusive && self.failures > 0
     }
 
     /// The next news, whatever messages are in front of them.
@@ -324,7 +344,10 @@ impl Machine {
                     && last.range == range
                     && what == What::Extend
                     && last.what == what => {}
-            _ => self.queue.push_back(Said::new(tag, range, what)),
+            _ => {
+                self.failures += usize::from(what.is_failure());
+                self.queue.push_back(Said::new(tag, range, what));
+            }
         }
         self.must_wake()
     }
@@ -347,7 +370,8 @@ impl Machine {
     // ---- inputs of the driver
 
     /// A server has taken the member.
-    pub(crate) fn on_joined(&mut self) {
+    pub(crate) fn on_joined(&mut self, exclusive: bool) {
+        self.exclusive = exclusive;
         self.number = 0;
         self.connected = true;
         self.silent_since = None;
@@ -370,7 +394,7 @@ impl Machine {
             return;
         }
         let mut untold = Vec::new();
-        if self.leases.add(run.tag, run.range(), &mut untold) {
+        if self.leases.add(run.tag, run.range(), run.records.bytes(), &mut untold) {
             self.queue.extend(untold);
             self.sweep();
         }
@@ -469,6 +493,7 @@ impl Machine {
     }
 
     fn on_answer(&mut self, said: &Said, stale: &[(u64, OffsetRange, StaleReason)]) {
+        self.failures -= usize::from(said.what.is_failure());
         let parts = stale.iter().filter(|(lease, ..)| *lease == said.lease);
         for (_, range, reason) in parts {
             let (range, reason) = (said.range.and(*range), *reason);
@@ -562,6 +587,7 @@ impl Machine {
         }
         self.unbuffer(EVERYTHING, |_| true);
         self.queue.clear();
+        self.failures = 0;
         self.connected = false;
         self.phase = Phase::Over(error);
     }

@@ -146,6 +146,7 @@ impl GroupSubscription {
         context: &Context<'_>,
     ) -> Poll<Result<Option<GroupEvent>, GroupError>> {
         loop {
+            std::task::ready!(self.poll_let_go(context));
             if let Some(delivery) = self.pop() {
                 return Poll::Ready(Ok(Some(GroupEvent::Delivery(delivery))));
             }
@@ -164,6 +165,7 @@ impl GroupSubscription {
         context: &Context<'_>,
     ) -> Poll<Result<Option<GroupEvent<DeliveryBatch>>, GroupError>> {
         loop {
+            std::task::ready!(self.poll_let_go(context));
             if let Some(batch) = self.pop_batch() {
                 return Poll::Ready(Ok(Some(GroupEvent::Delivery(batch))));
             }
@@ -174,6 +176,20 @@ impl GroupSubscription {
                 other => return Poll::Ready(other.map(into_event)),
             }
         }
+    }
+
+    /// Until what is left of the present run need not wait for what comes of a failure.
+    fn poll_let_go(&self, context: &Context<'_>) -> Poll<()> {
+        let shared = &self.handle.0;
+        let is_held_back = || self.current.is_some() && shared.lock().is_held_back();
+        if is_held_back() {
+            // Registered before the second look, so that nothing falls between.
+            shared.taker.register(context.waker());
+            if is_held_back() {
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(())
     }
 
     /// The next message of the present run. What was taken back meanwhile is left out.

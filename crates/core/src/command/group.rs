@@ -210,6 +210,33 @@ const REMOVED: u8 = 12;
 const GROUP_BYTES_MIN: usize = 3;
 const RANGE_BYTES_MIN: usize = 2;
 
+impl GroupChanges {
+    /// Encoded bytes, at most.
+    #[must_use]
+    pub fn bytes_max(&self) -> usize {
+        const FIXED: usize = 48;
+        const RANGE: usize = 20;
+        let of_change = |change: &GroupChange| match change {
+            GroupChange::Ack { ranges, .. } => ranges.len() * RANGE,
+            GroupChange::Fail { ranges, error, .. } | GroupChange::Reject { ranges, error, .. } => {
+                ranges.len() * RANGE + error.as_ref().map_or(0, |error| error.len())
+            }
+            GroupChange::Due { offsets } => offsets.len() * RANGE,
+            GroupChange::Redrive { offsets } | GroupChange::Discard { offsets } => {
+                offsets.len() * RANGE
+            }
+            GroupChange::Reserve { .. }
+            | GroupChange::Activate
+            | GroupChange::Reset { .. }
+            | GroupChange::Pause
+            | GroupChange::Resume
+            | GroupChange::Removed { .. } => 0,
+        };
+        let changes = self.changes.iter();
+        FIXED + changes.map(|change| FIXED + of_change(change)).sum::<usize>()
+    }
+}
+
 impl GroupCommand {
     pub(super) fn encode(&self, out: &mut BytesMut) {
         match self {

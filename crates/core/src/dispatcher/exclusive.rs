@@ -205,6 +205,10 @@ impl Dispatcher {
         // Nobody else can have anything of this epoch.
         self.end_grace();
         out.push(Effect::Active { member: id, epoch: self.mirror.epoch() });
+        // What has failed meanwhile comes before what the member may have of what is behind it.
+        if let Some(blocker) = self.first_blocker() {
+            self.rewind(blocker, out);
+        }
     }
 
     /// Everything from `to` on is to be delivered once more, in order.

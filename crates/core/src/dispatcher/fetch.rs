@@ -9,7 +9,8 @@ pub(super) struct Fetching {
     /// What the member got, but for what was taken back before anybody had begun with it.
     messages: u64,
     bytes: u64,
-    is_over: bool,
+    /// Nothing comes of it any more.
+    pub(super) is_over: bool,
 }
 
 impl Fetching {
@@ -20,6 +21,11 @@ impl Fetching {
     /// How many more messages it wants, whatever their size.
     pub(super) fn free(&self) -> u64 {
         if self.is_over { 0 } else { self.fetch.messages.saturating_sub(self.messages) }
+    }
+
+    /// Whether it may end before it has all its messages.
+    pub(super) fn may_end(&self) -> bool {
+        self.free() > 0 && (!self.fetch.waits || self.fetch.bytes < u64::MAX)
     }
 
     /// How many more bytes it wants.

@@ -105,7 +105,7 @@ impl Dispatcher {
         {
             return past.lease;
         }
-        lease_id(self.term, self.delivered)
+        lease_id(self.term, self.first_lease + self.delivered)
     }
 
     /// The message that is to go out next, if any may.

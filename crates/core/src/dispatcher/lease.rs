@@ -17,8 +17,8 @@ pub const LEASE_US_MAX: u64 = 12 * 3_600 * 1_000_000;
 /// message would use up 32 of them within a day.
 const COUNTER_BITS: u32 = 40;
 
-/// The id of the lease number `count` of a dispatcher. The dispatchers of a group lead in different terms,
-/// so that no new lease is named like one that a member presents.
+/// The id of the lease number `count` of a term. The dispatchers of a group are of different terms, or count on
+/// from where the one before cannot have come to, so that no new lease is named like one that a member presents.
 pub(super) fn lease_id(term: u64, count: u64) -> u64 {
     term << COUNTER_BITS | count & ((1 << COUNTER_BITS) - 1)
 }

@@ -80,9 +80,9 @@ impl Member {
         self.is_willing() && self.room > 0 && self.free() > 0
     }
 
-    /// Whether more is to come of what it fetches.
-    pub(super) fn is_fetching(&self) -> bool {
-        self.fetching.is_some_and(|fetching| fetching.free() > 0) && self.room > 0
+    /// Whether its fetch may end before it has all its messages.
+    pub(super) fn may_end_fetch(&self) -> bool {
+        self.fetching.is_some_and(|fetching| fetching.may_end()) && self.room > 0
     }
 
     /// How much of its credit it uses, of 2^24.
@@ -213,7 +213,7 @@ impl Dispatcher {
         };
         let range = OffsetRange::new(range.start, range.end.min(end));
         // Whoever had it last is the one who may have it still; of our own we know who that is.
-        let is_ours = lease_term(presented.lease) == short_term(self.term);
+        let is_ours = self.is_own(presented.lease);
         let fits = past.map_or(!is_ours, |past| past.lease == presented.lease);
         if !fits || lease_term(presented.lease) > short_term(self.term) {
             return Err(range.end);
@@ -299,7 +299,13 @@ impl Dispatcher {
         while let Some(ended) = self.end_first(range) {
             self.give_back(&ended);
         }
-        self.members.update(id, |member| member.room = 0);
+        self.members.update(id, |member| {
+            member.room = 0;
+            if let Some(fetching) = &mut member.fetching {
+                // What it was to get may be what it was found to have all of.
+                fetching.is_over = false;
+            }
+        });
     }
 
     /// There is room on the way to a member again: for so many bytes of what is next, or a single message.

@@ -43,7 +43,7 @@ pub use effects::{
 pub use lease::{LEASE_US_MAX, UNBEGUN_US_MAX};
 
 use self::exclusive::Activity;
-use self::lease::{Ended, Fate, Lease, Leases, Past};
+use self::lease::{Ended, Fate, Lease, Leases, Past, lease_id, lease_term, short_term};
 use self::proposal::{Failure, FailureKind, Proposal};
 use self::range_map::RangeMap;
 use self::roster::Roster;
@@ -69,11 +69,14 @@ const PAST_RUNS_MAX: usize = 10_000;
 pub struct Start {
     /// The Raft term in which this node leads.
     pub term: u64,
+    /// At least as many leases as were given in this term before.
+    pub leases_before: u64,
     /// Now.
     pub now: Time,
     /// Log time, if an entry were made now.
     pub log_time: Timestamp,
-    /// Since when this node leads: members of the leader before have until soon after that to come back.
+    /// Since when this node leads, or was left by who handed the group out here before: members have until soon
+    /// after that to come back.
     pub leading_since: Time,
     /// The stream's next offset.
     pub tail: Offset,
@@ -93,6 +96,8 @@ pub struct Dispatcher {
     mirror: GroupState,
     spec: GroupSpec,
     term: u64,
+    /// The leases of this term up to here are of who was in its place before.
+    first_lease: u64,
     tail: Offset,
     grace: Option<Grace>,
 
@@ -149,9 +154,10 @@ impl Dispatcher {
     /// what is dying.
     #[must_use]
     pub fn new(mirror: GroupState, spec: GroupSpec, start: Start, out: &mut Vec<Effect>) -> Self {
-        let Start { term, now, log_time, leading_since, tail } = start;
+        let Start { term, leases_before, now, log_time, leading_since, tail } = start;
         let mut dispatcher = Self {
             term,
+            first_lease: leases_before,
             tail,
             grace: None,
             members: Roster::default(),
@@ -248,6 +254,11 @@ impl Dispatcher {
         self.conclude(now, out);
     }
 
+    /// Whether this dispatcher has given that lease, and not one before it.
+    fn is_own(&self, lease: u64) -> bool {
+        lease_term(lease) == short_term(self.term) && lease > lease_id(self.term, self.first_lease)
+    }
+
     /// Whether it was settled, and that waits to be proposed or applied.
     fn is_being_settled(&self, offset: Offset) -> bool {
         let in_flight = self.in_flight.as_ref();
@@ -311,6 +322,15 @@ impl Dispatcher {
         let Lease { id, member, .. } = ended.lease;
         self.past.insert_joined(ended.range, Past { lease: id, member, fate });
         if self.past.len() > PAST_RUNS_MAX {
+            self.forget_past();
+        }
+    }
+
+    /// Forgets first what the group's state knows as well: what was acked. A message that many others have
+    /// passed by is the one that is still to be heard of.
+    fn forget_past(&mut self) {
+        self.past.retain(|past| past.fate != Fate::Acked);
+        while self.past.len() > PAST_RUNS_MAX / 2 {
             self.past.pop_first();
         }
     }

@@ -93,6 +93,11 @@ impl<V: Clone + PartialEq> RangeMap<V> {
         while self.cut_first(range).is_some() {}
     }
 
+    /// Keeps only runs with such values.
+    pub(super) fn retain(&mut self, is_kept: impl Fn(&V) -> bool) {
+        self.by_end.retain(|_, (_, value)| is_kept(value));
+    }
+
     /// Forgets the first run.
     pub(super) fn pop_first(&mut self) {
         self.by_end.pop_first();

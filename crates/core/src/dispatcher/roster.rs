@@ -29,7 +29,7 @@ struct Rank {
 struct Listing {
     taker: Option<Rank>,
     willing: Option<u64>,
-    is_fetching: bool,
+    may_end_fetch: bool,
     is_asking: bool,
 }
 
@@ -39,7 +39,7 @@ impl Listing {
         Self {
             taker: member.is_taker().then_some(rank),
             willing: member.is_willing().then_some(member.joined),
-            is_fetching: member.is_fetching(),
+            may_end_fetch: member.may_end_fetch(),
             is_asking: !member.requests.is_empty(),
         }
     }
@@ -102,7 +102,7 @@ impl Roster {
         self.willing.iter().map(|(_, id)| *id)
     }
 
-    /// Those of whose fetch more is to come.
+    /// Those whose fetch may end before they have all its messages.
     pub(super) fn fetching(&self) -> impl Iterator<Item = MemberId> {
         self.fetching.iter().copied()
     }
@@ -120,7 +120,7 @@ impl Roster {
             now.willing.map(|it| (it, id)),
         );
         let listed = |is_listed: bool| is_listed.then_some(id);
-        relist(&mut self.fetching, listed(before.is_fetching), listed(now.is_fetching));
+        relist(&mut self.fetching, listed(before.may_end_fetch), listed(now.may_end_fetch));
         relist(&mut self.asking, listed(before.is_asking), listed(now.is_asking));
     }
 }

@@ -229,7 +229,7 @@ impl Dispatcher {
             return verdict.stale(settle.lease, range, StaleReason::Unknown);
         }
         // The leader before may have taken this very ack, and was not heard any more.
-        let is_repeated = settle.kind == SettleKind::Ack && term < short_term(self.term);
+        let is_repeated = settle.kind == SettleKind::Ack && !self.is_own(settle.lease);
         let mut rest = range;
         while !rest.is_empty() {
             let end = self.mirror.next_unsettled(rest.start).min(rest.end);

@@ -25,6 +25,8 @@ struct Replica {
     state: GroupState,
     spec: GroupSpec,
     term: u64,
+    /// Of this term, by dispatchers before.
+    leases_before: u64,
     ts: Timestamp,
     tail: Offset,
 }
@@ -32,7 +34,8 @@ struct Replica {
 impl Replica {
     fn new(spec: GroupSpec) -> Self {
         let ts = Timestamp(1_000_000_000);
-        Self { state: GroupState::new(Offset(0)), spec, term: 1, ts, tail: Offset(0) }
+        let (state, tail) = (GroupState::new(Offset(0)), Offset(0));
+        Self { state, spec, term: 1, leases_before: 0, ts, tail }
     }
 
     fn context(&self, said_in: u64) -> Context<'_> {
@@ -54,7 +57,9 @@ impl Replica {
         leading_since: Time,
         out: &mut Vec<Effect>,
     ) -> Dispatcher {
-        let start = Start { term, now, log_time: self.ts, leading_since, tail: self.tail };
+        let (log_time, tail) = (self.ts, self.tail);
+        let leases_before = self.leases_before;
+        let start = Start { term, leases_before, now, log_time, leading_since, tail };
         Dispatcher::new(self.state.clone(), self.spec.clone(), start, out)
     }
 }
@@ -207,6 +212,14 @@ impl Desk {
     /// Another leader, which has applied what was committed; its members are yet to come.
     fn change_leader(&mut self) -> Vec<Effect> {
         self.replica.term += 1;
+        let term = self.replica.term;
+        self.dispatcher = self.replica.dispatcher(term, self.now, self.now, &mut self.out);
+        self.effects()
+    }
+
+    /// Another dispatcher takes the place of this one, in the same term.
+    fn begin_anew(&mut self) -> Vec<Effect> {
+        self.replica.leases_before += 1_000;
         let term = self.replica.term;
         self.dispatcher = self.replica.dispatcher(term, self.now, self.now, &mut self.out);
         self.effects()

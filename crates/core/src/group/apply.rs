@@ -52,7 +52,7 @@ impl GroupState {
                 offsets.iter().for_each(|offset| self.due(*offset, context, &mut effects));
             }
             GroupChange::Reserve { upto } => self.leased_upto = self.leased_upto.max(*upto),
-            GroupChange::Activate => self.epoch = self.epoch.saturating_add(1),
+            GroupChange::Activate => self.begin_epoch(),
             GroupChange::Reset { to, .. } => self.reset(*to),
             GroupChange::Pause => self.paused = self.paused.or(Some(Paused::Operator)),
             GroupChange::Resume => {
@@ -332,11 +332,9 @@ impl GroupState {
         let all = [OffsetRange::new(Offset(0), Offset(u64::MAX))];
         let mut left = REDRIVEN_PER_CHANGE;
         for range in if ranges.is_empty() { &all } else { ranges } {
-            let mut runs: Vec<_> = self.dead.within(*range).collect();
-            if !ranges.is_empty() {
-                runs.extend(self.held.parked_in(*range).map(OffsetRange::single));
-                runs.sort_unstable();
-            }
+            let parked = self.held.parked_in(*range).map(OffsetRange::single);
+            let mut runs: Vec<_> = self.dead.within(*range).chain(parked).collect();
+            runs.sort_unstable();
             for run in runs {
                 let run = OffsetRange::new(run.start, run.end.min(run.start.plus(left)));
                 left -= run.len();

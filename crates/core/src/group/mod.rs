@@ -141,6 +141,12 @@ impl GroupState {
         self.epoch
     }
 
+    /// What was handed out before counts for nobody's who is the active member from here on: another one is, or
+    /// the group has another mode.
+    pub(crate) fn begin_epoch(&mut self) {
+        self.epoch = self.epoch.saturating_add(1);
+    }
+
     /// Who keeps the group from getting anything, if anybody does.
     #[must_use]
     pub fn paused(&self) -> Option<Paused> {

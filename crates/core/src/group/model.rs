@@ -189,8 +189,9 @@ impl Model {
                 let wanted: Vec<_> = offsets(ranges).collect();
                 for (offset, message) in (0..).zip(&mut self.messages) {
                     let redriven = match message.status {
-                        Status::Dead => wanted.is_empty() || wanted.contains(&offset),
-                        Status::Parked(_) => wanted.contains(&offset),
+                        Status::Dead | Status::Parked(_) => {
+                            wanted.is_empty() || wanted.contains(&offset)
+                        }
                         _ => false,
                     };
                     if redriven {

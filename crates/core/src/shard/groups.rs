@@ -136,7 +136,11 @@ impl ShardState {
         let names = self.group_names.entry(ensure.stream).or_default();
         if let Some(group) = names.get(&ensure.group).and_then(|id| self.groups.get_mut(id)) {
             let diff = group.diff(&ensure.patch, stream.next);
+            let mode = group.spec.mode;
             ensure.patch.apply_to(&mut group.spec);
+            if group.spec.mode != mode {
+                group.state.begin_epoch();
+            }
             return Ok(group.revisions.update(&ensure.into(), diff));
         }
         let mut spec = ensure.patch.over_defaults(&stream.spec.dlq);

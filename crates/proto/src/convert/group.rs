@@ -81,6 +81,8 @@ pub struct Held {
     pub begun: bool,
     /// How often they had been redriven.
     pub generation: u32,
+    /// Encoded bytes of each, by their average.
+    pub message_bytes: u32,
 }
 
 impl TryFrom<v1::EnsureGroup> for EnsureGroupRequest {
@@ -284,18 +286,19 @@ impl TryFrom<&v1::HeldLease> for Held {
 
     fn try_from(held: &v1::HeldLease) -> Result<Self, Self::Error> {
         let range = range("held", held.from, held.count)?;
-        let v1::HeldLease { lease, attempt, epoch, begun, redrive_generation, .. } = *held;
-        Ok(Self { lease, range, attempt, epoch, begun, generation: redrive_generation })
+        let v1::HeldLease { lease, attempt, epoch, begun, message_bytes, .. } = *held;
+        let generation = held.redrive_generation;
+        Ok(Self { lease, range, attempt, epoch, begun, generation, message_bytes })
     }
 }
 
 impl From<&Held> for v1::HeldLease {
     fn from(held: &Held) -> Self {
-        let Held { lease, range, attempt, epoch, begun, generation } = *held;
+        let Held { lease, range, attempt, epoch, begun, generation, message_bytes } = *held;
         // No delivery has more messages than a batch has records.
         let count = range.len() as u32;
         let (from, redrive_generation) = (range.start.0, generation);
-        Self { lease, from, count, attempt, epoch, begun, redrive_generation }
+        Self { lease, from, count, attempt, epoch, begun, redrive_generation, message_bytes }
     }
 }
 

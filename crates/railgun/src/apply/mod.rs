@@ -121,11 +121,12 @@ async fn apply(client: &Client, args: &ApplyArgs, wanted: &Wanted) -> CommandRes
         applying.prune(wanted).await?;
     }
     let Tally { made, changed, deleted, as_wished, left } = applying.tally;
-    let would = if applying.only_looks() { "to be " } else { "" };
+    let differs = made + changed + deleted > 0;
+    let (would, changed) =
+        if applying.only_looks() { ("to be ", changed) } else { ("", changed - left) };
     eprintln!(
         "{would}made {made}, {would}changed {changed}, {would}deleted {deleted}, as wished {as_wished}"
     );
-    let differs = made + changed + deleted > 0;
     if args.mode == Mode::Check && differs {
         return Err(Failure::new(Exit::Refused, "what there is differs from the file")
             .next(format!("railgun apply -f {}", args.file.display())));

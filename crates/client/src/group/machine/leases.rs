@@ -42,6 +42,8 @@ impl Mark {
 #[derive(Debug)]
 struct Lease {
     tag: Tag,
+    /// Encoded bytes of a message of the delivery, by their average.
+    message_bytes: u32,
     /// One for each message: what happens to one costs no memory.
     marks: Vec<Mark>,
     /// Those that are not gone.
@@ -65,10 +67,19 @@ pub(super) struct Leases {
 impl Leases {
     /// Takes in a delivery. Whether it takes the place of messages of an earlier one, and the acks of these
     /// that are not told yet: they may count, and somebody may wait for the answer.
-    pub(super) fn add(&mut self, tag: Tag, range: OffsetRange, untold: &mut Vec<Said>) -> bool {
+    pub(super) fn add(
+        &mut self,
+        tag: Tag,
+        range: OffsetRange,
+        bytes: usize,
+        untold: &mut Vec<Said>,
+    ) -> bool {
         let superseded = self.cut_out(range, untold);
         let len = range.len() as usize;
-        let lease = Lease { tag, marks: vec![Mark::Buffered; len], open: len, dirty: false };
+        // None is larger than a batch may be.
+        let message_bytes = (bytes / len.max(1)) as u32;
+        let marks = vec![Mark::Buffered; len];
+        let lease = Lease { tag, message_bytes, marks, open: len, dirty: false };
         self.buffered += len;
         self.by_first.insert(range.start, lease);
         superseded
@@ -99,19 +110,21 @@ impl Leases {
             let behind = range.end.0.saturating_sub(first.0) as usize;
             if behind < lease.marks.len() {
                 let marks = lease.marks.split_off(behind);
-                self.put_back(range.end, lease.tag, marks);
+                self.put_back(range.end, &lease, marks);
             }
             lease.marks.truncate(range.start.0.saturating_sub(first.0) as usize);
-            self.put_back(*first, lease.tag, lease.marks);
+            let marks = std::mem::take(&mut lease.marks);
+            self.put_back(*first, &lease, marks);
         }
         !cut.is_empty()
     }
 
-    fn put_back(&mut self, first: Offset, tag: Tag, marks: Vec<Mark>) {
+    fn put_back(&mut self, first: Offset, of: &Lease, marks: Vec<Mark>) {
         let open = marks.iter().filter(|mark| **mark != Mark::Gone).count();
         if open > 0 {
             self.dirty.push_back(first);
-            self.by_first.insert(first, Lease { tag, marks, open, dirty: true });
+            let Lease { tag, message_bytes, .. } = *of;
+            self.by_first.insert(first, Lease { tag, message_bytes, marks, open, dirty: true });
         }
     }
 
@@ -319,9 +332,10 @@ impl Leases {
                     }
                     Mark::Told | Mark::Acked | Mark::Said => true,
                 };
+                let message_bytes = lease.message_bytes;
                 let Tag { lease, attempt, epoch, generation } = lease.tag;
                 let range = OffsetRange::single(offset);
-                let held = Held { lease, range, attempt, epoch, begun, generation };
+                let held = Held { lease, range, attempt, epoch, begun, generation, message_bytes };
                 match all.last_mut() {
                     Some(last) if is_next(last, &held) => last.range.end = offset.plus(1),
                     _ => all.push(held),

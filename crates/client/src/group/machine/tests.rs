@@ -39,7 +39,7 @@ struct Member {
 impl Member {
     fn joined() -> Self {
         let mut machine = Machine::new(100, 1 << 20);
-        machine.on_joined();
+        machine.on_joined(false);
         Self { machine, now: Instant::now() }
     }
 
@@ -134,11 +134,21 @@ fn what_waits_is_told_in_ranges_and_an_ack_stands_for_its_beginning() {
     member.settled(2, &[]);
     assert!(member.machine.is_settled());
     // The last one is still the application's.
-    assert_eq!(member.machine.hold(), [held(7, range(15, 16), true)]);
+    assert_eq!(hold(&mut member.machine), [held(7, range(15, 16), true)]);
+}
+
+/// What is presented, but for the bytes.
+fn hold(machine: &mut Machine) -> Vec<Held> {
+    let mut held = machine.hold();
+    for held in &mut held {
+        assert!(held.message_bytes > 0);
+        held.message_bytes = 0;
+    }
+    held
 }
 
 fn held(lease: u64, range: OffsetRange, begun: bool) -> Held {
-    Held { lease, range, attempt: 1, epoch: EPOCH, begun, generation: 0 }
+    Held { lease, range, attempt: 1, epoch: EPOCH, begun, generation: 0, message_bytes: 0 }
 }
 
 #[test]
@@ -199,7 +209,7 @@ fn failures_of_the_same_kind_go_together_with_their_reasons() {
     assert_eq!(settle, v1::Settle { number: 2, items });
     member.settled(2, &[]);
     // The one that goes on is held.
-    assert_eq!(member.machine.hold(), [held(3, range(4, 5), true)]);
+    assert_eq!(hold(&mut member.machine), [held(3, range(4, 5), true)]);
 }
 
 #[test]
@@ -221,7 +231,7 @@ fn whoever_waits_for_an_ack_is_told_when_it_counts_and_when_not() {
     // Nobody waits for the other one: it is news. That the server took no notice of a beginning is none.
     assert_eq!(member.news(), News::Stale(range(4, 5), StaleReason::Superseded));
     assert!(matches!(member.machine.take(), Taken::Nothing));
-    assert_eq!(member.machine.hold(), [], "the last one is another's");
+    assert_eq!(hold(&mut member.machine), [], "the last one is another's");
     // What the application says of it is still asked: the server knows best.
     let mut late = member.ack_confirmed(1, range(5, 6));
     assert_eq!(member.frame(), [(1, 5, 1, ACK)]);
@@ -243,12 +253,16 @@ fn what_is_unsettled_is_presented_again_and_what_was_unanswered_said_again() {
     let mut waiting = member.ack_confirmed(1, range(3, 4));
     member.machine.on_disconnected();
     let presented = [held(1, range(0, 6), true), held(2, range(10, 13), false)];
-    assert_eq!(member.machine.hold(), presented);
-    assert_eq!(member.machine.hold(), presented, "an attempt that came to nothing takes nothing");
+    assert_eq!(hold(&mut member.machine), presented);
+    assert_eq!(
+        hold(&mut member.machine),
+        presented,
+        "an attempt that came to nothing takes nothing"
+    );
     // It goes on meanwhile.
     let Taken::Run(run) = member.machine.take() else { panic!("no run") };
     assert_eq!(member.machine.begin(run.tag.lease, range(10, 11)).0, range(10, 11));
-    member.machine.on_joined();
+    member.machine.on_joined(false);
     assert_eq!(
         member.frame(),
         [(1, 3, 1, ACK), (2, 10, 1, BEGIN), (1, 0, 2, ACK), (1, 2, 1, NACK)],
@@ -261,7 +275,7 @@ fn what_is_unsettled_is_presented_again_and_what_was_unanswered_said_again() {
     assert!(matches!(member.machine.take(), Taken::Nothing), "no news");
     let left =
         [held(1, range(4, 6), true), held(2, range(10, 11), true), held(2, range(11, 13), false)];
-    assert_eq!(member.machine.hold(), left);
+    assert_eq!(hold(&mut member.machine), left);
 }
 
 #[test]
@@ -272,8 +286,8 @@ fn an_ack_that_is_said_again_is_not_confirmed_where_the_message_was_given_up() {
     let mut waiting = member.ack_confirmed(1, range(0, 1));
     assert_eq!(member.frame(), [(1, 0, 1, ACK), (1, 1, 1, BEGIN)]);
     member.machine.on_disconnected();
-    member.machine.hold();
-    member.machine.on_joined();
+    hold(&mut member.machine);
+    member.machine.on_joined(false);
     assert_eq!(member.frame(), [(1, 0, 1, ACK)]);
     member.settled(1, &[(1, 0, 1, v1::StaleReason::StaleAlreadySettled)]);
     let told = waiting.try_recv();
@@ -299,9 +313,39 @@ fn a_rewind_takes_back_what_the_application_has_not_begun() {
     member.delivered(3, range(1, 8));
     // The message that was begun is of the newer delivery now, and what is said of the older one is told
     // all the same.
-    assert_eq!(member.machine.hold(), [held(1, range(0, 1), true), held(3, range(1, 8), true)]);
+    assert_eq!(hold(&mut member.machine), [held(1, range(0, 1), true), held(3, range(1, 8), true)]);
     member.machine.ack(tag(1), range(2, 3), None);
     assert_eq!(member.frame(), [(1, 2, 1, ACK)]);
+}
+
+#[test]
+fn what_is_behind_a_failure_waits_for_what_comes_of_it() {
+    //
+    let mut member = Member::joined();
+    member.machine.on_joined(true);
+    member.deliver(1, range(0, 4));
+    member.deliver(2, range(4, 8));
+    assert_eq!(member.begin(), range(0, 4));
+    let nack = || What::Nack { delay_ms: None, error: "".into() };
+    member.machine.say(tag(1), range(0, 1), nack());
+    assert!(matches!(member.machine.take(), Taken::Nothing) && member.machine.is_held_back());
+    member.frame();
+    // Also at another server, which is told again.
+    member.machine.on_disconnected();
+    member.machine.on_joined(true);
+    assert!(matches!(member.machine.take(), Taken::Nothing));
+    member.frame();
+    member.notice(v1::group_notice::Notice::RewindTo(0));
+    member.settled(1, &[]);
+    assert!(!member.machine.is_held_back());
+    assert!(matches!(member.machine.take(), Taken::Nothing), "it was taken back");
+    member.deliver(3, range(0, 8));
+    assert_eq!(member.begin(), range(0, 8));
+    // Nobody waits in a group without an order.
+    member.machine.on_joined(false);
+    member.deliver(4, range(8, 9));
+    member.machine.say(tag(3), range(0, 1), nack());
+    assert_eq!(member.begin(), range(8, 9));
 }
 
 #[test]
@@ -340,7 +384,7 @@ fn a_buffer_holds_no_more_than_the_credit() {
     assert_eq!(member.machine.begin(1, range(0, 60)).0.len(), 0);
     // A delivery that is larger than all credit comes alone.
     let mut small = Machine::new(10, 1);
-    small.on_joined();
+    small.on_joined(false);
     small.on_delivered(run_of(tag(1), range(0, 20)));
     assert!(matches!(small.take(), Taken::Run(_)));
 }
@@ -359,8 +403,8 @@ fn a_member_that_drains_gives_back_what_it_has_not_begun_and_is_done_when_the_se
     assert!(matches!(member.machine.take(), Taken::Nothing), "it takes nothing new");
     // Another server is told, too; and of what was begun before it is told to give the rest back.
     member.machine.on_disconnected();
-    assert_eq!(member.machine.hold(), [held(1, range(0, 2), true)]);
-    member.machine.on_joined();
+    assert_eq!(hold(&mut member.machine), [held(1, range(0, 2), true)]);
+    member.machine.on_joined(false);
     member.machine.ack(tag(1), range(0, 2), None);
     assert_eq!(member.frame(), [(1, 0, 2, ACK)]);
     assert_eq!(member.machine.poll_transmit(member.now), Transmit::Drain);
@@ -509,7 +553,7 @@ mod model {
             steps in proptest::collection::vec(step(), 1..60),
         ) {
             let mut machine = Machine::new(1_000, 1 << 30);
-            machine.on_joined();
+            machine.on_joined(false);
             // Offset to the newest delivery that this member has of it.
             let mut model: BTreeMap<u64, (u64, Is)> = BTreeMap::new();
             let (mut lease, now) = (0, Instant::now());
@@ -560,7 +604,7 @@ mod model {
                     }
                     Step::Disconnect => {
                         machine.on_disconnected();
-                        machine.on_joined();
+                        machine.on_joined(false);
                     }
                 }
                 let held: BTreeMap<u64, (u64, bool)> = machine

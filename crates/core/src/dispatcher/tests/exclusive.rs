@@ -301,3 +301,27 @@ fn a_reset_takes_back_what_is_out() {
     desk.commit();
     assert_eq!(desk.hand_out(), [sent(ANN, 2, range(2, 7), 1, 1)]);
 }
+
+#[test]
+fn who_comes_back_gets_what_failed_before_what_it_had_behind_it() {
+    // X-3, G-14
+    let mut desk = desk();
+    desk.leave(BOB, Left::Lost);
+    assert_eq!(desk.hand_out(), [sent(ANN, 1, range(0, 5), 1, 1)]);
+    desk.settle(ANN, 1, range(1, 2), nack_in(1_000));
+    desk.commit();
+    desk.hand_out();
+    let behind = PresentedLease {
+        lease: lease::lease_id(1, 1),
+        range: range(0, 5),
+        attempt: 1,
+        epoch: 1,
+        generation: 0,
+        begun: false,
+        message_bytes: 10,
+    };
+    desk.leave(ANN, Left::Lost);
+    let back = desk.present(ANN, 5, &[behind]);
+    assert_eq!(back[..2], [active(ANN, 1), rewind(ANN, 1, 2)], "{back:?}");
+    assert_eq!((desk.dispatcher.leased(), desk.hand_out()), (1, vec![]));
+}

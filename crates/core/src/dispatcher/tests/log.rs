@@ -134,7 +134,12 @@ impl World {
             self.replica.apply(&changes);
             self.forget_settled();
         }
-        self.replica.term += 1;
+        if self.dice.one_in(3) {
+            // The same one, who begins anew.
+            self.replica.leases_before += 1 << 20;
+        } else {
+            self.replica.term += 1;
+        }
         for consumer in &mut self.consumers {
             (consumer.id, consumer.willing_since) = (None, None);
         }

@@ -313,3 +313,35 @@ fn what_was_delivered_before_a_redrive_is_not_leased_again() {
     desk.present(CID, 1, &[again]);
     assert_eq!(desk.dispatcher.leased(), 1);
 }
+
+#[test]
+fn who_takes_the_place_of_another_in_the_same_term_takes_nothing_of_its_for_its_own() {
+    // G-6, G-7, G-14
+    let mut desk = Desk::balanced().with(&[(ANN, 4)], 4);
+    desk.hand_out();
+    desk.settle(ANN, 1, range(0, 1), SettleKind::Ack);
+    desk.commit();
+    desk.begin_anew();
+    desk.join(BOB, 9);
+    desk.commit();
+    assert_eq!(desk.hand_out(), [], "they may be at a member");
+    desk.present(ANN, 4, &[presented(1, range(1, 3), 1)]);
+    assert_eq!(leases(&desk), [(ANN, lease::lease_id(1, 1), range(1, 3), false)]);
+    // The ack that was taken, and one that was not.
+    let answer = desk.settle(ANN, 1, range(0, 1), SettleKind::Ack);
+    assert!(
+        matches!(&answer[..], [Effect::Settled { stale, .. }] if stale.is_empty()),
+        "{answer:?}"
+    );
+    desk.advance(GRACE_US_MAX);
+    let id = lease::lease_id(1, 1_001);
+    let rest = Effect::Deliver {
+        member: BOB,
+        lease: id,
+        range: range(3, 4),
+        attempt: 1,
+        epoch: 0,
+        generation: 0,
+    };
+    assert_eq!(desk.hand_out(), [rest], "no tag is used twice");
+}

@@ -219,7 +219,10 @@ impl World {
         let mut kept = self.dice.below(3);
         out.retain(|effect| {
             let Some((_, range)) = to(effect).filter(|(member, _)| *member == cut_off) else {
-                return true;
+                // What it was not sent it has not fetched.
+                let is_over =
+                    matches!(effect, Effect::Fetched { member, .. } if *member == cut_off);
+                return !is_over || !self.cut_off.contains(&cut_off);
             };
             let is_sent = kept > 0;
             kept = kept.saturating_sub(1);

@@ -74,25 +74,28 @@ impl IdWindow {
                 let span = slice.ids().first().map_or(0, |first| ts.since_us(first.ts));
                 slice.ids().len() < IDS_MAX && span <= spec.window_us() / SLICES_PER_WINDOW
             };
-            let open = match self.slices.back_mut() {
-                Some(open) if fits(open) => open,
-                full => {
-                    let mut open = Slice::default();
-                    if let Some(full) = full {
-                        // Where ids are that many, it is not the last one to be full.
-                        if full.ids().len() == IDS_MAX {
-                            open = Slice::with_room(*ts);
-                        }
-                        Arc::make_mut(full).close();
-                    }
-                    self.slices.push_back_mut(Arc::new(open))
-                }
-            };
+            if !self.slices.back().is_some_and(|open| fits(open)) {
+                self.open_next(*ts);
+            }
+            let Some(open) = self.slices.back_mut() else { return };
             let room = IDS_MAX - open.ids().len();
             let (now, later) = ids.split_at(room.min(ids.len()));
             Arc::make_mut(open).extend(now);
             ids = later;
         }
+    }
+
+    /// Closes the last slice, if there is one, and begins another.
+    fn open_next(&mut self, now: Timestamp) {
+        let mut next = Slice::default();
+        if let Some(last) = self.slices.back_mut() {
+            // Where ids are that many, it is not the last one to be full.
+            if last.ids().len() == IDS_MAX {
+                next = Slice::with_room(now);
+            }
+            Arc::make_mut(last).close();
+        }
+        self.slices.push_back(Arc::new(next));
     }
 
     /// Forgets the ids whose time is over, and says how many (DD-1).

@@ -149,6 +149,9 @@ fn a_change_of_the_mode_is_destructive_while_messages_are_not_settled() {
     let updated = shard.ensure_group(mode(GroupMode::Exclusive));
     let Ok(Ensured::Updated { diff, .. }) = updated else { panic!("{updated:?}") };
     assert_eq!(diff[0].class, ChangeClass::Live);
+    // nothing that was handed out before is the active member's.
+    let epoch = shard.state.group(group).expect("made").state().epoch();
+    assert_eq!(epoch, 1);
     // Or if that is wanted.
     shard.one(1, item(A, 1)).expect("appended");
     let wanted = EnsureGroup { allow_destructive: true, ..mode(GroupMode::Balanced) };

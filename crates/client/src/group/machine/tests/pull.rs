@@ -5,7 +5,7 @@ use super::*;
 impl Member {
     fn pulling() -> Self {
         let mut machine = Machine::new(100, 1 << 20).pulling();
-        machine.on_joined();
+        machine.on_joined(false);
         Self { machine, now: Instant::now() }
     }
 
@@ -94,7 +94,7 @@ fn a_fetch_that_nobody_waits_for_gives_back_what_it_has() {
     member.asks(2, 0);
     member.answered(2);
     member.waits();
-    assert_eq!((member.fetched(), member.machine.hold()), (vec![], vec![]));
+    assert_eq!((member.fetched(), hold(&mut member.machine)), (vec![], vec![]));
     // Nobody has asked for that.
     let unasked = v1::GroupNotice { notice: Some(v1::group_notice::Notice::Fetching(3)) };
     let fault = Fault::Unfetched { number: 3, sent: 2 };
@@ -153,8 +153,8 @@ fn another_server_is_asked_again_and_told_what_was_begun() {
     member.answered(3);
     member.deliver(2, range(1, 2));
     member.machine.on_disconnected();
-    assert_eq!(member.machine.hold(), [held(1, range(0, 1), true)]);
-    member.machine.on_joined();
+    assert_eq!(hold(&mut member.machine), [held(1, range(0, 1), true)]);
+    member.machine.on_joined(false);
     assert!(!member.machine.is_fetched());
     member.asks(1, 2);
     member.answered(1);
@@ -163,7 +163,7 @@ fn another_server_is_asked_again_and_told_what_was_begun() {
     member.frame();
     // Between two fetches there is nothing to ask for.
     member.machine.on_disconnected();
-    member.machine.on_joined();
+    member.machine.on_joined(false);
     member.waits();
     // Who drains fetches nothing.
     member.machine.drain();
