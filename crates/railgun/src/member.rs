@@ -297,7 +297,10 @@ impl Member {
         })?;
         match finished(ran, &delivery, behind, extend_every).await {
             Ok(()) => delivery.ack(),
-            Err(reason) => delivery.nack_because(&reason, None),
+            Err(reason) => {
+                eprintln!("warning: message {} failed: {}", delivery.offset(), safe(&reason));
+                delivery.nack_because(&reason, None);
+            }
         }
         Ok(())
     }

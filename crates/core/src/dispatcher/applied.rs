@@ -26,10 +26,10 @@ impl Dispatcher {
         let proposal = std::mem::replace(&mut self.waiting, excess);
         self.taken += 1;
         if !self.waiting.is_empty() {
-            // Who waits for this one may wait for what is left behind.
+            // Who waits for this one may wait for what is left behind, which are failures.
             let taken = self.taken;
             self.each_request(|request| {
-                if request.waits_for == taken {
+                if request.waits_for == taken && request.fails {
                     request.waits_for += 1;
                 }
             });

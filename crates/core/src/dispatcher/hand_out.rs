@@ -92,7 +92,8 @@ impl Dispatcher {
         self.cursor = self.cursor.max(range.end);
         let served = self.delivered;
         self.members.update(member, |member| member.served = served);
-        let epoch = self.mirror.epoch();
+        // Where nobody is the active one, there is no token.
+        let epoch = if self.is_exclusive() { self.mirror.epoch() } else { 0 };
         out.push(Effect::Deliver { member, lease: id, range, attempt, epoch, generation });
         count
     }

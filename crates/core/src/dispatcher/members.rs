@@ -37,6 +37,8 @@ pub(super) struct Request {
     pub(super) number: u64,
     /// The proposal that must be applied before; 0: none.
     pub(super) waits_for: u64,
+    /// Whether it tells of failures, which may have to wait for another entry than acks.
+    pub(super) fails: bool,
     pub(super) stale: Vec<StaleSettle>,
 }
 

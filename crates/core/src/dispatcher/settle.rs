@@ -80,7 +80,10 @@ impl Dispatcher {
             self.settle(now, settle, &mut verdict);
         }
         let Verdict { waits_for, stale, failed } = verdict;
-        let asked = Request { number: request.number, waits_for, stale };
+        let is_failure =
+            |it: &Settle| matches!(it.kind, SettleKind::Nack { .. } | SettleKind::Reject { .. });
+        let fails = request.settles.iter().any(is_failure);
+        let asked = Request { number: request.number, waits_for, fails, stale };
         self.members.update(member, |member| member.requests.push_back(asked));
         if let Some(failed) = failed.filter(|_| self.is_exclusive()) {
             self.rewind(failed, out);

@@ -1,5 +1,7 @@
 //! The changes of a group, one function each.
 
+use std::sync::Arc;
+
 use railgun_types::limits::{DEAD_RUNS_PER_GROUP, REDRIVEN_PER_CHANGE};
 use railgun_types::{GroupMode, Offset, OffsetRange, Timestamp};
 
@@ -224,6 +226,8 @@ impl GroupState {
         effects: &mut ChangeEffects,
     ) {
         let parts = self.parts(range, effects);
+        // One text for all of them.
+        let error: Option<Arc<str>> = error.map(Arc::from);
         for offset in parts.iter().flat_map(OffsetRange::iter) {
             let is_out = match self.held.get(offset) {
                 None => !self.is_done(offset),
@@ -244,7 +248,7 @@ impl GroupState {
                 held.first_failed = now;
             }
             held.attempts = held.attempts.saturating_add(1);
-            held.error = error.map(Into::into);
+            held.error.clone_from(&error);
             let verdict = match failure {
                 Failure::Rejected => {
                     held.cause = None;

@@ -13,6 +13,8 @@
 //!
 //! The queues are made anew of what is held.
 
+use std::sync::Arc;
+
 use bytes::{BufMut, BytesMut};
 use railgun_types::{ByteCursor, Malformed, Offset, OffsetRange, Timestamp};
 
@@ -160,7 +162,7 @@ fn held(cursor: &mut ByteCursor<'_>) -> Result<Held, Malformed> {
             0 => None,
             cause => Some(FailCause::from_u8(cause).ok_or(Malformed)?),
         },
-        error: failure(cursor)?,
+        error: failure(cursor)?.map(Arc::from),
         state: match cursor.u8()? {
             READY => HeldState::Ready,
             DELAYED => HeldState::Delayed { until: Timestamp(cursor.i64()?) },

@@ -1,6 +1,7 @@
 //! Messages of a group that have failed, or were made pending again, and what they wait for.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use railgun_types::{Offset, OffsetRange, Timestamp};
 
@@ -19,7 +20,7 @@ pub struct Held {
     /// How it failed last; `None`: it was rejected, or has not failed yet.
     pub cause: Option<FailCause>,
     /// What the consumer said about it then.
-    pub error: Option<Box<str>>,
+    pub error: Option<Arc<str>>,
     /// What it waits for.
     pub state: HeldState,
 }
