@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::STREAMS;
 use crate::cluster::{Cluster, NODES};
 
 /// Messages of a publisher without an answer: more in number than the batches that it has on their way.
@@ -24,6 +25,8 @@ const VALUE_BYTES: std::ops::Range<u64> = 16..400;
 /// One message in so many is long.
 const LONG_EVERY: u64 = 500;
 const LONG_BYTES: usize = 40_000;
+/// Between two messages of a stream that has consumer groups: each of these is looked at by itself.
+const PAUSE: Duration = Duration::from_millis(1);
 /// How long it may take until everything is answered once nothing is wrong any more, and until every
 /// reader has it.
 const ENDED_LIMIT: Duration = Duration::from_secs(20);
@@ -62,7 +65,7 @@ pub(crate) struct Load {
 
 impl Load {
     /// Two publishers of the first stream, of which one stays with the server that it has and so goes by relays,
-    /// one of each other, and a reader of each on each node.
+    /// one of each other, and a reader of each on each node. Streams behind the first `STREAMS` get few messages.
     pub(crate) async fn start(
         cluster: &Cluster,
         streams: &[Stream],
@@ -94,6 +97,7 @@ impl Load {
                 random: random.fork(),
                 open: VecDeque::new(),
                 acks,
+                pause: if at > STREAMS { PAUSE } else { Duration::ZERO },
                 acked_at: Instant::now(),
                 noticed: Noticed::default(),
             };
@@ -164,6 +168,8 @@ struct Lane {
     random: Random,
     open: VecDeque<(MessageId, Ticket)>,
     acks: Arc<AtomicU64>,
+    /// Between two messages.
+    pause: Duration,
     acked_at: Instant,
     noticed: Noticed,
 }
@@ -172,6 +178,9 @@ impl Lane {
     async fn run(mut self, stop: Arc<AtomicBool>) -> Noticed {
         while !stop.load(Ordering::Relaxed) && self.history.is_sound() {
             self.send().await;
+            if !self.pause.is_zero() {
+                tokio::time::sleep(self.pause).await;
+            }
             while self.open.len() >= WINDOW {
                 self.settle_first().await;
             }

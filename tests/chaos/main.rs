@@ -51,6 +51,8 @@ pub(crate) use waiting::{LOOK_EVERY, eventually, not_tested};
 
 /// Streams of a round: enough that every data shard has one, by and large.
 const STREAMS: usize = 3;
+/// And those that have consumer groups, one of each mode.
+const GROUPED: usize = 2;
 /// What publishers do before something goes wrong.
 const ACKS_BEFORE: u64 = 300;
 /// What each must do after it.
@@ -148,7 +150,7 @@ impl Chaos {
         let fault = Fault::draw(kind, &self.cluster, &mut random).await;
         let streams = self.make_streams(round).await;
         let load = Load::start(&self.cluster, &streams, &history, &mut random).await;
-        let members = Members::start(&self.cluster, &streams, &history, &trace).await;
+        let members = Members::start(&self.cluster, &streams[STREAMS..], &history, &trace).await;
         acked(&load, &history, ACKS_BEFORE, "before anything is wrong").await;
         println!("round {round}: {}: {fault}", kind.name());
 
@@ -187,7 +189,7 @@ impl Chaos {
 
     async fn make_streams(&self, round: usize) -> Vec<Stream> {
         let mut streams = Vec::new();
-        for number in 0..STREAMS {
+        for number in 0..STREAMS + GROUPED {
             let name = StreamName::new(&format!("round.{round}.{number}")).expect("a valid name");
             let made = eventually("a stream is made", RECOVERED_LIMIT, async || {
                 self.client.admin().create_if_absent(&name).await.ok()

@@ -23,14 +23,13 @@ const ACK_WAIT: Duration = Duration::from_secs(10);
 const CREDIT: u32 = 300;
 /// One message in so many is acked with a confirmation, and one is given up.
 const CONFIRMED_EVERY: u64 = 16;
-const REJECTED_EVERY: u64 = 997;
+const REJECTED_EVERY: u64 = 97;
 /// A member looks so often whether it is to end.
 const LOOK: Duration = Duration::from_millis(100);
 /// A member that was told to come again does so after this.
 const AGAIN: Duration = Duration::from_millis(100);
-/// How long it may take until all is settled, once nothing is wrong and nobody publishes any more: one member has
-/// what all have left, and confirms it batch by batch, on a machine that may run another cluster beside this one.
-const SETTLED_LIMIT: Duration = Duration::from_secs(300);
+/// How long it may take until all is settled, once nothing is wrong and nobody publishes any more.
+const SETTLED_LIMIT: Duration = Duration::from_secs(60);
 
 /// The groups of a round, and their members.
 #[derive(Debug)]
