@@ -10,7 +10,7 @@ use railgun_client::{
     Client, Delivery, DlqPatch, EnsureOptions, GroupError, GroupEvent, GroupMode, GroupName,
     GroupPatch, Retry, StartPosition,
 };
-use railgun_testkit::sim::{Group, Handed, History, MemberNumber, Settling, Trace};
+use railgun_testkit::sim::{Group, History, MemberNumber, Settling, Trace};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -62,7 +62,6 @@ impl Members {
                     client: cluster.client(&nodes, RECOVERED_LIMIT).await,
                     group: group.clone(),
                     history: history.clone(),
-                    trace: trace.clone(),
                     confirming: JoinSet::new(),
                     failures: Vec::new(),
                 };
@@ -123,7 +122,6 @@ struct Member {
     client: Client,
     group: Group,
     history: History,
-    trace: Trace,
     /// Those that wait for a confirmation.
     confirming: JoinSet<()>,
     failures: Vec<String>,
@@ -173,26 +171,12 @@ impl Member {
         if at % REJECTED_EVERY == REJECTED_EVERY - 1 && handed.generation == 0 {
             return delivery.reject("it is not for anybody");
         }
-        self.history.says_acked(number, handed);
         if at.is_multiple_of(CONFIRMED_EVERY) {
-            let (history, trace) = (self.history.clone(), self.trace.clone());
-            self.confirming.spawn(confirm(history, trace, number, delivery, handed));
+            let history = self.history.clone();
+            self.confirming.spawn(async move { history.confirm(number, delivery, handed).await });
         } else {
+            self.history.says_acked(number, handed);
             delivery.ack();
         }
-    }
-}
-
-async fn confirm(
-    history: History,
-    trace: Trace,
-    number: MemberNumber,
-    delivery: Delivery,
-    handed: Handed,
-) {
-    let asked = trace.elapsed();
-    // What else comes of it the member hears, too.
-    if delivery.ack_confirmed().await.is_ok() {
-        history.acked_for_good(number, handed, asked);
     }
 }

@@ -281,7 +281,7 @@ impl Machine {
     /// Whether messages wait for what comes of a failure: what failed is before them, and once it is
     /// answered, what is behind it has been taken back.
     pub(crate) fn is_held_back(&self) -> bool {
-        self.exclusive && self.failures > 0
+        self.exclusive && self.failures > 0 && !matches!(self.phase, Phase::Over(_))
     }
 
     /// The next news, whatever messages are in front of them.
@@ -587,7 +587,6 @@ impl Machine {
         }
         self.unbuffer(EVERYTHING, |_| true);
         self.queue.clear();
-        self.failures = 0;
         self.connected = false;
         self.phase = Phase::Over(error);
     }

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use railgun_client::{DeadOffsets, Delivery, GroupName, Offset, OffsetRange, StreamUid};
+use railgun_client::{
+    DeadOffsets, Delivery, GroupError, GroupName, Offset, OffsetRange, StreamUid,
+};
 
 use super::History;
 
@@ -299,6 +301,21 @@ impl History {
         self.trace.note(format_args!("group {} member {}: {offset} acked", by.group, by.member));
         self.trace.count(|counts| counts.acked_for_good += 1);
         self.of_group(by, |group| group.acked(by, handed, asked, now));
+    }
+
+    /// A member acks a message, and waits for the answer.
+    pub async fn confirm(&self, by: MemberNumber, delivery: Delivery, handed: Handed) {
+        self.says_acked(by, handed);
+        let asked = self.trace.elapsed();
+        match delivery.ack_confirmed().await {
+            Ok(()) => self.acked_for_good(by, handed, asked),
+            Err(GroupError::Stale { reason, .. }) => {
+                self.trace.note(format_args!("{handed:?} is stale: {reason:?}"));
+                self.trace.count(|counts| counts.stale += 1);
+            }
+            // The member hears of it, too.
+            Err(error) => self.trace.note(format_args!("{handed:?}: {error}")),
+        }
     }
 
     /// A redrive is about to be asked for.

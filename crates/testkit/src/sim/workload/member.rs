@@ -10,7 +10,6 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::super::history::{Handed, History, MemberNumber};
-use super::super::trace::Trace;
 use super::{Actor, Group};
 
 /// For so long a member waits for what it has said to be confirmed, before it goes.
@@ -99,9 +98,8 @@ impl Part<'_> {
                 delivery.ack();
             }
             60..80 => {
-                let (history, trace, number) =
-                    (actor.history.clone(), actor.trace.clone(), self.number);
-                self.tasks.spawn(confirm(history, trace, number, delivery, handed, None));
+                let (history, number) = (actor.history.clone(), self.number);
+                self.tasks.spawn(confirm(history, number, delivery, handed, None));
             }
             80..85 => delivery.nack(),
             85..88 => delivery.nack_after(Duration::from_millis(actor.draw(1..1_500))),
@@ -109,9 +107,8 @@ impl Part<'_> {
             90..93 => {
                 // Longer than it may take, or not: by and by somebody else has it.
                 let late = self.group.ack_wait.mul_f64(actor.draw(50..200) as f64 / 100.0);
-                let (history, trace, number) =
-                    (actor.history.clone(), actor.trace.clone(), self.number);
-                self.tasks.spawn(confirm(history, trace, number, delivery, handed, Some(late)));
+                let (history, number) = (actor.history.clone(), self.number);
+                self.tasks.spawn(confirm(history, number, delivery, handed, Some(late)));
             }
             93..96 => {
                 delivery.extend();
@@ -165,7 +162,6 @@ impl Part<'_> {
 /// Acks it, after a while perhaps, and waits for the answer.
 async fn confirm(
     history: History,
-    trace: Trace,
     number: MemberNumber,
     delivery: Delivery,
     handed: Handed,
@@ -174,17 +170,7 @@ async fn confirm(
     if let Some(late) = late {
         sleep(late).await;
     }
-    history.says_acked(number, handed);
-    let asked = trace.elapsed();
-    match delivery.ack_confirmed().await {
-        Ok(()) => history.acked_for_good(number, handed, asked),
-        Err(GroupError::Stale { reason, .. }) => {
-            trace.note(format_args!("{handed:?} is stale: {reason:?}"));
-            trace.count(|counts| counts.stale += 1);
-        }
-        // The member hears of it, too.
-        Err(error) => trace.note(format_args!("{handed:?}: {error}")),
-    }
+    history.confirm(number, delivery, handed).await;
 }
 
 /// Some failures have no excuse here.
