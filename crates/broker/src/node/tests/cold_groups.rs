@@ -1,15 +1,13 @@
 //! What a group reads of the bucket.
 
 use railgun_core::dispatcher::{Credit, MemberId, Settle, SettleKind, SettleRequest};
-use railgun_proto::convert::EnsureGroupRequest;
-use railgun_types::{GroupName, GroupPatch, OffsetRange, StartPosition};
+use railgun_types::{GroupName, GroupPatch, OffsetRange};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::reading::Rig;
 use super::*;
 use crate::group::{Join, MemberInput, MemberOutput, Outbox, Seat};
-use crate::groups::Groups;
 use crate::reader::{Source, Step};
 
 const MESSAGES: usize = 600;
@@ -101,18 +99,7 @@ async fn a_lagging_group_reads_each_row_group_once_and_its_retries_do_not_scan()
 
     let rig = with_messages().await;
     let patch = GroupPatch { backoff_ms: Some(vec![0]), ..GroupPatch::default() };
-    let groups = Groups::of(&rig.broker.streams, &name("s")).await.unwrap();
-    let ensure = EnsureGroupRequest {
-        stream: name("s"),
-        group: GroupName::new("g").unwrap(),
-        patch,
-        start: StartPosition::Earliest,
-        mode: EnsureMode::Overwrite,
-        if_revision: None,
-        allow_destructive: false,
-        request: None,
-    };
-    groups.ensure(ensure).await.unwrap();
+    rig.ensure_group(patch).await;
     let before = (rig.gets.load(Relaxed), rig.pool.jobs.load(Relaxed));
     let mut member = Member::join(&rig, 100).await;
     let (mut acked, mut failed) = (0, 0);

@@ -1,8 +1,7 @@
 //! The memory that members of groups take with what they were sent.
 
 use railgun_net::{Member, ReadError};
-use railgun_proto::convert::EnsureGroupRequest;
-use railgun_types::{ErrorCode, GroupName, GroupPatch, StartPosition};
+use railgun_types::{ErrorCode, GroupName, GroupPatch};
 
 use super::reading::{MIB, PATIENCE, Rig, with};
 use super::subscribing::begin;
@@ -18,18 +17,7 @@ fn group() -> GroupName {
 /// A stream of nearly 8 MB, and a group that begins with it.
 async fn with_group() -> Rig {
     let rig = with(64 * MIB, false, &[20_000; MESSAGES as usize]).await;
-    let groups = Groups::of(&rig.broker.streams, &name("s")).await.unwrap();
-    let ensure = EnsureGroupRequest {
-        stream: name("s"),
-        group: group(),
-        patch: GroupPatch::default(),
-        start: StartPosition::Earliest,
-        mode: EnsureMode::Overwrite,
-        if_revision: None,
-        allow_destructive: false,
-        request: None,
-    };
-    groups.ensure(ensure).await.unwrap();
+    rig.ensure_group(GroupPatch::default()).await;
     rig
 }
 

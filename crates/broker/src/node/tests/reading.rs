@@ -6,11 +6,13 @@ use object_store::memory::InMemory;
 use railgun_cold::reader::ReaderOptions;
 use railgun_cold::testing::{Conditions, Fault, FaultyStore, Operation, Request};
 use railgun_net::{ClientMemory, Held, Member};
-use railgun_types::Offset;
+use railgun_proto::convert::EnsureGroupRequest;
 use railgun_types::limits::BATCH_BYTES_HARD;
+use railgun_types::{GroupName, GroupPatch, Offset, StartPosition};
 
 use super::retired::Gate;
 use super::*;
+use crate::groups::Groups;
 use crate::reader::{ClientPlaces, Delivery, Source, Step, StreamReader};
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
@@ -108,6 +110,22 @@ impl Rig {
             let appended = shard.append(&Queueing::new(u64::MAX), appends).await.unwrap();
             assert!(appended.await.unwrap().unwrap().iter().all(Result::is_ok));
         }
+    }
+
+    /// The group "g" of the stream "s", from its beginning.
+    pub(super) async fn ensure_group(&self, patch: GroupPatch) {
+        let groups = Groups::of(&self.broker.streams, &name("s")).await.unwrap();
+        let ensure = EnsureGroupRequest {
+            stream: name("s"),
+            group: GroupName::new("g").unwrap(),
+            patch,
+            start: StartPosition::Earliest,
+            mode: EnsureMode::Overwrite,
+            if_revision: None,
+            allow_destructive: false,
+            request: None,
+        };
+        groups.ensure(ensure).await.unwrap();
     }
 
     /// Has the stream in the bucket and nowhere else.
