@@ -6,7 +6,7 @@
 
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -17,12 +17,16 @@ use quinn::{AsyncTimer, AsyncUdpSocket, Runtime, TokioRuntime, UdpPoller};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
+use tokio::task::yield_now;
 use tokio::time::Instant;
 
 /// After how long segmenting is tried again at first, and at the most; twice as long each time. Where the
 /// hardware cannot, each try costs a few packets.
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(64);
+
+/// Whoever is woken again within this time has much to do.
+const BUSY: Duration = Duration::from_micros(100);
 
 /// See the module.
 #[derive(Debug)]
@@ -34,7 +38,7 @@ impl Runtime for OnTokio {
     }
 
     fn spawn(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
-        TokioRuntime.spawn(future);
+        TokioRuntime.spawn(Box::pin(LetOthersRun::new(future)));
     }
 
     fn wrap_udp_socket(&self, socket: net::UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
@@ -43,6 +47,37 @@ impl Runtime for OnTokio {
 
     fn now(&self) -> std::time::Instant {
         TokioRuntime.now()
+    }
+}
+
+/// Drives a connection, or an endpoint; where it was driven just before, behind the tasks that are ready. It
+/// is woken by the first stream that has something to send, and tokio runs who was woken last before all others:
+/// of a thousand small frames on a hundred streams each would be a packet of its own.
+struct LetOthersRun {
+    driver: Pin<Box<dyn Future<Output = ()> + Send>>,
+    driven: Option<Instant>,
+    has_let: bool,
+}
+
+impl LetOthersRun {
+    fn new(driver: Pin<Box<dyn Future<Output = ()> + Send>>) -> Self {
+        Self { driver, driven: None, has_let: false }
+    }
+}
+
+impl Future for LetOthersRun {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let is_busy = self.driven.is_some_and(|at| at.elapsed() < BUSY);
+        if is_busy && !std::mem::replace(&mut self.has_let, true) {
+            // Polled once, it asks to be run again behind the others.
+            return pin!(yield_now()).poll(context);
+        }
+        self.has_let = false;
+        let result = self.driver.as_mut().poll(context);
+        self.driven = Some(Instant::now());
+        result
     }
 }
 
@@ -171,7 +206,41 @@ impl fmt::Debug for Poller {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::task::{Wake, Waker};
+
     use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicU32);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_driven_just_now_lets_others_run_once() {
+        let driven = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&driven);
+        let mut run = LetOthersRun::new(Box::pin(std::future::poll_fn(move |_| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Poll::Pending
+        })));
+        let woken = Arc::new(Count::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut poll = || {
+            assert!(Pin::new(&mut run).poll(&mut Context::from_waker(&waker)).is_pending());
+            driven.load(Ordering::Relaxed)
+        };
+        assert_eq!([poll(), poll()], [1, 1]);
+        yield_now().await;
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1, "it comes again by itself");
+        assert_eq!([poll(), poll(), poll()], [2, 2, 3]);
+        tokio::time::advance(BUSY).await;
+        assert_eq!([poll(), poll()], [4, 4], "it had nothing to do for a while");
+    }
 
     /// What the kernel refuses as it does where there is no way.
     fn refused(socket: &Socket) {
