@@ -13,6 +13,7 @@ mod group;
 mod interrupt;
 mod lines;
 mod member;
+mod on_drift;
 mod output;
 mod position;
 mod publish;

@@ -4,14 +4,15 @@ use std::io::{self, IsTerminal as _};
 
 use clap::ValueEnum;
 use railgun_client::{
-    AdminError, ChangeClass, Client, DedupFull, DedupPatch, EnsureMode, EnsureOptions,
-    EnsureOutcome, ErrorCode, FieldDiff, SpecPatch, StreamDescription, StreamName,
+    AdminError, ChangeClass, Client, DedupFull, DedupPatch, EnsureOptions, EnsureOutcome,
+    ErrorCode, FieldDiff, SpecPatch, StreamDescription, StreamName,
 };
 use serde_json::Value;
 
 use crate::dlq_patch::DlqPatchArgs;
 use crate::exit::{CommandResult, Exit, Failure};
 use crate::explain;
+use crate::on_drift::OnDrift;
 use crate::output::format::{rfc3339, safe};
 use crate::output::table::{Fields, Listing, Table, confirmed, print};
 use crate::server::ServerArgs;
@@ -90,7 +91,7 @@ struct EnsureArgs {
     dedup: DedupArgs,
     /// What to do if the stream exists and differs
     #[arg(long, value_enum, default_value = "warn")]
-    mode: Mode,
+    mode: OnDrift,
     /// Change only if the stream has this revision
     #[arg(long, value_name = "N")]
     if_revision: Option<u64>,
@@ -162,27 +163,6 @@ impl From<DedupArgs> for DedupPatch {
     }
 }
 
-/// What to do about a difference.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Mode {
-    /// Fail if the stream is absent or differs; change nothing
-    Check,
-    /// Make it if absent; tell a difference, change nothing
-    Warn,
-    /// Make it if absent; make it so
-    Overwrite,
-}
-
-impl From<Mode> for EnsureMode {
-    fn from(mode: Mode) -> Self {
-        match mode {
-            Mode::Check => Self::Check,
-            Mode::Warn => Self::Warn,
-            Mode::Overwrite => Self::Overwrite,
-        }
-    }
-}
-
 /// Runs `railgun stream …`.
 pub(crate) async fn run(args: StreamArgs, server: &ServerArgs) -> CommandResult {
     let answer = async |client: &Client| match args.command {
@@ -223,7 +203,7 @@ async fn ensure(client: &Client, args: EnsureArgs) -> CommandResult {
         EnsureOutcome::Updated(diff) => {
             print(&format!("{name}: updated, revision {revision}\n{}", differences(&diff)))
         }
-        EnsureOutcome::Drift(diff) if args.mode == Mode::Check => {
+        EnsureOutcome::Drift(diff) if args.mode == OnDrift::Check => {
             let text = format!("stream '{name}' differs\n{}", differences(&diff).trim_end());
             Err(Failure::new(Exit::Refused, text)
                 .next("the same with --mode overwrite, to make it so"))

@@ -6,7 +6,6 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use clap::ValueEnum;
 use railgun_client::{
     Admin, AdminError, Client, EnsureMode, EnsureOptions, EnsureOutcome, ErrorCode, FieldDiff,
     GroupName, StreamName, WireCode,
@@ -15,6 +14,7 @@ use railgun_client::{
 use self::file::{Wanted, WantedGroup, WantedStream};
 use crate::exit::{CommandResult, Exit, Failure};
 use crate::explain;
+use crate::on_drift::OnDrift;
 use crate::output::format::safe;
 use crate::output::table::print;
 use crate::server::ServerArgs;
@@ -49,21 +49,10 @@ pub(crate) struct ApplyArgs {
     prune: bool,
     /// What to do about what is absent or differs
     #[arg(long, value_enum, default_value = "overwrite")]
-    mode: Mode,
+    mode: OnDrift,
     /// Allow changes that lose data, such as another mode of a group
     #[arg(long)]
     allow_destructive: bool,
-}
-
-/// What to do about what is absent or differs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Mode {
-    /// Change nothing, and fail if anything would be changed
-    Check,
-    /// Make what is absent; tell a difference, change nothing
-    Warn,
-    /// Make what is absent; make it so
-    Overwrite,
 }
 
 /// Runs `railgun apply`.
@@ -127,7 +116,7 @@ async fn apply(client: &Client, args: &ApplyArgs, wanted: &Wanted) -> CommandRes
     eprintln!(
         "{would}made {made}, {would}changed {changed}, {would}deleted {deleted}, as wished {as_wished}"
     );
-    if args.mode == Mode::Check && differs {
+    if args.mode == OnDrift::Check && differs {
         return Err(Failure::new(Exit::Refused, "what there is differs from the file")
             .next(format!("railgun apply -f {}", args.file.display())));
     }
@@ -140,15 +129,13 @@ async fn apply(client: &Client, args: &ApplyArgs, wanted: &Wanted) -> CommandRes
 impl Applying<'_> {
     /// Whether nothing is changed, whatever there is to be changed.
     fn only_looks(&self) -> bool {
-        self.args.dry_run || self.args.mode == Mode::Check
+        self.args.dry_run || self.args.mode == OnDrift::Check
     }
 
     fn options(&self) -> EnsureOptions {
         let mode = match self.args.mode {
             _ if self.only_looks() => EnsureMode::Check,
-            Mode::Check => EnsureMode::Check,
-            Mode::Warn => EnsureMode::Warn,
-            Mode::Overwrite => EnsureMode::Overwrite,
+            mode => mode.into(),
         };
         EnsureOptions {
             mode,
