@@ -116,7 +116,7 @@ impl Shard {
             GroupChange::Ack { epoch: 0, ranges: ranges(3, RANGES_PER_GROUP) },
         ];
         let changes = GroupChanges { group, term: 1, changes };
-        let changed = self.apply(CommandBody::Group(GroupCommand::Changes(vec![changes])));
+        let changed = self.apply(CommandBody::Group(GroupCommand::Changes([changes].into())));
         let Outcome::GroupsChanged(outcomes) = changed else { panic!("{changed:?}") };
         let applied = |it: &ChangeOutcome| it.refused().is_none();
         assert!(outcomes[0].iter().all(applied), "{outcomes:?}");

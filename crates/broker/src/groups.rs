@@ -229,7 +229,7 @@ impl Groups {
         change: GroupChange,
     ) -> Result<u64, WireError> {
         let changes = GroupChanges { group: id, term: 0, changes: vec![change] };
-        let body = CommandBody::Group(GroupCommand::Changes(vec![changes]));
+        let body = CommandBody::Group(GroupCommand::Changes([changes].into()));
         let outcomes = match self.request(body).await? {
             Outcome::GroupsChanged(outcomes) => outcomes,
             other => return Err(unexpected(&other)),

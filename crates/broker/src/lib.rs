@@ -52,5 +52,5 @@ pub use node::{
     Broker, BrokerSpec, ClusterSpec, DRAIN_TIMEOUT, Listen, ListenForPeers, NodeFailure, StartError,
 };
 pub use seams::{LogDriver, Pace, Seams};
-pub use shard::ShardFigures;
+pub use shard::{GroupTotals, ShardFigures};
 pub use thresholds::{CheckpointCadence, Thresholds};

@@ -310,6 +310,7 @@ fn group_frames() -> Vec<Frame> {
         members: 7,
         leased: 8,
         lag_bytes: 9,
+        stalled: false,
     };
     let start = Some(v1::reset_group::Start::TimeUs(-1));
     vec![
@@ -364,6 +365,10 @@ fn group_frames() -> Vec<Frame> {
             dead: vec![span()],
             parked: vec![span()],
             more: true,
+        })),
+        answer(Answer::GroupDescription(v1::GroupDescription {
+            stalled: true,
+            ..v1::GroupDescription::default()
         })),
     ]
 }

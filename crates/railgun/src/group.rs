@@ -4,15 +4,15 @@ use std::io::{self, IsTerminal as _};
 
 use clap::ValueEnum;
 use railgun_client::{
-    Admin, AdminError, Client, EnsureMode, EnsureOptions, EnsureOutcome, ErrorCode,
-    GroupDescription, GroupMode, GroupName, GroupPatch, PauseReason, StreamName, Timestamp,
-    WireCode,
+    Admin, AdminError, Client, EnsureOptions, EnsureOutcome, ErrorCode, GroupDescription,
+    GroupMode, GroupName, GroupPatch, PauseReason, StreamName, Timestamp, WireCode,
 };
 use serde_json::Value;
 
 use crate::dlq_patch::DlqPatchArgs;
 use crate::exit::{CommandResult, Exit, Failure};
 use crate::explain;
+use crate::on_drift::OnDrift;
 use crate::output::format::{rfc3339, safe};
 use crate::output::table::{Fields, Listing, Table, confirmed, print};
 use crate::position::Start;
@@ -217,17 +217,6 @@ enum Mode {
     Exclusive,
 }
 
-/// What to do about a difference.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum OnDrift {
-    /// Fail if the group is absent or differs; change nothing
-    Check,
-    /// Make it if absent; tell a difference, change nothing
-    Warn,
-    /// Make it if absent; make it so
-    Overwrite,
-}
-
 impl EnsureArgs {
     fn patch(&self) -> GroupPatch {
         GroupPatch {
@@ -287,11 +276,7 @@ pub(crate) async fn run(args: GroupArgs, server: &ServerArgs) -> CommandResult {
 
 async fn ensure(admin: &Admin, args: &EnsureArgs) -> CommandResult {
     let options = EnsureOptions {
-        mode: match args.on_drift {
-            OnDrift::Check => EnsureMode::Check,
-            OnDrift::Warn => EnsureMode::Warn,
-            OnDrift::Overwrite => EnsureMode::Overwrite,
-        },
+        mode: args.on_drift.into(),
         if_revision: args.if_revision,
         allow_destructive: args.allow_destructive,
     };
@@ -387,6 +372,7 @@ fn fields(stream: &StreamName, group: GroupDescription) -> Fields {
         .field("lag_bytes", group.lag_bytes)
         .field("lag_since", time(group.lag_since))
         .field("leased", group.leased)
+        .field("stalled", group.is_stalled)
         .field("delayed", group.delayed)
         .field("dying", group.dying)
         .field("parked", group.parked)

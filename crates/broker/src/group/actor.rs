@@ -2,31 +2,31 @@
 //! became of changes of the group. Outputs: deliveries and news to members, changes and dead letters to the
 //! shard's owner. Never: waits for a member.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use railgun_core::command::{Append, AppendMode, DeadLetterOf, ExpectedNext, GroupChanges};
+use railgun_core::command::GroupChanges;
 use railgun_core::dispatcher::{
     Dispatcher, Effect, Fetch, Left, MemberId, OfferedRun, Start, Time, Want,
 };
-use railgun_core::group::{Context, GroupState, HeldState};
-use railgun_core::shard::{AppendRefusal, Appended};
+use railgun_core::group::{Context, GroupState};
 use railgun_proto::WireError;
-use railgun_raft::LeaderWatch;
 use railgun_types::{
-    ErrorCode, GroupId, GroupName, GroupSpec, Offset, OffsetRange, StreamName, StreamUid, Timestamp,
+    ErrorCode, GroupId, GroupName, GroupSpec, Offset, StreamName, StreamUid, Timestamp,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::feed::{Fed, Feed, Run};
-use super::letters::Obituary;
+use super::feed::{Fed, Feed};
+use super::letters::{Deceased, LetterEvent, Letters};
+use super::live::{Figures, GroupFigures, GroupUpdate, LiveGroup};
+use super::outbox::{Outbox, deliver, tell};
 use super::told::told;
-use super::{Delivered, INPUTS, Lack, MemberInput, MemberOutput, NoRoom, Outbox, Piece, UPDATES};
+use super::{INPUTS, MemberInput, MemberOutput, UPDATES};
 use crate::actors::Actors;
 use crate::clock::Clock;
 use crate::reader::ReadSources;
@@ -59,64 +59,17 @@ pub(crate) struct GroupSpawn {
     /// The offset of the stream's next record, and the companion's.
     pub(crate) next: Offset,
     pub(crate) next_letter: Offset,
-    pub(crate) leader: LeaderWatch,
     pub(crate) sources: ReadSources,
     pub(crate) clock: Arc<dyn Clock>,
-}
-
-/// The ways to a group that is handed out.
-#[derive(Debug)]
-pub(crate) struct LiveGroup {
-    pub(crate) number: u64,
-    pub(crate) inputs: mpsc::Sender<MemberInput>,
-    pub(crate) updates: mpsc::Sender<GroupUpdate>,
-    pub(crate) figures: watch::Receiver<GroupFigures>,
-}
-
-impl LiveGroup {
-    /// Whether it has members, or had some when it ended.
-    pub(crate) fn has_members(&self) -> bool {
-        self.figures.borrow().members > 0
-    }
-}
-
-/// What there is to tell about a group that is handed out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct GroupFigures {
-    pub(crate) members: u32,
-    /// Messages that members have and have not settled.
-    pub(crate) leased: u64,
-}
-
-/// What the shard's owner has applied of a group.
-#[derive(Clone, Debug)]
-pub(crate) enum GroupUpdate {
-    /// Changes in one entry; those of this group are the one at `index`.
-    Changes {
-        /// Of the entry.
-        term: u64,
-        log_time: Timestamp,
-        groups: Arc<Vec<GroupChanges>>,
-        index: usize,
-    },
-    /// A dead letter is in the companion.
-    Died { offset: Offset, generation: u32 },
-    /// The settings changed.
-    Spec(Box<GroupSpec>),
-    /// The group, or its stream, is no more.
-    Deleted,
 }
 
 struct Actor {
     number: u64,
     id: GroupId,
     name: GroupName,
-    stream: StreamUid,
     stream_name: StreamName,
-    companion: StreamUid,
     shard: ShardHandle,
     clock: Arc<dyn Clock>,
-    leader: LeaderWatch,
     term: u64,
     /// When this replica's lead began: from then on the dispatcher counts.
     leads_since: Instant,
@@ -132,21 +85,8 @@ struct Actor {
     fresh: Feed,
     retries: Feed,
     letters: Letters,
-    figures: watch::Sender<GroupFigures>,
+    figures: Arc<Figures>,
 }
-
-/// Dead letters that are to be made.
-struct Letters {
-    waiting: VecDeque<(Offset, u32)>,
-    feed: Feed,
-    /// The one that was proposed, and what comes of it.
-    proposed: Option<((Offset, u32), LetterResult)>,
-    /// The number of the next one: its offset in the companion.
-    next: Offset,
-}
-
-/// `None`: it was not looked at, or nobody knows.
-type LetterResult = BoxFuture<'static, Option<Result<Appended, AppendRefusal>>>;
 
 /// Why it ends.
 enum End {
@@ -161,7 +101,7 @@ impl GroupSpawn {
     pub(crate) fn spawn(self, actors: &Actors) -> LiveGroup {
         let (inputs, from_members) = mpsc::channel(INPUTS);
         let (updates, from_shard) = mpsc::channel(UPDATES);
-        let (figures, watch) = watch::channel(GroupFigures::default());
+        let figures = Arc::new(Figures::default());
         let feed = || Feed::new(self.sources.clone(), self.stream);
         let (fresh, retries, of_letters) = (feed(), feed(), feed());
         let begun = Instant::now();
@@ -178,17 +118,23 @@ impl GroupSpawn {
             tail: self.next,
         };
         let dispatcher = Dispatcher::new(self.state, self.spec, start, &mut effects);
-        let number = self.number;
+        let (number, shard) = (self.number, self.sources.shard.clone());
+        let of = Deceased {
+            stream: self.stream,
+            stream_name: self.stream_name.clone(),
+            group: self.id,
+            name: self.name.clone(),
+            companion: self.companion,
+        };
+        let clock = Arc::clone(&self.clock);
+        let letters = Letters::new(of, of_letters, self.next_letter, shard.clone(), clock);
         let actor = Actor {
             number,
             id: self.id,
             name: self.name,
-            stream: self.stream,
             stream_name: self.stream_name,
-            companion: self.companion,
-            shard: self.sources.shard.clone(),
+            shard,
             clock: self.clock,
-            leader: self.leader,
             term: self.term,
             leads_since,
             dispatcher,
@@ -199,16 +145,11 @@ impl GroupSpawn {
             deserted: Some(begun),
             fresh,
             retries,
-            letters: Letters {
-                waiting: VecDeque::new(),
-                feed: of_letters,
-                proposed: None,
-                next: self.next_letter,
-            },
-            figures,
+            letters,
+            figures: Arc::clone(&figures),
         };
         actors.spawn("a consumer group", actor.run(from_members, from_shard));
-        LiveGroup { number, inputs, updates, figures: watch }
+        LiveGroup { number, inputs, updates, figures }
     }
 }
 
@@ -248,27 +189,33 @@ impl Actor {
         updates: &mut mpsc::Receiver<GroupUpdate>,
     ) -> End {
         let mut waiting = Vec::with_capacity(AT_A_TIME);
+        // Deadlines come and go with each message, mostly later ones: it may go off for one that is no more.
+        let timer = sleep_until(self.leads_since);
+        tokio::pin!(timer);
+        let mut is_set = false;
         loop {
             self.do_effects();
             self.hand_out();
             self.do_effects();
-            self.propose_letter();
+            self.letters.propose(self.dispatcher.state());
             if let Some(changes) = self.dispatcher.take_proposal() {
                 let group = GroupChanges { group: self.id, term: self.term, changes };
                 if self.shard.change_group(self.number, group).await.is_err() {
                     return End::NotLeading;
                 }
             }
-            self.publish_figures();
+            self.figures.set(GroupFigures {
+                members: u32::try_from(self.members.len()).unwrap_or(u32::MAX),
+                leased: self.dispatcher.leased(),
+                is_stalled: self.dispatcher.is_stalled(),
+            });
             let deadline = self.deadline();
+            if let Some(deadline) = deadline.filter(|at| !is_set || *at < timer.deadline()) {
+                timer.as_mut().reset(deadline);
+                is_set = true;
+            }
             tokio::select! {
                 biased;
-                changed = self.leader.changed() => {
-                    let state = self.leader.state();
-                    if changed.is_err() || state.term != self.term || !state.serving {
-                        return End::NotLeading;
-                    }
-                }
                 update = updates.recv() => match update {
                     None => return End::NotLeading,
                     Some(GroupUpdate::Deleted) => return End::Deleted,
@@ -307,18 +254,24 @@ impl Actor {
                         return End::Deleted;
                     }
                 }
-                fed = self.letters.feed.next() => {
-                    if matches!(fed, Fed::Failed(_)) {
-                        self.put_off_letter();
-                    }
-                    if self.on_fed(fed) {
-                        return End::Deleted;
+                event = self.letters.event() => {
+                    let failed = match event {
+                        LetterEvent::Ended(result) => self.letters.ended(result),
+                        LetterEvent::Fed(fed) => {
+                            let is_failure = matches!(fed, Fed::Failed(_));
+                            if self.on_fed(fed) {
+                                return End::Deleted;
+                            }
+                            is_failure.then(|| self.letters.put_off()).flatten()
+                        }
+                    };
+                    if let Some(offset) = failed {
+                        let now = self.now();
+                        self.dispatcher.on_dead_letter_failed(now, offset);
                     }
                 }
-                result = letter_result(&mut self.letters.proposed) => {
-                    self.on_letter_proposed(result);
-                }
-                () = sleep_until(deadline.unwrap_or(self.leads_since)), if deadline.is_some() => {
+                () = &mut timer, if is_set => {
+                    is_set = false;
                     if self.is_deserted() {
                         return End::Deserted;
                     }
@@ -349,9 +302,7 @@ impl Actor {
 
     /// Whether it has something to do without members.
     fn is_busy(&self) -> bool {
-        !self.letters.waiting.is_empty()
-            || self.letters.proposed.is_some()
-            || self.dispatcher.state().unsettled_held().dying > 0
+        !self.letters.is_empty() || self.dispatcher.state().unsettled_held().dying > 0
     }
 
     fn is_deserted(&self) -> bool {
@@ -428,7 +379,7 @@ impl Actor {
                 self.dispatcher.on_applied(now, &context, said, &mut self.effects);
             }
             GroupUpdate::Died { offset, generation } => {
-                self.letters.next = self.letters.next.plus(1);
+                self.letters.died();
                 self.dispatcher.on_dead_letter(now, offset, generation, &mut self.effects);
             }
             GroupUpdate::Spec(spec) => self.dispatcher.on_spec(now, *spec, &mut self.effects),
@@ -508,232 +459,18 @@ impl Actor {
     }
 
     fn do_effects(&mut self) {
-        let effects = std::mem::take(&mut self.effects);
-        for effect in effects {
+        let mut effects = std::mem::take(&mut self.effects);
+        for effect in effects.drain(..) {
             if let Effect::Dying { offset, generation } = effect {
-                self.letters.waiting.push_back((offset, generation));
+                self.letters.push(offset, generation);
             } else if let Some((member, output)) = told(effect) {
                 tell(&self.members, member, output);
             }
         }
-    }
-
-    /// The message of the next dead letter cannot be read: it stays dying, and others go before it.
-    fn put_off_letter(&mut self) {
-        if let Some((offset, _)) = self.letters.waiting.pop_front() {
-            let now = self.now();
-            self.dispatcher.on_dead_letter_failed(now, offset);
-        }
-    }
-
-    /// Proposes the next dead letter, if it was read.
-    fn propose_letter(&mut self) {
-        while let Some(&(offset, generation)) = self.letters.waiting.front() {
-            if self.letters.proposed.is_some() {
-                return;
-            }
-            let held = self.dispatcher.state().held(offset);
-            let held = held.filter(|held| held.generation == generation);
-            let Some((held, HeldState::Dying { reason })) = held.map(|held| (held, held.state))
-            else {
-                // It is dead by now, or an operator has decided otherwise.
-                self.letters.waiting.pop_front();
-                continue;
-            };
-            let Some(run) = self.letters.feed.at(offset) else { return };
-            let seq = self.letters.next;
-            let obituary = Obituary {
-                stream: &self.stream_name,
-                uid: self.stream,
-                group: &self.name,
-                offset,
-                seq,
-                reason: reason.name(),
-                attempts: held.attempts,
-                error: held.error.as_deref(),
-                first_failed: held.first_failed,
-                died_at: self.clock.now(),
-                generation,
-            };
-            let batch = match obituary.letter(run) {
-                Ok(batch) => batch,
-                Err(refused) => {
-                    tracing::error!(
-                        stream = %self.stream_name, group = %self.name, %offset, %refused,
-                        "a message that is given up cannot be made a dead letter: it stays dying"
-                    );
-                    self.letters.waiting.pop_front();
-                    continue;
-                }
-            };
-            let item = Append {
-                stream: self.companion,
-                producer: None,
-                mode: AppendMode::Each,
-                expected_end: Some(ExpectedNext(seq.0)),
-                dead_letter: Some(DeadLetterOf { group: self.id, offset, generation }),
-                batch,
-            };
-            let shard = self.shard.clone();
-            let appended = Box::pin(async move { shard.append_dead_letter(item).await });
-            self.letters.proposed = Some(((offset, generation), appended));
-            return;
-        }
-    }
-
-    fn on_letter_proposed(&mut self, result: Option<Result<Appended, AppendRefusal>>) {
-        let Some((letter, _)) = self.letters.proposed.take() else { return };
-        if let Some(Err(AppendRefusal::ExpectedEnd { actual })) = result {
-            self.letters.next = actual;
-            return;
-        }
-        // Others may have come before it meanwhile.
-        self.letters.waiting.retain(|waiting| *waiting != letter);
-        if !matches!(result, Some(Ok(_))) {
-            let now = self.now();
-            self.dispatcher.on_dead_letter_failed(now, letter.0);
-        }
-    }
-
-    fn publish_figures(&self) {
-        let figures = GroupFigures {
-            members: u32::try_from(self.members.len()).unwrap_or(u32::MAX),
-            leased: self.dispatcher.leased(),
-        };
-        self.figures.send_if_modified(|told| {
-            let is_new = *told != figures;
-            *told = figures;
-            is_new
-        });
-    }
-}
-
-/// Sends what was just assigned out of `run`, and what members are to hear with it, in the order in which it
-/// came about: what a rewind takes back was delivered before it, what it is followed by was not. Returns
-/// what was not sent for lack of memory: nothing behind that is sent to the same member.
-fn deliver(
-    members: &mut BTreeMap<MemberId, Outbox>,
-    run: &Run,
-    effects: &mut Vec<Effect>,
-    from: usize,
-) -> Vec<(MemberId, OffsetRange)> {
-    let (first, delivery) = (run.first(), &run.delivery);
-    let mut unsent: Vec<(MemberId, OffsetRange)> = Vec::new();
-    let sent = |effect: &mut Effect| {
-        let Effect::Deliver { member, lease, range, attempt, epoch, generation } = *effect else {
-            // What it was not sent it has not fetched.
-            if let Effect::Fetched { member, .. } = *effect
-                && unsent.iter().any(|(other, _)| *other == member)
-            {
-                return true;
-            }
-            let told = told(effect.clone());
-            let is_told = told.is_some();
-            if let Some((member, output)) = told {
-                tell(members, member, output);
-            }
-            return is_told;
-        };
-        let Some(outbox) = members.get_mut(&member) else { return true };
-        // Within the batch.
-        let (at, count) = ((range.start.0 - first.0) as usize, range.len() as usize);
-        let bytes = run.bytes(at, count);
-        let is_behind = unsent.iter().any(|(other, _)| *other == member);
-        let held = if is_behind { Err(NoRoom) } else { outbox.take(bytes) };
-        let Ok(held) = held else {
-            if !is_behind {
-                send(outbox, MemberOutput::NoRoom(Lack { bytes, first: run.bytes(at, 1) }));
-            }
-            unsent.push((member, range));
-            return true;
-        };
-        let delivered = Delivered {
-            records: Piece::new(&delivery.batch, delivery.skip as usize + at, count, bytes),
-            held,
-            count,
-            base: range.start,
-            ts: delivery.ts,
-            source: delivery.source,
-            lease,
-            attempt,
-            epoch,
-            generation,
-        };
-        send(outbox, MemberOutput::Deliver(delivered));
-        true
-    };
-    effects.extract_if(from.., sent).for_each(drop);
-    unsent
-}
-
-fn tell(members: &BTreeMap<MemberId, Outbox>, member: MemberId, output: MemberOutput) {
-    if let Some(outbox) = members.get(&member) {
-        send(outbox, output);
-    }
-}
-
-/// Gives up a member that lets more come together than it may have: its session ends, which the group
-/// learns as of any other.
-fn send(outbox: &Outbox, output: MemberOutput) {
-    if let Err(mpsc::error::TrySendError::Full(_)) = outbox.to.try_send(output) {
-        outbox.given_up.cancel();
-    }
-}
-
-/// Never ends while none is proposed.
-async fn letter_result(
-    proposed: &mut Option<((Offset, u32), LetterResult)>,
-) -> Option<Result<Appended, AppendRefusal>> {
-    match proposed {
-        Some((_, result)) => result.await,
-        None => std::future::pending().await,
+        self.effects = effects;
     }
 }
 
 fn time_since(begin: Instant) -> Time {
     Time(u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX))
-}
-
-#[cfg(test)]
-mod tests {
-    use railgun_proto::v1::group_notice::Notice;
-    use railgun_types::batch::{BatchBuilder, RecordBatch, RecordDraft};
-    use railgun_types::{OffsetRange, limits};
-    use tokio_util::sync::CancellationToken;
-
-    use super::*;
-    use crate::reader::{Delivery, Source};
-
-    #[test]
-    fn a_member_is_told_of_a_rewind_before_what_is_delivered_behind_it() {
-        //
-        let member = MemberId(1);
-        let (to, mut told) = mpsc::channel(4);
-        let outbox = Outbox::new(to, CancellationToken::new(), None);
-        let mut members = BTreeMap::from([(member, outbox)]);
-        let mut builder = BatchBuilder::new(limits::MESSAGE_BYTES_DEFAULT);
-        builder.push(&RecordDraft::default()).expect("it is small");
-        let batch: bytes::Bytes = builder.into_parts().concat();
-        let run = Run::new(Delivery {
-            base: Offset(4),
-            skip: 0,
-            count: 1,
-            ts: Timestamp(7),
-            source: Source::Ring,
-            batch: RecordBatch::open(batch).expect("just built"),
-        });
-        let range = OffsetRange::single(Offset(4));
-        let dying = Effect::Dying { offset: Offset(1), generation: 0 };
-        let mut effects = vec![
-            dying.clone(),
-            Effect::Rewind { member, to: Offset(4), generation: 1 },
-            Effect::Deliver { member, lease: 1, range, attempt: 2, epoch: 1, generation: 0 },
-        ];
-        deliver(&mut members, &run, &mut effects, 0);
-        let first = told.try_recv().expect("two are told");
-        assert!(matches!(first, MemberOutput::Notice(Notice::RewindTo(4))), "{first:?}");
-        let second = told.try_recv().expect("two are told");
-        assert!(matches!(second, MemberOutput::Deliver(_)), "{second:?}");
-        assert_eq!(effects, [dying], "it is no member's");
-    }
 }

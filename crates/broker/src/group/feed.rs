@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::time::Duration;
 
+use railgun_types::batch::{RecordBatch, RecordPlace};
 use railgun_types::{Offset, StreamUid};
 use tokio::time::sleep;
 
@@ -31,6 +32,8 @@ pub(super) struct Feed {
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) delivery: Delivery,
+    /// Where the first of them is in the batch.
+    place: RecordPlace,
     /// Encoded bytes of each of the records that are left.
     sizes: VecDeque<u32>,
 }
@@ -52,7 +55,13 @@ impl Run {
         let entries = delivery.batch.records().skip(skip).take(count);
         // No record is larger than a batch may be.
         let sizes = entries.map(|entry| entry.bytes.len() as u32).collect();
-        Self { delivery, sizes }
+        let place = behind(&delivery.batch, RecordPlace::default(), skip);
+        Self { delivery, place, sizes }
+    }
+
+    /// Where the first record that is left is in the batch.
+    pub(super) fn place(&self) -> RecordPlace {
+        self.place
     }
 
     /// The offset of the first record that is left.
@@ -74,9 +83,15 @@ impl Run {
     pub(super) fn advance(&mut self, count: usize) {
         let count = count.min(self.sizes.len());
         self.sizes.drain(..count);
+        self.place = behind(&self.delivery.batch, self.place, count);
         self.delivery.skip += count as u32;
         self.delivery.count -= count as u32;
     }
+}
+
+/// The place of the record that is `count` behind another one, in a batch that has as many.
+pub(super) fn behind(batch: &RecordBatch, place: RecordPlace, count: usize) -> RecordPlace {
+    batch.place(place, count).expect("records of the batch")
 }
 
 impl Feed {

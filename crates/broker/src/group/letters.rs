@@ -1,73 +1,168 @@
-//! The dead letter of a message: the whole message, and what became of it (DL-4).
+//! Dead letters of a group that are to be made, one after the other. Inputs: what is dying, records, what
+//! came of a proposal. Outputs: proposals to the shard's owner.
 
-use bytes::Bytes;
-use railgun_types::batch::{BatchBuilder, RecordBatch, RecordDraft, RecordRefused};
-use railgun_types::{GroupName, Offset, StreamName, StreamUid, Timestamp};
+use std::collections::VecDeque;
+use std::future::pending;
+use std::sync::Arc;
 
-use super::feed::Run;
+use futures::future::BoxFuture;
+use railgun_core::command::{Append, AppendMode, DeadLetterOf, ExpectedNext};
+use railgun_core::group::{GroupState, HeldState};
+use railgun_core::shard::{AppendRefusal, Appended};
+use railgun_types::{GroupId, GroupName, Offset, StreamName, StreamUid};
 
-/// What is said of a message that a group has given up.
-#[derive(Clone, Debug)]
-pub(super) struct Obituary<'a> {
-    pub(super) stream: &'a StreamName,
-    pub(super) uid: StreamUid,
-    pub(super) group: &'a GroupName,
-    pub(super) offset: Offset,
-    /// Its number among the group's dead letters: its offset in the companion.
-    pub(super) seq: Offset,
-    pub(super) reason: &'static str,
-    pub(super) attempts: u32,
-    pub(super) error: Option<&'a str>,
-    pub(super) first_failed: Timestamp,
-    pub(super) died_at: Timestamp,
-    pub(super) generation: u32,
+use super::feed::{Fed, Feed};
+use super::obituary::Obituary;
+use crate::clock::Clock;
+use crate::shard::ShardHandle;
+
+/// Whose dead letters they are.
+pub(super) struct Deceased {
+    pub(super) stream: StreamUid,
+    pub(super) stream_name: StreamName,
+    pub(super) group: GroupId,
+    pub(super) name: GroupName,
+    /// The stream that they go to.
+    pub(super) companion: StreamUid,
 }
 
-impl Obituary<'_> {
-    /// A batch that holds the dead letter of the first record of `run`.
-    ///
-    /// # Errors
-    /// [`RecordRefused`]: the record is none that was ever taken in.
-    pub(super) fn letter(&self, run: &Run) -> Result<RecordBatch, RecordRefused> {
-        let delivery = &run.delivery;
-        let entry = delivery.batch.records().nth(delivery.skip as usize);
-        let content = entry.and_then(|entry| Some((entry, entry.content()?)));
-        let Some((entry, content)) = content else {
-            return Err(RecordRefused::Header { reason: "the message cannot be decoded" });
-        };
-        let said = self.headers();
-        let mut headers: Vec<(&str, &[u8])> = content.headers.collect();
-        headers.extend(said.iter().map(|(key, value)| (*key, value.as_bytes())));
-        let mut builder = BatchBuilder::system();
-        builder.push(&RecordDraft {
-            key: content.key,
-            headers: &headers,
-            producer_ts: content.producer_ts,
-            value: content.value,
-            id: entry.id,
-        })?;
-        let batch: Bytes = builder.into_parts().concat();
-        Ok(RecordBatch::open(batch).expect("just built"))
+/// See the module.
+pub(super) struct Letters {
+    of: Deceased,
+    shard: ShardHandle,
+    clock: Arc<dyn Clock>,
+    waiting: VecDeque<(Offset, u32)>,
+    feed: Feed,
+    /// The one that was proposed, and what comes of it.
+    proposed: Option<((Offset, u32), LetterResult)>,
+    /// The number of the next one: its offset in the companion.
+    next: Offset,
+}
+
+/// `None`: it was not looked at, or nobody knows.
+type LetterResult = BoxFuture<'static, Option<Result<Appended, AppendRefusal>>>;
+
+/// What there is to do about dead letters.
+pub(super) enum LetterEvent {
+    Fed(Fed),
+    /// The one that was proposed has ended.
+    Ended(Option<Result<Appended, AppendRefusal>>),
+}
+
+impl Letters {
+    /// `feed` reads the stream of the messages, `next` is the offset of the next letter.
+    pub(super) fn new(
+        of: Deceased,
+        feed: Feed,
+        next: Offset,
+        shard: ShardHandle,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self { of, shard, clock, waiting: VecDeque::new(), feed, proposed: None, next }
     }
 
-    fn headers(&self) -> Vec<(&'static str, String)> {
-        let mut headers = vec![
-            ("rg-dlq-stream", self.stream.to_string()),
-            ("rg-dlq-uid", self.uid.to_string()),
-            ("rg-dlq-group", self.group.to_string()),
-            ("rg-dlq-offset", self.offset.to_string()),
-            ("rg-dlq-seq", self.seq.to_string()),
-            ("rg-dlq-reason", self.reason.to_owned()),
-            ("rg-dlq-attempts", self.attempts.to_string()),
-        ];
-        if let Some(error) = self.error {
-            headers.push(("rg-dlq-last-error", error.to_owned()));
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.proposed.is_none()
+    }
+
+    /// The dead letter of this message is to be made.
+    pub(super) fn push(&mut self, offset: Offset, generation: u32) {
+        self.waiting.push_back((offset, generation));
+    }
+
+    /// A letter is in the companion.
+    pub(super) fn died(&mut self) {
+        self.next = self.next.plus(1);
+    }
+
+    /// What happens next; never ends while nothing is under way. Cancel safe.
+    pub(super) async fn event(&mut self) -> LetterEvent {
+        let proposed = &mut self.proposed;
+        let ended = async {
+            match proposed {
+                Some((_, result)) => result.await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            fed = self.feed.next() => LetterEvent::Fed(fed),
+            result = ended => LetterEvent::Ended(result),
         }
-        headers.extend([
-            ("rg-dlq-first-delivered", self.first_failed.0.to_string()),
-            ("rg-dlq-died-at", self.died_at.0.to_string()),
-            ("rg-dlq-redrive-gen", self.generation.to_string()),
-        ]);
-        headers
+    }
+
+    /// The message of the next one cannot be read: it stays dying, and others go before it.
+    pub(super) fn put_off(&mut self) -> Option<Offset> {
+        self.waiting.pop_front().map(|(offset, _)| offset)
+    }
+
+    /// What came of the one that was proposed. Its message, if it stays dying.
+    pub(super) fn ended(
+        &mut self,
+        result: Option<Result<Appended, AppendRefusal>>,
+    ) -> Option<Offset> {
+        let (letter, _) = self.proposed.take()?;
+        if let Some(Err(AppendRefusal::ExpectedEnd { actual })) = result {
+            self.next = actual;
+            return None;
+        }
+        // Others may have come before it meanwhile.
+        self.waiting.retain(|waiting| *waiting != letter);
+        (!matches!(result, Some(Ok(_)))).then_some(letter.0)
+    }
+
+    /// Proposes the next one, if its message was read.
+    pub(super) fn propose(&mut self, state: &GroupState) {
+        while let Some(&(offset, generation)) = self.waiting.front() {
+            if self.proposed.is_some() {
+                return;
+            }
+            let held = state.held(offset).filter(|held| held.generation == generation);
+            let Some((held, HeldState::Dying { reason })) = held.map(|held| (held, held.state))
+            else {
+                // It is dead by now, or an operator has decided otherwise.
+                self.waiting.pop_front();
+                continue;
+            };
+            let Some(run) = self.feed.at(offset) else { return };
+            let Deceased { stream, stream_name, group, name, companion } = &self.of;
+            let seq = self.next;
+            let obituary = Obituary {
+                stream: stream_name,
+                uid: *stream,
+                group: name,
+                offset,
+                seq,
+                reason: reason.name(),
+                attempts: held.attempts,
+                error: held.error.as_deref(),
+                first_failed: held.first_failed,
+                died_at: self.clock.now(),
+                generation,
+            };
+            let batch = match obituary.letter(run) {
+                Ok(batch) => batch,
+                Err(refused) => {
+                    tracing::error!(
+                        stream = %stream_name, group = %name, %offset, %refused,
+                        "a message that is given up cannot be made a dead letter: it stays dying"
+                    );
+                    self.waiting.pop_front();
+                    continue;
+                }
+            };
+            let item = Append {
+                stream: *companion,
+                producer: None,
+                mode: AppendMode::Each,
+                expected_end: Some(ExpectedNext(seq.0)),
+                dead_letter: Some(DeadLetterOf { group: *group, offset, generation }),
+                batch,
+            };
+            let shard = self.shard.clone();
+            let appended = Box::pin(async move { shard.append_dead_letter(item).await });
+            self.proposed = Some(((offset, generation), appended));
+            return;
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use railgun_core::command::{Command, CommandBody};
 use railgun_log::Payload;
-use railgun_raft::{LeaderState, LeaderWatch, Proposal, RaftShard, Unapplied, UnappliedSink};
+use railgun_raft::{LeaderState, Proposal, RaftShard, Unapplied, UnappliedSink};
 use railgun_types::Timestamp;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -80,11 +80,6 @@ impl<T> Pipeline<T> {
 
     pub(crate) fn leader(&self) -> LeaderState {
         self.raft.as_ref().map(|raft| raft.leader().state()).unwrap_or_default()
-    }
-
-    /// Follows who leads; `None` before proposals can be made.
-    pub(crate) fn leader_watch(&self) -> Option<LeaderWatch> {
-        self.raft.as_ref().map(RaftShard::leader)
     }
 
     /// Tells `then` whether this replica leads still, so that what its state says now is what it says

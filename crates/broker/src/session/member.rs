@@ -32,6 +32,9 @@ use crate::routing::Leader;
 const NEWS: usize = 1_024;
 /// Messages that a member may say it has when it joins again.
 const HELD_MAX: u64 = 4 * GROUP_CREDIT_MESSAGES as u64;
+/// Messages that one settle may be about, and that those may be about which are not answered, in credits: each
+/// message may be begun and settled.
+const SETTLE_CREDITS: u64 = 2;
 /// How long a group may take to hear that a member is sent away.
 const RELEASE_TIME: Duration = Duration::from_secs(1);
 /// Outputs that are made frames of at a time.
@@ -71,7 +74,7 @@ pub(super) async fn serve(stream: &mut QuicStream, join: v1::JoinGroup) -> Resul
     let bytes = request.credit_bytes.min(GROUP_CREDIT_BYTES);
     let memory = stream.record_memory.as_ref().map(Member::of_stream);
     let (to, outputs) = mpsc::channel(messages as usize + NEWS);
-    let given_up = CancellationToken::new();
+    let given_up = stream.stopping.child_token();
     let member = MemberId(stream.context.next_session.fetch_add(1, Ordering::Relaxed));
     let places = streams.places(None);
     let join = Join {
@@ -97,8 +100,8 @@ pub(super) async fn serve(stream: &mut QuicStream, join: v1::JoinGroup) -> Resul
         ack_wait_ms: seat.ack_wait_ms,
     };
     stream.answer(&joined).await?;
-    let unanswered = VecDeque::new();
-    let (said, fetches) = (Said::default(), request.fetches);
+    let (said, unanswered) = (Said::default(), Unanswered::default());
+    let fetches = request.fetches;
     let way = Way { memory, sent: None, lack: None, room: None };
     Line { stream, member, fetches, seat, outputs, given_up, way, said, unanswered }.run().await
 }
@@ -115,12 +118,11 @@ struct Line<'s> {
     fetches: bool,
     seat: Seat,
     outputs: mpsc::Receiver<MemberOutput>,
-    /// It takes too little of that.
+    /// It takes too little of that; or the session stops.
     given_up: CancellationToken,
     way: Way,
     said: Said,
-    /// Numbers of the settles that are not answered.
-    unanswered: VecDeque<u64>,
+    unanswered: Unanswered,
 }
 
 /// The memory for what goes to a member.
@@ -152,6 +154,37 @@ async fn found(room: &mut Option<BoxFuture<'static, HeldMemory>>) -> HeldMemory 
     held
 }
 
+/// Settles that are not answered: numbers, and how many messages each is about. An answer may say something
+/// else of every second one of these.
+#[derive(Debug, Default)]
+struct Unanswered {
+    settles: VecDeque<(u64, u64)>,
+    messages: u64,
+}
+
+impl Unanswered {
+    fn has_room(&self) -> bool {
+        let messages_max = SETTLE_CREDITS * u64::from(GROUP_CREDIT_MESSAGES);
+        self.settles.len() < SETTLES_UNANSWERED && self.messages < messages_max
+    }
+
+    fn push(&mut self, request: &SettleRequest) {
+        let messages = request.settles.iter().map(|settle| settle.range.len()).sum();
+        self.settles.push_back((request.number, messages));
+        self.messages += messages;
+    }
+
+    /// All up to this one are.
+    fn answered(&mut self, through: u64) {
+        while let Some(&(number, messages)) = self.settles.front()
+            && number <= through
+        {
+            self.settles.pop_front();
+            self.messages -= messages;
+        }
+    }
+}
+
 /// The last numbers of what a member said.
 #[derive(Clone, Copy, Debug, Default)]
 struct Said {
@@ -163,8 +196,10 @@ impl Line<'_> {
     /// Until either side ends it. That the member is gone, the group learns by `outputs`.
     async fn run(mut self) -> Result<(), SessionEnd> {
         let mut waiting = Vec::with_capacity(AT_A_TIME);
+        let given_up = self.given_up.clone().cancelled_owned();
+        tokio::pin!(given_up);
         loop {
-            let Self { stream, member, fetches, seat, outputs, given_up, way, said, unanswered } =
+            let Self { stream, member, fetches, seat, outputs, way, said, unanswered, .. } =
                 &mut self;
             let QuicStream { writer, reader, stopping, is_carried, .. } = &mut **stream;
             let is_flushed = writer.is_flushed();
@@ -174,22 +209,22 @@ impl Line<'_> {
             }
             tokio::select! {
                 biased;
-                () = stopping.cancelled() => {
-                    release(seat, *member).await;
-                    return Err(going_away());
-                }
-                () = given_up.cancelled() => {
+                () = &mut given_up => {
+                    if stopping.is_cancelled() {
+                        release(seat, *member).await;
+                        return Err(going_away());
+                    }
                     // Who does not read cannot be told.
                     writer.reset(ErrorCode::Timeout);
                     return Err(SessionEnd::NotTaken);
                 }
-                frame = reader.next(), if unanswered.len() < SETTLES_UNANSWERED => {
+                frame = reader.next(), if unanswered.has_room() => {
                     if *is_carried && is_sent_away(&frame) {
                         release(seat, *member).await;
                     }
                     let input = input(*member, *fetches, said, frame)?;
                     if let MemberInput::Settle { request, .. } = &input {
-                        unanswered.push_back(request.number);
+                        unanswered.push(request);
                     }
                     // Closed: it ends, which is told by way of `outputs`.
                     seat.inputs.send(input).await.ok();
@@ -254,10 +289,10 @@ fn input(
 fn send(
     writer: &mut FrameWriter,
     way: &mut Way,
-    unanswered: &mut VecDeque<u64>,
+    unanswered: &mut Unanswered,
     outputs: impl Iterator<Item = MemberOutput>,
 ) -> Result<(), SessionEnd> {
-    let mut frames = Vec::with_capacity(AT_A_TIME);
+    let mut frames = Vec::with_capacity(outputs.size_hint().0);
     let mut end = None;
     for output in outputs {
         match output {
@@ -271,9 +306,7 @@ fn send(
             }
             MemberOutput::NoRoom(lack) => way.lack = Some(lack),
             MemberOutput::Settled(settled) => {
-                while unanswered.front().is_some_and(|number| *number <= settled.through) {
-                    unanswered.pop_front();
-                }
+                unanswered.answered(settled.through);
                 frames.push(Frame::new(&settled));
             }
             MemberOutput::Notice(notice) => {
@@ -309,8 +342,7 @@ fn settle_request(settle: v1::Settle, last: u64) -> Result<SettleRequest, Sessio
         let message = format!("the number {number} of what is settled is not behind {last}");
         return Err(violation(message).into());
     }
-    // A message may be begun and settled by one frame.
-    let (count, messages_max) = (items.len(), 2 * u64::from(GROUP_CREDIT_MESSAGES));
+    let (count, messages_max) = (items.len(), SETTLE_CREDITS * u64::from(GROUP_CREDIT_MESSAGES));
     let messages: u64 = items.iter().map(|item| u64::from(item.count)).sum();
     if count > SETTLE_ITEMS || messages > messages_max {
         let message = format!(
@@ -349,4 +381,41 @@ fn reason(text: String) -> Result<Option<Box<str>>, WireError> {
         return Err(WireError::new(ErrorCode::QuotaExceeded, message).with_retry(Retry::Never));
     }
     Ok((!text.is_empty()).then(|| text.into_boxed_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use railgun_types::{Offset, OffsetRange};
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_answered_is_about_so_many_messages() {
+        let credit = u64::from(GROUP_CREDIT_MESSAGES);
+        let request = |number, messages| SettleRequest {
+            number,
+            settles: vec![Settle {
+                lease: 1,
+                epoch: 0,
+                range: OffsetRange::new(Offset(0), Offset(messages)),
+                kind: SettleKind::Ack,
+            }],
+        };
+        let mut unanswered = Unanswered::default();
+        for number in 1..=3 {
+            assert!(unanswered.has_room());
+            unanswered.push(&request(number, credit - 1));
+        }
+        assert!(!unanswered.has_room(), "each may be answered otherwise than the next one");
+        unanswered.answered(0);
+        assert!(!unanswered.has_room());
+        unanswered.answered(1);
+        assert!(unanswered.has_room());
+        for number in 4..=65 {
+            unanswered.push(&request(number, 0));
+        }
+        assert!(!unanswered.has_room());
+        unanswered.answered(65);
+        assert_eq!((unanswered.settles.len(), unanswered.messages), (0, 0));
+    }
 }

@@ -3,8 +3,10 @@
 use railgun_core::shard::{ShardState, Waiting};
 use railgun_types::{ShardId, Timestamp};
 
+use crate::group::GroupFigures;
+
 /// A shard's figures at one moment. Totals count since the node started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ShardFigures {
     /// The shard.
     pub shard: ShardId,
@@ -38,10 +40,70 @@ pub struct ShardFigures {
     pub duplicates_total: u64,
     /// Message ids held.
     pub ids: u64,
+    /// The least part that is left of the ID time box of a stream; 1 where no id was forgotten before its
+    /// time (DD-5).
+    pub ids_window: f64,
+    /// Its consumer groups.
+    pub groups: GroupTotals,
     /// Append requests refused because of the hot budget or a full disk.
     pub refused_total: u64,
     /// Uploads have failed since the last one that worked.
     pub offload_failing: bool,
+}
+
+/// Figures of all consumer groups of a shard. Those of members are the leader's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GroupTotals {
+    /// Groups.
+    pub groups: u64,
+    /// Groups from which nothing is handed out, by an operator or the breaker (DL-9).
+    pub paused: u64,
+    /// Groups from which nothing new is handed out, as too much is un-settled (G-5).
+    pub stalled: u64,
+    /// Members that are connected.
+    pub members: u64,
+    /// Messages that members have and have not settled.
+    pub leased: u64,
+    /// Messages that wait for their next attempt.
+    pub delayed: u64,
+    /// Messages that are about to become dead letters.
+    pub dying: u64,
+    /// Messages that wait for an operator (DL-2).
+    pub parked: u64,
+    /// Messages that are dead, of what can be redriven.
+    pub dead: u64,
+    /// Messages of the group that is farthest behind its stream.
+    pub lag_max: u64,
+}
+
+impl GroupTotals {
+    fn update(&mut self, state: &ShardState) {
+        let of_members = (self.stalled, self.members, self.leased);
+        *self = Self::default();
+        (self.stalled, self.members, self.leased) = of_members;
+        for group in state.groups() {
+            let next = state.stream(group.stream()).map(|stream| stream.next_offset());
+            let group = group.state();
+            let unsettled = group.unsettled_held();
+            self.groups += 1;
+            self.paused += u64::from(group.paused().is_some());
+            self.delayed += unsettled.delayed;
+            self.dying += unsettled.dying;
+            self.parked += unsettled.parked;
+            self.dead += group.dead().len();
+            self.lag_max = self.lag_max.max(next.map_or(0, |next| group.lag(next)));
+        }
+    }
+
+    /// Takes over what is known of the groups that are handed out here.
+    pub(super) fn of_members(&mut self, all: impl Iterator<Item = GroupFigures>) {
+        (self.stalled, self.members, self.leased) = (0, 0, 0);
+        for figures in all {
+            self.stalled += u64::from(figures.is_stalled);
+            self.members += u64::from(figures.members);
+            self.leased += figures.leased;
+        }
+    }
 }
 
 impl ShardFigures {
@@ -54,6 +116,8 @@ impl ShardFigures {
         self.streams = state.stream_count() as u64;
         self.producers = state.producers() as u64;
         self.ids = state.ids_held();
+        self.ids_window = state.ids_window();
+        self.groups.update(state);
         self.objects = state.manifest().objects.len() as u64;
     }
 }

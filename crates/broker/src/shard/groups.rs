@@ -14,7 +14,7 @@ use railgun_types::{
 use tokio::sync::oneshot;
 
 use super::host::{Host, Waiter};
-use crate::group::{GroupFigures, GroupSpawn, Join, LiveGroup, MemberInput, Seat};
+use crate::group::{GroupFigures, GroupSpawn, Join, MemberInput, Seat};
 use crate::reader::ReadSources;
 use crate::replica;
 use crate::wire_error;
@@ -217,29 +217,14 @@ impl Host {
             return Err(WireError::new(ErrorCode::GroupModeMismatch, message));
         }
         let next = self.state.stream(stream).map_or(Offset(0), |stream| stream.next_offset());
-        let seat = |live: &LiveGroup| Seat {
-            group: id,
-            mode: spec.mode,
-            ack_wait_ms: spec.ack_wait_ms,
-            floor: group.state().floor(),
-            next,
-            inputs: live.inputs.clone(),
-        };
-        let live = match self.groups.find(id, leader.term) {
-            Some(live) => live,
-            None if !self.groups.is_free(id, leader.term) => return Err(wire_error::group_busy()),
-            None => {
-                let number = self.groups.next_number();
-                let live = self.spawn_group(number, group, leader.term, sources);
-                let live = live.ok_or_else(wire_error::group_busy)?;
-                self.groups.insert(id, leader.term, live);
-                self.groups.find(id, leader.term).ok_or_else(wire_error::group_busy)?
-            }
-        };
+        let (mode, ack_wait_ms, floor) = (spec.mode, spec.ack_wait_ms, group.state().floor());
+        if self.groups.find(id, leader.term).is_none() && self.groups.is_free(id, leader.term) {
+            self.hand_out(id, leader.term, sources);
+        }
+        let live = self.groups.find(id, leader.term).ok_or_else(wire_error::group_busy)?;
         let joined = MemberInput::Joined { member, credit, held, fetches, to };
-        let seat = seat(live);
         live.inputs.try_send(joined).map_err(|_| wire_error::group_busy())?;
-        Ok(seat)
+        Ok(Seat { group: id, mode, ack_wait_ms, floor, next, inputs: live.inputs.clone() })
     }
 
     /// The group answers itself, if it has members.
@@ -265,20 +250,18 @@ impl Host {
         reply.send(Err(refused)).ok();
     }
 
-    fn spawn_group(
-        &self,
-        number: u64,
-        group: &Group,
-        term: u64,
-        sources: ReadSources,
-    ) -> Option<LiveGroup> {
-        let leader = self.pipeline.leader_watch()?;
+    /// From here on the group is handed out here, if its stream is.
+    fn hand_out(&mut self, id: GroupId, term: u64, sources: ReadSources) {
+        let group = self.state.group(id);
+        let Some((group, of)) = group.and_then(|it| Some((it, self.state.stream(it.stream())?)))
+        else {
+            return;
+        };
         let stream = group.stream();
-        let of = self.state.stream(stream)?;
         let companion = self.state.stream(group.companion());
         let spawn = GroupSpawn {
-            number,
-            id: group.id(),
+            number: self.groups.next_number(),
+            id,
             name: group.name().clone(),
             stream,
             stream_name: of.name().clone(),
@@ -291,11 +274,11 @@ impl Host {
             log_time: self.state.log_time().max(self.clock.now()),
             next: of.next_offset(),
             next_letter: companion.map_or(Offset(0), |companion| companion.next_offset()),
-            leader,
             sources,
             clock: Arc::clone(&self.clock),
         };
-        Some(spawn.spawn(&self.actors))
+        let live = spawn.spawn(&self.actors);
+        self.groups.insert(id, term, live);
     }
 
     fn on_tend(&mut self, sources: &ReadSources) {
@@ -314,13 +297,7 @@ impl Host {
             .map(Group::id)
             .collect();
         for id in dying {
-            let number = self.groups.next_number();
-            let group = self.state.group(id);
-            let live =
-                group.and_then(|it| self.spawn_group(number, it, leader.term, sources.clone()));
-            if let Some(live) = live {
-                self.groups.insert(id, leader.term, live);
-            }
+            self.hand_out(id, leader.term, sources.clone());
         }
     }
 
@@ -346,8 +323,8 @@ impl Host {
         let bytes = stream.map_or(0, |stream| stream.record_bytes());
         let average =
             |messages: u64| u128::from(bytes) * u128::from(messages) / u128::from(next.0.max(1));
-        let first =
-            stream.and_then(|stream| stream.index().from(state.next_pending(state.floor())).next());
+        let unsettled = state.next_unsettled(OffsetRange::new(Offset(0), next));
+        let first = stream.and_then(|stream| stream.index().from(unsettled).next());
         let companion = self.state.stream(group.companion());
         GroupFacts {
             id: group.id(),

@@ -3,6 +3,7 @@
 //! bucket or another actor.
 
 use std::collections::BTreeSet;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use railgun_core::command::{Command, CommandBody, StreamCommand};
 use railgun_core::manifest::ManifestFile;
 use railgun_core::shard::{AppendRefusal, Appended, Orphan, Outcome, Restored, ShardState};
 use railgun_log::ShardLog;
-use railgun_raft::{BlockingPool, RaftShard, Unapplied};
+use railgun_raft::{BlockingPool, LeaderState, LeaderWatch, RaftShard, Unapplied};
 use railgun_types::batch::RecordBatch;
 use railgun_types::{Offset, ShardId, StartPosition, StreamName, StreamUid};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -182,6 +183,8 @@ pub(super) struct Host {
     appender: Appender,
     pub(super) groups: LiveGroups,
     unapplied: UnappliedQueue,
+    /// Who leads, once the replica runs.
+    leader: Option<LeaderWatch>,
     hot_bytes_max: u64,
     /// The hot budget allows no entry before.
     slowed_until: Option<Instant>,
@@ -255,6 +258,7 @@ impl HostSpec {
             appender: Appender::default(),
             groups: LiveGroups::default(),
             unapplied: self.unapplied,
+            leader: None,
             hot_bytes_max: self.hot_bytes_max,
             slowed_until: None,
             readers: TailReaders::default(),
@@ -290,6 +294,7 @@ impl Host {
                 biased;
                 () = cancel.cancelled() => return,
                 Some(unapplied) = self.unapplied.recv() => self.on_unapplied(unapplied),
+                leader = changed(&mut self.leader) => self.groups.follow(leader),
                 () = tokio::time::sleep_until(slowed_until.unwrap_or_else(Instant::now)),
                     if slowed_until.is_some() => self.slowed_until = None,
                 () = tokio::time::sleep_until(overdue_at.unwrap_or_else(Instant::now)),
@@ -327,7 +332,10 @@ impl Host {
 
     async fn on_message(&mut self, message: Message) {
         match message {
-            Message::Started(raft) => self.pipeline.connect(raft),
+            Message::Started(raft) => {
+                self.leader = Some(raft.leader());
+                self.pipeline.connect(raft);
+            }
             Message::Applied(entries) => self.on_applied(entries),
             Message::Installed { restored, bytes, reply } => {
                 self.on_installed(*restored, bytes);
@@ -721,6 +729,7 @@ impl Host {
 
     fn publish_figures(&mut self) {
         self.figures.update(&self.state);
+        self.figures.groups.of_members(self.groups.all_figures());
         self.figures.hot_bytes = self.hot_bytes();
         self.figures.serving = self.pipeline.leader().serving;
         self.figures.offload_failing = self.offload_error.is_some();
@@ -772,6 +781,17 @@ fn added_bytes(batch: &RecordBatch, appended: &Appended) -> u64 {
     let records = (0..appended.count).zip(batch.records());
     let added = records.filter(|(at, _)| duplicates.next_if_eq(at).is_none());
     added.map(|(_, record)| record.bytes.len() as u64).sum()
+}
+
+/// Who leads from now on; never ends before the replica runs. Cancel safe.
+async fn changed(leader: &mut Option<LeaderWatch>) -> LeaderState {
+    let Some(watch) = leader else { return pending().await };
+    let state = watch.changed().await;
+    state.unwrap_or_else(|_| {
+        // Nobody here will, for ever.
+        *leader = None;
+        LeaderState::default()
+    })
 }
 
 #[cfg(test)]

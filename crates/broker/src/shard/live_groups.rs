@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use railgun_core::command::{Append, Command, CommandBody, GroupChanges, GroupCommand};
 use railgun_core::shard::{Outcome, ShardState};
+use railgun_raft::LeaderState;
 use railgun_types::GroupId;
 use tokio::time::Instant;
 
@@ -53,6 +54,16 @@ impl LiveGroups {
         since.map_or(Duration::ZERO, |(_, since)| since.elapsed())
     }
 
+    /// This is who leads now: only what is handed out in its term, if this replica is it, goes on.
+    pub(super) fn follow(&mut self, leader: LeaderState) {
+        let is_over =
+            |_: &GroupId, (term, _): &mut (u64, LiveGroup)| !leader.serving || *term != leader.term;
+        let over: Vec<_> = self.live.extract_if(.., is_over).collect();
+        for (group, (term, live)) in over {
+            self.leave(group, term, &live);
+        }
+    }
+
     /// The group, if it is handed out in this term.
     pub(super) fn find(&self, group: GroupId, term: u64) -> Option<&LiveGroup> {
         let (of, live) = self.live.get(&group)?;
@@ -78,7 +89,13 @@ impl LiveGroups {
     }
 
     pub(super) fn figures(&self, group: GroupId, term: u64) -> GroupFigures {
-        self.find(group, term).map_or_else(GroupFigures::default, |live| *live.figures.borrow())
+        self.find(group, term).map_or_else(GroupFigures::default, |live| live.figures.get())
+    }
+
+    /// Of all that are handed out here.
+    pub(super) fn all_figures(&self) -> impl Iterator<Item = GroupFigures> {
+        let live = self.live.values().filter(|(_, live)| !live.inputs.is_closed());
+        live.map(|(_, live)| live.figures.get())
     }
 
     /// Whether the group may be handed out in this term: nothing that was said before by who handed it out
@@ -144,7 +161,7 @@ impl LiveGroups {
             is_first || bytes <= ENTRY_BYTES
         };
         let count = self.waiting.iter().take_while(fits).count();
-        let changes: Vec<_> = self.waiting.drain(..count).collect();
+        let changes: Arc<[_]> = self.waiting.drain(..count).collect();
         // Those of an earlier term are refused.
         let term = changes.iter().map(|said| said.term).max()?;
         self.in_flight = Some((term, changes.iter().map(|said| said.group).collect()));
@@ -170,13 +187,8 @@ impl LiveGroups {
         let log_time = state.log_time();
         match (&command.body, outcome) {
             (CommandBody::Group(GroupCommand::Changes(groups)), _) => {
-                let live = groups.iter().any(|said| self.live.contains_key(&said.group));
-                if !live {
-                    return;
-                }
-                let groups = Arc::new(groups.clone());
                 for (index, said) in groups.iter().enumerate() {
-                    let groups = Arc::clone(&groups);
+                    let groups = Arc::clone(groups);
                     self.tell(said.group, GroupUpdate::Changes { term, log_time, groups, index });
                 }
             }
@@ -233,7 +245,6 @@ impl LiveGroups {
 #[cfg(test)]
 mod tests {
     use tokio::sync::mpsc::channel;
-    use tokio::sync::watch;
     use tokio::time::advance;
 
     use super::*;
@@ -267,10 +278,9 @@ mod tests {
 
     /// Somebody hands the group out in term 3.
     fn insert(groups: &mut LiveGroups, group: GroupId) -> (u64, impl Sized + use<>) {
-        let (number, figures) = (groups.next_number(), GroupFigures::default());
+        let (number, figures) = (groups.next_number(), Arc::default());
         let ((inputs, of_inputs), (updates, of_updates)) = (channel(1), channel(1));
-        let (of_figures, figures) = watch::channel(figures);
         groups.insert(group, 3, LiveGroup { number, inputs, updates, figures });
-        (number, (of_inputs, of_updates, of_figures))
+        (number, (of_inputs, of_updates))
     }
 }

@@ -28,7 +28,7 @@ use crate::reader::ReadSources;
 use crate::replica::{NodeStopping, ProposeFailure};
 use appender::Room;
 pub(crate) use appender::{AppendRequest, AppendResult, RequestFailure};
-pub use figures::ShardFigures;
+pub use figures::{GroupTotals, ShardFigures};
 pub(crate) use groups::{DeadPage, GroupFacts, GroupMessage, GroupPage};
 pub(crate) use host::{HostSpec, Message, MirrorScope};
 pub(crate) use query::{

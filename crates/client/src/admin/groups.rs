@@ -77,6 +77,8 @@ pub struct GroupDescription {
     pub members: u32,
     /// Messages that these have.
     pub leased: u64,
+    /// Whether nothing new is handed out before some of what is un-settled is settled (G-5).
+    pub is_stalled: bool,
 }
 
 impl TryFrom<v1::GroupDescription> for GroupDescription {
@@ -108,6 +110,7 @@ impl TryFrom<v1::GroupDescription> for GroupDescription {
             dead_letters: message.dead_letters,
             members: message.members,
             leased: message.leased,
+            is_stalled: message.stalled,
         })
     }
 }

@@ -14,6 +14,8 @@
 //! ranges  = list of: how far the start is above the end before v │ how many offsets v
 //! ```
 
+use std::sync::Arc;
+
 use bytes::{BufMut, BytesMut};
 use railgun_types::limits::{FAILURE_BYTES, FAILURES_PER_CHANGE};
 use railgun_types::{
@@ -36,7 +38,7 @@ pub enum GroupCommand {
         group: GroupName,
     },
     /// What there is to say of the shard's groups, of all of them in one entry (G-13).
-    Changes(Vec<GroupChanges>),
+    Changes(Arc<[GroupChanges]>),
 }
 
 /// See [`GroupCommand::Ensure`].
@@ -306,7 +308,7 @@ impl GroupCommand {
                     changes: list(cursor, 1, change)?,
                 })
             })
-            .map(Self::Changes),
+            .map(|groups| Self::Changes(groups.into())),
             _ => Err(Malformed),
         }
     }

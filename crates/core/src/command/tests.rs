@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use railgun_types::batch::{BatchBuilder, RecordBatch, RecordDraft};
 use railgun_types::limits::{FAILURE_BYTES, FAILURES_PER_CHANGE};
 use railgun_types::{
@@ -185,10 +187,10 @@ fn of_groups() -> Vec<CommandBody> {
         GroupCommand::Ensure(start(GroupStart::Last(310))),
         GroupCommand::Ensure(ensure.into()),
         GroupCommand::Delete { stream, group: group() },
-        GroupCommand::Changes(vec![
+        GroupCommand::Changes(Arc::new([
             GroupChanges { group: GroupId(300), term: 301, changes: of_dispatcher },
             GroupChanges { group: GroupId(1), term: 0, changes: of_operator },
-        ]),
+        ])),
     ];
     commands.into_iter().map(CommandBody::Group).collect()
 }
@@ -196,8 +198,8 @@ fn of_groups() -> Vec<CommandBody> {
 #[test]
 fn ranges_of_a_change_are_disjoint_and_not_too_many() {
     let encode = |change| {
-        let changes = vec![GroupChanges { group: GroupId(1), term: 1, changes: vec![change] }];
-        let body = CommandBody::Group(GroupCommand::Changes(changes));
+        let changes = [GroupChanges { group: GroupId(1), term: 1, changes: vec![change] }];
+        let body = CommandBody::Group(GroupCommand::Changes(changes.into()));
         Command { ts: Timestamp(1), body }.encode()
     };
     let range = |start, end| OffsetRange::new(Offset(start), Offset(end));

@@ -272,8 +272,7 @@ impl Dispatcher {
         let lost = OffsetRange::new(floor, self.mirror.floor());
         let mut rest = lost;
         while !rest.is_empty() {
-            let end = self.mirror.next_unsettled(rest.start);
-            let done = OffsetRange::new(rest.start, end).and(lost);
+            let done = OffsetRange::new(rest.start, self.mirror.next_unsettled(rest));
             while self.end_first(done).is_some() {}
             self.retries.remove(done);
             self.returned.remove(done);
@@ -300,10 +299,9 @@ impl Dispatcher {
     fn not_done(&self, range: OffsetRange) -> impl Iterator<Item = OffsetRange> {
         let mut rest = range;
         std::iter::from_fn(move || {
-            rest.start = self.mirror.next_unsettled(rest.start);
-            let end = self.mirror.next_settled(rest.start).unwrap_or(rest.end).min(rest.end);
-            let found = OffsetRange::new(rest.start, end);
-            rest.start = end;
+            rest.start = self.mirror.next_unsettled(rest);
+            let found = OffsetRange::new(rest.start, self.mirror.next_settled(rest));
+            rest.start = found.end;
             (!found.is_empty()).then_some(found)
         })
     }

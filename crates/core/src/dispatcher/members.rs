@@ -222,7 +222,7 @@ impl Dispatcher {
         }
         let mut part = match self.mirror.held(range.start) {
             None if self.mirror.is_done(range.start) => {
-                return Err(self.mirror.next_unsettled(range.start).min(range.end));
+                return Err(self.mirror.next_unsettled(range));
             }
             None => {
                 let run = self.mirror.pending_run(range.start, range.len());
@@ -268,11 +268,12 @@ impl Dispatcher {
     /// The member is gone: what it had comes back at once (G-9), and counts as a failure where its
     /// application had begun it (G-10). Nothing is answered any more.
     pub fn on_leave(&mut self, now: Time, id: MemberId, how: Left, out: &mut Vec<Effect>) {
+        let leased = self.leased_by(id);
         if !self.members.remove(id) {
             return;
         }
         self.draining.remove(&id);
-        for range in self.leased_by(id) {
+        for range in leased {
             while let Some(ended) = self.end_first(range) {
                 if ended.lease.begun && how != Left::Drained {
                     self.fail(&ended, FailureKind::Disconnected);
@@ -326,9 +327,20 @@ impl Dispatcher {
         }
     }
 
+    /// What a member has. Looks no further than to the last of it.
     pub(super) fn leased_by(&self, id: MemberId) -> Vec<OffsetRange> {
-        let leases = self.leases.iter().filter(|(_, lease)| lease.member == id);
-        leases.map(|(range, _)| range).collect()
+        let mut left = self.members.get(id).map_or(0, |member| member.messages);
+        let mut leased = Vec::new();
+        let mut leases = self.leases.iter();
+        while left > 0
+            && let Some((range, lease)) = leases.next()
+        {
+            if lease.member == id {
+                left -= range.len();
+                leased.push(range);
+            }
+        }
+        leased
     }
 }
 

@@ -226,6 +226,12 @@ impl Dispatcher {
         self.next_fresh().unwrap_or(self.cursor)
     }
 
+    /// Whether nothing new is handed out before what is un-settled is settled (G-5).
+    #[must_use]
+    pub fn is_stalled(&self) -> bool {
+        self.is_stalled
+    }
+
     /// How many messages members have.
     #[must_use]
     pub fn leased(&self) -> u64 {

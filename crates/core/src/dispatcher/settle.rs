@@ -235,20 +235,18 @@ impl Dispatcher {
         let is_repeated = settle.kind == SettleKind::Ack && !self.is_own(settle.lease);
         let mut rest = range;
         while !rest.is_empty() {
-            let end = self.mirror.next_unsettled(rest.start).min(rest.end);
-            let done = OffsetRange::new(rest.start, end);
+            let done = OffsetRange::new(rest.start, self.mirror.next_unsettled(rest));
             if !done.is_empty() {
                 let given_up = if is_repeated { self.given_up(done) } else { vec![done] };
                 for range in given_up {
                     verdict.stale(settle.lease, range, StaleReason::AlreadySettled);
                 }
-                rest.start = end;
+                rest.start = done.end;
                 continue;
             }
-            let end = self.mirror.next_settled(rest.start).unwrap_or(rest.end).min(rest.end);
-            let pending = OffsetRange::new(rest.start, end);
+            let pending = OffsetRange::new(rest.start, self.mirror.next_settled(rest));
             verdict.stale(settle.lease, pending, StaleReason::Superseded);
-            rest.start = end;
+            rest.start = pending.end;
         }
     }
 

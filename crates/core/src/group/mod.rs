@@ -222,27 +222,32 @@ impl GroupState {
         }
     }
 
-    /// The first offset at or behind `from` that is not settled.
+    /// The first offset of `range` that is not settled; its end, if all are.
     #[must_use]
-    pub fn next_unsettled(&self, from: Offset) -> Offset {
-        let below = OffsetRange::new(from, self.floor);
+    pub fn next_unsettled(&self, range: OffsetRange) -> Offset {
+        let below = OffsetRange::new(range.start, range.end.min(self.floor));
         let redriven = self.held.range(below).find(|(_, held)| !held.is_parked());
-        match redriven {
-            Some((offset, _)) => offset,
-            None => self.done.first_gap(from.max(self.floor)),
-        }
+        let first = redriven.map(|(offset, _)| offset);
+        first.unwrap_or_else(|| self.done.first_gap(range.start.max(self.floor)).min(range.end))
     }
 
-    /// The first offset at or behind `from` that is settled, if there is one.
+    /// The first offset of `range` that is settled; its end, if none is.
     #[must_use]
-    pub fn next_settled(&self, from: Offset) -> Option<Offset> {
-        let below = OffsetRange::new(from, self.floor);
-        if let Some(offset) = below.iter().find(|offset| self.is_done(*offset)) {
-            return Some(offset);
+    pub fn next_settled(&self, range: OffsetRange) -> Offset {
+        let below = OffsetRange::new(range.start, range.end.min(self.floor));
+        let mut next = range.start;
+        for (offset, held) in self.held.range(below) {
+            if next < offset || held.is_parked() {
+                return next;
+            }
+            next = offset.plus(1);
         }
-        let from = from.max(self.floor);
-        let run = self.done.run_of(from).or_else(|| self.done.run_from(from))?;
-        Some(run.start.max(from))
+        if next < below.end {
+            return next;
+        }
+        let from = next.max(self.floor);
+        let run = self.done.run_of(from).or_else(|| self.done.run_from(from));
+        run.map_or(range.end, |run| run.start.max(from).min(range.end))
     }
 
     /// The offsets from the next one that is neither settled nor has a history, as far as they follow one

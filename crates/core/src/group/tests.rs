@@ -778,13 +778,16 @@ fn compare(state: &GroupState, model: &Model) {
     }
     assert_eq!(walked, pending);
     for from in 0..MESSAGES {
-        let first = |is_settled| {
-            let mut behind = from..MESSAGES;
-            behind.find(|at| messages[*at as usize].is_settled() == is_settled).map(Offset)
-        };
-        assert_eq!(state.next_settled(Offset(from)), first(true));
-        let unsettled = first(false).unwrap_or(Offset(MESSAGES));
-        assert_eq!(state.next_unsettled(Offset(from)), unsettled);
+        for end in [from, from + 3, MESSAGES] {
+            let end = end.min(MESSAGES);
+            let first = |is_settled| {
+                let mut behind = from..end;
+                let found = behind.find(|at| messages[*at as usize].is_settled() == is_settled);
+                Offset(found.unwrap_or(end))
+            };
+            assert_eq!(state.next_settled(range(from, end)), first(true));
+            assert_eq!(state.next_unsettled(range(from, end)), first(false));
+        }
     }
     let open = messages.iter().filter(|message| !message.is_settled()).count() as u64;
     let beyond = floor.saturating_sub(MESSAGES);

@@ -365,6 +365,13 @@ impl ShardState {
         self.dedup.held
     }
 
+    /// The least part that is left of the ID time box of a stream; 1 where no id was forgotten before its time
+    /// (DD-5).
+    #[must_use]
+    pub fn ids_window(&self) -> f64 {
+        self.dedup.least_window(self.log_time, &self.streams)
+    }
+
     /// Producers known.
     #[must_use]
     pub fn producers(&self) -> usize {

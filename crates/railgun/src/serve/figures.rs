@@ -78,6 +78,47 @@ fn clients(samples: &mut Samples, clients: &ClientFigures) {
     });
 }
 
+/// Name, what it tells, and which figure it is.
+type ShardGauge = (&'static str, &'static str, fn(&ShardFigures) -> f64);
+
+/// All consumer groups of a shard together: a group's name is no label, for clients make them.
+const GROUP_GAUGES: [ShardGauge; 10] = [
+    ("railgun_shard_groups", "Consumer groups", |s| s.groups.groups as f64),
+    (
+        "railgun_shard_groups_paused",
+        "Consumer groups that an operator, or too many dead letters, has paused",
+        |s| s.groups.paused as f64,
+    ),
+    (
+        "railgun_shard_groups_stalled",
+        "Consumer groups that get nothing new before some of what is un-settled is settled",
+        |s| s.groups.stalled as f64,
+    ),
+    (
+        "railgun_shard_group_lag_max",
+        "Messages that are not settled, of the group that has most of them",
+        |s| s.groups.lag_max as f64,
+    ),
+    ("railgun_shard_group_members", "Members of groups that are connected here", |s| {
+        s.groups.members as f64
+    }),
+    ("railgun_shard_group_leased", "Messages that members have and have not settled", |s| {
+        s.groups.leased as f64
+    }),
+    ("railgun_shard_group_delayed", "Messages that wait for their next attempt", |s| {
+        s.groups.delayed as f64
+    }),
+    ("railgun_shard_group_dying", "Messages that are about to become dead letters", |s| {
+        s.groups.dying as f64
+    }),
+    ("railgun_shard_group_parked", "Messages that wait for an operator", |s| {
+        s.groups.parked as f64
+    }),
+    ("railgun_shard_group_dead", "Messages that are dead letters and can be redriven", |s| {
+        s.groups.dead as f64
+    }),
+];
+
 /// One family per figure, one point per shard.
 fn shards(samples: &mut Samples, shards: &[ShardFigures]) {
     let mut family = |kind, name, help, value: fn(&ShardFigures) -> f64| {
@@ -113,7 +154,16 @@ fn shards(samples: &mut Samples, shards: &[ShardFigures]) {
         s.producers as f64
     });
     family(Gauge, "railgun_shard_ids", "Message ids held in ID time boxes", |s| s.ids as f64);
+    family(
+        Gauge,
+        "railgun_shard_ids_window_ratio",
+        "Least part that is left of a stream's ID time box, where ids were forgotten before their time",
+        |s| s.ids_window,
+    );
     family(Gauge, "railgun_shard_objects", "Objects in the bucket", |s| s.objects as f64);
+    for (name, help, value) in GROUP_GAUGES {
+        family(Gauge, name, help, value);
+    }
     family(Gauge, "railgun_shard_offload_failing", "Whether uploads fail now", |s| {
         f64::from(u8::from(s.offload_failing))
     });

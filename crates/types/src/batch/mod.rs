@@ -28,7 +28,7 @@ mod record_batch;
 pub use builder::{BatchBuilder, BatchParts, RecordDraft, RecordRefused};
 pub use content::{Content, ContentHeaders, payload_hash};
 pub use error::BatchError;
-pub use record_batch::{RecordBatch, RecordEntry, Records};
+pub use record_batch::{RecordBatch, RecordEntry, RecordPlace, Records};
 
 /// First four bytes of every batch: format and version.
 pub const MAGIC: [u8; 4] = *b"RGB1";

@@ -121,30 +121,35 @@ impl RecordBatch {
         Ok(Self { bytes, count, table_bytes })
     }
 
-    /// A batch that holds some of the records, at least one of them: `count` of them behind the first
-    /// `skip`. Header and table are made anew; the records are a slice of these. `None` where there are not
-    /// as many.
+    /// Where the record begins that is `count` records behind `from`, or the batch ends. `None` where there are
+    /// not as many.
     #[must_use]
-    pub fn cut(&self, skip: usize, count: usize) -> Option<BatchParts> {
-        let end = skip.checked_add(count).filter(|end| count > 0 && *end <= self.count())?;
+    pub fn place(&self, from: RecordPlace, count: usize) -> Option<RecordPlace> {
+        let mut records = self.records_from(from)?;
+        for _ in 0..count {
+            records.next()?;
+        }
+        Some(RecordPlace {
+            records: from.records + count,
+            table: self.table_bytes as usize - records.table.remaining(),
+            body: self.body_bytes() - records.body.remaining(),
+        })
+    }
+
+    /// A batch that holds some of the records: `count` from `from` on, which is a place in this batch. Header
+    /// and table are made anew; the records are a slice of these. `None` where there are not as many, or `count`
+    /// is 0.
+    #[must_use]
+    pub fn cut(&self, from: RecordPlace, count: usize) -> Option<BatchParts> {
+        let end = self.place(from, count).filter(|_| count > 0)?;
+        let table_end = HEADER_BYTES + self.table_bytes as usize;
         if count == self.count() {
             let mut body = self.bytes.clone();
-            let head = body.split_to(HEADER_BYTES + self.table_bytes as usize);
+            let head = body.split_to(table_end);
             return Some(BatchParts { head, body });
         }
-        let mut records = self.records();
-        let places = |records: &Records<'_>| (records.table.remaining(), records.body.remaining());
-        for _ in 0..skip {
-            records.next()?;
-        }
-        let first = places(&records);
-        for _ in skip..end {
-            records.next()?;
-        }
-        let last = places(&records);
-        let table_end = HEADER_BYTES + self.table_bytes as usize;
-        let table = &self.bytes[table_end - first.0..table_end - last.0];
-        let body = self.bytes.slice(self.len() - first.1..self.len() - last.1);
+        let table = &self.bytes[HEADER_BYTES + from.table..HEADER_BYTES + end.table];
+        let body = self.bytes.slice(table_end + from.body..table_end + end.body);
         let mut head = BytesMut::with_capacity(HEADER_BYTES + table.len());
         // Each fits where the whole did.
         put_header(&mut head, count as u32, table, body.len() as u32);
@@ -203,6 +208,15 @@ impl RecordBatch {
         self.bytes.len()
     }
 
+    fn records_from(&self, from: RecordPlace) -> Option<Records<'_>> {
+        let (table, body) = self.bytes[HEADER_BYTES..].split_at(self.table_bytes as usize);
+        Some(Records {
+            table: ByteCursor::new(table.get(from.table..)?),
+            body: ByteCursor::new(body.get(from.body..)?),
+            left: self.count.checked_sub(u32::try_from(from.records).ok()?)?,
+        })
+    }
+
     /// Bytes of the records alone.
     #[must_use]
     pub fn body_bytes(&self) -> usize {
@@ -227,24 +241,18 @@ impl RecordBatch {
     #[must_use]
     pub fn select(&self, kept: impl Iterator<Item = Range<u32>>) -> Option<Self> {
         let (table, body) = self.bytes[HEADER_BYTES..].split_at(self.table_bytes as usize);
-        let mut records = self.records();
-        let (mut at, mut count) = (0, 0);
+        let (mut count, mut last) = (0, RecordPlace::default());
         let mut cuts = Vec::new();
-        // Where the next record's entry and bytes are.
         let mut place = |to: u32| {
-            while at < to {
-                records.next()?;
-                at += 1;
-            }
-            let Records { table: entries, body: bytes, .. } = &records;
-            (at == to).then(|| (table.len() - entries.remaining(), body.len() - bytes.remaining()))
+            last = self.place(last, (to as usize).checked_sub(last.records)?)?;
+            Some(last)
         };
         for run in kept {
             count += run.end.checked_sub(run.start)?;
             cuts.push((place(run.start)?, place(run.end)?));
         }
-        let table_bytes: usize = cuts.iter().map(|(from, to)| to.0 - from.0).sum();
-        let body_bytes: usize = cuts.iter().map(|(from, to)| to.1 - from.1).sum();
+        let table_bytes: usize = cuts.iter().map(|(from, to)| to.table - from.table).sum();
+        let body_bytes: usize = cuts.iter().map(|(from, to)| to.body - from.body).sum();
         if count == 0 {
             return None;
         }
@@ -256,10 +264,10 @@ impl RecordBatch {
         bytes.put_u32_le(table_bytes as u32);
         bytes.put_u32_le(body_bytes as u32);
         bytes.put_u32_le(0);
-        cuts.iter().for_each(|(from, to)| bytes.put_slice(&table[from.0..to.0]));
+        cuts.iter().for_each(|(from, to)| bytes.put_slice(&table[from.table..to.table]));
         let crc = crc32c_append(crc32c(&bytes[..CHECKED_HEADER_BYTES]), &bytes[HEADER_BYTES..]);
         bytes[CHECKED_HEADER_BYTES..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
-        cuts.iter().for_each(|(from, to)| bytes.put_slice(&body[from.1..to.1]));
+        cuts.iter().for_each(|(from, to)| bytes.put_slice(&body[from.body..to.body]));
         Some(Self { bytes: bytes.freeze(), count, table_bytes: table_bytes as u32 })
     }
 
@@ -292,6 +300,16 @@ impl std::fmt::Debug for RecordBatch {
             .field("bytes", &self.bytes.len())
             .finish()
     }
+}
+
+/// Where a record of a batch begins, found once so that those in front of it are not walked again. The default
+/// is the first one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecordPlace {
+    /// Records, bytes of the table and bytes of records in front of it.
+    records: usize,
+    table: usize,
+    body: usize,
 }
 
 /// One record of a batch: its table entry and its bytes.

@@ -9,6 +9,7 @@ use v1::group_notice::Notice;
 
 use super::cluster_rig::{Cluster, PATIENCE, SETTLED};
 use super::*;
+use crate::shard::GroupTotals;
 
 /// A connection of somebody who consumes, or looks after groups.
 struct Consumer {
@@ -538,6 +539,46 @@ fn one_of(got: &[Got], offset: u64) -> v1::GroupDeliver {
     };
     let head = &got.iter().find(is_in).expect("delivered").head;
     v1::GroupDeliver { base_offset: offset, count: 1, ..*head }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_that_is_stalled_is_shown_so_to_members_operators_and_metrics() {
+    // G-5
+    let (cluster, _, leader) = with_messages(4).await;
+    let consumer = Consumer::enter(&cluster.network, cluster.node(leader)).await;
+    let bound = Some(2);
+    let patch = v1::GroupPatch { max_in_flight: bound, max_unsettled: bound, ..Default::default() };
+    consumer.ensure(patch).await;
+    let mut member = consumer.member(10).await;
+    let held = member.get_all(2).await;
+    // The news may come before what was delivered last, or behind it.
+    while member.notices.is_empty() {
+        let frame = member.frame().await;
+        member.note(&frame);
+    }
+    assert_eq!(member.notices, [Notice::StalledAt(0)]);
+    assert!(consumer.describe().await.stalled);
+    // Figures are published now and then.
+    sleep(SETTLED).await;
+    let totals =
+        || cluster.node(leader).figures().iter().map(|it| it.groups).find(|it| it.groups > 0);
+    let stalled = GroupTotals {
+        groups: 1,
+        stalled: 1,
+        members: 1,
+        leased: 2,
+        lag_max: 4,
+        ..Default::default()
+    };
+    assert_eq!(totals(), Some(stalled));
+    for got in held {
+        assert_eq!(member.settle(v1::SettleKind::SettleAck, &got.head, None).await, []);
+    }
+    member.get_all(2).await;
+    let described = consumer.describe().await;
+    assert!(!described.stalled, "nothing is behind what is handed out: {described:?}");
+    sleep(SETTLED).await;
+    assert_eq!(totals(), Some(GroupTotals { stalled: 0, lag_max: 2, ..stalled }));
 }
 
 #[tokio::test(start_paused = true)]

@@ -169,5 +169,6 @@ fn description(stream: &StreamName, facts: &GroupFacts) -> v1::GroupDescription 
         members: facts.figures.members,
         leased: facts.figures.leased,
         lag_bytes: facts.lag_bytes,
+        stalled: facts.figures.is_stalled,
     }
 }

@@ -156,7 +156,7 @@ fn ensure_group(request: Option<u8>, stream: u8, name: &str, patch: GroupPatch) 
 }
 
 fn said_of(group: GroupId, term: u64, changes: Vec<GroupChange>) -> CommandBody {
-    CommandBody::Group(GroupCommand::Changes(vec![GroupChanges { group, term, changes }]))
+    CommandBody::Group(GroupCommand::Changes([GroupChanges { group, term, changes }].into()))
 }
 
 fn dead_letter(state: &ShardState, group: GroupId, offset: Offset, generation: u32) -> Append {

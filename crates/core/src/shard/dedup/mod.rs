@@ -116,6 +116,20 @@ impl Dedup {
         self.held = self.windows.values().map(IdWindow::held).sum();
     }
 
+    /// The least part that is left of a stream's window; 1 where no id was forgotten before its time.
+    pub(super) fn least_window(
+        &self,
+        now: Timestamp,
+        streams: &BTreeMap<StreamUid, Stream>,
+    ) -> f64 {
+        let of_stream = |(uid, window): (&StreamUid, &IdWindow)| {
+            let spec = &streams.get(uid)?.spec.dedup;
+            Some(window.effective_us(now, spec) as f64 / spec.window_us() as f64)
+        };
+        let shortened = self.windows.iter().filter(|(_, window)| window.evicted > 0);
+        shortened.filter_map(of_stream).filter(|part| part.is_finite()).fold(1.0, f64::min)
+    }
+
     pub(super) fn figures(
         &self,
         stream: StreamUid,

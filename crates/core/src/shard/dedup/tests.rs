@@ -322,10 +322,12 @@ fn a_full_box_may_forget_its_oldest_ids_instead() {
     let figures =
         |ids, effective_window_ms, evicted| DedupFigures { ids, effective_window_ms, evicted };
     assert_eq!(shard.state.dedup_figures(A), figures(2, 3_000, 1));
+    assert!((shard.state.ids_window() - 0.3).abs() < 1e-9, "of 10 s");
     // With time the box is whole again.
     shard.now += 8 * S;
     shard.apply(CommandBody::Tick);
     assert_eq!(shard.state.dedup_figures(A).effective_window_ms, 10_000);
+    assert!((shard.state.ids_window() - 1.0).abs() < 1e-9);
     // More ids in a batch than may be held.
     let many = [("d", "1"), ("e", "1"), ("f", "1")];
     assert_eq!(shard.publish(&many), Ok((3, 3, vec![], None)));

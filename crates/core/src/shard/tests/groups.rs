@@ -76,7 +76,7 @@ impl Shard {
     }
 
     fn changes(&mut self, groups: Vec<GroupChanges>) -> Vec<Vec<ChangeOutcome>> {
-        match self.apply(0, CommandBody::Group(GroupCommand::Changes(groups))) {
+        match self.apply(0, CommandBody::Group(GroupCommand::Changes(groups.into()))) {
             Outcome::GroupsChanged(outcomes) => outcomes,
             other => panic!("{other:?}"),
         }
@@ -231,7 +231,9 @@ fn groups_do_not_affect_one_another_and_each_has_an_outcome() {
     let state = shard.state.group(first).expect("there").state();
     assert_eq!((state.floor(), state.paused()), (Offset(5), Some(Paused::Operator)));
     // What changes nothing needs no entry.
-    let pruned = |groups| shard.state.prune(&mut CommandBody::Group(GroupCommand::Changes(groups)));
+    let pruned = |groups: Vec<_>| {
+        shard.state.prune(&mut CommandBody::Group(GroupCommand::Changes(groups.into())))
+    };
     let idle = vec![
         said(unknown, 1, vec![ack(0, 1)]),
         said(first, 0, vec![GroupChange::Pause, GroupChange::Reserve { upto: Offset(9) }]),

@@ -274,7 +274,13 @@ proptest! {
         count in 0..14usize,
     ) {
         let batch = validate(pack(&messages)).expect("just packed");
-        let cut = batch.cut(skip, count);
+        // However it was found.
+        let start = RecordPlace::default();
+        let half = batch.place(start, skip / 2);
+        let place = half.and_then(|half| batch.place(half, skip - skip / 2));
+        prop_assert_eq!(place, batch.place(start, skip));
+        prop_assert_eq!(place.is_some(), skip <= messages.len());
+        let cut = place.and_then(|place| batch.cut(place, count));
         match messages.get(skip..skip + count).filter(|wanted| !wanted.is_empty()) {
             Some(wanted) => prop_assert_eq!(cut.map(|parts| parts.concat()), Some(pack(wanted))),
             None => prop_assert!(cut.is_none()),
