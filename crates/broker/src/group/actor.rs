@@ -26,7 +26,7 @@ use super::letters::{Deceased, LetterEvent, Letters};
 use super::live::{Figures, GroupFigures, GroupUpdate, LiveGroup};
 use super::outbox::{Outbox, deliver, tell};
 use super::told::told;
-use super::{INPUTS, MemberInput, MemberOutput, UPDATES};
+use super::{INPUTS, MemberInput, MemberOutput, Newcomer, UPDATES};
 use crate::actors::Actors;
 use crate::clock::Clock;
 use crate::reader::ReadSources;
@@ -102,8 +102,9 @@ impl GroupSpawn {
         let (inputs, from_members) = mpsc::channel(INPUTS);
         let (updates, from_shard) = mpsc::channel(UPDATES);
         let figures = Arc::new(Figures::default());
-        let feed = || Feed::new(self.sources.clone(), self.stream);
-        let (fresh, retries, of_letters) = (feed(), feed(), feed());
+        let fresh = Feed::forward(self.sources.clone(), self.stream);
+        let scattered = || Feed::scattered(self.sources.clone(), self.stream);
+        let (retries, of_letters) = (scattered(), scattered());
         let begun = Instant::now();
         let leads_since = begun.checked_sub(self.leading_for).unwrap_or(begun);
         let mut effects = Vec::new();
@@ -164,7 +165,9 @@ impl Actor {
         inputs.close();
         while let Ok(input) = inputs.try_recv() {
             match input {
-                MemberInput::Joined { member, to, .. } => drop(self.members.insert(member, to)),
+                MemberInput::Joined(Newcomer { member, to, .. }) => {
+                    self.members.insert(member, to);
+                }
                 input => input.refuse(),
             }
         }
@@ -256,17 +259,18 @@ impl Actor {
                 }
                 event = self.letters.event() => {
                     let failed = match event {
-                        LetterEvent::Ended(result) => self.letters.ended(result),
+                        LetterEvent::Ended(results) => self.letters.ended(results),
                         LetterEvent::Fed(fed) => {
                             let is_failure = matches!(fed, Fed::Failed(_));
                             if self.on_fed(fed) {
                                 return End::Deleted;
                             }
-                            is_failure.then(|| self.letters.put_off()).flatten()
+                            let failed = is_failure.then(|| self.letters.put_off()).flatten();
+                            failed.into_iter().collect()
                         }
                     };
-                    if let Some(offset) = failed {
-                        let now = self.now();
+                    let now = self.now();
+                    for offset in failed {
                         self.dispatcher.on_dead_letter_failed(now, offset);
                     }
                 }
@@ -312,7 +316,7 @@ impl Actor {
     fn on_input(&mut self, input: MemberInput) {
         let now = self.now();
         match input {
-            MemberInput::Joined { member, credit, held, fetches, to } => {
+            MemberInput::Joined(Newcomer { member, credit, held, fetches, to }) => {
                 let sender = to.to.clone();
                 self.gone.push(Box::pin(async move {
                     sender.closed().await;
@@ -444,10 +448,12 @@ impl Actor {
             let offered = OfferedRun { base: offset, bytes: run.sizes() };
             let taken = self.dispatcher.assign(now, &offered, &mut self.effects);
             let unsent = deliver(&mut self.members, run, &mut self.effects, begun);
-            for (member, range) in unsent {
+            for &(member, range) in &unsent {
                 self.dispatcher.on_unsent(member, range);
             }
-            run.advance(taken);
+            // What was not sent is wanted again.
+            let unsent = unsent.iter().map(|(_, range)| (range.start.0 - offset.0) as usize).min();
+            run.advance(unsent.map_or(taken, |unsent| taken.min(unsent)));
             if taken == 0 {
                 // It was too large for whoever has room.
                 if self.dispatcher.wants() == Want::Nothing {

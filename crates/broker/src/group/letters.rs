@@ -1,15 +1,17 @@
-//! Dead letters of a group that are to be made, one after the other. Inputs: what is dying, records, what
+//! Dead letters of a group that are to be made, some at a time. Inputs: what is dying, records, what
 //! came of a proposal. Outputs: proposals to the shard's owner.
 
 use std::collections::VecDeque;
 use std::future::pending;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use railgun_core::command::{Append, AppendMode, DeadLetterOf, ExpectedNext};
 use railgun_core::group::{GroupState, HeldState};
 use railgun_core::shard::{AppendRefusal, Appended};
 use railgun_types::{GroupId, GroupName, Offset, StreamName, StreamUid};
+use tokio::time::sleep;
 
 use super::feed::{Fed, Feed};
 use super::obituary::Obituary;
@@ -26,6 +28,13 @@ pub(super) struct Deceased {
     pub(super) companion: StreamUid,
 }
 
+/// Letters that are made at a time.
+const AT_A_TIME: usize = 32;
+/// Bytes of these, but for the first.
+const ENTRY_BYTES: usize = 1 << 20;
+/// How long no other is proposed where there was no room for some, or nobody knows what came of them.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// See the module.
 pub(super) struct Letters {
     of: Deceased,
@@ -33,20 +42,20 @@ pub(super) struct Letters {
     clock: Arc<dyn Clock>,
     waiting: VecDeque<(Offset, u32)>,
     feed: Feed,
-    /// The one that was proposed, and what comes of it.
-    proposed: Option<((Offset, u32), LetterResult)>,
+    /// Those that were proposed, and what comes of each.
+    proposed: Option<(Vec<(Offset, u32)>, LetterResults)>,
     /// The number of the next one: its offset in the companion.
     next: Offset,
 }
 
-/// `None`: it was not looked at, or nobody knows.
-type LetterResult = BoxFuture<'static, Option<Result<Appended, AppendRefusal>>>;
+/// `None`: they were not looked at, or nobody knows.
+type LetterResults = BoxFuture<'static, Option<Vec<Result<Appended, AppendRefusal>>>>;
 
 /// What there is to do about dead letters.
 pub(super) enum LetterEvent {
     Fed(Fed),
-    /// The one that was proposed has ended.
-    Ended(Option<Result<Appended, AppendRefusal>>),
+    /// Those that were proposed have ended.
+    Ended(Option<Vec<Result<Appended, AppendRefusal>>>),
 }
 
 impl Letters {
@@ -80,14 +89,14 @@ impl Letters {
         let proposed = &mut self.proposed;
         let ended = async {
             match proposed {
-                Some((_, result)) => result.await,
+                Some((_, results)) => results.await,
                 None => pending().await,
             }
         };
         tokio::select! {
             biased;
             fed = self.feed.next() => LetterEvent::Fed(fed),
-            result = ended => LetterEvent::Ended(result),
+            results = ended => LetterEvent::Ended(results),
         }
     }
 
@@ -96,27 +105,40 @@ impl Letters {
         self.waiting.pop_front().map(|(offset, _)| offset)
     }
 
-    /// What came of the one that was proposed. Its message, if it stays dying.
+    /// What came of those that were proposed. The messages of those that failed, which stay dying.
     pub(super) fn ended(
         &mut self,
-        result: Option<Result<Appended, AppendRefusal>>,
-    ) -> Option<Offset> {
-        let (letter, _) = self.proposed.take()?;
-        if let Some(Err(AppendRefusal::ExpectedEnd { actual })) = result {
-            self.next = actual;
-            return None;
+        results: Option<Vec<Result<Appended, AppendRefusal>>>,
+    ) -> Vec<Offset> {
+        let Some((letters, _)) = self.proposed.take() else { return Vec::new() };
+        let Some(results) = results else {
+            return letters.into_iter().map(|(offset, _)| offset).collect();
+        };
+        let mut failed = Vec::new();
+        // From the last one on, so that those that come again keep their order.
+        for (letter, result) in letters.into_iter().zip(results).rev() {
+            match result {
+                Ok(_) => {}
+                Err(AppendRefusal::ExpectedEnd { actual }) => {
+                    self.next = self.next.max(actual);
+                    self.waiting.push_front(letter);
+                }
+                Err(_) => failed.push(letter.0),
+            }
         }
-        // Others may have come before it meanwhile.
-        self.waiting.retain(|waiting| *waiting != letter);
-        (!matches!(result, Some(Ok(_)))).then_some(letter.0)
+        failed
     }
 
-    /// Proposes the next one, if its message was read.
+    /// Proposes the next ones, as far as their messages were read.
     pub(super) fn propose(&mut self, state: &GroupState) {
-        while let Some(&(offset, generation)) = self.waiting.front() {
-            if self.proposed.is_some() {
-                return;
-            }
+        if self.proposed.is_some() {
+            return;
+        }
+        let (mut letters, mut items, mut bytes) = (Vec::new(), Vec::new(), 0);
+        while let Some(&letter) = self.waiting.front()
+            && items.len() < AT_A_TIME
+        {
+            let (offset, generation) = letter;
             let held = state.held(offset).filter(|held| held.generation == generation);
             let Some((held, HeldState::Dying { reason })) = held.map(|held| (held, held.state))
             else {
@@ -124,9 +146,9 @@ impl Letters {
                 self.waiting.pop_front();
                 continue;
             };
-            let Some(run) = self.feed.at(offset) else { return };
+            let Some(run) = self.feed.at(offset) else { break };
             let Deceased { stream, stream_name, group, name, companion } = &self.of;
-            let seq = self.next;
+            let seq = self.next.plus(items.len() as u64);
             let obituary = Obituary {
                 stream: stream_name,
                 uid: *stream,
@@ -151,18 +173,32 @@ impl Letters {
                     continue;
                 }
             };
-            let item = Append {
+            bytes += batch.len();
+            if !items.is_empty() && bytes > ENTRY_BYTES {
+                break;
+            }
+            self.waiting.pop_front();
+            letters.push(letter);
+            items.push(Append {
                 stream: *companion,
                 producer: None,
                 mode: AppendMode::Each,
                 expected_end: Some(ExpectedNext(seq.0)),
                 dead_letter: Some(DeadLetterOf { group: *group, offset, generation }),
                 batch,
-            };
-            let shard = self.shard.clone();
-            let appended = Box::pin(async move { shard.append_dead_letter(item).await });
-            self.proposed = Some(((offset, generation), appended));
+            });
+        }
+        if items.is_empty() {
             return;
         }
+        let shard = self.shard.clone();
+        let appended = Box::pin(async move {
+            let results = shard.append_dead_letters(items).await;
+            if results.is_none() {
+                sleep(PAUSE).await;
+            }
+            results
+        });
+        self.proposed = Some((letters, appended));
     }
 }

@@ -32,7 +32,7 @@ pub(crate) const INPUTS: usize = 256;
 /// are few. A group that falls behind ends, and its members come again.
 pub(crate) const UPDATES: usize = 256;
 
-/// Somebody who wants to be a member.
+/// The group that somebody wants to be a member of.
 pub(crate) struct Join {
     pub(crate) stream: StreamUid,
     pub(crate) group: GroupName,
@@ -40,14 +40,19 @@ pub(crate) struct Join {
     pub(crate) group_id: Option<GroupId>,
     /// Only if it is of this mode.
     pub(crate) mode: Option<GroupMode>,
+    /// Where the group's messages are read, if nobody hands them out yet.
+    pub(crate) sources: ReadSources,
+}
+
+/// Somebody who wants to be a member.
+#[derive(Debug)]
+pub(crate) struct Newcomer {
     pub(crate) member: MemberId,
     pub(crate) credit: Credit,
     pub(crate) held: Vec<PresentedLease>,
     /// Whether it gets only what it fetches.
     pub(crate) fetches: bool,
     pub(crate) to: Outbox,
-    /// Where the group's messages are read, if nobody hands them out yet.
-    pub(crate) sources: ReadSources,
 }
 
 /// A member's place in a group.
@@ -65,13 +70,7 @@ pub(crate) struct Seat {
 /// What comes from sessions, and operators, to a group.
 #[derive(Debug)]
 pub(crate) enum MemberInput {
-    Joined {
-        member: MemberId,
-        credit: Credit,
-        held: Vec<PresentedLease>,
-        fetches: bool,
-        to: Outbox,
-    },
+    Joined(Newcomer),
     Settle {
         member: MemberId,
         request: SettleRequest,

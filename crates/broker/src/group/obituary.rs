@@ -30,7 +30,7 @@ impl Obituary<'_> {
     /// [`RecordRefused`]: the record is none that was ever taken in.
     pub(super) fn letter(&self, run: &Run) -> Result<RecordBatch, RecordRefused> {
         let delivery = &run.delivery;
-        let entry = delivery.batch.records().nth(delivery.skip as usize);
+        let entry = delivery.batch.records().nth(run.index());
         let content = entry.and_then(|entry| Some((entry, entry.content()?)));
         let Some((entry, content)) = content else {
             return Err(RecordRefused::Header { reason: "the message cannot be decoded" });

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::sent::{Sent, flush};
 use super::{QuicStream, SessionEnd, carried, going_away};
-use crate::group::{Join, Lack, MemberInput, MemberOutput, Outbox, Seat};
+use crate::group::{Join, Lack, MemberInput, MemberOutput, Newcomer, Outbox, Seat};
 use crate::routing::Leader;
 
 /// What may wait for a member besides its deliveries. Whoever lets more come together reads nothing, and
@@ -82,14 +82,16 @@ pub(super) async fn serve(stream: &mut QuicStream, join: v1::JoinGroup) -> Resul
         group: request.group.clone(),
         group_id: request.group_id,
         mode: request.mode,
+        sources: streams.sources(data.handle.clone(), places, None),
+    };
+    let newcomer = Newcomer {
         member,
         credit: Credit { messages: messages.into(), bytes },
         held: request.held.into_iter().map(presented).collect(),
         fetches: request.fetches,
         to: Outbox::new(to, given_up.clone(), memory.clone()),
-        sources: streams.sources(data.handle.clone(), places, None),
     };
-    let seat = data.handle.join_group(join).await??;
+    let seat = data.handle.join_group(join, newcomer).await??;
     let joined = v1::GroupJoined {
         stream_uid: found.stream.to_wire(),
         group_id: seat.group.0,

@@ -72,7 +72,7 @@ pub struct GroupTotals {
     pub parked: u64,
     /// Messages that are dead, of what can be redriven.
     pub dead: u64,
-    /// Messages of the group that is farthest behind its stream.
+    /// Messages of the group that is farthest behind its stream, but for those that were redriven.
     pub lag_max: u64,
 }
 
@@ -91,7 +91,7 @@ impl GroupTotals {
             self.dying += unsettled.dying;
             self.parked += unsettled.parked;
             self.dead += group.dead().len();
-            self.lag_max = self.lag_max.max(next.map_or(0, |next| group.lag(next)));
+            self.lag_max = self.lag_max.max(next.map_or(0, |next| group.lag_above_floor(next)));
         }
     }
 

@@ -26,12 +26,12 @@ const RUNS_MAX: usize = 10_000;
 
 /// See the module.
 pub(crate) enum GroupMessage {
-    /// Somebody wants to be a member.
+    /// Somebody wants to be a member: by which way is it told so?
     Join { join: Box<Join>, reply: oneshot::Sender<Result<Seat, WireError>> },
     /// A group that is handed out here, by this one, has something to say.
     Change { actor: u64, changes: GroupChanges },
-    /// The dead letter of a message is to be appended.
-    DeadLetter { item: Box<Append>, reply: LetterReply },
+    /// Dead letters are to be appended.
+    DeadLetters { items: Vec<Append>, reply: LettersReply },
     /// Groups with messages that are to become dead letters are to be handed out, whether they have members
     /// or not.
     Tend { sources: Box<ReadSources> },
@@ -61,14 +61,14 @@ pub(crate) enum GroupMessage {
 }
 
 /// Dropped where it was not looked at, or nobody knows.
-pub(super) type LetterReply = oneshot::Sender<Result<Appended, AppendRefusal>>;
+pub(super) type LettersReply = oneshot::Sender<Vec<Result<Appended, AppendRefusal>>>;
 
 impl std::fmt::Debug for GroupMessage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Join { .. } => "Join",
             Self::Change { .. } => "Change",
-            Self::DeadLetter { .. } => "DeadLetter",
+            Self::DeadLetters { .. } => "DeadLetters",
             Self::Tend { .. } => "Tend",
             Self::List { .. } => "List",
             Self::Describe { .. } => "Describe",
@@ -131,10 +131,10 @@ impl Host {
                     self.groups.say(actor, changes);
                 }
             }
-            GroupMessage::DeadLetter { item, reply } => {
-                // Dropped, it is tried again later.
+            GroupMessage::DeadLetters { items, reply } => {
+                // Dropped, they are tried again later.
                 if self.has_reserve() {
-                    self.propose(CommandBody::Append(vec![*item]), Waiter::DeadLetter(reply)).await;
+                    self.propose(CommandBody::Append(items), Waiter::DeadLetters(reply)).await;
                 }
             }
             GroupMessage::Tend { sources } => self.on_tend(&sources),
@@ -200,8 +200,7 @@ impl Host {
             let message = "the shard has no leader here now";
             return Err(WireError::new(ErrorCode::Unavailable, message));
         }
-        let Join { stream, group: name, group_id, mode, member, credit, .. } = join;
-        let Join { held, fetches, to, sources, .. } = join;
+        let Join { stream, group: name, group_id, mode, sources } = join;
         let Some(group) = self.state.group_named(stream, &name) else {
             return Err(wire_error::group_not_found(&name));
         };
@@ -222,8 +221,6 @@ impl Host {
             self.hand_out(id, leader.term, sources);
         }
         let live = self.groups.find(id, leader.term).ok_or_else(wire_error::group_busy)?;
-        let joined = MemberInput::Joined { member, credit, held, fetches, to };
-        live.inputs.try_send(joined).map_err(|_| wire_error::group_busy())?;
         Ok(Seat { group: id, mode, ack_wait_ms, floor, next, inputs: live.inputs.clone() })
     }
 
@@ -241,10 +238,15 @@ impl Host {
             }
             Some(group) => match self.groups.find(group.id(), self.pipeline.leader().term) {
                 None => wire_error::not_handed_over(name, HandOverRefused::NobodyElse),
-                Some(live) => match live.inputs.try_send(MemberInput::HandOver { reply }) {
-                    Ok(()) => return,
-                    Err(unsent) => return unsent.into_inner().refuse(),
-                },
+                Some(live) => {
+                    let inputs = live.inputs.clone();
+                    return self.actors.spawn("who has a group handed over", async move {
+                        // Behind what members say.
+                        if let Err(unsent) = inputs.send(MemberInput::HandOver { reply }).await {
+                            unsent.0.refuse();
+                        }
+                    });
+                }
             },
         };
         reply.send(Err(refused)).ok();

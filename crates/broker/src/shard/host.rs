@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::appender::{Appender, EntryReplies};
 use super::budget::{self, Admission};
 use super::figures::ShardFigures;
-use super::groups::{GroupMessage, LetterReply};
+use super::groups::{GroupMessage, LettersReply};
 use super::live_groups::LiveGroups;
 use super::query::{
     self, Located, NextPlan, OffloadStatus, Orphans, ReadQuery, SegmentPage, StartResolved,
@@ -170,8 +170,8 @@ pub(super) enum Waiter {
     Request(oneshot::Sender<Result<Outcome, RequestFailure>>),
     /// What groups that are handed out here have to say.
     Groups,
-    /// Who wants a dead letter appended.
-    DeadLetter(LetterReply),
+    /// Who wants dead letters appended.
+    DeadLetters(LettersReply),
 }
 
 pub(super) struct Host {
@@ -498,11 +498,9 @@ impl Host {
             }
             let waiter = entry.ticket.and_then(|ticket| self.pipeline.applied(ticket));
             match (waiter, outcome) {
-                (Some(Waiter::DeadLetter(reply)), Outcome::Appended(results)) => {
+                (Some(Waiter::DeadLetters(reply)), Outcome::Appended(results)) => {
                     self.count(&command, &results);
-                    if let Some(result) = results.into_iter().next() {
-                        reply.send(result).ok();
-                    }
+                    reply.send(results).ok();
                 }
                 (waiter, Outcome::Appended(results)) => {
                     self.count(&command, &results);
@@ -511,7 +509,7 @@ impl Host {
                     replies.applied(results);
                 }
                 (Some(Waiter::Groups), _) => self.groups.ended(),
-                (Some(Waiter::DeadLetter(_)), _) => {}
+                (Some(Waiter::DeadLetters(_)), _) => {}
                 (Some(Waiter::Append(replies)), _) => {
                     self.appender.entry_ended(&replies);
                     replies.failed(ProposeFailure::Unknown.into());
@@ -631,7 +629,7 @@ impl Host {
                 ProposeFailure::NotLeading => self.groups.refused(),
                 ProposeFailure::Busy => self.groups.clear(),
             },
-            Waiter::DeadLetter(_) => {}
+            Waiter::DeadLetters(_) => {}
         }
     }
 

@@ -22,10 +22,11 @@ use railgun_types::{GroupName, Offset, ShardId, StartPosition, StreamName, Strea
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use crate::checkpoint::WriteError;
-use crate::group::{Join, Seat};
+use crate::group::{Join, MemberInput, Newcomer, Seat};
 use crate::inspection::StateDigest;
 use crate::reader::ReadSources;
 use crate::replica::{NodeStopping, ProposeFailure};
+use crate::wire_error;
 use appender::Room;
 pub(crate) use appender::{AppendRequest, AppendResult, RequestFailure};
 pub use figures::{GroupTotals, ShardFigures};
@@ -189,13 +190,18 @@ impl ShardHandle {
         self.ask(|reply| Message::Segments { stream, from, limit, reply }).await
     }
 
-    /// Takes a member into a group that is handed out here.
+    /// Takes a member into a group that is handed out here. It waits for its turn behind what other members
+    /// say: where a group has much to do, it is not the helping hands that are sent away.
     pub(crate) async fn join_group(
         &self,
         join: Join,
+        newcomer: Newcomer,
     ) -> Result<Result<Seat, WireError>, NodeStopping> {
         let join = Box::new(join);
-        self.ask(|reply| Message::Group(GroupMessage::Join { join, reply })).await
+        let found = self.ask(|reply| Message::Group(GroupMessage::Join { join, reply })).await?;
+        let Ok(seat) = found else { return Ok(found) };
+        let joined = seat.inputs.send(MemberInput::Joined(newcomer)).await;
+        Ok(joined.map_or_else(|_| Err(wire_error::group_busy()), |()| Ok(seat)))
     }
 
     /// Has changes of a group that is handed out here made in the next entry of their kind.
@@ -207,14 +213,13 @@ impl ShardHandle {
         self.send(Message::Group(GroupMessage::Change { actor, changes })).await
     }
 
-    /// Appends the dead letter of a message, if the group still wants one. `None`: there was no room for
-    /// it, or nobody knows what came of it.
-    pub(crate) async fn append_dead_letter(
+    /// Appends the dead letters of messages in one entry, each if the group still wants it. `None`: there was
+    /// no room for them, or nobody knows what came of them.
+    pub(crate) async fn append_dead_letters(
         &self,
-        item: railgun_core::command::Append,
-    ) -> Option<Result<Appended, AppendRefusal>> {
-        let item = Box::new(item);
-        self.ask(|reply| Message::Group(GroupMessage::DeadLetter { item, reply })).await.ok()
+        items: Vec<railgun_core::command::Append>,
+    ) -> Option<Vec<Result<Appended, AppendRefusal>>> {
+        self.ask(|reply| Message::Group(GroupMessage::DeadLetters { items, reply })).await.ok()
     }
 
     /// Has groups handed out whose messages are to become dead letters, if this replica leads.

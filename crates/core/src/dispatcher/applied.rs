@@ -22,8 +22,7 @@ impl Dispatcher {
         if self.waiting.is_empty() {
             return None;
         }
-        let excess = self.waiting.split_off_excess();
-        let proposal = std::mem::replace(&mut self.waiting, excess);
+        let proposal = self.waiting.take();
         self.taken += 1;
         if !self.waiting.is_empty() {
             // Who waits for this one may wait for what is left behind, which are failures.
@@ -61,6 +60,9 @@ impl Dispatcher {
                 GroupChange::Activate => self.activated(out),
                 GroupChange::Reset { .. } => self.was_reset(floor, out),
                 GroupChange::Removed { .. } => self.was_removed(floor, &outcome, out),
+                GroupChange::Redrive { offsets } | GroupChange::Discard { offsets } => {
+                    offsets.iter().for_each(|range| self.forget_dead(*range));
+                }
                 _ => {}
             }
             if let Some(before) = ready {
@@ -91,9 +93,11 @@ impl Dispatcher {
 
     /// The dead letter of a message could not be made: it is told again after a while.
     pub fn on_dead_letter_failed(&mut self, now: Time, offset: Offset) {
-        self.dead_letter_retries.retain(|(_, other)| *other != offset);
+        self.forget_dying(offset);
         if self.is_dying(offset) {
-            self.dead_letter_retries.insert((now.plus_us(DEAD_LETTER_RETRY_US), offset));
+            let at = now.plus_us(DEAD_LETTER_RETRY_US);
+            self.dying.insert(offset, Some(at));
+            self.dead_letter_retries.insert((at, offset));
         }
     }
 
@@ -118,11 +122,9 @@ impl Dispatcher {
             self.begin_anew(out);
             return;
         }
-        if !self.dying.is_empty() {
-            self.forget_dead();
-        }
         for range in own.acks.iter() {
             self.blockers.remove(range);
+            self.forget_dead(range);
             // It may have died meanwhile, or been reset.
             let lost: Vec<_> = self.not_done(range).collect();
             for range in lost {
@@ -152,7 +154,7 @@ impl Dispatcher {
                 (true, false)
             }
             Some((HeldState::Dying { .. }, generation)) => {
-                if self.dying.insert(offset) {
+                if self.is_new_dying(offset) {
                     out.push(Effect::Dying { offset, generation });
                 }
                 (true, false)
@@ -162,8 +164,7 @@ impl Dispatcher {
             None => (false, !self.mirror.is_done(offset)),
         };
         if !matches!(held, Some((HeldState::Dying { .. }, _))) {
-            self.dying.remove(&offset);
-            self.dead_letter_retries.retain(|(_, other)| *other != offset);
+            self.forget_dying(offset);
         }
         let is_settled = self.is_being_settled(offset);
         if self.is_exclusive() && blocks {
@@ -246,7 +247,7 @@ impl Dispatcher {
 
     /// Takes up what is delayed or dying.
     pub(super) fn look_at_held(&mut self, out: &mut Vec<Effect>) {
-        self.forget_dead();
+        self.forget_dead(OffsetRange::new(Offset(0), Offset(u64::MAX)));
         self.delays.clear();
         let held: Vec<_> =
             self.mirror.held_iter().map(|(at, it)| (at, it.state, it.generation)).collect();
@@ -255,7 +256,7 @@ impl Dispatcher {
                 HeldState::Delayed { until } => self.delay(offset, until),
                 HeldState::Dying { .. } => {
                     let is_forgotten = self.mirror.planted().is(BuiltinBug::DyingForgotten);
-                    if self.dying.insert(offset) && !is_forgotten {
+                    if self.is_new_dying(offset) && !is_forgotten {
                         out.push(Effect::Dying { offset, generation });
                     }
                 }
@@ -273,26 +274,43 @@ impl Dispatcher {
         let mut rest = lost;
         while !rest.is_empty() {
             let done = OffsetRange::new(rest.start, self.mirror.next_unsettled(rest));
-            while self.end_first(done).is_some() {}
+            // Said later, an ack of it is no repeat of one that counted.
+            while let Some(ended) = self.end_first(done) {
+                self.remember(&ended, Fate::Returned);
+            }
             self.retries.remove(done);
             self.returned.remove(done);
             self.blockers.remove(done);
             rest.start = done.end.max(rest.start.plus(1));
         }
-        self.forget_dead();
+        self.forget_dead(OffsetRange::new(Offset(0), self.mirror.floor()));
         self.cursor = self.cursor.max(self.mirror.floor());
         if let Some(range) = outcome.effects().and_then(|effects| effects.skipped) {
             out.extend(self.members.ids().map(|member| Effect::Skipped { member, range }));
         }
     }
 
-    /// Forgets which messages were dying and are not any more.
-    fn forget_dead(&mut self) {
-        let mirror = &self.mirror;
-        self.dying.retain(|offset| {
-            mirror.held(*offset).is_some_and(|it| matches!(it.state, HeldState::Dying { .. }))
-        });
-        self.dead_letter_retries.retain(|(_, offset)| self.dying.contains(offset));
+    /// Whether that dying message was not told yet. From here on it is.
+    fn is_new_dying(&mut self, offset: Offset) -> bool {
+        let is_new = !self.dying.contains_key(&offset);
+        if is_new {
+            self.dying.insert(offset, None);
+        }
+        is_new
+    }
+
+    /// Forgets which messages of a range were dying and are not any more.
+    fn forget_dead(&mut self, range: OffsetRange) {
+        let told = self.dying.range(range.start..range.end.max(range.start));
+        let told = told.map(|(offset, _)| *offset);
+        let dead: Vec<_> = told.filter(|offset| !self.is_dying(*offset)).collect();
+        dead.into_iter().for_each(|offset| self.forget_dying(offset));
+    }
+
+    fn forget_dying(&mut self, offset: Offset) {
+        if let Some(Some(at)) = self.dying.remove(&offset) {
+            self.dead_letter_retries.remove(&(at, offset));
+        }
     }
 
     /// What of `range` is not done.

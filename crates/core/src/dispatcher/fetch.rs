@@ -23,9 +23,14 @@ impl Fetching {
         if self.is_over { 0 } else { self.fetch.messages.saturating_sub(self.messages) }
     }
 
-    /// Whether it may end before it has all its messages.
-    pub(super) fn may_end(&self) -> bool {
-        self.free() > 0 && (!self.fetch.waits || self.fetch.bytes < u64::MAX)
+    /// Whether it ends before it has all its messages, where none is there.
+    pub(super) fn ends_with_what_is_there(&self) -> bool {
+        self.free() > 0 && !self.fetch.waits
+    }
+
+    /// For how many more bytes it has room, where a message that is larger ends it: it has one already.
+    pub(super) fn bytes_left(&self) -> Option<u64> {
+        (self.free() > 0 && self.messages > 0).then(|| self.free_bytes())
     }
 
     /// How many more bytes it wants.
@@ -81,31 +86,39 @@ impl Dispatcher {
         if is_reserving || self.activity.is_activating {
             return;
         }
-        self.end_fetches_if(|_, fetching| !fetching.fetch.waits, out);
+        while let Some(member) = self.members.impatient() {
+            self.end_fetch(member, out);
+        }
     }
 
     /// Ends the fetches that a message of that size, which is the next one, does not go into any more:
     /// whatever comes behind it is not to overtake it.
     pub(super) fn end_fetches_without_room(&mut self, bytes: u64, out: &mut Vec<Effect>) {
-        let only = self.is_exclusive().then(|| self.activity.receiver());
-        let is_next = |id| only.is_none_or(|only| only == Some(id));
-        self.end_fetches_if(|id, fetching| is_next(id) && !fetching.has_room(bytes), out);
+        if self.is_exclusive() {
+            let only = self.activity.receiver();
+            let fetching = only.and_then(|id| Some((id, self.members.get(id)?.fetches()?)));
+            if let Some((id, fetching)) = fetching
+                && fetching.bytes_left().is_some_and(|left| left < bytes)
+            {
+                self.end_fetch(id, out);
+            }
+            return;
+        }
+        while let Some((left, member)) = self.members.fetches_least()
+            && left < bytes
+        {
+            self.end_fetch(member, out);
+        }
     }
 
-    fn end_fetches_if(
-        &mut self,
-        is_over: impl Fn(MemberId, &Fetching) -> bool,
-        out: &mut Vec<Effect>,
-    ) {
-        for member in self.members.fetching().collect::<Vec<_>>() {
-            let ended = self.members.update(member, |it| {
-                let fetching = it.fetching.as_mut().filter(|it| is_over(member, it))?;
-                fetching.is_over = true;
-                Some(fetching.fetch.number)
-            });
-            if let Some(number) = ended.flatten() {
-                out.push(Effect::Fetched { member, number });
-            }
+    fn end_fetch(&mut self, member: MemberId, out: &mut Vec<Effect>) {
+        let ended = self.members.update(member, |it| {
+            let fetching = it.fetching.as_mut()?;
+            fetching.is_over = true;
+            Some(fetching.fetch.number)
+        });
+        if let Some(number) = ended.flatten() {
+            out.push(Effect::Fetched { member, number });
         }
     }
 }

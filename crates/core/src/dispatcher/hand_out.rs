@@ -5,6 +5,7 @@ use std::sync::Arc;
 use railgun_types::{Offset, OffsetRange};
 
 use super::lease::{Lease, Sizes, UNBEGUN_US_MAX, lease_id};
+use super::members::Member;
 use super::{Dispatcher, Effect, MemberId, OfferedRun, Time, Want};
 use crate::builtin_bug::BuiltinBug;
 
@@ -67,7 +68,8 @@ impl Dispatcher {
             self.too_large = Some((offset, first));
             return 0;
         };
-        let run = self.run(offset, alike.min(bytes.len() as u64));
+        let most = self.members.get(member).map_or(1, Member::free);
+        let run = self.run(offset, alike.min(bytes.len() as u64).min(most));
         let count = self.share_of(member, has_others, &bytes[..run.len() as usize]);
         if self.is_exclusive() && self.leases.at_or_behind(offset).is_some() {
             // It has come back by itself, while the member has later ones.

@@ -96,6 +96,8 @@ pub(super) struct Leases {
     runs: RangeMap<Lease>,
     /// The deadline of each run, with its end.
     timers: BTreeSet<(Time, Offset)>,
+    /// The end of each run, by who has it.
+    by_member: BTreeSet<(MemberId, Offset)>,
     messages: u64,
     bytes: u64,
 }
@@ -122,12 +124,20 @@ impl Leases {
         self.runs.at(offset)
     }
 
+    /// Those of a member, in order.
+    pub(super) fn of(&self, member: MemberId) -> impl Iterator<Item = OffsetRange> {
+        let ends = self.by_member.range((member, Offset(0))..=(member, Offset(u64::MAX)));
+        let run = |end: Offset| self.runs.at(Offset(end.0.saturating_sub(1))).map(|(run, _)| run);
+        ends.filter_map(move |(_, end)| run(*end))
+    }
+
     /// Gives messages to a member, that nobody has. Returns their bytes.
     pub(super) fn insert(&mut self, range: OffsetRange, lease: Lease) -> u64 {
         let bytes = lease.sizes.of(range);
         self.messages += range.len();
         self.bytes += bytes;
         self.timers.insert((lease.deadline, range.end));
+        self.by_member.insert((lease.member, range.end));
         self.runs.insert(range, lease);
         bytes
     }
@@ -135,12 +145,14 @@ impl Leases {
     /// Ends the first part that lies in `range`; again and again, until nothing does.
     pub(super) fn end_first(&mut self, range: OffsetRange) -> Option<Ended> {
         let cut = self.runs.cut_first(range)?;
-        let deadline = cut.value.deadline;
+        let (deadline, member) = (cut.value.deadline, cut.value.member);
         if cut.part.end == cut.run.end {
             self.timers.remove(&(deadline, cut.run.end));
+            self.by_member.remove(&(member, cut.run.end));
         }
         if cut.run.start < cut.part.start {
             self.timers.insert((deadline, cut.part.start));
+            self.by_member.insert((member, cut.part.start));
         }
         let bytes = cut.value.sizes.of(cut.part);
         self.messages -= cut.part.len();

@@ -20,6 +20,8 @@ pub(super) struct Member {
     /// What it may still be given, where it fetches.
     pub(super) fetching: Option<Fetching>,
     pub(super) is_draining: bool,
+    /// It was told that it has nothing any more.
+    pub(super) knows_drained: bool,
     /// Bytes for which there is room on the way to it, where that is known; 0: it gets nothing.
     pub(super) room: u64,
     /// Which member of the group it was, counting from its first.
@@ -50,6 +52,7 @@ impl Member {
             bytes: 0,
             fetching: None,
             is_draining: false,
+            knows_drained: false,
             room: u64::MAX,
             joined,
             served: 0,
@@ -82,9 +85,14 @@ impl Member {
         self.is_willing() && self.room > 0 && self.free() > 0
     }
 
-    /// Whether its fetch may end before it has all its messages.
-    pub(super) fn may_end_fetch(&self) -> bool {
-        self.fetching.is_some_and(|fetching| fetching.may_end()) && self.room > 0
+    /// What it fetches, if something may come of that now.
+    pub(super) fn fetches(&self) -> Option<Fetching> {
+        self.fetching.filter(|_| self.room > 0)
+    }
+
+    /// Whether it has nothing any more, and is to be told so.
+    pub(super) fn is_drained(&self) -> bool {
+        self.is_draining && !self.knows_drained && self.messages == 0 && self.requests.is_empty()
     }
 
     /// How much of its credit it uses, of 2^24.
@@ -268,12 +276,10 @@ impl Dispatcher {
     /// The member is gone: what it had comes back at once (G-9), and counts as a failure where its
     /// application had begun it (G-10). Nothing is answered any more.
     pub fn on_leave(&mut self, now: Time, id: MemberId, how: Left, out: &mut Vec<Effect>) {
-        let leased = self.leased_by(id);
         if !self.members.remove(id) {
             return;
         }
-        self.draining.remove(&id);
-        for range in leased {
+        for range in self.leased_by(id) {
             while let Some(ended) = self.end_first(range) {
                 if ended.lease.begun && how != Left::Drained {
                     self.fail(&ended, FailureKind::Disconnected);
@@ -291,7 +297,6 @@ impl Dispatcher {
     pub fn on_drain(&mut self, now: Time, id: MemberId, out: &mut Vec<Effect>) {
         let drain = |member: &mut Member| (member.is_draining, member.fetching) = (true, None);
         let Some(()) = self.members.update(id, drain) else { return };
-        self.draining.insert(id);
         self.give_back_unbegun(id);
         self.conclude(now, out);
     }
@@ -327,20 +332,8 @@ impl Dispatcher {
         }
     }
 
-    /// What a member has. Looks no further than to the last of it.
     pub(super) fn leased_by(&self, id: MemberId) -> Vec<OffsetRange> {
-        let mut left = self.members.get(id).map_or(0, |member| member.messages);
-        let mut leased = Vec::new();
-        let mut leases = self.leases.iter();
-        while left > 0
-            && let Some((range, lease)) = leases.next()
-        {
-            if lease.member == id {
-                left -= range.len();
-                leased.push(range);
-            }
-        }
-        leased
+        self.leases.of(id).collect()
     }
 }
 

@@ -32,7 +32,7 @@ mod roster;
 mod settle;
 mod timers;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use railgun_types::{GroupMode, GroupSpec, Offset, OffsetRange, Timestamp};
 
@@ -106,7 +106,6 @@ pub struct Dispatcher {
     joined: u64,
     delivered: u64,
     rewinds: u64,
-    draining: BTreeSet<MemberId>,
     activity: Activity,
 
     leases: Leases,
@@ -135,8 +134,8 @@ pub struct Dispatcher {
     /// The group was reset while a proposal was in flight, of which nobody knows what it still finds.
     is_unclear: bool,
 
-    /// Dying messages that were told, and those that failed, with when they are told again.
-    dying: BTreeSet<Offset>,
+    /// Dying messages that were told, with when those that failed are told again; and these by that time.
+    dying: BTreeMap<Offset, Option<Time>>,
     dead_letter_retries: BTreeSet<(Time, Offset)>,
     /// What log time was when.
     log_clock: (Time, Timestamp),
@@ -164,7 +163,6 @@ impl Dispatcher {
             joined: 0,
             delivered: 0,
             rewinds: 0,
-            draining: BTreeSet::new(),
             activity: Activity::default(),
             leases: Leases::default(),
             past: RangeMap::default(),
@@ -180,7 +178,7 @@ impl Dispatcher {
             failing: 0,
             reserve_blocks: 1,
             is_unclear: false,
-            dying: BTreeSet::new(),
+            dying: BTreeMap::new(),
             dead_letter_retries: BTreeSet::new(),
             log_clock: (now, log_time),
             delays: BTreeSet::new(),
@@ -389,13 +387,8 @@ impl Dispatcher {
     }
 
     fn tell_drained(&mut self, now: Time, out: &mut Vec<Effect>) {
-        let is_over = |id: &MemberId| {
-            let member = self.members.get(*id);
-            member.is_none_or(|member| member.messages == 0 && member.requests.is_empty())
-        };
-        let over: Vec<_> = self.draining.iter().copied().filter(is_over).collect();
-        for id in over {
-            self.draining.remove(&id);
+        while let Some(id) = self.members.drained() {
+            self.members.update(id, |member| member.knows_drained = true);
             out.push(Effect::Drained { member: id });
             if self.activity.active == Some(id) {
                 self.activity.active = None;

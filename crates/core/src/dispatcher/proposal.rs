@@ -94,17 +94,25 @@ impl Proposal {
         says_nothing && reserve.is_none() && !activates
     }
 
-    /// Leaves behind what is too much for one entry.
-    pub(super) fn split_off_excess(&mut self) -> Self {
-        let mut excess = Self::default();
-        if let Some(first) = self.failures.keys().nth(FAILURES_MAX).cloned() {
-            excess.failures = self.failures.split_off(&first);
-            for range in excess.failures.values().flat_map(OffsetSet::iter) {
-                self.failing.remove(range);
-                excess.failing.insert(range);
-            }
+    /// Takes what goes into one entry out of it, and leaves the rest.
+    pub(super) fn take(&mut self) -> Self {
+        let Some(rest) = self.failures.keys().nth(FAILURES_MAX).cloned() else {
+            return std::mem::take(self);
+        };
+        let rest = self.failures.split_off(&rest);
+        let taken = Self {
+            acks: std::mem::take(&mut self.acks),
+            failures: std::mem::replace(&mut self.failures, rest),
+            failing: OffsetSet::default(),
+            due: std::mem::take(&mut self.due),
+            reserve: self.reserve.take(),
+            activates: std::mem::take(&mut self.activates),
+        };
+        let failing: OffsetSet = taken.failures.values().flat_map(OffsetSet::iter).collect();
+        for range in failing.iter() {
+            self.failing.remove(range);
         }
-        excess
+        Self { failing, ..taken }
     }
 
     /// In an order in which each still is of the epoch that was before.
@@ -197,8 +205,12 @@ mod tests {
             let kind = FailureKind::Nack { delay_ms: Some(at) };
             proposal.fail(Failure::without_error(kind), range(at, at + 1));
         }
-        let excess = proposal.split_off_excess();
-        assert_eq!((proposal.failures.len(), excess.failures.len()), (FAILURES_MAX, 2));
-        assert!(proposal.split_off_excess().is_empty());
+        proposal.acks.insert(range(1_000, 1_001));
+        let last = Offset(FAILURES_MAX as u64 + 1);
+        let first = proposal.take();
+        assert_eq!((first.failures.len(), proposal.failures.len()), (FAILURES_MAX, 2));
+        assert!(first.settles(Offset(1_000)) && first.fails(Offset(0)) && !first.fails(last));
+        assert!(proposal.fails(last) && proposal.acks.is_empty() && !proposal.fails(Offset(0)));
+        assert!(proposal.take().fails(last) && proposal.is_empty());
     }
 }

@@ -12,7 +12,9 @@ pub(super) struct Roster {
     members: BTreeMap<MemberId, (Member, Listing)>,
     takers: BTreeSet<(Rank, MemberId)>,
     willing: BTreeSet<(u64, MemberId)>,
-    fetching: BTreeSet<MemberId>,
+    impatient: BTreeSet<MemberId>,
+    by_bytes: BTreeSet<(u64, MemberId)>,
+    drained: BTreeSet<MemberId>,
     asking: BTreeSet<MemberId>,
 }
 
@@ -29,7 +31,9 @@ struct Rank {
 struct Listing {
     taker: Option<Rank>,
     willing: Option<u64>,
-    may_end_fetch: bool,
+    is_impatient: bool,
+    fetch_bytes: Option<u64>,
+    is_drained: bool,
     is_asking: bool,
 }
 
@@ -39,7 +43,9 @@ impl Listing {
         Self {
             taker: member.is_taker().then_some(rank),
             willing: member.is_willing().then_some(member.joined),
-            may_end_fetch: member.may_end_fetch(),
+            is_impatient: member.fetches().is_some_and(|it| it.ends_with_what_is_there()),
+            fetch_bytes: member.fetches().and_then(|it| it.bytes_left()),
+            is_drained: member.is_drained(),
             is_asking: !member.requests.is_empty(),
         }
     }
@@ -102,9 +108,19 @@ impl Roster {
         self.willing.iter().map(|(_, id)| *id)
     }
 
-    /// Those whose fetch may end before they have all its messages.
-    pub(super) fn fetching(&self) -> impl Iterator<Item = MemberId> {
-        self.fetching.iter().copied()
+    /// One whose fetch ends where nothing more is there.
+    pub(super) fn impatient(&self) -> Option<MemberId> {
+        self.impatient.first().copied()
+    }
+
+    /// The one whose fetch has room for the fewest bytes, and for how many.
+    pub(super) fn fetches_least(&self) -> Option<(u64, MemberId)> {
+        self.by_bytes.first().copied()
+    }
+
+    /// One that is to go, and has nothing that is to be settled or answered.
+    pub(super) fn drained(&self) -> Option<MemberId> {
+        self.drained.first().copied()
     }
 
     /// Those that wait for an answer.
@@ -119,8 +135,14 @@ impl Roster {
             before.willing.map(|it| (it, id)),
             now.willing.map(|it| (it, id)),
         );
+        relist(
+            &mut self.by_bytes,
+            before.fetch_bytes.map(|it| (it, id)),
+            now.fetch_bytes.map(|it| (it, id)),
+        );
         let listed = |is_listed: bool| is_listed.then_some(id);
-        relist(&mut self.fetching, listed(before.may_end_fetch), listed(now.may_end_fetch));
+        relist(&mut self.impatient, listed(before.is_impatient), listed(now.is_impatient));
+        relist(&mut self.drained, listed(before.is_drained), listed(now.is_drained));
         relist(&mut self.asking, listed(before.is_asking), listed(now.is_asking));
     }
 }
@@ -137,7 +159,8 @@ fn relist<T: Ord>(list: &mut BTreeSet<T>, before: Option<T>, now: Option<T>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Credit;
+    use super::super::fetch::Fetching;
+    use super::super::{Credit, Fetch};
     use super::*;
 
     #[test]
@@ -163,5 +186,37 @@ mod tests {
         assert!(roster.remove(ann) && !roster.remove(ann) && roster.ids().eq([bob, cid]));
         assert_eq!(takers(&roster), []);
         assert!(roster.update(ann, |_| ()).is_none() && roster.willing().next().is_none());
+    }
+
+    #[test]
+    fn who_is_done_with_a_fetch_or_with_all_is_at_hand() {
+        let mut roster = Roster::default();
+        let [ann, bob] = [1, 2].map(MemberId);
+        for id in [ann, bob] {
+            roster.insert(id, Member::new(Credit { messages: 9, bytes: 1 << 20 }, id.0));
+        }
+        let fetch = |bytes, waits| {
+            move |member: &mut Member| {
+                let fetch = Fetch { number: 1, messages: 2, bytes, waits };
+                member.fetching = Some(Fetching::new(fetch));
+            }
+        };
+        roster.update(ann, fetch(100, false));
+        roster.update(bob, fetch(50, true));
+        // A first message may be larger.
+        assert_eq!((roster.impatient(), roster.fetches_least()), (Some(ann), None));
+        roster.update(ann, |member| member.add(1, 70));
+        roster.update(bob, |member| member.add(1, 10));
+        assert_eq!((roster.impatient(), roster.fetches_least()), (Some(ann), Some((30, ann))));
+        roster.update(ann, |member| member.room = 0);
+        assert_eq!((roster.impatient(), roster.fetches_least()), (None, Some((40, bob))));
+        roster.update(bob, |member| member.add(1, 10));
+        assert_eq!(roster.fetches_least(), None, "it has all");
+        roster.update(bob, |member| member.is_draining = true);
+        assert_eq!(roster.drained(), None);
+        roster.update(bob, |member| member.subtract(2, 20));
+        assert_eq!(roster.drained(), Some(bob));
+        roster.update(bob, |member| member.knows_drained = true);
+        assert_eq!(roster.drained(), None);
     }
 }

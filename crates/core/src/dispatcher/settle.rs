@@ -203,14 +203,15 @@ impl Dispatcher {
                     if past.lease == settle.lease {
                         self.settle_past(now, part, past, settle, verdict);
                     } else {
-                        self.refuse(part, settle, verdict);
+                        self.refuse(part, settle, verdict, !self.is_own(settle.lease));
                     }
                     part
                 }
                 next => {
                     let end = next.map_or(rest.end, |(run, _)| run.start.min(rest.end));
                     let part = OffsetRange::new(rest.start, end);
-                    self.refuse(part, settle, verdict);
+                    // What was acked is forgotten here first.
+                    self.refuse(part, settle, verdict, true);
                     part
                 }
             };
@@ -222,8 +223,15 @@ impl Dispatcher {
         }
     }
 
-    /// Says why a settle by a tag that is not known does not count.
-    fn refuse(&self, range: OffsetRange, settle: &Settle, verdict: &mut Verdict) {
+    /// Says why a settle by a tag that is not known does not count. An ack by one that may have been forgotten
+    /// may have counted before.
+    fn refuse(
+        &self,
+        range: OffsetRange,
+        settle: &Settle,
+        verdict: &mut Verdict,
+        may_be_forgotten: bool,
+    ) {
         let term = lease_term(settle.lease);
         if self.is_fenced(settle.epoch) {
             return verdict.stale(settle.lease, range, StaleReason::Fenced);
@@ -231,8 +239,8 @@ impl Dispatcher {
         if term > short_term(self.term) {
             return verdict.stale(settle.lease, range, StaleReason::Unknown);
         }
-        // The leader before may have taken this very ack, and was not heard any more.
-        let is_repeated = settle.kind == SettleKind::Ack && !self.is_own(settle.lease);
+        // The leader before, or this one, may have taken this very ack, and was not heard any more.
+        let is_repeated = settle.kind == SettleKind::Ack && may_be_forgotten;
         let mut rest = range;
         while !rest.is_empty() {
             let done = OffsetRange::new(rest.start, self.mirror.next_unsettled(rest));

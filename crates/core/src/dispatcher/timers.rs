@@ -34,6 +34,7 @@ impl Dispatcher {
             && at <= now
         {
             self.dead_letter_retries.pop_first();
+            self.dying.insert(offset, None);
             let generation = self.generation(offset);
             if self.is_dying(offset) {
                 out.push(Effect::Dying { offset, generation });

@@ -265,8 +265,13 @@ impl GroupState {
     pub fn lag(&self, next: Offset) -> u64 {
         let below = OffsetRange::new(Offset(0), self.floor);
         let redriven = self.held.range(below).filter(|(_, held)| !held.is_parked()).count();
-        let above = next.0.saturating_sub(self.floor.0).saturating_sub(self.done.len());
-        above + redriven as u64
+        self.lag_above_floor(next) + redriven as u64
+    }
+
+    /// The same, but for what was made pending again below the floor; at no cost.
+    #[must_use]
+    pub fn lag_above_floor(&self, next: Offset) -> u64 {
+        next.0.saturating_sub(self.floor.0).saturating_sub(self.done.len())
     }
 
     /// Whether the group awaits the dead letter of this message in this generation (DL-3).

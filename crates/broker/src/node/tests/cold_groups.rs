@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::reading::Rig;
 use super::*;
-use crate::group::{Join, MemberInput, MemberOutput, Outbox, Seat};
+use crate::group::{INPUTS, Join, MemberInput, MemberOutput, Newcomer, Outbox, Seat};
 use crate::reader::{Source, Step};
 
 const MESSAGES: usize = 600;
@@ -22,6 +22,10 @@ struct Member {
 
 impl Member {
     async fn join(rig: &Rig, credit: u64) -> Self {
+        Self::join_as(rig, MemberId(1), credit).await
+    }
+
+    async fn join_as(rig: &Rig, member: MemberId, credit: u64) -> Self {
         let found = rig.broker.streams.resolve(&name("s")).await.unwrap();
         let shard = found.shard.here().unwrap().clone();
         let (to, outputs) = mpsc::channel(10_000);
@@ -31,14 +35,16 @@ impl Member {
             group: GroupName::new("g").unwrap(),
             group_id: None,
             mode: None,
-            member: MemberId(1),
+            sources: rig.broker.streams.sources(shard.clone(), places, None),
+        };
+        let newcomer = Newcomer {
+            member,
             credit: Credit { messages: credit, bytes: u64::MAX },
             held: vec![],
             fetches: false,
             to: Outbox::new(to, CancellationToken::new(), None),
-            sources: rig.broker.streams.sources(shard.clone(), places, None),
         };
-        let seat = shard.join_group(join).await.unwrap().unwrap();
+        let seat = shard.join_group(join, newcomer).await.unwrap().unwrap();
         Self { seat, outputs, number: 0 }
     }
 
@@ -90,6 +96,19 @@ async fn read_once(rig: &Rig) -> (usize, usize) {
         }
     }
     (rig.gets.load(Relaxed) - before.0, rig.pool.jobs.load(Relaxed) - before.1)
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_joins_a_group_that_has_much_to_do_waits_for_its_turn() {
+    let rig = with_messages().await;
+    rig.ensure_group(GroupPatch::default()).await;
+    let first = Member::join(&rig, 1).await;
+    let much = first.seat.inputs.reserve_many(INPUTS).await.unwrap();
+    let mut second = std::pin::pin!(Member::join_as(&rig, MemberId(2), 1));
+    let early = timeout(Duration::from_secs(1), &mut second).await;
+    assert!(early.is_err(), "others are before it");
+    drop(much);
+    second.await.get().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -542,6 +542,38 @@ fn one_of(got: &[Got], offset: u64) -> v1::GroupDeliver {
 }
 
 #[tokio::test(start_paused = true)]
+async fn messages_that_die_at_once_share_entries_and_keep_their_order() {
+    // DL-3
+    let (cluster, shard, leader) = with_messages(40).await;
+    let consumer = Consumer::enter(&cluster.network, cluster.node(leader)).await;
+    consumer.ensure(v1::GroupPatch::default()).await;
+    let mut member = consumer.member(40).await;
+    let got = member.get_all(40).await;
+    let applied = async || {
+        // Figures are published now and then.
+        sleep(SETTLED).await;
+        let figures = cluster.node(leader).figures();
+        figures.iter().find(|it| it.shard == shard).expect("it leads").applied
+    };
+    let before = applied().await;
+    for got in &got {
+        member.say(v1::SettleKind::SettleReject, &got.head, None).await;
+    }
+    let died = async {
+        while consumer.describe().await.dead < 40 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, died).await.expect("all die");
+    let entries = applied().await - before;
+    assert!(entries < 20, "{entries} entries for 40 dead letters");
+    let described = consumer.describe().await;
+    assert_eq!((described.floor, described.dead_letters), (40, 40));
+    let letters = cluster.read(leader, "s$dlq.g").await;
+    assert_eq!(letters, (0..40).map(|at| format!("m{at}").into_bytes()).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_group_that_is_stalled_is_shown_so_to_members_operators_and_metrics() {
     // G-5
     let (cluster, _, leader) = with_messages(4).await;

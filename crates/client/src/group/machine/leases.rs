@@ -1,6 +1,7 @@
 //! What a member has un-settled, message by message.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 
 use railgun_proto::convert::Held;
 use railgun_types::{Offset, OffsetRange};
@@ -48,8 +49,8 @@ struct Lease {
     marks: Vec<Mark>,
     /// Those that are not gone.
     open: usize,
-    /// Whether it is in `Leases::dirty`.
-    dirty: bool,
+    /// Among these are those of which something is to be told; it is in `Leases::dirty` if there are any.
+    dirty: Range<usize>,
 }
 
 /// Leases by their first offsets. They never overlap: of two for one message, the newer one counts.
@@ -79,7 +80,7 @@ impl Leases {
         // None is larger than a batch may be.
         let message_bytes = (bytes / len.max(1)) as u32;
         let marks = vec![Mark::Buffered; len];
-        let lease = Lease { tag, message_bytes, marks, open: len, dirty: false };
+        let lease = Lease { tag, message_bytes, marks, open: len, dirty: 0..0 };
         self.buffered += len;
         self.by_first.insert(range.start, lease);
         superseded
@@ -124,7 +125,8 @@ impl Leases {
         if open > 0 {
             self.dirty.push_back(first);
             let Lease { tag, message_bytes, .. } = *of;
-            self.by_first.insert(first, Lease { tag, message_bytes, marks, open, dirty: true });
+            let dirty = 0..marks.len();
+            self.by_first.insert(first, Lease { tag, message_bytes, marks, open, dirty });
         }
     }
 
@@ -149,9 +151,12 @@ impl Leases {
             for at in from..to {
                 let now = mark(entry.tag, entry.marks[at]);
                 set(entry, at, now, &mut count);
-                if matches!(now, Mark::Begun | Mark::Acked) && !entry.dirty {
-                    entry.dirty = true;
-                    self.dirty.push_back(*first);
+                if matches!(now, Mark::Begun | Mark::Acked) {
+                    if entry.dirty.is_empty() {
+                        self.dirty.push_back(*first);
+                        entry.dirty = at..at;
+                    }
+                    entry.dirty = entry.dirty.start.min(at)..entry.dirty.end.max(at + 1);
                 }
             }
             if entry.open == 0 {
@@ -269,7 +274,7 @@ impl Leases {
     pub(super) fn tell(&mut self, most: usize, out: &mut Vec<Said>) {
         while let Some(first) = self.dirty.pop_front() {
             let Some(lease) = self.by_first.get_mut(&first) else { continue };
-            lease.dirty = false;
+            let dirty = std::mem::take(&mut lease.dirty);
             let mut run: Option<(What, OffsetRange)> = None;
             let tag = lease.tag;
             let mut push = |run: &mut Option<(What, OffsetRange)>| {
@@ -278,14 +283,15 @@ impl Leases {
                 }
                 out.len() < most
             };
-            let mut is_whole = true;
-            for (at, mark) in lease.marks.iter_mut().enumerate() {
+            let mut left = dirty.end..dirty.end;
+            for at in dirty {
+                let mark = &mut lease.marks[at];
                 let (what, next) = match mark {
                     Mark::Begun => (What::Begin, Mark::Told),
                     Mark::Acked => (What::Ack, Mark::Said),
                     _ => {
                         if !push(&mut run) {
-                            is_whole = false;
+                            left.start = at;
                             break;
                         }
                         continue;
@@ -296,7 +302,7 @@ impl Leases {
                     Some((same, range)) if *same == what => range.end = offset.plus(1),
                     _ => {
                         if !push(&mut run) {
-                            is_whole = false;
+                            left.start = at;
                             break;
                         }
                         run = Some((what, OffsetRange::single(offset)));
@@ -306,8 +312,8 @@ impl Leases {
                 *mark = next;
             }
             push(&mut run);
-            if !is_whole {
-                lease.dirty = true;
+            if !left.is_empty() {
+                lease.dirty = left;
                 self.dirty.push_front(first);
             }
             if out.len() >= most {

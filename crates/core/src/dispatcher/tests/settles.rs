@@ -123,6 +123,20 @@ fn a_settle_that_is_repeated_is_settled_and_another_one_is_not() {
 }
 
 #[test]
+fn an_ack_that_counted_is_no_stale_one_where_its_lease_is_forgotten() {
+    // G-7
+    let mut desk = Desk::balanced().with(&[(ANN, 4)], 4);
+    desk.hand_out();
+    desk.settle(ANN, 1, range(0, 2), SettleKind::Ack);
+    desk.commit();
+    desk.dispatcher.forget_past();
+    assert_eq!(desk.settle(ANN, 1, range(0, 2), SettleKind::Ack), [answered(ANN, 2)]);
+    let already = stale(ANN, 3, 1, range(0, 2), AlreadySettled);
+    assert_eq!(desk.settle(ANN, 1, range(0, 2), nack()), [already]);
+    assert_eq!(desk.propose(), None);
+}
+
+#[test]
 fn a_part_that_is_stale_does_not_harm_the_others() {
     let mut desk = Desk::balanced().with(&[(ANN, 4)], 4);
     desk.hand_out();
