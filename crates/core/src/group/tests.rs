@@ -455,6 +455,23 @@ fn a_group_whose_messages_nearly_all_die_is_paused() {
     group.applied(&GroupChange::Resume);
     assert!(group.state.bury(Offset(buried), 0));
     assert_eq!(group.state.paused(), None, "it is not stopped again by the next one");
+    let mut group = Group::balanced();
+    assert_eq!(group.dying(&reject(0, 501)).len(), 501);
+    group.applied(&GroupChange::Pause);
+    (0..501).for_each(|offset| assert!(group.state.bury(Offset(offset), 0)));
+    assert_eq!(group.state.paused(), Some(Paused::Operator));
+}
+
+#[test]
+fn what_is_acked_once_it_was_redriven_counts_against_what_is_dead() {
+    // DL-7, DL-9
+    let mut group = Group::balanced();
+    assert_eq!(group.dying(&reject(0, 501)).len(), 501);
+    (0..500).for_each(|offset| assert!(group.state.bury(Offset(offset), 0)));
+    assert_eq!(group.effects(&GroupChange::Redrive { offsets: Vec::new() }).messages, 500);
+    group.applied(&ack(0, 500));
+    assert!(group.state.bury(Offset(500), 0));
+    assert_eq!(group.state.paused(), None, "500 of the last 1,000 are dead");
 }
 
 #[test]

@@ -156,6 +156,19 @@ fn a_change_of_the_mode_is_destructive_while_messages_are_not_settled() {
     shard.one(1, item(A, 1)).expect("appended");
     let wanted = EnsureGroup { allow_destructive: true, ..mode(GroupMode::Balanced) };
     assert!(matches!(shard.ensure_group(wanted), Ok(Ensured::Updated { revision: 3, .. })));
+    // What waits for an operator is not settled either.
+    let (mut shard, group) = Shard::with_group(1);
+    let dlq = DlqPatch { enabled: Some(false), ..DlqPatch::default() };
+    let parks = EnsureGroup { patch: GroupPatch { dlq, ..GroupPatch::default() }, ..wish() };
+    shard.ensure_group(parks).expect("live");
+    shard.change(group, vec![reject(0, 1)]);
+    assert_eq!(shard.ensure_group(mode(GroupMode::Exclusive)), refused);
+    // And what nobody has got yet is nobody's loss.
+    let mut shard = Shard::new();
+    shard.one(1, item(A, 10)).expect("appended");
+    assert_eq!(shard.ensure_group(wish()), Ok(Ensured::Created));
+    let updated = shard.ensure_group(mode(GroupMode::Exclusive));
+    assert!(matches!(updated, Ok(Ensured::Updated { revision: 2, .. })), "{updated:?}");
 }
 
 #[test]
