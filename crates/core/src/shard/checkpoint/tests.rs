@@ -17,7 +17,7 @@ use crate::command::{
     ObjectCommit, ProducerSequence, SealScope, SegmentCommand, StreamCommand, UploadAttempt,
 };
 use crate::group::GroupState;
-use crate::shard::dedup::{IdWindow, Slice};
+use crate::shard::dedup::{HeldId, IdWindow, Slice};
 use crate::shard::{Group, Outcome};
 
 const CLUSTER: ClusterUid = ClusterUid([7; 16]);
@@ -508,6 +508,20 @@ fn a_state_that_cannot_be_is_refused() {
         let ids = ids(state);
         let slice = ids.slices[0].ids().iter().copied().collect();
         ids.slices.push_back(Arc::new(Slice::closed(slice)));
+    });
+    fn add_id(state: &mut ShardState, change: fn(&mut HeldId, Offset)) {
+        let next = state.streams[&uid(0)].next;
+        let slices = &mut ids(state).slices;
+        let mut id = *slices.back().and_then(|last| last.ids().last()).expect("some");
+        change(&mut id, next);
+        slices.push_back(Arc::new(Slice::closed(vec![id])));
+    }
+    refused(Section::Ids, |state| add_id(state, |id, next| id.offset = next));
+    refused(Section::Ids, |state| {
+        state.streams.get_mut(&uid(0)).expect("there").next.0 += 1;
+        add_id(state, |id, next| {
+            (id.offset, id.ts) = (Offset(next.0 - 1), Timestamp(id.ts.0 - 1));
+        });
     });
     refused(Section::Ids, |state| ids(state).slices.push_back(Arc::default()));
     refused(Section::Ids, |state| ids(state).forgotten = ids(state).slices[0].ids().len());

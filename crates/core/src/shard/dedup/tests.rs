@@ -328,9 +328,12 @@ fn a_full_box_may_forget_its_oldest_ids_instead() {
     shard.apply(CommandBody::Tick);
     assert_eq!(shard.state.dedup_figures(A).effective_window_ms, 10_000);
     assert!((shard.state.ids_window() - 1.0).abs() < 1e-9);
+    // Until another one is forgotten, `b` of 9 s ago.
+    assert_eq!(shard.publish(&[("x", "1")]), Ok((3, 1, vec![], None)));
+    assert_eq!(shard.state.dedup_figures(A), figures(2, 9_000, 2));
     // More ids in a batch than may be held.
     let many = [("d", "1"), ("e", "1"), ("f", "1")];
-    assert_eq!(shard.publish(&many), Ok((3, 3, vec![], None)));
+    assert_eq!(shard.publish(&many), Ok((4, 3, vec![], None)));
     assert_eq!(shard.known(&["d", "e", "f"]), [false, true, true]);
 }
 
