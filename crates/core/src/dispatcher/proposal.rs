@@ -206,11 +206,11 @@ mod tests {
             proposal.fail(Failure::without_error(kind), range(at, at + 1));
         }
         proposal.acks.insert(range(1_000, 1_001));
-        let last = Offset(FAILURES_MAX as u64 + 1);
+        let (last, behind) = (Offset(FAILURES_MAX as u64 - 1), Offset(FAILURES_MAX as u64));
         let first = proposal.take();
         assert_eq!((first.failures.len(), proposal.failures.len()), (FAILURES_MAX, 2));
-        assert!(first.settles(Offset(1_000)) && first.fails(Offset(0)) && !first.fails(last));
-        assert!(proposal.fails(last) && proposal.acks.is_empty() && !proposal.fails(Offset(0)));
-        assert!(proposal.take().fails(last) && proposal.is_empty());
+        assert!(first.settles(Offset(1_000)) && first.fails(last) && !first.fails(behind));
+        assert!(proposal.fails(behind) && proposal.acks.is_empty() && !proposal.fails(last));
+        assert!(proposal.take().fails(behind) && proposal.is_empty());
     }
 }

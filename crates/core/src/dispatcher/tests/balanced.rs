@@ -111,6 +111,18 @@ fn a_retry_that_cannot_be_read_stands_aside() {
     desk.advance(UNREADABLE_US);
     assert_eq!(desk.dispatcher.wants(), Want::Retry(Offset(0)));
 
+    // Unless it was acked late meanwhile (G-7).
+    let mut desk = Desk::balanced().with(&[(ANN, 2)], 1);
+    desk.hand_out();
+    desk.settle(ANN, 1, range(0, 1), SettleKind::Begin);
+    desk.advance(desk.dispatcher.ack_wait_us());
+    desk.commit();
+    assert_eq!(desk.dispatcher.wants(), Want::Retry(Offset(0)));
+    desk.dispatcher.on_unreadable(desk.now, Offset(0));
+    assert_eq!(desk.settle(ANN, 1, range(0, 1), SettleKind::Ack), []);
+    desk.advance(UNREADABLE_US);
+    assert_eq!(desk.dispatcher.wants(), Want::Nothing);
+
     let mut desk = Desk::exclusive().with(&[(ANN, 9)], 2);
     desk.hand_out();
     desk.settle(ANN, 1, range(0, 1), nack());

@@ -60,6 +60,9 @@ fn who_is_there_takes_the_epoch_of_one_that_was_to_be_active() {
     desk.leave(BOB, Left::Lost);
     assert_eq!(desk.propose(), None);
     desk.join(CID, 5);
+    desk.leave(CID, Left::Lost);
+    assert_eq!(desk.propose(), None, "no epoch is used up for nobody");
+    desk.join(CID, 5);
     assert_eq!(desk.propose(), Some(vec![GroupChange::Activate]));
 }
 
@@ -324,4 +327,27 @@ fn who_comes_back_gets_what_failed_before_what_it_had_behind_it() {
     let back = desk.present(ANN, 5, &[behind]);
     assert_eq!(back[..2], [active(ANN, 1), rewind(ANN, 1, 2)], "{back:?}");
     assert_eq!((desk.dispatcher.leased(), desk.hand_out()), (1, vec![]));
+}
+
+#[test]
+fn who_comes_back_to_another_leader_gets_what_is_behind_at_once() {
+    // G-14, X-5: nobody else can have anything.
+    let mut desk = desk();
+    desk.hand_out();
+    desk.change_leader();
+    let has = PresentedLease {
+        lease: lease::lease_id(1, 1),
+        range: range(0, 2),
+        attempt: 1,
+        epoch: 1,
+        generation: 0,
+        begun: false,
+        message_bytes: 10,
+    };
+    assert_eq!(desk.present(ANN, 5, &[has]), [active(ANN, 1)]);
+    let behind = desk.hand_out();
+    assert!(
+        matches!(&behind[0], Effect::Deliver { range: it, .. } if *it == range(2, 5)),
+        "{behind:?}"
+    );
 }

@@ -61,6 +61,10 @@ fn who_drains_gives_back_what_has_not_begun_and_settles_the_rest() {
     assert_eq!(desk.settle(ANN, 1, range(2, 3), nack()), []);
     assert_eq!(desk.commit(), [answered(ANN, 3), Effect::Drained { member: ANN }]);
     assert_eq!(desk.hand_out(), [retry(BOB, 4, range(2, 3), 2)]);
+    // Who goes meanwhile is told nothing more.
+    desk.settle(BOB, 4, range(2, 3), SettleKind::Begin);
+    desk.dispatcher.on_drain(desk.now, BOB, &mut desk.out);
+    assert_eq!((desk.effects(), desk.leave(BOB, Left::Closed)), (vec![], vec![]));
     // Who has nothing is drained at once.
     desk.join(CID, 9);
     desk.dispatcher.on_drain(desk.now, CID, &mut desk.out);
@@ -344,4 +348,85 @@ fn who_takes_the_place_of_another_in_the_same_term_takes_nothing_of_its_for_its_
         generation: 0,
     };
     assert_eq!(desk.hand_out(), [rest], "no tag is used twice");
+}
+
+#[test]
+fn members_may_come_back_for_as_long_as_the_group_waits_for_an_ack() {
+    // G-14
+    let spec = GroupSpec { ack_wait_ms: 2_000, ..GroupSpec::default() };
+    let mut desk = Desk::new(spec).with(&[(ANN, 4)], 4);
+    desk.hand_out();
+    desk.change_leader();
+    assert_eq!(desk.dispatcher.next_deadline(), Some(desk.now.plus_us(2 * SECOND)));
+}
+
+#[test]
+fn nobody_comes_back_with_what_waits_for_its_delay_or_has_no_room() {
+    // G-12, G-14
+    let spec = GroupSpec { max_in_flight_bytes: 100, ..GroupSpec::default() };
+    let mut desk = Desk::new(spec).with(&[(ANN, 4)], 4);
+    desk.hand_out();
+    let nack_in = |ms| SettleKind::Nack { delay_ms: Some(ms), error: None };
+    desk.settle(ANN, 1, range(0, 1), nack_in(60_000));
+    desk.commit();
+    desk.change_leader();
+    desk.present(BOB, 4, &[presented(2, range(0, 1), 2)]);
+    assert_eq!(leases(&desk), []);
+    // A large one alone is more than the group may have out, but not beside others.
+    let large = |count, range| PresentedLease { message_bytes: 200, ..presented(count, range, 1) };
+    desk.present(ANN, 4, &[large(1, range(1, 2))]);
+    desk.present(CID, 4, &[large(1, range(2, 3))]);
+    assert_eq!(leases(&desk), [(ANN, lease::lease_id(1, 1), range(1, 2), false)]);
+}
+
+#[test]
+fn what_was_begun_and_is_taken_back_was_fetched() {
+    // G-15, X-3
+    let mut desk = Desk::exclusive().with(&[(ANN, 9)], 0);
+    desk.commit();
+    desk.publish(9);
+    desk.fetch(1, 3, 1_000);
+    desk.hand_out();
+    desk.settle(ANN, 1, range(0, 2), SettleKind::Begin);
+    desk.settle(ANN, 1, range(0, 1), nack());
+    desk.commit();
+    let ranges: Vec<_> = desk.hand_out().iter().filter_map(range_of).collect();
+    assert_eq!(ranges, [range(0, 1)], "in place of the one that it has not seen");
+}
+
+fn range_of(effect: &Effect) -> Option<OffsetRange> {
+    match effect {
+        Effect::Deliver { range, .. } => Some(*range),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_fetch_whose_messages_could_not_be_sent_goes_on() {
+    // G-15
+    let mut desk = Desk::balanced().with(&[(ANN, 9)], 6);
+    let over = Effect::Fetched { member: ANN, number: 1 };
+    desk.fetch(1, 6, 25);
+    assert_eq!(desk.hand_out(), [deliver(ANN, 1, range(0, 2)), over.clone()]);
+    desk.dispatcher.on_unsent(ANN, range(0, 2));
+    assert_eq!(desk.hand_out(), [], "there is no room on the way");
+    desk.dispatcher.on_room(ANN, 1_000);
+    assert_eq!(desk.hand_out(), [deliver(ANN, 2, range(0, 2)), over]);
+}
+
+#[test]
+fn a_fetch_that_does_not_wait_waits_for_its_member_to_be_active() {
+    // G-15, X-1
+    let mut desk = Desk::exclusive();
+    desk.publish(2);
+    desk.join(ANN, 9);
+    let reserve = GroupChange::Reserve { upto: Offset(1_000) };
+    desk.apply(1, vec![reserve]);
+    let fetch = Fetch { number: 1, messages: 3, bytes: 1_000, waits: false };
+    desk.dispatcher.on_fetch(desk.now, ANN, fetch, &mut desk.out);
+    assert_eq!((desk.effects(), desk.hand_out()), (fetching(1), vec![]));
+    desk.commit();
+    let told = desk.hand_out();
+    assert_eq!(told.iter().filter_map(range_of).collect::<Vec<_>>(), [range(0, 2)]);
+    assert_eq!(told.last(), Some(&Effect::Fetched { member: ANN, number: 1 }));
 }

@@ -44,6 +44,7 @@ fn only_the_live_lease_or_the_last_one_counts() {
     let expired = fail(FailCause::Expired, vec![range(0, 4)]);
     // Before that is proposed it is taken back.
     desk.settle(ANN, 1, range(0, 1), SettleKind::Ack);
+    assert_eq!(desk.dispatcher.unsettled(), 3, "G-5");
     let rest = fail(FailCause::Expired, vec![range(1, 4)]);
     let changes = vec![GroupChange::Ack { epoch: 0, ranges: vec![range(0, 1)] }, rest];
     assert_ne!(changes[1], expired);
@@ -280,4 +281,149 @@ fn an_ack_that_the_leader_before_has_taken_is_settled() {
         stale(4, 5, Unknown),
     ];
     assert_eq!(desk.say(ANN, settles), [Effect::Settled { member: ANN, through: 4, stale }]);
+    // By a tag of a leader that is yet to come.
+    let lease = lease::lease_id(9, 1);
+    let made_up = Settle { lease, ..settle(range(0, 2), SettleKind::Ack) };
+    let stale = vec![StaleSettle { lease, range: range(0, 2), reason: Unknown }];
+    let answer = Effect::Settled { member: ANN, through: 5, stale };
+    assert_eq!(desk.say(ANN, vec![made_up]), [answer]);
+}
+
+#[test]
+fn an_ack_that_is_repeated_on_another_connection_is_answered_when_it_is_committed() {
+    // G-3, G-13
+    let mut desk = Desk::balanced().with(&[(ANN, 4)], 4);
+    desk.hand_out();
+    desk.settle(ANN, 1, range(0, 1), SettleKind::Ack);
+    desk.leave(ANN, Left::Lost);
+    desk.join(BOB, 4);
+    assert_eq!(desk.settle(BOB, 1, range(0, 1), SettleKind::Ack), [], "it waits");
+    let acks = desk.propose().expect("an ack");
+    desk.join(CID, 4);
+    assert_eq!(desk.settle(CID, 1, range(0, 1), SettleKind::Ack), [], "it is on its way");
+    assert_eq!(desk.apply(1, acks), [answered(BOB, 2), answered(CID, 3)]);
+}
+
+#[test]
+fn what_is_given_up_when_its_time_is_over_cannot_be_acked_any_more() {
+    // G-7, DL-3
+    let dlq = DlqSpec { max_attempts: 1, ..DlqSpec::default() };
+    let mut desk = Desk::new(GroupSpec { dlq, ..GroupSpec::default() }).with(&[(ANN, 4)], 1);
+    desk.hand_out();
+    desk.settle(ANN, 1, range(0, 1), SettleKind::Begin);
+    desk.advance(desk.dispatcher.ack_wait_us());
+    assert_eq!(desk.commit(), [Effect::Dying { offset: Offset(0), generation: 0 }]);
+    let settled = stale(ANN, 2, 1, range(0, 1), AlreadySettled);
+    assert_eq!(desk.settle(ANN, 1, range(0, 1), SettleKind::Ack), [settled]);
+    assert_eq!(desk.propose(), None);
+}
+
+#[test]
+fn failures_that_wait_are_void_after_a_reset() {
+    // G-5
+    let mut desk = Desk::balanced().with(&[(ANN, 4)], 8);
+    desk.hand_out();
+    desk.settle(ANN, 1, range(0, 2), SettleKind::Begin);
+    desk.advance(desk.dispatcher.ack_wait_us());
+    assert_eq!(desk.dispatcher.unsettled(), 4);
+    desk.operator(GroupChange::Reset { to: Offset(0), force: false });
+    assert_eq!(desk.dispatcher.unsettled(), 0);
+    // Nobody had said anything of these, so nobody is told that it does not count.
+    let late = desk.settle(ANN, 1, range(0, 1), SettleKind::Ack);
+    assert_eq!(late, [stale(ANN, 2, 1, range(0, 1), Unknown)]);
+}
+
+/// Ann has had the one message, which died and was redriven.
+fn redriven() -> Desk {
+    let mut desk = Desk::balanced().with(&[(ANN, 3)], 1);
+    desk.hand_out();
+    desk.settle(ANN, 1, range(0, 1), SettleKind::Reject { error: None });
+    desk.commit();
+    assert!(desk.replica.state.bury(Offset(0), 0));
+    desk.dispatcher.on_dead_letter(desk.now, Offset(0), 0, &mut desk.out);
+    desk.operator(GroupChange::Redrive { offsets: Vec::new() });
+    desk
+}
+
+#[test]
+fn what_was_redriven_and_comes_back_is_a_retry() {
+    // G-5, DL-7: retries go on in a group that is stalled.
+    let mut desk = redriven();
+    desk.hand_out();
+    desk.leave(ANN, Left::Drained);
+    desk.join(BOB, 1);
+    assert_eq!(desk.dispatcher.wants(), Want::Retry(Offset(0)));
+}
+
+#[test]
+fn a_message_that_is_redriven_while_its_late_ack_is_on_its_way_is_not_handed_out() {
+    // G-7, DL-7
+    let dlq = DlqSpec { max_distance: 1, min_attempts: 1, ..DlqSpec::default() };
+    let spec = GroupSpec { dlq, backoff_ms: vec![1_000], ..GroupSpec::default() };
+    let mut desk = Desk::new(spec).with(&[(ANN, 9)], 9);
+    desk.hand_out();
+    desk.settle(ANN, 1, range(0, 1), SettleKind::Begin);
+    desk.advance(desk.dispatcher.ack_wait_us());
+    desk.commit();
+    desk.settle(ANN, 1, range(1, 9), SettleKind::Ack);
+    desk.commit();
+    desk.advance(SECOND);
+    let due = desk.propose().expect("it is due");
+    desk.settle(ANN, 1, range(0, 1), SettleKind::Ack);
+    desk.apply(1, due);
+    let acks = desk.propose().expect("an ack");
+    assert!(desk.replica.state.bury(Offset(0), 0));
+    desk.dispatcher.on_dead_letter(desk.now, Offset(0), 0, &mut desk.out);
+    desk.operator(GroupChange::Redrive { offsets: Vec::new() });
+    assert_eq!(desk.dispatcher.wants(), Want::Nothing);
+    assert_eq!(desk.apply(1, acks), [answered(ANN, 3)]);
+    assert_eq!(desk.hand_out(), []);
+}
+
+#[test]
+fn a_delay_that_is_no_more_does_not_end_the_next_one() {
+    // G-11
+    let spec = GroupSpec { backoff_ms: vec![5_000], ..GroupSpec::default() };
+    let mut desk = Desk::new(spec).with(&[(ANN, 1)], 1);
+    desk.hand_out();
+    desk.settle(ANN, 1, range(0, 1), SettleKind::Begin);
+    desk.advance(desk.dispatcher.ack_wait_us());
+    desk.commit();
+    // It is rejected late, redriven, and fails once more.
+    desk.settle(ANN, 1, range(0, 1), SettleKind::Reject { error: None });
+    desk.commit();
+    assert!(desk.replica.state.bury(Offset(0), 0));
+    desk.dispatcher.on_dead_letter(desk.now, Offset(0), 0, &mut desk.out);
+    desk.operator(GroupChange::Redrive { offsets: Vec::new() });
+    desk.hand_out();
+    desk.settle(ANN, 2, range(0, 1), SettleKind::Nack { delay_ms: Some(20_000), error: None });
+    desk.commit();
+    desk.advance(5 * SECOND);
+    assert_eq!(desk.propose(), None);
+    desk.advance(15 * SECOND);
+    assert_eq!(desk.propose(), Some(vec![GroupChange::Due { offsets: vec![Offset(0)] }]));
+}
+
+#[test]
+fn of_too_many_deliveries_that_are_over_the_acked_ones_are_forgotten_first() {
+    // G-7
+    let mut desk = Desk::balanced();
+    let now = desk.now;
+    let mut remember = |at: u64, fate| {
+        let lease = Lease {
+            id: 1,
+            member: ANN,
+            attempt: 1,
+            generation: 0,
+            begun: false,
+            granted: now,
+            deadline: now,
+            sizes: lease::Sizes::Even(0),
+        };
+        desk.dispatcher.remember(&Ended { range: range(at, at + 1), bytes: 0, lease }, fate);
+    };
+    remember(0, Fate::Nacked);
+    (1..=PAST_RUNS_MAX as u64).for_each(|at| remember(2 * at, Fate::Acked));
+    let past: Vec<_> = desk.dispatcher.past.iter().map(|(range, _)| range).collect();
+    assert_eq!(past, [range(0, 1)]);
 }
