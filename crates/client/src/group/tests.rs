@@ -11,7 +11,7 @@ use railgun_proto::v1::admin_response::Answer;
 use railgun_proto::v1::group_notice::Notice;
 use railgun_proto::{Frame, FrameKind, WireError, v1};
 use railgun_types::batch::{BatchBuilder, RecordDraft};
-use railgun_types::{ErrorCode, GroupName, GroupPatch, Offset, StartPosition};
+use railgun_types::{ErrorCode, GroupName, GroupPatch, Offset, Retry, StartPosition};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
@@ -32,10 +32,14 @@ struct Seat {
 
 impl Seat {
     async fn joined(&mut self, group_id: u64) {
+        self.joined_as(group_id, v1::GroupMode::GroupBalanced).await;
+    }
+
+    async fn joined_as(&mut self, group_id: u64, mode: v1::GroupMode) {
         let joined = v1::GroupJoined {
             stream_uid: Bytes::from_static(&[2; 16]),
             group_id,
-            mode: v1::GroupMode::GroupBalanced.into(),
+            mode: mode.into(),
             ack_wait_ms: 30_000,
             ..v1::GroupJoined::default()
         };
@@ -108,11 +112,15 @@ async fn nothing(_: FrameWriter, first: Frame) {
 
 /// A member in the place that a server has given it, in group 9.
 async fn member() -> (GroupSubscription, Seat, mpsc::Receiver<Seat>, Client) {
+    member_as(v1::GroupMode::GroupBalanced).await
+}
+
+async fn member_as(mode: v1::GroupMode) -> (GroupSubscription, Seat, mpsc::Receiver<Seat>, Client) {
     let (client, mut seats) = client_and_seats(nothing).await;
     let opening = client.subscribe(orders()).group(billing()).credit(50).open();
     let seating = async {
         let mut seat = seats.recv().await.expect("somebody asks");
-        seat.joined(9).await;
+        seat.joined_as(9, mode).await;
         seat
     };
     let (subscription, seat) = tokio::join!(opening, seating);
@@ -160,6 +168,40 @@ async fn a_member_takes_messages_and_says_what_came_of_them() {
     seat.settled(3).await;
     member.close().await.expect("all counts");
     assert!(seat.reader.next().await.expect("its end").is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_an_answer_is_said_when_that_comes() {
+    // G-13
+    let (mut member, mut seat, _seats, _client) = member().await;
+    seat.deliver(1, 0, 10, 0).await;
+    for offset in 0..4 {
+        delivery(&mut member).await.ack();
+        assert_eq!(seat.heard().await, [(1, offset, 1, ACK)]);
+    }
+    for _ in 4..10 {
+        delivery(&mut member).await.ack();
+    }
+    let more = timeout(Duration::from_secs(1), seat.heard()).await;
+    assert!(more.is_err(), "four are not answered: {more:?}");
+    seat.settled(1).await;
+    let more = timeout(Duration::from_secs(1), seat.heard()).await;
+    assert_eq!(more.expect("there is room for one"), [(1, 4, 6, ACK)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_behind_a_failure_in_an_exclusive_group_waits_for_the_answer() {
+    //
+    let (mut member, mut seat, _seats, _client) = member_as(v1::GroupMode::GroupExclusive).await;
+    seat.deliver(1, 0, 4, 1).await;
+    delivery(&mut member).await.nack();
+    let next = timeout(Duration::from_secs(1), delivery(&mut member)).await;
+    assert!(next.is_err(), "it failed before: {next:?}");
+    seat.heard().await;
+    seat.notice(Notice::RewindTo(0)).await;
+    seat.settled(1).await;
+    seat.deliver(2, 0, 4, 1).await;
+    assert_eq!(delivery(&mut member).await.offset(), Offset(0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -218,6 +260,28 @@ async fn a_member_whose_stream_is_lost_presents_what_it_has() {
     // Time goes on when there is nothing else to do: both were read.
     tokio::time::sleep(Duration::from_millis(1)).await;
     assert_eq!(delivery(&mut member).await.offset(), Offset(3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_whose_stream_is_lost_after_a_long_silence_comes_back_when_it_may() {
+    // G-14
+    let (mut member, seat, mut seats, _client) = member().await;
+    tokio::time::sleep(2 * PATIENCE).await;
+    drop(seat);
+    let again = timeout(PATIENCE, seats.recv()).await;
+    let mut seat = again.expect("it has not given up").expect("it asks again");
+    // A server that takes nobody now says when it might.
+    let wait = PATIENCE / 2;
+    let busy = WireError::new(ErrorCode::Unavailable, "nobody leads");
+    let busy = v1::Error::from(busy.with_retry(Retry::After(wait)));
+    seat.writer.send(Frame::new(&busy)).await.expect("the client listens");
+    seat.writer.finish();
+    let refused = Instant::now();
+    let mut seat = seats.recv().await.expect("it asks again");
+    assert!(refused.elapsed() >= wait, "{:?}", refused.elapsed());
+    seat.joined(9).await;
+    seat.deliver(1, 0, 1, 0).await;
+    assert_eq!(delivery(&mut member).await.offset(), Offset(0));
 }
 
 #[tokio::test(start_paused = true)]

@@ -223,11 +223,12 @@ fn whoever_waits_for_an_ack_is_told_when_it_counts_and_when_not() {
     assert_eq!(member.frame(), [(1, 0, 5, ACK), (1, 5, 1, BEGIN)]);
     assert!(first.try_recv().is_err(), "it is not committed");
     let stale = v1::StaleReason::StaleSuperseded;
-    member.settled(1, &[(1, 2, 1, stale), (1, 4, 2, stale)]);
+    let fenced = v1::StaleReason::StaleFenced;
+    member.settled(1, &[(1, 2, 1, stale), (1, 3, 1, fenced), (1, 4, 2, stale)]);
     assert!(matches!(first.try_recv(), Ok(Ok(()))));
     let told = batch.try_recv().expect("it is answered");
     let Err(Unsettled::Stale(part, StaleReason::Superseded)) = told else { panic!("{told:?}") };
-    assert_eq!(part, range(2, 3));
+    assert_eq!(part, range(2, 3), "the first one of them");
     // Nobody waits for the other one: it is news. That the server took no notice of a beginning is none.
     assert_eq!(member.news(), News::Stale(range(4, 5), StaleReason::Superseded));
     assert!(matches!(member.machine.take(), Taken::Nothing));
@@ -238,6 +239,113 @@ fn whoever_waits_for_an_ack_is_told_when_it_counts_and_when_not() {
     member.settled(2, &[(1, 5, 1, v1::StaleReason::StaleFenced)]);
     assert!(matches!(late.try_recv(), Ok(Err(Unsettled::Stale(_, StaleReason::Fenced)))));
     assert!(member.machine.is_settled());
+}
+
+#[test]
+fn what_is_told_in_two_frames_counts_when_both_are_answered() {
+    // G-13
+    let mut member = Member::joined();
+    member.delivered(1, range(0, 6));
+    member.frame();
+    let nack = |letter: &str| What::Nack { delay_ms: None, error: letter.repeat(200 << 10).into() };
+    member.machine.say(tag(1), range(3, 4), nack("x"));
+    member.machine.say(tag(1), range(4, 5), nack("y"));
+    let mut waiting = member.ack_confirmed(1, range(0, 3));
+    // This one was handed out anew: what is said of it is told apart, behind reasons that fill a frame.
+    member.deliver(2, range(1, 2));
+    assert_eq!(member.frame(), [(1, 0, 1, ACK), (1, 2, 1, ACK), (1, 3, 1, NACK), (1, 4, 1, NACK)]);
+    assert_eq!(member.frame(), [(1, 1, 1, ACK)]);
+    member.settled(2, &[]);
+    assert!(waiting.try_recv().is_err(), "a part is not answered");
+    member.settled(3, &[]);
+    assert!(matches!(waiting.try_recv(), Ok(Ok(()))));
+}
+
+#[test]
+fn an_ack_of_messages_of_which_some_are_anothers_is_told_of_all_of_them() {
+    // G-7
+    let mut member = Member::joined();
+    member.delivered(1, range(0, 3));
+    member.frame();
+    member.deliver(2, range(1, 2));
+    let mut waiting = member.ack_confirmed(1, range(0, 3));
+    assert_eq!(member.frame(), [(1, 0, 3, ACK)]);
+    member.settled(2, &[(1, 1, 1, v1::StaleReason::StaleSuperseded)]);
+    let told = waiting.try_recv();
+    assert!(matches!(told, Ok(Err(Unsettled::Stale(_, StaleReason::Superseded)))), "{told:?}");
+    assert_eq!(hold(&mut member.machine), [held(2, range(1, 2), false)]);
+}
+
+#[test]
+fn what_is_too_much_for_one_frame_is_told_in_the_next() {
+    let mut member = Member::joined();
+    member.delivered(1, range(0, 6));
+    member.frame();
+    for offset in [0, 2, 3, 5] {
+        member.machine.ack(tag(1), range(offset, offset + 1), None);
+    }
+    let mut told = || {
+        let mut said = Vec::new();
+        member.machine.leases.tell(2, &mut said);
+        said.iter().map(|said| said.range).collect::<Vec<_>>()
+    };
+    assert_eq!(told(), [range(0, 1), range(2, 4)]);
+    assert_eq!(told(), [range(5, 6)]);
+    assert_eq!(told(), []);
+}
+
+#[test]
+fn of_too_many_to_present_those_that_were_begun_come_first() {
+    // G-14
+    let mut member = Member::joined();
+    for lease in 1..4 {
+        member.deliver(lease, range(2 * lease, 2 * lease + 2));
+    }
+    assert_eq!(member.machine.begin(2, range(4, 6)).0, range(4, 6));
+    let mut leases = |most| {
+        let held = member.machine.leases.hold(most);
+        held.iter().map(|held| held.lease).collect::<Vec<_>>()
+    };
+    assert_eq!((leases(1), leases(2)), (vec![2], vec![1, 2]));
+    assert_eq!(leases(3), [1, 2, 3]);
+}
+
+#[test]
+fn all_is_settled_when_nothing_is_said_that_is_not_answered() {
+    let mut member = Member::joined();
+    member.delivered(1, range(0, 2));
+    member.frame();
+    member.settled(1, &[]);
+    assert!(member.machine.is_settled());
+    member.machine.ack(tag(1), range(0, 1), None);
+    assert!(!member.machine.is_settled(), "it is not told");
+    member.frame();
+    member.settled(2, &[]);
+    assert!(member.machine.is_settled());
+    // Also of what was handed out anew meanwhile.
+    member.delivered(2, range(1, 2));
+    member.frame();
+    member.settled(3, &[]);
+    member.machine.ack(tag(1), range(1, 2), None);
+    assert!(!member.machine.is_settled(), "it is not told");
+    assert_eq!(member.frame(), [(1, 1, 1, ACK)]);
+    assert!(!member.machine.is_settled(), "it is not answered");
+    member.settled(4, &[]);
+    assert!(member.machine.is_settled());
+}
+
+#[test]
+fn an_answer_is_to_those_who_had_the_delivery_that_it_names() {
+    // G-7
+    let mut member = Member::joined();
+    member.delivered(1, range(0, 1));
+    let mut older = member.ack_confirmed(1, range(0, 1));
+    member.delivered(2, range(0, 1));
+    let mut newer = member.ack_confirmed(2, range(0, 1));
+    assert_eq!(member.frame(), [(2, 0, 1, ACK), (1, 0, 1, ACK)]);
+    member.settled(1, &[(1, 0, 1, v1::StaleReason::StaleSuperseded)]);
+    assert!(matches!(older.try_recv(), Ok(Err(Unsettled::Stale(_, StaleReason::Superseded)))));
+    assert!(matches!(newer.try_recv(), Ok(Ok(()))));
 }
 
 #[test]
@@ -276,6 +384,29 @@ fn what_is_unsettled_is_presented_again_and_what_was_unanswered_said_again() {
     let left =
         [held(1, range(4, 6), true), held(2, range(10, 11), true), held(2, range(11, 13), false)];
     assert_eq!(hold(&mut member.machine), left);
+}
+
+#[test]
+fn only_a_failure_that_is_said_again_was_settled_by_itself() {
+    // G-7
+    let mut member = Member::joined();
+    member.delivered(1, range(0, 3));
+    member.frame();
+    let nack = || What::Nack { delay_ms: None, error: "".into() };
+    let already = v1::StaleReason::StaleAlreadySettled;
+    member.machine.say(tag(1), range(0, 1), nack());
+    member.frame();
+    member.settled(2, &[(1, 0, 1, already)]);
+    assert_eq!(member.news(), News::Stale(range(0, 1), StaleReason::AlreadySettled));
+    member.machine.say(tag(1), range(1, 2), nack());
+    member.frame();
+    member.machine.on_disconnected();
+    // The same of the next one, for the first time.
+    member.machine.say(tag(1), range(2, 3), nack());
+    member.machine.on_joined(false);
+    assert_eq!(member.frame(), [(1, 1, 1, NACK), (1, 2, 1, NACK)]);
+    member.settled(1, &[(1, 1, 2, already)]);
+    assert_eq!(member.news(), News::Stale(range(2, 3), StaleReason::AlreadySettled));
 }
 
 #[test]
@@ -327,9 +458,20 @@ fn what_is_behind_a_failure_waits_for_what_comes_of_it() {
     member.deliver(2, range(4, 8));
     assert_eq!(member.begin(), range(0, 4));
     let nack = || What::Nack { delay_ms: None, error: "".into() };
-    member.machine.say(tag(1), range(0, 1), nack());
+    // Also where it can never be done: its dead letter comes first.
+    member.machine.say(tag(1), range(0, 1), What::Reject { error: "".into() });
+    assert!(member.machine.is_held_back());
+    member.frame();
+    member.settled(1, &[]);
+    assert!(!member.machine.is_held_back());
+    member.machine.say(tag(1), range(1, 2), nack());
     assert!(matches!(member.machine.take(), Taken::Nothing) && member.machine.is_held_back());
     member.frame();
+    // Of two that failed the second one is not answered.
+    member.machine.say(tag(1), range(2, 3), nack());
+    member.frame();
+    member.settled(2, &[]);
+    assert!(member.machine.is_held_back());
     // Also at another server, which is told again.
     member.machine.on_disconnected();
     member.machine.on_joined(true);
@@ -346,12 +488,19 @@ fn what_is_behind_a_failure_waits_for_what_comes_of_it() {
     member.deliver(4, range(8, 9));
     member.machine.say(tag(3), range(0, 1), nack());
     assert_eq!(member.begin(), range(8, 9));
+    // Nor for an answer that never comes.
+    member.machine.on_joined(true);
+    assert!(member.machine.is_held_back());
+    member.machine.end(None);
+    assert!(!member.machine.is_held_back());
 }
 
 #[test]
 fn of_two_deliveries_of_a_message_the_newer_one_counts() {
     let mut member = Member::joined();
     member.delivered(1, range(0, 2));
+    // Of the first of these nothing is left.
+    member.deliver(5, range(5, 7));
     member.deliver(2, range(2, 10));
     member.machine.ack(tag(1), range(0, 1), None);
     // The one was expired, of the others the server has taken some back.
@@ -415,6 +564,24 @@ fn a_member_that_drains_gives_back_what_it_has_not_begun_and_is_done_when_the_se
     assert!(matches!(member.machine.take(), Taken::Over(None)));
 }
 
+#[test]
+fn what_was_begun_is_told_before_a_member_drains() {
+    // G-9
+    let mut member = Member::joined();
+    member.delivered(1, range(0, 4));
+    for offset in 0..4 {
+        member.machine.ack(tag(1), range(offset, offset + 1), None);
+        member.frame();
+    }
+    member.delivered(2, range(4, 5));
+    member.machine.drain();
+    // There is no room for the beginning, without which the server would give the message to others.
+    member.waits();
+    member.settled(1, &[]);
+    assert_eq!(member.frame(), [(2, 4, 1, BEGIN)]);
+    assert_eq!(member.machine.poll_transmit(member.now), Transmit::Drain);
+}
+
 impl Member {
     fn waits_after_frame(&mut self) {
         self.frame();
@@ -470,7 +637,13 @@ fn news_that_nobody_takes_are_few_and_a_new_term_of_office_fences_the_buffer() {
     assert_eq!(member.machine.news, NEWS_MAX);
     assert_eq!(member.news(), News::Resumed);
     assert_eq!(member.news(), News::Skipped(range(4_488, 4_490)));
-    member.machine.on_delivered(run_of(Tag { epoch: 5, ..old }, range(0, 3)));
+    let of_now = Tag { epoch: 5, ..old };
+    member.machine.on_delivered(run_of(of_now, range(0, 3)));
+    // Who was the active one goes on with what it has, on another connection.
+    member.notice(Notice::ActiveEpoch(5));
+    while member.machine.take_news().is_some() {}
+    assert_eq!(member.begin(), range(0, 3));
+    member.machine.on_delivered(run_of(of_now, range(3, 6)));
     member.notice(Notice::Inactive(true));
     while let Taken::News(_) = member.machine.take() {}
     assert!(matches!(member.machine.take(), Taken::Nothing), "another one delivers them");

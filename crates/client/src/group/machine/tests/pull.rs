@@ -47,6 +47,7 @@ fn a_fetch_is_done_with_what_it_asked_for() {
     member.deliver(2, range(9, 10));
     assert!(member.machine.is_fetched());
     assert_eq!(member.fetched(), [range(5, 7), range(9, 10)]);
+    assert_eq!(member.machine.buffer_bytes, 0);
     // The server has nothing to withdraw.
     assert_eq!(member.frame(), [(1, 5, 2, BEGIN), (2, 9, 1, BEGIN)]);
     member.waits();
@@ -73,7 +74,7 @@ fn what_comes_behind_the_end_of_a_fetch_is_nobodys() {
     member.fetch(1);
     member.asks(3, 1);
     member.answered(2);
-    member.deliver(3, range(2, 3));
+    member.deliver(3, range(2, 4));
     assert!(!member.machine.is_fetched(), "the server takes it back");
     member.answered(3);
     member.deliver(4, range(2, 3));
@@ -81,6 +82,28 @@ fn what_comes_behind_the_end_of_a_fetch_is_nobodys() {
     assert_eq!(member.frame(), [(4, 2, 1, BEGIN)]);
     member.waits();
     assert_eq!(member.machine.buffer.len(), 0);
+}
+
+#[test]
+fn what_was_said_before_is_told_before_a_fetch() {
+    // G-8, G-12
+    let mut member = Member::pulling();
+    member.fetch(5);
+    member.asks(1, 5);
+    member.answered(1);
+    member.deliver(1, range(0, 5));
+    member.fetched();
+    for offset in 0..4 {
+        member.machine.ack(tag(1), range(offset, offset + 1), None);
+        member.frame();
+    }
+    member.machine.ack(tag(1), range(4, 5), None);
+    member.fetch(1);
+    // Nothing more may be un-answered: the ack, which makes room for what is fetched, waits, and so does that.
+    member.waits();
+    member.settled(1, &[]);
+    assert_eq!(member.frame(), [(1, 4, 1, ACK)]);
+    member.asks(2, 1);
 }
 
 #[test]
@@ -110,6 +133,8 @@ fn the_server_may_say_that_no_more_comes() {
     assert!(!member.machine.is_fetched(), "it has not begun");
     member.answered(1);
     member.deliver(1, range(0, 2));
+    member.notice(v1::group_notice::Notice::Fetched(0));
+    assert!(!member.machine.is_fetched(), "of the one before");
     member.notice(v1::group_notice::Notice::Skipped(range(2, 4).into()));
     member.notice(v1::group_notice::Notice::Fetched(1));
     assert!(member.machine.is_fetched());
@@ -134,6 +159,19 @@ fn what_is_rewound_is_waited_for_again() {
     member.deliver(2, range(5, 7));
     assert!(member.machine.is_fetched());
     assert_eq!(member.fetched(), [range(4, 5), range(5, 7)]);
+}
+
+#[test]
+fn of_a_run_of_which_parts_were_handed_out_anew_the_rest_is_fetched() {
+    let mut member = Member::pulling();
+    member.fetch(6);
+    member.asks(1, 6);
+    member.answered(1);
+    member.deliver(1, range(0, 6));
+    member.deliver(2, range(0, 1));
+    member.deliver(3, range(2, 4));
+    let wanted = [range(1, 2), range(4, 6), range(0, 1), range(2, 4)];
+    assert_eq!(member.fetched(), wanted);
 }
 
 #[test]
