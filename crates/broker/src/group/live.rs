@@ -64,7 +64,7 @@ pub(crate) struct Figures {
 }
 
 impl Figures {
-    pub(super) fn set(&self, figures: GroupFigures) {
+    pub(crate) fn set(&self, figures: GroupFigures) {
         self.members.store(figures.members, Ordering::Relaxed);
         self.leased.store(figures.leased, Ordering::Relaxed);
         self.is_stalled.store(figures.is_stalled, Ordering::Relaxed);

@@ -244,6 +244,7 @@ impl LiveGroups {
 
 #[cfg(test)]
 mod tests {
+    use railgun_types::Offset;
     use tokio::sync::mpsc::channel;
     use tokio::time::advance;
 
@@ -274,6 +275,54 @@ mod tests {
         assert!(!groups.has_entry() && groups.take().is_none());
         groups.say(second, GroupChanges { group, term: 3, changes: vec![] });
         assert!(groups.take().is_some());
+    }
+
+    #[test]
+    fn what_a_former_one_has_said_is_applied_before_another_hands_the_group_out() {
+        // G-3
+        let (mut groups, group) = (LiveGroups::default(), GroupId(1));
+        let (number, ends) = insert(&mut groups, group);
+        let says = |term| GroupChanges { group, term, changes: vec![] };
+        groups.say(number, says(3));
+        drop(ends);
+        assert!(!groups.is_free(group, 3), "it waits");
+        assert!(groups.take().is_some());
+        assert!(!groups.is_free(group, 3), "it is on its way");
+        assert!(groups.is_free(GroupId(2), 3), "nothing of this one is");
+        groups.ended();
+        assert!(groups.is_free(group, 3));
+        // Nobody knows what becomes of it: it may still be applied in this term, and in no other.
+        let (number, _ends) = insert(&mut groups, group);
+        groups.say(number, says(3));
+        assert!(groups.take().is_some());
+        groups.lost();
+        assert!(groups.find(group, 3).is_none() && !groups.has_entry());
+        assert!(!groups.is_free(group, 3) && groups.is_free(group, 4));
+    }
+
+    #[test]
+    fn members_of_one_that_was_let_go_of_in_a_term_may_come_back_in_that_term() {
+        // G-14
+        let (mut groups, group) = (LiveGroups::default(), GroupId(1));
+        let figures = GroupFigures { members: 1, ..GroupFigures::default() };
+        let (_, _ends) = insert(&mut groups, group);
+        groups.clear();
+        assert!(!groups.was_left(group, 3), "it had no members");
+        let (_, ends) = insert(&mut groups, group);
+        groups.live[&group].1.figures.set(figures);
+        drop(ends);
+        assert!(groups.was_left(group, 3), "it has ended by itself");
+        groups.clear();
+        assert!(groups.was_left(group, 3) && !groups.was_left(group, 4));
+        let (_, _ends) = insert(&mut groups, group);
+        assert!(!groups.was_left(group, 3), "they have come back, or will find it here");
+        // One that falls behind.
+        groups.live[&group].1.figures.set(figures);
+        let update = || GroupUpdate::Died { offset: Offset(0), generation: 0 };
+        groups.tell(group, update());
+        assert!(groups.find(group, 3).is_some());
+        groups.tell(group, update());
+        assert!(groups.find(group, 3).is_none() && groups.was_left(group, 3));
     }
 
     /// Somebody hands the group out in term 3.
