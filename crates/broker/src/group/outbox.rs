@@ -142,6 +142,63 @@ mod tests {
     use super::*;
     use crate::reader::{Delivery, Source};
 
+    /// So many records from offset 4 on, each with its offset as its value.
+    fn run(count: u8) -> Run {
+        let mut builder = BatchBuilder::new(limits::MESSAGE_BYTES_DEFAULT);
+        for offset in 4..4 + count {
+            let value = &[offset];
+            builder.push(&RecordDraft { value, ..RecordDraft::default() }).expect("it is small");
+        }
+        let batch: bytes::Bytes = builder.into_parts().concat();
+        Run::new(Delivery {
+            base: Offset(4),
+            skip: 0,
+            count: count.into(),
+            ts: Timestamp(7),
+            source: Source::Ring,
+            batch: RecordBatch::open(batch).expect("just built"),
+        })
+    }
+
+    #[test]
+    fn each_member_is_sent_the_records_that_it_was_given() {
+        let (mut run, mut effects, mut queues) = (run(9), Vec::new(), Vec::new());
+        let mut members = BTreeMap::new();
+        // The first two are of somebody else.
+        run.advance(2);
+        for (number, (start, end)) in (1..).zip([(6, 7), (7, 9), (9, 10), (10, 13)]) {
+            let member = MemberId(number);
+            let (to, queue) = mpsc::channel(1);
+            members.insert(member, Outbox::new(to, CancellationToken::new(), None));
+            queues.push((queue, start..end));
+            let range = OffsetRange::new(Offset(start), Offset(end));
+            let (lease, attempt, epoch, generation) = (number, 1, 0, 0);
+            effects.push(Effect::Deliver { member, lease, range, attempt, epoch, generation });
+        }
+        assert_eq!(deliver(&mut members, &run, &mut effects, 0), []);
+        for (mut queue, offsets) in queues {
+            let Ok(MemberOutput::Deliver(delivered)) = queue.try_recv() else {
+                panic!("{offsets:?} are not there");
+            };
+            let batch = RecordBatch::verify(delivered.frame().0.blob()).expect("whole");
+            let value = |at: usize| batch.records().nth(at)?.content()?.value.first().copied();
+            let values: Vec<_> = (0..batch.count()).map_while(value).map(u64::from).collect();
+            assert_eq!(values, offsets.collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn a_member_that_lets_too_much_come_together_is_given_up() {
+        let (member, given_up) = (MemberId(1), CancellationToken::new());
+        let (to, _queue) = mpsc::channel(1);
+        let members = BTreeMap::from([(member, Outbox::new(to, given_up.clone(), None))]);
+        let news = || MemberOutput::Notice(Notice::Inactive(true));
+        tell(&members, member, news());
+        assert!(!given_up.is_cancelled());
+        tell(&members, member, news());
+        assert!(given_up.is_cancelled());
+    }
+
     #[test]
     fn a_member_is_told_of_a_rewind_before_what_is_delivered_behind_it() {
         //
@@ -149,17 +206,7 @@ mod tests {
         let (to, mut told) = mpsc::channel(4);
         let outbox = Outbox::new(to, CancellationToken::new(), None);
         let mut members = BTreeMap::from([(member, outbox)]);
-        let mut builder = BatchBuilder::new(limits::MESSAGE_BYTES_DEFAULT);
-        builder.push(&RecordDraft::default()).expect("it is small");
-        let batch: bytes::Bytes = builder.into_parts().concat();
-        let run = Run::new(Delivery {
-            base: Offset(4),
-            skip: 0,
-            count: 1,
-            ts: Timestamp(7),
-            source: Source::Ring,
-            batch: RecordBatch::open(batch).expect("just built"),
-        });
+        let run = run(1);
         let range = OffsetRange::single(Offset(4));
         let dying = Effect::Dying { offset: Offset(1), generation: 0 };
         let mut effects = vec![

@@ -586,7 +586,7 @@ impl Machine {
             let _ = waiter.reply.send(Err(Unsettled::Over(over.clone())));
         }
         self.unbuffer(EVERYTHING, |_| true);
-        self.queue.clear();
+        // What is still to be told stays so: it is not settled.
         self.connected = false;
         self.phase = Phase::Over(error);
     }

@@ -542,6 +542,32 @@ fn one_of(got: &[Got], offset: u64) -> v1::GroupDeliver {
 }
 
 #[tokio::test(start_paused = true)]
+async fn other_settings_count_at_once_and_another_mode_sends_members_away() {
+    // EN-1, G-12, X-6
+    let (cluster, _, leader) = with_messages(4).await;
+    let consumer = Consumer::enter(&cluster.network, cluster.node(leader)).await;
+    let few = |max_in_flight| v1::GroupPatch { max_in_flight, ..Default::default() };
+    consumer.ensure(few(Some(1))).await;
+    let mut member = consumer.member(10).await;
+    member.get_all(1).await;
+    assert!(timeout(SETTLED, member.get()).await.is_err(), "one at a time");
+    consumer.ensure(few(Some(3))).await;
+    assert_eq!(values(&member.get_all(2).await), ["m1", "m2"]);
+    let mode = Some(v1::GroupMode::GroupExclusive.into());
+    consumer.ensure_destructive(v1::GroupPatch { mode, ..Default::default() }).await;
+    let end = loop {
+        let frame = member.frame().await;
+        if frame.kind() == FrameKind::Error {
+            break WireError::from(frame.decode::<v1::Error>().unwrap());
+        }
+    };
+    assert_eq!(end.code, ErrorCode::Unavailable, "{end}");
+    let mut member = consumer.member(10).await;
+    let first = member.get().await;
+    assert!(first.head.base_offset == 0 && first.head.epoch > 0, "{first:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn messages_that_die_at_once_share_entries_and_keep_their_order() {
     // DL-3
     let (cluster, shard, leader) = with_messages(40).await;

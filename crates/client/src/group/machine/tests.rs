@@ -335,6 +335,19 @@ fn all_is_settled_when_nothing_is_said_that_is_not_answered() {
 }
 
 #[test]
+fn what_was_never_told_is_not_settled_when_the_place_is_lost() {
+    let mut member = Member::joined();
+    for (lease, number) in [(1, 1), (2, 2)] {
+        member.delivered(lease, range(0, 1));
+        member.frame();
+        member.settled(number, &[]);
+    }
+    member.machine.ack(tag(1), range(0, 1), None);
+    member.machine.end(None);
+    assert!(!member.machine.is_settled());
+}
+
+#[test]
 fn an_answer_is_to_those_who_had_the_delivery_that_it_names() {
     // G-7
     let mut member = Member::joined();
