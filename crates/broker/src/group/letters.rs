@@ -120,7 +120,7 @@ impl Letters {
             match result {
                 Ok(_) => {}
                 Err(AppendRefusal::ExpectedEnd { actual }) => {
-                    self.next = self.next.max(actual);
+                    self.next = actual;
                     self.waiting.push_front(letter);
                 }
                 Err(_) => failed.push(letter.0),
