@@ -77,32 +77,27 @@ pub struct GroupTotals {
 }
 
 impl GroupTotals {
-    fn update(&mut self, state: &ShardState) {
-        let of_members = (self.stalled, self.members, self.leased);
-        *self = Self::default();
-        (self.stalled, self.members, self.leased) = of_members;
+    /// Of what the state tells, and what is known of the groups that are handed out here.
+    pub(super) fn of(state: &ShardState, live: impl Iterator<Item = GroupFigures>) -> Self {
+        let mut all = Self::default();
         for group in state.groups() {
             let next = state.stream(group.stream()).map(|stream| stream.next_offset());
             let group = group.state();
             let unsettled = group.unsettled_held();
-            self.groups += 1;
-            self.paused += u64::from(group.paused().is_some());
-            self.delayed += unsettled.delayed;
-            self.dying += unsettled.dying;
-            self.parked += unsettled.parked;
-            self.dead += group.dead().len();
-            self.lag_max = self.lag_max.max(next.map_or(0, |next| group.lag_above_floor(next)));
+            all.groups += 1;
+            all.paused += u64::from(group.paused().is_some());
+            all.delayed += unsettled.delayed;
+            all.dying += unsettled.dying;
+            all.parked += unsettled.parked;
+            all.dead += group.dead().len();
+            all.lag_max = all.lag_max.max(next.map_or(0, |next| group.lag_above_floor(next)));
         }
-    }
-
-    /// Takes over what is known of the groups that are handed out here.
-    pub(super) fn of_members(&mut self, all: impl Iterator<Item = GroupFigures>) {
-        (self.stalled, self.members, self.leased) = (0, 0, 0);
-        for figures in all {
-            self.stalled += u64::from(figures.is_stalled);
-            self.members += u64::from(figures.members);
-            self.leased += figures.leased;
+        for figures in live {
+            all.stalled += u64::from(figures.is_stalled);
+            all.members += u64::from(figures.members);
+            all.leased += figures.leased;
         }
+        all
     }
 }
 
@@ -117,7 +112,6 @@ impl ShardFigures {
         self.producers = state.producers() as u64;
         self.ids = state.ids_held();
         self.ids_window = state.ids_window();
-        self.groups.update(state);
         self.objects = state.manifest().objects.len() as u64;
     }
 }

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::appender::{Appender, EntryReplies};
 use super::budget::{self, Admission};
-use super::figures::ShardFigures;
+use super::figures::{GroupTotals, ShardFigures};
 use super::groups::{GroupMessage, LettersReply};
 use super::live_groups::LiveGroups;
 use super::query::{
@@ -730,7 +730,7 @@ impl Host {
 
     fn publish_figures(&mut self) {
         self.figures.update(&self.state);
-        self.figures.groups.of_members(self.groups.all_figures());
+        self.figures.groups = GroupTotals::of(&self.state, self.groups.all_figures());
         self.figures.hot_bytes = self.hot_bytes();
         self.figures.serving = self.pipeline.leader().serving;
         self.figures.offload_failing = self.offload_error.is_some();

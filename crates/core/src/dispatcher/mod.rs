@@ -134,7 +134,7 @@ pub struct Dispatcher {
     /// The group was reset while a proposal was in flight, of which nobody knows what it still finds.
     is_unclear: bool,
 
-    /// Dying messages that were told, with when those that failed are told again; and these by that time.
+    /// Dying messages that were told, with when those that failed are told again.
     dying: BTreeMap<Offset, Option<Time>>,
     dead_letter_retries: BTreeSet<(Time, Offset)>,
     /// What log time was when.

@@ -208,8 +208,13 @@ impl RecordBatch {
         self.bytes.len()
     }
 
+    /// The table and the records.
+    fn halves(&self) -> (&[u8], &[u8]) {
+        self.bytes[HEADER_BYTES..].split_at(self.table_bytes as usize)
+    }
+
     fn records_from(&self, from: RecordPlace) -> Option<Records<'_>> {
-        let (table, body) = self.bytes[HEADER_BYTES..].split_at(self.table_bytes as usize);
+        let (table, body) = self.halves();
         Some(Records {
             table: ByteCursor::new(table.get(from.table..)?),
             body: ByteCursor::new(body.get(from.body..)?),
@@ -240,7 +245,7 @@ impl RecordBatch {
     /// none is kept.
     #[must_use]
     pub fn select(&self, kept: impl Iterator<Item = Range<u32>>) -> Option<Self> {
-        let (table, body) = self.bytes[HEADER_BYTES..].split_at(self.table_bytes as usize);
+        let (table, body) = self.halves();
         let (mut count, mut last) = (0, RecordPlace::default());
         let mut cuts = Vec::new();
         let mut place = |to: u32| {
@@ -274,7 +279,7 @@ impl RecordBatch {
     /// The records in order.
     #[must_use]
     pub fn records(&self) -> Records<'_> {
-        let (table, body) = self.bytes[HEADER_BYTES..].split_at(self.table_bytes as usize);
+        let (table, body) = self.halves();
         Records { table: ByteCursor::new(table), body: ByteCursor::new(body), left: self.count }
     }
 }
